@@ -1,0 +1,71 @@
+"""Everything there is to run on trioserve; `nox -l` lists it, `nox` runs it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import nox
+
+nox.options.default_venv_backend = "venv"
+nox.options.reuse_venv = "yes"
+
+PYPROJECT = nox.project.load_toml("pyproject.toml")
+CODE = ["src", "tests", "examples", "noxfile.py"]
+
+
+def group(name: str) -> list[str]:
+    return list(nox.project.dependency_groups(PYPROJECT, name))
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Style, the Trio rules of flake8-async, and whether the newsfragments build."""
+    session.install(*group("lint"))
+    session.run("ruff", "check", *CODE)
+    session.run("ruff", "format", "--check", *CODE)
+    files = [str(file) for top in CODE[:3] for file in sorted(Path(top).rglob("*.py"))]
+    session.run("flake8-async", *files)
+    version = PYPROJECT["project"]["version"]
+    session.run("towncrier", "build", "--draft", "--version", version, silent=True)
+
+
+@nox.session
+def types(session: nox.Session) -> None:
+    """Two strict type checkers."""
+    session.install(*group("types"), ".")
+    session.run("mypy", *CODE)
+    session.run("pyright")
+
+
+@nox.session
+def typing_compat(session: nox.Session) -> None:
+    """A user who still has trio-typing installed, whose stubs hide Trio's types."""
+    session.install(*group("typing-compat"), ".")
+    sample = "tests/typing_compat/consumer.py"
+    session.run("mypy", "--strict", "--config-file=", sample)
+    session.run("python", "-W", "error", sample)
+
+
+@nox.session
+def lowest(session: nox.Session) -> None:
+    """The tests, with the lowest versions of the dependencies that are allowed."""
+    lowest = [d.replace(">=", "==") for d in PYPROJECT["project"]["dependencies"]]
+    session.install(*group("test"), ".", *lowest)
+    session.run("pytest", *session.posargs)
+
+
+@nox.session(default=False)
+def docs(session: nox.Session) -> None:
+    """README, docs and examples: every block of them runs (`tests` does it too)."""
+    session.install(*group("docs"), ".")
+    session.run("pytest", "tests/test_docs.py", *session.posargs)
+
+
+@nox.session
+def tests(session: nox.Session) -> None:
+    """The tests, and whether they run every branch of the package."""
+    session.install(*group("test"), ".")
+    session.run("coverage", "erase")
+    session.run("coverage", "run", "-m", "pytest", *session.posargs)
+    session.run("coverage", "combine", "--quiet")
+    session.run("coverage", "report")

@@ -1,0 +1,54 @@
+"""trioserve: the serving layer for Trio.
+
+The map, from the bottom up; a module imports only from rows below its own:
+
+    words       _address   _options   _report
+    mechanisms  _timers   _admission   _transport   _connection   _listeners
+    engines     _serve   _dial   _relay
+    handlers    _echo   _proxy
+
+``app`` is the command and uses only the names below.
+"""
+
+from ._address import Address
+from ._connection import Connection, current_connection
+from ._echo import echo
+from ._listeners import open_listeners
+from ._options import Limits, Timeouts
+from ._proxy import proxy
+from ._relay import relay
+from ._report import (
+    ConnectionReport,
+    DrainSummary,
+    Flow,
+    Outcome,
+    Phase,
+    Reason,
+    RelayResult,
+    Statistics,
+)
+from ._serve import Server, log_reports, serve, serve_tcp
+
+__all__ = [
+    "Address",
+    "Connection",
+    "ConnectionReport",
+    "DrainSummary",
+    "Flow",
+    "Limits",
+    "Outcome",
+    "Phase",
+    "Reason",
+    "RelayResult",
+    "Server",
+    "Statistics",
+    "Timeouts",
+    "current_connection",
+    "echo",
+    "log_reports",
+    "open_listeners",
+    "proxy",
+    "relay",
+    "serve",
+    "serve_tcp",
+]

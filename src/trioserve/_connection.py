@@ -1,0 +1,498 @@
+"""Connections: what a handler gets, from accept to last close.
+
+A connection owns its transport, its timers, its reason and how it is closed.
+It does not know who accepted it, what a slot is, or who reads its report.
+
+How it closes, in one place:
+
+==============================================  ================================
+what happened                                   close
+==============================================  ================================
+the handler returned, EOF had been received     close
+the handler returned before that                EOF, discard for a while, close
+the handler raised                              RST
+cancelled, cut, stalled, too old, half-closed   RST, marked before it is cancelled
+idle, or idle while draining                    FIN
+==============================================  ================================
+"""
+
+from __future__ import annotations
+
+import contextlib
+import contextvars
+import math
+import time
+from collections.abc import Generator, Mapping
+from types import TracebackType
+from typing import Final, Protocol
+
+import trio
+
+from ._admission import Slot
+from ._options import Timeouts
+from ._report import ConnectionReport, Phase, Reason, RelayResult, Side, describe
+from ._timers import Timers
+from ._transport import CHUNK, SocketTransport, Transport
+
+#: What a lingering close throws away before it gives up on the client's EOF.
+_LINGER_BYTES: Final = 65536
+
+#: A connection that has not sent its first byte is not idle in its first second.
+_YOUNG: Final = 1.0
+
+_MOST_NOTES: Final = 32
+
+_current: contextvars.ContextVar[Connection] = contextvars.ContextVar(
+    "trioserve_connection"
+)
+
+
+def current_connection() -> Connection:
+    """The connection whose handler, or a task started by it, is running.
+
+    Raises:
+      LookupError: outside of a handler.
+    """
+    return _current.get()
+
+
+class Relayed(Protocol):
+    """A relay that a connection takes part in, as far as its report needs it."""
+
+    @property
+    def target_transport(self) -> Transport | None: ...
+    def discarded(self) -> tuple[int, int]:
+        """Bytes not passed on: of the client's, and of the target's."""
+
+    def server_drains(self) -> None:
+        """The server began to drain."""
+
+
+class Connection(trio.abc.HalfCloseableStream):
+    """One accepted peer: a Trio stream that knows its own story.
+
+    It does what :class:`trio.SocketStream` does, and more: timers run while it
+    waits, bytes are counted, and however it ends there is one report. The
+    server closes it when the handler returns or raises; a handler may close it
+    before. Several tasks may use it, one receiving and one sending at a time.
+
+    Attributes:
+      id: counts the connections of one server, from 1.
+      peer, local, listener: addresses, as a person writes them.
+      draining: an event: the server wants to stop.
+    """
+
+    def __init__(
+        self,
+        transport: Transport,
+        *,
+        slot: Slot | None,
+        id: int,
+        peer: str,
+        local: str,
+        listener: str,
+        timeouts: Timeouts,
+        timers: Timers,
+        draining: trio.Event,
+    ) -> None:
+        self.id = id
+        self.peer = peer
+        self.local = local
+        self.listener = listener
+        self.draining = draining
+        self._transport = transport
+        self._slot = slot
+        self._timeouts = timeouts
+        self._timers = timers
+        self._wall_clock = time.time()
+        self._accepted_at = trio.current_time()
+        self._queued: float | None = None
+        self._connected: float | None = None
+        self._target: str | None = None
+        self._phase = Phase.QUEUE
+        self._scope = trio.CancelScope()
+        self._idle_scope: trio.CancelScope | None = None
+        self._relay: Relayed | None = None
+        self._upstream: Transport | None = None
+        self._upstream_discarded = 0
+        self._reason: Reason | None = None
+        self._side: Side | None = None
+        self._exception: BaseException | None = None
+        self._error: str | None = None
+        self._drained = False
+        self._says_goodbye = False
+        self._eof_first: bool | None = None
+        self._relay_ended: RelayResult | None = None
+        self._result: object = None
+        self._notes: dict[str, object] = {}
+        self._task: trio.lowlevel.Task | None = None
+        transport.on_wait = self._watch
+
+    def __repr__(self) -> str:
+        return f"<Connection {self.id} from {self.peer}: {self._phase}>"
+
+    # -- what a handler uses
+
+    @property
+    def bytes_received(self) -> int:
+        """Bytes taken from the client so far."""
+        return self._transport.received
+
+    @property
+    def bytes_sent(self) -> int:
+        """Bytes that the client's socket has taken so far."""
+        return self._transport.sent
+
+    @property
+    def notes(self) -> Mapping[str, object]:
+        """What was noted so far."""
+        return self._notes
+
+    @property
+    def socket(self) -> trio.socket.SocketType:
+        """The connection's socket, for its options and names.
+
+        Bytes that go through it are in no report.
+
+        Raises:
+          AttributeError: there is no socket under this connection.
+        """
+        if not isinstance(self._transport, SocketTransport):
+            raise AttributeError("there is no socket under this connection")
+        return self._transport.trio_socket()
+
+    def setsockopt(self, level: int, option: int, value: int | bytes) -> None:
+        """Set an option of the socket, as :meth:`trio.SocketStream.setsockopt`."""
+        self.socket.setsockopt(level, option, value)
+
+    def getsockopt(self, level: int, option: int, buffersize: int = 0) -> int | bytes:
+        """Get an option of the socket, as :meth:`trio.SocketStream.getsockopt`."""
+        if buffersize == 0:
+            return self.socket.getsockopt(level, option)
+        return self.socket.getsockopt(level, option, buffersize)
+
+    def note(self, **fields: object) -> None:
+        """Add fields to the report; a later value replaces an earlier one.
+
+        Raises:
+          ValueError: more than 32 fields.
+        """
+        if len(self._notes.keys() | fields.keys()) > _MOST_NOTES:
+            raise ValueError(f"more than {_MOST_NOTES} notes on one connection")
+        self._notes.update(fields)
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes:
+        """Receive 1 to ``max_bytes`` bytes (default 64 KiB), or ``b""`` at EOF.
+
+        Cancelled, it has taken nothing.
+
+        Raises:
+          ValueError, TypeError: ``max_bytes`` is not a positive int.
+          trio.BrokenResourceError: the client reset the connection; what it had
+            sent before was received before.
+          trio.BusyResourceError: another task is receiving.
+          trio.ClosedResourceError: it was closed, aborted or cut.
+        """
+        if max_bytes is None:
+            max_bytes = CHUNK
+        elif not isinstance(max_bytes, int):
+            raise TypeError(f"max_bytes must be an int, not {max_bytes!r}")
+        elif max_bytes < 1:
+            raise ValueError(f"max_bytes must be 1 or more, not {max_bytes}")
+        data = await self._transport.receive(max_bytes)
+        self._arrived()
+        return data
+
+    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+        """Send all of ``data``.
+
+        Cancelled or failed it may have sent a part; :attr:`bytes_sent` says
+        how much.
+
+        Raises:
+          trio.BrokenResourceError, trio.BusyResourceError,
+          trio.ClosedResourceError: as :meth:`receive_some`; the last also after
+            :meth:`send_eof`.
+        """
+        await self._transport.send(data)
+
+    async def wait_send_all_might_not_block(self) -> None:
+        """Wait until :meth:`send_all` might not have to wait."""
+        await self._transport.wait_writable()
+
+    async def send_eof(self) -> None:
+        """Send EOF; receiving goes on, bounded by ``Timeouts.half_closed``.
+
+        Raises:
+          TypeError: the stream below can't be closed by half.
+        """
+        await self._transport.send_eof()
+
+    async def aclose(self) -> None:
+        """Close politely: nothing that was sent is lost.
+
+        Unless the client's EOF was received, it sends EOF and throws away what
+        the client still sends, at most 64 KiB and ``Timeouts.linger`` seconds.
+        Cancelled, it closes at once by RST.
+        """
+        if trio.current_effective_deadline() == -math.inf:
+            self._hang_up()
+        if self._transport.closed:
+            await trio.lowlevel.checkpoint()
+            return
+        try:
+            await self._linger()
+        except BaseException:
+            self._hang_up()
+            raise
+        self._transport.close()
+        await self._transport.wait_closed()
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc_value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if exc_type is not None:
+            self._hang_up()
+        await self.aclose()
+
+    def abort(self) -> None:
+        """Close at once with RST. Whoever waits gets ``ClosedResourceError``."""
+        if not self._transport.closed:
+            self._conclude(Reason.ABORTED)
+            self._transport.abort()
+
+    @contextlib.contextmanager
+    def idle(self) -> Generator[None, None, None]:
+        """Mark a wait for the client's next message, which a drain may end.
+
+        When the server drains, the block is cancelled only if no byte has
+        arrived since it was entered; from the first byte on it is not touched,
+        so it may wrap the reading of a whole message. Entered while draining
+        with nothing to read, it is cancelled at once. Over a stream that is
+        not a socket, bytes count when they are received::
+
+            data = b""
+            with conn.idle():
+                data = await conn.receive_some()
+            if not data:
+                return
+
+        Raises:
+          RuntimeError: it is entered already.
+        """
+        if self._idle_scope is not None:
+            raise RuntimeError("conn.idle() is entered already")
+        with trio.CancelScope() as self._idle_scope:
+            self._end_idle()
+            try:
+                yield
+            finally:
+                self._idle_scope = None
+
+    # -- what the server, the relay and the timers use
+
+    def _hold(self, slot: Slot) -> None:
+        """It waited for a slot in our hands, and got one."""
+        self._slot = slot
+        self._queued = trio.current_time() - self._accepted_at
+
+    def _conclude(
+        self,
+        reason: Reason,
+        *,
+        side: Side | None = None,
+        exception: BaseException | None = None,
+    ) -> None:
+        """Say why it ends. The first reason stays."""
+        if self._reason is None:
+            self._reason = reason
+            self._side = side
+        if self._exception is None:
+            self._exception = exception
+
+    def _stop(self, reason: Reason, *, goodbye: bool = False) -> None:
+        """End it from outside, by RST or, with ``goodbye``, by FIN.
+
+        Concluded first, so that it can't end for another reason; then
+        cancelled, so that handlers see a cancel; then closed, so that a
+        shielded wait ends too.
+        """
+        self._conclude(reason, side="client" if reason.outcome == "timeout" else None)
+        self._says_goodbye = goodbye
+        self._scope.cancel(reason=str(reason))
+        self._hang_up()
+
+    def _hang_up(self) -> None:
+        """Close at once: by RST, or by FIN if it ends because it was idle."""
+        if self._says_goodbye and not self._transport.unsent():
+            if isinstance(self._transport, SocketTransport):
+                self._transport.discard_readable(_LINGER_BYTES)
+            self._transport.close()
+        else:
+            self._transport.abort()
+
+    @property
+    def _discarded(self) -> int:
+        """Bytes received that went neither to the handler nor to the target."""
+        passed_over = self._relay.discarded()[0] if self._relay is not None else 0
+        return self._transport.discarded + passed_over
+
+    async def _finish(self) -> None:
+        """The handler returned."""
+        if not self._transport.closed:
+            if self._relay_ended is None or self._relay_ended.reason.outcome == "ok":
+                self._phase = Phase.CLOSING
+            await self.aclose()
+
+    async def _linger(self) -> None:
+        transport = self._transport
+        if self._eof_first is None:
+            self._eof_first = transport.eof
+        await trio.lowlevel.checkpoint_if_cancelled()
+        if transport.eof or transport.error is not None:
+            await trio.lowlevel.cancel_shielded_checkpoint()
+            return
+        if not transport.can_send_eof:
+            return
+        await transport.send_eof()
+        with trio.move_on_after(self._timeouts.linger):
+            await transport.discard(_LINGER_BYTES)
+
+    def _arrived(self) -> None:
+        """Something arrived, bytes or EOF: it is not idle any more."""
+        self._idle_scope = None
+
+    def _end_idle(self) -> None:
+        """Cancel the idle scope if the server drains and nothing has arrived."""
+        if self._idle_scope is None or not self.draining.is_set():
+            return
+        if self._transport.readable():
+            return
+        grown = self._accepted_at + _YOUNG
+        if not self._transport.received and trio.current_time() < grown:
+            self._timers.watch(self, grown)
+            return
+        self._drained = True
+        self._idle_scope.cancel(reason="draining")
+
+    def _server_drains(self) -> None:
+        """The server began to drain."""
+        self._end_idle()
+        if self._relay is not None:
+            self._relay.server_drains()
+
+    def _due(self) -> tuple[float, Reason]:
+        """When the earliest timer runs out, and which it is."""
+        timeouts, transport = self._timeouts, self._transport
+        due = (self._accepted_at + timeouts.lifetime, Reason.LIFETIME)
+        if self._relay is not None:
+            return due  # the relay has timers of its own
+        if transport.receiving_since < math.inf:
+            since = max(transport.receiving_since, transport.moved_at)
+            if transport.sent_eof:
+                due = min(due, (since + timeouts.half_closed, Reason.HALF_CLOSED))
+            else:
+                due = min(due, (since + timeouts.idle, Reason.IDLE))
+            if not transport.received:
+                first_byte = self._accepted_at + timeouts.first_byte
+                due = min(due, (first_byte, Reason.FIRST_BYTE))
+        if transport.sending_since < math.inf:
+            stalled = transport.sending_since + timeouts.write_stall
+            due = min(due, (stalled, Reason.WRITE_STALL))
+        return due
+
+    def _watch(self) -> None:
+        self._timers.watch(self, self._due()[0])
+
+    def expire(self, now: float) -> None:
+        """A timer may have run out; called by the server's timers."""
+        due, reason = self._due()
+        if due <= now:
+            self._stop(reason, goodbye=reason in (Reason.IDLE, Reason.FIRST_BYTE))
+            return
+        self._end_idle()
+        self._timers.watch(self, due)
+
+    def _relay_began(self, relay: Relayed) -> None:
+        self._relay = relay
+        self._upstream = relay.target_transport
+
+    def _relay_over(self, result: RelayResult | None) -> None:
+        """Take over how a relay ended; a handler that raises has the last word."""
+        assert self._relay is not None
+        discarded, upstream_discarded = self._relay.discarded()
+        self._relay = None
+        self._transport.discarded += discarded
+        self._upstream_discarded += upstream_discarded
+        if result is not None:
+            self._relay_ended = result
+
+    def _ended(self, error: BaseException | None, *, cancelled: bool) -> None:
+        """The handler is over, with what it raised; say why if nobody has."""
+        transport = self._transport
+        if self._reason is not None and _is_broken(error):
+            return
+        if error is None and self._drained:
+            self._conclude(Reason.DRAINED)
+        elif self._relay_ended is not None and _is_broken(error):
+            result = self._relay_ended
+            self._conclude(result.reason, side=result.side)
+            self._error = result.error
+        elif transport.error is not None and _is_broken(error):
+            self._conclude(Reason.CLIENT_RESET, exception=transport.error)
+        elif cancelled:
+            self._conclude(Reason.CANCELLED)
+        elif error is not None:
+            self._conclude(Reason.HANDLER_ERROR, exception=error)
+        elif self._eof_first:
+            self._conclude(Reason.CLIENT_CLOSED)
+        else:
+            self._conclude(Reason.SERVER_CLOSED)
+
+    def _report(self) -> ConnectionReport:
+        """The record. Everything must be closed and concluded by now."""
+        assert self._reason is not None
+        transport = self._transport
+        first_byte = transport.first_byte_at
+        upstream, upstream_discarded = self._upstream, self._upstream_discarded
+        if self._relay is not None:
+            upstream_discarded += self._relay.discarded()[1]
+        return ConnectionReport(
+            id=self.id,
+            listener=self.listener,
+            peer=self.peer,
+            local=self.local,
+            target=self._target,
+            accepted_at=self._wall_clock,
+            queued=self._queued,
+            connect=self._connected,
+            first_byte=None if first_byte is None else first_byte - self._accepted_at,
+            duration=trio.current_time() - self._accepted_at,
+            bytes_received=transport.received,
+            bytes_sent=transport.sent,
+            bytes_discarded=self._discarded,
+            unacknowledged=transport.unacknowledged,
+            upstream_bytes_received=upstream.received if upstream else None,
+            upstream_bytes_sent=upstream.sent if upstream else None,
+            upstream_bytes_discarded=upstream_discarded if upstream else None,
+            upstream_unacknowledged=upstream.unacknowledged if upstream else None,
+            reason=self._reason,
+            phase=self._phase,
+            side=self._side,
+            error=describe(self._exception) if self._exception else self._error,
+            exception=self._exception,
+            draining=self.draining.is_set(),
+            result=self._result,
+            notes=dict(self._notes),
+        )
+
+
+def _is_broken(error: BaseException | None) -> bool:
+    """Whether all that was raised is what a broken stream raises, if anything."""
+    if isinstance(error, BaseExceptionGroup):
+        return all(_is_broken(e) for e in error.exceptions)
+    broken = (trio.BrokenResourceError, trio.ClosedResourceError)
+    return error is None or isinstance(error, broken)

@@ -1,0 +1,15 @@
+"""Echo: what comes goes back."""
+
+from __future__ import annotations
+
+from ._connection import Connection
+from ._relay import relay
+
+
+async def echo(conn: Connection) -> None:
+    """Send back every byte; EOF is answered with EOF.
+
+    While the server drains, it ends a connection that was silent for a second,
+    or for ``Timeouts.drain_idle`` if that is less.
+    """
+    await relay(conn, conn, drain_idle=min(1.0, conn._timeouts.drain_idle))

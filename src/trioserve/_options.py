@@ -1,0 +1,139 @@
+"""Options: how much at once, and how long to wait.
+
+Frozen values, checked when they are made. Whoever holds one can rely on it;
+nothing here knows what enforces it. Every duration is in seconds, and
+``math.inf`` means never.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Literal, get_args
+
+WhenFull = Literal["backlog", "refuse"]
+
+
+def default_max_connections() -> int:
+    """min(10,000, (open files allowed - 64) // 4), at least 1.
+
+    A proxied connection may hold four descriptors (two sockets, one pipe);
+    64 are left for the rest of the program. HAProxy derives its ``maxconn``
+    from the same limit.
+    """
+    try:
+        import resource
+    except ImportError:  # pragma: no cover - not a POSIX system
+        return 1000
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY:  # pragma: no cover - by the system's settings
+        return 10_000
+    return max(1, min(10_000, (soft - 64) // 4))
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """How many connections are served at once, and what becomes of the others.
+
+    Args:
+      max_connections: connections that may hold a slot at once, over all
+        listeners of the server. A slot is held from accept to last close.
+        0 admits nobody (a pause). Default: ``min(10_000, (open files - 64) // 4)``.
+      when_full: ``"backlog"`` (default) leaves whoever comes next in the
+        kernel's accept queue until a slot is free; ``"refuse"`` accepts and
+        closes at once, with a report.
+      refusal: how a refused client is told: ``b""`` (default) by FIN, some
+        bytes by these and then FIN, ``None`` by RST.
+
+    Raises:
+      TypeError, ValueError: naming the argument that can't be.
+    """
+
+    max_connections: int = dataclasses.field(default_factory=default_max_connections)
+    when_full: WhenFull = "backlog"
+    refusal: bytes | None = b""
+
+    def __post_init__(self) -> None:
+        if isinstance(self.max_connections, bool) or not isinstance(
+            self.max_connections, int
+        ):
+            raise TypeError(
+                f"max_connections must be an int, not {self.max_connections!r}"
+            )
+        if self.max_connections < 0:
+            raise ValueError(
+                f"max_connections must be 0 or more, not {self.max_connections}"
+            )
+        if self.when_full not in get_args(WhenFull):
+            raise ValueError(
+                f"when_full must be 'backlog' or 'refuse', not {self.when_full!r}"
+            )
+        if self.refusal is not None and not isinstance(self.refusal, bytes):
+            raise TypeError(f"refusal must be bytes or None, not {self.refusal!r}")
+        if self.refusal is not None and len(self.refusal) > 4096:
+            raise ValueError("refusal must be 4096 bytes or fewer")
+
+
+#: What may be 0: these end something that goes on, the others would end it
+#: before it began.
+_MAY_BE_ZERO = frozenset({"drain", "cleanup", "linger", "lame_duck", "drain_idle"})
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Timeouts:
+    """How long to wait for what, in seconds; ``math.inf`` means for ever.
+
+    A total runs from its start whatever arrives; an inactivity starts again
+    with every byte that moves. A timer runs only while a receive or a send of
+    the connection is waiting: a handler that computes is not idle.
+
+    Args:
+      connect: total, for dialing a target, name look-up included. Default 5.
+      first_byte: total, from accept to the client's first byte. Default: for
+        ever, because *idle* covers it.
+      idle: inactivity, while both directions are open. Default 3600.
+      half_closed: inactivity, once one direction has ended. Default 60.
+      write_stall: inactivity, while a send waits for a peer that takes no
+        bytes. Default 60.
+      lifetime: total, from accept. Default: for ever.
+      drain: total, from the start of draining until what still runs is cut.
+        Default 25: Kubernetes kills after 30.
+      drain_idle: inactivity of a relay while draining, after which it ends
+        with FIN. Default: for ever, the target may be thinking; ``echo`` uses
+        at most 1.
+      lame_duck: how long a draining server still accepts. Default 0.
+      cleanup: total, for handlers to end after the cut, and for the collector
+        to take the last reports. Default 5.
+      linger: total, for a client to close after the handler has returned
+        without having seen its EOF; at most 64 KiB that it still sends are
+        thrown away. Default 2.
+
+    Raises:
+      TypeError, ValueError: naming the argument that can't be.
+    """
+
+    connect: float = 5.0
+    first_byte: float = math.inf
+    idle: float = 3600.0
+    half_closed: float = 60.0
+    write_stall: float = 60.0
+    lifetime: float = math.inf
+    drain: float = 25.0
+    drain_idle: float = math.inf
+    lame_duck: float = 0.0
+    cleanup: float = 5.0
+    linger: float = 2.0
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            seconds = getattr(self, field.name)
+            if isinstance(seconds, bool) or not isinstance(seconds, int | float):
+                raise TypeError(
+                    f"{field.name} must be a number of seconds, not {seconds!r}"
+                )
+            if math.isnan(seconds) or seconds < 0:
+                raise ValueError(f"{field.name} must be 0 or more, not {seconds!r}")
+            if seconds == 0 and field.name not in _MAY_BE_ZERO:
+                raise ValueError(
+                    f"{field.name} must be more than 0 (math.inf means never), not 0"
+                )

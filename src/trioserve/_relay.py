@@ -1,0 +1,447 @@
+"""Relay: bytes both ways between two streams, until both are done.
+
+Two pumps over two transports. A relay knows nothing of addresses, servers or
+reports; it leaves a result, and a ledger that is true at any moment.
+
+What it does is decided by these rules:
+
+1. EOF ends its own direction only. The other goes on, bounded by inactivity.
+2. A reset ends both: what was received before it is delivered first, then the
+   other side is reset too.
+3. A pump holds one chunk at most, and reads again when it is gone.
+4. Whatever ends it early, what a pump still holds is counted as discarded.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Final
+
+import trio
+
+from ._connection import Connection
+from ._options import Timeouts
+from ._report import Flow, Reason, RelayResult, Side, describe
+from ._timers import Timers
+from ._transport import SocketTransport, StreamTransport, Transport
+
+#: How long a reset waits for the bytes before it to be acknowledged.
+_FLUSH: Final = 1.0
+
+#: What the other side calls it.
+_MIRRORED: Final = {
+    Reason.CLIENT_CLOSED: Reason.SERVER_CLOSED,
+    Reason.SERVER_CLOSED: Reason.CLIENT_CLOSED,
+    Reason.CLIENT_RESET: Reason.SERVER_RESET,
+    Reason.SERVER_RESET: Reason.CLIENT_RESET,
+}
+
+#: Timers that end a relay by FIN, if no byte is held.
+_BY_FIN: Final = (Reason.IDLE, Reason.FIRST_BYTE, Reason.DRAINED)
+
+
+class _Pump:
+    """One direction: from ``source`` to ``sink``."""
+
+    def __init__(self, source: Transport, sink: Transport) -> None:
+        self.source = source
+        self.sink = sink
+        self.received = 0
+        self.receiving = False
+        self.done = False
+        self._sent_before = sink.sent
+
+    @property
+    def delivered(self) -> int:
+        return self.sink.sent - self._sent_before
+
+    @property
+    def discarded(self) -> int:
+        """What was received and is not delivered; while it runs, what it holds."""
+        return self.received - self.delivered
+
+    def flow(self) -> Flow:
+        return Flow(
+            received=self.received,
+            delivered=self.delivered,
+            discarded=self.discarded,
+        )
+
+
+class Relay:
+    """A relay that runs: its pumps, its timers, and why it ended."""
+
+    def __init__(
+        self,
+        a: Transport,
+        b: Transport,
+        *,
+        timeouts: Timeouts,
+        drain_idle: float,
+        timers: Timers,
+        draining: trio.Event | None,
+    ) -> None:
+        self._a = a
+        self._b = b
+        self._pumps = [_Pump(a, b)]
+        if a is not b:
+            self._pumps.append(_Pump(b, a))
+        self._timeouts = timeouts
+        self._drain_idle = drain_idle
+        self._timers = timers
+        self._draining = draining
+        self._drains_since = math.inf
+        self._began = trio.current_time()
+        self._scope = trio.CancelScope()
+        self._first: Transport | None = None
+        self._half_since = -math.inf
+        self._closed_whole: Transport | None = None
+        self._reason: Reason | None = None
+        self._side: Side | None = None
+        self._error: BaseException | None = None
+        self._misuse: trio.BusyResourceError | None = None
+
+    # -- for the report of a connection
+
+    @property
+    def target_transport(self) -> Transport | None:
+        return self._b if self._b is not self._a else None
+
+    def discarded(self) -> tuple[int, int]:
+        return self._pumps[0].discarded, sum(p.discarded for p in self._pumps[1:])
+
+    def server_drains(self) -> None:
+        self._drains_since = trio.current_time()
+        self._watch()
+
+    # -- the relay
+
+    async def run(self) -> RelayResult:
+        """Relay until both directions are done, or something ends both."""
+        hooks = self._a.on_wait, self._b.on_wait
+        self._a.on_wait = self._b.on_wait = self._watch
+        if self._draining is not None and self._draining.is_set():
+            self.server_drains()
+        try:
+            self._watch()
+            with self._scope:
+                async with trio.open_nursery() as nursery:
+                    for pump in self._pumps:
+                        nursery.start_soon(self._run_pump, pump)
+            if self._misuse is not None:
+                raise self._misuse
+            await self._part()
+        except BaseException:
+            # Ended in the middle of something, it must look like that.
+            if self._holds():
+                self._abort()
+            raise
+        finally:
+            self._timers.forget(self)
+            self._a.on_wait, self._b.on_wait = hooks
+        return self._result()
+
+    async def _run_pump(self, pump: _Pump) -> None:
+        source, sink = pump.source, pump.sink
+        try:
+            while data := await self._receive(pump):
+                await sink.send(data)
+            pump.done = True
+            if self._first is None:
+                self._first = source
+                self._half_since = trio.current_time()
+            await self._pass_eof(sink)
+        except trio.BrokenResourceError as error:
+            lost = source if pump.receiving else sink
+            # What the sink had sent before it broke is still to be read: its
+            # own pump does that, and then comes here too.
+            if lost is sink and sink is not source and self._still_reads(sink):
+                return
+            await self._lost(lost, error)
+        except trio.ClosedResourceError as error:
+            self._end(Reason.ABORTED, error=error)
+        except trio.BusyResourceError as error:
+            self._misuse = error
+            self._scope.cancel(reason="misuse")
+
+    async def _receive(self, pump: _Pump) -> bytes:
+        source = pump.source
+        pump.receiving = True
+        before = source.received
+        try:
+            data = await source.receive()
+        except trio.ClosedResourceError:
+            # The other pump has closed it: it couldn't be closed by half.
+            if source is not self._closed_whole:
+                raise
+            data = b""
+        pump.received += source.received - before
+        pump.receiving = False
+        return data
+
+    async def _pass_eof(self, sink: Transport) -> None:
+        if sink.can_send_eof:
+            await sink.send_eof()
+        else:
+            self._closed_whole = sink
+            sink.close()
+            await sink.wait_closed()
+        if sink.error is not None and not self._still_reads(sink):
+            await self._lost(sink, sink.error)
+        self._watch()
+
+    def _still_reads(self, transport: Transport) -> bool:
+        """Whether a pump will find out how ``transport`` ended."""
+        return any(p.source is transport and not p.done for p in self._pumps)
+
+    async def _lost(self, transport: Transport, error: BaseException) -> None:
+        """``transport`` was reset: so is the other, after the bytes before it."""
+        if transport is self._a:
+            other, reason = self._b, Reason.CLIENT_RESET
+        else:
+            other, reason = self._a, Reason.SERVER_RESET
+        # Said before it waits: what happens meanwhile is not why it ends.
+        self._conclude(reason, error=error)
+        if other is not transport:
+            await other.flushed(_FLUSH)
+        self._end(reason)
+
+    def _end(
+        self,
+        reason: Reason,
+        *,
+        side: Side | None = None,
+        error: BaseException | None = None,
+    ) -> None:
+        """End both directions."""
+        self._conclude(reason, side=side, error=error)
+        self._scope.cancel(reason=str(self._reason))
+
+    def _conclude(
+        self,
+        reason: Reason,
+        *,
+        side: Side | None = None,
+        error: BaseException | None = None,
+    ) -> None:
+        """Say why it ends; the first reason stays."""
+        if self._reason is None:
+            self._reason, self._side, self._error = reason, side, error
+
+    async def _part(self) -> None:
+        """Leave both sides as the way it ended asks for."""
+        if self._reason is None:
+            return
+        if self._reason not in _BY_FIN or self._holds():
+            self._abort()
+            await self._a.wait_closed()
+            await self._b.wait_closed()
+            return
+        for transport in (self._a, self._b):
+            if transport.can_send_eof:
+                await transport.send_eof()
+            else:
+                transport.close()
+                await transport.wait_closed()
+
+    def _abort(self) -> None:
+        self._a.abort()
+        self._b.abort()
+
+    def _holds(self) -> bool:
+        """Whether a pump has received what it has not delivered."""
+        return any(pump.discarded for pump in self._pumps)
+
+    def _result(self) -> RelayResult:
+        normal = (
+            Reason.CLIENT_CLOSED if self._first is self._a else Reason.SERVER_CLOSED
+        )
+        nothing = Flow(received=0, delivered=0, discarded=0)
+        return RelayResult(
+            reason=self._reason or normal,
+            a_to_b=self._pumps[0].flow(),
+            b_to_a=self._pumps[1].flow() if len(self._pumps) == 2 else nothing,
+            side=self._side,
+            error=describe(self._error) if self._error is not None else None,
+        )
+
+    # -- timers
+
+    def _due(self) -> tuple[float, Reason, Side | None]:
+        """When the earliest timer runs out, which it is, and who is waited for."""
+        timeouts = self._timeouts
+        moved = max(self._began, self._a.moved_at, self._b.moved_at)
+        waiting = [pump for pump in self._pumps if not pump.done]
+        due: tuple[float, Reason, Side | None]
+        if len(waiting) == len(self._pumps):
+            due = (moved + timeouts.idle, Reason.IDLE, "client")
+        else:
+            late = self._side_of(waiting[0].source) if waiting else None
+            since = max(moved, self._half_since)
+            due = (since + timeouts.half_closed, Reason.HALF_CLOSED, late)
+        if not self._a.received and not self._a.eof:
+            first_byte = self._began + timeouts.first_byte
+            due = min(due, (first_byte, Reason.FIRST_BYTE, "client"), key=_when)
+        for transport in (self._a, self._b):
+            stalled = transport.sending_since + timeouts.write_stall
+            if stalled < due[0]:
+                due = (stalled, Reason.WRITE_STALL, self._side_of(transport))
+        if not self._holds():
+            drained = max(moved, self._drains_since) + self._drain_idle
+            due = min(due, (drained, Reason.DRAINED, None), key=_when)
+        return due
+
+    def _side_of(self, transport: Transport) -> Side:
+        return "client" if transport is self._a else "target"
+
+    def _watch(self) -> None:
+        self._timers.watch(self, self._due()[0])
+
+    def expire(self, now: float) -> None:
+        due, reason, side = self._due()
+        if due <= now:
+            self._end(reason, side=side)
+        else:
+            self._timers.watch(self, due)
+
+
+def _when(due: tuple[float, Reason, Side | None]) -> float:
+    return due[0]
+
+
+class _Mirror:
+    """A relay as its other side sees it."""
+
+    def __init__(self, relay: Relay, target: Transport) -> None:
+        self._relay = relay
+        self.target_transport: Transport | None = target
+
+    def discarded(self) -> tuple[int, int]:
+        forth, back = self._relay.discarded()
+        return back, forth
+
+    def server_drains(self) -> None:
+        self._relay.server_drains()
+
+
+def _mirrored(result: RelayResult) -> RelayResult:
+    side: Side | None = None
+    if result.side is not None:
+        side = "target" if result.side == "client" else "client"
+    return RelayResult(
+        reason=_MIRRORED.get(result.reason, result.reason),
+        a_to_b=result.b_to_a,
+        b_to_a=result.a_to_b,
+        side=side,
+        error=result.error,
+    )
+
+
+def _transport_of(stream: trio.abc.Stream) -> Transport:
+    if isinstance(stream, Connection):
+        return stream._transport
+    if isinstance(stream, trio.SocketStream):
+        return SocketTransport.share(stream)
+    return StreamTransport(stream)
+
+
+async def relay(
+    a: trio.abc.Stream,
+    b: trio.abc.Stream,
+    *,
+    timeouts: Timeouts | None = None,
+    drain_idle: float | None = None,
+) -> RelayResult:
+    """Pass bytes from ``a`` to ``b`` and back until both directions have ended.
+
+    EOF on one side is passed on as EOF, and the other direction goes on. A
+    side that can't send EOF, such as TLS, is flushed and then closed. A reset
+    of one side resets the other, after the bytes that were received before it.
+    With ``b`` being ``a``, it is an echo.
+
+    Args:
+      a: the client's side: a :class:`Connection` or any Trio stream.
+      b: the target's side.
+      timeouts: ``idle``, ``half_closed``, ``write_stall`` and ``first_byte``;
+        default: those of the connection's server, or ``Timeouts()``.
+      drain_idle: seconds without a byte, while the connection's server drains,
+        after which both sides get EOF; default ``Timeouts.drain_idle``.
+
+    Returns:
+      how it ended, whatever the peers did. Neither side is closed if it ended
+      well; both are reset after a reset, a stall or with bytes undelivered,
+      and get EOF after *idle*.
+
+    Raises:
+      trio.BusyResourceError: somebody else uses one of the streams.
+      trio.ClosedResourceError: one of them was closed before.
+
+    Cancelled, it resets both if a byte was received and not delivered, and
+    otherwise leaves them as they are.
+    """
+    connections = [s for s in (a, b) if isinstance(s, Connection)]
+    transport_a = _transport_of(a)
+    try:
+        transport_b = transport_a if b is a else _transport_of(b)
+    except BaseException:
+        if a not in connections:
+            transport_a.release()
+        raise
+    try:
+        return await relay_transports(
+            transport_a,
+            transport_b,
+            a if isinstance(a, Connection) else None,
+            b if isinstance(b, Connection) and b is not a else None,
+            timeouts=timeouts,
+            drain_idle=drain_idle,
+        )
+    finally:
+        if a not in connections:
+            transport_a.release()
+        if b not in connections:
+            transport_b.release()
+
+
+async def relay_transports(
+    a: Transport,
+    b: Transport,
+    client: Connection | None,
+    server: Connection | None = None,
+    *,
+    timeouts: Timeouts | None = None,
+    drain_idle: float | None = None,
+) -> RelayResult:
+    """:func:`relay` without streams; ``client`` and ``server`` get to know of it."""
+    owner = client or server
+    if timeouts is None:
+        timeouts = owner._timeouts if owner else Timeouts()
+    timers = owner._timers if owner else Timers()
+    engine = Relay(
+        a,
+        b,
+        timeouts=timeouts,
+        drain_idle=timeouts.drain_idle if drain_idle is None else drain_idle,
+        timers=timers,
+        draining=owner.draining if owner else None,
+    )
+    if client is not None:
+        client._relay_began(engine)
+    if server is not None:
+        server._relay_began(_Mirror(engine, a))
+    result: RelayResult | None = None
+    try:
+        if owner is not None:
+            result = await engine.run()
+        else:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(timers.run)
+                result = await engine.run()
+                nursery.cancel_scope.cancel(reason="the relay is over")
+    finally:
+        if client is not None:
+            client._relay_over(result)
+        if server is not None:
+            server._relay_over(_mirrored(result) if result is not None else None)
+    assert result is not None
+    return result

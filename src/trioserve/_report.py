@@ -1,0 +1,343 @@
+"""Reports: what happened to a connection, to a relay, to a server that drained.
+
+Frozen values and the closed set of words in them. Nothing here knows who makes
+a report or who reads it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+from collections.abc import Mapping
+from typing import Any, Literal
+
+Side = Literal["client", "target"]
+
+
+class Outcome(enum.StrEnum):
+    """How a connection went, in one word; see :class:`Reason` for why."""
+
+    OK = "ok"
+    REFUSED = "refused"
+    TIMEOUT = "timeout"
+    PEER_ERROR = "peer_error"
+    TARGET_ERROR = "target_error"
+    HANDLER_ERROR = "handler_error"
+    ABORTED = "aborted"
+    CUT = "cut"
+
+
+class Phase(enum.StrEnum):
+    """Where in its life a connection was when it ended.
+
+    The value is what is printed; :attr:`letter` is HAProxy's letter for it
+    (``configuration.txt``, section 8.5).
+    """
+
+    QUEUE = "queue"
+    CONNECT = "connect"
+    DATA = "data"
+    CLOSING = "closing"
+
+    @property
+    def letter(self) -> str:
+        return {"queue": "Q", "connect": "C", "data": "D", "closing": "L"}[self.value]
+
+
+class Reason(enum.StrEnum):
+    """Why a connection ended. The set is closed; new releases may add to it.
+
+    :attr:`outcome` sorts them, :attr:`sentence` says it to a person.
+    """
+
+    CLIENT_CLOSED = "client_closed"
+    SERVER_CLOSED = "server_closed"
+    DRAINED = "drained"
+    CLIENT_RESET = "client_reset"
+    SERVER_RESET = "server_reset"
+    CONNECT_REFUSED = "connect_refused"
+    CONNECT_FAILED = "connect_failed"
+    CONNECT_TIMEOUT = "connect_timeout"
+    LIMIT = "limit"
+    NO_FDS = "no_fds"
+    STOPPING = "stopping"
+    FIRST_BYTE = "first_byte"
+    IDLE = "idle"
+    HALF_CLOSED = "half_closed"
+    WRITE_STALL = "write_stall"
+    LIFETIME = "lifetime"
+    ABORTED = "aborted"
+    HANDLER_ERROR = "handler_error"
+    CUT = "cut"
+    CANCELLED = "cancelled"
+
+    @property
+    def outcome(self) -> Outcome:
+        return _REASONS[self][0]
+
+    @property
+    def sentence(self) -> str:
+        return _REASONS[self][2]
+
+
+# Reason -> outcome, first letter of HAProxy's termination state, sentence.
+# "t" stands for a timer: "c" where the client was waited for, "s" the target.
+_REASONS: dict[Reason, tuple[Outcome, str, str]] = {
+    Reason.CLIENT_CLOSED: (Outcome.OK, "-", "the client closed first"),
+    Reason.SERVER_CLOSED: (Outcome.OK, "-", "the handler or the target closed first"),
+    Reason.DRAINED: (Outcome.OK, "-", "it was idle when the server drained"),
+    Reason.CLIENT_RESET: (Outcome.PEER_ERROR, "C", "the client reset it"),
+    Reason.SERVER_RESET: (Outcome.TARGET_ERROR, "S", "the target reset it"),
+    Reason.CONNECT_REFUSED: (Outcome.TARGET_ERROR, "S", "the target refused"),
+    Reason.CONNECT_FAILED: (Outcome.TARGET_ERROR, "S", "the target can't be reached"),
+    Reason.CONNECT_TIMEOUT: (
+        Outcome.TARGET_ERROR,
+        "s",
+        "the target did not answer within the connect timeout",
+    ),
+    Reason.LIMIT: (Outcome.REFUSED, "P", "no slot was free"),
+    Reason.NO_FDS: (Outcome.REFUSED, "R", "no file descriptor was free"),
+    Reason.STOPPING: (Outcome.REFUSED, "K", "the server was stopping"),
+    Reason.FIRST_BYTE: (Outcome.TIMEOUT, "t", "the client sent nothing in time"),
+    Reason.IDLE: (Outcome.TIMEOUT, "t", "no byte moved within the idle timeout"),
+    Reason.HALF_CLOSED: (
+        Outcome.TIMEOUT,
+        "t",
+        "one direction had ended and no byte moved in the other",
+    ),
+    Reason.WRITE_STALL: (Outcome.TIMEOUT, "t", "the receiver took no bytes"),
+    Reason.LIFETIME: (Outcome.TIMEOUT, "K", "it reached the longest time allowed"),
+    Reason.ABORTED: (Outcome.ABORTED, "P", "the handler aborted it"),
+    Reason.HANDLER_ERROR: (Outcome.HANDLER_ERROR, "I", "the handler raised"),
+    Reason.CUT: (Outcome.CUT, "K", "it was cut at the drain deadline"),
+    Reason.CANCELLED: (Outcome.CUT, "K", "the server was cancelled"),
+}
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class ConnectionReport:
+    """The record of one connection, made once, when its last socket is closed.
+
+    Durations are seconds since accept, on Trio's clock; ``None`` means that
+    the phase was never reached. The byte ledger balances: with a target,
+    ``bytes_received == upstream_bytes_sent + bytes_discarded`` and
+    ``upstream_bytes_received == bytes_sent + upstream_bytes_discarded``.
+
+    Attributes:
+      id: counts the connections of one server, from 1, in the order of accept.
+      listener, peer, local: addresses, as a person writes them.
+      target: where it was relayed to, or None.
+      accepted_at: seconds since the epoch, on the wall clock.
+      queued: seconds it waited for a slot in our hands (0 in the kernel's queue
+        is not seen).
+      connect: seconds until the target had accepted.
+      first_byte: seconds until the client's first byte.
+      duration: seconds until the last close.
+      bytes_received: taken from the client's socket.
+      bytes_sent: taken by the client's socket from us.
+      bytes_discarded: of those received, neither given to a handler nor on to
+        the target.
+      unacknowledged: of those sent, not acknowledged by the client when the
+        connection was cut; None if it was not cut or the system doesn't tell.
+      upstream_bytes_received, upstream_bytes_sent, upstream_bytes_discarded,
+        upstream_unacknowledged: the same on the target's side, None without one.
+      outcome, reason, phase: how, why and where it ended.
+      side: whose fault a timer's end was, ``"client"`` or ``"target"``.
+      error: what went wrong, in one line of printable ASCII.
+      exception: the exception itself; not part of :meth:`as_dict`.
+      draining: whether the server was draining when it ended.
+      result: what the handler returned; not part of :meth:`as_dict`.
+      notes: what the handler noted.
+    """
+
+    id: int
+    listener: str
+    peer: str
+    local: str
+    accepted_at: float
+    duration: float
+    reason: Reason
+    phase: Phase
+    target: str | None = None
+    queued: float | None = None
+    connect: float | None = None
+    first_byte: float | None = None
+    bytes_received: int = 0
+    bytes_sent: int = 0
+    bytes_discarded: int = 0
+    unacknowledged: int | None = None
+    upstream_bytes_received: int | None = None
+    upstream_bytes_sent: int | None = None
+    upstream_bytes_discarded: int | None = None
+    upstream_unacknowledged: int | None = None
+    side: Side | None = None
+    error: str | None = None
+    exception: BaseException | None = dataclasses.field(
+        default=None, repr=False, compare=False
+    )
+    draining: bool = False
+    result: object = dataclasses.field(default=None, repr=False, compare=False)
+    notes: Mapping[str, object] = dataclasses.field(default_factory=dict)
+
+    @property
+    def outcome(self) -> Outcome:
+        return self.reason.outcome
+
+    @property
+    def termination_state(self) -> str:
+        """HAProxy's two letters for how it ended, like ``--`` or ``sC``."""
+        cause = _REASONS[self.reason][1]
+        if cause == "-":
+            return "--"
+        if cause == "t":
+            cause = "s" if self.side == "target" else "c"
+        return cause + self.phase.letter
+
+    def as_dict(self) -> dict[str, Any]:
+        """The report as values that JSON can write, in a stable order."""
+        fields: dict[str, Any] = {"id": self.id, "outcome": str(self.outcome)}
+        for field in dataclasses.fields(self):
+            if field.name in ("id", "exception", "result"):
+                continue
+            value = getattr(self, field.name)
+            if isinstance(value, enum.StrEnum):
+                value = str(value)
+            elif field.name == "notes":
+                value = {name: _plain(noted) for name, noted in self.notes.items()}
+            elif isinstance(value, float):
+                value = round(value, 6)
+            fields[field.name] = value
+        fields["state"] = self.termination_state
+        return fields
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Flow:
+    """One direction of a relay: ``received == delivered + discarded``, to the byte.
+
+    Attributes:
+      received: taken from the side that sent.
+      delivered: taken by the kernel (or the stream) of the other side.
+      discarded: received and not delivered.
+    """
+
+    received: int
+    delivered: int
+    discarded: int
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class RelayResult:
+    """How a relay went.
+
+    Attributes:
+      reason: why it ended, with ``a`` as the client and ``b`` as the target.
+      a_to_b, b_to_a: the ledger of each direction.
+      side: for a timer, the side that was waited for.
+      error: what went wrong, in one line of printable ASCII.
+    """
+
+    reason: Reason
+    a_to_b: Flow
+    b_to_a: Flow
+    side: Side | None = None
+    error: str | None = None
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class DrainSummary:
+    """How a server's drain went.
+
+    Attributes:
+      reason: why it was drained, as given to ``drain``.
+      seconds: from the start of draining to the end, on Trio's clock.
+      open_at_start: connections that were open when draining began.
+      swept: connections found in the kernel's queue when accepting ended.
+      finished: connections that ended by themselves, idle ones included.
+      refused: connections refused while draining, for lack of a slot.
+      cut: connections reset at the deadline or cancelled.
+      stuck: tasks that were still alive after ``drain + cleanup`` seconds, each
+        with the line it stands on.
+      reports_lost: reports that no collector took, since the server started.
+    """
+
+    reason: str
+    seconds: float
+    open_at_start: int
+    swept: int
+    finished: int
+    refused: int
+    cut: int
+    stuck: tuple[str, ...]
+    reports_lost: int
+
+    @property
+    def clean(self) -> bool:
+        """Whether nothing was cut and nothing hangs."""
+        return not self.cut and not self.stuck
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Statistics:
+    """A server's counters at one moment.
+
+    ``accepted == open + closed`` and ``closed == collected + buffered + lost``,
+    always.
+
+    Attributes:
+      accepted: connections that accept(2) returned.
+      open, closed: of these, still open and closed.
+      refused: of those closed, refused.
+      collected, buffered, lost: reports that the collector has taken, that
+        wait for it, that nobody took.
+      bytes_received, bytes_sent, bytes_discarded: sums over all connections,
+        open ones included.
+      slots_used, slots: of the limit.
+      accept_errors: errors of accept(2) by name.
+    """
+
+    accepted: int
+    open: int
+    closed: int
+    refused: int
+    collected: int
+    buffered: int
+    lost: int
+    bytes_received: int
+    bytes_sent: int
+    bytes_discarded: int
+    slots_used: int
+    slots: int
+    accept_errors: Mapping[str, int]
+
+
+def escape(text: str, limit: int = 256) -> str:
+    """``text`` as printable ASCII in one line, at most ``limit`` characters.
+
+    Whatever a peer sent goes through here before it reaches a log or a
+    terminal.
+    """
+    plain = "".join(
+        c if " " <= c <= "~" and c != "\\" else ascii(c)[1:-1] for c in text[:limit]
+    )
+    return plain if len(plain) <= limit else plain[: limit - 3] + "..."
+
+
+def describe(error: BaseException) -> str:
+    """``error`` in one line: its type, what it says, and the cause of a broken stream."""
+    if isinstance(error, BaseExceptionGroup):
+        inner = "; ".join(describe(e) for e in error.exceptions[:3])
+        more = len(error.exceptions) - 3
+        return escape(inner + (f"; {more} more" if more > 0 else ""))
+    cause = error.__cause__
+    if isinstance(cause, OSError) and not isinstance(error, OSError):
+        error = cause
+    text = str(error)
+    name = type(error).__name__
+    return escape(f"{name}: {text}" if text else name)
+
+
+def _plain(value: object) -> object:
+    if value is None or isinstance(value, bool | int | float):
+        return value
+    return escape(value if isinstance(value, str) else repr(value))

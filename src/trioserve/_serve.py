@@ -1,0 +1,707 @@
+"""Serving: who does the work, how did it go, when does it stop.
+
+A nursery runs Trio's own accept loop over gates, and a task for each
+connection; a memory channel carries one report for each to a collector; three
+kinds of cancel scope stop it: the accepting one, the idle ones that handlers
+open, and each connection's own. What a handler does with its bytes is not
+known here.
+
+Two rules hold it together:
+
+1. A connection is *settled* in one synchronous step, and once: closed,
+   recorded, its slot released, its report sent. Whatever is cancelled,
+   wherever, there is no point at which half of it is done.
+2. The collector lives outside of every scope that stopping cancels. It ends
+   when there are no more reports, or ``Timeouts.cleanup`` seconds later.
+"""
+
+from __future__ import annotations
+
+import collections
+import itertools
+import logging
+import math
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from typing import Any, Final, Protocol, TypeAlias, overload
+
+import trio
+
+from ._address import Address
+from ._admission import Slot, Slots
+from ._connection import Connection, _current
+from ._listeners import Gate, gate_for, open_listeners
+from ._options import Limits, Timeouts
+from ._report import (
+    ConnectionReport,
+    DrainSummary,
+    Outcome,
+    Phase,
+    Reason,
+    Statistics,
+    describe,
+)
+from ._timers import Timers
+from ._transport import SocketTransport, Transport
+
+logger = logging.getLogger("trioserve")
+
+Handler: TypeAlias = (
+    Callable[[Connection], Awaitable[object]]
+    | Callable[[trio.SocketStream], Awaitable[object]]
+)
+Collector: TypeAlias = Callable[
+    [trio.MemoryReceiveChannel[ConnectionReport]], Awaitable[object]
+]
+
+#: Refused clients that may be told something at the same time; each costs a
+#: task and a descriptor until it has read it.
+_MOST_TOLD: Final = 64
+
+_PROGRAM_ENDS: Final = (KeyboardInterrupt, SystemExit)
+
+
+class _TaskStatus(Protocol):
+    """What ``nursery.start`` passes. Ours, because trio-typing's stubs lack Trio's."""
+
+    def started(self, value: Server, /) -> None: ...
+
+
+class _Spawns(Protocol):
+    """What is needed of a nursery."""
+
+    def start_soon(
+        self,
+        async_fn: Callable[..., Awaitable[object]],
+        *args: Any,
+        name: object = None,
+    ) -> None: ...
+
+
+async def log_reports(reports: trio.MemoryReceiveChannel[ConnectionReport]) -> None:
+    """Log each report to the standard logger ``trioserve.reports``; the default.
+
+    What went well is logged at DEBUG, what the peer did at INFO, a handler's
+    exception at ERROR with its traceback, the rest at WARNING.
+    """
+    log = logging.getLogger("trioserve.reports")
+    levels = {
+        Outcome.OK: logging.DEBUG,
+        Outcome.PEER_ERROR: logging.INFO,
+        Outcome.HANDLER_ERROR: logging.ERROR,
+    }
+    async for report in reports:
+        log.log(
+            levels.get(report.outcome, logging.WARNING),
+            "conn-%d %s: %s%s; received %d, sent %d bytes in %.3f s",
+            report.id,
+            report.peer,
+            report.reason.sentence,
+            f" ({report.error})" if report.error else "",
+            report.bytes_received,
+            report.bytes_sent,
+            report.duration,
+            exc_info=report.exception
+            if report.outcome is Outcome.HANDLER_ERROR
+            else None,
+        )
+
+
+class Server(Sequence[Gate]):
+    """A server that runs: look at it, limit it, drain it.
+
+    It is also the sequence of its listeners, each with ``.socket``, as
+    :func:`trio.serve_tcp` would return them. All methods must be called from
+    the Trio thread.
+
+    Attributes:
+      timeouts: as given.
+      draining: an event: it wants to stop.
+    """
+
+    def __init__(
+        self,
+        listeners: Iterable[trio.abc.Listener[Any]],
+        limits: Limits,
+        timeouts: Timeouts,
+        report_buffer: float,
+    ) -> None:
+        self.timeouts = timeouts
+        self.draining = trio.Event()
+        self._slots = Slots(limits.max_connections)
+        self._accept_errors: collections.Counter[str] = collections.Counter()
+        self._limits = limits
+        self._timers = Timers()
+        self._nursery: _Spawns | None = None
+        self._handler: Callable[[Any], Awaitable[object]] | None = None
+        # Connections.
+        self._ids = itertools.count(1)
+        self._open: dict[int, Connection] = {}
+        self._accepted = 0
+        self._refused = 0
+        self._told = 0
+        self._bytes = [0, 0, 0]
+        self._closed_one = trio.Event()
+        # Reports.
+        self._send_report, self._reports = trio.open_memory_channel[ConnectionReport](
+            report_buffer
+        )
+        self._closed = 0
+        self._sent = 0
+        self._unsent = 0
+        self._collecting = trio.CancelScope(shield=True)
+        self._collected = trio.Event()
+        # Stopping.
+        self._accepting = trio.CancelScope()
+        self._accept_over = False
+        self._patience = trio.CancelScope()
+        self._timing = trio.CancelScope()
+        self._all_closed = trio.Event()
+        self._over = trio.Event()
+        self._drain_reason: str | None = None
+        self._drain_began = math.inf
+        self._deadline = math.inf
+        self._open_at_start = 0
+        self._ends: collections.Counter[Outcome] = collections.Counter()
+        self._ends_before: collections.Counter[Outcome] = collections.Counter()
+        self._stuck: tuple[str, ...] = ()
+        self._summary: DrainSummary | None = None
+        self._dead: list[OSError] = []
+        self._gates: list[Gate] = []
+        try:
+            for listener in listeners:
+                self._gates.append(gate_for(listener, self))
+            if not self._gates:
+                raise ValueError("listeners must not be empty")
+        except BaseException:
+            for gate in self._gates:
+                gate.dispose()
+            raise
+
+    # -- what everybody uses
+
+    def __len__(self) -> int:
+        return len(self._gates)
+
+    @overload
+    def __getitem__(self, index: int) -> Gate: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Gate]: ...
+    def __getitem__(self, index: int | slice) -> Gate | list[Gate]:
+        return self._gates[index]
+
+    def __iter__(self) -> Iterator[Gate]:
+        return iter(self._gates)
+
+    def __repr__(self) -> str:
+        return (
+            f"<Server on {', '.join(self.addresses)}:"
+            f" {len(self._open)} open, {self._closed} closed>"
+        )
+
+    @property
+    def addresses(self) -> tuple[str, ...]:
+        """Where it listens, with the real ports."""
+        return tuple(gate.address for gate in self._gates)
+
+    @property
+    def connections(self) -> tuple[Connection, ...]:
+        """Those that are open, oldest first."""
+        return tuple(self._open.values())
+
+    @property
+    def limits(self) -> Limits:
+        """May be replaced at any time; lowering them ends nothing that is open."""
+        return self._limits
+
+    @limits.setter
+    def limits(self, limits: Limits) -> None:
+        self._limits = limits
+        self._slots.total = limits.max_connections
+
+    def statistics(self) -> Statistics:
+        """The counters now."""
+        buffered = self._reports.statistics().current_buffer_used
+        received, sent, discarded = self._bytes
+        for connection in self._open.values():
+            received += connection.bytes_received
+            sent += connection.bytes_sent
+            discarded += connection._discarded
+        return Statistics(
+            accepted=self._accepted,
+            open=len(self._open),
+            closed=self._closed,
+            refused=self._refused,
+            collected=self._sent - buffered,
+            buffered=buffered,
+            lost=self._unsent,
+            bytes_received=received,
+            bytes_sent=sent,
+            bytes_discarded=discarded,
+            slots_used=self._slots.used,
+            slots=self._slots.total,
+            accept_errors=dict(self._accept_errors),
+        )
+
+    def start_draining(
+        self, within: float | None = None, *, reason: str = "drain"
+    ) -> None:
+        """Begin to stop: accept no more, tell handlers, cut what is left later.
+
+        Called again it can only bring the deadline forward.
+
+        Args:
+          within: seconds until what is still open is reset; default
+            ``Timeouts.drain``. The lame duck's time comes before them.
+          reason: for the summary; the first one stays.
+        """
+        if within is None:
+            within = self.timeouts.drain
+        if not within >= 0:
+            raise ValueError(f"within must be 0 or more seconds, not {within!r}")
+        now = trio.current_time()
+        lame_duck = 0.0
+        if self._drain_reason is None:
+            self._drain_reason = reason
+            self._drain_began = now
+            self._open_at_start = len(self._open)
+            self._ends_before = self._ends.copy()
+            lame_duck = self.timeouts.lame_duck
+            if lame_duck:
+                self._accepting.deadline = now + lame_duck
+            else:
+                self._accepting.cancel(reason=reason)
+        self._deadline = min(self._deadline, now + lame_duck + within)
+        self._accepting.deadline = min(self._accepting.deadline, self._deadline)
+        self._patience.deadline = self._deadline
+
+    async def drain(
+        self, within: float | None = None, *, reason: str = "drain"
+    ) -> DrainSummary:
+        """Begin to stop, as :meth:`start_draining`, and wait for the end.
+
+        It returns when everything is closed and reported; with a task that
+        does not end, ``Timeouts.cleanup`` seconds after the deadline, with that
+        task in the summary. Cancelling the wait does not undo it. A handler
+        must not wait for itself: use :meth:`start_draining`.
+        """
+        self.start_draining(within, reason=reason)
+        await self._over.wait()
+        assert self._summary is not None
+        return self._summary
+
+    # -- the door: what the gates use
+
+    def _admit(
+        self, transport: Transport, gate: Gate, peer: str, local: str, slot: Slot | None
+    ) -> Connection:
+        self._accepted += 1
+        connection = Connection(
+            transport,
+            slot=slot,
+            id=next(self._ids),
+            peer=peer,
+            local=local,
+            listener=gate.address,
+            timeouts=self.timeouts,
+            timers=self._timers,
+            draining=self.draining,
+        )
+        self._open[connection.id] = connection
+        return connection
+
+    def _start(self, connection: Connection) -> None:
+        assert self._nursery is not None
+        name = f"conn-{connection.id} {connection.peer}"
+        try:
+            self._nursery.start_soon(self._run, connection, name=name)
+        except BaseException:
+            # A nursery that we were lent is closed.
+            connection._conclude(Reason.CANCELLED)
+            self._settle(connection)
+            raise
+
+    def _refuse(self, connection: Connection, reason: Reason) -> None:
+        connection._conclude(reason)
+        self._refused += 1
+        transport, message = connection._transport, self._limits.refusal
+        if message is None:
+            transport.abort()
+        elif isinstance(transport, SocketTransport):
+            transport.farewell(message)
+            transport.discard_readable(65536)
+            # Closed with bytes unread or yet to come, a RST would overtake the
+            # message: then somebody has to wait until the client has read it.
+            if message and not transport.eof and self._told < _MOST_TOLD:
+                assert self._nursery is not None
+                self._told += 1
+                name = f"conn-{connection.id} {connection.peer} refused"
+                self._nursery.start_soon(self._tell, connection, name=name)
+                return
+        transport.close()
+        self._settle(connection)
+
+    async def _tell(self, connection: Connection) -> None:
+        """Wait until a refused client has read why."""
+        try:
+            with connection._scope, trio.move_on_after(self.timeouts.linger):
+                await connection._transport.discard(65536)
+            connection._transport.close()
+        finally:
+            self._told -= 1
+            self._settle(connection)
+
+    async def _room(self, seconds: float) -> None:
+        with trio.move_on_after(seconds):
+            await self._closed_one.wait()
+
+    def _gate_died(self, gate: Gate, error: OSError) -> None:
+        self._dead.append(error)
+        logger.error("%s is over: %s", gate.address, error)
+        if len(self._dead) == len(self._gates):
+            self.start_draining(reason="no listener is left")
+
+    def _serves_last(self) -> bool:
+        return self._drain_reason is not None
+
+    # -- one connection
+
+    async def _run(self, connection: Connection) -> None:
+        """A connection's task, from its first step to the last."""
+        assert self._handler is not None
+        connection._task = trio.lowlevel.current_task()
+        connection._phase = Phase.DATA
+        _current.set(connection)
+        error: BaseException | None = None
+        cancelled = False
+        try:
+            connection._watch()
+            with connection._scope:
+                connection._result = await self._handler(connection)
+                await connection._finish()
+        except BaseException as exception:
+            error = exception
+            # A Cancelled that no scope above us asked for is a handler's
+            # mistake, and would cancel the whole server without a word.
+            cancelled = trio.current_effective_deadline() == -math.inf
+            passing: tuple[type[BaseException], ...] = _PROGRAM_ENDS
+            if cancelled:
+                passing += (trio.Cancelled,)
+            if (rest := _only(exception, passing)) is not None:
+                if rest is exception:
+                    raise
+                raise rest from None
+        finally:
+            connection._ended(error, cancelled=cancelled)
+            self._settle(connection)
+            await connection._transport.wait_closed()
+
+    def _settle(self, connection: Connection) -> None:
+        """Close, record, release, report; in one step, and once."""
+        if self._open.pop(connection.id, None) is None:
+            return
+        connection._hang_up()
+        self._timers.forget(connection)
+        report = connection._report()
+        self._closed += 1
+        self._bytes[0] += report.bytes_received
+        self._bytes[1] += report.bytes_sent
+        self._bytes[2] += report.bytes_discarded
+        self._ends[report.outcome] += 1
+        if connection._slot is not None:
+            connection._slot.release()
+        try:
+            self._send_report.send_nowait(report)
+        except (trio.WouldBlock, trio.BrokenResourceError):
+            self._unsent += 1
+        else:
+            self._sent += 1
+        self._closed_one.set()
+        self._closed_one = trio.Event()
+        self._finish_if_over()
+
+    # -- the whole
+
+    async def _serve(
+        self,
+        handler: Handler,
+        collector: Collector,
+        handler_nursery: _Spawns | None,
+        task_status: _TaskStatus,
+    ) -> DrainSummary:
+        self._handler = handler
+        # In a nursery that isn't ours, connections may outlive us; what they
+        # need must live there too, and must not keep it from being cancelled.
+        self._timing.shield = handler_nursery is None
+        try:
+            async with trio.open_nursery() as helpers:
+                where = handler_nursery or helpers
+                where.start_soon(self._collect, collector, name="trioserve collector")
+                where.start_soon(self._time, name="trioserve timers")
+                async with trio.open_nursery() as connections:
+                    self._nursery = handler_nursery or connections
+                    try:
+                        task_status.started(self)
+                        await self._accept()
+                        await self._wait_out()
+                    except BaseException:
+                        self._cancelled(cut=handler_nursery is None)
+                        raise
+                    await self._collected.wait()
+                    self._sum_up()
+        finally:
+            for gate in self._gates:
+                gate.dispose()
+            self._sum_up()
+        if self._dead and len(self._dead) == len(self._gates):
+            raise self._dead[-1]
+        assert self._summary is not None
+        return self._summary
+
+    async def _accept(self) -> None:
+        """Accept until told to drain, or cancelled."""
+        try:
+            with self._accepting:
+                # Trio calls nursery.start_soon(its own task, connection, ...)
+                # for each; ours starts the connection's task instead.
+                await trio.serve_listeners(
+                    _unused,
+                    self._gates,
+                    handler_nursery=_Starter(self),  # type: ignore[arg-type]
+                )
+        finally:
+            self._accept_over = True
+            self._finish_if_over()
+
+    async def _wait_out(self) -> None:
+        """Tell, wait, cut, and settle what is left."""
+        self.draining.set()
+        for connection in self.connections:
+            connection._server_drains()
+        with trio.CancelScope(deadline=self._deadline) as self._patience:
+            await self._all_closed.wait()
+        for connection in self.connections:
+            connection._stop(Reason.CUT)
+        with trio.move_on_after(self.timeouts.cleanup):
+            await self._all_closed.wait()
+        stuck = self.connections
+        self._stuck = tuple(_whereabouts(connection) for connection in stuck)
+        for connection in stuck:
+            logger.error("still running after cleanup: %s", _whereabouts(connection))
+            self._settle(connection)
+
+    def _cancelled(self, *, cut: bool) -> None:
+        """Serving was cancelled: stop now."""
+        if self._drain_reason is None:
+            self._drain_reason = "cancelled"
+            self._drain_began = trio.current_time()
+            self._open_at_start = len(self._open) + self._ends[Outcome.CUT]
+            self._ends_before = self._ends.copy()
+        self.draining.set()
+        if cut:
+            for connection in self.connections:
+                connection._stop(Reason.CANCELLED)
+
+    def _finish_if_over(self) -> None:
+        """After the last report: let collector and timers end."""
+        if self._accept_over and not self._open:
+            self._all_closed.set()
+            self._timing.cancel(reason="the server is over")
+            self._send_report.close()
+            self._collecting.deadline = trio.current_time() + self.timeouts.cleanup
+
+    def _sum_up(self) -> None:
+        if self._summary is not None:
+            return
+        # Nothing is cut before the end begins, though a cancelled connection
+        # may be settled before we know that it has.
+        ends = self._ends - self._ends_before
+        cut, refused = self._ends[Outcome.CUT], ends[Outcome.REFUSED]
+        self._summary = DrainSummary(
+            reason=self._drain_reason or "cancelled",
+            seconds=trio.current_time() - self._drain_began,
+            open_at_start=self._open_at_start,
+            swept=sum(gate.swept for gate in self._gates),
+            finished=ends.total() - ends[Outcome.CUT] - refused,
+            refused=refused,
+            cut=cut,
+            stuck=self._stuck,
+            reports_lost=self._unsent,
+        )
+        self._over.set()
+
+    # -- the helpers
+
+    async def _time(self) -> None:
+        try:
+            with self._timing:
+                await self._timers.run()
+        finally:
+            if not self._timing.cancel_called:
+                # The nursery we were lent is cancelled. It shall not wait for
+                # reports of connections that nobody will start.
+                cleanup = self.timeouts.cleanup
+                self._collecting.deadline = trio.current_time() + cleanup
+
+    async def _collect(self, collector: Collector) -> None:
+        # The collector gets a clone: closing the last receiver of a channel
+        # would throw away what is buffered before it can be counted as lost.
+        why = "returned"
+        error: BaseException | None = None
+        try:
+            with self._collecting:
+                async with self._reports.clone() as reports:
+                    await collector(reports)
+            if self._collecting.cancelled_caught:
+                why = f"did not end within {self.timeouts.cleanup} s"
+        except BaseException as exception:
+            if _only(exception, _PROGRAM_ENDS) is not None:
+                raise
+            why, error = f"raised {describe(exception)}", exception
+        finally:
+            lost = self._reports.statistics().current_buffer_used
+            self._reports.close()
+            self._sent -= lost
+            self._unsent += lost
+            self._collected.set()
+        if lost or not self._all_closed.is_set():
+            logger.error(
+                "the collector %s; reports are lost from now on, %d already",
+                why,
+                lost,
+                exc_info=error,
+            )
+
+
+class _Starter:
+    """What Trio's accept loop takes for a nursery: starts connections' own tasks."""
+
+    def __init__(self, server: Server) -> None:
+        self._server = server
+
+    def start_soon(
+        self, _task: object, connection: Connection, _handler: object
+    ) -> None:
+        self._server._start(connection)
+
+
+async def _unused(_stream: object) -> None:
+    raise AssertionError("_Starter starts something else")  # pragma: no cover
+
+
+def _only(
+    error: BaseException, kinds: tuple[type[BaseException], ...]
+) -> BaseException | None:
+    """The part of ``error`` that is of these kinds."""
+    if isinstance(error, BaseExceptionGroup):
+        return error.subgroup(kinds)
+    return error if isinstance(error, kinds) else None
+
+
+def _whereabouts(connection: Connection) -> str:
+    """Which connection, and the lines on which its tasks stand."""
+    lines: list[str] = []
+    tasks = [connection._task] if connection._task is not None else []
+    while tasks:
+        task = tasks.pop()
+        children = [t for nursery in task.child_nurseries for t in nursery.child_tasks]
+        if children:
+            tasks += children
+            continue
+        code, line = None, 0
+        for frame, number in task.iter_await_frames():
+            if not frame.f_code.co_filename.startswith(_TRIO):
+                code, line = frame.f_code, number
+        if code is not None:
+            lines.append(f"{code.co_qualname} at {code.co_filename}:{line}")
+    where = "; ".join(lines) or "a task that is ending"
+    return f"conn-{connection.id} {connection.peer} in {where}"
+
+
+_TRIO: Final = trio.__file__.rpartition("/")[0] + "/"
+
+
+async def serve(
+    handler: Handler,
+    listeners: Iterable[trio.abc.Listener[Any]],
+    *,
+    limits: Limits | None = None,
+    timeouts: Timeouts | None = None,
+    collector: Collector = log_reports,
+    report_buffer: float = 10_000,
+    handler_nursery: _Spawns | None = None,
+    task_status: _TaskStatus = trio.TASK_STATUS_IGNORED,
+) -> DrainSummary:
+    """Serve connections from ``listeners`` until drained or cancelled.
+
+    A task runs ``handler(stream)`` for each. What a handler raises ends its
+    connection, by RST, and is that connection's report; only
+    ``KeyboardInterrupt`` and ``SystemExit`` end the server. Start it with
+    ``server = await nursery.start(serve, ...)``.
+
+    Args:
+      handler: an async callable; gets a :class:`Connection`, which does all
+        that a :class:`trio.SocketStream` does. What it returns is the report's
+        ``result``.
+      listeners: of any kind; they are closed at the end.
+      limits: how many at once; default ``Limits()``.
+      timeouts: how long to wait for what; default ``Timeouts()``.
+      collector: an async callable; gets the receiving end of a channel of
+        :class:`ConnectionReport`, which ends after the last. If it raises, that
+        is logged, later reports count as lost, and serving goes on.
+      report_buffer: reports that may wait for the collector; more are lost,
+        and counted.
+      handler_nursery: where connections are started, instead of a nursery of
+        our own. It is never cancelled and gets no deadline by us: when serving
+        is cancelled, the connections in it go on.
+      task_status: gets the :class:`Server`.
+
+    Returns:
+      how the drain went, after :meth:`Server.drain`.
+
+    Raises:
+      ValueError: there is no listener.
+      OSError: no listener can accept any more; after draining.
+      trio.Cancelled: cancelled from outside; all connections were reset, and
+        all reports sent.
+    """
+    server = Server(
+        listeners, limits or Limits(), timeouts or Timeouts(), report_buffer
+    )
+    return await server._serve(handler, collector, handler_nursery, task_status)
+
+
+async def serve_tcp(
+    handler: Handler,
+    port: int,
+    *,
+    host: str | None = None,
+    backlog: int | None = None,
+    handler_nursery: _Spawns | None = None,
+    limits: Limits | None = None,
+    timeouts: Timeouts | None = None,
+    collector: Collector = log_reports,
+    report_buffer: float = 10_000,
+    task_status: _TaskStatus = trio.TASK_STATUS_IGNORED,
+) -> DrainSummary:
+    """Serve TCP on ``port``: :func:`trio.serve_tcp`, and more, under its name.
+
+    Args:
+      handler: as for :func:`serve`.
+      port: 0 to 65535; 0 picks a free one, the same for IPv4 and IPv6.
+      host: a name or an address; default: all interfaces, as Trio does.
+      backlog: as for :func:`open_listeners`.
+
+    The rest, what it returns and what it raises is as for :func:`serve`; and
+    ``OSError`` if it can't listen there.
+    """
+    listeners = await open_listeners(Address(host or "", port), backlog=backlog)
+    return await serve(
+        handler,
+        listeners,
+        limits=limits,
+        timeouts=timeouts,
+        collector=collector,
+        report_buffer=report_buffer,
+        handler_nursery=handler_nursery,
+        task_status=task_status,
+    )

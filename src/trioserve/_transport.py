@@ -1,0 +1,499 @@
+"""Transports: bytes in and out of one peer, counted exactly.
+
+Two kinds with one meaning: over a non-blocking socket, and over any Trio
+stream. They know sockets and errors; they do not know servers, relays, what a
+timer is for, or why anybody closes.
+
+The rules that every transport keeps:
+
+1. ``received`` and ``sent`` count what the kernel (or the stream) has given
+   and taken, also when a call is cancelled or fails.
+2. The first error is sticky. The kernel forgets an error once it has been
+   read, and then a reset connection reads like one that ended well; here what
+   had arrived before is still delivered, and after it comes the error, never
+   EOF.
+3. Whoever waits can be told: ``abort`` and ``close`` are synchronous and wake
+   every waiting task with ``ClosedResourceError``.
+"""
+
+from __future__ import annotations
+
+import abc
+import contextlib
+import math
+import socket
+import struct
+from collections.abc import Callable
+from typing import Final
+
+import trio
+
+try:
+    import fcntl
+    import termios
+except ImportError:  # pragma: no cover - not a POSIX system
+    _SIOCOUTQ = None
+else:
+    _SIOCOUTQ = getattr(termios, "TIOCOUTQ", None)
+
+#: Bytes per read. Trio's own default.
+CHUNK: Final = 65536
+
+#: Unsent bytes that the kernel may hold before a socket stops being writable;
+#: as Trio sets it. It keeps what a peer that never reads costs to ~160 KB of
+#: kernel memory instead of ~4 MB, and makes write timeouts mean something.
+_NOTSENT_LOWAT: Final = 16384
+
+_RESET_ON_CLOSE: Final = struct.pack("ii", 1, 0)
+
+
+class Transport(abc.ABC):
+    """One peer's bytes.
+
+    Attributes:
+      received, sent: bytes taken from and given to the peer, so far.
+      discarded: of those received, thrown away by :meth:`discard`.
+      eof: whether the peer's EOF was received.
+      sent_eof: whether EOF was sent.
+      error: the first error of the peer's making, or None.
+      closed: whether nothing more can be done with it.
+      unacknowledged: bytes that the peer had not acknowledged when the
+        transport was aborted; None if it wasn't or the system doesn't tell.
+      moved_at: when the last byte moved, on Trio's clock.
+      first_byte_at: when the first byte was received, or None.
+      receiving_since, sending_since: when the receive that waits now began to
+        wait, and when the send that waits now last got rid of a byte; else
+        ``math.inf``.
+      on_wait: called without arguments when a receive or a send starts to wait.
+    """
+
+    can_send_eof: bool
+
+    def __init__(self) -> None:
+        self.received = 0
+        self.sent = 0
+        self.discarded = 0
+        self.eof = False
+        self.sent_eof = False
+        self.error: BaseException | None = None
+        self.closed = False
+        self.unacknowledged: int | None = None
+        self.moved_at = trio.current_time()
+        self.first_byte_at: float | None = None
+        self.receiving_since = math.inf
+        self.sending_since = math.inf
+        self.on_wait: Callable[[], None] | None = None
+
+    @abc.abstractmethod
+    async def receive(self, max_bytes: int = CHUNK) -> bytes:
+        """Receive 1 to ``max_bytes`` bytes, or ``b""`` at EOF.
+
+        Raises:
+          trio.BrokenResourceError: the connection is broken; everything that
+            had arrived was delivered before.
+          trio.BusyResourceError: another task is receiving.
+          trio.ClosedResourceError: this side was closed.
+
+        Cancelled while it waits, it has taken nothing.
+        """
+
+    @abc.abstractmethod
+    async def send(self, data: bytes | bytearray | memoryview) -> None:
+        """Send all of ``data``. Cancelled or failed, ``sent`` tells how much went.
+
+        Raises:
+          trio.BrokenResourceError, trio.BusyResourceError,
+          trio.ClosedResourceError: as :meth:`receive`; the last also after
+            :meth:`send_eof`.
+        """
+
+    @abc.abstractmethod
+    async def wait_writable(self) -> None:
+        """Wait until :meth:`send` might not have to wait."""
+
+    @abc.abstractmethod
+    async def send_eof(self) -> None:
+        """Send EOF; receiving goes on. Twice is once."""
+
+    @abc.abstractmethod
+    def abort(self) -> None:
+        """Close at once with RST where there is such a thing. Twice is once."""
+
+    @abc.abstractmethod
+    def close(self) -> None:
+        """Close at once, with FIN if all that arrived was read. Twice is once."""
+
+    @abc.abstractmethod
+    async def wait_closed(self) -> None:
+        """Wait, shielded, until what :meth:`abort` or :meth:`close` began is over."""
+
+    @abc.abstractmethod
+    def release(self) -> None:
+        """Give the stream back to whoever owns it, open."""
+
+    @abc.abstractmethod
+    def readable(self) -> bool:
+        """Whether a receive would not wait, as far as can be known."""
+
+    @abc.abstractmethod
+    def unsent(self) -> int | None:
+        """Bytes sent that the peer has not acknowledged; None if unknown."""
+
+    async def discard(self, max_bytes: int) -> None:
+        """Receive and throw away until EOF, an error or ``max_bytes``."""
+        budget = max_bytes
+        with contextlib.suppress(trio.BrokenResourceError):
+            while budget > 0:
+                data = await self.receive(min(budget, CHUNK))
+                if not data:
+                    return
+                self.discarded += len(data)
+                budget -= len(data)
+
+    async def flushed(self, seconds: float) -> None:
+        """Wait until the peer has acknowledged all bytes, ``seconds`` at most.
+
+        There is no event for it, so this looks again after 1 ms, 2 ms, ...
+        """
+        pause = 0.001
+        with trio.move_on_after(seconds):
+            while self.unsent():
+                await trio.sleep(pause)
+                pause = min(2 * pause, 0.05)
+
+    def _check_open(self) -> None:
+        if self.closed:
+            raise trio.ClosedResourceError("this side was closed")
+
+    def _start_receiving(self) -> None:
+        self._check_open()
+        if self.receiving_since < math.inf:
+            raise trio.BusyResourceError("another task is receiving")
+        self.receiving_since = trio.current_time()
+        if self.on_wait is not None:
+            self.on_wait()
+
+    def _start_sending(self) -> None:
+        self._check_open()
+        if self.sent_eof:
+            raise trio.ClosedResourceError("can't send after EOF was sent")
+        if self.sending_since < math.inf:
+            raise trio.BusyResourceError("another task is sending")
+        if self.error is not None:
+            raise trio.BrokenResourceError(str(self.error)) from self.error
+
+    def _took(self, data: bytes) -> bytes:
+        """Account for what a receive returned."""
+        if data:
+            self.moved_at = trio.current_time()
+            if not self.received:
+                self.first_byte_at = self.moved_at
+            self.received += len(data)
+        elif self.error is not None:
+            raise trio.BrokenResourceError(str(self.error)) from self.error
+        else:
+            self.eof = True
+        return data
+
+    def _broken(self, error: BaseException) -> trio.BrokenResourceError:
+        """Remember the first error of the peer's making."""
+        if self.error is None:
+            self.error = error
+        return trio.BrokenResourceError(str(self.error))
+
+
+class SocketTransport(Transport):
+    """Bytes in and out of a connected, non-blocking stream socket.
+
+    It waits first and then tries, so a receive costs one pass of the scheduler
+    where trying first costs two.
+
+    Args:
+      sock: the socket; the transport owns it and closes it.
+      owner: a Trio socket that shares ``sock``'s descriptor and owns it. Then
+        it is the owner that is closed, and :meth:`release` leaves it open.
+    """
+
+    can_send_eof = True
+
+    def __init__(
+        self, sock: socket.socket, owner: trio.socket.SocketType | None = None
+    ) -> None:
+        super().__init__()
+        self.sock = sock
+        self._owner = owner
+        sock.setblocking(False)
+        if owner is None and sock.family != getattr(socket, "AF_UNIX", None):
+            with contextlib.suppress(OSError):
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                lowat = getattr(socket, "TCP_NOTSENT_LOWAT", 25)
+                sock.setsockopt(socket.IPPROTO_TCP, lowat, _NOTSENT_LOWAT)
+
+    @classmethod
+    def share(cls, stream: trio.SocketStream) -> SocketTransport:
+        """A transport on the socket of ``stream``, which goes on owning it."""
+        owner = stream.socket
+        if owner.fileno() < 0:
+            raise trio.ClosedResourceError("this stream was closed")
+        return cls(socket.socket(fileno=owner.fileno()), owner)
+
+    def trio_socket(self) -> trio.socket.SocketType:
+        """The socket as Trio has it, for options and names."""
+        return self._owner or trio.socket.from_stdlib_socket(self.sock)
+
+    def _check_open(self) -> None:
+        self._notice_owner()
+        super()._check_open()
+
+    def _notice_owner(self) -> None:
+        # Whoever has the Trio socket may have closed it, and the number of its
+        # descriptor may be somebody else's by now.
+        if not self.closed and (self._owner or self.sock).fileno() < 0:
+            self.closed = True
+            self.sock.detach()
+
+    async def receive(self, max_bytes: int = CHUNK) -> bytes:
+        self._start_receiving()
+        try:
+            while True:
+                await trio.lowlevel.wait_readable(self.sock)
+                if self._owner is not None:
+                    self._check_open()
+                try:
+                    data = self.sock.recv(max_bytes)
+                except (BlockingIOError, InterruptedError):
+                    continue
+                except OSError as error:
+                    self._check_open()
+                    raise self._broken(error) from self.error
+                return self._took(data)
+        finally:
+            self.receiving_since = math.inf
+
+    async def send(self, data: bytes | bytearray | memoryview) -> None:
+        self._start_sending()
+        await trio.lowlevel.checkpoint_if_cancelled()
+        waited = False
+        self.sending_since = trio.current_time()
+        try:
+            with memoryview(data).cast("B") as view:
+                position = 0
+                while position < len(view):
+                    try:
+                        count = self.sock.send(view[position:])
+                    except (BlockingIOError, InterruptedError):
+                        waited = True
+                        if self.on_wait is not None:
+                            self.on_wait()
+                        await trio.lowlevel.wait_writable(self.sock)
+                        self._check_open()
+                        continue
+                    except OSError as error:
+                        self._check_open()
+                        raise self._broken(error) from self.error
+                    position += count
+                    self.sent += count
+                    self.moved_at = self.sending_since = trio.current_time()
+        finally:
+            self.sending_since = math.inf
+        if not waited:
+            # After the bytes went: a cancel must not hide that they did.
+            await trio.lowlevel.cancel_shielded_checkpoint()
+
+    async def wait_writable(self) -> None:
+        self._start_sending()
+        self.sending_since = trio.current_time()
+        if self.on_wait is not None:
+            self.on_wait()
+        try:
+            await trio.lowlevel.wait_writable(self.sock)
+        finally:
+            self.sending_since = math.inf
+
+    async def send_eof(self) -> None:
+        self._check_open()
+        if self.sending_since < math.inf:
+            raise trio.BusyResourceError("another task is sending")
+        await trio.lowlevel.checkpoint_if_cancelled()
+        if not self.sent_eof:
+            self.sent_eof = True
+            try:
+                self.sock.shutdown(socket.SHUT_WR)
+            except OSError as error:
+                # The peer is gone. What it sent before can still be received,
+                # and then comes this error.
+                self._broken(error)
+            if self.on_wait is not None:
+                self.on_wait()
+        await trio.lowlevel.cancel_shielded_checkpoint()
+
+    def abort(self) -> None:
+        self._notice_owner()
+        if not self.closed:
+            self.unacknowledged = self.unsent()
+            with contextlib.suppress(OSError):
+                self.sock.setsockopt(
+                    socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE
+                )
+            self.close()
+
+    def close(self) -> None:
+        self._notice_owner()
+        if not self.closed:
+            self.closed = True
+            if self._owner is not None:
+                self.sock.detach()
+                self._owner.close()
+            else:
+                trio.lowlevel.notify_closing(self.sock)
+                self.sock.close()
+
+    async def wait_closed(self) -> None:
+        """Nothing to wait for: sockets close at once."""
+
+    def release(self) -> None:
+        self._notice_owner()
+        if not self.closed and self._owner is not None:
+            self.closed = True
+            self.sock.detach()
+
+    def readable(self) -> bool:
+        self._notice_owner()
+        if self.closed:
+            return True
+        try:
+            self.sock.recv(1, socket.MSG_PEEK)
+        except BlockingIOError:
+            return False
+        except OSError as error:
+            # Peeking has taken the error from the kernel: keep it.
+            self._broken(error)
+        return True
+
+    def unsent(self) -> int | None:
+        self._notice_owner()
+        if self.closed or _SIOCOUTQ is None:
+            return None
+        try:
+            answer = fcntl.ioctl(self.sock, _SIOCOUTQ, bytes(4))
+        except OSError:
+            return None
+        return int(struct.unpack("i", answer)[0])
+
+    def discard_readable(self, max_bytes: int) -> None:
+        """Throw away what has arrived, without waiting."""
+        with contextlib.suppress(OSError):
+            while self.discarded < max_bytes:
+                data = self.sock.recv(CHUNK)
+                if not data:
+                    self.eof = True
+                    return
+                self.received += len(data)
+                self.discarded += len(data)
+
+    def farewell(self, message: bytes) -> None:
+        """Send as much of ``message`` as goes without waiting, then EOF."""
+        with contextlib.suppress(OSError):
+            if message:
+                self.sent += self.sock.send(message)
+            self.sent_eof = True
+            self.sock.shutdown(socket.SHUT_WR)
+
+
+class StreamTransport(Transport):
+    """Bytes in and out of any Trio stream.
+
+    What a failed or cancelled ``send_all`` had passed on can't be known: it is
+    not counted as sent.
+    """
+
+    def __init__(self, stream: trio.abc.Stream, *, grace: float = 2.0) -> None:
+        super().__init__()
+        self.stream = stream
+        self.can_send_eof = isinstance(stream, trio.abc.HalfCloseableStream)
+        self._grace = grace
+        self._gone = trio.Event()
+
+    async def receive(self, max_bytes: int = CHUNK) -> bytes:
+        self._start_receiving()
+        try:
+            data = await self.stream.receive_some(max_bytes)
+        except trio.BrokenResourceError as error:
+            raise self._broken(error.__cause__ or error) from error
+        finally:
+            self.receiving_since = math.inf
+        return self._took(bytes(data))
+
+    async def send(self, data: bytes | bytearray | memoryview) -> None:
+        self._start_sending()
+        self.sending_since = trio.current_time()
+        if self.on_wait is not None:
+            self.on_wait()
+        try:
+            await self.stream.send_all(data)
+        except trio.BrokenResourceError as error:
+            raise self._broken(error.__cause__ or error) from error
+        finally:
+            self.sending_since = math.inf
+        self.sent += len(data)
+        self.moved_at = trio.current_time()
+
+    async def wait_writable(self) -> None:
+        self._start_sending()
+        self.sending_since = trio.current_time()
+        if self.on_wait is not None:
+            self.on_wait()
+        try:
+            await self.stream.wait_send_all_might_not_block()
+        finally:
+            self.sending_since = math.inf
+
+    async def send_eof(self) -> None:
+        self._check_open()
+        if not isinstance(self.stream, trio.abc.HalfCloseableStream):
+            raise TypeError(f"{type(self.stream).__name__} can't send EOF")
+        if self.sent_eof:
+            await trio.lowlevel.checkpoint()
+            return
+        try:
+            await self.stream.send_eof()
+        except trio.BrokenResourceError as error:
+            self._broken(error.__cause__ or error)
+        self.sent_eof = True
+        if self.on_wait is not None:
+            self.on_wait()
+
+    def abort(self) -> None:
+        self._close_within(0)
+
+    def close(self) -> None:
+        self._close_within(self._grace)
+
+    def _close_within(self, seconds: float) -> None:
+        # Closing is async and this is not: it must work from a timer, and on a
+        # stream that a shielded handler waits for.
+        if not self.closed:
+            self.closed = True
+            trio.lowlevel.spawn_system_task(self._aclose, seconds)
+
+    async def _aclose(self, seconds: float) -> None:
+        try:
+            # A system task that raises ends the program, and a foreign stream
+            # may raise anything; nobody is left to be told.
+            with contextlib.suppress(Exception), trio.move_on_after(seconds):
+                await self.stream.aclose()
+        finally:
+            self._gone.set()
+
+    async def wait_closed(self) -> None:
+        with trio.CancelScope(shield=True):
+            await self._gone.wait()
+
+    def release(self) -> None:
+        self.closed = True
+
+    def readable(self) -> bool:
+        return False
+
+    def unsent(self) -> int | None:
+        return None

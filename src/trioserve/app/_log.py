@@ -1,0 +1,157 @@
+"""What the command says while it runs: text for people, logfmt or JSON for machines.
+
+Events in, lines out. Nothing here knows when something is worth saying, nor
+where the lines go.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+import logging
+import re
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import Literal, cast
+
+import click
+
+from trioserve import ConnectionReport, Outcome
+
+from ._values import format_bytes, format_duration
+
+Format = Literal["text", "logfmt", "json"]
+Level = Literal["info", "warning", "error"]
+
+_BARE = re.compile(r"[!#-<>-\[\]-~]+")  # ASCII without space, ", =, \
+_LEVEL_COLOURS = {"warning": "yellow", "error": "red"}
+
+
+class Log:
+    """Says events, one line each (in text some have a few).
+
+    Args:
+      write: takes a finished line, without its newline; must not block.
+      form: ``"text"``, ``"logfmt"`` or ``"json"``.
+      colour: whether text has colours.
+    """
+
+    def __init__(
+        self, write: Callable[[str], None], form: Format, *, colour: bool = False
+    ) -> None:
+        self._write = write
+        self._form = form
+        self._colour = colour
+
+    def say(
+        self, event: str, *lines: str, level: Level = "info", **fields: object
+    ) -> None:
+        """Say an event: ``lines`` to people, ``fields`` to machines.
+
+        An event without fields carries its lines as ``message``.
+        """
+        if self._form != "text":
+            self._record(event, level, fields or {"message": " ".join(lines)})
+            return
+        for line in lines:
+            text = printable(line)
+            if level != "info":
+                mark = self._style(f"{level}:", _LEVEL_COLOURS[level])
+                text = f"{mark} {text}"
+            self._write(text)
+
+    def connection(self, report: ConnectionReport) -> None:
+        """Say how a connection went."""
+        if self._form == "text":
+            self._write(self._connection_text(report))
+        else:
+            self._record("connection", "info", report.as_dict())
+
+    def _record(self, event: str, level: Level, fields: Mapping[str, object]) -> None:
+        record = {"ts": _timestamp(), "level": level, "event": event, **fields}
+        self._write(as_json(record) if self._form == "json" else as_logfmt(record))
+
+    def _connection_text(self, report: ConnectionReport) -> str:
+        clock = self._style(time.strftime("%H:%M:%S"), "bright_black")
+        route = f"{report.peer} > {report.target}" if report.target else report.peer
+        outcome = self._style(report.outcome, _outcome_colour(report.outcome))
+        why = report.reason.sentence
+        if report.error:
+            why += f" ({report.error})"
+        return (
+            f"{clock} {printable(route)} {outcome}/{report.reason}"
+            f" {format_bytes(report.bytes_received)} in,"
+            f" {format_bytes(report.bytes_sent)} out,"
+            f" {format_duration(report.duration)}: {printable(why)}"
+        )
+
+    def _style(self, text: str, colour: str) -> str:
+        return click.style(text, fg=colour) if self._colour else text
+
+
+class LogHandler(logging.Handler):
+    """Brings what the library logs into a `Log`, in one line."""
+
+    def __init__(self, log: Log) -> None:
+        super().__init__()
+        self._log = log
+
+    def emit(self, record: logging.LogRecord) -> None:
+        text = record.getMessage()
+        if record.exc_info and record.exc_info[1] is not None:
+            error = record.exc_info[1]
+            text += f": {type(error).__name__}: {error}"
+        level: Level = "error" if record.levelno >= logging.ERROR else "warning"
+        self._log.say("server", text, level=level, logger=record.name, message=text)
+
+
+def as_json(record: Mapping[str, object]) -> str:
+    """One line of JSON."""
+    return json.dumps(record, separators=(",", ":"))
+
+
+def as_logfmt(record: Mapping[str, object]) -> str:
+    """One line of ``key=value``; a mapping gives ``key.inner=value``."""
+    return " ".join(_pairs("", record))
+
+
+def printable(text: str) -> str:
+    """``text`` with everything escaped that a terminal might obey."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
+def wants_colour(is_terminal: bool, environ: Mapping[str, str]) -> bool:
+    """Whether to use colours: NO_COLOR, then FORCE_COLOR, then the terminal decide."""
+    if environ.get("NO_COLOR"):
+        return False
+    if environ.get("FORCE_COLOR"):
+        return True
+    return is_terminal and environ.get("TERM") != "dumb"
+
+
+def _pairs(prefix: str, record: Mapping[str, object]) -> Iterator[str]:
+    for key, value in record.items():
+        name = prefix + re.sub(r"[^\w.-]", "_", key, flags=re.ASCII)
+        if isinstance(value, Mapping):
+            yield from _pairs(name + ".", cast("Mapping[str, object]", value))
+        else:
+            yield f"{name}={_logfmt_value(value)}"
+
+
+def _logfmt_value(value: object) -> str:
+    if not isinstance(value, str):
+        return json.dumps(value, default=str)
+    return value if _BARE.fullmatch(value) else json.dumps(value)
+
+
+def _outcome_colour(outcome: Outcome) -> str:
+    if outcome is Outcome.OK:
+        return "green"
+    return "yellow" if outcome is Outcome.REFUSED else "red"
+
+
+def _timestamp() -> str:
+    now = dt.datetime.now(dt.UTC)
+    return now.isoformat(timespec="milliseconds").replace("+00:00", "Z")

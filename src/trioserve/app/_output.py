@@ -1,0 +1,142 @@
+"""Where a run's messages and reports go: stderr, and a file if one is asked for.
+
+Reports in, lines out. Nothing here knows when there is something to say, nor
+how a line is written without waiting for it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+from collections.abc import Generator
+
+import click
+import trio
+
+from trioserve import ConnectionReport
+
+from ._log import Format, Log, LogHandler, wants_colour
+from ._writer import LineWriter
+
+_STDOUT, _STDERR = 1, 2
+
+
+class Output:
+    """A log, and the reports that are written beside it.
+
+    Args:
+      log: where it is said what happens.
+      log_writer: what writes the log's lines.
+      reports: what writes the reports, or None.
+    """
+
+    def __init__(
+        self, log: Log, log_writer: LineWriter, reports: LineWriter | None = None
+    ) -> None:
+        self.log = log
+        self._log_writer = log_writer
+        self._reports = reports
+
+    async def collect(
+        self, reports: trio.MemoryReceiveChannel[ConnectionReport]
+    ) -> None:
+        """Log every report, and write it where reports go."""
+        async for report in reports:
+            self.log.connection(report)
+            if self._reports is not None:
+                self._reports.write(json.dumps(report.as_dict()))
+
+    def flush(self, within: float = 2.0) -> None:
+        """Write what is queued, and take no more.
+
+        Waits for each destination ``within`` seconds at most; what can't be
+        written by then is lost, and said to be if it was a report.
+        """
+        if self._reports is not None:
+            self._reports.close(within)
+            if lost := self._reports.lost:
+                self.log.say(
+                    "reports-lost",
+                    f"{lost} reports in all could not be written",
+                    level="warning",
+                    lost=lost,
+                )
+        self._log_writer.close(within)
+
+
+@contextlib.contextmanager
+def open_output(form: Format | None, reports_file: str | None) -> Generator[Output]:
+    """Open stderr for messages and ``reports_file`` for reports; flush at the end.
+
+    Args:
+      form: how messages look; None is text on a terminal, else logfmt.
+      reports_file: a path, ``-`` for stdout, or None for no reports.
+
+    Raises:
+      click.ClickException: if ``reports_file`` can't be opened.
+    """
+    _fill_standard_files()
+    reports_fd = None if reports_file is None else _open_reports(reports_file)
+    output = _make_output(form, reports_fd, reports_file)
+    handler = LogHandler(output.log)
+    logging.getLogger().addHandler(handler)
+    try:
+        yield output
+    finally:
+        logging.getLogger().removeHandler(handler)
+        output.flush()
+
+
+def _make_output(
+    form: Format | None, reports_fd: int | None, reports_file: str | None
+) -> Output:
+    def log_lost(count: int) -> None:
+        log.say("log-lost", f"{count} log lines were lost", level="warning", lost=count)
+
+    def reports_lost(count: int) -> None:
+        log.say(
+            "reports-lost", f"{count} reports were lost", level="warning", lost=count
+        )
+
+    def reports_failed(error: OSError) -> None:
+        text = f"can't write to {reports_file}: {error.strerror}; serving goes on"
+        log.say("reports-failed", text, level="error", message=text)
+
+    log_writer = LineWriter(_STDERR, on_lost=log_lost)
+    terminal = os.isatty(_STDERR)
+    log = Log(
+        log_writer.write,
+        form or ("text" if terminal else "logfmt"),
+        colour=wants_colour(terminal, os.environ),
+    )
+    if reports_fd is None:
+        return Output(log, log_writer)
+    reports = LineWriter(
+        reports_fd,
+        close_fd=reports_fd != _STDOUT,
+        on_lost=reports_lost,
+        on_error=reports_failed,
+    )
+    return Output(log, log_writer, reports)
+
+
+def _open_reports(path: str) -> int:
+    if path == "-":
+        return _STDOUT
+    try:
+        return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    except OSError as error:
+        raise click.ClickException(
+            f"can't write reports to {path}: {error.strerror}"
+        ) from error
+
+
+def _fill_standard_files() -> None:
+    # A process started with stderr closed would get a client's socket as file
+    # 2, and send it the log.
+    with contextlib.suppress(OSError):
+        while (fd := os.open(os.devnull, os.O_RDWR)) <= _STDERR:
+            pass
+        os.close(fd)

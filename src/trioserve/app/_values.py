@@ -1,0 +1,70 @@
+"""Values of the command line: durations and sizes, read and written.
+
+Text in, numbers out, and back. Nothing here knows which option it is for.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+
+_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+_PART = re.compile(r"(\d+\.?\d*|\.\d+)(ms|[smhd])", re.ASCII)
+_NUMBER = re.compile(r"\d+\.?\d*|\.\d+", re.ASCII)
+_NEVER = frozenset({"never", "inf"})
+
+
+def parse_duration(text: str) -> float:
+    """Read a duration: ``500ms``, ``10s``, ``2m``, ``1h30m``, ``never``.
+
+    A number without a unit is seconds. Returns seconds, `math.inf` for
+    ``never`` and ``inf``.
+
+    Raises:
+      ValueError: with one line that says what to write instead.
+    """
+    plain = text.strip().lower()
+    if plain in _NEVER:
+        return math.inf
+    if _NUMBER.fullmatch(plain):
+        return float(plain)
+    if plain and not _PART.sub("", plain):
+        return sum(float(n) * _UNITS[unit] for n, unit in _PART.findall(plain))
+    if plain.startswith("-"):
+        raise ValueError(f"{text!r} is negative; use 0 or more, or 'never'")
+    raise ValueError(
+        f"{text!r} is not a duration; use 500ms, 10s, 2m, 1h, a number of seconds,"
+        " or 'never'"
+    )
+
+
+def format_duration(seconds: float) -> str:
+    """Write a duration so that a person reads it and `parse_duration` too.
+
+    Three digits or so: what is more than a minute is rounded to seconds.
+    """
+    if seconds == math.inf:
+        return "never"
+    if seconds == 0:
+        return "0s"
+    if seconds < 0.01:
+        return f"{seconds * 1000:.1f}ms"
+    if seconds < 1:
+        return f"{seconds * 1000:.0f}ms"
+    if seconds < 60:
+        return f"{seconds:.1f}".removesuffix(".0") + "s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    parts = ((hours, "h"), (minutes, "m"), (rest, "s"))
+    return "".join(f"{number}{unit}" for number, unit in parts if number)
+
+
+def format_bytes(count: int) -> str:
+    """Write a number of bytes: ``12 B``, ``3.4 kB``, ``1.2 MB`` (powers of 1000)."""
+    if count < 1000:
+        return f"{count} B"
+    if count < 999_950:
+        return f"{count / 1e3:.1f} kB"
+    if count < 999_950_000:
+        return f"{count / 1e6:.1f} MB"
+    return f"{count / 1e9:.1f} GB"

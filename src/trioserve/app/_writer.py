@@ -1,0 +1,154 @@
+"""Output that never blocks: a bounded queue and a thread for each destination.
+
+Lines in, bytes on a file descriptor out. Nothing here knows what a line means,
+and nothing here knows Trio: whoever writes only appends to a queue.
+"""
+
+from __future__ import annotations
+
+import collections
+import os
+import select
+import threading
+from collections.abc import Callable
+
+_BATCH = 512
+
+
+class LineWriter:
+    """Writes lines to a file descriptor from a thread of its own.
+
+    A reader that is slow, gone, or a disk that is full costs lines, never
+    time: what finds the queue full or can't be written is counted in
+    :attr:`lost`, and the next lines are tried again.
+
+    Each destination has its own thread, so that a log nobody reads can't hold
+    up the reports.
+
+    Args:
+      fd: where to write.
+      close_fd: whether to close it after the last line.
+      capacity: how many lines may wait.
+      on_lost: called in the writer's thread when lines get through again, with
+        how many did not.
+      on_error: called in the writer's thread with each *new* kind of error.
+    """
+
+    def __init__(
+        self,
+        fd: int,
+        *,
+        close_fd: bool = False,
+        capacity: int = 10_000,
+        on_lost: Callable[[int], None] | None = None,
+        on_error: Callable[[OSError], None] | None = None,
+    ) -> None:
+        self._fd = fd
+        self._close_fd = close_fd
+        self._capacity = capacity
+        self._on_lost = on_lost
+        self._on_error = on_error
+        self._lines: collections.deque[str] = collections.deque()
+        self._wake = threading.Condition()
+        self._closing = False
+        self._lost = 0
+        self._lost_unsaid = 0
+        self._errors_said: set[int | None] = set()
+        self._torn = False
+        self._thread = threading.Thread(target=self._run, name="writer", daemon=True)
+        self._thread.start()
+
+    @property
+    def lost(self) -> int:
+        """Lines that were dropped or could not be written, so far."""
+        return self._lost
+
+    def write(self, line: str) -> None:
+        """Queue a line, without its newline. Never blocks; from any thread."""
+        with self._wake:
+            if len(self._lines) >= self._capacity:
+                self._count_lost(1)
+                return
+            self._lines.append(line)
+            self._wake.notify()
+
+    def close(self, within: float) -> bool:
+        """Write what is queued and stop, waiting ``within`` seconds at most.
+
+        Returns whether the thread has ended. If it hasn't, it hangs in a
+        write, and what is still queued counts as lost.
+        """
+        with self._wake:
+            self._closing = True
+            self._wake.notify()
+        self._thread.join(within)
+        if not self._thread.is_alive():
+            return True
+        with self._wake:
+            self._count_lost(len(self._lines))
+            self._lines.clear()
+        return False
+
+    def _run(self) -> None:
+        while batch := self._take():
+            try:
+                self._write(batch)
+            except OSError as error:
+                self._failed(error)
+            else:
+                self._say_lost()
+        if self._close_fd:
+            os.close(self._fd)
+
+    def _take(self) -> list[str]:
+        # The next lines; none means the end.
+        with self._wake:
+            self._wake.wait_for(lambda: self._lines or self._closing)
+            count = min(len(self._lines), _BATCH)
+            return [self._lines.popleft() for _ in range(count)]
+
+    def _write(self, batch: list[str]) -> None:
+        text = "".join(line + "\n" for line in batch)
+        if self._torn:
+            text = "\n" + text
+        data = memoryview(text.encode("utf-8", "backslashreplace"))
+        done = 0
+        try:
+            while done < len(data):
+                done += _write_some(self._fd, data[done:])
+            self._torn = False
+        except OSError:
+            # A full disk may take half a line: the next one must not go on
+            # behind it.
+            if done:
+                self._torn = data[done - 1] != ord("\n")
+            with self._wake:
+                self._count_lost(bytes(data[done:]).count(b"\n"))
+            raise
+
+    def _failed(self, error: OSError) -> None:
+        if error.errno not in self._errors_said:
+            self._errors_said.add(error.errno)
+            if self._on_error is not None:
+                self._on_error(error)
+
+    def _say_lost(self) -> None:
+        with self._wake:
+            unsaid, self._lost_unsaid = self._lost_unsaid, 0
+        if unsaid and self._on_lost is not None:
+            self._on_lost(unsaid)
+
+    def _count_lost(self, count: int) -> None:
+        self._lost += count
+        self._lost_unsaid += count
+
+
+def _write_some(fd: int, data: memoryview) -> int:
+    try:
+        return os.write(fd, data)
+    except BlockingIOError:
+        # Whoever shares the terminal or the pipe may have made it non-blocking.
+        poll = select.poll()
+        poll.register(fd, select.POLLOUT)
+        poll.poll()
+        return 0

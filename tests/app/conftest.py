@@ -1,0 +1,31 @@
+from __future__ import annotations
+
+import contextlib
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import pytest
+
+from app.process import Command, Lines, Start, spawned
+
+
+@pytest.fixture
+def start() -> Iterator[Start]:
+    """Start ``python -m trioserve`` with arguments; whatever still runs is killed."""
+    with contextlib.ExitStack() as stack:
+
+        def start(*args: str, **env: str) -> Command:
+            argv = ["env", *(f"{name}={value}" for name, value in env.items())]
+            process = stack.enter_context(
+                spawned(
+                    [*argv, sys.executable, "-m", "trioserve", *args],
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.PIPE,
+                )
+            )
+            assert process.stdout
+            assert process.stderr
+            return Command(process, Lines(process.stdout), Lines(process.stderr))
+
+        yield start

@@ -1,0 +1,102 @@
+"""The command as a process, and the lines that it writes."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import queue
+import re
+import signal
+import socket
+import subprocess
+import threading
+from collections.abc import Callable, Generator
+from typing import IO
+
+_PATIENCE = 30.0
+
+
+def fill(fd: int) -> int:
+    """Fill a pipe, so that the next write to it waits; return how much it took."""
+    os.set_blocking(fd, False)
+    taken = 0
+    try:
+        while True:
+            taken += os.write(fd, b"." * 4096)
+    except BlockingIOError:
+        os.set_blocking(fd, True)
+        return taken
+
+
+class Lines:
+    """The lines of a stream, read by a thread so that waiting for one can end."""
+
+    def __init__(self, stream: IO[str]) -> None:
+        self.seen: list[str] = []
+        self._queue: queue.Queue[str | None] = queue.Queue()
+        threading.Thread(target=self._read, args=(stream,), daemon=True).start()
+
+    def _read(self, stream: IO[str]) -> None:
+        for line in stream:
+            self._queue.put(line.rstrip("\n"))
+        self._queue.put(None)
+
+    def until(self, part: str) -> str:
+        """The next line with ``part`` in it."""
+        while (line := self._queue.get(timeout=_PATIENCE)) is not None:
+            self.seen.append(line)
+            if part in line:
+                return line
+        raise AssertionError(f"{part!r} is not in {self.seen}")
+
+    def rest(self) -> list[str]:
+        """The lines until the end."""
+        rest: list[str] = []
+        while (line := self._queue.get(timeout=_PATIENCE)) is not None:
+            rest.append(line)
+        self.seen += rest
+        return rest
+
+
+@dataclasses.dataclass
+class Command:
+    """A running ``trioserve``."""
+
+    process: subprocess.Popen[str]
+    out: Lines
+    err: Lines
+
+    def port(self) -> int:
+        """The port that it says it listens on (in logfmt)."""
+        line = self.err.until("event=listening")
+        found = re.search(r"addresses=\S*?:(\d+)", line)
+        assert found
+        return int(found[1])
+
+    def connect(self, port: int) -> socket.socket:
+        return socket.create_connection(("127.0.0.1", port), timeout=_PATIENCE)
+
+    def signal(self, number: signal.Signals) -> None:
+        self.process.send_signal(number)
+
+    def code(self) -> int:
+        """Wait for its end, return its exit code."""
+        return self.process.wait(_PATIENCE)
+
+
+@contextlib.contextmanager
+def spawned(argv: list[str], **streams: int) -> Generator[subprocess.Popen[str]]:
+    """A process that does not outlive the block."""
+    process = subprocess.Popen(argv, text=True, **streams)
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+        for stream in (process.stdout, process.stderr):
+            if stream is not None:
+                stream.close()
+
+
+Start = Callable[..., Command]

@@ -1,0 +1,262 @@
+"""The command line, as far as nothing has to run."""
+
+from __future__ import annotations
+
+import errno
+import importlib.metadata
+import os
+import resource
+import runpy
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import trio
+from click.testing import CliRunner, Result
+
+from trioserve import Address
+from trioserve.app import _demo, _run
+from trioserve.app._cli import cli
+
+
+@pytest.fixture(autouse=True)
+def open_files() -> Iterator[None]:
+    """The command raises the limit of this process; put it back."""
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    yield
+    resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+
+
+def invoke(*args: str, **env: str) -> Result:
+    return CliRunner().invoke(cli, args, env=env)
+
+
+def error_of(result: Result) -> str:
+    """The one line of an error."""
+    assert result.stdout == ""
+    assert result.stderr.endswith("\n")
+    assert result.stderr.count("\n") == 1
+    start, error = result.stderr.rstrip("\n").split("trioserve: error: ")
+    assert start == ""
+    return error
+
+
+@pytest.mark.parametrize("args", [[], ["-h"], ["--help"]])
+def test_without_a_command_there_is_help(args: list[str]) -> None:
+    result = invoke(*args)
+    assert result.exit_code == 0
+    assert "trioserve echo" in result.stdout
+    assert "Commands:" in result.stdout
+
+
+@pytest.mark.parametrize("command", ["echo", "proxy", "demo"])
+@pytest.mark.parametrize("option", ["-h", "--help"])
+def test_every_command_has_help_with_examples_before_options(
+    command: str, option: str
+) -> None:
+    result = invoke(command, option)
+    assert result.exit_code == 0
+    examples, options = result.stdout.split("Options:")
+    assert examples.count(f"    trioserve {command}") == 2
+    assert "--help" in options
+
+
+def test_connect_is_the_proxys_only() -> None:
+    assert "--connect TIME" in invoke("proxy", "-h").stdout
+    assert "--connect TIME" not in invoke("echo", "-h").stdout
+
+
+def test_the_version() -> None:
+    result = invoke("--version")
+    version = importlib.metadata.version("trioserve")
+    assert result.stdout == f"trioserve {version}\n"
+    assert result.exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        ("echo 7000", "bare port; did you mean 127.0.0.1:7000"),
+        ("echo http://a:1", "unknown scheme 'http'"),
+        ("echo a:65536", "out of range: 0 to 65535"),
+        ("echo a", "has no port; did you mean a:80?"),
+        ("proxy :1 a", "has no port; did you mean a:80?"),
+        ("proxy :7000 127.0.0.1:7000", "is LISTEN :7000 itself, a loop"),
+        ("proxy [::1]:7000 localhost:7000", "a loop"),
+        ("proxy db:7000 DB:7000", "a loop"),
+        ("proxy :1 :2", "TARGET :2 needs a host and a port"),
+        ("proxy :1 a:0", "TARGET a:0 needs a host and a port"),
+        ("proxy", "Missing argument 'LISTEN'. Usage: trioserve proxy [OPTIONS]"),
+        ("proxy :1", "Missing argument 'TARGET'. Usage: trioserve proxy [OPTIONS]"),
+        ("echo a:1 b:2", "unexpected extra argument (b:2) Usage: trioserve echo"),
+        ("echo --idle 5x", "'--idle': '5x' is not a duration; use 500ms, 10s"),
+        ("echo --idle -5", "'--idle': '-5' is negative; use 0 or more"),
+        ("echo --idle 0", "'--idle': must be more than 0; 'never' means no limit"),
+        ("echo --max-connections -1", "'--max-connections': -1 is not in the range"),
+        ("echo --max-connections 0", "'--max-connections': 0 is not in the range"),
+        ("echo --max-connections x", "'x' is not a valid integer"),
+        ("echo --when-full no", "'no' is not one of 'backlog', 'refuse'"),
+        ("echo --log xml", "'xml' is not one of 'text', 'logfmt', 'json'"),
+        ("echo --idel 5", "Did you mean"),
+        ("--nope", "No such option '--nope'. Usage: trioserve [OPTIONS] [COMMAND]"),
+        ("ecoh", "no such command 'ecoh'; did you mean 'echo'?"),
+        ("xyz", "no such command 'xyz'; use demo, echo or proxy"),
+        ("demo --clients 0", "0 is not in the range"),
+        ("demo --seconds 0", "0.0 is not in the range"),
+    ],
+)
+def test_wrong_usage_is_one_line_that_says_what_instead(args: str, said: str) -> None:
+    result = invoke(*args.split())
+    assert said in error_of(result)
+    assert result.exit_code == 2
+
+
+def test_a_wrong_value_in_the_environment_is_named() -> None:
+    result = invoke("echo", TRIOSERVE_ECHO_IDLE="soon")
+    assert error_of(result).endswith("(from TRIOSERVE_ECHO_IDLE)")
+    assert result.exit_code == 2
+
+
+def test_reports_that_cannot_be_written_are_said_before_anything_starts(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "no" / "reports"
+    result = invoke("echo", ":0", "--reports", str(path))
+    assert error_of(result) == (
+        f"can't write reports to {path}: No such file or directory"
+    )
+    assert result.exit_code == 1
+
+
+def test_an_occupied_address_is_named() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        result = invoke("echo", f"127.0.0.1:{port}")
+    assert f"127.0.0.1:{port} is in use already" in error_of(result)
+    assert result.exit_code == 1
+
+
+def test_an_address_of_another_machine_cannot_be_listened_on() -> None:
+    result = invoke("echo", "192.0.2.1:0")
+    assert "192.0.2.1:0 is not an address of this machine" in error_of(result)
+    assert result.exit_code == 1
+
+
+def test_a_name_that_nobody_knows_is_named() -> None:
+    result = invoke("echo", "nobody.invalid:0")
+    assert "can't find 'nobody.invalid': " in error_of(result)
+    assert result.exit_code == 1
+
+
+@pytest.mark.parametrize(
+    ("number", "said"),
+    [
+        (errno.EACCES, "no right to listen on 127.0.0.1:80: ports below 1024"),
+        (errno.ENOBUFS, "can't listen on 127.0.0.1:80: No buffer space available"),
+    ],
+)
+def test_other_reasons_why_it_cannot_listen(
+    number: int, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def open_listeners(address: Address) -> list[trio.SocketListener]:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(_run, "open_listeners", open_listeners)
+    result = invoke("echo", "127.0.0.1:80")
+    assert said in error_of(result)
+    assert result.exit_code == 1
+
+
+def test_an_interrupt_before_anything_is_served_ends_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def main(*args: object) -> int:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(_run, "main", main)
+    result = invoke("echo", ":0")
+    assert result.exit_code == 130
+    assert "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize("args", [["echo", ":0"], ["proxy", ":0", "a:1"]])
+def test_options_become_limits_and_timeouts(
+    args: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    jobs: list[_run.Job] = []
+
+    async def main(job: _run.Job, output: object) -> int:
+        jobs.append(job)
+        return 0
+
+    monkeypatch.setattr(_run, "main", main)
+    result = invoke(
+        *args, "--max-connections=5", "--when-full=refuse", "--half-closed=90s",
+        "--drain=never", TRIOSERVE_ECHO_IDLE="2m", TRIOSERVE_PROXY_IDLE="2m",
+    )  # fmt: skip
+    assert result.exit_code == 0
+    (job,) = jobs
+    assert (job.limits.max_connections, job.limits.when_full) == (5, "refuse")
+    assert (job.timeouts.idle, job.timeouts.half_closed) == (120.0, 90.0)
+    assert job.timeouts.drain == float("inf")
+    assert job.name == args[0]
+
+
+def test_the_limit_of_open_files_is_raised_before_the_default_is_computed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    jobs: list[_run.Job] = []
+
+    async def main(job: _run.Job, output: object) -> int:
+        jobs.append(job)
+        return 0
+
+    monkeypatch.setattr(_run, "main", main)
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (256, hard))
+    assert invoke("echo", ":0").exit_code == 0
+    assert resource.getrlimit(resource.RLIMIT_NOFILE) == (hard, hard)
+    assert jobs[0].limits.max_connections == min(10_000, (hard - 64) // 4)
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (BaseExceptionGroup("", [KeyboardInterrupt()]), 130),
+        (KeyboardInterrupt(), 130),
+        (BaseExceptionGroup("", [RuntimeError()]), 1),
+    ],
+)
+def test_how_the_demo_is_interrupted(
+    error: BaseException, code: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def main(*args: object) -> int:
+        raise error
+
+    monkeypatch.setattr(_demo, "main", main)
+    assert invoke("demo").exit_code == code
+
+
+def test_python_m_trioserve_is_the_command(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["trioserve", "--help"])
+    with pytest.raises(SystemExit) as caught:
+        runpy.run_module("trioserve", run_name="__main__")
+    assert caught.value.code == 0
+    assert "Commands:" in capsys.readouterr().out
+
+
+def test_importing_main_runs_nothing() -> None:
+    assert runpy.run_module("trioserve.__main__")["main"]
+
+
+def test_the_command_loads_what_it_runs_only_then() -> None:
+    code = "import sys, trioserve.app; print('trioserve.app._run' in sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "False\n"

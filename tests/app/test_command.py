@@ -1,0 +1,274 @@
+"""The command as a process: signals, exit codes, where output goes."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import IO
+
+import pytest
+
+from app.process import Command, Start, fill, spawned
+
+HELD = ["--drain", "1h", "--idle", "never"]
+
+
+def _say_hello(sock: socket.socket) -> None:
+    sock.sendall(b"hello")
+    assert sock.recv(5) == b"hello"
+
+
+def _is_reset(sock: socket.socket) -> bool:
+    try:
+        return sock.recv(1) != b""
+    except ConnectionResetError:
+        return True
+
+
+@pytest.mark.parametrize(
+    "number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP], ids=str
+)
+def test_echo_drains_on_a_signal_and_exits_with_0(
+    start: Start, number: signal.Signals
+) -> None:
+    command = start("echo", "127.0.0.1:0")
+    with command.connect(command.port()) as client:
+        _say_hello(client)
+    command.err.until("event=connection")
+    command.signal(number)
+    assert f"reason={number.name} " in command.err.until("event=draining")
+    assert "accepted=1 " in command.err.until("event=drained")
+    assert command.code() == 0
+    assert command.out.rest() == []
+
+
+def test_proxy_relays_and_reports_on_stdout(start: Start) -> None:
+    echo = start("echo", "127.0.0.1:0")
+    target = f"127.0.0.1:{echo.port()}"
+    proxy = start("proxy", "127.0.0.1:0", target, "--reports", "-", "--log", "json")
+    ready = json.loads(proxy.err.until('"event":"listening"'))
+    assert ready["target"] == target
+    with proxy.connect(int(ready["addresses"].split(":")[1])) as client:
+        _say_hello(client)
+        client.shutdown(socket.SHUT_WR)
+        assert client.recv(1) == b""
+    report = json.loads(proxy.out.until("{"))
+    assert (report["bytes_received"], report["bytes_sent"]) == (5, 5)
+    assert report["target"] == target
+    proxy.signal(signal.SIGTERM)
+    assert proxy.code() == 0
+
+
+def test_a_target_that_is_not_there_is_a_fact_of_the_report(start: Start) -> None:
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        target = f"127.0.0.1:{unused.getsockname()[1]}"
+        proxy = start("proxy", "127.0.0.1:0", target)
+        with proxy.connect(proxy.port()) as client:
+            _is_reset(client)
+        assert " reason=connect_refused " in proxy.err.until("event=connection")
+        assert not any("level=warning" in line for line in proxy.err.seen)
+        proxy.signal(signal.SIGTERM)
+        assert proxy.code() == 0
+
+
+def test_what_is_not_over_at_the_deadline_is_cut_and_the_code_is_3(
+    start: Start,
+) -> None:
+    echo = start("echo", "127.0.0.1:0")
+    target = f"127.0.0.1:{echo.port()}"
+    proxy = start("proxy", "127.0.0.1:0", target, "--drain", "0")
+    with proxy.connect(proxy.port()) as client:
+        _say_hello(client)
+        proxy.signal(signal.SIGTERM)
+        assert _is_reset(client)
+    assert "cut=1 " in proxy.err.until("event=drained")
+    assert proxy.code() == 3
+
+
+def _held_proxy(start: Start) -> tuple[Command, socket.socket]:
+    # A proxy that would drain for an hour, with a client.
+    echo = start("echo", "127.0.0.1:0")
+    proxy = start("proxy", "127.0.0.1:0", f"127.0.0.1:{echo.port()}", *HELD)
+    client = proxy.connect(proxy.port())
+    _say_hello(client)
+    return proxy, client
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=str)
+def test_a_second_signal_cuts_at_once(start: Start, number: signal.Signals) -> None:
+    proxy, client = _held_proxy(start)
+    with client:
+        proxy.signal(signal.SIGTERM)
+        assert "open=1 seconds=1h" in proxy.err.until("event=draining")
+        proxy.signal(number)
+        proxy.err.until("event=cutting")
+        assert _is_reset(client)
+    assert proxy.code() == 3
+
+
+def test_no_hail_of_signals_replaces_the_exit_code(start: Start) -> None:
+    command = start("echo", "127.0.0.1:0")
+    command.port()
+    while command.process.poll() is None:
+        command.signal(signal.SIGTERM)
+    assert command.code() in (0, 3)
+
+
+def test_a_hangup_that_was_ignored_stays_ignored(start: Start) -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        command = start("echo", "127.0.0.1:0")
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    port = command.port()
+    command.signal(signal.SIGHUP)
+    with command.connect(port) as client:
+        _say_hello(client)
+    command.signal(signal.SIGTERM)
+    assert command.code() == 0
+    assert not any("SIGHUP" in line for line in command.err.seen)
+
+
+def test_text_can_be_asked_for_and_has_no_colours_on_a_pipe(start: Start) -> None:
+    command = start("echo", "127.0.0.1:0", "--log", "text", FORCE_COLOR="")
+    port = int(command.err.until("nc 127.0.0.1 ").split()[-1])
+    with command.connect(port) as client:
+        _say_hello(client)
+        client.shutdown(socket.SHUT_WR)
+    assert " ok/client_closed 5 B in, 5 B out, " in command.err.until(" ok")
+    command.signal(signal.SIGTERM)
+    assert command.code() == 0
+    assert not any("\x1b" in line for line in command.err.seen)
+
+
+def test_options_come_from_the_environment(start: Start) -> None:
+    command = start("echo", "127.0.0.1:0", TRIOSERVE_ECHO_MAX_CONNECTIONS="7")
+    assert " max_connections=7 " in command.err.until("event=listening")
+
+
+def test_reports_are_appended_to_a_file(start: Start, tmp_path: Path) -> None:
+    path = tmp_path / "reports"
+    path.write_text("before\n")
+    command = start("echo", "127.0.0.1:0", "--reports", str(path))
+    port = command.port()
+    for _ in range(3):
+        with command.connect(port) as client:
+            _say_hello(client)
+        command.err.until("event=connection")
+    command.signal(signal.SIGTERM)
+    assert command.code() == 0
+    before, *reports = path.read_text().splitlines()
+    assert before == "before"
+    assert [json.loads(report)["id"] for report in reports] == [1, 2, 3]
+
+
+def test_a_full_disk_is_said_and_serving_goes_on(start: Start) -> None:
+    command = start("echo", "127.0.0.1:0", "--reports", "/dev/full")
+    port = command.port()
+    for _ in range(2):
+        with command.connect(port) as client:
+            _say_hello(client)
+        command.err.until("event=connection")
+    command.signal(signal.SIGTERM)
+    assert command.code() == 0
+    command.err.rest()
+    said = [line for line in command.err.seen if "reports-failed" in line]
+    assert len(said) == 1
+    assert "can't write to /dev/full: No space left on device" in said[0]
+    assert "event=reports-lost lost=2" in command.err.seen[-1]
+
+
+def test_nobody_reading_stderr_does_not_hold_up_anybody() -> None:
+    # The log goes into a pipe that is full, and nobody reads it.
+    reader, writer = os.pipe()
+    with spawned(
+        [sys.executable, "-m", "trioserve", "echo", "127.0.0.1:0", "--reports", "-"],
+        stdout=subprocess.PIPE,
+        stderr=writer,
+    ) as process:
+        port = _port_in(reader)
+        fill(writer)
+        assert process.stdout
+        for number in range(1, 20):
+            _meet(port, number, process.stdout)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(30) == 0
+    os.close(reader)
+    os.close(writer)
+
+
+def test_a_reader_of_stderr_may_leave_and_come_back(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    os.mkfifo(path)
+    script = f'exec "{sys.executable}" -m trioserve echo 127.0.0.1:0 --reports - 2>"$0"'
+    with spawned(["sh", "-c", script, str(path)], stdout=subprocess.PIPE) as process:
+        assert process.stdout
+        with path.open() as log:
+            port = _port_in(log.fileno())
+        for number in range(1, 4):
+            _meet(port, number, process.stdout)
+        with path.open() as log:
+            _meet(port, 4, process.stdout)
+            assert " id=4 " in log.readline()
+            assert " event=log-lost lost=" in log.readline()
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(30) == 0
+
+
+def test_a_reader_of_reports_may_leave_and_come_back(
+    start: Start, tmp_path: Path
+) -> None:
+    path = tmp_path / "reports"
+    os.mkfifo(path)
+    command = start("echo", "127.0.0.1:0", "--reports", str(path))
+    with path.open() as reports:
+        port = command.port()
+        _meet(port, 1, reports)
+    with command.connect(port) as client:
+        _say_hello(client)
+    assert "Broken pipe" in command.err.until("event=reports-failed")
+    with path.open() as reports:
+        _meet(port, 3, reports)
+        assert " lost=1" in command.err.until("event=reports-lost")
+        command.signal(signal.SIGTERM)
+        assert command.code() == 0
+
+
+def _meet(port: int, number: int, reports: IO[str]) -> None:
+    # Be the client with this number, and wait for its report.
+    with socket.create_connection(("127.0.0.1", port)) as client:
+        _say_hello(client)
+    assert json.loads(reports.readline())["id"] == number
+
+
+def _port_in(fd: int) -> int:
+    text = b""
+    while b"\n" not in text:
+        text += os.read(fd, 4096)
+    return int(text.decode().split("addresses=127.0.0.1:")[1].split()[0])
+
+
+def test_a_closed_stderr_is_not_taken_for_a_clients_socket() -> None:
+    code = (
+        "import os, trioserve.app._output as output; output._fill_standard_files();"
+        "print(os.path.samestat(os.fstat(2), os.stat(os.devnull)), os.dup(0))"
+    )
+    done = subprocess.run(
+        ["sh", "-c", 'exec "$0" -c "$1" 2>&-', sys.executable, code],
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+    )
+    assert done.stdout == "True 3\n"
+
+
+def test_demo_shows_it_all(start: Start) -> None:
+    demo = start("demo", "--seconds", "0.5", "--clients", "40")
+    assert demo.out.rest()[-1] == "Everything adds up."
+    assert demo.code() == 0

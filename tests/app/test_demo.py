@@ -1,0 +1,187 @@
+from __future__ import annotations
+
+import dataclasses
+import random
+from typing import Any
+
+import pytest
+
+from trioserve import ConnectionReport, DrainSummary, Phase, Reason, Statistics
+from trioserve.app import _demo
+from trioserve.app._accounts import Accounts, Books, accounts_text, mistakes
+from trioserve.app._crowd import TEMPERS, Client, make_crowd
+
+
+def _client(**changes: Any) -> Client:
+    fields: dict[str, Any] = {
+        "address": "127.0.0.1:1",
+        "sent": 5,
+        "received": 5,
+        "end": "done",
+    }
+    return Client("quick", 0.0, random.Random(1), **(fields | changes))
+
+
+def _report(**changes: Any) -> ConnectionReport:
+    fields: dict[str, Any] = {
+        "id": 1,
+        "listener": "127.0.0.1:7000",
+        "peer": "127.0.0.1:1",
+        "local": "127.0.0.1:7000",
+        "accepted_at": 0.0,
+        "duration": 0.25,
+        "reason": Reason.CLIENT_CLOSED,
+        "phase": Phase.DATA,
+        "connect": 0.1,
+        "bytes_received": 5,
+        "bytes_sent": 5,
+        "upstream_bytes_received": 5,
+        "upstream_bytes_sent": 5,
+        "upstream_bytes_discarded": 0,
+    }
+    return ConnectionReport(**(fields | changes))
+
+
+def _statistics(**changes: Any) -> Statistics:
+    counters: dict[str, Any] = dict.fromkeys(
+        (field.name for field in dataclasses.fields(Statistics)), 0
+    )
+    counters |= {"accepted": 1, "closed": 1, "bytes_received": 5, "bytes_sent": 5}
+    return Statistics(**(counters | changes))
+
+
+def _accounts(**changes: Any) -> Accounts:
+    books: dict[str, Any] = {
+        "clients": [_client()],
+        "proxy": Books(reports=[_report()], statistics=_statistics()),
+        "target": Books(
+            reports=[_report(connect=None)],
+            statistics=_statistics(),
+        ),
+        "summary": _summary(),
+    }
+    return Accounts(**(books | changes))
+
+
+def _summary(**changes: Any) -> DrainSummary:
+    fields: dict[str, Any] = {
+        "reason": "drain",
+        "seconds": 0.5,
+        "open_at_start": 0,
+        "swept": 0,
+        "finished": 0,
+        "refused": 0,
+        "cut": 0,
+        "stuck": (),
+        "reports_lost": 0,
+    }
+    return DrainSummary(**(fields | changes))
+
+
+def _books(
+    report: dict[str, Any] | None = None, statistics: dict[str, Any] | None = None
+) -> Books:
+    return Books(
+        reports=[_report(**(report or {}))],
+        statistics=_statistics(**(statistics or {})),
+    )
+
+
+async def test_it_runs_and_everything_adds_up() -> None:
+    said: list[str] = []
+    code = await _demo.main(1.2, 120, 1, said.append)
+    assert said[-1] == "Everything adds up."
+    assert code == 0
+    assert sum(" open " in line for line in said) == 2
+    assert any(line.startswith("connections  120 clients = 120") for line in said)
+
+
+@pytest.mark.parametrize("temper", TEMPERS)
+async def test_each_temper_adds_up_when_it_is_cut_short(temper: str) -> None:
+    crowd = [Client(temper, 0.0, random.Random(seed)) for seed in range(30)]
+    accounts = await _demo.perform(crowd, 0.01, lambda _: None)
+    assert mistakes(accounts) == []
+
+
+def test_a_seed_decides_who_comes_when() -> None:
+    def crowd(seed: int) -> list[tuple[str, float, float]]:
+        return [
+            (client.temper, client.start, client.random.random())
+            for client in make_crowd(2.0, 100, seed)
+        ]
+
+    assert crowd(1) == crowd(1)
+    assert crowd(1) != crowd(2)
+    assert {temper for temper, _, _ in crowd(1)} == set(TEMPERS)
+    assert max(start for _, start, _ in crowd(1)) < 2.0
+
+
+async def test_what_does_not_add_up_is_said_and_the_code_is_1(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def perform(*args: object) -> Accounts:
+        return _accounts(clients=[_client(end=None)])
+
+    monkeypatch.setattr(_demo, "perform", perform)
+    said: list[str] = []
+    assert await _demo.main(1.0, 1, 1, said.append) == 1
+    assert said[-1] == "does not add up: quick client 127.0.0.1:1 still waits"
+
+
+def test_accounts_that_balance() -> None:
+    accounts = _accounts()
+    assert mistakes(accounts) == []
+    text = list(accounts_text(accounts))
+    assert "connections  1 clients = 1 accepted = 1 closed = 1 reports" in text
+    assert not any("stuck" in line for line in text)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"proxy": _books(statistics={"open": 1})}, "proxy: 1 connections are still"),
+        ({"proxy": _books(statistics={"closed": 0})}, "proxy: 1 accepted = 0 closed"),
+        (
+            {"target": _books({"bytes_discarded": 1})},
+            "target: bytes_discarded are 1 in reports, 0 in statistics",
+        ),
+        (
+            {"proxy": _books({"upstream_bytes_sent": 4})},
+            "connection 1: received is not passed on + discarded",
+        ),
+        (
+            {"proxy": _books({"upstream_bytes_discarded": 1})},
+            "connection 1: sent is not what the target sent",
+        ),
+        ({"proxy": _books({"connect": None})}, "0 dialed, but 1 reports of the target"),
+        (
+            {"target": _books({"bytes_received": 6}, {"bytes_received": 6})},
+            "the target received more than the proxy sent",
+        ),
+        (
+            {"target": _books({"bytes_sent": 4}, {"bytes_sent": 4})},
+            "the proxy received more than the target sent",
+        ),
+        ({"clients": [_client(sent=4)]}, "got or gave what its report does not have"),
+        ({"clients": [_client(received=6)]}, "got or gave what its report does not"),
+        ({"clients": [_client(sent=6)]}, "was done, but 1 and 0 bytes are missing"),
+        ({"clients": [_client(sent_sum=1)]}, "got back other bytes than it sent"),
+        ({"clients": [_client(), _client()]}, "quick client 127.0.0.1:1 has no report"),
+        ({"clients": []}, "1 reports belong to no client"),
+        ({"summary": _summary(stuck=("conn-1 at x.py:1",))}, "stuck: conn-1 at x.py:1"),
+    ],
+)
+def test_what_does_not_add_up_is_found(changes: dict[str, Any], said: str) -> None:
+    accounts = _accounts(**changes)
+    assert any(said in line for line in mistakes(accounts))
+    assert list(accounts_text(accounts))
+
+
+def test_a_client_that_never_got_through_needs_no_report() -> None:
+    clients = [_client(), _client(address="", end="reset", sent=0)]
+    assert mistakes(_accounts(clients=clients)) == []
+
+
+def test_after_a_reset_bytes_may_be_missing() -> None:
+    clients = [_client(sent=9, received=2, end="reset")]
+    assert mistakes(_accounts(clients=clients)) == []

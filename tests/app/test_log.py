@@ -1,0 +1,158 @@
+from __future__ import annotations
+
+import json
+import logging
+
+import pytest
+
+from trioserve import ConnectionReport, Phase, Reason
+from trioserve.app._log import (
+    Format,
+    Log,
+    LogHandler,
+    as_logfmt,
+    printable,
+    wants_colour,
+)
+
+
+def _report(**changes: object) -> ConnectionReport:
+    fields: dict[str, object] = {
+        "id": 7,
+        "listener": "127.0.0.1:7000",
+        "peer": "127.0.0.1:4242",
+        "local": "127.0.0.1:7000",
+        "accepted_at": 0.0,
+        "duration": 0.25,
+        "reason": Reason.CLIENT_CLOSED,
+        "phase": Phase.DATA,
+        "bytes_received": 12,
+        "bytes_sent": 3400,
+    }
+    return ConnectionReport(**(fields | changes))  # type: ignore[arg-type]  # **
+
+
+def _log(form: Format, *, colour: bool = False) -> tuple[Log, list[str]]:
+    lines: list[str] = []
+    return Log(lines.append, form, colour=colour), lines
+
+
+def test_text_is_for_people() -> None:
+    log, lines = _log("text")
+    log.say("listening", "on 127.0.0.1:1", "try: nc", port=1)
+    log.say("oh", "mind\x1b[2J this", level="warning")
+    assert lines == ["on 127.0.0.1:1", "try: nc", "warning: mind\\x1b[2J this"]
+
+
+def test_machines_get_fields() -> None:
+    log, lines = _log("json")
+    log.say("listening", "text", address="127.0.0.1:1", target=None, level="error")
+    record = json.loads(lines[0])
+    assert record.pop("ts").endswith("Z")
+    assert record == {
+        "level": "error",
+        "event": "listening",
+        "address": "127.0.0.1:1",
+        "target": None,
+    }
+
+
+def test_an_event_without_fields_carries_its_text() -> None:
+    log, lines = _log("logfmt")
+    log.say("draining", "already", "draining")
+    assert lines[0].endswith(' level=info event=draining message="already draining"')
+
+
+def test_logfmt_quotes_what_has_to_be() -> None:
+    record = {
+        "plain": "a-b:1",
+        "words": 'say "x"',
+        "line": "a\nb\x1b",
+        "empty": "",
+        "none": None,
+        "yes": True,
+        "float": 0.5,
+        "notes": {"user name": "é=1", "other": object},
+    }
+    assert as_logfmt(record) == (
+        r'plain=a-b:1 words="say \"x\"" line="a\nb\u001b" empty="" none=null'
+        r' yes=true float=0.5 notes.user_name="\u00e9=1"'
+        " notes.other=\"<class 'object'>\""
+    )
+
+
+def test_a_connection_in_text() -> None:
+    log, lines = _log("text")
+    log.connection(_report())
+    log.connection(
+        _report(
+            target="10.0.0.1:80", reason=Reason.CONNECT_REFUSED, error="ECONN: refused"
+        )
+    )
+    assert lines[0].split(" ", 1)[1] == (
+        "127.0.0.1:4242 ok/client_closed 12 B in, 3.4 kB out, 250ms:"
+        " the client closed first"
+    )
+    assert lines[1].split(" ", 1)[1] == (
+        "127.0.0.1:4242 > 10.0.0.1:80 target_error/connect_refused 12 B in,"
+        " 3.4 kB out, 250ms: the target refused (ECONN: refused)"
+    )
+
+
+def test_a_connection_for_machines_has_every_field() -> None:
+    report = _report(notes={"user": "bob"})
+    log, lines = _log("json")
+    log.connection(report)
+    record = json.loads(lines[0])
+    assert report.as_dict().items() <= record.items()
+    log, lines = _log("logfmt")
+    log.connection(report)
+    assert " outcome=ok " in lines[0]
+    assert " notes.user=bob " in lines[0]
+
+
+@pytest.mark.parametrize(
+    ("reason", "colour"),
+    [(Reason.IDLE, 31), (Reason.CLIENT_CLOSED, 32), (Reason.LIMIT, 33)],
+)
+def test_colours_say_how_it_went(reason: Reason, colour: int) -> None:
+    log, lines = _log("text", colour=True)
+    log.connection(_report(reason=reason))
+    assert f"\x1b[{colour}m{reason.outcome}\x1b[0m/" in lines[0]
+
+
+@pytest.mark.parametrize(
+    ("terminal", "environ", "wanted"),
+    [
+        (True, {}, True),
+        (False, {}, False),
+        (True, {"TERM": "dumb"}, False),
+        (True, {"NO_COLOR": "1"}, False),
+        (True, {"NO_COLOR": ""}, True),
+        (False, {"FORCE_COLOR": "1"}, True),
+        (True, {"NO_COLOR": "1", "FORCE_COLOR": "1"}, False),
+    ],
+)
+def test_the_environment_decides_on_colours(
+    terminal: bool, environ: dict[str, str], wanted: bool
+) -> None:
+    assert wants_colour(terminal, environ) is wanted
+
+
+def test_what_the_library_logs_is_one_line() -> None:
+    log, lines = _log("text")
+    logger = logging.getLogger("app.test_log")
+    handler = LogHandler(log)
+    logger.addHandler(handler)
+    logger.warning("accept: %s", "EMFILE")
+    logger.error("the collector is dead", exc_info=ValueError("two\nlines"))
+    logger.removeHandler(handler)
+    assert lines == [
+        "warning: accept: EMFILE",
+        "error: the collector is dead: ValueError: two\\nlines",
+    ]
+
+
+def test_only_what_a_terminal_obeys_is_escaped() -> None:
+    assert printable("Grüße") == "Grüße"
+    assert printable("a\x1b]0;b\x07\u202e") == "a\\x1b]0;b\\x07\\u202e"

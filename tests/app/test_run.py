@@ -1,0 +1,322 @@
+"""Serving until a signal says stop, in this process, with signals from a channel."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import AsyncIterator, Callable, Iterator
+from typing import Any
+
+import click
+import pytest
+import trio
+import trio.testing
+
+from trioserve import Address, Connection, Limits, Timeouts, echo, open_listeners
+from trioserve.app import _run
+from trioserve.app._log import Format, Log
+from trioserve.app._output import Output
+from trioserve.app._run import Job, run, stop_signals
+from trioserve.app._writer import LineWriter
+
+
+class Lines:
+    """What a log says, to be waited for."""
+
+    def __init__(self) -> None:
+        self.seen: list[str] = []
+        self._send, self._receive = trio.open_memory_channel[str](1000)
+
+    def write(self, line: str) -> None:
+        self.seen.append(line)
+        self._send.send_nowait(line)
+
+    async def until(self, part: str) -> str:
+        async for line in self._receive:
+            if part in line:
+                return line
+        raise AssertionError  # pragma: no cover - the channel is never closed
+
+
+class Scene:
+    """A run under way: its lines, its signals, how it ended."""
+
+    def __init__(self) -> None:
+        self.lines = Lines()
+        self.code: int | None = None
+        self.left: list[int] = []
+        self.when_left: Callable[[], None] = lambda: None
+        self.clients: list[trio.SocketStream] = []
+        self._signals, self._received = trio.open_memory_channel[int](10)
+
+    def signal(self, number: signal.Signals) -> None:
+        self._signals.send_nowait(number)
+
+    async def connect(self) -> trio.SocketStream:
+        line = await self.lines.until("nc 127.0.0.1 ")
+        client = await trio.open_tcp_stream("127.0.0.1", int(line.split()[-1]))
+        self.clients.append(client)
+        return client
+
+    async def run(self, job: Job, form: Format = "text") -> None:
+        writer = LineWriter(os.open(os.devnull, os.O_WRONLY), close_fd=True)
+        output = Output(Log(self.lines.write, form), writer)
+        listeners = await open_listeners(job.listen)
+        self.code = await run(job, listeners, output, self._received, leave=self._leave)
+        output.flush()
+
+    def _leave(self, code: int) -> None:
+        self.left.append(code)
+        self.when_left()
+
+
+def job(handler: Callable[[Connection], Any] = echo, **changes: Any) -> Job:
+    defaults: dict[str, Any] = {
+        "name": "echo",
+        "listen": Address("127.0.0.1", 0),
+        "limits": Limits(max_connections=3),
+        "timeouts": Timeouts(),
+    }
+    return Job(handler=handler, **(defaults | changes))
+
+
+@pytest.fixture
+async def scene() -> AsyncIterator[Scene]:
+    scene = Scene()
+    with trio.fail_after(30):
+        yield scene
+    for client in scene.clients:
+        await client.aclose()
+
+
+async def test_it_says_where_and_how_to_stop_and_what_to_try(scene: Scene) -> None:
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(scene.run, job(target=Address("10.0.0.1", 80)))
+        await scene.lines.until("nc 127.0.0.1 ")
+        scene.signal(signal.SIGTERM)
+    where, limits, stop, try_, *_ = scene.lines.seen
+    port = try_.split()[-1]
+    assert where == f"trioserve echo: 127.0.0.1:{port} -> 10.0.0.1:80"
+    assert limits.startswith("limits: 3 connections, others wait; idle 1h, half closed")
+    assert stop == "stop:   Ctrl-C drains, up to 25s; again cuts"
+
+
+@pytest.mark.parametrize("listen", ["", "0.0.0.0"])
+async def test_it_warns_when_everybody_can_connect(scene: Scene, listen: str) -> None:
+    limits = Limits(max_connections=1, when_full="refuse")
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(
+            scene.run, job(listen=Address(listen, 0), limits=limits, name="proxy")
+        )
+        await scene.lines.until("nc 127.0.0.1 ")
+        assert "listening on all interfaces" in await scene.lines.until("warning:")
+        scene.signal(signal.SIGTERM)
+    assert "limits: 1 connection, others are refused; " in scene.lines.seen[1]
+
+
+@pytest.mark.parametrize(
+    "number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP], ids=str
+)
+async def test_a_signal_drains_and_what_is_served_ends_well(
+    scene: Scene, number: signal.Signals
+) -> None:
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(scene.run, job(_until_eof))
+        client = await scene.connect()
+        await client.send_all(b"x")
+        assert await client.receive_some() == b"hello"
+        scene.signal(number)
+        assert await scene.lines.until("draining") == (
+            "draining: 1 connection, up to 25s; again to cut"
+        )
+        scene.signal(signal.SIGHUP)
+        await scene.lines.until("already draining")
+        await client.send_eof()
+        assert await client.receive_some() == b""
+    assert scene.code == 0
+    assert not scene.left
+    assert "ok/client_closed 1 B in, 5 B out" in scene.lines.seen[-3]
+    assert scene.lines.seen[-2].startswith("drained in ")
+    assert scene.lines.seen[-2].endswith(": 1 finished, 0 cut, 0 refused")
+    assert scene.lines.seen[-1] == "served 1 connection: 1 B in, 5 B out"
+
+
+async def _until_eof(conn: Connection) -> None:
+    await conn.receive_some()
+    await conn.send_all(b"hello")
+    while await conn.receive_some():
+        pass
+
+
+async def test_a_lame_duck_accepts_until_it_is_told_to_hurry(scene: Scene) -> None:
+    timeouts = Timeouts(lame_duck=1000.0, drain=5.0)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(scene.run, job(timeouts=timeouts))
+        port = (await scene.connect()).socket.getpeername()[1]
+        scene.signal(signal.SIGTERM)
+        assert "up to 16m45s" in await scene.lines.until("draining")
+        client = await trio.open_tcp_stream("127.0.0.1", port)
+        async with client:
+            await client.send_all(b"x")
+            assert await client.receive_some() == b"x"
+            scene.signal(signal.SIGTERM)
+    assert scene.code == 3
+
+
+async def test_what_does_not_end_in_time_is_cut(scene: Scene) -> None:
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(scene.run, job(_until_eof, timeouts=Timeouts(drain=0.0)))
+        client = await scene.connect()
+        await client.send_all(b"x")
+        await client.receive_some()
+        scene.signal(signal.SIGTERM)
+        with pytest.raises(trio.BrokenResourceError):
+            await client.receive_some()
+    assert scene.code == 3
+    assert scene.lines.seen[-2].startswith("stopped in ")
+    assert scene.lines.seen[-2].endswith(": 0 finished, 1 cut, 0 refused")
+
+
+async def test_a_second_signal_cuts(scene: Scene) -> None:
+    forever = Timeouts(drain=float("inf"))
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(scene.run, job(_until_eof, timeouts=forever))
+        client = await scene.connect()
+        await client.send_all(b"x")
+        await client.receive_some()
+        scene.signal(signal.SIGTERM)
+        assert "for as long as it takes" in await scene.lines.until("draining")
+        scene.signal(signal.SIGINT)
+        await scene.lines.until("cutting 1 connection")
+        with pytest.raises(trio.BrokenResourceError):
+            await client.receive_some()
+    assert scene.code == 3
+
+
+async def test_a_third_signal_leaves_at_once(scene: Scene) -> None:
+    release = trio.Event()
+    scene.when_left = release.set
+    timeouts = Timeouts(drain=1000.0, cleanup=1000.0)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(scene.run, job(_stuck_until(release), timeouts=timeouts))
+        client = await scene.connect()
+        await client.receive_some()
+        for _ in range(3):
+            scene.signal(signal.SIGTERM)
+    assert scene.left == [3]
+    assert scene.code == 3
+
+
+async def test_tasks_that_hang_are_named_and_left_behind(scene: Scene) -> None:
+    release = trio.Event()
+    scene.when_left = release.set
+    timeouts = Timeouts(drain=0.0, cleanup=0.0)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(scene.run, job(_stuck_until(release), timeouts=timeouts))
+        client = await scene.connect()
+        await client.receive_some()
+        scene.signal(signal.SIGTERM)
+        stuck = await scene.lines.until("stuck: ")
+    assert "test_run.py" in stuck
+    assert scene.left == [3]
+
+
+def _stuck_until(release: trio.Event) -> Callable[[Connection], Any]:
+    async def handler(conn: Connection) -> None:
+        await conn.send_all(b"hello")
+        with trio.CancelScope(shield=True):
+            await release.wait()
+
+    return handler
+
+
+async def test_machines_get_the_same_as_events(scene: Scene) -> None:
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(scene.run, job(), "logfmt")
+        ready = await scene.lines.until("event=listening")
+        assert " command=echo addresses=127.0.0.1:" in ready
+        assert " target=null max_connections=3 when_full=backlog drain=25s " in ready
+        scene.signal(signal.SIGTERM)
+        draining = await scene.lines.until("event=draining")
+        assert draining.endswith(" reason=SIGTERM open=0 seconds=25s")
+        drained = await scene.lines.until("event=drained")
+        assert " reason=SIGTERM " in drained
+
+
+async def test_reports_nobody_could_take_are_said(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def collect(self: Output, reports: object) -> None:
+        raise RuntimeError("this collector is broken")
+
+    monkeypatch.setattr(Output, "collect", collect)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(scene.run, job())
+        client = await scene.connect()
+        await client.send_eof()
+        assert await client.receive_some() == b""
+        scene.signal(signal.SIGTERM)
+    assert scene.lines.seen[-1] == "warning: 1 reports were lost"
+
+
+@pytest.fixture
+def dispositions() -> Iterator[None]:
+    """Put back what signals do, after `stop_signals` has made them ignored."""
+    numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+    before = {number: signal.getsignal(number) for number in numbers}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.usefixtures("dispositions")
+async def test_a_signal_that_comes_too_late_does_not_replace_the_exit_code() -> None:
+    with stop_signals() as signals:
+        signal.raise_signal(signal.SIGHUP)
+        async for number in signals:
+            assert number == signal.SIGHUP
+            break
+        signal.raise_signal(signal.SIGTERM)
+        await trio.testing.wait_all_tasks_blocked()
+    signal.raise_signal(signal.SIGTERM)
+
+
+@pytest.mark.usefixtures("dispositions")
+async def test_a_signal_before_anything_is_served_ends_the_process(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def open_signal_receiver(*numbers: int) -> None:
+        signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr(trio, "open_signal_receiver", open_signal_receiver)
+    with pytest.raises(SystemExit) as caught, stop_signals():
+        pass  # pragma: no cover - it ends before
+    assert caught.value.code == 128 + signal.SIGTERM
+
+
+@pytest.mark.usefixtures("dispositions")
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (OSError(9, "Bad file descriptor"), click.ClickException),
+        (RuntimeError("a bug"), ExceptionGroup),
+    ],
+)
+async def test_when_serving_fails_what_a_user_can_mend_is_a_line(
+    error: Exception, expected: type[Exception], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def failing(
+        job: Job, listeners: list[trio.SocketListener], *_: object
+    ) -> int:
+        for listener in listeners:
+            await listener.aclose()
+        raise ExceptionGroup("", [error])
+
+    monkeypatch.setattr(_run, "run", failing)
+    writer = LineWriter(os.open(os.devnull, os.O_WRONLY), close_fd=True)
+    output = Output(Log(writer.write, "text"), writer)
+    with pytest.raises(expected) as caught:
+        await _run.main(job(), output)
+    output.flush()
+    if expected is click.ClickException:
+        assert str(caught.value) == "can't go on: [Errno 9] Bad file descriptor"

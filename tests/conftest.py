@@ -1,0 +1,30 @@
+"""For every test: no test waits for real time to pass."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import trio
+import trio.testing
+
+TESTS = str(Path(__file__).parent)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def sleeps_pass_on_a_virtual_clock_only() -> Iterator[None]:
+    """`trio.sleep` in a test is fine under a `MockClock`, and slow or flaky else."""
+    sleep = trio.sleep
+
+    async def checked_sleep(seconds: float) -> None:
+        caller = sys._getframe(1).f_code
+        if caller.co_filename.startswith(TESTS):
+            clock = trio.lowlevel.current_clock()
+            assert isinstance(clock, trio.testing.MockClock), caller
+        await sleep(seconds)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(trio, "sleep", checked_sleep)
+        yield

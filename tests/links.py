@@ -1,0 +1,181 @@
+"""Links: two connected streams, of every kind that bytes can come through.
+
+``ours`` goes to what is tested, ``peer`` is the other end of it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import math
+import socket
+from collections.abc import Callable
+from typing import TypeAlias
+
+import trio
+import trio.testing
+from support import reset
+
+Stream: TypeAlias = trio.abc.HalfCloseableStream
+
+
+@dataclasses.dataclass(frozen=True)
+class Link:
+    """Two ends; ``resets`` is whether the peer can tell a reset from EOF."""
+
+    ours: Stream
+    peer: Stream
+    resets: bool = True
+
+    def __enter__(self) -> Link:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Close both ends, whatever state they are in."""
+        for stream in (self.ours, self.peer):
+            match stream:
+                case trio.SocketStream():
+                    stream.socket.close()
+                case Foreign():
+                    stream.below.socket.close()
+
+
+Medium: TypeAlias = Callable[[], Link]
+
+
+def socket_pair() -> tuple[socket.socket, socket.socket]:
+    """Two ends of a TCP connection."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        one = socket.create_connection(listener.getsockname())
+        other, _ = listener.accept()
+    return one, other
+
+
+def trio_stream(sock: socket.socket) -> trio.SocketStream:
+    sock.setblocking(False)
+    return trio.SocketStream(trio.socket.from_stdlib_socket(sock))
+
+
+class Foreign(trio.abc.HalfCloseableStream):
+    """A stream over a socket that doesn't show it; closed in a hurry, it resets."""
+
+    def __init__(self, below: trio.SocketStream) -> None:
+        self.below = below
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes | bytearray:
+        return await self.below.receive_some(max_bytes)
+
+    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+        await self.below.send_all(data)
+
+    async def wait_send_all_might_not_block(self) -> None:
+        await self.below.wait_send_all_might_not_block()
+
+    async def send_eof(self) -> None:
+        await self.below.send_eof()
+
+    async def aclose(self) -> None:
+        if self.below.socket.fileno() >= 0:
+            if trio.current_effective_deadline() == -math.inf:
+                reset(self.below)
+            self.below.socket.close()
+        await trio.lowlevel.checkpoint()
+
+
+class Whole(trio.abc.Stream):
+    """A stream that can't send EOF, as TLS."""
+
+    def __init__(self, below: Stream) -> None:
+        self.below = below
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes | bytearray:
+        return await self.below.receive_some(max_bytes)
+
+    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+        await self.below.send_all(data)
+
+    async def wait_send_all_might_not_block(self) -> None:
+        await self.below.wait_send_all_might_not_block()
+
+    async def aclose(self) -> None:
+        await self.below.aclose()
+
+
+def sockets() -> Link:
+    one, other = map(trio_stream, socket_pair())
+    return Link(one, other)
+
+
+def foreign() -> Link:
+    one, other = map(trio_stream, socket_pair())
+    return Link(Foreign(one), other)
+
+
+def memory() -> Link:
+    """No socket at all: unbounded, and nothing can be reset."""
+    one, other = trio.testing.memory_stream_pair()
+    return Link(one, other, resets=False)
+
+
+MEDIA: tuple[Medium, ...] = (sockets, foreign, memory)
+#: Those with limited buffers and resets.
+REAL_MEDIA: tuple[Medium, ...] = (sockets, foreign)
+
+
+def some_bytes(start: int, count: int) -> bytes:
+    """``count`` bytes of an endless sequence, from ``start``: none looks like its neighbours."""
+    return bytes((i * 7 + (i >> 8)) & 0xFF for i in range(start, start + count))
+
+
+class Peer:
+    """One end of a link, reading in the background.
+
+    Attributes:
+      sent, received: what went out and came in, so far.
+      tail: what came after: ``"open"`` (nothing yet), ``"eof"``, ``"reset"``,
+        or ``"closed"`` if it was this peer who reset.
+    """
+
+    def __init__(self, stream: Stream) -> None:
+        self.stream = stream
+        self.sent = bytearray()
+        self.received = bytearray()
+        self.tail = "open"
+        self.may_read = trio.Event()
+        self.may_read.set()
+
+    async def read(self) -> None:
+        try:
+            while True:
+                await self.may_read.wait()
+                data = await self.stream.receive_some(10_000)
+                if not data:
+                    break
+                self.received += data
+            self.tail = "eof"
+        except trio.BrokenResourceError:
+            self.tail = "reset"
+        except trio.ClosedResourceError:
+            self.tail = "closed"
+
+    async def send(self, count: int) -> None:
+        """Send; whether it arrives is for the test to say."""
+        data = some_bytes(len(self.sent), count)
+        self.sent += data
+        with contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+            await self.stream.send_all(data)
+
+    async def send_eof(self) -> None:
+        with contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+            await self.stream.send_eof()
+
+    def reset(self) -> None:
+        assert isinstance(self.stream, trio.SocketStream)
+        if self.stream.socket.fileno() >= 0:
+            reset(self.stream)
+
+    def stop_reading(self) -> None:
+        self.may_read = trio.Event()
+
+    def read_on(self) -> None:
+        self.may_read.set()

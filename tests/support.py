@@ -1,0 +1,209 @@
+"""What many tests need: a server with its reports, clients, raw tempers.
+
+Real loopback sockets in process, numeric hosts, virtual time. Under ``@given``
+use :func:`run`, which gives every example its own clock.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import struct
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+import trio
+import trio.testing
+
+from trioserve import ConnectionReport, Limits, Server, Timeouts, open_listeners, serve
+
+
+_FOR_EVER = 1e9
+
+
+def run(function: Callable[..., Awaitable[Any]], *args: Any) -> Any:
+    """Run under a virtual clock of its own, which jumps when nothing happens.
+
+    Where everything waits for ever it would spin: that fails, with the tasks.
+    """
+
+    async def main() -> Any:
+        with trio.move_on_after(_FOR_EVER):
+            return await function(*args)
+        raise AssertionError("deadlock")
+
+    async def watch() -> Any:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_dump_at, _FOR_EVER - 1)
+            result = await main()
+            nursery.cancel_scope.cancel()
+        return result
+
+    clock = trio.testing.MockClock(autojump_threshold=0)
+    return trio.run(watch, clock=clock)
+
+
+async def _dump_at(seconds: float) -> None:
+    await trio.sleep(seconds)
+    tasks = [trio.lowlevel.current_root_task()]
+    while tasks:
+        task = tasks.pop()
+        assert task is not None
+        lines = [f"{f.f_code.co_qualname}:{n}" for f, n in task.iter_await_frames()]
+        print(f"{task.name}: {' > '.join(lines)}")
+        tasks += [t for n in task.child_nurseries for t in n.child_tasks]
+
+
+class Running:
+    """A server that runs in a test, and what its collector got."""
+
+    def __init__(self) -> None:
+        self.server: Server = None  # type: ignore[assignment]
+        self.reports: list[ConnectionReport] = []
+        self.collects = True
+        self.clients: list[trio.SocketStream] = []
+        self.scope = trio.CancelScope()
+        self.summary: object = None
+        self.ended = trio.Event()
+
+    async def collect(
+        self, reports: trio.MemoryReceiveChannel[ConnectionReport]
+    ) -> None:
+        async for report in reports:
+            self.reports.append(report)
+
+    async def connect(self, index: int = 0) -> trio.SocketStream:
+        """A client, closed at the end of the test if not before."""
+        listener = self.server[index].socket
+        assert listener is not None
+        sock = trio.socket.socket(listener.family)
+        try:
+            await sock.connect(listener.getsockname())
+        except BaseException:
+            sock.close()
+            raise
+        self.clients.append(trio.SocketStream(sock))
+        return self.clients[-1]
+
+    @property
+    def address(self) -> str:
+        return self.server.addresses[0]
+
+    def check(self) -> None:
+        """Laws 2, 3, 4 and 13, as far as a server that runs can show them."""
+        stats = self.server.statistics()
+        assert stats.accepted == stats.open + stats.closed
+        assert stats.closed == stats.collected + stats.buffered + stats.lost
+        assert stats.slots_used <= max(stats.slots, stats.open)
+
+    def check_over(self) -> None:
+        """The same when it is over: nothing is left, and the sums agree."""
+        self.check()
+        stats = self.server.statistics()
+        assert stats.open == stats.slots_used == 0
+        if not self.collects:
+            return
+        assert stats.collected == len(self.reports)
+        if not stats.lost:
+            assert sorted(r.id for r in self.reports) == list(
+                range(1, stats.accepted + 1)
+            )
+            for name in ("bytes_received", "bytes_sent", "bytes_discarded"):
+                total = sum(getattr(report, name) for report in self.reports)
+                assert total == getattr(stats, name), name
+        for report in self.reports:
+            balanced(report)
+
+
+def balanced(report: ConnectionReport) -> None:
+    """The ledger of a relayed connection, to the byte."""
+    if report.upstream_bytes_sent is not None:
+        assert report.upstream_bytes_received is not None
+        assert report.upstream_bytes_discarded is not None
+        assert (
+            report.bytes_received == report.upstream_bytes_sent + report.bytes_discarded
+        )
+        assert (
+            report.upstream_bytes_received
+            == report.bytes_sent + report.upstream_bytes_discarded
+        )
+
+
+@contextlib.asynccontextmanager
+async def serving(
+    handler: Callable[[Any], Awaitable[object]],
+    *,
+    addresses: tuple[str, ...] = ("127.0.0.1:0",),
+    listeners: Any = None,
+    limits: Limits | None = None,
+    timeouts: Timeouts | None = None,
+    **options: Any,
+) -> AsyncIterator[Running]:
+    """A server for the block; drained and checked at its end unless it is over."""
+    running = Running()
+    running.collects = "collector" not in options
+    options.setdefault("collector", running.collect)
+    if listeners is None:
+        listeners = await open_listeners(*addresses)
+
+    async def serve_it(task_status: Any) -> None:
+        with running.scope:
+            try:
+                running.summary = await serve(
+                    handler,
+                    listeners,
+                    limits=limits or Limits(max_connections=100),
+                    timeouts=timeouts,
+                    task_status=task_status,
+                    **options,
+                )
+            finally:
+                running.ended.set()
+
+    try:
+        async with trio.open_nursery() as nursery:
+            running.server = await nursery.start(serve_it)
+            yield running
+            running.server.start_draining(reason="the test is over")
+    finally:
+        for client in running.clients:
+            client.socket.close()
+    running.check_over()
+
+
+async def receive_exactly(stream: trio.abc.ReceiveStream, count: int) -> bytes:
+    data = b""
+    while len(data) < count:
+        more = await stream.receive_some(count - len(data))
+        assert more, f"EOF after {len(data)} of {count} bytes"
+        data += more
+    return data
+
+
+async def receive_all(stream: trio.abc.ReceiveStream) -> bytes:
+    data = b""
+    async for more in stream:
+        data += more
+    return data
+
+
+def reset(stream: trio.SocketStream) -> None:
+    """Close with RST."""
+    stream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    stream.socket.close()
+
+
+async def is_reset(stream: trio.SocketStream) -> bool:
+    """Whether the peer ends this by RST rather than by FIN, whatever it sends first."""
+    try:
+        async for _ in stream:
+            pass
+    except trio.BrokenResourceError as error:
+        assert isinstance(error.__cause__, ConnectionResetError)
+        return True
+    return False
+
+
+def open_fds() -> int:
+    return len(os.listdir("/proc/self/fd"))

@@ -1,0 +1,518 @@
+"""Connections: how they close, when they are idle, which timer ends them."""
+
+from __future__ import annotations
+
+import math
+import socket
+from typing import Any
+
+import pytest
+import trio
+import trio.testing
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from support import is_reset, receive_all, receive_exactly, reset, run, serving
+
+from trioserve import (
+    Connection,
+    Outcome,
+    Phase,
+    Reason,
+    Timeouts,
+    current_connection,
+    echo,
+)
+
+
+class Oops(Exception):
+    """What a handler raises."""
+
+
+async def was_reset_after_eof(stream: trio.SocketStream) -> bool:
+    """Whether a RST has followed the EOF: then not even the first send works."""
+    assert await stream.receive_some() == b""
+    try:
+        await stream.send_all(b"x")
+    except trio.BrokenResourceError:
+        return True
+    return False
+
+
+# -- the close table
+
+
+async def _returns(conn: Connection) -> None:
+    await conn.send_all(b"bye")
+
+
+async def _reads_to_eof(conn: Connection) -> None:
+    async for _ in conn:
+        pass
+    await conn.send_all(b"bye")
+
+
+async def _raises(conn: Connection) -> None:
+    await conn.send_all(b"bye")
+    raise Oops
+
+
+async def _raises_inside(conn: Connection) -> None:
+    async with conn:
+        await conn.send_all(b"bye")
+        raise Oops
+
+
+async def _closes(conn: Connection) -> None:
+    async with conn:
+        await conn.send_all(b"bye")
+
+
+async def _closes_twice(conn: Connection) -> None:
+    await _closes(conn)
+    await conn.aclose()
+    conn.abort()
+
+
+async def _aborts(conn: Connection) -> None:
+    await conn.send_all(b"bye")
+    conn.abort()
+    conn.abort()
+    with pytest.raises(trio.ClosedResourceError):
+        await conn.receive_some()
+
+
+async def _closes_forcefully(conn: Connection) -> None:
+    await trio.aclose_forcefully(conn)
+
+
+@pytest.mark.parametrize(
+    ("handler", "resets", "reason"),
+    [
+        (_returns, False, Reason.SERVER_CLOSED),
+        (_reads_to_eof, False, Reason.CLIENT_CLOSED),
+        (_raises, True, Reason.HANDLER_ERROR),
+        (_raises_inside, True, Reason.HANDLER_ERROR),
+        (_closes, False, Reason.SERVER_CLOSED),
+        (_closes_twice, False, Reason.SERVER_CLOSED),
+        (_aborts, True, Reason.ABORTED),
+        (_closes_forcefully, True, Reason.SERVER_CLOSED),
+    ],
+)
+@pytest.mark.parametrize("unread", [0, 50_000])
+async def test_how_it_closes(
+    handler: Any, resets: bool, reason: Reason, unread: int, autojump_clock: object
+) -> None:
+    """Each row of the close table, also with bytes that nobody has read."""
+    async with serving(handler) as running:
+        stream = await running.connect()
+        if unread:
+            await stream.send_all(bytes(unread))
+        await trio.testing.wait_all_tasks_blocked()
+        if handler is _reads_to_eof:
+            await stream.send_eof()
+        assert await is_reset(stream) == resets
+        await stream.aclose()
+    (report,) = running.reports
+    assert report.reason is reason
+    if not resets:
+        assert report.bytes_sent == 3
+        assert report.bytes_received == unread
+
+
+async def test_lingering_throws_away_a_bounded_amount(autojump_clock: object) -> None:
+    """Law 12: a client that goes on sending is heard for 64 KiB, discarded."""
+    async with serving(_returns) as running:
+        stream = await running.connect()
+        with pytest.raises(trio.BrokenResourceError):
+            while True:
+                await stream.send_all(bytes(10_000))
+    (report,) = running.reports
+    assert report.bytes_received == report.bytes_discarded == 65536
+    assert report.reason is Reason.SERVER_CLOSED
+    assert report.phase is Phase.CLOSING
+
+
+async def test_lingering_takes_a_bounded_time(autojump_clock: object) -> None:
+    """Law 12: a client that never closes holds its slot for ``linger`` seconds."""
+    async with serving(_returns, timeouts=Timeouts(linger=9)) as running:
+        stream = await running.connect()
+        assert await receive_all(stream) == b"bye"
+        while running.server.statistics().open:
+            await trio.sleep(0.5)
+        assert trio.current_time() == pytest.approx(9, abs=0.5)
+    assert running.reports[0].duration == 9
+
+
+async def test_a_reset_while_lingering_is_the_clients(autojump_clock: object) -> None:
+    async with serving(_returns) as running:
+        stream = await running.connect()
+        assert await receive_exactly(stream, 3) == b"bye"
+        reset(stream)
+    assert running.reports[0].reason is Reason.CLIENT_RESET
+
+
+async def test_cut_while_lingering(autojump_clock: object) -> None:
+    """Law 5: a lingering close is cut at the deadline like everything else."""
+    async with serving(_returns, timeouts=Timeouts(linger=math.inf)) as running:
+        stream = await running.connect()
+        await receive_exactly(stream, 3)
+        summary = await running.server.drain(within=1)
+        assert await was_reset_after_eof(stream)
+    assert summary.cut == 1
+
+
+# -- timers
+
+
+async def _receives(conn: Connection) -> None:
+    async with conn:
+        async for _ in conn:
+            pass
+
+
+async def _sends_for_ever(conn: Connection) -> None:
+    async with conn:
+        while True:
+            await conn.send_all(bytes(100_000))
+
+
+async def _half_closes(conn: Connection) -> None:
+    async with conn:
+        await conn.send_eof()
+        await conn.send_eof()
+        await conn.receive_some()
+
+
+async def _computes(conn: Connection) -> None:
+    await trio.sleep_forever()
+
+
+@pytest.mark.parametrize(
+    ("handler", "timeouts", "reason", "after", "resets"),
+    [
+        (_receives, Timeouts(idle=7), Reason.IDLE, 7, False),
+        (_receives, Timeouts(first_byte=6), Reason.FIRST_BYTE, 6, False),
+        (_receives, Timeouts(lifetime=5), Reason.LIFETIME, 5, True),
+        (_computes, Timeouts(lifetime=5, idle=1), Reason.LIFETIME, 5, True),
+        (_sends_for_ever, Timeouts(write_stall=4), Reason.WRITE_STALL, 4, True),
+        (_half_closes, Timeouts(half_closed=3), Reason.HALF_CLOSED, 3, True),
+    ],
+)
+async def test_which_timer_ends_it(
+    handler: Any,
+    timeouts: Timeouts,
+    reason: Reason,
+    after: float,
+    resets: bool,
+    autojump_clock: object,
+) -> None:
+    """Law 12: each wait for a peer ends, at its second, with the timer's name."""
+    async with serving(handler, timeouts=timeouts) as running:
+        stream = await running.connect()
+        while running.server.statistics().open or not running.reports:
+            await trio.sleep(0.25)
+        if handler is _half_closes:
+            assert await was_reset_after_eof(stream)
+        else:
+            assert await is_reset(stream) == resets
+    (report,) = running.reports
+    assert (report.reason, report.duration) == (reason, after)
+    assert report.outcome is Outcome.TIMEOUT
+    assert report.termination_state == ("KD" if reason is Reason.LIFETIME else "cD")
+
+
+@settings(deadline=None, max_examples=50)
+@given(
+    pauses=st.lists(st.integers(0, 68).map(lambda n: 0.05 + n / 10), max_size=8),
+    first_byte=st.sampled_from([5.0, math.inf]),
+)
+def test_bytes_extend_silence_and_never_a_total(
+    pauses: list[float], first_byte: float
+) -> None:
+    """Law 12: every byte renews *idle*; none renews *first byte* or *lifetime*."""
+    timeouts = Timeouts(idle=7, first_byte=first_byte, lifetime=20)
+
+    async def main() -> None:
+        async with serving(_receives, timeouts=timeouts) as running:
+            stream = await running.connect()
+            try:
+                for pause in pauses:
+                    await trio.sleep(pause)
+                    await stream.send_all(b"x")
+            except trio.BrokenResourceError:
+                pass
+            while running.server.statistics().open or not running.reports:
+                await trio.sleep(0.5)
+        (report,) = running.reports
+        last = sum(pauses)
+        expected = [(20.0, Reason.LIFETIME)]
+        if not pauses or pauses[0] > first_byte:
+            expected.append((first_byte, Reason.FIRST_BYTE))
+            last = 0
+        expected.append((last + 7, Reason.IDLE))
+        when, reason = min(expected)
+        assert report.duration == pytest.approx(when)
+        assert report.reason is reason
+
+    run(main)
+
+
+async def test_a_shielded_wait_ends_too(autojump_clock: object) -> None:
+    """Law 12: a timer ends a wait that is shielded from cancelling."""
+
+    async def handler(conn: Connection) -> None:
+        with trio.CancelScope(shield=True):
+            await conn.receive_some()
+
+    async with serving(handler, timeouts=Timeouts(idle=3)) as running:
+        stream = await running.connect()
+        assert await receive_all(stream) == b""
+        assert trio.current_time() == 3
+    assert running.reports[0].reason is Reason.IDLE
+
+
+async def test_an_idle_end_with_bytes_unread_by_the_client_is_a_reset(
+    autojump_clock: object,
+) -> None:
+    """A client that has not taken what was sent must not see a clean end."""
+
+    async def handler(conn: Connection) -> None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(conn.receive_some)
+            with trio.move_on_after(1):
+                await conn.send_all(bytes(20_000_000))
+
+    async with serving(handler, timeouts=Timeouts(idle=3)) as running:
+        stream = await running.connect()
+        while running.server.statistics().open or not running.reports:
+            await trio.sleep(0.25)
+        assert await is_reset(stream)
+    (report,) = running.reports
+    assert report.reason is Reason.IDLE
+    assert report.unacknowledged
+
+
+# -- idle scopes
+
+
+@settings(deadline=None, max_examples=80)
+@given(
+    arrives=st.sampled_from([math.inf, 0, 0.7, 3, 6]),
+    young=st.booleans(),
+    tail=st.integers(0, 3),
+    random=st.random_module(),
+)
+def test_only_who_waits_for_a_message_is_idle(
+    arrives: float, young: bool, tail: int, random: object
+) -> None:
+    """Law 5: draining ends a wait for the next message, never a message begun."""
+    drain_at = 0.5 if young else 5.0
+    got: list[bytes] = []
+
+    async def handler(conn: Connection) -> None:
+        if not young:
+            assert await conn.receive_some(1) == b"!"
+        line = b""
+        with conn.idle():
+            while len(line) < 1 + tail:
+                line += await conn.receive_some()
+        got.append(line)
+
+    async def main() -> None:
+        async with serving(handler) as running:
+            stream = await running.connect()
+            if not young:
+                await stream.send_all(b"!")
+            in_message = arrives <= (1 if young else drain_at)
+            for when, what in sorted([(arrives, "send"), (drain_at, "drain")]):
+                if when == math.inf:
+                    continue
+                await trio.sleep(when - trio.current_time())
+                await trio.testing.wait_all_tasks_blocked()
+                if what == "drain":
+                    running.server.start_draining(within=50)
+                    continue
+                try:
+                    for _ in range(1 + tail):
+                        await stream.send_all(b"x")
+                        await trio.testing.wait_all_tasks_blocked()
+                except trio.BrokenResourceError:
+                    assert not in_message
+            await running.ended.wait()
+        (report,) = running.reports
+        if in_message:
+            assert got == [b"x" * (1 + tail)]
+            assert report.reason is Reason.SERVER_CLOSED
+        else:
+            assert got == [b""]
+            assert report.reason is Reason.DRAINED
+
+    run(main)
+
+
+async def test_the_documented_idle_loop_drains_at_once(autojump_clock: object) -> None:
+    async def handler(conn: Connection) -> None:
+        while True:
+            data = b""
+            with conn.idle():
+                data = await conn.receive_some()
+            if not data:
+                return
+            await conn.send_all(data)
+
+    async with serving(handler) as running:
+        stream = await running.connect()
+        for _ in range(3):
+            await stream.send_all(b"x")
+            await receive_exactly(stream, 1)
+        await trio.testing.wait_all_tasks_blocked()
+        running.server.start_draining()
+        assert await receive_all(stream) == b""
+        await stream.aclose()
+        await running.ended.wait()
+        assert trio.current_time() == 0
+    assert running.reports[0].reason is Reason.DRAINED
+
+
+async def test_what_arrived_before_the_drain_is_read(autojump_clock: object) -> None:
+    """Readability counts as arrived, even if the handler has not run since."""
+
+    async def handler(conn: Connection) -> None:
+        await conn.receive_some(1)
+        await conn.draining.wait()
+        data = b""
+        with conn.idle():
+            data = await conn.receive_some()
+        await conn.send_all(data)
+
+    async with serving(handler) as running:
+        stream = await running.connect()
+        await stream.send_all(b"!message")
+        await trio.testing.wait_all_tasks_blocked()
+        running.server.start_draining()
+        assert await receive_all(stream) == b"message"
+
+
+async def test_a_message_ended_by_a_reset_is_no_idle_wait(
+    autojump_clock: object,
+) -> None:
+    """Looking whether something arrived does not eat the error that did."""
+
+    async def handler(conn: Connection) -> None:
+        await conn.receive_some(1)
+        await conn.draining.wait()
+        with conn.idle():
+            await conn.receive_some()
+
+    async with serving(handler) as running:
+        stream = await running.connect()
+        await stream.send_all(b"!")
+        await trio.testing.wait_all_tasks_blocked()
+        reset(stream)
+        running.server.start_draining()
+    assert running.reports[0].reason is Reason.CLIENT_RESET
+
+
+async def test_idle_does_not_nest(autojump_clock: object) -> None:
+    async def handler(conn: Connection) -> None:
+        with conn.idle(), pytest.raises(RuntimeError, match="entered already"):
+            with conn.idle():
+                raise AssertionError
+
+    async with serving(handler) as running:
+        await running.connect()
+        await trio.testing.wait_all_tasks_blocked()
+    assert running.reports[0].outcome is Outcome.OK
+
+
+# -- a stream like Trio's
+
+
+
+
+async def test_it_is_a_stream_as_trio_defines_one(autojump_clock: object) -> None:
+    """Trio's own conformance test for half-closeable streams."""
+    async with trio.open_nursery() as nursery:
+        send, receive = trio.open_memory_channel[Connection](0)
+
+        async def handler(conn: Connection) -> None:
+            await send.send(conn)
+            await trio.sleep_forever()
+
+        async with serving(handler, timeouts=Timeouts(linger=0.001)) as running:
+
+            async def make() -> Any:
+                client = await running.connect()
+                return await receive.receive(), client
+
+            async def clogged() -> Any:
+                conn, client = await make()
+                for stream in (conn, client):
+                    with trio.move_on_after(1):
+                        while True:
+                            await stream.send_all(bytes(100_000))
+                return conn, client
+
+            await trio.testing.check_half_closeable_stream(make, clogged)
+            running.server.start_draining(within=0)
+        nursery.cancel_scope.cancel()
+
+
+async def test_it_has_a_socket_as_trio_has_it(autojump_clock: object) -> None:
+    async def handler(conn: Connection) -> None:
+        name = conn.socket.getpeername()
+        assert conn.peer == f"{name[0]}:{name[1]}"
+        option = socket.IPPROTO_TCP, socket.TCP_NODELAY
+        assert conn.getsockopt(*option) == 1
+        conn.setsockopt(*option, 0)
+        assert conn.getsockopt(*option) == 0
+        assert conn.getsockopt(*option, 4) == bytes(4)
+        assert repr(conn) == f"<Connection 1 from {conn.peer}: data>"
+        await conn.wait_send_all_might_not_block()
+        with pytest.raises(TypeError, match="max_bytes must be an int"):
+            await conn.receive_some("1")  # type: ignore[arg-type]
+        with pytest.raises(ValueError, match="max_bytes must be 1 or more"):
+            await conn.receive_some(0)
+        conn.socket.close()
+        with pytest.raises(trio.ClosedResourceError):
+            await conn.receive_some()
+
+    async with serving(handler) as running:
+        await running.connect()
+        await trio.testing.wait_all_tasks_blocked()
+    assert running.reports[0].exception is None
+
+
+async def test_there_is_no_current_connection_outside() -> None:
+    with pytest.raises(LookupError):
+        current_connection()
+
+
+async def test_a_reset_conversation_counts_its_bytes(autojump_clock: object) -> None:
+    """Law 4: the ledger of a handler counts what the kernel gave and took."""
+    async with serving(echo) as running:
+        stream = await running.connect()
+        await stream.send_all(bytes(1000))
+        await receive_exactly(stream, 1000)
+        reset(stream)
+    (report,) = running.reports
+    assert (report.bytes_received, report.bytes_sent) == (1000, 1000)
+    assert report.first_byte == 0
+
+
+async def test_a_cancelled_send_counts_its_prefix(autojump_clock: object) -> None:
+    """Law 4: what a cancelled ``send_all`` got rid of arrives, and is counted."""
+    size = 20_000_000
+
+    async def handler(conn: Connection) -> None:
+        with trio.move_on_after(1):
+            await conn.send_all(bytes(size))
+        conn.note(prefix=conn.bytes_sent)
+
+    async with serving(handler) as running:
+        stream = await running.connect()
+        await trio.sleep(2)
+        arrived = len(await receive_all(stream))
+    (report,) = running.reports
+    assert 0 < arrived < size
+    assert report.notes["prefix"] == report.bytes_sent == arrived

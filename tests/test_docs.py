@@ -1,0 +1,264 @@
+"""The documentation runs.
+
+Every Python block of README.md and docs/ is a program, or tests, and is run;
+a text block right after it is what it prints, where ``...`` stands for
+anything. Every file of examples/ is run, and ends. A command in a console block
+has the options it is given.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import doctest
+import functools
+import gc
+import io
+import itertools
+import math
+import re
+import runpy
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import trioserve
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
+
+
+@dataclasses.dataclass(frozen=True)
+class Block:
+    page: Path
+    line: int
+    language: str
+    text: str
+    output: str | None = None
+
+    def __str__(self) -> str:
+        return f"{self.page.relative_to(ROOT)}:{self.line}"
+
+
+def blocks(page: Path, language: str) -> list[Block]:
+    """The fenced blocks of a page, each with the output that stands below it."""
+    text = page.read_text()
+    fences = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+    found = list(fences.finditer(text))
+    made = list[Block]()
+    for fence, after in itertools.zip_longest(found, found[1:]):
+        output = None
+        if (
+            after
+            and after[1] == "text"
+            and not text[fence.end() : after.start()].strip()
+        ):
+            output = after[2]
+        line = text.count("\n", 0, fence.start(2)) + 1
+        made.append(Block(page, line, fence[1], fence[2], output))
+    return [block for block in made if block.language == language]
+
+
+def all_blocks(language: str) -> list[Block]:
+    return [block for page in PAGES for block in blocks(page, language)]
+
+
+def commands() -> list[list[str]]:
+    """The words of each ``$ ...trioserve ...`` line of the console blocks."""
+    lines = "".join(block.text for block in all_blocks("console")).splitlines()
+    found = list[list[str]]()
+    for line in lines:
+        for command in (
+            re.split(r"&&|\|", line.removeprefix("$ ")) if line[:2] == "$ " else ()
+        ):
+            words = shlex.split(command, comments=True)
+            if words and Path(words[0]).name == "trioserve":
+                found.append(words[1:])
+    return found
+
+
+@functools.cache
+def help_of(*subcommand: str) -> str:
+    shown = subprocess.run(
+        [sys.executable, "-m", "trioserve", *subcommand, "--help"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return shown.stdout
+
+
+def same_output(seen: str, said: str) -> bool:
+    checker = doctest.OutputChecker()
+    return checker.check_output(said, seen, doctest.ELLIPSIS)
+
+
+def table(page: Path, first_column: str) -> list[tuple[str, ...]]:
+    """The rows of the table whose first column has this heading."""
+    lines = iter(page.read_text().splitlines())
+    for line in lines:
+        if line.startswith(f"| {first_column} |"):
+            break
+    next(lines)
+    rows = itertools.takewhile(lambda line: line.startswith("|"), lines)
+    return [tuple(cell.strip() for cell in row.split("|")[1:-1]) for row in rows]
+
+
+def has_tests(block: Block) -> bool:
+    return "def test_" in block.text
+
+
+PROGRAMS = [block for block in all_blocks("python") if not has_tests(block)]
+TESTS = [block for block in all_blocks("python") if has_tests(block)]
+
+
+@pytest.mark.parametrize("block", PROGRAMS, ids=str)
+def test_a_program_prints_what_it_says(block: Block) -> None:
+    code = compile("\n" * (block.line - 1) + block.text, block.page, "exec")
+    names: dict[str, object] = {"__name__": "__main__"}
+    with contextlib.redirect_stdout(io.StringIO()) as stdout:
+        exec(code, names)
+    names.clear()
+    gc.collect()  # what is left open is this block's fault
+    assert block.output is None or same_output(stdout.getvalue(), block.output)
+
+
+@pytest.mark.parametrize("block", TESTS, ids=str)
+def test_a_test_passes(block: Block, tmp_path: Path) -> None:
+    file = tmp_path / "test_block.py"
+    file.write_text(block.text)
+    command = [sys.executable, "-m", "pytest", "-W", "error", "-o", "trio_mode=true"]
+    ran = subprocess.run([*command, file], cwd=tmp_path, capture_output=True, text=True)
+    assert re.search(r"^=+ 1 passed in", ran.stdout, re.MULTILINE), ran.stdout
+
+
+@pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.name)
+def test_an_example_is_short_and_runs(
+    example: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert len(example.read_text().splitlines()) <= 30
+    runpy.run_path(str(example), run_name="__main__")
+    gc.collect()
+    assert capfd.readouterr().out
+
+
+def test_there_is_no_block_that_nothing_checks() -> None:
+    every = [
+        fence[1]
+        for page in PAGES
+        for fence in re.finditer(
+            r"^ *```(.*)\n(?:.*\n)*? *```$", page.read_text(), re.MULTILINE
+        )
+    ]
+    checked = {"python", "console", "mermaid"}
+    outputs = sum(block.output is not None for block in all_blocks("python"))
+    consoles = sum(block.output is not None for block in all_blocks("console"))
+    assert set(every) <= checked | {"text"}
+    assert every.count("text") == outputs + consoles
+
+
+@pytest.mark.parametrize("words", commands(), ids=" ".join)
+def test_a_command_has_the_options_it_is_given(words: list[str]) -> None:
+    subcommand = [word for word in words[:1] if not word.startswith("-")]
+    known = re.findall(r"(?<![\w-])--?[a-z][a-z-]*", help_of(*subcommand))
+    given = [re.sub("=.*", "", w) for w in words if re.match("--?[a-z]", w)]
+    assert set(given) <= set(known)
+
+
+@pytest.mark.parametrize("block", all_blocks("mermaid"), ids=str)
+def test_a_diagram_is_of_a_known_kind(block: Block) -> None:
+    assert re.match(r"(graph|flowchart) (TD|LR)\n|stateDiagram-v2\n", block.text)
+
+
+def test_a_link_leads_to_a_file() -> None:
+    others = ["CONTRIBUTING.md", "newsfragments/README.md"]
+    for page in [*PAGES, *(ROOT / name for name in others)]:
+        for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text()):
+            assert "://" in target or (page.parent / target).exists(), (page, target)
+
+
+def test_ci_runs_the_command_of_the_readme() -> None:
+    lines = [block.text for block in blocks(ROOT / "README.md", "console")]
+    commands = [line[2:] for text in lines for line in text.splitlines()]
+    [command] = [line for line in commands if "nox" in line]
+    assert f"({command})" in (ROOT / ".ci" / "run").read_text()
+
+
+def test_the_table_of_defaults_is_the_defaults() -> None:
+    rows = table(ROOT / "docs" / "limits-and-timeouts.md", "option")
+    documented = {row[0].strip("`"): row[1] for row in rows}
+    real = dict[str, str]()
+    for options in (trioserve.Limits, trioserve.Timeouts):
+        for field in dataclasses.fields(options):
+            match field.default:
+                case float() as seconds:
+                    text = "∞" if math.isinf(seconds) else f"{seconds:g}"
+                case dataclasses.MISSING:
+                    text = "min(10000, (open files - 64) // 4)"
+                case other:
+                    text = f"`{other!r}`".replace('"', "'")
+            real[field.name] = text
+    assert documented == real
+
+
+def report_because_of(
+    reason: trioserve.Reason, side: str
+) -> trioserve.ConnectionReport:
+    return trioserve.ConnectionReport(
+        id=1,
+        listener="127.0.0.1:7",
+        peer="127.0.0.1:50000",
+        local="127.0.0.1:7",
+        accepted_at=0,
+        duration=0,
+        reason=reason,
+        phase=trioserve.Phase.DATA,
+        side="target" if side == "target" else "client",
+    )
+
+
+def test_the_table_of_reasons_is_the_reasons() -> None:
+    documented = table(ROOT / "docs" / "reports.md", "reason")
+    real = list[tuple[str, ...]]()
+    for reason in trioserve.Reason:
+        letters = {
+            report_because_of(reason, side).termination_state[0]: None
+            for side in ("client", "target")
+        }
+        code = " or ".join(f"`{letter}`" for letter in letters)
+        real.append((f"`{reason}`", f"`{reason.outcome}`", code, reason.sentence))
+    assert documented == real
+
+
+def test_the_table_of_phases_is_the_phases() -> None:
+    documented = table(ROOT / "docs" / "reports.md", "phase")
+    real = [(f"`{phase}`", f"`{phase.letter}`") for phase in trioserve.Phase]
+    assert [row[:2] for row in documented] == real
+
+
+@pytest.mark.parametrize(
+    ("page", "heading", "value"),
+    [
+        ("reports.md", "field", trioserve.ConnectionReport),
+        ("reports.md", "statistic", trioserve.Statistics),
+        ("draining.md", "field", trioserve.DrainSummary),
+        ("proxying.md", "field", trioserve.RelayResult),
+    ],
+)
+def test_a_table_of_fields_has_all_of_them(
+    page: str, heading: str, value: type
+) -> None:
+    rows = table(ROOT / "docs" / page, heading)
+    documented = {name for row in rows for name in re.findall(r"`(\w+)`", row[0])}
+    fields = {field.name for field in dataclasses.fields(value)}
+    properties = {n for n, v in vars(value).items() if isinstance(v, property)}
+    assert documented == fields | properties
+
+
+def test_output_is_compared() -> None:
+    assert same_output("1 of 12\n", "1 of ...\n")
+    assert not same_output("2 of 12\n", "1 of ...\n")

@@ -1,0 +1,136 @@
+"""The map of the package: what may import what. Arrows point down, never sideways."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+SOURCE = Path(__file__).parents[1] / "src" / "trioserve"
+
+# From the top to the bottom. A module imports from rows below its own.
+ROWS = """
+__main__
+app
+__init__
+_echo _proxy
+_serve _relay _dial
+_listeners
+_connection
+_admission _transport _timers
+_address _options _report
+"""
+ROW = {
+    name: -number
+    for number, row in enumerate(ROWS.strip().splitlines())
+    for name in row.split()
+}
+
+
+def imports(module: str, source: str) -> set[str]:
+    """The modules of the package that a module's source imports, by dotted name."""
+    package = ["trioserve", *module.split(".")][: 2 if "." in module else 1]
+    found = set[str]()
+    for node in ast.walk(ast.parse(source)):
+        match node:
+            case ast.Import():
+                found |= {alias.name for alias in node.names}
+            case ast.ImportFrom():
+                base = package[: len(package) + 1 - node.level] if node.level else []
+                base = [*base, *(node.module or "").split(".")]
+                inside = [part for part in base if part]
+                for alias in node.names:
+                    deeper = [*inside, alias.name]
+                    is_module = alias.name.startswith("_") or inside == ["trioserve"]
+                    found.add(".".join(deeper if is_module else inside))
+            case _:
+                pass
+    return {name for name in found if name.split(".")[0] == "trioserve"}
+
+
+def violations(sources: dict[str, str]) -> list[str]:
+    """What is wrong with the arrows between modules, each in a few words."""
+    wrong = list[str]()
+    for module, source in sorted(sources.items()):
+        top = module.split(".")[0]
+        if top not in ROW:
+            wrong.append(f"{module} is in no row")
+            continue
+        for name in sorted(imports(module, source)):
+            target = [*name.split(".")[1:], ""][0]
+            if top == target == "app":
+                continue
+            if top in ("app", "testing") and target.startswith("_"):
+                wrong.append(f"{module} uses {name}, which is not public")
+                continue
+            if target not in ROW:  # a public name
+                target = "__init__"
+            if ROW[target] >= ROW[top]:
+                way = "sideways" if ROW[target] == ROW[top] else "up"
+                wrong.append(f"{module} -> {target} points {way}")
+    return wrong
+
+
+def package_sources() -> dict[str, str]:
+    return {
+        ".".join(file.relative_to(SOURCE).with_suffix("").parts): file.read_text()
+        for file in SOURCE.rglob("*.py")
+    }
+
+
+def test_imports_point_down() -> None:
+    assert violations(package_sources()) == []
+
+
+def test_every_row_is_in_the_tree() -> None:
+    assert ROW.keys() == {name.split(".")[0] for name in package_sources()}
+
+
+@pytest.mark.parametrize(
+    ("module", "source", "complaint"),
+    [
+        ("_transport", "from ._serve import serve", "_transport -> _serve points up"),
+        (
+            "_transport",
+            "from . import _timers",
+            "_transport -> _timers points sideways",
+        ),
+        ("_report", "import trioserve", "_report -> __init__ points up"),
+        ("_proxy", "from . import echo", "_proxy -> __init__ points up"),
+        ("_serve", "from .app._log import x", "_serve -> app points up"),
+        ("_serve", "def f():\n  import trioserve.app", "_serve -> app points up"),
+        ("_stray", "", "_stray is in no row"),
+        (
+            "app._cli",
+            "from .._serve import serve",
+            "app._cli uses trioserve._serve, which is not public",
+        ),
+        (
+            "app._cli",
+            "from trioserve import _serve",
+            "app._cli uses trioserve._serve, which is not public",
+        ),
+        (
+            "app.__init__",
+            "import trioserve._relay",
+            "app.__init__ uses trioserve._relay, which is not public",
+        ),
+    ],
+)
+def test_a_wrong_arrow_is_found(module: str, source: str, complaint: str) -> None:
+    assert violations({module: source}) == [complaint]
+
+
+@pytest.mark.parametrize(
+    ("module", "source"),
+    [
+        ("_serve", "from ._report import Reason\nfrom . import _timers\nimport trio"),
+        ("__init__", "from ._serve import serve"),
+        ("app._cli", "from ._log import x\nfrom trioserve import serve\nimport click"),
+        ("app.__init__", "from ._cli import main"),
+        ("__main__", "from trioserve.app import main"),
+    ],
+)
+def test_a_right_arrow_is_right(module: str, source: str) -> None:
+    assert violations({module: source}) == []

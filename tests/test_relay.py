@@ -1,0 +1,889 @@
+"""Relay: what its peers do, in any order, at any time, over any kind of stream."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import math
+import os
+import socket
+from collections.abc import AsyncIterator, Callable
+from typing import Any, Literal
+
+import pytest
+import trio
+import trio.testing
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from links import MEDIA, REAL_MEDIA, Link, Medium, Peer, Whole, some_bytes, sockets
+from support import (
+    Running,
+    is_reset,
+    open_fds,
+    receive_all,
+    receive_exactly,
+    reset,
+    run,
+    serving,
+)
+from sweep import sweep
+
+from trioserve import Connection, Flow, Reason, RelayResult, Timeouts, relay
+from trioserve._relay import _transport_of, relay_transports
+from trioserve._transport import CHUNK
+
+
+class Result:
+    """A relay that runs in a nursery, and what comes of it, when."""
+
+    def __init__(
+        self,
+        nursery: trio.Nursery,
+        a: trio.abc.Stream,
+        b: trio.abc.Stream,
+        **options: Any,
+    ) -> None:
+        self.is_pending = True
+        self.value: RelayResult
+        self.at = math.nan
+        nursery.start_soon(self._run, a, b, options)
+
+    async def _run(
+        self, a: trio.abc.Stream, b: trio.abc.Stream, options: dict[str, Any]
+    ) -> None:
+        try:
+            self.value = await relay(a, b, **options)
+            self.at = trio.current_time()
+        finally:
+            self.is_pending = False
+
+
+def _narrow(stream: trio.abc.Stream) -> None:
+    """Let its kernel take as little as it can before it is read."""
+    assert isinstance(stream, trio.SocketStream)
+    stream.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1)
+
+
+@contextlib.asynccontextmanager
+async def _matchmaker(**options: Any) -> AsyncIterator[Running]:
+    """A server that relays its first client to its second."""
+    first: Connection | None = None
+    over = trio.Event()
+
+    async def handler(conn: Connection) -> None:
+        nonlocal first
+        if first is None:
+            first = conn
+            await over.wait()
+        else:
+            try:
+                await relay(first, conn)
+            finally:
+                over.set()
+
+    async with serving(handler, **options) as running:
+        yield running
+
+
+async def _expect_eof_and_close(stream: trio.SocketStream) -> None:
+    assert await receive_all(stream) == b""
+    await stream.aclose()
+
+
+# -- Scripts: what two peers do, one thing at a time, and what must come of it.
+#
+# Seconds that pass are whole and timeouts are not, so that nothing happens at
+# the very moment at which a timer runs out.
+
+
+@dataclasses.dataclass(frozen=True)
+class Step:
+    what: Literal["send", "eof", "reset", "wait"]
+    who: int = 0
+    amount: int = 0
+
+
+def _steps(*, resets: bool) -> st.SearchStrategy[list[Step]]:
+    who = st.integers(0, 1)
+    sizes = st.integers(1, 300) | st.integers(1, 150_000)
+    kinds = [
+        st.builds(Step, st.just("send"), who, sizes),
+        st.builds(Step, st.just("send"), who, sizes),
+        st.builds(Step, st.just("wait"), who, st.integers(1, 8)),
+        st.builds(Step, st.just("wait"), who, st.integers(1, 8)),
+        st.builds(Step, st.just("eof"), who),
+    ]
+    if resets:
+        kinds.append(st.builds(Step, st.just("reset"), who))
+    return st.lists(st.one_of(kinds), max_size=12)
+
+
+_timers = st.integers(1, 15).map(lambda n: n + 0.5) | st.just(math.inf)
+_finite = st.integers(1, 15).map(lambda n: n + 0.5)
+_timeouts = st.builds(
+    Timeouts, idle=_finite, half_closed=_finite, first_byte=_timers
+)
+
+
+class Expected:
+    """What a relay must do, told in the simplest way."""
+
+    def __init__(self, timeouts: Timeouts, *, resets: bool) -> None:
+        self.timeouts = timeouts
+        self.cut = "reset" if resets else "eof"
+        self.now = self.moved_at = 0.0
+        self.reason: Reason | None = None
+        self.side: str | None = None
+        self.sent = [0, 0]
+        self.undelivered = [False, False]
+        self.tails = ["open", "open"]
+        self.first: int | None = None
+        self.ended = [False, False]  # has sent EOF
+        self.gone = [False, False]  # has reset after that
+
+    def step(self, step: Step) -> None:
+        if step.what == "wait":
+            self.wait(step.amount)
+        elif not self.gone[step.who]:
+            getattr(self, step.what)(step)
+
+    def send(self, step: Step) -> None:
+        if self.ended[step.who]:
+            return
+        other = 1 - step.who
+        self.moved_at = self.now
+        if self.gone[other]:
+            self.undelivered[step.who] = True
+            self.reset_by(other)
+        else:
+            self.sent[step.who] += step.amount
+
+    def eof(self, step: Step) -> None:
+        if self.ended[step.who]:
+            return
+        other = 1 - step.who
+        self.ended[step.who] = True
+        self.moved_at = self.now
+        if self.first is None:
+            self.first = step.who
+        if self.gone[other]:
+            self.reset_by(other)
+            return
+        self.tails[other] = "eof"
+        if all(self.ended):
+            normal = (Reason.CLIENT_CLOSED, Reason.SERVER_CLOSED)
+            self.reason = normal[self.first]
+
+    def reset(self, step: Step) -> None:
+        if self.ended[step.who]:
+            # Nobody reads there any more; who writes next will find out.
+            self.gone[step.who] = True
+            if self.tails[step.who] == "open":
+                self.tails[step.who] = "closed"
+        else:
+            self.reset_by(step.who)
+
+    def reset_by(self, who: int) -> None:
+        self.reason = (Reason.CLIENT_RESET, Reason.SERVER_RESET)[who]
+        if self.tails[who] == "open":
+            self.tails[who] = "closed"
+        self.end_open_tails(self.cut)
+
+    def wait(self, seconds: float) -> None:
+        due, reason, side = self.due()
+        if self.now + seconds < due:
+            self.now += seconds
+            return
+        self.now, self.reason, self.side = due, reason, side
+        by_fin = reason in (Reason.IDLE, Reason.FIRST_BYTE)
+        self.end_open_tails("eof" if by_fin else self.cut)
+
+    def due(self) -> tuple[float, Reason, str]:
+        if any(self.ended):
+            waited_for = "client" if self.ended[1] else "target"
+            due = self.moved_at + self.timeouts.half_closed
+            half_closed = (due, Reason.HALF_CLOSED, waited_for)
+            timers = [half_closed]
+        else:
+            timers = [(self.moved_at + self.timeouts.idle, Reason.IDLE, "client")]
+        if not self.sent[0] and not self.ended[0]:
+            timers.append((self.timeouts.first_byte, Reason.FIRST_BYTE, "client"))
+        return min(timers, key=lambda timer: timer[0])
+
+    def end_open_tails(self, how: str) -> None:
+        self.tails = [how if tail == "open" else tail for tail in self.tails]
+
+
+async def _perform(peer: Peer, step: Step) -> None:
+    match step.what:
+        case "send":
+            await peer.send(step.amount)
+        case "eof":
+            await peer.send_eof()
+        case "reset":
+            peer.reset()
+
+
+async def _play(medium: Medium, steps: list[Step], timeouts: Timeouts) -> None:
+    """Let both peers do all that, one at a time, and compare."""
+    with medium() as a, medium() as b, trio.fail_after(1000):
+        await _play_on(a, b, steps, timeouts)
+
+
+async def _play_on(a: Link, b: Link, steps: list[Step], timeouts: Timeouts) -> None:
+    peers = Peer(a.peer), Peer(b.peer)
+    expected = Expected(timeouts, resets=a.resets)
+    async with trio.open_nursery() as reading:
+        for peer in peers:
+            reading.start_soon(peer.read)
+        async with trio.open_nursery() as relaying:
+            running = Result(relaying, a.ours, b.ours, timeouts=timeouts)
+            await trio.testing.wait_all_tasks_blocked()
+            for step in [*steps, Step("wait", amount=1000)]:
+                expected.step(step)
+                if step.what == "wait" and expected.reason is None:
+                    await trio.sleep_until(expected.now)  # noqa: TID251
+                await _perform(peers[step.who], step)
+                if expected.reason is not None:
+                    break
+                await trio.testing.wait_all_tasks_blocked()
+        await trio.testing.wait_all_tasks_blocked()
+        reading.cancel_scope.cancel()
+
+    result = running.value
+    assert (result.reason, result.side) == (expected.reason, expected.side)
+    # A reset may wait a second for its peer to acknowledge what went before.
+    late = 1 if "reset" in result.reason else 0
+    assert expected.now <= running.at <= expected.now + late
+    assert [peer.tail for peer in peers] == expected.tails
+    for who, flow in enumerate((result.a_to_b, result.b_to_a)):
+        assert flow.received == flow.delivered + flow.discarded
+        if not expected.undelivered[who]:
+            assert flow.discarded == 0
+            assert flow.received == expected.sent[who]
+        assert peers[1 - who].received == peers[who].sent[: flow.delivered]
+
+
+@pytest.mark.parametrize("medium", MEDIA)
+@given(data=st.data(), timeouts=_timeouts, schedule=st.random_module())
+@settings(deadline=None)
+def test_relay_does_what_the_script_says(
+    medium: Medium, data: st.DataObject, timeouts: Timeouts, schedule: object
+) -> None:
+    """Laws 4, 7, 8, 11 and 12: every script has one outcome, over any stream."""
+    steps = data.draw(_steps(resets="memory" not in medium.__name__))
+    run(_play, medium, steps, timeouts)
+
+
+# -- Chaos: the same, all at once; peers may stop reading too.
+
+
+@st.composite
+def _chaos(draw: st.DrawFn) -> list[tuple[str, int]]:
+    whats = ["send", "send", "send", "eof", "reset", "wait", "stop reading", "read on"]
+    return draw(
+        st.lists(st.tuples(st.sampled_from(whats), st.integers(1, 300_000)), max_size=8)
+    )
+
+
+async def _run_wild(peer: Peer, steps: list[tuple[str, int]]) -> None:
+    for what, amount in steps:
+        match what:
+            case "send":
+                await peer.send(amount)
+            case "eof":
+                await peer.send_eof()
+            case "reset":
+                peer.reset()
+            case "wait":
+                await trio.sleep(amount / 50_000)  # noqa: TID251
+            case "stop reading":
+                peer.stop_reading()
+            case "read on":
+                peer.read_on()
+
+
+@pytest.mark.parametrize("medium", REAL_MEDIA)
+@given(scripts=st.tuples(_chaos(), _chaos()), schedule=st.random_module())
+@settings(deadline=None)
+def test_whatever_peers_do_a_relay_ends_and_its_ledger_balances(
+    medium: Medium, scripts: tuple[list[tuple[str, int]], ...], schedule: object
+) -> None:
+    """Laws 4, 9 and 12: two wild peers; no byte is lost count of, and it ends."""
+    timeouts = Timeouts(idle=9.5, half_closed=7.5, write_stall=5.5)
+    before = open_fds()
+
+    async def main() -> None:
+        with medium() as a, medium() as b:
+            peers = Peer(a.peer), Peer(b.peer)
+            async with trio.open_nursery() as nursery:
+                for peer, steps in zip(peers, scripts, strict=True):
+                    nursery.start_soon(peer.read)
+                    nursery.start_soon(_run_wild, peer, steps)
+                # All their waits and all timers together are shorter.
+                with trio.fail_after(500):
+                    result = await relay(a.ours, b.ours, timeouts=timeouts)
+                await trio.testing.wait_all_tasks_blocked()
+                nursery.cancel_scope.cancel()
+        for flow, source, sink in (
+            (result.a_to_b, *peers),
+            (result.b_to_a, *reversed(peers)),
+        ):
+            assert flow.received == flow.delivered + flow.discarded
+            assert 0 <= flow.discarded <= CHUNK
+            assert flow.received <= len(source.sent)
+            assert len(sink.received) <= flow.delivered
+            assert source.sent.startswith(sink.received)
+            if result.reason.outcome == "ok" and sink.may_read.is_set():
+                assert sink.received == source.sent
+
+    run(main)
+    assert open_fds() == before
+
+
+# -- Law 8: resets
+
+
+@pytest.mark.parametrize("medium", REAL_MEDIA)
+@pytest.mark.parametrize("who", [0, 1])
+@given(count=st.integers(0, 40_000), schedule=st.random_module())
+@settings(deadline=None)
+def test_a_reset_comes_after_the_bytes_before_it(
+    medium: Medium, who: int, count: int, schedule: object
+) -> None:
+    """Law 8: every byte that was received before a reset is delivered before it."""
+
+    async def main() -> None:
+        with medium() as a, medium() as b:
+            sender, receiver = (a, b)[who], (b, a)[who]
+            peer = Peer(receiver.peer)
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(relay, a.ours, b.ours)
+                await sender.peer.send_all(some_bytes(0, count))
+                reset(sender.peer)
+            await peer.read()
+            assert peer.received == some_bytes(0, count)
+            assert peer.tail == "reset"
+
+    run(main)
+
+
+@pytest.mark.parametrize("medium", REAL_MEDIA)
+async def test_a_reset_that_waits_for_its_flush_stays_a_reset(
+    medium: Medium, autojump_clock: trio.testing.MockClock
+) -> None:
+    """Law 8: no timer turns it into a clean end, however slow the other side is."""
+    with medium() as a, medium() as b:
+        _narrow(b.peer)
+        async with trio.open_nursery() as nursery:
+            result = Result(nursery, a.ours, b.ours, timeouts=Timeouts(idle=10))
+            # More than the peer takes, and not more than its side's kernel does.
+            await a.peer.send_all(bytes(10_000))
+            await trio.sleep(9.5)  # noqa: TID251
+            reset(a.peer)
+        assert result.value.reason is Reason.CLIENT_RESET
+        assert result.value.a_to_b.delivered == 10_000
+        assert trio.current_time() == 10.5
+        peer = Peer(b.peer)
+        await peer.read()
+        assert peer.tail == "reset"
+
+
+# -- Law 9: backpressure
+
+
+@pytest.mark.parametrize("medium", REAL_MEDIA)
+@pytest.mark.parametrize("who", [0, 1])
+async def test_a_peer_that_never_reads_costs_one_chunk(
+    medium: Medium, who: int, autojump_clock: trio.testing.MockClock
+) -> None:
+    """Laws 9 and 12: and it is reset exactly when the write has stalled for long."""
+    with medium() as a, medium() as b:
+        sender, receiver = (a, b)[who], (b, a)[who]
+        peer = Peer(sender.peer)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(peer.send, 30_000_000)
+            result = await relay(a.ours, b.ours, timeouts=Timeouts(write_stall=33))
+            assert trio.current_time() == 33
+        assert result.reason is Reason.WRITE_STALL
+        assert result.side == ("target", "client")[who]
+        flow = (result.a_to_b, result.b_to_a)[who]
+        assert flow.received == flow.delivered + flow.discarded
+        assert 0 < flow.discarded <= CHUNK
+        assert isinstance(receiver.peer, trio.SocketStream)
+        assert await is_reset(receiver.peer)
+
+
+async def test_a_slow_reader_is_no_stalled_one(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """Law 12: write_stall is a silence; as long as bytes are taken it starts again."""
+    with sockets() as a, sockets() as b:
+        count = 10_000_000
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(a.peer.send_all, bytes(count))
+            timeouts = Timeouts(write_stall=5, idle=5)
+            result = Result(nursery, a.ours, b.ours, timeouts=timeouts)
+            for _ in range(20):
+                await trio.sleep(4)  # noqa: TID251
+                assert result.is_pending
+                await receive_exactly(b.peer, count // 20)
+            nursery.cancel_scope.cancel()
+
+
+# -- Law 10: chunking
+
+
+@pytest.mark.parametrize("medium", MEDIA)
+@given(
+    data=st.binary(min_size=1, max_size=2000),
+    cuts=st.lists(st.tuples(st.integers(0, 2000), st.booleans()), max_size=8),
+    schedule=st.random_module(),
+)
+@settings(deadline=None)
+def test_how_bytes_are_cut_makes_no_difference(
+    medium: Medium, data: bytes, cuts: list[tuple[int, bool]], schedule: object
+) -> None:
+    """Law 10: whatever the packets, the same bytes, ends and counts come out."""
+
+    async def main() -> None:
+        with medium() as a, medium() as b:
+            peer = Peer(b.peer)
+            async with trio.open_nursery() as nursery:
+                result = Result(nursery, a.ours, b.ours)
+                nursery.start_soon(peer.read)
+                start = 0
+                for end, pauses in [*sorted(cuts), (len(data), True)]:
+                    await a.peer.send_all(data[start:end])
+                    start = min(end, len(data))
+                    if pauses:
+                        await trio.testing.wait_all_tasks_blocked()
+                await a.peer.send_eof()
+                await trio.testing.wait_all_tasks_blocked()
+                await b.peer.send_eof()
+        flow = Flow(received=len(data), delivered=len(data), discarded=0)
+        nothing = Flow(received=0, delivered=0, discarded=0)
+        assert peer.received == data
+        assert result.value == RelayResult(
+            reason=Reason.CLIENT_CLOSED, a_to_b=flow, b_to_a=nothing
+        )
+
+    run(main)
+
+
+# -- Law 12: timers (more of them in the scripts above)
+
+
+@pytest.mark.parametrize("medium", MEDIA)
+async def test_bytes_of_the_target_do_not_extend_the_first_byte(
+    medium: Medium, autojump_clock: trio.testing.MockClock
+) -> None:
+    """Law 12: first_byte is a total; only the client's first byte ends it."""
+    with medium() as a, medium() as b:
+        async with trio.open_nursery() as nursery:
+            timeouts = Timeouts(first_byte=10, idle=4)
+            result = Result(nursery, a.ours, b.ours, timeouts=timeouts)
+            while result.is_pending:
+                await b.peer.send_all(b"banner")
+                await trio.sleep(3)  # noqa: TID251
+        assert result.at == 10
+        assert (result.value.reason, result.value.side) == ("first_byte", "client")
+
+
+async def test_first_byte_counts_from_accept(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """Law 12: what a handler does before it relays takes from the same total."""
+
+    async def handler(conn: Connection) -> None:
+        await trio.sleep(3)  # noqa: TID251
+        with sockets() as target:
+            await relay(conn, target.ours)
+
+    async with serving(handler, timeouts=Timeouts(first_byte=5)) as running:
+        client = await running.connect()
+        assert await receive_all(client) == b""
+        await client.aclose()
+    (report,) = running.reports
+    assert (report.reason, report.duration) == (Reason.FIRST_BYTE, 5)
+
+
+# -- Sides that can't be closed by half
+
+
+@pytest.mark.parametrize("medium", MEDIA)
+async def test_a_side_that_cannot_send_eof_is_closed_instead(
+    medium: Medium, autojump_clock: trio.testing.MockClock
+) -> None:
+    """Law 7: after all bytes; and then there is nothing to wait for."""
+    with medium() as a, medium() as b:
+        await a.peer.send_all(b"the last words")
+        await a.peer.send_eof()
+        result = await relay(a.ours, Whole(b.ours))
+        assert result.reason is Reason.CLIENT_CLOSED
+        assert await receive_all(b.peer) == b"the last words"
+        assert await receive_all(a.peer) == b""
+
+
+@pytest.mark.parametrize("medium", MEDIA)
+async def test_two_sides_that_cannot_send_eof(
+    medium: Medium, autojump_clock: trio.testing.MockClock
+) -> None:
+    """Law 7: the end of one is the end of both."""
+    with medium() as a, medium() as b:
+        await b.peer.send_eof()
+        result = await relay(Whole(a.ours), Whole(b.ours))
+        assert result.reason is Reason.SERVER_CLOSED
+        assert await receive_all(a.peer) == await receive_all(b.peer) == b""
+
+
+@pytest.mark.parametrize("medium", MEDIA)
+async def test_an_idle_side_that_cannot_send_eof_is_closed(
+    medium: Medium, autojump_clock: trio.testing.MockClock
+) -> None:
+    """Idle, both sides are told by EOF, in the way that they can."""
+    with medium() as a, medium() as b:
+        result = await relay(Whole(a.ours), b.ours, timeouts=Timeouts(idle=5))
+        assert result.reason is Reason.IDLE
+        assert await receive_all(a.peer) == await receive_all(b.peer) == b""
+
+
+# -- Echo
+
+
+@pytest.mark.parametrize("medium", MEDIA)
+async def test_a_stream_relayed_to_itself_is_an_echo(medium: Medium) -> None:
+    """One pump, one ledger."""
+    with medium() as link:
+        await link.peer.send_all(b"hello")
+        await link.peer.send_eof()
+        result = await relay(link.ours, link.ours)
+        assert await receive_all(link.peer) == b"hello"
+        assert result == RelayResult(
+            reason=Reason.CLIENT_CLOSED,
+            a_to_b=Flow(received=5, delivered=5, discarded=0),
+            b_to_a=Flow(received=0, delivered=0, discarded=0),
+        )
+
+
+@pytest.mark.parametrize("medium", REAL_MEDIA)
+async def test_a_reset_ends_an_echo(medium: Medium) -> None:
+    """Law 8: there is nobody else to tell."""
+    with medium() as link:
+        async with trio.open_nursery() as nursery:
+            result = Result(nursery, link.ours, link.ours)
+            await trio.testing.wait_all_tasks_blocked()
+            reset(link.peer)
+        assert result.value.reason is Reason.CLIENT_RESET
+        assert result.value.error is not None
+        assert result.value.error.startswith("ConnectionResetError: ")
+
+
+# -- Misuse, closing, cancelling
+
+
+@pytest.mark.parametrize("medium", MEDIA)
+@pytest.mark.parametrize("who", [0, 1])
+async def test_somebody_else_uses_a_stream(medium: Medium, who: int) -> None:
+    """The relay says so, plainly, and leaves both as they are."""
+    with medium() as a, medium() as b:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon((a, b)[who].ours.receive_some)
+            await trio.testing.wait_all_tasks_blocked()
+            with pytest.raises(trio.BusyResourceError):
+                await relay(a.ours, b.ours)
+            nursery.cancel_scope.cancel()
+        await a.ours.send_all(b"still open")
+        assert await receive_exactly(a.peer, 10) == b"still open"
+
+
+@pytest.mark.parametrize("who", [0, 1])
+async def test_a_socket_that_was_closed_before(who: int) -> None:
+    """The relay says so, and leaves the other one as it is."""
+    with sockets() as a, sockets() as b:
+        await (a, b)[who].ours.aclose()
+        other = (b, a)[who]
+        with pytest.raises(trio.ClosedResourceError):
+            await relay(a.ours, b.ours)
+        await other.ours.send_all(b"still open")
+        assert await receive_exactly(other.peer, 10) == b"still open"
+
+
+async def test_a_connection_that_was_closed_before() -> None:
+    """The relay says so, and leaves the other one as it is."""
+
+    async def handler(conn: Connection) -> None:
+        conn.abort()
+        with sockets() as target:
+            for sides in ((conn, target.ours), (target.ours, conn)):
+                with pytest.raises(trio.ClosedResourceError):
+                    await relay(*sides)
+            await target.ours.send_all(b"still open")
+            assert await receive_exactly(target.peer, 10) == b"still open"
+
+    async with serving(handler) as running:
+        client = await running.connect()
+        assert await is_reset(client)
+        await client.aclose()
+    assert running.reports[0].reason is Reason.ABORTED
+
+
+@pytest.mark.parametrize("medium", MEDIA)
+@pytest.mark.parametrize("who", [0, 1])
+async def test_its_owner_closes_one_side_meanwhile(medium: Medium, who: int) -> None:
+    """The other is reset, as the end of it is nobody's EOF."""
+    with medium() as a, medium() as b:
+        peer = Peer((b, a)[who].peer)
+        async with trio.open_nursery() as nursery:
+            result = Result(nursery, a.ours, b.ours)
+            await trio.testing.wait_all_tasks_blocked()
+            await (a, b)[who].ours.aclose()
+        await peer.read()
+        assert result.value.reason is Reason.ABORTED
+        assert peer.tail == ("reset" if a.resets else "eof")
+
+
+async def test_a_descriptor_that_is_somebody_elses_by_now_is_left_alone() -> None:
+    """Law 1: closed by its owner, a socket's number means something else."""
+    with sockets() as a, sockets() as b, sockets() as stranger:
+        assert isinstance(a.ours, trio.SocketStream)
+        assert isinstance(stranger.ours, trio.SocketStream)
+        number = a.ours.socket.fileno()
+        async with trio.open_nursery() as nursery:
+            result = Result(nursery, a.ours, b.ours)
+            await trio.testing.wait_all_tasks_blocked()
+            a.ours.socket.close()
+            os.dup2(stranger.ours.socket.fileno(), number)
+        try:
+            assert result.value.reason is Reason.ABORTED
+            linger = stranger.ours.getsockopt(socket.SOL_SOCKET, socket.SO_LINGER, 8)
+            assert linger == bytes(8)
+            await stranger.peer.send_all(b"still open")
+            assert await receive_exactly(stranger.ours, 10) == b"still open"
+        finally:
+            os.close(number)
+
+
+@given(schedule=st.random_module())
+@settings(deadline=None)
+def test_a_descriptor_that_changes_hands_while_bytes_arrive(schedule: object) -> None:
+    """Law 1: woken for the old socket, nobody reads from the new one."""
+
+    async def main() -> None:
+        with sockets() as a, sockets() as b, sockets() as stranger, sockets() as bell:
+            assert isinstance(a.ours, trio.SocketStream)
+            assert isinstance(a.peer, trio.SocketStream)
+            assert isinstance(bell.peer, trio.SocketStream)
+            assert isinstance(stranger.ours, trio.SocketStream)
+            ours, number = a.ours.socket, a.ours.socket.fileno()
+            await stranger.peer.send_all(b"not yours")
+
+            async def change_hands() -> None:
+                await bell.ours.receive_some()
+                ours.close()
+                assert isinstance(stranger.ours, trio.SocketStream)
+                os.dup2(stranger.ours.socket.fileno(), number)
+
+            async with trio.open_nursery() as nursery:
+                result = Result(nursery, a.ours, b.ours)
+                nursery.start_soon(change_hands)
+                await trio.testing.wait_all_tasks_blocked()
+                # In one step, so that both wake up in the same turn.
+                os.write(a.peer.socket.fileno(), b"hello")
+                os.write(bell.peer.socket.fileno(), b"!")
+            try:
+                assert result.value.a_to_b.received in (0, 5)
+                assert await stranger.ours.receive_some() == b"not yours"
+            finally:
+                os.close(number)
+
+    run(main)
+
+
+@pytest.mark.parametrize("medium", MEDIA)
+async def test_cancelled_without_bytes_it_leaves_both_open(
+    medium: Medium, autojump_clock: trio.testing.MockClock
+) -> None:
+    """And they work as before."""
+    with medium() as a, medium() as b:
+        with trio.move_on_after(1) as scope:
+            await relay(a.ours, b.ours)
+        assert scope.cancelled_caught
+        for link in (a, b):
+            await link.ours.send_all(b"there")
+            assert await receive_exactly(link.peer, 5) == b"there"
+            await link.peer.send_all(b"and back")
+            assert await receive_exactly(link.ours, 8) == b"and back"
+
+
+@pytest.mark.parametrize("medium", REAL_MEDIA)
+async def test_cancelled_with_bytes_it_resets_both(
+    medium: Medium, autojump_clock: trio.testing.MockClock
+) -> None:
+    """Ended in the middle of something, it looks like that."""
+    with medium() as a, medium() as b:
+        peers = Peer(a.peer), Peer(b.peer)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(peers[0].send, 30_000_000)
+            with trio.move_on_after(1) as scope:
+                await relay(a.ours, b.ours)
+        assert scope.cancelled_caught
+        for peer in peers:
+            await peer.read()
+            assert peer.tail == "reset"
+        assert b.peer
+
+
+@pytest.mark.parametrize("medium", REAL_MEDIA)
+def test_cancelled_at_any_step_it_keeps_the_contract(medium: Medium) -> None:
+    """Laws 4, 8 and 13: cut between any two steps, no byte goes missing unseen."""
+    before = open_fds()
+
+    async def scenario(scope: trio.CancelScope, begin: Callable[[], None]) -> None:
+        with medium() as a, medium() as b:
+            peers = Peer(a.peer), Peer(b.peer)
+            sides = _transport_of(a.ours), _transport_of(b.ours)
+            async with trio.open_nursery() as nursery:
+                for peer in peers:
+                    nursery.start_soon(peer.read)
+                    nursery.start_soon(_say, peer)
+                begin()
+                with scope:
+                    await relay_transports(*sides, None)
+                held = (
+                    sides[0].received != sides[1].sent
+                    or sides[1].received != sides[0].sent
+                )
+                await trio.testing.wait_all_tasks_blocked()
+                for side in sides:
+                    assert side.closed == held
+                    side.release()
+                nursery.cancel_scope.cancel()
+        for peer in peers:
+            assert (peer.tail in ("reset", "eof")) if held else (peer.tail != "reset")
+        if not scope.cancelled_caught:
+            assert not held
+            assert peers[0].received == peers[1].sent
+            assert peers[1].received == peers[0].sent
+
+    async def _say(peer: Peer) -> None:
+        await peer.send(100_000)
+        await peer.send_eof()
+
+    assert sweep(scenario, counts=lambda task: True) > 50
+    assert open_fds() == before
+
+
+# -- Connections
+
+
+async def test_two_connections_are_relayed_and_each_reports_its_side(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """Law 4: what one calls client the other calls target, to the byte."""
+    async with _matchmaker() as running:
+        one, other = await running.connect(), await running.connect()
+        await one.send_all(b"hello")
+        assert await receive_exactly(other, 5) == b"hello"
+        await other.send_all(b"good bye")
+        await other.send_eof()
+        assert await receive_all(one) == b"good bye"
+        await one.send_eof()
+        assert await receive_all(other) == b""
+        await one.aclose()
+        await other.aclose()
+    first, second = sorted(running.reports, key=lambda report: report.id)
+    assert first.reason is Reason.SERVER_CLOSED
+    assert second.reason is Reason.CLIENT_CLOSED
+    assert (first.bytes_received, first.upstream_bytes_received) == (5, 8)
+    assert (second.bytes_received, second.upstream_bytes_received) == (8, 5)
+
+
+async def test_a_timer_of_two_connections_blames_the_same_one_in_both_reports(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """Law 12: the first one's client is the second one's target."""
+    async with _matchmaker(timeouts=Timeouts(half_closed=7)) as running:
+        one, other = await running.connect(), await running.connect()
+        await other.send_eof()
+        assert await is_reset(other)
+        await one.aclose()
+        await other.aclose()
+    first, second = sorted(running.reports, key=lambda report: report.id)
+    assert (first.reason, first.side) == (Reason.HALF_CLOSED, "client")
+    assert (second.reason, second.side) == (Reason.HALF_CLOSED, "target")
+    assert first.duration == second.duration == 7
+
+
+async def test_two_relayed_connections_drain(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """Law 5: silent while the server drains, they end by FIN."""
+    async with _matchmaker(timeouts=Timeouts(drain_idle=3)) as running:
+        one, other = await running.connect(), await running.connect()
+        await one.send_all(b"hello")
+        assert await receive_exactly(other, 5) == b"hello"
+        running.server.start_draining()
+        async with trio.open_nursery() as nursery:
+            for client in (one, other):
+                nursery.start_soon(_expect_eof_and_close, client)
+    assert {report.reason for report in running.reports} == {Reason.DRAINED}
+    assert {report.duration for report in running.reports} == {3}
+
+
+async def test_a_relay_that_begins_while_draining_drains(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """Law 5: it is late, not exempt."""
+
+    async def handler(conn: Connection) -> None:
+        await conn.draining.wait()
+        await trio.sleep(1)  # noqa: TID251
+        with sockets() as target:
+            await relay(conn, target.ours, drain_idle=2)
+
+    async with serving(handler) as running:
+        client = await running.connect()
+        await trio.testing.wait_all_tasks_blocked()
+        running.server.start_draining()
+        assert await receive_all(client) == b""
+        await client.aclose()
+    (report,) = running.reports
+    assert (report.reason, report.duration) == (Reason.DRAINED, 3)
+
+
+async def test_cancelled_with_two_connections_neither_has_an_end_of_the_relay(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """Laws 3 and 4: the server's end is theirs, and the ledgers balance."""
+    async with _matchmaker() as running:
+        one, other = await running.connect(), await running.connect()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(Peer(one).send, 30_000_000)
+            await trio.testing.wait_all_tasks_blocked()
+            running.scope.cancel()
+        await one.aclose()
+        await other.aclose()
+    assert {report.reason for report in running.reports} == {Reason.CANCELLED}
+
+
+async def test_after_a_relay_a_connection_goes_on(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """Law 12: it has its own timers again, and its bytes are counted on."""
+
+    async def handler(conn: Connection) -> None:
+        with sockets() as target, trio.move_on_after(10):
+            await relay(conn, target.ours, timeouts=Timeouts(idle=20))
+        assert await conn.receive_some() == b"hello"
+        await conn.receive_some()
+
+    async with serving(handler, timeouts=Timeouts(idle=5)) as running:
+        client = await running.connect()
+        await trio.sleep(11)  # noqa: TID251
+        await client.send_all(b"hello")
+        assert await receive_all(client) == b""
+        await client.aclose()
+    (report,) = running.reports
+    assert (report.reason, report.duration) == (Reason.IDLE, 16)
+    assert report.bytes_received == 5

@@ -1,0 +1,761 @@
+"""Serving: isolation, the limit, one record each, stopping."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import math
+from functools import partial
+from typing import Any
+
+import pytest
+import trio
+import trio.testing
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from support import (
+    Running,
+    is_reset,
+    open_fds,
+    receive_all,
+    receive_exactly,
+    reset,
+    run,
+    serving,
+)
+from sweep import Begin, sweep
+
+import trioserve
+from trioserve import (
+    Connection,
+    ConnectionReport,
+    Limits,
+    Outcome,
+    Reason,
+    Timeouts,
+    current_connection,
+    echo,
+    open_listeners,
+    serve,
+    serve_tcp,
+)
+
+# -- Law 1: isolation
+
+
+class Oops(Exception):
+    """What a handler raises."""
+
+
+def _group(*errors: BaseException) -> BaseException:
+    return BaseExceptionGroup("several", errors)
+
+
+def _stray_cancelled() -> BaseException:
+    """A Cancelled that no living scope asked for."""
+
+    async def main() -> BaseException:
+        with trio.CancelScope() as scope:
+            scope.cancel()
+            try:
+                await trio.lowlevel.checkpoint()
+            except trio.Cancelled as cancelled:
+                caught = cancelled
+                raise
+        return caught
+
+    return trio.run(main)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        Oops("no"),
+        _group(Oops(), _group(ValueError())),
+        MemoryError(),
+        GeneratorExit(),
+        _stray_cancelled(),
+        _group(_stray_cancelled(), Oops()),
+        trio.BrokenResourceError(),
+        trio.ClosedResourceError(),
+        OSError(9, "bad"),
+        StopAsyncIteration(),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+async def test_what_a_handler_raises_is_its_own_report(
+    error: BaseException, autojump_clock: object
+) -> None:
+    """Law 1: whatever a handler raises ends its connection by RST, and no other."""
+
+    async def handler(conn: Connection) -> None:
+        if await conn.receive_some() == b"raise":
+            raise error
+        await conn.send_all(b"fine")
+
+    async with serving(handler) as running:
+        good, bad = await running.connect(), await running.connect()
+        await bad.send_all(b"raise")
+        assert await is_reset(bad)
+        await good.send_all(b"x")
+        assert await receive_all(good) == b"fine"
+        await good.aclose()
+    by_id = {report.id: report for report in running.reports}
+    assert by_id[2].outcome is Outcome.HANDLER_ERROR
+    assert by_id[2].exception is error
+    assert by_id[1].outcome is Outcome.OK
+
+
+@pytest.mark.parametrize("kind", [KeyboardInterrupt, SystemExit])
+@pytest.mark.parametrize("grouped", [False, True])
+async def test_the_end_of_the_program_propagates(
+    kind: type[BaseException], grouped: bool
+) -> None:
+    """Law 1: only the end of the program ends the server, with all reports made."""
+
+    async def handler(conn: Connection) -> None:
+        if await conn.receive_some() == b"end":
+            raise _group(Oops(), kind()) if grouped else kind()
+        await trio.sleep_forever()
+
+    running = None
+    with pytest.RaisesGroup(kind, flatten_subgroups=True):
+        async with serving(handler) as running:
+            await running.connect()
+            second = await running.connect()
+            await second.send_all(b"end")
+            await running.ended.wait()
+    assert running is not None
+    running.check_over()
+    assert {r.id: r.reason for r in running.reports} == {
+        1: Reason.CANCELLED,
+        2: Reason.HANDLER_ERROR,
+    }
+
+
+async def test_a_reset_is_not_the_handlers_error(autojump_clock: object) -> None:
+    """Law 1: a client's RST ends a naive handler, and is reported as what it was."""
+
+    async def naive(stream: trio.SocketStream) -> None:
+        async for data in stream:
+            await stream.send_all(data)
+
+    async with serving(naive) as running:
+        bad, good = await running.connect(), await running.connect()
+        await bad.send_all(b"x")
+        await receive_exactly(bad, 1)
+        reset(bad)
+        await good.send_all(b"still here")
+        assert await receive_exactly(good, 10) == b"still here"
+        await good.aclose()
+    assert [r.reason for r in sorted(running.reports, key=lambda r: r.id)] == [
+        Reason.CLIENT_RESET,
+        Reason.CLIENT_CLOSED,
+    ]
+    assert "ConnectionResetError" in str(running.reports[0].error)
+
+
+@settings(deadline=None, max_examples=50)
+@given(
+    tempers=st.lists(
+        st.sampled_from(
+            ["quick", "silent", "reset", "raise", "half", "leave", "late"]
+        ),
+        max_size=12,
+    ),
+    random=st.random_module(),
+)
+def test_tempers_do_not_mix(tempers: list[str], random: object) -> None:
+    """Law 1: among clients of every temper, each polite one gets its bytes."""
+
+    async def handler(conn: Connection) -> None:
+        async for data in conn:
+            if data.startswith(b"raise"):
+                raise Oops
+            await conn.send_all(data)
+
+    async def client(running: Running, temper: str) -> None:
+        stream = await running.connect()
+        match temper:
+            case "reset":
+                await stream.send_all(b"x")
+                reset(stream)
+            case "raise":
+                await stream.send_all(b"raise")
+                assert await is_reset(stream)
+            case "leave":
+                await stream.aclose()
+            case "silent":
+                await trio.sleep(3)
+                await stream.aclose()
+            case _:
+                if temper == "late":
+                    await trio.sleep(1)
+                await stream.send_all(b"hello")
+                if temper == "half":
+                    await stream.send_eof()
+                assert await receive_exactly(stream, 5) == b"hello"
+                await stream.aclose()
+
+    async def main() -> None:
+        async with serving(handler, limits=Limits(max_connections=3)) as running:
+            async with trio.open_nursery() as nursery:
+                for temper in tempers:
+                    nursery.start_soon(client, running, temper)
+        outcomes = sorted(report.outcome for report in running.reports)
+        assert outcomes.count(Outcome.HANDLER_ERROR) == tempers.count("raise")
+        assert outcomes.count(Outcome.PEER_ERROR) == tempers.count("reset")
+
+    run(main)
+
+
+# -- Law 2: the limit
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    limit=st.integers(1, 4),
+    listeners=st.integers(1, 3),
+    churn=st.lists(
+        st.tuples(st.integers(0, 2), st.floats(0, 2), st.booleans()), max_size=20
+    ),
+    random=st.random_module(),
+)
+def test_the_limit_is_exact(
+    limit: int, listeners: int, churn: list[tuple[int, float, bool]], random: object
+) -> None:
+    """Law 2: never more than N, over all listeners; after any churn, N fit again."""
+    inside = most = 0
+
+    async def handler(conn: Connection) -> None:
+        nonlocal inside, most
+        inside += 1
+        most = max(most, inside)
+        try:
+            await conn.send_all(b"!")
+            await conn.receive_some()
+        finally:
+            inside -= 1
+
+    async def client(running: Running, index: int, stays: float, rude: bool) -> None:
+        stream = await running.connect(index % listeners)
+        await receive_exactly(stream, 1)
+        assert running.server.statistics().slots_used <= limit
+        await trio.sleep(stays)
+        if rude:
+            reset(stream)
+        else:
+            await stream.aclose()
+
+    async def main() -> None:
+        async with serving(
+            handler,
+            addresses=("127.0.0.1:0",) * listeners,
+            limits=Limits(max_connections=limit),
+        ) as running:
+            async with trio.open_nursery() as nursery:
+                for index, stays, rude in churn:
+                    nursery.start_soon(client, running, index, stays, rude)
+            # Exactly N fit again.
+            streams = [await running.connect() for _ in range(limit + 1)]
+            for stream in streams[:limit]:
+                await receive_exactly(stream, 1)
+            await trio.testing.wait_all_tasks_blocked()
+            assert running.server.statistics().open == limit == inside
+            for stream in streams:
+                await stream.aclose()
+        assert most <= limit
+
+    run(main)
+
+
+@pytest.mark.parametrize("taken", range(3))
+async def test_no_listener_starves_another(
+    taken: int, autojump_clock: object
+) -> None:
+    """Law 2: with one slot, an idle listener does not keep it from the busy one."""
+    async with serving(
+        echo, addresses=("127.0.0.1:0",) * 3, limits=Limits(max_connections=1)
+    ) as running:
+        async with await running.connect(taken) as stream:
+            await stream.send_all(b"x")
+            assert await receive_exactly(stream, 1) == b"x"
+
+
+async def test_the_limit_changes_while_it_serves(autojump_clock: object) -> None:
+    """Law 2: lowering ends nobody, 0 pauses, raising lets the waiting in."""
+    async with serving(echo, limits=Limits(max_connections=2)) as running:
+        first, second = await running.connect(), await running.connect()
+        for stream in (first, second):
+            await stream.send_all(b"x")
+            await receive_exactly(stream, 1)
+        running.server.limits = Limits(max_connections=0)
+        await first.send_all(b"y")
+        assert await receive_exactly(first, 1) == b"y"
+        third = await running.connect()
+        await third.send_all(b"z")
+        await first.aclose()
+        await second.aclose()
+        with trio.move_on_after(100) as patience:
+            await third.receive_some()
+        assert patience.cancelled_caught
+        running.server.limits = Limits(max_connections=1)
+        assert await receive_exactly(third, 1) == b"z"
+        await third.aclose()
+
+
+@pytest.mark.parametrize("refusal", [b"", b"busy\n", None])
+async def test_refused_clients_are_told(
+    refusal: bytes | None, autojump_clock: object
+) -> None:
+    """Law 2: with no slot left, a client is refused as asked for, and reported."""
+    limits = Limits(max_connections=1, when_full="refuse", refusal=refusal)
+    async with serving(echo, limits=limits) as running:
+        inside = await running.connect()
+        await inside.send_all(b"x")
+        await receive_exactly(inside, 1)
+        for hello in (b"", b"hello"):
+            if refusal is None:
+                with contextlib.suppress(ConnectionResetError):
+                    assert await is_reset(await running.connect())
+                continue
+            outside = await running.connect()
+            if hello:
+                await outside.send_all(hello)
+            assert await receive_all(outside) == refusal
+            await outside.aclose()
+        await inside.aclose()
+        await trio.testing.wait_all_tasks_blocked()
+        again = await running.connect()
+        await again.send_all(b"x")
+        assert await receive_exactly(again, 1) == b"x"
+        await again.aclose()
+    refused = [r for r in running.reports if r.reason is Reason.LIMIT]
+    assert len(refused) == 2
+    assert all(r.bytes_sent == len(refusal or b"") for r in refused)
+    assert {r.termination_state for r in refused} == {"PQ"}
+
+
+async def test_telling_has_a_limit_too(autojump_clock: object) -> None:
+    """Law 12: refused clients that do not read cost a bounded time and number."""
+    limits = Limits(max_connections=0, when_full="refuse", refusal=b"busy\n")
+    async with serving(echo, limits=limits) as running:
+        streams = [await running.connect() for _ in range(70)]
+        await trio.testing.wait_all_tasks_blocked()
+        assert running.server.statistics().open == 64
+        started = trio.current_time()
+        while running.server.statistics().open:
+            await trio.sleep(0.1)
+        assert trio.current_time() - started == pytest.approx(2, abs=0.2)
+        for stream in streams:
+            await stream.aclose()
+    assert len(running.reports) == 70
+
+
+# -- Law 3: one record
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    operations=st.lists(
+        st.sampled_from(
+            ["connect", "talk", "close", "reset", "limit", "refuse", "wait", "kill"]
+        ),
+        max_size=25,
+    ),
+    buffer=st.sampled_from([0, 1, 3, 100]),
+    ending=st.sampled_from(["drain", "cancel", "cut"]),
+    random=st.random_module(),
+)
+def test_one_record_each(
+    operations: list[str], buffer: int, ending: str, random: object
+) -> None:
+    """Law 3: accepted = open + closed, closed = collected + buffered + lost, always."""
+
+    async def main() -> None:
+        killed = trio.Event()
+        collected: list[ConnectionReport] = []
+
+        async def collector(
+            reports: trio.MemoryReceiveChannel[ConnectionReport],
+        ) -> None:
+            async with trio.open_nursery() as nursery:
+
+                async def take() -> None:
+                    async for report in reports:
+                        collected.append(report)
+                        await trio.sleep(0.5)
+                    nursery.cancel_scope.cancel()
+
+                nursery.start_soon(take)
+                await killed.wait()
+                raise Oops
+
+        streams: list[trio.SocketStream] = []
+        async with serving(
+            echo,
+            limits=Limits(max_connections=3),
+            collector=collector,
+            report_buffer=buffer,
+        ) as running:
+            server = running.server
+            watcher = _Watcher(running)
+            trio.lowlevel.add_instrument(watcher)
+            for operation in operations:
+                match operation:
+                    case "connect":
+                        streams.append(await running.connect())
+                    case "talk" if streams:
+                        await streams[-1].send_all(b"x")
+                    case "close" if streams:
+                        await streams.pop(0).aclose()
+                    case "reset" if streams:
+                        reset(streams.pop())
+                    case "limit":
+                        server.limits = Limits(max_connections=1)
+                    case "refuse":
+                        server.limits = Limits(max_connections=2, when_full="refuse")
+                    case "kill":
+                        killed.set()
+                    case _:
+                        await trio.sleep(1)
+            if ending == "cancel":
+                running.scope.cancel()
+            else:
+                server.start_draining(0 if ending == "cut" else None)
+            await running.ended.wait()
+            trio.lowlevel.remove_instrument(watcher)
+            for stream in streams:
+                await stream.aclose()
+            assert not watcher.wrong
+            assert server.statistics().collected == len(collected)
+            running.reports, running.collects = collected, True
+
+    logging.disable()
+    try:
+        run(main)
+    finally:
+        logging.disable(logging.NOTSET)
+
+
+class _Watcher(trio.abc.Instrument):
+    """Checks law 3 after every step of every task."""
+
+    def __init__(self, running: Running) -> None:
+        self.running = running
+        self.wrong: list[BaseException] = []
+
+    def after_task_step(self, task: trio.lowlevel.Task) -> None:
+        try:
+            self.running.check()
+        except BaseException as error:
+            self.wrong.append(error)
+
+
+async def test_a_stuck_collector_is_given_cleanup_seconds(
+    autojump_clock: object, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Law 5: a collector that never takes a report does not hold up the end."""
+
+    async def collector(_: object) -> None:
+        await trio.sleep_forever()
+
+    async with serving(echo, collector=collector) as running:
+        await (await running.connect()).aclose()
+        await trio.testing.wait_all_tasks_blocked()
+        started = trio.current_time()
+        summary = await running.server.drain()
+        assert trio.current_time() - started == 5
+    assert summary.reports_lost == running.server.statistics().lost == 1
+    assert "did not end within 5.0 s" in caplog.text
+
+
+@pytest.mark.parametrize("closes", [False, True])
+async def test_a_dead_collector_costs_reports_and_nothing_else(
+    autojump_clock: object, caplog: pytest.LogCaptureFixture, closes: bool
+) -> None:
+    """Law 1: a collector that raises is logged once, and serving goes on."""
+
+    async def collector(
+        reports: trio.MemoryReceiveChannel[ConnectionReport],
+    ) -> None:
+        if closes:
+            await reports.receive()
+            await reports.aclose()
+            return
+        async with reports:
+            await reports.receive()
+            raise Oops("full disk")
+
+    async with serving(echo, collector=collector) as running:
+        for _ in range(3):
+            stream = await running.connect()
+            await stream.send_all(b"x")
+            assert await receive_exactly(stream, 1) == b"x"
+            await stream.aclose()
+            await trio.testing.wait_all_tasks_blocked()
+        stats = running.server.statistics()
+        assert (stats.collected, stats.lost) == (1, 2)
+        assert len(caplog.records) == 1
+        assert ("returned" if closes else "Oops: full disk") in caplog.text
+
+
+async def test_a_collector_may_end_the_program() -> None:
+    """A collector's KeyboardInterrupt propagates."""
+
+    async def collector(reports: Any) -> None:
+        await reports.receive()
+        raise KeyboardInterrupt
+
+    with pytest.RaisesGroup(KeyboardInterrupt, flatten_subgroups=True):
+        async with serving(echo, collector=collector) as running:
+            await (await running.connect()).aclose()
+            await running.ended.wait()
+
+
+async def test_results_and_notes_are_reported(autojump_clock: object) -> None:
+    """A handler's return value and notes are in the report; escaped in as_dict."""
+
+    async def handler(conn: Connection) -> str:
+        assert current_connection() is conn
+        conn.note(user="bob", tries=1)
+        conn.note(tries=2, evil="\x1b[31m\n")
+        assert conn.notes["tries"] == 2
+        with pytest.raises(ValueError, match="more than 32 notes"):
+            conn.note(**{f"n{i}": i for i in range(40)})
+        return "result"
+
+    async with serving(handler) as running:
+        await (await running.connect()).aclose()
+    (report,) = running.reports
+    assert report.result == "result"
+    assert report.as_dict()["notes"] == {
+        "user": "bob",
+        "tries": 2,
+        "evil": "\\x1b[31m\\n",
+    }
+
+
+# -- Laws 5, 6: stopping
+
+
+@pytest.mark.parametrize("shielded", [False, True])
+async def test_the_deadline_cuts_by_reset(
+    autojump_clock: object, shielded: bool
+) -> None:
+    """Law 5: at the deadline every wait on our streams ends, shielded or not."""
+
+    async def handler(conn: Connection) -> None:
+        async with conn:
+            with trio.CancelScope(shield=shielded):
+                await conn.receive_some()
+
+    async with serving(handler) as running:
+        stream = await running.connect()
+        await trio.testing.wait_all_tasks_blocked()
+        started = trio.current_time()
+        summary = await running.server.drain(within=7)
+        assert trio.current_time() - started == 7
+        assert await is_reset(stream)
+        await stream.aclose()
+    assert (summary.cut, summary.finished, summary.stuck) == (1, 0, ())
+    assert not summary.clean
+    assert running.reports[0].reason is Reason.CUT
+    assert running.reports[0].termination_state == "KD"
+    assert running.reports[0].draining
+
+
+async def test_a_drain_can_only_be_tightened(autojump_clock: object) -> None:
+    """Law 5: drain again brings the deadline forward, never back."""
+    async with serving(_wait_for_ever) as running:
+        stream = await running.connect()
+        await trio.testing.wait_all_tasks_blocked()
+        started = trio.current_time()
+        with trio.move_on_after(1):
+            await running.server.drain(within=100, reason="first")
+        running.server.start_draining(within=1000)
+        summary = await running.server.drain(within=9, reason="later")
+        assert trio.current_time() - started == 10
+        await stream.aclose()
+    assert summary.reason == "first"
+    assert summary.seconds == 10
+    assert running.summary == summary
+
+
+async def _wait_for_ever(conn: Connection) -> None:
+    await trio.sleep_forever()
+
+
+async def test_a_task_that_does_not_end_is_named(
+    autojump_clock: object, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Law 5: records and slots are settled at drain + cleanup; the task is named."""
+    release = trio.Event()
+
+    async def stubborn() -> None:
+        with trio.CancelScope(shield=True):
+            await release.wait()
+
+    async def handler(conn: Connection) -> None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(stubborn)
+
+    async with serving(handler) as running:
+        stream = await running.connect()
+        await trio.testing.wait_all_tasks_blocked()
+        started = trio.current_time()
+        summary = await running.server.drain(within=3)
+        assert trio.current_time() - started == 8
+        assert running.server.statistics().slots_used == 0
+        assert not running.ended.is_set()
+        running.check_over()
+        release.set()
+        await stream.aclose()
+    (where,) = summary.stuck
+    assert where.startswith("conn-1 127.0.0.1:")
+    assert "stubborn" in where
+    assert f"{__file__}:" in where
+    assert len(running.reports) == 1
+
+
+async def test_who_finishes_in_time_is_untouched(autojump_clock: object) -> None:
+    """Law 5: a transfer that ends before the deadline is complete, closed by FIN."""
+    size = 3_000_000
+
+    async def handler(conn: Connection) -> None:
+        await conn.draining.wait()
+        await trio.sleep(5)
+        await conn.send_all(bytes(size))
+
+    async with serving(handler) as running:
+        stream = await running.connect()
+        await trio.testing.wait_all_tasks_blocked()
+        running.server.start_draining()
+        assert len(await receive_all(stream)) == size
+        await stream.aclose()
+    assert running.summary.clean  # type: ignore[attr-defined]
+    assert running.reports[0].reason is Reason.SERVER_CLOSED
+
+
+@settings(deadline=None, max_examples=30)
+@given(
+    waiting=st.integers(0, 8),
+    free=st.integers(0, 3),
+    ending=st.sampled_from(["drain", "cancel"]),
+    random=st.random_module(),
+)
+def test_no_hello_is_lost(
+    waiting: int, free: int, ending: str, random: object
+) -> None:
+    """Law 6: who is in the kernel's queue at the end is served or told, never reset."""
+
+    async def main() -> None:
+        async with serving(echo, limits=Limits(max_connections=0)) as running:
+            streams = [await running.connect() for _ in range(waiting)]
+            for stream in streams:
+                await stream.send_all(b"hello")
+            await trio.testing.wait_all_tasks_blocked()
+            # No step of the accept loop lies between these two.
+            running.server.limits = Limits(max_connections=free)
+            if ending == "drain":
+                running.server.start_draining()
+            else:
+                running.scope.cancel()
+            answers = []
+            for stream in streams:
+                try:
+                    answers.append(await receive_all(stream))
+                except trio.BrokenResourceError:
+                    answers.append(b"RST")
+                await stream.aclose()
+            await running.ended.wait()
+            served = answers.count(b"hello")
+            assert running.server.statistics().accepted == waiting
+            if ending == "drain":
+                assert served == min(waiting, free)
+                assert answers.count(b"") == waiting - served
+            reasons = [r.reason for r in running.reports]
+            assert reasons.count(Reason.STOPPING) == answers.count(b"")
+
+    run(main)
+
+
+async def test_the_lame_duck_still_accepts(autojump_clock: object) -> None:
+    """Law 6: for ``lame_duck`` seconds a draining server serves as before."""
+    async with serving(echo, timeouts=Timeouts(lame_duck=10)) as running:
+        running.server.start_draining()
+        assert not running.server.draining.is_set()
+        await trio.sleep(9)
+        stream = await running.connect()
+        await stream.send_all(b"x")
+        assert await receive_exactly(stream, 1) == b"x"
+        assert await receive_all(stream) == b""
+        assert trio.current_time() == 11
+        await stream.aclose()
+    assert running.reports[0].reason is Reason.DRAINED
+
+
+async def test_a_hurry_ends_the_lame_duck(autojump_clock: object) -> None:
+    """Law 5: a deadline that is brought forward ends the lame duck too."""
+    async with serving(_wait_for_ever, timeouts=Timeouts(lame_duck=10)) as running:
+        await running.connect()
+        running.server.start_draining()
+        summary = await running.server.drain(within=1)
+        assert trio.current_time() == 1
+    assert summary.cut + summary.refused == 1
+
+
+async def test_cancelling_resets_and_reports(autojump_clock: object) -> None:
+    """Law 3: cancelled from outside, every connection is reset and reported."""
+    async with serving(_wait_for_ever) as running:
+        stream = await running.connect()
+        await trio.testing.wait_all_tasks_blocked()
+        running.scope.cancel()
+        await running.ended.wait()
+        assert await is_reset(stream)
+        summary = await running.server.drain()
+    assert summary.cut == 1
+    assert running.reports[0].reason is Reason.CANCELLED
+    assert running.reports[0].unacknowledged == 0
+
+
+async def test_bad_deadlines_are_refused() -> None:
+    async with serving(echo) as running:
+        for within in (-1, math.nan):
+            with pytest.raises(ValueError, match="within must be 0 or more"):
+                running.server.start_draining(within)
+
+
+# -- Law 13, and cancel everywhere
+
+
+@pytest.mark.parametrize("kind", ["echo", "proxy"])
+@pytest.mark.parametrize("how", ["cancel", "drain", "cut"])
+def test_stopped_at_every_step(kind: str, how: str) -> None:
+    """Law 13: stopped at every step of a connection's life, nothing is left."""
+
+    async def client(running: Running) -> None:
+        with contextlib.suppress(trio.BrokenResourceError, OSError):
+            stream = await running.connect()
+            await stream.send_all(b"hello")
+            await stream.receive_some()
+            await stream.send_all(bytes(200_000))
+            await stream.send_eof()
+            await receive_all(stream)
+
+    async def scenario(begin: Begin) -> None:
+        before = open_fds()
+        async with serving(echo) as behind:
+            handler = echo if kind == "echo" else trioserve.proxy(behind.address)
+            async with serving(handler, limits=Limits(max_connections=2)) as running:
+                if how == "cancel":
+                    begin(running.scope.cancel)
+                else:
+                    within = 0 if how == "cut" else None
+                    begin(lambda: running.server.start_draining(within))
+                await client(running)
+                running.check()
+        behind.check_over()
+        assert open_fds() == before
+
+    assert sweep(scenario) > 20
