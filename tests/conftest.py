@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import trio
 import trio.testing
+from support import virtual_clock
 
 TESTS = str(Path(__file__).parent)
 
@@ -28,3 +29,9 @@ def sleeps_pass_on_a_virtual_clock_only() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(trio, "sleep", checked_sleep)
         yield
+
+
+@pytest.fixture
+def autojump_clock() -> trio.testing.MockClock:
+    """Instead of pytest-trio's: patient enough for a busy machine's loopback."""
+    return virtual_clock()

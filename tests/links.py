@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import math
+import random
 import socket
 from collections.abc import Callable
 from typing import TypeAlias
@@ -122,9 +123,15 @@ MEDIA: tuple[Medium, ...] = (sockets, foreign, memory)
 REAL_MEDIA: tuple[Medium, ...] = (sockets, foreign)
 
 
+#: Not as long as any buffer, so that a chunk never looks like the next one.
+_PATTERN = random.Random(0).randbytes(65_521)
+
+
 def some_bytes(start: int, count: int) -> bytes:
-    """``count`` bytes of an endless sequence, from ``start``: none looks like its neighbours."""
-    return bytes((i * 7 + (i >> 8)) & 0xFF for i in range(start, start + count))
+    """``count`` bytes of an endless sequence, from ``start``."""
+    start %= len(_PATTERN)
+    repeated = _PATTERN * ((start + count) // len(_PATTERN) + 1)
+    return repeated[start : start + count]
 
 
 class Peer:
@@ -141,6 +148,8 @@ class Peer:
         self.sent = bytearray()
         self.received = bytearray()
         self.tail = "open"
+        self.sent_eof = False
+        self.broke = False
         self.may_read = trio.Event()
         self.may_read.set()
 
@@ -152,20 +161,28 @@ class Peer:
                 if not data:
                     break
                 self.received += data
-            self.tail = "eof"
+            # The kernel says only once that it was reset.
+            self.tail = "reset" if self.broke else "eof"
         except trio.BrokenResourceError:
             self.tail = "reset"
         except trio.ClosedResourceError:
             self.tail = "closed"
 
     async def send(self, count: int) -> None:
-        """Send; whether it arrives is for the test to say."""
+        """Send; whether it arrives is for the test to say. Nothing after EOF."""
+        if self.sent_eof:
+            return
         data = some_bytes(len(self.sent), count)
         self.sent += data
-        with contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+        try:
             await self.stream.send_all(data)
+        except trio.BrokenResourceError:
+            self.broke = True
+        except trio.ClosedResourceError:
+            pass  # it was this peer who reset
 
     async def send_eof(self) -> None:
+        self.sent_eof = True
         with contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError):
             await self.stream.send_eof()
 

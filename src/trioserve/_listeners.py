@@ -245,6 +245,8 @@ class SocketGate(Gate):
         Each borrows the reserved one for as long as it takes to close it.
         """
         for count in range(_BATCH):
+            if self._spare is None:
+                return count
             self._give_up_reserve()
             try:
                 connection = self._accept_one(None)

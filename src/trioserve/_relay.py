@@ -78,6 +78,7 @@ class Relay:
         *,
         timeouts: Timeouts,
         drain_idle: float,
+        accepted_at: float,
         timers: Timers,
         draining: trio.Event | None,
     ) -> None:
@@ -88,6 +89,7 @@ class Relay:
             self._pumps.append(_Pump(b, a))
         self._timeouts = timeouts
         self._drain_idle = drain_idle
+        self._accepted_at = accepted_at
         self._timers = timers
         self._draining = draining
         self._drains_since = math.inf
@@ -279,8 +281,8 @@ class Relay:
             late = self._side_of(waiting[0].source) if waiting else None
             since = max(moved, self._half_since)
             due = (since + timeouts.half_closed, Reason.HALF_CLOSED, late)
-        if not self._a.received and not self._a.eof:
-            first_byte = self._began + timeouts.first_byte
+        if self._awaits_first_byte():
+            first_byte = self._accepted_at + timeouts.first_byte
             due = min(due, (first_byte, Reason.FIRST_BYTE, "client"), key=_when)
         for transport in (self._a, self._b):
             stalled = transport.sending_since + timeouts.write_stall
@@ -291,6 +293,12 @@ class Relay:
             due = min(due, (drained, Reason.DRAINED, None), key=_when)
         return due
 
+    def _awaits_first_byte(self) -> bool:
+        """Whether the client has not said a thing, as far as can be known."""
+        if self._timeouts.first_byte == math.inf or self._a.received or self._a.eof:
+            return False
+        return not self._a.readable()
+
     def _side_of(self, transport: Transport) -> Side:
         return "client" if transport is self._a else "target"
 
@@ -298,6 +306,8 @@ class Relay:
         self._timers.watch(self, self._due()[0])
 
     def expire(self, now: float) -> None:
+        if self._reason is not None:
+            return  # it is ending
         due, reason, side = self._due()
         if due <= now:
             self._end(reason, side=side)
@@ -339,6 +349,7 @@ def _mirrored(result: RelayResult) -> RelayResult:
 
 def _transport_of(stream: trio.abc.Stream) -> Transport:
     if isinstance(stream, Connection):
+        stream._transport._check_open()
         return stream._transport
     if isinstance(stream, trio.SocketStream):
         return SocketTransport.share(stream)
@@ -422,6 +433,7 @@ async def relay_transports(
         b,
         timeouts=timeouts,
         drain_idle=timeouts.drain_idle if drain_idle is None else drain_idle,
+        accepted_at=client._accepted_at if client else trio.current_time(),
         timers=timers,
         draining=owner.draining if owner else None,
     )
@@ -434,14 +446,23 @@ async def relay_transports(
         if owner is not None:
             result = await engine.run()
         else:
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(timers.run)
-                result = await engine.run()
-                nursery.cancel_scope.cancel(reason="the relay is over")
+            result = await _run_with_timers(engine, timers)
     finally:
         if client is not None:
             client._relay_over(result)
         if server is not None:
             server._relay_over(_mirrored(result) if result is not None else None)
-    assert result is not None
     return result
+
+
+async def _run_with_timers(engine: Relay, timers: Timers) -> RelayResult:
+    """Run it where no server runs timers; what it raises comes out as it is."""
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(timers.run)
+        try:
+            return await engine.run()
+        except Exception as error:
+            failed = error
+        finally:
+            nursery.cancel_scope.cancel(reason="the relay is over")
+    raise failed

@@ -419,7 +419,7 @@ class StreamTransport(Transport):
         try:
             data = await self.stream.receive_some(max_bytes)
         except trio.BrokenResourceError as error:
-            raise self._broken(error.__cause__ or error) from error
+            raise self._broken(error.__cause__ or error) from self.error
         finally:
             self.receiving_since = math.inf
         return self._took(bytes(data))
@@ -432,7 +432,7 @@ class StreamTransport(Transport):
         try:
             await self.stream.send_all(data)
         except trio.BrokenResourceError as error:
-            raise self._broken(error.__cause__ or error) from error
+            raise self._broken(error.__cause__ or error) from self.error
         finally:
             self.sending_since = math.inf
         self.sent += len(data)

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import contextlib
-import subprocess
 import sys
 from collections.abc import Iterator
 
@@ -18,11 +17,7 @@ def start() -> Iterator[Start]:
         def start(*args: str, **env: str) -> Command:
             argv = ["env", *(f"{name}={value}" for name, value in env.items())]
             process = stack.enter_context(
-                spawned(
-                    [*argv, sys.executable, "-m", "trioserve", *args],
-                    stdout=subprocess.PIPE,
-                    stderr=subprocess.PIPE,
-                )
+                spawned([*argv, sys.executable, "-m", "trioserve", *args])
             )
             assert process.stdout
             assert process.stderr

@@ -86,9 +86,11 @@ class Command:
 
 
 @contextlib.contextmanager
-def spawned(argv: list[str], **streams: int) -> Generator[subprocess.Popen[str]]:
-    """A process that does not outlive the block."""
-    process = subprocess.Popen(argv, text=True, **streams)
+def spawned(
+    argv: list[str], stderr: int = subprocess.PIPE
+) -> Generator[subprocess.Popen[str]]:
+    """A process, with its stdout in a pipe, that does not outlive the block."""
+    process = subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=stderr, text=True)
     try:
         yield process
     finally:

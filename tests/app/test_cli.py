@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import importlib.metadata
 import os
@@ -17,9 +18,11 @@ import pytest
 import trio
 from click.testing import CliRunner, Result
 
-from trioserve import Address
+from trioserve import Address, Timeouts
 from trioserve.app import _demo, _run
 from trioserve.app._cli import cli
+from trioserve.app._messages import Job
+from trioserve.app._values import format_duration, parse_duration
 
 
 @pytest.fixture(autouse=True)
@@ -182,13 +185,33 @@ def test_an_interrupt_before_anything_is_served_ends_it(
     assert "Traceback" not in result.stderr
 
 
+@pytest.mark.parametrize(
+    ("listen", "target"),
+    [("[::1]:7000", "127.0.0.1:7000"), ("a:7000", "b:7000"), (":0", "localhost:7000")],
+)
+def test_what_is_no_loop_is_served(
+    listen: str, target: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def main(job: Job, output: object) -> int:
+        return 0
+
+    monkeypatch.setattr(_run, "main", main)
+    assert invoke("proxy", listen, target).exit_code == 0
+
+
+def test_defaults_are_shown_as_they_are() -> None:
+    for field in dataclasses.fields(Timeouts):
+        default = getattr(Timeouts(), field.name)
+        assert parse_duration(format_duration(default)) == default
+
+
 @pytest.mark.parametrize("args", [["echo", ":0"], ["proxy", ":0", "a:1"]])
 def test_options_become_limits_and_timeouts(
     args: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    jobs: list[_run.Job] = []
+    jobs: list[Job] = []
 
-    async def main(job: _run.Job, output: object) -> int:
+    async def main(job: Job, output: object) -> int:
         jobs.append(job)
         return 0
 
@@ -208,9 +231,9 @@ def test_options_become_limits_and_timeouts(
 def test_the_limit_of_open_files_is_raised_before_the_default_is_computed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    jobs: list[_run.Job] = []
+    jobs: list[Job] = []
 
-    async def main(job: _run.Job, output: object) -> int:
+    async def main(job: Job, output: object) -> int:
         jobs.append(job)
         return 0
 

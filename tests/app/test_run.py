@@ -16,7 +16,8 @@ from trioserve import Address, Connection, Limits, Timeouts, echo, open_listener
 from trioserve.app import _run
 from trioserve.app._log import Format, Log
 from trioserve.app._output import Output
-from trioserve.app._run import Job, run, stop_signals
+from trioserve.app._messages import Job
+from trioserve.app._run import run, stop_signals
 from trioserve.app._writer import LineWriter
 
 
@@ -256,7 +257,7 @@ async def test_reports_nobody_could_take_are_said(
         await client.send_eof()
         assert await client.receive_some() == b""
         scene.signal(signal.SIGTERM)
-    assert scene.lines.seen[-1] == "warning: 1 reports were lost"
+    assert scene.lines.seen[-1] == "warning: reports lost: 1"
 
 
 @pytest.fixture

@@ -1,28 +1,35 @@
 """The command line: words and options in, a job and an exit code out.
 
-Only this file knows click, the environment and the terminal. What runs, and
-everything slow to import, is loaded by the command that needs it.
+Nothing here serves. What does, and everything slow to import, is loaded by the
+command that needs it.
 """
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
-import difflib
-import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, Literal, NoReturn, TypeVar
 
 import click
-from click.core import ParameterSource
 
 from trioserve import Address, Limits, Timeouts
 
 from ._log import Format
+from ._program import Program, WrongUsage
 from ._values import format_duration, parse_duration
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
+# Hosts that are this machine, with the versions of IP that they stand for.
+_LOCAL = {
+    "": frozenset({4, 6}),
+    "0.0.0.0": frozenset({4}),
+    "::": frozenset({6}),
+    "localhost": frozenset({4, 6}),
+    "127.0.0.1": frozenset({4}),
+    "::1": frozenset({6}),
+}
 _TIMEOUT_HELP = {
     "connect": "Dialing TARGET, its name look-up included.",
     "first_byte": "From accept to the client's first byte.",
@@ -36,26 +43,19 @@ _TIMEOUT_HELP = {
     "cleanup": "After the cut, how long to wait for what still runs.",
     "linger": "For a client to close after its connection was served.",
 }
-_MANNERS: dict[str, Any] = {
-    "context_settings": {"help_option_names": ["-h", "--help"]},
-    "epilog": (
-        "TIME is 500ms, 10s, 2m, 1h, a number of seconds, or 'never'. Every option"
-        " can be given in the environment, like TRIOSERVE_PROXY_IDLE=10m."
-        " Signals: TERM, INT and HUP drain; a second TERM or INT cuts. Exit codes:"
-        " 0 drained, 1 failed, 2 wrong usage, 3 connections were cut."
-    ),
-}
-
-
-class _WrongUsage(click.UsageError):
-    """What is wrong, in a line that says what to do instead."""
+_EPILOG = (
+    "TIME is 500ms, 10s, 2m, 1h, a number of seconds, or 'never'. Every option can"
+    " be given in the environment, like TRIOSERVE_PROXY_IDLE=10m. Signals: TERM, INT"
+    " and HUP drain; a second TERM or INT cuts. Exit codes: 0 drained, 1 failed, 2"
+    " wrong usage, 3 connections were cut."
+)
 
 
 def _address(text: str) -> Address:
     try:
         return Address.parse(text)
     except ValueError as error:
-        raise _WrongUsage(str(error)) from None
+        raise WrongUsage(str(error)) from None
 
 
 def _duration(text: str) -> float:
@@ -63,53 +63,6 @@ def _duration(text: str) -> float:
         return parse_duration(text)
     except ValueError as error:
         raise click.BadParameter(str(error)) from None
-
-
-class _Program(click.Group):
-    # A group whose errors are one line, and say what to do instead.
-
-    def main(
-        self, args: Sequence[str] | None = None, *_: object, **extra: Any
-    ) -> NoReturn:
-        extra |= {"prog_name": "trioserve", "standalone_mode": False}
-        try:
-            code = super().main(args, **extra)
-        except click.ClickException as error:
-            click.echo(f"trioserve: error: {_error_text(error)}", err=True)
-            code = error.exit_code
-        except click.Abort:
-            code = 130
-        sys.exit(code)
-
-    def resolve_command(
-        self, ctx: click.Context, args: list[str]
-    ) -> tuple[str | None, click.Command | None, list[str]]:
-        known = self.list_commands(ctx)
-        if args[0] not in known:
-            close = difflib.get_close_matches(args[0], known, 1)
-            hint = f"did you mean {close[0]!r}?" if close else f"use {_or(known)}"
-            raise _WrongUsage(f"no such command {args[0]!r}; {hint}", ctx)
-        return super().resolve_command(ctx, args)
-
-
-def _error_text(error: click.ClickException) -> str:
-    words = error.format_message().split()
-    ctx = error.ctx if isinstance(error, click.UsageError) else None
-    if ctx is None or isinstance(error, _WrongUsage):
-        return " ".join(words)
-    if isinstance(error, click.BadParameter) and error.param:
-        name = error.param.name or ""
-        if ctx.get_parameter_source(name) is ParameterSource.ENVIRONMENT:
-            words.append(f"(from {ctx.auto_envvar_prefix}_{name.upper()})")
-    if isinstance(error, click.MissingParameter) or not isinstance(
-        error, click.BadParameter
-    ):
-        words += ctx.get_usage().split()
-    return " ".join(words)
-
-
-def _or(words: Sequence[str]) -> str:
-    return " or ".join((", ".join(words[:-1]), words[-1]))
 
 
 def _print_version(ctx: click.Context, param: click.Parameter, wanted: bool) -> None:
@@ -122,7 +75,8 @@ def _print_version(ctx: click.Context, param: click.Parameter, wanted: bool) -> 
 
 
 @click.group(
-    cls=_Program,
+    "trioserve",
+    cls=Program,
     invoke_without_command=True,
     context_settings={
         "help_option_names": ["-h", "--help"],
@@ -198,14 +152,12 @@ def _serving_options(*, without: frozenset[str]) -> Callable[[Command], Command]
         ),
         click.option(
             "--log",
-            "log_format",
             type=click.Choice(["text", "logfmt", "json"]),
             show_default="text on a terminal, else logfmt",
             help="How to write messages, on stderr.",
         ),
         click.option(
             "--reports",
-            "reports_file",
             metavar="FILE",
             help="Append a line of JSON per connection; '-' is stdout.",
         ),
@@ -219,7 +171,7 @@ def _serving_options(*, without: frozenset[str]) -> Callable[[Command], Command]
     return decorate
 
 
-@cli.command("echo", **_MANNERS)
+@cli.command("echo", epilog=_EPILOG)
 @click.argument("listen", type=_address, default="127.0.0.1:7000")
 @_serving_options(without=frozenset({"connect"}))
 def echo_command(listen: Address, **options: Any) -> int:
@@ -233,7 +185,7 @@ def echo_command(listen: Address, **options: Any) -> int:
     return _serve(listen, None, **options)
 
 
-@cli.command("proxy", **_MANNERS)
+@cli.command("proxy", epilog=_EPILOG)
 @click.argument("listen", type=_address)
 @click.argument("target", type=_address)
 @_serving_options(without=frozenset())
@@ -248,14 +200,12 @@ def proxy_command(
       trioserve proxy 127.0.0.1:8080 example.org:80
       trioserve proxy :5432 db:5432 --drain 2m --reports connections.jsonl
     """
-    from ._run import is_loop
-
     if not target.host or not target.port:
-        raise _WrongUsage(
+        raise WrongUsage(
             f"TARGET {target} needs a host and a port, like 127.0.0.1:9000", ctx
         )
-    if is_loop(listen, target):
-        raise _WrongUsage(
+    if _is_loop(listen, target):
+        raise WrongUsage(
             f"TARGET {target} is LISTEN {listen} itself, a loop; give the address"
             " of another server",
             ctx,
@@ -263,7 +213,7 @@ def proxy_command(
     return _serve(listen, target, **options)
 
 
-@cli.command("demo", **_MANNERS)
+@cli.command("demo")
 @click.option(
     "--seconds",
     type=click.FloatRange(min=0, min_open=True),
@@ -316,14 +266,23 @@ def demo_command(seconds: float, clients: int, seed: int) -> int:
         writer.close(2.0)
 
 
+def _is_loop(listen: Address, target: Address) -> bool:
+    # Whether a proxy would dial itself, as far as the text tells.
+    if listen.port == 0 or listen.port != target.port:
+        return False
+    here, there = listen.host.lower(), target.host.lower()
+    families = _LOCAL.get(here, frozenset()) & _LOCAL.get(there, frozenset())
+    return here == there or bool(families)
+
+
 def _serve(
     listen: Address,
     target: Address | None,
     *,
     max_connections: int | None,
     when_full: Literal["backlog", "refuse"],
-    log_format: Format | None,
-    reports_file: str | None,
+    log: Format | None,
+    reports: str | None,
     **durations: float,
 ) -> int:
     # Run echo, or a proxy when there is a target; return the exit code.
@@ -347,7 +306,7 @@ def _serve(
         limits=limits,
         timeouts=timeouts,
     )
-    with open_output(log_format, reports_file) as output:
+    with open_output(log, reports) as output:
         return trio.run(main, job, output)
 
 

@@ -59,7 +59,7 @@ class Output:
             if lost := self._reports.lost:
                 self.log.say(
                     "reports-lost",
-                    f"{lost} reports in all could not be written",
+                    f"reports lost in all: {lost}",
                     level="warning",
                     lost=lost,
                 )
@@ -93,12 +93,10 @@ def _make_output(
     form: Format | None, reports_fd: int | None, reports_file: str | None
 ) -> Output:
     def log_lost(count: int) -> None:
-        log.say("log-lost", f"{count} log lines were lost", level="warning", lost=count)
+        log.say("log-lost", f"log lines lost: {count}", level="warning", lost=count)
 
     def reports_lost(count: int) -> None:
-        log.say(
-            "reports-lost", f"{count} reports were lost", level="warning", lost=count
-        )
+        log.say("reports-lost", f"reports lost: {count}", level="warning", lost=count)
 
     def reports_failed(error: OSError) -> None:
         text = f"can't write to {reports_file}: {error.strerror}; serving goes on"

@@ -7,62 +7,32 @@ written, and nothing here writes except through what it is given.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
-import errno
 import functools
 import math
 import os
 import signal
-import socket
-from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Generator
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Generator
 
 import click
 import trio
 
-from trioserve import (
-    Address,
-    Connection,
-    DrainSummary,
-    Limits,
-    Server,
-    Timeouts,
-    open_listeners,
-    serve,
-)
+from trioserve import Address, Server, open_listeners, serve
 
 from ._log import Log
+from ._messages import (
+    Job,
+    say_cutting,
+    say_drained,
+    say_draining,
+    say_ready,
+    why_not,
+)
 from ._output import Output
-from ._values import format_bytes, format_duration
 
 #: Served until told to stop, and nothing was cut.
 EXIT_DRAINED = 0
 #: Connections were cut, tasks hung, or a second signal asked for it.
 EXIT_CUT = 3
-
-_ALL_INTERFACES = frozenset({"", "0.0.0.0", "::"})
-_LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
-_RULES = ("first_byte", "idle", "half_closed", "write_stall", "lifetime")
-
-Handler = Callable[[Connection], Awaitable[object]]
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Job:
-    """What one run of the command serves.
-
-    Args:
-      name: the command, ``"echo"`` or ``"proxy"``.
-      listen: where, as it was asked for; the port may be 0.
-      target: where a proxy dials, else None.
-      handler: what serves a connection.
-    """
-
-    name: str
-    listen: Address
-    target: Address | None = None
-    handler: Handler
-    limits: Limits
-    timeouts: Timeouts
 
 
 async def main(job: Job, output: Output) -> int:
@@ -93,7 +63,7 @@ async def listen_or_say(address: Address) -> list[trio.SocketListener]:
     try:
         return await open_listeners(address)
     except OSError as error:
-        raise click.ClickException(_why_not(address, error)) from error
+        raise click.ClickException(why_not(address, error)) from error
 
 
 async def run(
@@ -123,13 +93,13 @@ async def run(
                 collector=output.collect,
             )
         )
-        _say_ready(output.log, job, server)
+        say_ready(output.log, job, server)
         stop = _Stop(server, output.log, leave)
         nursery.start_soon(stop.obey, signals)
         await stop.asked.wait()
         # Without a deadline of its own: it would bring the one that is set forward.
         summary = await server.drain(math.inf)
-        _say_drained(output.log, summary, server)
+        say_drained(output.log, summary, server)
         code = EXIT_DRAINED if summary.clean and not stop.hurried else EXIT_CUT
         if summary.stuck:
             output.flush()
@@ -163,21 +133,12 @@ class _Stop:
 
     def _drain(self, name: str) -> None:
         # Said before anything is done: draining may take long.
-        count = self._server.statistics().open
-        most = self._server.timeouts.lame_duck + self._server.timeouts.drain
-        self._log.say(
-            "draining",
-            f"draining: {_count(count, 'connection')}, {_up_to(most)}; again to cut",
-            reason=name,
-            open=count,
-            seconds=format_duration(most),
-        )
+        say_draining(self._log, self._server, name)
         self._server.start_draining(reason=name)
         self.asked.set()
 
     def _cut(self) -> None:
-        count = self._server.statistics().open
-        self._log.say("cutting", f"cutting {_count(count, 'connection')}", open=count)
+        say_cutting(self._log, self._server)
         self.hurried = True
         self._server.start_draining(0)
 
@@ -211,117 +172,3 @@ def stop_signals() -> Generator[AsyncIterator[int]]:
         # A Python function would become "kill me" while the interpreter ends.
         for number in numbers:
             signal.signal(number, signal.SIG_IGN)
-
-
-def is_loop(listen: Address, target: Address) -> bool:
-    """Whether a proxy from ``listen`` to ``target`` would dial itself."""
-    if listen.port == 0 or listen.port != target.port:
-        return False
-    here, there = listen.host.lower(), target.host.lower()
-    local = _LOOPBACK | _ALL_INTERFACES
-    return here == there or (here in local and there in local)
-
-
-def _say_ready(log: Log, job: Job, server: Server) -> None:
-    addresses = ", ".join(server.addresses)
-    route = f"{addresses} -> {job.target}" if job.target else addresses
-    drain = server.timeouts.lame_duck + server.timeouts.drain
-    first = Address.parse(server.addresses[0])
-    host = "127.0.0.1" if first.host in _ALL_INTERFACES else first.host
-    rules = {name: format_duration(getattr(job.timeouts, name)) for name in _RULES}
-    log.say(
-        "listening",
-        f"trioserve {job.name}: {route}",
-        f"limits: {_limits_text(job.limits, rules)}",
-        f"stop:   Ctrl-C drains, {_up_to(drain)}; again cuts",
-        f"try:    nc {host} {first.port}",
-        command=job.name,
-        addresses=addresses,
-        target=job.target and str(job.target),
-        max_connections=job.limits.max_connections,
-        when_full=job.limits.when_full,
-        drain=format_duration(drain),
-        timeouts=rules,
-    )
-    if job.listen.host in _ALL_INTERFACES:
-        log.say(
-            "exposed",
-            "listening on all interfaces: everybody who reaches this machine can"
-            f" connect; 127.0.0.1:{first.port} is for this machine only",
-            level="warning",
-        )
-
-
-def _limits_text(limits: Limits, rules: dict[str, str]) -> str:
-    full = "others wait" if limits.when_full == "backlog" else "others are refused"
-    timers = ", ".join(
-        f"{name.replace('_', ' ')} {duration}"
-        for name, duration in rules.items()
-        if duration != "never"
-    )
-    return f"{_count(limits.max_connections, 'connection')}, {full}; {timers}"
-
-
-def _say_drained(log: Log, summary: DrainSummary, server: Server) -> None:
-    totals = server.statistics()
-    log.say(
-        "drained",
-        f"{'drained' if summary.clean else 'stopped'} in"
-        f" {format_duration(summary.seconds)}: {summary.finished} finished,"
-        f" {summary.cut} cut, {summary.refused} refused",
-        f"served {_count(totals.accepted, 'connection')}:"
-        f" {format_bytes(totals.bytes_received)} in,"
-        f" {format_bytes(totals.bytes_sent)} out",
-        level="info",
-        reason=summary.reason,
-        seconds=round(summary.seconds, 3),
-        finished=summary.finished,
-        cut=summary.cut,
-        refused=summary.refused,
-        accepted=totals.accepted,
-        bytes_received=totals.bytes_received,
-        bytes_sent=totals.bytes_sent,
-        reports_lost=summary.reports_lost,
-    )
-    for task in summary.stuck:
-        log.say("stuck", f"stuck: {task}", level="error", task=task)
-    if summary.reports_lost:
-        log.say(
-            "reports-lost",
-            f"{summary.reports_lost} reports were lost",
-            level="warning",
-            lost=summary.reports_lost,
-        )
-
-
-def _why_not(address: Address, error: OSError) -> str:
-    if isinstance(error.__cause__, socket.gaierror):
-        return f"can't find {address.host!r}: {error.strerror}; is it spelt right?"
-    where = error.filename or address
-    match error.errno:
-        case errno.EADDRINUSE:
-            return (
-                f"{where} is in use already; stop what listens there, or use another"
-                " port (0 picks a free one)"
-            )
-        case errno.EADDRNOTAVAIL:
-            return (
-                f"{where} is not an address of this machine; 127.0.0.1 is for this"
-                " machine only, no host for all interfaces"
-            )
-        case errno.EACCES | errno.EPERM:
-            return (
-                f"no right to listen on {where}: ports below 1024 need root or"
-                " CAP_NET_BIND_SERVICE, higher ones don't"
-            )
-        case _:
-            return f"can't listen on {where}: {error.strerror or error}"
-
-
-def _up_to(seconds: float) -> str:
-    text = format_duration(seconds)
-    return "for as long as it takes" if text == "never" else f"up to {text}"
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

@@ -1,0 +1,79 @@
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import pytest
+
+from trioserve.app import _output
+from trioserve.app._output import open_output
+
+
+class Writer:
+    """Takes lines, and loses some when it is asked to."""
+
+    made: ClassVar[list[Writer]] = []
+
+    def __init__(self, fd: int, **options: Any) -> None:
+        self.fd = fd
+        self.lines: list[str] = []
+        self.lost = 0
+        self.on_lost: Callable[[int], None] = options["on_lost"]
+        Writer.made.append(self)
+
+    def write(self, line: str) -> None:
+        self.lines.append(line)
+
+    def close(self, within: float) -> bool:
+        return True
+
+
+@pytest.fixture
+def writers(monkeypatch: pytest.MonkeyPatch) -> list[Writer]:
+    monkeypatch.setattr(_output, "LineWriter", Writer)
+    monkeypatch.setattr(Writer, "made", [])
+    return Writer.made
+
+
+def test_without_a_file_there_is_only_a_log(writers: list[Writer]) -> None:
+    with open_output("text", None) as output:
+        output.log.say("event", "said")
+    (log,) = writers
+    assert log.fd == 2
+    assert log.lines == ["said"]
+
+
+def test_losses_are_said_when_lines_get_through_again(writers: list[Writer]) -> None:
+    with open_output("text", os.devnull):
+        log, reports = writers
+        log.on_lost(3)
+        reports.on_lost(4)
+    assert log.lines == [
+        "warning: log lines lost: 3",
+        "warning: reports lost: 4",
+    ]
+
+
+def test_what_was_lost_in_all_is_said_at_the_end(writers: list[Writer]) -> None:
+    with open_output("text", "-"):
+        log, reports = writers
+        assert reports.fd == 1
+        reports.lost = 5
+    assert log.lines == ["warning: reports lost in all: 5"]
+
+
+@pytest.mark.parametrize(("terminal", "line"), [(True, "hi"), (False, "message=hi")])
+def test_people_get_text_and_pipes_get_logfmt(
+    writers: list[Writer],
+    terminal: bool,
+    line: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def isatty(fd: int) -> bool:
+        return terminal
+
+    monkeypatch.setattr(os, "isatty", isatty)
+    with open_output(None, None) as output:
+        output.log.say("event", "hi")
+    assert writers[0].lines[0].endswith(line)

@@ -1,0 +1,263 @@
+"""Clients that mean harm, or know no better: what they can't do to the others."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import itertools
+import os
+import random
+import select
+import socket
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from typing import cast
+
+import pytest
+
+from real.tools import (
+    PATIENCE,
+    Record,
+    Serve,
+    Target,
+    Trioserve,
+    all_of,
+    connect,
+    needs,
+    needs_linux,
+    random_bytes,
+    receive,
+    receive_exactly,
+    reset,
+    send,
+    total,
+)
+
+_MEBIBYTE = 1 << 20
+
+
+# -- clients that reset
+
+
+class _Resetting:
+    """A client that does this and that, and then resets."""
+
+    def __init__(self, port: int, random: random.Random) -> None:
+        self.half_closed = False
+        self._random = random
+        self._sock = connect(port)
+        self._sock.setblocking(False)
+        # A third resets at once, before it is even accepted.
+        self._moves = max(0, random.randrange(-3, 7))
+
+    def move(self) -> bool:
+        """Do something, without waiting; False if that was to reset."""
+        self._moves -= 1
+        if self._moves < 0:
+            reset(self._sock)
+            return False
+        with contextlib.suppress(BlockingIOError):
+            match self._random.randrange(4):
+                case 0 | 1 if not self.half_closed:
+                    self._sock.send(bytes(self._random.randrange(1, 100_000)))
+                case 2 if not self._moves:
+                    self._sock.shutdown(socket.SHUT_WR)
+                    self.half_closed = True
+                case _:
+                    self._sock.recv(self._random.randrange(1, 100_000))
+        return True
+
+
+def _reset_many(port: int, count: int, seed: int) -> int:
+    # Up to ten at a time; how many had not ended their direction before.
+    rng = random.Random(seed)
+    left, in_the_middle = count, 0
+    clients: list[_Resetting] = []
+    while left or clients:
+        if left and len(clients) < 10:
+            clients.append(_Resetting(port, rng))
+            left -= 1
+        client = rng.choice(clients)
+        if not client.move():
+            clients.remove(client)
+            in_the_middle += not client.half_closed
+    return in_the_middle
+
+
+def _transfer_until(over: threading.Event, sock: socket.socket) -> None:
+    # Have bytes echoed until the event, and 1 MiB more; see that all come back.
+    sent, count = hashlib.sha256(), 0
+    block = random_bytes(_MEBIBYTE)
+    with ThreadPoolExecutor(1) as thread:
+        received = thread.submit(receive, sock)
+        for number in itertools.count():
+            last = over.is_set()
+            data = number.to_bytes(8) + block
+            sock.sendall(data)
+            sent.update(data)
+            count += len(data)
+            if last:
+                break
+        sock.shutdown(socket.SHUT_WR)
+        assert received.result(PATIENCE).error is None
+        assert received.result().count == count
+        assert received.result().sha256 == sent.hexdigest()
+
+
+def _is_served(server: Trioserve) -> bool:
+    with connect(server.port) as client:
+        client.sendall(b"hello")
+        return receive_exactly(client, 5) == b"hello"
+
+
+@needs_linux
+@pytest.mark.parametrize("command", ["echo", "proxy"])
+def test_a_thousand_resets_harm_nobody(
+    serve: Serve, threads: ThreadPoolExecutor, command: str
+) -> None:
+    echo = serve("echo")
+    server = echo if command == "echo" else serve("proxy", echo.address)
+    over = threading.Event()
+    with connect(server.port) as bystander:
+        transfer = threads.submit(_transfer_until, over, bystander)
+        try:
+            resets = [
+                threads.submit(_reset_many, server.port, 50, seed) for seed in range(20)
+            ]
+            in_the_middle = sum(each.result(PATIENCE) for each in resets)
+        finally:
+            over.set()
+        transfer.result(PATIENCE)
+    assert _is_served(server)
+
+    reports = server.stop()
+    # A connection that was reset in the queue is accepted nevertheless.
+    assert len(reports) == 1000 + 2
+    reasons = [report["reason"] for report in reports]
+    assert set(reasons) <= {"client_reset", "client_closed"}
+    assert in_the_middle <= reasons.count("client_reset") <= 1000
+    if server is not echo:
+        dialed = [report for report in reports if report["connect"] is not None]
+        assert len(echo.stop()) == len(dialed)
+
+
+# -- clients that never read
+
+
+@needs_linux
+@pytest.mark.parametrize("reader", ["client", "target"])
+def test_a_reader_that_never_reads_costs_no_memory(
+    serve: Serve,
+    target: Target,
+    threads: ThreadPoolExecutor,
+    closing: contextlib.ExitStack,
+    reader: str,
+) -> None:
+    proxy = serve("proxy", target.address)
+    data = random_bytes(20 * _MEBIBYTE)
+
+    def transfer() -> None:
+        client, server = target.through(proxy)
+        with client, server:
+            up = threads.submit(send, client, data)
+            assert receive(server) == all_of(data)
+            down = threads.submit(send, server, data)
+            assert receive(client) == all_of(data)
+            up.result(PATIENCE)
+            down.result(PATIENCE)
+
+    # Whatever it takes for the first connections, it may keep.
+    transfer()
+    transfer()
+    before = proxy.resident_bytes()
+
+    client, server = (closing.enter_context(s) for s in target.through(proxy))
+    source, sink = (server, client) if reader == "client" else (client, server)
+    sent = _send_what_goes(source, 200 * _MEBIBYTE)
+    assert sent < 50 * _MEBIBYTE
+    growth = [proxy.resident_bytes() - before]
+    transfer()
+    growth.append(proxy.resident_bytes() - before)
+    print("RSS growth", growth, "sent", sent)
+    assert max(growth) < _MEBIBYTE
+
+    # It was not lost, either.
+    source.shutdown(socket.SHUT_WR)
+    sink.shutdown(socket.SHUT_WR)
+    assert receive(sink).count == sent
+    assert receive(source) == all_of(b"")
+    reports = proxy.stop()
+    assert len(reports) == 4
+    assert {report["outcome"] for report in reports} == {"ok"}
+
+
+def _send_what_goes(sock: socket.socket, most: int) -> int:
+    # Send until nothing has gone for a second; how many bytes went.
+    sock.setblocking(False)
+    block = bytes(1 << 16)
+    sent = 0
+    while sent < most and select.select([], [sock], [], 1.0)[1]:
+        with contextlib.suppress(BlockingIOError):
+            sent += sock.send(block)
+    sock.settimeout(PATIENCE)
+    return sent
+
+
+# -- clients that are too many
+
+
+@needs_linux
+@needs("prlimit")
+def test_out_of_descriptors_it_stays_calm_and_recovers(
+    serve: Serve, closing: contextlib.ExitStack
+) -> None:
+    server = serve(
+        "echo", "--max-connections", "1000", under=("prlimit", "--nofile=64")
+    )
+    clients = [closing.enter_context(connect(server.port)) for _ in range(100)]
+    established, told = _ask_all(clients)
+    print("established", len(established), "told", told)
+    assert 40 <= len(established) < 64
+    assert len(established) + told == 100
+
+    began, cpu = time.monotonic(), server.cpu_seconds()
+    lines = server.during(3.0)
+    cpu = (server.cpu_seconds() - cpu) / (time.monotonic() - began)
+    print("CPU", cpu)
+    print("\n".join(lines))
+    assert cpu < 0.05
+
+    # All that was there is still there.
+    assert _ask_all(established) == (established, 0)
+
+    for client in established:
+        client.close()
+    closed = time.monotonic()
+    with connect(server.port) as late:
+        late.sendall(b"?")
+        assert receive_exactly(late, 1) == b"?"
+    recovery = time.monotonic() - closed
+    print("recovery", recovery)
+    assert recovery < 0.5
+    reports = server.stop()
+    print([e["event"] for e in server.events()])
+    print([e for e in server.events() if e["event"] not in ("connection",)])
+
+
+def _ask_all(clients: list[socket.socket]) -> tuple[list[socket.socket], int]:
+    # Send a byte each, and wait for all answers: who echoes, how many don't.
+    for client in clients:
+        with contextlib.suppress(ConnectionError):
+            client.sendall(b"?")
+    answers = [_answer(client) for client in clients]
+    echoing = [c for c, answer in zip(clients, answers, strict=True) if answer == b"?"]
+    return echoing, len(clients) - len(echoing)
+
+
+def _answer(client: socket.socket) -> bytes:
+    try:
+        return client.recv(1)
+    except ConnectionError:
+        return b""
