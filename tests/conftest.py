@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import trio
 import trio.testing
+
 from support import virtual_clock
 
 TESTS = str(Path(__file__).parent)

@@ -19,7 +19,6 @@ import trio.testing
 
 from trioserve import ConnectionReport, Limits, Server, Timeouts, open_listeners, serve
 
-
 _FOR_EVER = 1e9
 
 

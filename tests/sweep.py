@@ -11,6 +11,7 @@ from typing import Any, TypeAlias
 
 import trio
 import trio.abc
+
 from support import run
 
 #: Called by a scenario: from now on, count steps; stop it like this.

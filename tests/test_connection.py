@@ -11,8 +11,8 @@ import trio
 import trio.testing
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support import is_reset, receive_all, receive_exactly, reset, run, serving
 
+from support import is_reset, receive_all, receive_exactly, reset, run, serving
 from trioserve import (
     Connection,
     Outcome,
@@ -428,8 +428,6 @@ async def test_idle_does_not_nest(autojump_clock: object) -> None:
 # -- a stream like Trio's
 
 
-
-
 async def test_it_is_a_stream_as_trio_defines_one(autojump_clock: object) -> None:
     """Trio's own conformance test for half-closeable streams."""
     async with trio.open_nursery() as nursery:
@@ -516,3 +514,116 @@ async def test_a_cancelled_send_counts_its_prefix(autojump_clock: object) -> Non
     (report,) = running.reports
     assert 0 < arrived < size
     assert report.notes["prefix"] == report.bytes_sent == arrived
+
+
+# -- over other streams
+
+
+class OneWay(trio.abc.Stream):
+    """A stream that can't be closed by half, as TLS can't."""
+
+    def __init__(self, stream: trio.StapledStream[Any, Any]) -> None:
+        self.stream = stream
+        self.closed_within: float | None = None
+
+    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+        await self.stream.send_all(data)
+
+    async def wait_send_all_might_not_block(self) -> None:
+        await self.stream.wait_send_all_might_not_block()
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes:
+        data: bytes = await self.stream.receive_some(max_bytes)
+        return data
+
+    async def aclose(self) -> None:
+        self.closed_within = trio.current_effective_deadline() - trio.current_time()
+        await self.stream.aclose()
+
+
+class OneListener(trio.abc.Listener[OneWay]):
+    """Accepts one stream."""
+
+    def __init__(self) -> None:
+        self.client, theirs = trio.testing.memory_stream_pair()
+        self.accepted = OneWay(theirs)
+        self._streams = [self.accepted]
+
+    async def accept(self) -> OneWay:
+        if not self._streams:
+            await trio.sleep_forever()
+        await trio.lowlevel.checkpoint()
+        return self._streams.pop()
+
+    async def aclose(self) -> None:
+        await trio.lowlevel.checkpoint()
+
+
+@pytest.mark.parametrize("raises", [False, True])
+async def test_a_stream_without_half_close_is_closed_whole(
+    raises: bool, autojump_clock: object
+) -> None:
+    """It gets ``linger`` seconds to say goodbye, or none after an exception."""
+
+    async def handler(conn: Connection) -> None:
+        with pytest.raises(AttributeError, match="no socket"):
+            _ = conn.socket
+        with pytest.raises(TypeError, match="OneWay can't send EOF"):
+            await conn.send_eof()
+        await conn.wait_send_all_might_not_block()
+        await conn.send_all(b"bye")
+        if raises:
+            raise Oops
+
+    listener = OneListener()
+    async with serving(handler, listeners=[listener]) as running:
+        assert await receive_all(listener.client) == b"bye"
+        await trio.testing.wait_all_tasks_blocked()
+        assert running.server.statistics().open == 0
+    assert listener.accepted.closed_within == (-math.inf if raises else 2)
+
+
+async def test_an_idle_stream_is_closed_politely(autojump_clock: object) -> None:
+    listener = OneListener()
+    async with serving(
+        _receives, listeners=[listener], timeouts=Timeouts(idle=5)
+    ) as running:
+        assert await receive_all(listener.client) == b""
+        assert trio.current_time() == 5
+    assert running.reports[0].reason is Reason.IDLE
+    assert listener.accepted.closed_within == 2
+
+
+async def test_what_a_handler_raises_after_a_cut_is_kept(
+    autojump_clock: object,
+) -> None:
+    """The reason stays; the exception is in the report."""
+
+    async def handler(conn: Connection) -> None:
+        try:
+            await conn.receive_some()
+        finally:
+            raise Oops("on the way out")
+
+    async with serving(handler) as running:
+        await running.connect()
+        await trio.testing.wait_all_tasks_blocked()
+        running.server.start_draining(0)
+    (report,) = running.reports
+    assert report.reason is Reason.CUT
+    assert report.error == "Oops: on the way out"
+
+
+async def test_closed_by_the_handler_and_closed_again(autojump_clock: object) -> None:
+    """Cancelled in its polite close, a handler may close it again."""
+
+    async def handler(conn: Connection) -> None:
+        with trio.move_on_after(1):
+            await conn.aclose()
+        await conn.aclose()
+
+    async with serving(handler) as running:
+        stream = await running.connect()
+        assert await was_reset_after_eof(stream) is False
+        await trio.sleep(2)
+    assert running.reports[0].duration == 1

@@ -15,10 +15,10 @@ __main__
 app
 __init__
 _echo _proxy
-_serve _relay _dial
-_listeners
-_connection
-_admission _transport _timers
+_serve _relay
+_gates
+_connection _dial
+_admission _transport _timers _listeners
 _address _options _report
 """
 ROW = {

@@ -138,9 +138,7 @@ def _steps(*, resets: bool) -> st.SearchStrategy[list[Step]]:
 
 _timers = st.integers(1, 15).map(lambda n: n + 0.5) | st.just(math.inf)
 _finite = st.integers(1, 15).map(lambda n: n + 0.5)
-_timeouts = st.builds(
-    Timeouts, idle=_finite, half_closed=_finite, first_byte=_timers
-)
+_timeouts = st.builds(Timeouts, idle=_finite, half_closed=_finite, first_byte=_timers)
 
 
 class Expected:
@@ -353,7 +351,7 @@ def test_whatever_peers_do_a_relay_ends_and_its_ledger_balances(
             assert len(sink.received) <= flow.delivered
             assert source.sent.startswith(sink.received)
             if result.reason.outcome == "ok" and sink.may_read.is_set():
-                assert sink.received == source.sent
+                assert flow.delivered == len(source.sent)
 
     run(main)
     assert open_fds() == before

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import math
-from functools import partial
 from typing import Any
 
 import pytest
@@ -13,6 +12,8 @@ import trio
 import trio.testing
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+import trioserve
 from support import (
     Running,
     is_reset,
@@ -24,8 +25,6 @@ from support import (
     serving,
 )
 from sweep import Begin, sweep
-
-import trioserve
 from trioserve import (
     Connection,
     ConnectionReport,
@@ -35,9 +34,6 @@ from trioserve import (
     Timeouts,
     current_connection,
     echo,
-    open_listeners,
-    serve,
-    serve_tcp,
 )
 
 # -- Law 1: isolation
@@ -158,9 +154,7 @@ async def test_a_reset_is_not_the_handlers_error(autojump_clock: object) -> None
 @settings(deadline=None, max_examples=50)
 @given(
     tempers=st.lists(
-        st.sampled_from(
-            ["quick", "silent", "reset", "raise", "half", "leave", "late"]
-        ),
+        st.sampled_from(["quick", "silent", "reset", "raise", "half", "leave", "late"]),
         max_size=12,
     ),
     random=st.random_module(),
@@ -270,9 +264,7 @@ def test_the_limit_is_exact(
 
 
 @pytest.mark.parametrize("taken", range(3))
-async def test_no_listener_starves_another(
-    taken: int, autojump_clock: object
-) -> None:
+async def test_no_listener_starves_another(taken: int, autojump_clock: object) -> None:
     """Law 2: with one slot, an idle listener does not keep it from the busy one."""
     async with serving(
         echo, addresses=("127.0.0.1:0",) * 3, limits=Limits(max_connections=1)
@@ -644,9 +636,7 @@ async def test_who_finishes_in_time_is_untouched(autojump_clock: object) -> None
     ending=st.sampled_from(["drain", "cancel"]),
     random=st.random_module(),
 )
-def test_no_hello_is_lost(
-    waiting: int, free: int, ending: str, random: object
-) -> None:
+def test_no_hello_is_lost(waiting: int, free: int, ending: str, random: object) -> None:
     """Law 6: who is in the kernel's queue at the end is served or told, never reset."""
 
     async def main() -> None:

@@ -3,8 +3,10 @@
 The map, from the bottom up; a module imports only from rows below its own:
 
     words       _address   _options   _report
-    mechanisms  _timers   _admission   _transport   _connection   _listeners
-    engines     _serve   _dial   _relay
+    mechanisms  _timers   _admission   _transport   _listeners
+                _connection   _dial
+                _gates
+    engines     _relay   _serve
     handlers    _echo   _proxy
 
 ``app`` is the command and uses only the names below.

@@ -78,7 +78,7 @@ class Address:
         else:
             host, colon, port = rest.rpartition(":")
             if not colon:
-                raise ValueError(f"{text!r} has no port; did you mean {rest}:80?")
+                raise ValueError(f"{text!r} has no port; did you mean {cls(rest, 80)}?")
             if ":" in host:
                 raise ValueError(
                     f"{text!r} is ambiguous: write an IPv6 address in brackets,"

@@ -48,6 +48,7 @@ class _Pump:
         self.sink = sink
         self.received = 0
         self.receiving = False
+        self.reading = True
         self.done = False
         self._sent_before = sink.sent
 
@@ -148,7 +149,7 @@ class Relay:
         try:
             while data := await self._receive(pump):
                 await sink.send(data)
-            pump.done = True
+            pump.done, pump.reading = True, False
             if self._first is None:
                 self._first = source
                 self._half_since = trio.current_time()
@@ -165,6 +166,8 @@ class Relay:
         except trio.BusyResourceError as error:
             self._misuse = error
             self._scope.cancel(reason="misuse")
+        finally:
+            pump.reading = False
 
     async def _receive(self, pump: _Pump) -> bytes:
         source = pump.source
@@ -194,7 +197,7 @@ class Relay:
 
     def _still_reads(self, transport: Transport) -> bool:
         """Whether a pump will find out how ``transport`` ended."""
-        return any(p.source is transport and not p.done for p in self._pumps)
+        return any(p.source is transport and p.reading for p in self._pumps)
 
     async def _lost(self, transport: Transport, error: BaseException) -> None:
         """``transport`` was reset: so is the other, after the bytes before it."""

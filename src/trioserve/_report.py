@@ -324,7 +324,7 @@ def escape(text: str, limit: int = 256) -> str:
 
 
 def describe(error: BaseException) -> str:
-    """``error`` in one line: its type, what it says, and the cause of a broken stream."""
+    """``error`` in one line; of a broken stream, its cause."""
     if isinstance(error, BaseExceptionGroup):
         inner = "; ".join(describe(e) for e in error.exceptions[:3])
         more = len(error.exceptions) - 3

@@ -29,7 +29,8 @@ import trio
 from ._address import Address
 from ._admission import Slot, Slots
 from ._connection import Connection, _current
-from ._listeners import Gate, gate_for, open_listeners
+from ._gates import Gate, gate_for
+from ._listeners import open_listeners
 from ._options import Limits, Timeouts
 from ._report import (
     ConnectionReport,
@@ -331,7 +332,8 @@ class Server(Sequence[Gate]):
             transport.discard_readable(65536)
             # Closed with bytes unread or yet to come, a RST would overtake the
             # message: then somebody has to wait until the client has read it.
-            if message and not transport.eof and self._told < _MOST_TOLD:
+            may_wait = reason is not Reason.NO_FDS and self._told < _MOST_TOLD
+            if message and may_wait and not transport.eof:
                 assert self._nursery is not None
                 self._told += 1
                 name = f"conn-{connection.id} {connection.peer} refused"
@@ -607,11 +609,10 @@ def _whereabouts(connection: Connection) -> str:
         if children:
             tasks += children
             continue
-        code, line = None, 0
-        for frame, number in task.iter_await_frames():
-            if not frame.f_code.co_filename.startswith(_TRIO):
-                code, line = frame.f_code, number
-        if code is not None:
+        frames = list(task.iter_await_frames())
+        own = [f for f in frames if not f[0].f_code.co_filename.startswith(_TRIO)]
+        for frame, line in (own or frames)[-1:]:
+            code = frame.f_code
             lines.append(f"{code.co_qualname} at {code.co_filename}:{line}")
     where = "; ".join(lines) or "a task that is ending"
     return f"conn-{connection.id} {connection.peer} in {where}"

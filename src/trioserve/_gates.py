@@ -1,0 +1,367 @@
+"""Gates: between a listener and Trio's accept loop, whatever accept(2) says.
+
+A gate lets in no more than there are slots, survives what accept(2) can
+return, and when accepting ends it empties the kernel's queue before it closes.
+What becomes of what it accepted is the door's business: it knows no handler
+and no report.
+"""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import errno
+import logging
+import os
+import socket
+from typing import Any, Final, Protocol
+
+import trio
+
+from ._address import sockaddr_text
+from ._admission import Slot, Slots
+from ._connection import Connection
+from ._options import Limits, Timeouts
+from ._report import Reason
+from ._transport import SocketTransport, StreamTransport, Transport
+
+logger = logging.getLogger("trioserve")
+
+
+def _errnos(*names: str) -> frozenset[int]:
+    """The numbers of those that this system has."""
+    return frozenset(getattr(errno, name) for name in names if hasattr(errno, name))
+
+
+#: Nothing to accept: another process or thread was faster.
+_NOTHING: Final = _errnos("EAGAIN", "EWOULDBLOCK")
+
+#: One connection is gone before it was accepted; the next may be fine.
+#: accept(2), "Error handling"; the same list as Trio's.
+_ONE_IS_GONE: Final = _errnos(
+    "EINTR", "ECONNABORTED", "ECONNRESET", "EPERM", "EPROTO", "ENETDOWN",
+    "ENOPROTOOPT", "EHOSTDOWN", "ENONET", "EHOSTUNREACH", "EOPNOTSUPP",
+    "ENETUNREACH", "ENOSR", "ESOCKTNOSUPPORT", "EPROTONOSUPPORT", "ETIMEDOUT",
+)  # fmt: skip
+
+#: Out of descriptors: giving up a reserved one lets us tell the client.
+_NO_FDS: Final = _errnos("EMFILE", "ENFILE")
+
+#: This listener is over.
+_DEAD: Final = _errnos("EBADF", "ENOTSOCK")
+
+#: Connections accepted before others get a turn.
+_BATCH: Final = 64
+
+#: Go's net/http waits 5 ms doubling to 1 s; Trio 100 ms, nginx 500 ms.
+_FIRST_PAUSE: Final = 0.005
+_LONGEST_PAUSE: Final = 1.0
+
+
+class Door(Protocol):
+    """What a gate needs of its server."""
+
+    _slots: Slots
+    _accept_errors: collections.Counter[str]
+    timeouts: Timeouts
+
+    @property
+    def limits(self) -> Limits: ...
+
+    def _admit(
+        self, transport: Transport, gate: Gate, peer: str, local: str, slot: Slot | None
+    ) -> Connection:
+        """A connection was accepted: count it."""
+
+    def _start(self, connection: Connection) -> None:
+        """Serve it; it has a slot."""
+
+    def _refuse(self, connection: Connection, reason: Reason) -> None:
+        """Close it, and tell the client."""
+
+    async def _room(self, seconds: float) -> None:
+        """Wait until a descriptor may be free, ``seconds`` at most."""
+
+    def _gate_died(self, gate: Gate, error: OSError) -> None:
+        """This gate will never accept again."""
+
+    def _serves_last(self) -> bool:
+        """Whether what is found in the kernel's queue at the end may be served."""
+
+
+class Gate(trio.abc.Listener[Connection]):
+    """A listener's accept loop as the server wants it.
+
+    Attributes:
+      socket: the listening socket, for its name and options.
+      address: where it listens, as a person writes it.
+      swept: connections found in the kernel's queue when accepting ended.
+    """
+
+    socket: trio.socket.SocketType | None = None
+    address = "unknown"
+
+    def __init__(self, door: Door) -> None:
+        self.door = door
+        self.swept = 0
+        self._pause = _FIRST_PAUSE
+        self._complained_at = float("-inf")
+        self._kept_silent = 0
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} on {self.address}>"
+
+    def dispose(self) -> None:
+        """Let go of everything that isn't the listener's, without waiting."""
+
+    def _count(self, error: OSError) -> None:
+        name = errno.errorcode.get(error.errno or 0, str(error))
+        self.door._accept_errors[name] += 1
+
+    async def _trouble(self, error: OSError) -> None:
+        """Accepting failed: count it, say so now and then, and wait or stop."""
+        self._count(error)
+        if error.errno in _DEAD:
+            self.door._gate_died(self, error)
+            await trio.sleep_forever()
+        now = trio.current_time()
+        if now - self._complained_at >= 1:
+            more = f" ({self._kept_silent} more)" if self._kept_silent else ""
+            logger.warning("can't accept on %s: %s%s", self.address, error, more)
+            self._complained_at, self._kept_silent = now, 0
+        else:
+            self._kept_silent += 1
+        await self.door._room(self._pause)
+        self._pause = min(2 * self._pause, _LONGEST_PAUSE)
+
+
+class SocketGate(Gate):
+    """A gate before a listening socket: look, take a slot, then accept.
+
+    Looking first costs nothing and keeps two listeners from starving each
+    other; whoever is not let in waits in the kernel's queue, not in ours.
+    """
+
+    socket: trio.socket.SocketType
+
+    def __init__(self, listener: trio.SocketListener, door: Door) -> None:
+        super().__init__(door)
+        self._listener = listener
+        self.socket = listener.socket
+        name = self.socket.getsockname()
+        self.address = sockaddr_text(name)
+        self._anywhere = isinstance(name, tuple) and name[0] in ("0.0.0.0", "::")
+        # Trio's socket can't accept without waiting. This one shares its
+        # descriptor and must never close it.
+        self._sock = socket.socket(fileno=self.socket.fileno())
+        self._sock.setblocking(False)
+        self._batch: collections.deque[Connection] = collections.deque()
+        self._spare: int | None = None
+        self._reserve()
+
+    async def accept(self) -> Connection:
+        """The next connection that holds a slot. Everything else is dealt with."""
+        # No checkpoint between a full batch and its last connection, so that
+        # a cancel never finds one in our hands.
+        while not self._batch:
+            try:
+                await trio.lowlevel.wait_readable(self.socket.fileno())
+            except (OSError, ValueError, trio.ClosedResourceError):
+                await self._trouble(_closed())
+            slot = self.door._slots.take_nowait()
+            if slot is None and self.door.limits.when_full == "backlog":
+                slot = await self.door._slots.take()
+            try:
+                if slot is None:
+                    self._refuse_batch(Reason.LIMIT)
+                else:
+                    self._accept_batch(slot)
+            except OSError as error:
+                if error.errno in _NO_FDS:
+                    self._shed(Reason.NO_FDS)
+                if not self._batch:
+                    await self._trouble(error)
+        self._pause = _FIRST_PAUSE
+        if self._spare is None:
+            self._reserve()
+        return self._batch.popleft()
+
+    def _accept_batch(self, slot: Slot | None) -> None:
+        """Accept until slots, the queue or the batch's size run out."""
+        while slot is not None:
+            try:
+                connection = self._accept_one(slot)
+            except BaseException:
+                slot.release()
+                raise
+            if connection is None:
+                slot.release()
+                return
+            self._batch.append(connection)
+            if len(self._batch) == _BATCH:
+                return
+            slot = self.door._slots.take_nowait()
+
+    def _refuse_batch(self, reason: Reason) -> int:
+        """Refuse up to a batch of those that wait; how many there were."""
+        for count in range(_BATCH):
+            connection = self._accept_one(None)
+            if connection is None:
+                return count
+            self.door._refuse(connection, reason)
+        return _BATCH
+
+    def _accept_one(self, slot: Slot | None) -> Connection | None:
+        """Accept without waiting: None if there is nothing."""
+        if self.socket.fileno() < 0:
+            raise _closed()
+        while True:
+            try:
+                sock, sockaddr = self._sock.accept()
+                break
+            except OSError as error:
+                if error.errno in _NOTHING:
+                    return None
+                if error.errno not in _ONE_IS_GONE:
+                    raise
+                self._count(error)
+        local = self.address
+        if self._anywhere:
+            local = sockaddr_text(sock.getsockname())
+        peer = sockaddr_text(sockaddr)
+        return self.door._admit(SocketTransport(sock), self, peer, local, slot)
+
+    def _reserve(self) -> None:
+        with contextlib.suppress(OSError):
+            self._spare = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+
+    def _give_up_reserve(self) -> None:
+        if self._spare is not None:
+            os.close(self._spare)
+            self._spare = None
+
+    def _shed(self, reason: Reason) -> int:
+        """Without a free descriptor, tell up to a batch of those that wait.
+
+        Each borrows the reserved one for as long as it takes to close it.
+        """
+        for count in range(_BATCH):
+            if self._spare is None:
+                return count
+            self._give_up_reserve()
+            try:
+                connection = self._accept_one(None)
+                if connection is None:
+                    return count
+                self.door._refuse(connection, reason)
+            except OSError:
+                return count
+            finally:
+                self._reserve()
+        return _BATCH
+
+    async def aclose(self) -> None:
+        """Empty the kernel's queue, then close.
+
+        A connection that the kernel has accepted before we stopped would be
+        reset without a word; it is served if it may be, or told.
+        """
+        try:
+            if self.socket.fileno() >= 0:
+                self._sweep()
+        except OSError as error:
+            if error.errno in _NO_FDS:
+                while count := self._shed(Reason.STOPPING):
+                    self.swept += count
+        finally:
+            # Left only if a connection could not be started.
+            for connection in self._batch:
+                self.door._refuse(connection, Reason.STOPPING)
+            self._batch.clear()
+            self.dispose()
+            await self._listener.aclose()
+
+    def dispose(self) -> None:
+        self._sock.detach()
+        self._give_up_reserve()
+
+    def _sweep(self) -> None:
+        # Room for one more at most while we look for the last ones.
+        self._sock.listen(0)
+        while self.door._serves_last():
+            self._accept_batch(self.door._slots.take_nowait())
+            if not self._batch:
+                break
+            self.swept += len(self._batch)
+            while self._batch:
+                self.door._start(self._batch.popleft())
+        while count := self._refuse_batch(Reason.STOPPING):
+            self.swept += count
+
+
+class StreamGate(Gate):
+    """A gate before any other Trio listener: accept, then wait for a slot.
+
+    There is no looking first, so up to one accepted connection a listener
+    waits in our hands.
+    """
+
+    def __init__(self, listener: trio.abc.Listener[Any], door: Door) -> None:
+        super().__init__(door)
+        self._listener = listener
+        self.address = type(listener).__name__
+        self.socket = getattr(listener, "socket", None)
+
+    async def accept(self) -> Connection:
+        while True:
+            try:
+                stream = await self._listener.accept()
+            except trio.ClosedResourceError:
+                await self._trouble(_closed())
+            except trio.BrokenResourceError as error:
+                await self._trouble(OSError(errno.EIO, str(error)))
+            except OSError as error:
+                await self._trouble(error)
+            else:
+                self._pause = _FIRST_PAUSE
+                slot = self.door._slots.take_nowait()
+                connection = self._admit(stream, slot)
+                if slot is not None or await self._queue(connection):
+                    return connection
+
+    def _admit(self, stream: trio.abc.Stream, slot: Slot | None) -> Connection:
+        transport: Transport
+        peer = self.address
+        if isinstance(stream, trio.SocketStream):
+            transport = SocketTransport.share(stream)
+            with contextlib.suppress(OSError):
+                peer = sockaddr_text(stream.socket.getpeername())
+        else:
+            transport = StreamTransport(stream, grace=self.door.timeouts.linger)
+        return self.door._admit(transport, self, peer, self.address, slot)
+
+    async def _queue(self, connection: Connection) -> bool:
+        """Wait for a slot for what has none; whether it got one."""
+        if self.door.limits.when_full == "refuse":
+            self.door._refuse(connection, Reason.LIMIT)
+            return False
+        try:
+            connection._hold(await self.door._slots.take())
+        except BaseException:
+            self.door._refuse(connection, Reason.STOPPING)
+            raise
+        return True
+
+    async def aclose(self) -> None:
+        await self._listener.aclose()
+
+
+def _closed() -> OSError:
+    return OSError(errno.EBADF, os.strerror(errno.EBADF))
+
+
+def gate_for(listener: trio.abc.Listener[Any], door: Door) -> Gate:
+    """The gate that fits ``listener``."""
+    if isinstance(listener, trio.SocketListener):
+        return SocketGate(listener, door)
+    return StreamGate(listener, door)

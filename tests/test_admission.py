@@ -1,0 +1,88 @@
+"""Admission: never more than so many, whoever asks, gives up or comes back."""
+
+from __future__ import annotations
+
+import trio
+import trio.testing
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from support import run
+
+from trioserve._admission import Slots
+
+
+@given(
+    total=st.integers(0, 4),
+    script=st.lists(
+        st.tuples(
+            st.sampled_from(["take", "take", "nowait", "release", "cancel", "total"]),
+            st.integers(0, 5),
+        ),
+        max_size=30,
+    ),
+    schedule=st.random_module(),
+)
+@settings(deadline=None)
+def test_exactly_as_many_are_in_as_may_be(
+    total: int, script: list[tuple[str, int]], schedule: object
+) -> None:
+    """Law 2: after any churn the slots held are min(total, wanted), first come first."""
+
+    async def main() -> None:
+        slots = Slots(total)
+        held = []
+        waiting: list[trio.CancelScope] = []
+
+        async def take(scope: trio.CancelScope) -> None:
+            with scope:
+                held.append(await slots.take())
+            waiting.remove(scope)
+
+        async with trio.open_nursery() as nursery:
+            for what, number in script:
+                before = slots.used
+                match what:
+                    case "take":
+                        waiting.append(trio.CancelScope())
+                        nursery.start_soon(take, waiting[-1])
+                    case "nowait":
+                        was_free = not waiting and before < slots.total
+                        slot = slots.take_nowait()
+                        assert (slot is not None) == was_free
+                        if slot is not None:
+                            held.append(slot)
+                    case "release" if held:
+                        slot = held.pop(number % len(held))
+                        slot.release()
+                        slot.release()
+                    case "cancel" if waiting:
+                        waiting[number % len(waiting)].cancel()
+                    case "total":
+                        slots.total = number
+                        assert slots.total == number
+                await trio.testing.wait_all_tasks_blocked()
+                assert slots.used == len(held)
+                assert slots.used <= max(slots.total, before)
+                assert not waiting or slots.used >= slots.total
+            nursery.cancel_scope.cancel()
+
+    run(main)
+
+
+async def test_waiters_get_slots_in_the_order_in_which_they_came() -> None:
+    """Law 2: nobody is starved."""
+    slots = Slots(1)
+    first = await slots.take()
+    order: list[int] = []
+
+    async def take(number: int) -> None:
+        slot = await slots.take()
+        order.append(number)
+        slot.release()
+
+    async with trio.open_nursery() as nursery:
+        for number in range(5):
+            nursery.start_soon(take, number)
+            await trio.testing.wait_all_tasks_blocked()
+        first.release()
+    assert order == [0, 1, 2, 3, 4]

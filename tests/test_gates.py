@@ -1,0 +1,568 @@
+"""Gates: whatever accept(2) says, any listener, a drop-in for Trio's."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import resource
+import socket
+from collections.abc import Iterator
+from functools import partial
+from typing import Any
+
+import pytest
+import trio
+import trio.testing
+
+from support import (
+    is_reset,
+    open_fds,
+    receive_all,
+    receive_exactly,
+    reset,
+    serving,
+)
+from trioserve import (
+    Connection,
+    Limits,
+    Outcome,
+    Reason,
+    Timeouts,
+    echo,
+    open_listeners,
+    serve,
+    serve_tcp,
+)
+
+
+async def test_a_server_needs_a_listener() -> None:
+    with pytest.raises(ValueError, match="listeners must not be empty"):
+        await serve(echo, [])
+
+
+async def test_a_bad_listener_leaves_the_good_ones_usable() -> None:
+    """What can't be served from raises, and takes nothing with it."""
+    (good,) = await open_listeners("127.0.0.1:0")
+    (closed,) = await open_listeners("127.0.0.1:0")
+    await closed.aclose()
+    before = open_fds()
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        await serve(echo, [good, closed])
+    assert open_fds() == before
+    assert good.socket.getsockname()
+    await good.aclose()
+
+
+# -- accept errors
+
+
+class _Flaky:
+    """A listening socket whose accept(2) fails as told, then works."""
+
+    def __init__(self, sock: socket.socket, errnos: list[str]) -> None:
+        self._sock = sock
+        self.errnos = errnos
+
+    def accept(self) -> Any:
+        if self.errnos:
+            name = self.errnos.pop(0)
+            if name != "fine":
+                raise OSError(getattr(errno, name), name)
+        return self._sock.accept()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._sock, name)
+
+
+@pytest.mark.parametrize(
+    ("name", "pause"),
+    [
+        ("ECONNABORTED", 0),
+        ("EPROTO", 0),
+        ("EPERM", 0),
+        ("EAGAIN", 0),
+        ("ENOBUFS", 0.005 + 0.01 + 0.02),
+        ("ENOMEM", 0.005 + 0.01 + 0.02),
+        ("ENFILE", 0.005 + 0.01 + 0.02),
+        ("EINVAL", 0.005 + 0.01 + 0.02),
+    ],
+)
+async def test_accept_errors_do_not_end_it(
+    name: str, pause: float, autojump_clock: object, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Law 1: three errors of accept(2) in a row cost at most some milliseconds."""
+    async with serving(echo) as running:
+        gate: Any = running.server[0]
+        gate._sock = _Flaky(gate._sock, [name] * 3)
+        gate._give_up_reserve()  # or ENFILE would be answered by shedding
+        gate._reserve = lambda: None
+        stream = await running.connect()
+        await stream.send_all(b"x")
+        assert await receive_exactly(stream, 1) == b"x"
+        assert trio.current_time() == pytest.approx(pause)
+        errors = running.server.statistics().accept_errors
+        assert errors == ({} if name == "EAGAIN" else {name: 3})
+    assert len(caplog.records) == (1 if pause else 0)
+
+
+async def test_an_error_after_the_first_of_a_batch(autojump_clock: object) -> None:
+    """Law 6: what was accepted before an error is served."""
+    async with serving(echo, limits=Limits(max_connections=0)) as running:
+        streams = [await running.connect() for _ in range(3)]
+        gate: Any = running.server[0]
+        gate._sock = _Flaky(gate._sock, ["fine", "ENOBUFS", "fine", "ENOBUFS"])
+        running.server.limits = Limits(max_connections=9)
+        for stream in streams:
+            await stream.send_all(b"x")
+            assert await receive_exactly(stream, 1) == b"x"
+
+
+async def test_many_at_once(autojump_clock: object) -> None:
+    """More than a batch in the kernel's queue are all served."""
+    async with serving(echo, limits=Limits(max_connections=0)) as running:
+        streams = [await running.connect() for _ in range(150)]
+        running.server.limits = Limits(max_connections=200)
+        for stream in streams:
+            await stream.send_all(b"x")
+            assert await receive_exactly(stream, 1) == b"x"
+        running.server.limits = Limits(max_connections=0, when_full="refuse")
+        for stream in [await running.connect() for _ in range(150)]:
+            assert await receive_all(stream) == b""
+
+
+async def test_closed_while_it_waits_for_a_slot(autojump_clock: object) -> None:
+    """A listener that was closed meanwhile is dead; it accepts from no other fd."""
+    async with serving(
+        echo, addresses=("127.0.0.1:0",) * 2, limits=Limits(max_connections=1)
+    ) as running:
+        first = await running.connect(1)
+        await first.send_all(b"x")
+        await receive_exactly(first, 1)
+        await running.connect(0)
+        await trio.testing.wait_all_tasks_blocked()
+        socket_ = running.server[0].socket
+        assert socket_ is not None
+        socket_.close()
+        await first.aclose()
+        await trio.testing.wait_all_tasks_blocked()
+        assert running.server.statistics().accept_errors == {"EBADF": 1}
+
+
+async def test_telling_may_fail_too(autojump_clock: object) -> None:
+    """Law 1: if even the reserved descriptor does not help, it waits and goes on."""
+    async with serving(echo) as running:
+        gate: Any = running.server[0]
+        gate._sock = _Flaky(gate._sock, ["EMFILE", "EMFILE"])
+        stream = await running.connect()
+        await stream.send_all(b"x")
+        assert await receive_exactly(stream, 1) == b"x"
+        assert trio.current_time() == pytest.approx(0.005)
+
+
+async def test_the_reserve_is_made_up_for(autojump_clock: object) -> None:
+    """A reserved descriptor that was lost is reserved again when there is one."""
+    async with serving(echo) as running:
+        gate: Any = running.server[0]
+        gate._give_up_reserve()
+        await running.connect()
+        await trio.testing.wait_all_tasks_blocked()
+        assert gate._spare is not None
+
+
+@pytest.mark.parametrize("name", ["ECONNABORTED", "EMFILE", "EINVAL"])
+async def test_errors_in_the_last_sweep(name: str, autojump_clock: object) -> None:
+    """Law 6: errors while the kernel's queue is emptied do not end the emptying."""
+    async with serving(echo, limits=Limits(max_connections=0)) as running:
+        streams = [await running.connect() for _ in range(3)]
+        gate: Any = running.server[0]
+        gate._sock = _Flaky(gate._sock, [name])
+        running.server.start_draining()
+        for stream in streams:
+            if name == "EINVAL":  # this listener can't accept any more
+                assert await is_reset(stream)
+            else:
+                assert await receive_all(stream) == b""
+
+
+async def test_errors_are_said_once_a_second(
+    autojump_clock: object, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Trouble that lasts is one line a second, with a count of what was not said."""
+    async with serving(echo) as running:
+        gate: Any = running.server[0]
+        gate._sock = flaky = _Flaky(gate._sock, ["ENOBUFS"] * 12)
+        await running.connect()
+        while flaky.errnos:
+            await trio.sleep(0.1)
+        seconds = trio.current_time()
+    assert 1 < len(caplog.records) <= seconds + 1
+    assert "more)" in caplog.text
+
+
+@pytest.mark.parametrize("dead", [1, 2])
+async def test_a_dead_listener_does_not_end_the_others(
+    dead: int, autojump_clock: object, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Law 1: EBADF ends a listener, loudly; only without any left does serving end."""
+    caught: list[OSError] = []
+    try:
+        async with serving(echo, addresses=("127.0.0.1:0",) * 2) as running:
+            inside = await running.connect(0)
+            await inside.send_all(b"x")
+            await receive_exactly(inside, 1)
+            survivor = await running.connect(1)
+            for gate in list(running.server)[:dead]:
+                gate.socket.close()  # type: ignore[union-attr]
+            await trio.testing.wait_all_tasks_blocked()
+            if dead == 1:
+                await survivor.send_all(b"y")
+                assert await receive_exactly(survivor, 1) == b"y"
+            await inside.send_all(b"z")
+            assert await receive_exactly(inside, 1) == b"z"
+    except* OSError as group:
+        caught += [e for e in group.exceptions if isinstance(e, OSError)]
+    assert len(caught) == (1 if dead == 2 else 0)
+    assert caplog.text.count("is over: [Errno 9]") == dead
+
+
+@contextlib.contextmanager
+def no_free_fd() -> Iterator[None]:
+    """For the block, whoever wants another descriptor gets EMFILE."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    lowest_free = os.open(os.devnull, os.O_RDONLY)
+    os.close(lowest_free)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (lowest_free, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+@pytest.mark.parametrize("ending", ["serve on", "drain"])
+async def test_out_of_descriptors_clients_are_told(
+    ending: str, autojump_clock: object
+) -> None:
+    """Law 1: without a free descriptor clients are told; who is inside is served."""
+    async with serving(echo) as running:
+        inside = await running.connect()
+        await inside.send_all(b"x")
+        await receive_exactly(inside, 1)
+        outside = [trio.socket.socket() for _ in range(70)]
+        with no_free_fd():
+            if ending == "drain":
+                running.server.limits = Limits(max_connections=0)
+                await trio.testing.wait_all_tasks_blocked()
+            for sock in outside:
+                await sock.connect(running.server[0].socket.getsockname())  # type: ignore[union-attr]
+            if ending == "drain":
+                running.server.start_draining()
+            for sock in outside:
+                assert await sock.recv(1) == b""
+            await inside.send_all(b"y")
+            assert await receive_exactly(inside, 1) == b"y"
+            await inside.aclose()
+        for sock in outside:
+            sock.close()
+    reason = Reason.STOPPING if ending == "drain" else Reason.NO_FDS
+    reasons = [report.reason for report in running.reports]
+    assert reasons.count(reason) == 70
+    assert len(reasons) == 71
+
+
+async def test_a_free_descriptor_is_used_at_once(
+    autojump_clock: object, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Law 2: a connection that closes ends the pause after EMFILE."""
+    async with serving(echo) as running:
+        gate: Any = running.server[0]
+        gate._give_up_reserve()
+        gate._reserve = lambda: None
+        inside = await running.connect()
+        await inside.send_all(b"x")
+        await receive_exactly(inside, 1)
+        late = trio.SocketStream(trio.socket.socket())
+        running.clients.append(late)
+        with no_free_fd():
+            await late.socket.connect(gate.socket.getsockname())
+            await late.send_all(b"z")
+            await trio.sleep(60.1)
+            await inside.aclose()
+            assert await receive_exactly(late, 1) == b"z"
+            assert trio.current_time() == 60.1
+    assert len(caplog.records) <= 61
+
+
+# -- foreign listeners
+
+
+class MemoryListener(trio.abc.Listener[trio.abc.Stream]):
+    """Accepts what is put into it."""
+
+    def __init__(self) -> None:
+        self.send, self._receive = trio.open_memory_channel[Any](100)
+
+    async def accept(self) -> trio.abc.Stream:
+        try:
+            item = await self._receive.receive()
+        except trio.EndOfChannel:
+            raise trio.ClosedResourceError from None
+        if isinstance(item, Exception):
+            raise item
+        stream: trio.abc.Stream = item
+        return stream
+
+    def connect(self) -> trio.StapledStream[Any, Any]:
+        ours, theirs = trio.testing.memory_stream_pair()
+        self.send.send_nowait(theirs)
+        return ours
+
+    async def aclose(self) -> None:
+        self._receive.close()
+        await trio.lowlevel.checkpoint()
+
+
+async def test_any_listener_can_be_served_from(autojump_clock: object) -> None:
+    """A stream that is not a socket is served, counted and reported like one."""
+    listener = MemoryListener()
+    async with serving(echo, listeners=[listener]) as running:
+        assert running.server.addresses == ("MemoryListener",)
+        assert running.server[0].socket is None
+        stream = listener.connect()
+        await stream.send_all(b"hello")
+        assert await stream.receive_some() == b"hello"
+        await stream.send_eof()
+        assert await stream.receive_some() == b""
+        await stream.aclose()
+    (report,) = running.reports
+    assert (report.bytes_received, report.bytes_sent) == (5, 5)
+    assert report.reason is Reason.CLIENT_CLOSED
+    assert report.peer == "MemoryListener"
+
+
+async def test_sockets_from_a_foreign_listener_are_sockets(
+    autojump_clock: object,
+) -> None:
+    async with trio.open_nursery() as nursery:
+        (inner,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
+
+        class Wrapped(MemoryListener):
+            async def accept(self) -> trio.SocketStream:
+                return await inner.accept()
+
+            async def aclose(self) -> None:
+                await inner.aclose()
+
+        async def handler(conn: Connection) -> None:
+            assert conn.socket.getpeername()[1] == int(conn.peer.rpartition(":")[2])
+            await echo(conn)
+
+        async with serving(handler, listeners=[Wrapped()]) as running:
+            stream = await trio.testing.open_stream_to_socket_listener(inner)
+            await stream.send_all(b"x")
+            assert await receive_exactly(stream, 1) == b"x"
+            await stream.aclose()
+        assert running.reports[0].outcome is Outcome.OK
+        nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize("ending", ["drain", "cancel"])
+async def test_a_foreign_listener_has_one_in_hand(
+    ending: str, autojump_clock: object
+) -> None:
+    """Law 2: at the limit, one accepted stream a listener waits for its slot."""
+    listener = MemoryListener()
+    limits = Limits(max_connections=1)
+    async with serving(echo, listeners=[listener], limits=limits) as running:
+        first, second, third = (listener.connect() for _ in range(3))
+        await trio.testing.wait_all_tasks_blocked()
+        stats = running.server.statistics()
+        assert (stats.accepted, stats.slots_used) == (2, 1)
+        await trio.sleep(3)
+        await first.send_eof()
+        await second.send_all(b"x")
+        assert await second.receive_some() == b"x"
+        await trio.testing.wait_all_tasks_blocked()
+        assert running.server.statistics().accepted == 3
+        if ending == "drain":
+            running.server.start_draining()
+        else:
+            running.scope.cancel()
+        assert await third.receive_some() == b""
+    by_id = {report.id: report for report in running.reports}
+    assert by_id[2].queued == 3
+    assert by_id[3].reason is Reason.STOPPING
+
+
+async def test_a_foreign_listener_refuses(autojump_clock: object) -> None:
+    listener = MemoryListener()
+    limits = Limits(max_connections=0, when_full="refuse")
+    async with serving(echo, listeners=[listener], limits=limits) as running:
+        for refusal in (b"", None):
+            running.server.limits = Limits(
+                max_connections=0, when_full="refuse", refusal=refusal
+            )
+            assert await listener.connect().receive_some() == b""
+    assert [r.reason for r in running.reports] == [Reason.LIMIT] * 2
+
+
+@pytest.mark.parametrize(
+    "error",
+    [OSError(errno.EMFILE, "no"), trio.BrokenResourceError("tls"), OSError("strange")],
+    ids=repr,
+)
+async def test_errors_of_a_foreign_listener(
+    error: Exception, autojump_clock: object, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Law 1: what a foreign listener raises is waited out."""
+    listener = MemoryListener()
+    async with serving(echo, listeners=[listener]) as running:
+        listener.send.send_nowait(error)
+        stream = listener.connect()
+        await stream.send_all(b"x")
+        assert await stream.receive_some() == b"x"
+        await stream.aclose()
+        assert sum(running.server.statistics().accept_errors.values()) == 1
+
+
+async def test_a_foreign_listener_that_was_closed_is_dead(
+    autojump_clock: object,
+) -> None:
+    listener = MemoryListener()
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        listener.send.close()
+        await serve(echo, [listener])
+
+
+# -- a drop-in for trio.serve_tcp
+
+
+async def test_one_changed_line() -> None:
+    """What runs on ``trio.serve_tcp`` runs on ours."""
+
+    async def handler(stream: trio.SocketStream) -> None:
+        async for data in stream:
+            await stream.send_all(data)
+
+    async with trio.open_nursery() as nursery:
+        for serve_it in (trio.serve_tcp, serve_tcp):
+            listeners = await nursery.start(
+                partial(serve_it, handler, 0, host="127.0.0.1")
+            )
+            stream = await trio.testing.open_stream_to_socket_listener(listeners[0])
+            async with stream:
+                await stream.send_all(b"x")
+                assert await stream.receive_some() == b"x"
+        assert listeners[:] == list(listeners)
+        assert len(listeners) == 1
+        assert repr(listeners).startswith("<Server on 127.0.0.1:")
+        assert repr(listeners[0]).startswith("<SocketGate on 127.0.0.1:")
+        assert listeners.timeouts == Timeouts()
+        nursery.cancel_scope.cancel()
+
+
+async def test_every_interface_by_default() -> None:
+    """``host=None`` means all interfaces, as Trio does; ``local`` says which."""
+    async with trio.open_nursery() as nursery:
+        seen: list[str] = []
+
+        async def handler(conn: Connection) -> None:
+            seen.append(conn.local)
+
+        server = await nursery.start(serve_tcp, handler, 0)
+        port = server[0].socket.getsockname()[1]
+        async with await trio.open_tcp_stream("127.0.0.1", port) as stream:
+            assert await stream.receive_some() == b""
+        assert seen == [f"127.0.0.1:{port}"]
+        server.start_draining()
+
+
+@pytest.mark.parametrize("cancelled", ["serving", "nursery"])
+async def test_a_lent_nursery_is_left_alone(
+    cancelled: str, autojump_clock: object
+) -> None:
+    """In a nursery that was lent, connections outlive serving, and are reported."""
+    reports = []
+
+    async def collector(channel: trio.MemoryReceiveChannel[Any]) -> None:
+        reports.extend([report async for report in channel])
+
+    async with trio.open_nursery() as handlers, trio.open_nursery() as accepting:
+        serve_it = partial(
+            serve_tcp,
+            echo,
+            0,
+            host="127.0.0.1",
+            handler_nursery=handlers,
+            collector=collector,
+        )
+        server = await accepting.start(serve_it)
+        stream = await trio.testing.open_stream_to_socket_listener(server[0])
+        async with stream:
+            await stream.send_all(b"x")
+            await receive_exactly(stream, 1)
+            if cancelled == "serving":
+                accepting.cancel_scope.cancel()
+                with trio.CancelScope(shield=True):
+                    await trio.testing.wait_all_tasks_blocked()
+                    await stream.send_all(b"y")
+                    assert await receive_exactly(stream, 1) == b"y"
+            else:
+                handlers.cancel_scope.cancel()
+                with trio.CancelScope(shield=True):
+                    assert await is_reset(stream)
+                accepting.cancel_scope.cancel()
+    assert len(reports) == 1
+    assert reports[0].reason is (
+        Reason.CLIENT_CLOSED if cancelled == "serving" else Reason.CANCELLED
+    )
+
+
+async def test_a_lent_nursery_that_is_closed_ends_serving(
+    autojump_clock: object,
+) -> None:
+    """As with Trio; and what was accepted is told and reported."""
+    reports: list[Any] = []
+
+    class Closed:
+        def __init__(self, nursery: trio.Nursery) -> None:
+            self.nursery = nursery
+            self.helpers = 2
+
+        def start_soon(self, *args: Any, **options: Any) -> None:
+            if not self.helpers:
+                raise RuntimeError("Nursery is closed to new arrivals")
+            self.helpers -= 1
+            self.nursery.start_soon(*args, **options)
+
+    async def collector(channel: trio.MemoryReceiveChannel[Any]) -> None:
+        reports.extend([report async for report in channel])
+
+    (listener,) = await open_listeners("127.0.0.1:0")
+    async with trio.open_nursery() as nursery:
+        streams = [
+            await trio.testing.open_stream_to_socket_listener(listener)
+            for _ in range(3)
+        ]
+        with pytest.RaisesGroup(RuntimeError, flatten_subgroups=True):
+            await serve(
+                echo,
+                [listener],
+                handler_nursery=Closed(nursery),
+                collector=collector,
+            )
+        for stream in streams:
+            await stream.aclose()
+    assert len(reports) == 3
+
+
+async def test_a_client_that_is_gone_before_it_is_accepted(
+    autojump_clock: object,
+) -> None:
+    """Law 3: reset while in the kernel's queue, it is still accepted and reported."""
+    async with serving(echo, limits=Limits(max_connections=0)) as running:
+        for _ in range(3):
+            reset(await running.connect())
+        running.server.limits = Limits(max_connections=5)
+        await trio.testing.wait_all_tasks_blocked()
+    assert [r.reason for r in running.reports] == [Reason.CLIENT_RESET] * 3

@@ -1,0 +1,95 @@
+"""Options: what can't be is said at once, by name."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import resource
+from typing import Any
+
+import pytest
+
+from trioserve import Limits, Timeouts
+from trioserve._options import _MAY_BE_ZERO
+
+NAMES = [field.name for field in dataclasses.fields(Timeouts)]
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("seconds", [0.001, 1, 1e9, math.inf])
+def test_any_positive_number_of_seconds_is_a_timeout(name: str, seconds: float) -> None:
+    """Infinity means never."""
+    assert getattr(Timeouts(**{name: seconds}), name) == seconds
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("seconds", [True, None, "5", 1j])
+def test_what_is_no_number_is_no_timeout(name: str, seconds: Any) -> None:
+    """And the error names the argument."""
+    with pytest.raises(TypeError, match=f"^{name} must be a number of seconds, not"):
+        Timeouts(**{name: seconds})
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("seconds", [-1, -0.001, -math.inf, math.nan])
+def test_no_timeout_is_negative(name: str, seconds: float) -> None:
+    """And the error names the argument."""
+    with pytest.raises(ValueError, match=f"^{name} must be 0 or more, not"):
+        Timeouts(**{name: seconds})
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_zero_ends_what_goes_on_but_is_no_time_to_begin_anything(name: str) -> None:
+    """A drain of 0 s is a choice; a connect timeout of 0 s is a mistake."""
+    if name in _MAY_BE_ZERO:
+        assert getattr(Timeouts(**{name: 0}), name) == 0
+    else:
+        with pytest.raises(ValueError, match=f"^{name} must be more than 0"):
+            Timeouts(**{name: 0})
+
+
+def test_options_are_given_by_name_and_frozen() -> None:
+    """Whoever holds one can rely on it."""
+    with pytest.raises(TypeError):
+        Timeouts(5)  # type: ignore[misc]
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        Timeouts().idle = 5  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"max_connections": True}, TypeError, "max_connections must be an int"),
+        ({"max_connections": 1.0}, TypeError, "max_connections must be an int"),
+        ({"max_connections": -1}, ValueError, "max_connections must be 0 or more"),
+        ({"when_full": "panic"}, ValueError, "when_full must be 'backlog' or"),
+        ({"refusal": "busy"}, TypeError, "refusal must be bytes or None"),
+        ({"refusal": bytes(4097)}, ValueError, "refusal must be 4096 bytes or fewer"),
+    ],
+)
+def test_limits_that_cannot_be(
+    options: dict[str, Any], error: type[Exception], message: str
+) -> None:
+    """The error names the argument."""
+    with pytest.raises(error, match=f"^{message}"):
+        Limits(**options)
+
+
+@pytest.mark.parametrize("refusal", [None, b"", bytes(4096)])
+def test_limits_that_can_be(refusal: bytes | None) -> None:
+    """No connection at all is a pause."""
+    limits = Limits(max_connections=0, when_full="refuse", refusal=refusal)
+    assert limits.refusal == refusal
+
+
+@pytest.mark.parametrize(
+    ("open_files", "connections"),
+    [(20, 1), (64, 1), (72, 2), (1024, 240), (1_000_000, 10_000)],
+)
+def test_the_default_limit_comes_from_the_limit_of_open_files(
+    open_files: int, connections: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """min(10,000, (open files - 64) // 4), and at least 1."""
+    limits = (open_files, open_files)
+    monkeypatch.setattr(resource, "getrlimit", lambda _: limits)
+    assert Limits().max_connections == connections

@@ -1,0 +1,160 @@
+"""Timers: who is watched wakes up at the time it asked for, and not before."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import trio
+import trio.testing
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from support import run
+
+from trioserve._timers import Timers
+
+
+class _Alarmed:
+    """Notes when it was woken; watches again if ``again`` says when."""
+
+    def __init__(self, timers: Timers, again: list[float] | None = None) -> None:
+        self.timers = timers
+        self.again = again or []
+        self.woken: list[float] = []
+
+    def expire(self, now: float) -> None:
+        self.woken.append(now)
+        if self.again:
+            self.timers.watch(self, self.again.pop(0))
+
+
+@pytest.fixture
+def timers(nursery: trio.Nursery) -> Timers:
+    timers = Timers()
+    nursery.start_soon(timers.run)
+    return timers
+
+
+@given(
+    script=st.lists(
+        st.tuples(
+            st.integers(0, 3),
+            st.floats(0, 20) | st.just(math.inf),
+            st.sampled_from(["watch", "watch", "watch", "forget"]),
+            st.integers(0, 3),
+        )
+    ),
+    schedule=st.random_module(),
+)
+@settings(deadline=None)
+def test_everybody_wakes_exactly_when_the_earliest_watch_says(
+    script: list[tuple[int, float, str, int]], schedule: object
+) -> None:
+    """Law 12: at the exact second, once per watch, never if forgotten."""
+
+    async def main() -> None:
+        timers = Timers()
+        sleepers = [_Alarmed(timers) for _ in range(4)]
+        due = [math.inf] * 4
+        expected: list[list[float]] = [[], [], [], []]
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(timers.run)
+            for who, delay, what, pause in script:
+                now = trio.current_time()
+                if what == "watch":
+                    timers.watch(sleepers[who], now + delay)
+                    due[who] = min(due[who], now + delay)
+                else:
+                    timers.forget(sleepers[who])
+                    due[who] = math.inf
+                # Half a second off, so that it never is the very moment.
+                await trio.sleep(pause + 1 / 7)  # noqa: TID251
+                for i, when in enumerate(due):
+                    if when <= trio.current_time():
+                        expected[i].append(when)
+                        due[i] = math.inf
+            nursery.cancel_scope.cancel()
+        for sleeper, moments in zip(sleepers, expected, strict=True):
+            assert sleeper.woken == pytest.approx(moments)
+
+    run(main)
+
+
+async def test_a_later_watch_does_not_move_an_earlier_one(
+    timers: Timers, autojump_clock: trio.testing.MockClock
+) -> None:
+    """Activity is cheap: it is the waking that looks again."""
+    sleeper = _Alarmed(timers)
+    timers.watch(sleeper, 5)
+    timers.watch(sleeper, 7)
+    await trio.sleep(10)  # noqa: TID251
+    assert sleeper.woken == [5]
+
+
+async def test_an_earlier_watch_replaces_a_later_one(
+    timers: Timers, autojump_clock: trio.testing.MockClock
+) -> None:
+    """Also while it sleeps until the later one."""
+    sleeper = _Alarmed(timers)
+    timers.watch(sleeper, 7)
+    await trio.sleep(1)  # noqa: TID251
+    timers.watch(sleeper, 5)
+    await trio.sleep(10)  # noqa: TID251
+    assert sleeper.woken == [5]
+
+
+async def test_who_watches_again_when_woken_is_woken_again(
+    timers: Timers, autojump_clock: trio.testing.MockClock
+) -> None:
+    """Which is how a deadline that has moved is kept."""
+    sleeper = _Alarmed(timers, again=[6, 9])
+    timers.watch(sleeper, 5)
+    await trio.sleep(10)  # noqa: TID251
+    assert sleeper.woken == [5, 6, 9]
+
+
+async def test_all_that_is_due_wakes_in_one_step(
+    timers: Timers, autojump_clock: trio.testing.MockClock
+) -> None:
+    """Two deadlines of one moment need one wake-up."""
+    sleepers = [_Alarmed(timers), _Alarmed(timers)]
+    for sleeper in sleepers:
+        timers.watch(sleeper, 5)
+    await trio.sleep_until(5)  # noqa: TID251
+    await trio.testing.wait_all_tasks_blocked()
+    assert [sleeper.woken for sleeper in sleepers] == [[5], [5]]
+
+
+async def test_the_forgotten_do_not_pile_up(
+    timers: Timers, autojump_clock: trio.testing.MockClock
+) -> None:
+    """Law 9: a hundred thousand short connections leave nothing behind."""
+    stays = _Alarmed(timers)
+    timers.watch(stays, 5)
+    for _ in range(10_000):
+        passes = _Alarmed(timers)
+        timers.watch(passes, 4)
+        timers.forget(passes)
+    assert len(timers._heap) < 100
+    await trio.sleep(6)  # noqa: TID251
+    assert stays.woken == [5]
+
+
+def test_the_forgotten_do_not_move_a_virtual_clock() -> None:
+    """A jump to a deadline that nobody has any more would be a lie about time."""
+
+    async def main() -> None:
+        timers = Timers()
+        sleeper = _Alarmed(timers)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(timers.run)
+            timers.watch(sleeper, 5)
+            await trio.testing.wait_all_tasks_blocked()
+            timers.forget(sleeper)
+            timers.forget(sleeper)
+            assert trio.lowlevel.current_statistics().seconds_to_next_deadline == (
+                math.inf
+            )
+            nursery.cancel_scope.cancel()
+
+    trio.run(main, clock=trio.testing.MockClock())
