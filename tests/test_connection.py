@@ -533,7 +533,7 @@ class OneWay(trio.abc.Stream):
         await self.stream.wait_send_all_might_not_block()
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
-        data: bytes = await self.stream.receive_some(max_bytes)
+        data = bytes(await self.stream.receive_some(max_bytes))
         return data
 
     async def aclose(self) -> None:

@@ -126,9 +126,20 @@ async def test_many_at_once(autojump_clock: object) -> None:
         for stream in streams:
             await stream.send_all(b"x")
             assert await receive_exactly(stream, 1) == b"x"
+
+
+async def test_who_waits_is_refused_when_that_is_the_rule_now(
+    autojump_clock: object,
+) -> None:
+    """Law 2: new limits hold for those too that wait in the kernel's queue."""
+    async with serving(echo, limits=Limits(max_connections=0)) as running:
+        streams = [await running.connect() for _ in range(150)]
+        await trio.testing.wait_all_tasks_blocked()
         running.server.limits = Limits(max_connections=0, when_full="refuse")
-        for stream in [await running.connect() for _ in range(150)]:
+        for stream in streams:
             assert await receive_all(stream) == b""
+        assert trio.current_time() == 0
+    assert [r.reason for r in running.reports] == [Reason.LIMIT] * 150
 
 
 async def test_closed_while_it_waits_for_a_slot(autojump_clock: object) -> None:

@@ -107,12 +107,26 @@ class Gate(trio.abc.Listener[Connection]):
         self._pause = _FIRST_PAUSE
         self._complained_at = float("-inf")
         self._kept_silent = 0
+        self._queueing = trio.CancelScope()
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} on {self.address}>"
 
     def dispose(self) -> None:
         """Let go of everything that isn't the listener's, without waiting."""
+
+    def reconsider(self) -> None:
+        """The limits have changed."""
+        self._queueing.cancel(reason="the limits have changed")
+
+    async def _slot(self) -> Slot | None:
+        """A slot, waited for if need be; or None if it is to be refused."""
+        while True:
+            slot = self.door._slots.take_nowait()
+            if slot is not None or self.door.limits.when_full == "refuse":
+                return slot
+            with trio.CancelScope() as self._queueing:
+                return await self.door._slots.take()
 
     def _count(self, error: OSError) -> None:
         name = errno.errorcode.get(error.errno or 0, str(error))
@@ -168,9 +182,7 @@ class SocketGate(Gate):
                 await trio.lowlevel.wait_readable(self.socket.fileno())
             except (OSError, ValueError, trio.ClosedResourceError):
                 await self._trouble(_closed())
-            slot = self.door._slots.take_nowait()
-            if slot is None and self.door.limits.when_full == "backlog":
-                slot = await self.door._slots.take()
+            slot = await self._slot()
             try:
                 if slot is None:
                     self._refuse_batch(Reason.LIMIT)
@@ -342,14 +354,15 @@ class StreamGate(Gate):
 
     async def _queue(self, connection: Connection) -> bool:
         """Wait for a slot for what has none; whether it got one."""
-        if self.door.limits.when_full == "refuse":
-            self.door._refuse(connection, Reason.LIMIT)
-            return False
         try:
-            connection._hold(await self.door._slots.take())
+            slot = await self._slot()
         except BaseException:
             self.door._refuse(connection, Reason.STOPPING)
             raise
+        if slot is None:
+            self.door._refuse(connection, Reason.LIMIT)
+            return False
+        connection._hold(slot)
         return True
 
     async def aclose(self) -> None:

@@ -218,6 +218,8 @@ class Server(Sequence[Gate]):
     def limits(self, limits: Limits) -> None:
         self._limits = limits
         self._slots.total = limits.max_connections
+        for gate in self._gates:
+            gate.reconsider()
 
     def statistics(self) -> Statistics:
         """The counters now."""
