@@ -11,24 +11,29 @@ import math
 import random
 import socket
 from collections.abc import Callable
-from typing import TypeAlias
+from typing import Generic, Self, TypeAlias, TypeVar
 
 import trio
 import trio.testing
+
 from support import reset
 
 Stream: TypeAlias = trio.abc.HalfCloseableStream
 
 
+_Ours = TypeVar("_Ours", bound=Stream, covariant=True)
+_Peer = TypeVar("_Peer", bound=Stream, covariant=True)
+
+
 @dataclasses.dataclass(frozen=True)
-class Link:
+class Link(Generic[_Ours, _Peer]):
     """Two ends; ``resets`` is whether the peer can tell a reset from EOF."""
 
-    ours: Stream
-    peer: Stream
+    ours: _Ours
+    peer: _Peer
     resets: bool = True
 
-    def __enter__(self) -> Link:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -41,7 +46,12 @@ class Link:
                     stream.below.socket.close()
 
 
-Medium: TypeAlias = Callable[[], Link]
+Sockets: TypeAlias = Link[trio.SocketStream, trio.SocketStream]
+RealLink: TypeAlias = Link[Stream, trio.SocketStream]
+AnyLink: TypeAlias = Link[Stream, Stream]
+
+Medium: TypeAlias = Callable[[], AnyLink]
+RealMedium: TypeAlias = Callable[[], RealLink]
 
 
 def socket_pair() -> tuple[socket.socket, socket.socket]:
@@ -102,17 +112,17 @@ class Whole(trio.abc.Stream):
         await self.below.aclose()
 
 
-def sockets() -> Link:
+def sockets() -> Sockets:
     one, other = map(trio_stream, socket_pair())
     return Link(one, other)
 
 
-def foreign() -> Link:
+def foreign() -> RealLink:
     one, other = map(trio_stream, socket_pair())
     return Link(Foreign(one), other)
 
 
-def memory() -> Link:
+def memory() -> AnyLink:
     """No socket at all: unbounded, and nothing can be reset."""
     one, other = trio.testing.memory_stream_pair()
     return Link(one, other, resets=False)
@@ -120,7 +130,7 @@ def memory() -> Link:
 
 MEDIA: tuple[Medium, ...] = (sockets, foreign, memory)
 #: Those with limited buffers and resets.
-REAL_MEDIA: tuple[Medium, ...] = (sockets, foreign)
+REAL_MEDIA: tuple[RealMedium, ...] = (sockets, foreign)
 
 
 #: Not as long as any buffer, so that a chunk never looks like the next one.

@@ -6,8 +6,8 @@ import trio
 import trio.testing
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support import run
 
+from support import run
 from trioserve._admission import Slots
 
 
@@ -26,7 +26,7 @@ from trioserve._admission import Slots
 def test_exactly_as_many_are_in_as_may_be(
     total: int, script: list[tuple[str, int]], schedule: object
 ) -> None:
-    """Law 2: after any churn the slots held are min(total, wanted), first come first."""
+    """Law 2: after any churn, min(total, wanted) slots are held."""
 
     async def main() -> None:
         slots = Slots(total)

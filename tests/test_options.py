@@ -51,7 +51,7 @@ def test_zero_ends_what_goes_on_but_is_no_time_to_begin_anything(name: str) -> N
 def test_options_are_given_by_name_and_frozen() -> None:
     """Whoever holds one can rely on it."""
     with pytest.raises(TypeError):
-        Timeouts(5)  # type: ignore[misc]
+        Timeouts(5)  # type: ignore[call-arg]
     with pytest.raises(dataclasses.FrozenInstanceError):
         Timeouts().idle = 5  # type: ignore[misc]
 
@@ -90,6 +90,9 @@ def test_the_default_limit_comes_from_the_limit_of_open_files(
     open_files: int, connections: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """min(10,000, (open files - 64) // 4), and at least 1."""
-    limits = (open_files, open_files)
-    monkeypatch.setattr(resource, "getrlimit", lambda _: limits)
+
+    def getrlimit(_: int) -> tuple[int, int]:
+        return open_files, open_files
+
+    monkeypatch.setattr(resource, "getrlimit", getrlimit)
     assert Limits().max_connections == connections

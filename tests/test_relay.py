@@ -15,15 +15,17 @@ import trio
 import trio.testing
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from links import (
     MEDIA,
     REAL_MEDIA,
-    Link,
+    AnyLink,
     Medium,
     Peer,
+    RealMedium,
     Whole,
-    some_bytes,
     sockets,
+    some_bytes,
 )
 from support import (
     Running,
@@ -36,7 +38,6 @@ from support import (
     serving,
 )
 from sweep import Begin, sweep
-
 from trioserve import Connection, Flow, Reason, RelayResult, Timeouts, relay
 from trioserve._relay import _transport_of, relay_transports
 from trioserve._transport import CHUNK
@@ -246,7 +247,9 @@ async def _play(medium: Medium, steps: list[Step], timeouts: Timeouts) -> None:
         await _play_on(a, b, steps, timeouts)
 
 
-async def _play_on(a: Link, b: Link, steps: list[Step], timeouts: Timeouts) -> None:
+async def _play_on(
+    a: AnyLink, b: AnyLink, steps: list[Step], timeouts: Timeouts
+) -> None:
     peers = Peer(a.peer), Peer(b.peer)
     expected = Expected(timeouts, resets=a.resets)
     async with trio.open_nursery() as reading:
@@ -258,7 +261,7 @@ async def _play_on(a: Link, b: Link, steps: list[Step], timeouts: Timeouts) -> N
             for step in [*steps, Step("wait", amount=1000)]:
                 expected.step(step)
                 if step.what == "wait" and expected.reason is None:
-                    await trio.sleep_until(expected.now)  # noqa: TID251
+                    await trio.sleep_until(expected.now)
                 await _perform(peers[step.who], step)
                 if expected.reason is not None:
                     break
@@ -312,7 +315,7 @@ async def _run_wild(peer: Peer, steps: list[tuple[str, int]]) -> None:
             case "reset":
                 peer.reset()
             case "wait":
-                await trio.sleep(amount / 50_000)  # noqa: TID251
+                await trio.sleep(amount / 50_000)
             case "stop reading":
                 peer.stop_reading()
             case "read on":
@@ -323,7 +326,7 @@ async def _run_wild(peer: Peer, steps: list[tuple[str, int]]) -> None:
 @given(scripts=st.tuples(_chaos(), _chaos()), schedule=st.random_module())
 @settings(deadline=None)
 def test_whatever_peers_do_a_relay_ends_and_its_ledger_balances(
-    medium: Medium, scripts: tuple[list[tuple[str, int]], ...], schedule: object
+    medium: RealMedium, scripts: tuple[list[tuple[str, int]], ...], schedule: object
 ) -> None:
     """Laws 4, 9 and 12: two wild peers; no byte is lost count of, and it ends."""
     timeouts = Timeouts(idle=9.5, half_closed=7.5, write_stall=5.5)
@@ -342,8 +345,8 @@ def test_whatever_peers_do_a_relay_ends_and_its_ledger_balances(
                 await trio.testing.wait_all_tasks_blocked()
                 nursery.cancel_scope.cancel()
         for flow, source, sink in (
-            (result.a_to_b, *peers),
-            (result.b_to_a, *reversed(peers)),
+            (result.a_to_b, peers[0], peers[1]),
+            (result.b_to_a, peers[1], peers[0]),
         ):
             assert flow.received == flow.delivered + flow.discarded
             assert 0 <= flow.discarded <= CHUNK
@@ -365,7 +368,7 @@ def test_whatever_peers_do_a_relay_ends_and_its_ledger_balances(
 @given(count=st.integers(0, 40_000), schedule=st.random_module())
 @settings(deadline=None)
 def test_a_reset_comes_after_the_bytes_before_it(
-    medium: Medium, who: int, count: int, schedule: object
+    medium: RealMedium, who: int, count: int, schedule: object
 ) -> None:
     """Law 8: every byte that was received before a reset is delivered before it."""
 
@@ -398,7 +401,7 @@ async def test_a_reset_that_waits_for_its_flush_stays_a_reset(
                 sent += 1000
                 await a.peer.send_all(bytes(1000))
                 await trio.testing.wait_all_tasks_blocked()
-            await trio.sleep(9.5)  # noqa: TID251
+            await trio.sleep(9.5)
             reset(a.peer)
         assert result.value.reason is Reason.CLIENT_RESET
         assert result.value.a_to_b.delivered == sent
@@ -414,7 +417,7 @@ async def test_a_reset_that_waits_for_its_flush_stays_a_reset(
 @pytest.mark.parametrize("medium", REAL_MEDIA)
 @pytest.mark.parametrize("who", [0, 1])
 async def test_a_peer_that_never_reads_costs_one_chunk(
-    medium: Medium, who: int, autojump_clock: trio.testing.MockClock
+    medium: RealMedium, who: int, autojump_clock: trio.testing.MockClock
 ) -> None:
     """Laws 9 and 12: and it is reset exactly when the write has stalled for long."""
     with medium() as a, medium() as b:
@@ -429,7 +432,6 @@ async def test_a_peer_that_never_reads_costs_one_chunk(
         flow = (result.a_to_b, result.b_to_a)[who]
         assert flow.received == flow.delivered + flow.discarded
         assert 0 < flow.discarded <= CHUNK
-        assert isinstance(receiver.peer, trio.SocketStream)
         assert await is_reset(receiver.peer)
 
 
@@ -443,7 +445,7 @@ async def test_a_slow_reader_is_no_stalled_one(
             timeouts = Timeouts(write_stall=5, idle=6)
             result = Result(nursery, a.ours, b.ours, timeouts=timeouts)
             for _ in range(5):
-                await trio.sleep(4)  # noqa: TID251
+                await trio.sleep(4)
                 assert result.is_pending
                 await b.peer.receive_some(50_000_000)
         assert (result.value.reason, result.at) == (Reason.WRITE_STALL, 25)
@@ -503,7 +505,7 @@ async def test_bytes_of_the_target_do_not_extend_the_first_byte(
             result = Result(nursery, a.ours, b.ours, timeouts=timeouts)
             while result.is_pending:
                 await b.peer.send_all(b"banner")
-                await trio.sleep(3)  # noqa: TID251
+                await trio.sleep(3)
         assert result.at == 10
         assert (result.value.reason, result.value.side) == ("first_byte", "client")
 
@@ -514,7 +516,7 @@ async def test_first_byte_counts_from_accept(
     """Law 12: what a handler does before it relays takes from the same total."""
 
     async def handler(conn: Connection) -> None:
-        await trio.sleep(3)  # noqa: TID251
+        await trio.sleep(3)
         with sockets() as target:
             await relay(conn, target.ours)
 
@@ -585,7 +587,7 @@ async def test_a_stream_relayed_to_itself_is_an_echo(medium: Medium) -> None:
 
 
 @pytest.mark.parametrize("medium", REAL_MEDIA)
-async def test_a_reset_ends_an_echo(medium: Medium) -> None:
+async def test_a_reset_ends_an_echo(medium: RealMedium) -> None:
     """Law 8: there is nobody else to tell."""
     with medium() as link:
         async with trio.open_nursery() as nursery:
@@ -627,6 +629,23 @@ async def test_a_socket_that_was_closed_before(who: int) -> None:
         assert await receive_exactly(other.peer, 10) == b"still open"
 
 
+async def test_a_target_that_was_closed_before() -> None:
+    """The relay says so, and leaves the connection as it is."""
+
+    async def handler(conn: Connection) -> None:
+        with sockets() as target:
+            target.ours.socket.close()
+            with pytest.raises(trio.ClosedResourceError):
+                await relay(conn, target.ours)
+        await conn.send_all(b"still open")
+
+    async with serving(handler) as running:
+        client = await running.connect()
+        await client.send_eof()
+        assert await receive_all(client) == b"still open"
+        await client.aclose()
+
+
 async def test_a_connection_that_was_closed_before() -> None:
     """The relay says so, and leaves the other one as it is."""
 
@@ -664,8 +683,6 @@ async def test_its_owner_closes_one_side_meanwhile(medium: Medium, who: int) -> 
 async def test_a_descriptor_that_is_somebody_elses_by_now_is_left_alone() -> None:
     """Law 1: closed by its owner, a socket's number means something else."""
     with sockets() as a, sockets() as b, sockets() as stranger:
-        assert isinstance(a.ours, trio.SocketStream)
-        assert isinstance(stranger.ours, trio.SocketStream)
         number = a.ours.socket.fileno()
         async with trio.open_nursery() as nursery:
             result = Result(nursery, a.ours, b.ours)
@@ -689,17 +706,12 @@ def test_a_descriptor_that_changes_hands_while_bytes_arrive(schedule: object) ->
 
     async def main() -> None:
         with sockets() as a, sockets() as b, sockets() as stranger, sockets() as bell:
-            assert isinstance(a.ours, trio.SocketStream)
-            assert isinstance(a.peer, trio.SocketStream)
-            assert isinstance(bell.peer, trio.SocketStream)
-            assert isinstance(stranger.ours, trio.SocketStream)
             ours, number = a.ours.socket, a.ours.socket.fileno()
             await stranger.peer.send_all(b"not yours")
 
             async def change_hands() -> None:
                 await bell.ours.receive_some()
                 ours.close()
-                assert isinstance(stranger.ours, trio.SocketStream)
                 os.dup2(stranger.ours.socket.fileno(), number)
 
             async with trio.open_nursery() as nursery:
@@ -736,7 +748,7 @@ async def test_cancelled_without_bytes_it_leaves_both_open(
 
 @pytest.mark.parametrize("medium", REAL_MEDIA)
 async def test_cancelled_with_bytes_it_resets_both(
-    medium: Medium, autojump_clock: trio.testing.MockClock
+    medium: RealMedium, autojump_clock: trio.testing.MockClock
 ) -> None:
     """Ended in the middle of something, it looks like that."""
     with medium() as a, medium() as b:
@@ -749,11 +761,10 @@ async def test_cancelled_with_bytes_it_resets_both(
         for peer in peers:
             await peer.read()
             assert peer.tail == "reset"
-        assert b.peer
 
 
 @pytest.mark.parametrize("medium", REAL_MEDIA)
-def test_cancelled_at_any_step_it_keeps_the_contract(medium: Medium) -> None:
+def test_cancelled_at_any_step_it_keeps_the_contract(medium: RealMedium) -> None:
     """Laws 4, 8 and 13: cut between any two steps, no byte goes missing unseen."""
     before = open_fds()
 
@@ -856,7 +867,7 @@ async def test_a_relay_that_begins_while_draining_drains(
 
     async def handler(conn: Connection) -> None:
         await conn.draining.wait()
-        await trio.sleep(1)  # noqa: TID251
+        await trio.sleep(1)
         with sockets() as target:
             await relay(conn, target.ours, drain_idle=2)
 

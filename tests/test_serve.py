@@ -674,6 +674,7 @@ async def test_the_lame_duck_still_accepts(autojump_clock: object) -> None:
     """Law 6: for ``lame_duck`` seconds a draining server serves as before."""
     async with serving(echo, timeouts=Timeouts(lame_duck=10)) as running:
         running.server.start_draining()
+        running.server.start_draining()  # changes nothing
         assert not running.server.draining.is_set()
         await trio.sleep(9)
         stream = await running.connect()

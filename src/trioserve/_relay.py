@@ -460,12 +460,14 @@ async def relay_transports(
 
 async def _run_with_timers(engine: Relay, timers: Timers) -> RelayResult:
     """Run it where no server runs timers; what it raises comes out as it is."""
+    ended: RelayResult | Exception
     async with trio.open_nursery() as nursery:
         nursery.start_soon(timers.run)
         try:
-            return await engine.run()
+            ended = await engine.run()
         except Exception as error:
-            failed = error
-        finally:
-            nursery.cancel_scope.cancel(reason="the relay is over")
-    raise failed
+            ended = error
+        nursery.cancel_scope.cancel(reason="the relay is over")
+    if isinstance(ended, Exception):
+        raise ended
+    return ended

@@ -254,28 +254,29 @@ class Server(Sequence[Gate]):
 
         Args:
           within: seconds until what is still open is reset; default
-            ``Timeouts.drain``. The lame duck's time comes before them.
+            ``Timeouts.drain``, or what was asked for before. The first time,
+            ``Timeouts.lame_duck`` is added.
           reason: for the summary; the first one stays.
         """
-        if within is None:
-            within = self.timeouts.drain
-        if not within >= 0:
+        if within is not None and not within >= 0:
             raise ValueError(f"within must be 0 or more seconds, not {within!r}")
         now = trio.current_time()
-        lame_duck = 0.0
         if self._drain_reason is None:
             self._drain_reason = reason
             self._drain_began = now
             self._open_at_start = len(self._open)
             self._ends_before = self._ends.copy()
-            lame_duck = self.timeouts.lame_duck
-            if lame_duck:
-                self._accepting.deadline = now + lame_duck
+            if within is None:
+                within = self.timeouts.drain
+            within += self.timeouts.lame_duck
+            if self.timeouts.lame_duck:
+                self._accepting.deadline = now + self.timeouts.lame_duck
             else:
                 self._accepting.cancel(reason=reason)
-        self._deadline = min(self._deadline, now + lame_duck + within)
-        self._accepting.deadline = min(self._accepting.deadline, self._deadline)
-        self._patience.deadline = self._deadline
+        if within is not None:
+            self._deadline = min(self._deadline, now + within)
+            self._accepting.deadline = min(self._accepting.deadline, self._deadline)
+            self._patience.deadline = self._deadline
 
     async def drain(
         self, within: float | None = None, *, reason: str = "drain"

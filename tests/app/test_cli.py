@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import errno
 import importlib.metadata
+import inspect
 import os
 import resource
 import runpy
@@ -13,6 +14,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
@@ -21,7 +23,7 @@ from click.testing import CliRunner, Result
 from trioserve import Address, Timeouts
 from trioserve.app import _demo, _run
 from trioserve.app._cli import cli
-from trioserve.app._messages import Job
+from trioserve.app._job import Job
 from trioserve.app._values import format_duration, parse_duration
 
 
@@ -33,8 +35,13 @@ def open_files() -> Iterator[None]:
     resource.setrlimit(resource.RLIMIT_NOFILE, limits)
 
 
+# Before 8.2, click mixed the two streams unless it was asked not to.
+_MIXES = "mix_stderr" in inspect.signature(CliRunner).parameters
+_APART: dict[str, Any] = {"mix_stderr": False} if _MIXES else {}
+
+
 def invoke(*args: str, **env: str) -> Result:
-    return CliRunner().invoke(cli, args, env=env)
+    return CliRunner(**_APART).invoke(cli, args, env=env)
 
 
 def error_of(result: Result) -> str:
@@ -103,8 +110,8 @@ def test_the_version() -> None:
         ("echo --max-connections x", "'x' is not a valid integer"),
         ("echo --when-full no", "'no' is not one of 'backlog', 'refuse'"),
         ("echo --log xml", "'xml' is not one of 'text', 'logfmt', 'json'"),
-        ("echo --idel 5", "Did you mean"),
-        ("--nope", "No such option '--nope'. Usage: trioserve [OPTIONS] [COMMAND]"),
+        ("echo --idel 5", "--idle"),
+        ("--nope", "Usage: trioserve [OPTIONS]"),
         ("ecoh", "no such command 'ecoh'; did you mean 'echo'?"),
         ("xyz", "no such command 'xyz'; use demo, echo or proxy"),
         ("demo --clients 0", "0 is not in the range"),

@@ -14,9 +14,9 @@ import trio.testing
 
 from trioserve import Address, Connection, Limits, Timeouts, echo, open_listeners
 from trioserve.app import _run
+from trioserve.app._job import Job
 from trioserve.app._log import Format, Log
 from trioserve.app._output import Output
-from trioserve.app._messages import Job
 from trioserve.app._run import run, stop_signals
 from trioserve.app._writer import LineWriter
 

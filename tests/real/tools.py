@@ -204,8 +204,8 @@ Start = Callable[..., Process]
 Serve = Callable[..., Trioserve]
 
 
-def as_record(line: str) -> dict[str, Any]:
-    record: dict[str, Any] = json.loads(line)
+def as_record(line: str) -> Record:
+    record: Record = json.loads(line)
     return record
 
 

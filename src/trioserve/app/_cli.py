@@ -290,8 +290,9 @@ def _serve(
 
     from trioserve import echo, proxy
 
+    from ._job import Job
     from ._output import open_output
-    from ._run import Job, main
+    from ._run import main
 
     _raise_open_files_limit()
     limits = Limits(when_full=when_full)

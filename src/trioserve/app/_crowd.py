@@ -51,7 +51,9 @@ class Client:
             try:
                 await sock.connect(("127.0.0.1", port))
                 self.address = "{}:{}".format(*sock.getsockname())
-                self.end = await TEMPERS[self.temper](self, sock)
+                await TEMPERS[self.temper](self, sock)
+                complete = self.received == self.sent
+                self.end = self.end or ("done" if complete else "closed")
             except* OSError:
                 self.end = "reset"
 
@@ -71,49 +73,49 @@ class Client:
         self.received_sum = zlib.crc32(data, self.received_sum)
         return data
 
-    async def finish(self, sock: trio.socket.SocketType) -> str:
-        """Say that nothing more comes, receive until the end, say how it ended."""
+    async def finish(self, sock: trio.socket.SocketType) -> None:
+        """Say that nothing more comes, and receive until the end."""
         sock.shutdown(socket.SHUT_WR)
-        return await self.receive_rest(sock)
+        await self.receive_rest(sock)
 
-    async def receive_rest(self, sock: trio.socket.SocketType) -> str:
-        """Receive until the end, say how it ended."""
+    async def receive_rest(self, sock: trio.socket.SocketType) -> None:
+        """Receive until the end."""
         while await self.receive(sock):
             pass
-        return "done" if self.received == self.sent else "closed"
 
 
-async def _quick(client: Client, sock: trio.socket.SocketType) -> str:
+async def _quick(client: Client, sock: trio.socket.SocketType) -> None:
     for _ in range(client.random.randint(1, 20)):
         await client.send(sock, client.random.randbytes(64))
         await client.receive(sock)
-    return await client.finish(sock)
+    await client.finish(sock)
 
 
-async def _slow(client: Client, sock: trio.socket.SocketType) -> str:
+async def _slow(client: Client, sock: trio.socket.SocketType) -> None:
     for _ in range(client.random.randint(2, 8)):
         await client.send(sock, client.random.randbytes(16))
         await trio.sleep(client.random.uniform(0.05, 0.4))
         await client.receive(sock)
-    return await client.finish(sock)
+    await client.finish(sock)
 
 
-async def _silent(client: Client, sock: trio.socket.SocketType) -> str:
+async def _silent(client: Client, sock: trio.socket.SocketType) -> None:
     with trio.move_on_after(client.random.uniform(0.3, 2.0)):
         await client.receive(sock)
-        return "closed"
-    return await client.finish(sock)
+        client.end = "closed"
+        return
+    await client.finish(sock)
 
 
-async def _half_closing(client: Client, sock: trio.socket.SocketType) -> str:
+async def _half_closing(client: Client, sock: trio.socket.SocketType) -> None:
     await client.send(sock, client.random.randbytes(client.random.randint(1, 20_000)))
-    return await client.finish(sock)
+    await client.finish(sock)
 
 
-async def _bulky(client: Client, sock: trio.socket.SocketType) -> str:
+async def _bulky(client: Client, sock: trio.socket.SocketType) -> None:
     async with trio.open_nursery() as nursery:
         nursery.start_soon(_send_blocks, client, sock)
-        return await client.receive_rest(sock)
+        await client.receive_rest(sock)
 
 
 async def _send_blocks(client: Client, sock: trio.socket.SocketType) -> None:
@@ -123,15 +125,15 @@ async def _send_blocks(client: Client, sock: trio.socket.SocketType) -> None:
     sock.shutdown(socket.SHUT_WR)
 
 
-async def _resetting(client: Client, sock: trio.socket.SocketType) -> str:
+async def _resetting(client: Client, sock: trio.socket.SocketType) -> None:
     await client.send(sock, client.random.randbytes(client.random.randint(1, 50_000)))
     await client.receive(sock)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
-    return "reset"
+    client.end = "reset"
 
 
-#: How clients behave. Each returns how its connection ended.
-TEMPERS: dict[str, Callable[[Client, trio.socket.SocketType], Awaitable[str]]] = {
+#: How clients behave. One that means to end early notes it in ``end``.
+TEMPERS: dict[str, Callable[[Client, trio.socket.SocketType], Awaitable[None]]] = {
     "quick": _quick,
     "slow": _slow,
     "silent": _silent,

@@ -5,39 +5,17 @@ Values in, events of a log out. Nothing here decides when.
 
 from __future__ import annotations
 
-import dataclasses
 import errno
 import socket
-from collections.abc import Awaitable, Callable
 
-from trioserve import Address, Connection, DrainSummary, Limits, Server, Timeouts
+from trioserve import Address, DrainSummary, Limits, Server
 
+from ._job import Job
 from ._log import Log
 from ._values import format_bytes, format_duration
 
-Handler = Callable[[Connection], Awaitable[object]]
-
 _ALL_INTERFACES = frozenset({"", "0.0.0.0", "::"})
 _RULES = ("first_byte", "idle", "half_closed", "write_stall", "lifetime")
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Job:
-    """What one run of the command serves.
-
-    Args:
-      name: the command, ``"echo"`` or ``"proxy"``.
-      listen: where, as it was asked for; the port may be 0.
-      target: where a proxy dials, else None.
-      handler: what serves a connection.
-    """
-
-    name: str
-    listen: Address
-    target: Address | None = None
-    handler: Handler
-    limits: Limits
-    timeouts: Timeouts
 
 
 def say_ready(log: Log, job: Job, server: Server) -> None:

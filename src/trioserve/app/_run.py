@@ -18,9 +18,9 @@ import trio
 
 from trioserve import Address, Server, open_listeners, serve
 
+from ._job import Job
 from ._log import Log
 from ._messages import (
-    Job,
     say_cutting,
     say_drained,
     say_draining,
@@ -98,7 +98,7 @@ async def run(
         nursery.start_soon(stop.obey, signals)
         await stop.asked.wait()
         # Without a deadline of its own: it would bring the one that is set forward.
-        summary = await server.drain(math.inf)
+        summary = await server.drain()
         say_drained(output.log, summary, server)
         code = EXIT_DRAINED if summary.clean and not stop.hurried else EXIT_CUT
         if summary.stuck:

@@ -1,0 +1,230 @@
+"""Proxy: from the client to the target and back, or a report that says why not."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pytest
+import trio
+import trio.testing
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from links import Peer, some_bytes
+from support import (
+    is_reset,
+    open_fds,
+    receive_all,
+    receive_exactly,
+    run,
+    serving,
+)
+from sweep import Begin, sweep
+from test_dial import _black_hole, _refusing
+from trioserve import Address, Connection, Phase, Reason, Timeouts, echo, proxy
+
+
+@pytest.mark.parametrize(
+    ("target", "message"),
+    [
+        ("nowhere", "has no port"),
+        (":80", "has no host; did you mean 127.0.0.1:80?"),
+        (Address("", 80), "has no host"),
+        ("127.0.0.1:0", "has port 0: it can't be dialed"),
+    ],
+)
+def test_a_target_that_cannot_be_dialed(target: str | Address, message: str) -> None:
+    """Said before anybody connects."""
+    with pytest.raises(ValueError, match=re.escape(message)):
+        proxy(target)
+
+
+@pytest.mark.parametrize("parse", [str, Address.parse])
+async def test_the_report_tells_both_sides(
+    parse: Any, autojump_clock: trio.testing.MockClock
+) -> None:
+    """Law 4: bytes of the client and of the target, to the byte."""
+
+    async def target(conn: Connection) -> None:
+        assert await receive_exactly(conn, 5) == b"hello"
+        await conn.send_all(b"good bye")
+        assert await conn.receive_some() == b""
+
+    async with (
+        serving(target) as there,
+        serving(proxy(parse(there.address))) as running,
+    ):
+        client = await running.connect()
+        await client.send_all(b"hello")
+        await client.send_eof()
+        assert await receive_all(client) == b"good bye"
+        await client.aclose()
+        await trio.testing.wait_all_tasks_blocked()
+        (report,) = running.reports
+        assert report.target == there.address
+        assert (report.bytes_received, report.upstream_bytes_sent) == (5, 5)
+        assert (report.bytes_sent, report.upstream_bytes_received) == (8, 8)
+        assert report.connect is not None
+        assert report.reason is Reason.CLIENT_CLOSED
+        assert report.phase is Phase.CLOSING
+
+
+@given(
+    clients=st.lists(
+        st.tuples(
+            st.sampled_from(["wait", "close", "reset", "leave"]), st.integers(0, 90_000)
+        ),
+        min_size=1,
+        max_size=5,
+    ),
+    schedule=st.random_module(),
+)
+@settings(deadline=None)
+def test_a_chain_of_proxies_keeps_every_ledger(
+    clients: list[tuple[str, int]], schedule: object
+) -> None:
+    """Laws 4 and 13: whatever clients do, over two proxies to an echo."""
+    before = open_fds()
+
+    async def talk(client: trio.SocketStream, how: str, count: int) -> None:
+        data = some_bytes(0, count)
+        peer = Peer(client)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(peer.read)
+            await peer.send(count)
+            match how:
+                case "wait":
+                    await peer.send_eof()
+                case "close":
+                    await trio.testing.wait_all_tasks_blocked()
+                    client.socket.close()
+                case "reset":
+                    peer.reset()
+                case "leave":
+                    nursery.cancel_scope.cancel()
+        assert data.startswith(peer.received)
+        if how == "wait":
+            assert peer.received == data
+        await client.aclose()
+
+    async def main() -> None:
+        async with (
+            serving(echo) as last,
+            serving(proxy(last.address)) as second,
+            serving(proxy(second.address)) as first,
+        ):
+            async with trio.open_nursery() as nursery:
+                for how, count in clients:
+                    client = await first.connect()
+                    nursery.start_soon(talk, client, how, count)
+        for report in first.reports + second.reports + last.reports:
+            assert report.outcome != "handler_error", report
+        assert len(first.reports) == len(clients)
+
+    run(main)
+    assert open_fds() == before
+
+
+async def test_a_target_that_refuses_resets_the_client(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """Law 8: never an end that looks clean."""
+    with _refusing() as target:
+        async with serving(proxy(target)) as running:
+            client = await running.connect()
+            assert await is_reset(client)
+            await client.aclose()
+    (report,) = running.reports
+    assert (report.reason, report.phase) == (Reason.CONNECT_REFUSED, Phase.CONNECT)
+    assert report.termination_state == "SC"
+    assert report.error is not None
+    assert report.error.startswith("ConnectionRefusedError: ")
+    assert report.connect is None
+
+
+async def test_a_target_that_does_not_answer(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """Law 12: the connect timeout is exact, whatever the client sends meanwhile."""
+    with _black_hole() as target:
+        handler = proxy(target, timeouts=Timeouts(connect=3))
+        async with serving(handler) as running:
+            client = await running.connect()
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(Peer(client).send, 10)
+                assert await is_reset(client)
+            assert trio.current_time() == 3
+            await client.aclose()
+    (report,) = running.reports
+    assert (report.reason, report.duration) == (Reason.CONNECT_TIMEOUT, 3)
+    assert report.termination_state == "sC"
+    assert report.bytes_received == 0
+
+
+async def test_a_target_that_cannot_be_reached(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """Whatever else the system may say."""
+    async with serving(proxy("127.255.255.255:9")) as running:
+        client = await running.connect()
+        assert await is_reset(client)
+        await client.aclose()
+    assert running.reports[0].reason is Reason.CONNECT_FAILED
+
+
+async def test_a_target_that_resets(autojump_clock: trio.testing.MockClock) -> None:
+    """Law 8: the client is reset too, and the report says whose fault it was."""
+
+    async def target(conn: Connection) -> None:
+        await conn.send_all(b"some of")
+        conn.abort()
+
+    async with serving(target) as there, serving(proxy(there.address)) as running:
+        client = await running.connect()
+        assert await receive_exactly(client, 7) == b"some of"
+        assert await is_reset(client)
+        await client.aclose()
+        await trio.testing.wait_all_tasks_blocked()
+        (report,) = running.reports
+        assert report.reason is Reason.SERVER_RESET
+        assert report.bytes_sent == 7
+
+
+async def test_the_servers_timeouts_are_those_of_the_relay(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """Law 12: unless the proxy was given its own."""
+    async with serving(echo) as there:
+        for own, seconds in ((None, 8), (Timeouts(idle=5), 5)):
+            handler = proxy(there.address, timeouts=own)
+            async with serving(handler, timeouts=Timeouts(idle=8)) as running:
+                client = await running.connect()
+                assert await receive_all(client) == b""
+                await client.aclose()
+            (report,) = running.reports
+            assert (report.reason, report.duration) == (Reason.IDLE, seconds)
+
+
+def test_stopped_at_any_step_nothing_is_left() -> None:
+    """Laws 3, 4 and 13: dialing, relaying or ending at that moment."""
+
+    async def scenario(begin: Begin) -> None:
+        before = open_fds()
+        async with serving(echo) as there:
+            async with serving(proxy(there.address)) as running:
+                client = await running.connect()
+                peer = Peer(client)
+                begin(running.scope.cancel)
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(peer.read)
+                    await peer.send(1000)
+                    await peer.send_eof()
+                await client.aclose()
+                await trio.testing.wait_all_tasks_blocked()
+            assert len(running.reports) <= 1
+            for report in running.reports:
+                assert report.outcome in ("ok", "cut")
+        assert open_fds() == before
+
+    assert sweep(scenario) > 30

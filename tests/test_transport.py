@@ -1,0 +1,608 @@
+"""Transports: exact counts, sticky errors, and who waits can be told."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import socket
+from collections.abc import Awaitable, Callable, Iterator
+from typing import TypeVar
+
+import pytest
+import trio
+import trio.testing
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from links import (
+    MEDIA,
+    REAL_MEDIA,
+    AnyLink,
+    Medium,
+    Peer,
+    RealMedium,
+    Whole,
+    memory,
+    socket_pair,
+    sockets,
+    some_bytes,
+)
+from support import is_reset, open_fds, receive_all, receive_exactly, reset, run
+from sweep import Begin, sweep
+from trioserve import Connection, Timeouts
+from trioserve._relay import _transport_of
+from trioserve._timers import Timers
+from trioserve._transport import SocketTransport, StreamTransport, Transport
+
+L = TypeVar("L", bound=AnyLink)
+
+
+@contextlib.contextmanager
+def _over(medium: Callable[[], L]) -> Iterator[tuple[Transport, L]]:
+    """A transport over one end of a link."""
+    with medium() as link:
+        transport = _transport_of(link.ours)
+        try:
+            yield transport, link
+        finally:
+            transport.release()
+
+
+# -- A connection as a Trio stream
+
+
+def _connection(transport: Transport) -> Connection:
+    return Connection(
+        transport,
+        slot=None,
+        id=1,
+        peer="peer",
+        local="local",
+        listener="listener",
+        timeouts=Timeouts(),
+        timers=Timers(),
+        draining=trio.Event(),
+    )
+
+
+async def _raw_connections() -> tuple[Connection, Connection]:
+    one, other = socket_pair()
+    return _connection(SocketTransport(one)), _connection(SocketTransport(other))
+
+
+async def _memory_connections() -> tuple[Connection, Connection]:
+    one, other = trio.testing.memory_stream_pair()
+    return _connection(StreamTransport(one)), _connection(StreamTransport(other))
+
+
+async def _clogged_connections() -> tuple[Connection, Connection]:
+    pair = await _raw_connections()
+    for connection in pair:
+        with trio.move_on_after(1):
+            while True:
+                await connection.send_all(bytes(100_000))
+    return pair
+
+
+async def test_a_connection_over_a_socket_is_a_half_closeable_stream(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """As Trio defines one; lingering does not change it."""
+    before = open_fds()
+    await trio.testing.check_half_closeable_stream(
+        _raw_connections, _clogged_connections
+    )
+    assert open_fds() == before
+
+
+async def test_a_connection_over_a_stream_is_a_half_closeable_stream(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """As Trio defines one, whatever is below."""
+    await trio.testing.check_half_closeable_stream(_memory_connections, None)
+
+
+# -- Counting
+
+
+@given(
+    script=st.lists(st.tuples(st.booleans(), st.integers(1, 100_000)), max_size=8),
+    medium=st.sampled_from(MEDIA),
+    schedule=st.random_module(),
+)
+@settings(deadline=None)
+def test_what_came_and_went_is_counted(
+    script: list[tuple[bool, int]], medium: Medium, schedule: object
+) -> None:
+    """Law 4: received and sent are the bytes, whatever moves when."""
+
+    async def main() -> None:
+        with _over(medium) as (transport, link):
+            peer = Peer(link.peer)
+            received = sent = 0
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(peer.read)
+                for outward, count in script:
+                    if outward:
+                        await transport.send(some_bytes(sent, count))
+                        sent += count
+                    else:
+                        nursery.start_soon(peer.send, count)
+                        received += count
+                        while transport.received < received:
+                            assert await transport.receive(1 + count // 3)
+                await transport.send_eof()
+            assert (transport.received, transport.sent) == (received, sent)
+            assert peer.received == some_bytes(0, sent)
+            assert peer.tail == "eof"
+
+    run(main)
+
+
+async def test_a_cancelled_send_has_counted_its_exact_prefix(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """Law 4: the peer can read as many bytes as were counted, and no more."""
+    with _over(sockets) as (transport, link):
+        with trio.move_on_after(1) as scope:
+            await transport.send(some_bytes(0, 30_000_000))
+        assert scope.cancelled_caught
+        assert 0 < transport.sent < 30_000_000
+        await transport.send_eof()
+        assert await receive_all(link.peer) == some_bytes(0, transport.sent)
+
+
+def test_a_send_cancelled_at_any_step_has_counted_what_went() -> None:
+    """Law 4: a cancel that comes with the last byte does not hide it."""
+
+    async def scenario(begin: Begin) -> None:
+        with _over(sockets) as (transport, link):
+            with trio.CancelScope() as scope:
+                begin(scope.cancel)
+                for i in range(3):
+                    await transport.send(some_bytes(10 * i, 10))
+            await transport.send_eof()
+            assert await receive_all(link.peer) == some_bytes(0, transport.sent)
+
+    assert sweep(scenario) >= 3
+
+
+def test_a_receive_cancelled_at_any_step_has_taken_nothing() -> None:
+    """Law 4: what is not returned is still there."""
+
+    async def scenario(begin: Begin) -> None:
+        with _over(sockets) as (transport, link):
+            taken = b""
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(link.peer.send_all, b"hello")
+                with trio.CancelScope() as scope:
+                    begin(scope.cancel)
+                    while len(taken) < 5:
+                        taken += await transport.receive(2)
+            assert transport.received == len(taken)
+            while len(taken) < 5:
+                taken += await transport.receive()
+            assert taken == b"hello"
+
+    assert sweep(scenario) >= 3
+
+
+@pytest.mark.parametrize("medium", MEDIA)
+async def test_it_is_known_when_bytes_moved(
+    medium: Medium, autojump_clock: trio.testing.MockClock
+) -> None:
+    """Law 12: timers rest on it; waiting without bytes moves nothing."""
+    with _over(medium) as (transport, link):
+        assert transport.first_byte_at is None
+        await trio.sleep(1)
+        await transport.send(b"hello")
+        assert (transport.moved_at, transport.first_byte_at) == (1, None)
+        await trio.sleep(1)
+        await link.peer.send_all(b"hello")
+        await transport.receive()
+        assert (transport.moved_at, transport.first_byte_at) == (2, 2)
+        await trio.sleep(1)
+        await link.peer.send_all(b"hello")
+        await transport.receive()
+        assert (transport.moved_at, transport.first_byte_at) == (3, 2)
+        with trio.move_on_after(5):
+            await transport.receive()
+        assert transport.moved_at == 3
+
+
+@pytest.mark.parametrize("medium", MEDIA)
+async def test_whoever_keeps_timers_is_told_of_every_wait(
+    medium: Medium, autojump_clock: trio.testing.MockClock
+) -> None:
+    """Law 12: and since when it lasts."""
+    waits: list[tuple[float, float]] = []
+    with _over(medium) as (transport, _):
+        transport.on_wait = lambda: waits.append(
+            (transport.receiving_since, transport.sending_since)
+        )
+        await trio.sleep(3)
+        with trio.move_on_after(1):
+            await transport.receive()
+        assert waits == [(3, math.inf)]
+        assert transport.receiving_since == math.inf
+        with trio.move_on_after(1):
+            while True:
+                await transport.send(bytes(1_000_000))
+                if medium is memory:
+                    break
+        assert waits[-1] == (math.inf, trio.current_time() - (medium is not memory))
+        assert transport.sending_since == math.inf
+
+
+# -- Errors
+
+
+@pytest.mark.parametrize("medium", REAL_MEDIA)
+async def test_bytes_then_reset_and_reset_for_ever(medium: RealMedium) -> None:
+    """Law 8: the kernel forgets an error that was read; here it stays."""
+    with _over(medium) as (transport, link):
+        await link.peer.send_all(b"hello")
+        reset(link.peer)
+        assert await transport.receive() == b"hello"
+        for _ in range(3):
+            with pytest.raises(trio.BrokenResourceError) as raised:
+                await transport.receive()
+            assert isinstance(raised.value.__cause__, ConnectionResetError)
+            with pytest.raises(trio.BrokenResourceError):
+                await transport.send(b"hello")
+        assert not transport.eof
+
+
+@pytest.mark.parametrize("medium", REAL_MEDIA)
+async def test_a_send_that_finds_the_reset_does_not_hide_it(medium: RealMedium) -> None:
+    """Law 8: what had arrived is still received, and then it is no EOF."""
+    with _over(medium) as (transport, link):
+        await link.peer.send_all(b"hello")
+        reset(link.peer)
+        with pytest.raises(trio.BrokenResourceError):
+            await transport.send(b"good bye")
+        assert transport.sent == 0
+        assert await transport.receive() == b"hello"
+        with pytest.raises(trio.BrokenResourceError):
+            await transport.receive()
+
+
+@pytest.mark.parametrize("medium", REAL_MEDIA)
+async def test_an_eof_that_finds_the_reset_does_not_hide_it(medium: RealMedium) -> None:
+    """Law 8: sending EOF to nobody is no error; what comes after it is."""
+    with _over(medium) as (transport, link):
+        await link.peer.send_all(b"hello")
+        reset(link.peer)
+        await transport.send_eof()
+        assert await transport.receive() == b"hello"
+        with pytest.raises(trio.BrokenResourceError):
+            await transport.receive()
+
+
+async def test_looking_whether_it_is_readable_does_not_lose_the_error() -> None:
+    """Law 8: a peek takes the error from the kernel, and keeps it."""
+    with _over(sockets) as (transport, link):
+        assert not transport.readable()
+        await link.peer.send_all(b"hello")
+        assert transport.readable()
+        assert await transport.receive() == b"hello"
+        assert not transport.readable()
+        reset(link.peer)
+        assert transport.readable()
+        with pytest.raises(trio.BrokenResourceError):
+            await transport.receive()
+
+
+@pytest.mark.parametrize("medium", MEDIA)
+async def test_eof_comes_again(medium: Medium) -> None:
+    """Law 7: it is a state, not an event; sending goes on."""
+    with _over(medium) as (transport, link):
+        await link.peer.send_eof()
+        for _ in range(3):
+            assert await transport.receive() == b""
+        assert transport.eof
+        await transport.send(b"hello")
+        assert await receive_exactly(link.peer, 5) == b"hello"
+
+
+@pytest.mark.parametrize("medium", MEDIA)
+async def test_eof_is_sent_once(medium: Medium) -> None:
+    """Law 7: nothing can be sent after it, and it can be asked for twice."""
+    with _over(medium) as (transport, link):
+        waits: list[bool] = []
+        transport.on_wait = lambda: waits.append(transport.sent_eof)
+        await transport.send_eof()
+        await transport.send_eof()
+        assert waits == [True]
+        with pytest.raises(trio.ClosedResourceError):
+            await transport.send(b"too late")
+        with pytest.raises(trio.ClosedResourceError):
+            await transport.wait_writable()
+        await link.peer.send_all(b"hello")
+        assert await transport.receive() == b"hello"
+
+
+async def test_a_stream_that_cannot_send_eof_says_so() -> None:
+    """Law 7: whoever relays has to know before."""
+    with memory() as link:
+        transport = StreamTransport(Whole(link.ours))
+        assert not transport.can_send_eof
+        with pytest.raises(TypeError, match="Whole can't send EOF"):
+            await transport.send_eof()
+
+
+# -- Two tasks
+
+
+async def test_bytes_that_somebody_else_took_are_waited_for() -> None:
+    """Two processes may share a socket; who comes too late waits again."""
+    one, other = socket_pair()
+    readers = SocketTransport(one), SocketTransport(one.dup())
+    async with trio.open_nursery() as nursery:
+        for reader in readers:
+            nursery.start_soon(reader.receive, 1)
+        for _ in readers:
+            await trio.testing.wait_all_tasks_blocked()
+            other.send(b"x")
+    for reader in readers:
+        assert reader.received == 1
+        reader.close()
+    other.close()
+
+
+@pytest.mark.parametrize("medium", MEDIA)
+async def test_two_receivers_are_one_too_many(medium: Medium) -> None:
+    """The first goes on, the second is told."""
+    with _over(medium) as (transport, link):
+        async with trio.open_nursery() as nursery:
+
+            async def receive() -> None:
+                assert await transport.receive() == b"hello"
+
+            nursery.start_soon(receive)
+            await trio.testing.wait_all_tasks_blocked()
+            with pytest.raises(trio.BusyResourceError):
+                await transport.receive()
+            await link.peer.send_all(b"hello")
+
+
+@pytest.mark.parametrize("medium", REAL_MEDIA)
+async def test_two_senders_are_one_too_many(medium: RealMedium) -> None:
+    """Also if the second sends EOF only."""
+    with _over(medium) as (transport, _):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(transport.send, bytes(30_000_000))
+            await trio.testing.wait_all_tasks_blocked()
+            uses: tuple[Callable[[], Awaitable[None]], ...] = (
+                lambda: transport.send(b"me too"),
+                transport.wait_writable,
+                transport.send_eof,
+            )
+            for use in uses:
+                with pytest.raises(trio.BusyResourceError):
+                    await use()
+            nursery.cancel_scope.cancel()
+
+
+Close = Callable[[Transport], None]
+CLOSES: tuple[Close, ...] = (lambda t: t.abort(), lambda t: t.close())
+
+
+@pytest.mark.parametrize("medium", MEDIA)
+@pytest.mark.parametrize("close", CLOSES, ids=["abort", "close"])
+async def test_who_waits_is_told_that_it_was_closed(
+    medium: Medium, close: Close, autojump_clock: trio.testing.MockClock
+) -> None:
+    """Law 5: closing is synchronous, ends every wait, and twice is once."""
+    with _over(medium) as (transport, _):
+        told = 0
+
+        async def wait(use: Callable[[], Awaitable[object]]) -> None:
+            nonlocal told
+            with pytest.raises(trio.ClosedResourceError):
+                await use()
+            told += 1
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(wait, transport.receive)
+            if medium is not memory:
+                nursery.start_soon(wait, lambda: transport.send(bytes(30_000_000)))
+            await trio.testing.wait_all_tasks_blocked()
+            close(transport)
+            close(transport)
+        await transport.wait_closed()
+        assert told == 2 - (medium is memory)
+        assert transport.closed
+        uses: tuple[Callable[[], Awaitable[object]], ...] = (
+            transport.receive,
+            lambda: transport.send(b""),
+            transport.send_eof,
+        )
+        for use in uses:
+            with pytest.raises(trio.ClosedResourceError):
+                await use()
+
+
+@pytest.mark.parametrize("medium", REAL_MEDIA)
+async def test_closed_it_ends_by_fin_and_aborted_by_rst(medium: RealMedium) -> None:
+    """Law 8: a cut looks like one."""
+    for close, resets in zip(CLOSES, (True, False), strict=True):
+        with _over(medium) as (transport, link):
+            close(transport)
+            await transport.wait_closed()
+            assert await is_reset(link.peer) is resets
+
+
+async def test_its_owner_closes_the_socket_below() -> None:
+    """Law 13: who waits is told; nothing is done to the descriptor any more."""
+    with _over(sockets) as (transport, link):
+        link.ours.socket.close()
+        assert transport.readable()
+        assert transport.unsent() is None
+        with pytest.raises(trio.ClosedResourceError):
+            await transport.receive()
+        transport.abort()
+        transport.close()
+
+
+async def test_a_sender_whose_descriptor_is_somebody_elses_writes_nothing() -> None:
+    """Law 1: closed while it waits in the middle of a send."""
+    with _over(sockets) as (transport, link), sockets() as stranger:
+        number = link.ours.socket.fileno()
+
+        async def send() -> None:
+            with pytest.raises(trio.ClosedResourceError):
+                await transport.send(bytes(30_000_000))
+
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(send)
+                await trio.testing.wait_all_tasks_blocked()
+                link.ours.socket.close()
+                os.dup2(stranger.ours.socket.fileno(), number)
+            await stranger.ours.send_all(b"hello")
+            assert await receive_exactly(stranger.peer, 5) == b"hello"
+        finally:
+            os.close(number)
+
+
+async def test_a_closed_stream_cannot_be_shared() -> None:
+    """There is nothing to share."""
+    with sockets() as link:
+        await link.ours.aclose()
+        with pytest.raises(trio.ClosedResourceError):
+            SocketTransport.share(link.ours)
+
+
+@pytest.mark.parametrize("medium", MEDIA)
+async def test_released_the_stream_is_as_it_was(medium: Medium) -> None:
+    """Law 13: it goes back to whoever owns it, open."""
+    with _over(medium) as (transport, link):
+        transport.release()
+        transport.release()
+        with pytest.raises(trio.ClosedResourceError):
+            await transport.receive()
+        await link.ours.send_all(b"hello")
+        assert await receive_exactly(link.peer, 5) == b"hello"
+
+
+# -- Ending
+
+
+async def test_what_is_thrown_away_is_counted() -> None:
+    """Law 4: up to so many bytes, or until EOF."""
+    with _over(sockets) as (transport, link):
+        await link.peer.send_all(bytes(10_000))
+        await transport.discard(4_000)
+        assert transport.discarded == transport.received == 4_000
+        await link.peer.send_eof()
+        await transport.discard(100_000)
+        assert transport.discarded == transport.received == 10_000
+        assert transport.eof
+
+
+async def test_a_reset_ends_the_throwing_away() -> None:
+    """Law 8: nobody is interested in it, and it is still remembered."""
+    with _over(sockets) as (transport, link):
+        await link.peer.send_all(bytes(10))
+        reset(link.peer)
+        await transport.discard(100)
+        assert transport.discarded == 10
+        assert transport.error is not None
+
+
+async def test_what_is_there_can_be_thrown_away_without_waiting() -> None:
+    """Law 4: so that closing does not reset for bytes that nobody read."""
+    with _over(sockets) as (transport, link):
+        assert isinstance(transport, SocketTransport)
+        await link.peer.send_all(bytes(10))
+        transport.discard_readable(100)
+        assert (transport.discarded, transport.eof) == (10, False)
+        await link.peer.send_eof()
+        transport.discard_readable(100)
+        assert (transport.discarded, transport.eof) == (10, True)
+        transport.discard_readable(10)
+
+
+@pytest.mark.parametrize("message", [b"", b"busy\n"])
+async def test_a_farewell_is_a_message_and_eof(message: bytes) -> None:
+    """Law 6: as much as goes without waiting, and no error if nobody is there."""
+    with _over(sockets) as (transport, link):
+        assert isinstance(transport, SocketTransport)
+        transport.farewell(message)
+        assert (transport.sent, transport.sent_eof) == (len(message), True)
+        assert await receive_all(link.peer) == message
+        reset(link.peer)
+        transport.farewell(message)
+
+
+async def test_flushed_is_what_the_peer_has_acknowledged(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """Law 8: bounded, since a peer may never read."""
+    with _over(sockets) as (transport, link):
+        assert transport.unsent() == 0
+        await transport.flushed(5)
+        assert trio.current_time() == 0
+        with trio.move_on_after(1):
+            await transport.send(bytes(30_000_000))
+        assert transport.unsent()
+        await transport.flushed(5)
+        assert trio.current_time() == 6
+        transport.abort()
+        assert transport.unacknowledged
+        assert transport.unsent() is None
+
+
+@pytest.mark.parametrize("medium", MEDIA)
+async def test_an_unused_stream_is_writable(medium: Medium) -> None:
+    """Waiting for it returns at once."""
+    with _over(medium) as (transport, _):
+        await transport.wait_writable()
+
+
+async def test_a_unix_socket_is_a_socket() -> None:
+    """Without what only TCP has."""
+    one, other = socket.socketpair(socket.AF_UNIX)
+    transport, peer = SocketTransport(one), SocketTransport(other)
+    await transport.send(b"hello")
+    assert await peer.receive() == b"hello"
+    assert transport.trio_socket().family == socket.AF_UNIX
+    transport.close()
+    assert await peer.receive() == b""
+    peer.close()
+
+
+async def test_what_a_system_does_not_tell_is_unknown(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Bytes not acknowledged are a courtesy of the kernel."""
+    with _over(sockets) as (transport, _):
+        monkeypatch.setattr("trioserve._transport._SIOCOUTQ", 0)
+        assert transport.unsent() is None
+        monkeypatch.setattr("trioserve._transport._SIOCOUTQ", None)
+        assert transport.unsent() is None
+
+
+class _Hangs(Whole):
+    """A stream that takes for ever to close, or raises when it is pressed."""
+
+    async def aclose(self) -> None:
+        try:
+            await trio.sleep_forever()
+        finally:
+            await self.below.aclose()
+            raise RuntimeError("and now this")
+
+
+@pytest.mark.parametrize(("close", "seconds"), [(CLOSES[0], 0), (CLOSES[1], 2)])
+async def test_a_foreign_stream_that_does_not_close_is_not_waited_for(
+    close: Close, seconds: float, autojump_clock: trio.testing.MockClock
+) -> None:
+    """Law 1: nor can it end the program."""
+    with memory() as link:
+        transport = StreamTransport(_Hangs(link.ours))
+        close(transport)
+        await transport.wait_closed()
+        assert trio.current_time() == seconds
