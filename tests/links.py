@@ -44,6 +44,8 @@ class Link(Generic[_Ours, _Peer]):
                     stream.socket.close()
                 case Foreign():
                     stream.below.socket.close()
+                case _:
+                    pass  # memory
 
 
 Sockets: TypeAlias = Link[trio.SocketStream, trio.SocketStream]

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from support import run
-from trioserve._admission import Slots
+from trioserve._admission import Slot, Slots
 
 
 @given(
@@ -30,7 +30,7 @@ def test_exactly_as_many_are_in_as_may_be(
 
     async def main() -> None:
         slots = Slots(total)
-        held = []
+        held: list[Slot] = []
         waiting: list[trio.CancelScope] = []
 
         async def take(scope: trio.CancelScope) -> None:
@@ -60,6 +60,8 @@ def test_exactly_as_many_are_in_as_may_be(
                     case "total":
                         slots.total = number
                         assert slots.total == number
+                    case _:
+                        continue  # nothing to release or to cancel
                 await trio.testing.wait_all_tasks_blocked()
                 assert slots.used == len(held)
                 assert slots.used <= max(slots.total, before)

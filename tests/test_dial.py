@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import errno
 import socket
-from collections.abc import Iterator
+import struct
+from collections.abc import Generator, Iterator
 from typing import Any
 
 import pytest
@@ -19,7 +20,7 @@ from trioserve._dial import dial
 
 
 @contextlib.contextmanager
-def _listening(host: str = "127.0.0.1") -> Iterator[Address]:
+def _listening(host: str = "127.0.0.1") -> Generator[Address]:
     """An address where the kernel accepts."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.create_server((host, 0), family=family) as listener:
@@ -27,7 +28,7 @@ def _listening(host: str = "127.0.0.1") -> Iterator[Address]:
 
 
 @contextlib.contextmanager
-def _refusing() -> Iterator[Address]:
+def _refusing() -> Generator[Address]:
     """An address where nobody listens, and nobody will meanwhile."""
     with socket.socket() as bound:
         bound.bind(("127.0.0.1", 0))
@@ -35,7 +36,7 @@ def _refusing() -> Iterator[Address]:
 
 
 @contextlib.contextmanager
-def _black_hole() -> Iterator[Address]:
+def _black_hole() -> Generator[Address]:
     """An address whose accept queue is full, so that the kernel does not answer."""
     with contextlib.ExitStack() as stack:
         listener = stack.enter_context(socket.socket())
@@ -67,7 +68,7 @@ class _Names(trio.abc.HostnameResolver):
             for answer in socket.getaddrinfo(number, port, type=socket.SOCK_STREAM)
         ]
 
-    async def getnameinfo(self, *_: Any) -> Any:
+    async def getnameinfo(self, sockaddr: Any, flags: int) -> Any:
         raise NotImplementedError
 
 
@@ -205,6 +206,51 @@ async def test_a_socket_that_reaches_itself_has_reached_nobody(
     monkeypatch.setattr(socket, "socket", Unlucky)
     with pytest.raises(ConnectionRefusedError):
         await dial(address, 5)
+
+
+@pytest.mark.parametrize("call", ["connect_ex", "getsockopt"])
+@pytest.mark.parametrize("closes_first", [False, True])
+async def test_a_target_that_resets_before_we_look_was_reached(
+    call: str, closes_first: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Law 8: what it sent is received, and then comes the reset."""
+
+    def send_and_reset() -> None:
+        target, _ = listener.accept()
+        target.send(b"hello")
+        if closes_first:
+            target.shutdown(socket.SHUT_WR)
+        linger = struct.pack("ii", 1, 0)
+        target.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+        target.close()
+
+    class Slow(socket.socket):
+        """A socket whose peer is done before its owner gets a result."""
+
+        def connect_ex(self, address: Any) -> int:
+            code = super().connect_ex(address)
+            if call == "connect_ex":
+                send_and_reset()
+            return code
+
+        def getsockopt(self, *which: Any) -> Any:
+            code: Any = super().getsockopt(*which)
+            if call == "getsockopt":
+                send_and_reset()
+            return code
+
+    with socket.create_server(("127.0.0.1", 0)) as listener, monkeypatch.context() as m:
+        address = Address("127.0.0.1", listener.getsockname()[1])
+        m.setattr(socket, "socket", Slow)
+        transport = await dial(address, 5)
+        assert await transport.receive() == b"hello"
+        for _ in range(2):
+            with pytest.raises(trio.BrokenResourceError):
+                # Only if it closed first, EOF is not wrong.
+                assert await transport.receive() == b""
+                assert closes_first
+                await transport.send(b"anybody there?")
+        transport.close()
 
 
 def test_cancelled_at_any_step_it_leaves_no_socket() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
@@ -85,6 +86,14 @@ def test_imports_point_down() -> None:
 
 def test_every_row_is_in_the_tree() -> None:
     assert ROW.keys() == {name.split(".")[0] for name in package_sources()}
+
+
+def test_the_documented_map_is_this_one() -> None:
+    page = (SOURCE.parents[1] / "docs" / "design.md").read_text()
+    cells = re.findall(r"^\|[^|]*\| (`(?:app|_).*?) \|", page, re.MULTILINE)
+    documented = [re.findall(r"`(\w+)`", cell) for cell in cells]
+    rows = [row.split() for row in ROWS.strip().splitlines()]
+    assert documented == [row for row in rows if row[0][:2] != "__"]
 
 
 @pytest.mark.parametrize(

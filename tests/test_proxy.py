@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from typing import Any
 
@@ -17,6 +18,7 @@ from support import (
     open_fds,
     receive_all,
     receive_exactly,
+    reset,
     run,
     serving,
 )
@@ -101,7 +103,7 @@ def test_a_chain_of_proxies_keeps_every_ledger(
                     client.socket.close()
                 case "reset":
                     peer.reset()
-                case "leave":
+                case _:  # "leave"
                     nursery.cancel_scope.cancel()
         assert data.startswith(peer.received)
         if how == "wait":
@@ -189,6 +191,34 @@ async def test_a_target_that_resets(autojump_clock: trio.testing.MockClock) -> N
         (report,) = running.reports
         assert report.reason is Reason.SERVER_RESET
         assert report.bytes_sent == 7
+
+
+@given(count=st.integers(0, 1000), schedule=st.random_module())
+@settings(deadline=None)
+def test_a_target_that_resets_at_once(count: int, schedule: object) -> None:
+    """Law 8: also if it did so before we knew that it had accepted."""
+
+    async def answer(listener: trio.SocketListener) -> None:
+        stream = await listener.accept()
+        os.write(stream.socket.fileno(), some_bytes(0, count))
+        reset(stream)
+
+    async def main() -> None:
+        (target,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
+        port = target.socket.getsockname()[1]
+        async with target, serving(proxy(f"127.0.0.1:{port}")) as running:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(answer, target)
+                client = await running.connect()
+                peer = Peer(client)
+                await peer.read()
+            assert peer.received == some_bytes(0, count)
+            assert peer.tail == "reset"
+            await client.aclose()
+        (report,) = running.reports
+        assert (report.reason, report.bytes_sent) == (Reason.SERVER_RESET, count)
+
+    run(main)
 
 
 async def test_the_servers_timeouts_are_those_of_the_relay(

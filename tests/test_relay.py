@@ -7,7 +7,7 @@ import dataclasses
 import math
 import os
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from typing import Any, Literal
 
 import pytest
@@ -84,7 +84,7 @@ def _narrow(stream: trio.abc.Stream) -> None:
 
 
 @contextlib.asynccontextmanager
-async def _matchmaker(**options: Any) -> AsyncIterator[Running]:
+async def _matchmaker(**options: Any) -> AsyncGenerator[Running]:
     """A server that relays its first client to its second."""
     first: Connection | None = None
     over = trio.Event()
@@ -216,13 +216,14 @@ class Expected:
         self.end_open_tails("eof" if by_fin else self.cut)
 
     def due(self) -> tuple[float, Reason, str]:
+        timers: list[tuple[float, Reason, str]] = []
         if any(self.ended):
             waited_for = "client" if self.ended[1] else "target"
             due = self.moved_at + self.timeouts.half_closed
             half_closed = (due, Reason.HALF_CLOSED, waited_for)
-            timers = [half_closed]
+            timers.append(half_closed)
         else:
-            timers = [(self.moved_at + self.timeouts.idle, Reason.IDLE, "client")]
+            timers.append((self.moved_at + self.timeouts.idle, Reason.IDLE, "client"))
         if not self.sent[0] and not self.ended[0]:
             timers.append((self.timeouts.first_byte, Reason.FIRST_BYTE, "client"))
         return min(timers, key=lambda timer: timer[0])
@@ -239,6 +240,8 @@ async def _perform(peer: Peer, step: Step) -> None:
             await peer.send_eof()
         case "reset":
             peer.reset()
+        case "wait":
+            pass
 
 
 async def _play(medium: Medium, steps: list[Step], timeouts: Timeouts) -> None:
@@ -318,7 +321,7 @@ async def _run_wild(peer: Peer, steps: list[tuple[str, int]]) -> None:
                 await trio.sleep(amount / 50_000)
             case "stop reading":
                 peer.stop_reading()
-            case "read on":
+            case _:  # "read on"
                 peer.read_on()
 
 
@@ -526,6 +529,30 @@ async def test_first_byte_counts_from_accept(
         await client.aclose()
     (report,) = running.reports
     assert (report.reason, report.duration) == (Reason.FIRST_BYTE, 5)
+
+
+@given(schedule=st.random_module())
+@settings(deadline=None)
+def test_a_first_byte_that_is_there_is_not_late(schedule: object) -> None:
+    """Law 12: it came in time; it was the handler who was busy with other things."""
+
+    async def handler(conn: Connection) -> None:
+        await trio.sleep(6)
+        with sockets() as target:
+            await target.peer.send_eof()
+            await relay(conn, target.ours)
+            assert await receive_all(target.peer) == b"hello"
+
+    async def main() -> None:
+        async with serving(handler, timeouts=Timeouts(first_byte=5)) as running:
+            client = await running.connect()
+            await client.send_all(b"hello")
+            await client.send_eof()
+            assert await receive_all(client) == b""
+            await client.aclose()
+        assert running.reports[0].outcome == "ok"
+
+    run(main)
 
 
 # -- Sides that can't be closed by half
@@ -751,7 +778,7 @@ async def test_cancelled_with_bytes_it_resets_both(
     medium: RealMedium, autojump_clock: trio.testing.MockClock
 ) -> None:
     """Ended in the middle of something, it looks like that."""
-    with medium() as a, medium() as b:
+    with medium() as a, medium() as b, trio.fail_after(60):
         peers = Peer(a.peer), Peer(b.peer)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(peers[0].send, 30_000_000)

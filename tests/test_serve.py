@@ -565,8 +565,8 @@ async def test_a_drain_can_only_be_tightened(autojump_clock: object) -> None:
         started = trio.current_time()
         with trio.move_on_after(1):
             await running.server.drain(within=100, reason="first")
-        running.server.start_draining(within=1000)
-        summary = await running.server.drain(within=9, reason="later")
+        running.server.start_draining(within=9, reason="later")
+        summary = await running.server.drain(within=1000)
         assert trio.current_time() - started == 10
         await stream.aclose()
     assert summary.reason == "first"

@@ -6,7 +6,7 @@ import contextlib
 import math
 import os
 import socket
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Generator
 from typing import TypeVar
 
 import pytest
@@ -39,7 +39,7 @@ L = TypeVar("L", bound=AnyLink)
 
 
 @contextlib.contextmanager
-def _over(medium: Callable[[], L]) -> Iterator[tuple[Transport, L]]:
+def _over(medium: Callable[[], L]) -> Generator[tuple[Transport, L]]:
     """A transport over one end of a link."""
     with medium() as link:
         transport = _transport_of(link.ours)
@@ -158,10 +158,13 @@ def test_a_send_cancelled_at_any_step_has_counted_what_went() -> None:
 
     async def scenario(begin: Begin) -> None:
         with _over(sockets) as (transport, link):
+            returned = 0
             with trio.CancelScope() as scope:
                 begin(scope.cancel)
                 for i in range(3):
                     await transport.send(some_bytes(10 * i, 10))
+                    returned += 10
+            assert transport.sent == returned
             await transport.send_eof()
             assert await receive_all(link.peer) == some_bytes(0, transport.sent)
 
@@ -188,24 +191,27 @@ def test_a_receive_cancelled_at_any_step_has_taken_nothing() -> None:
     assert sweep(scenario) >= 3
 
 
+def _moments(transport: Transport) -> tuple[float, float | None]:
+    return transport.moved_at, transport.first_byte_at
+
+
 @pytest.mark.parametrize("medium", MEDIA)
 async def test_it_is_known_when_bytes_moved(
     medium: Medium, autojump_clock: trio.testing.MockClock
 ) -> None:
     """Law 12: timers rest on it; waiting without bytes moves nothing."""
     with _over(medium) as (transport, link):
-        assert transport.first_byte_at is None
         await trio.sleep(1)
         await transport.send(b"hello")
-        assert (transport.moved_at, transport.first_byte_at) == (1, None)
+        assert _moments(transport) == (1, None)
         await trio.sleep(1)
         await link.peer.send_all(b"hello")
         await transport.receive()
-        assert (transport.moved_at, transport.first_byte_at) == (2, 2)
+        assert _moments(transport) == (2, 2)
         await trio.sleep(1)
         await link.peer.send_all(b"hello")
         await transport.receive()
-        assert (transport.moved_at, transport.first_byte_at) == (3, 2)
+        assert _moments(transport) == (3, 2)
         with trio.move_on_after(5):
             await transport.receive()
         assert transport.moved_at == 3
@@ -467,6 +473,46 @@ async def test_a_sender_whose_descriptor_is_somebody_elses_writes_nothing() -> N
             os.close(number)
 
 
+@given(schedule=st.random_module())
+@settings(deadline=None)
+def test_a_sender_that_could_go_on_when_its_descriptor_changed_hands(
+    schedule: object,
+) -> None:
+    """Law 1: woken for the old socket, nobody writes to the new one."""
+
+    async def main() -> None:
+        with (
+            _over(sockets) as (transport, link),
+            sockets() as stranger,
+            sockets() as bell,
+        ):
+            ours, number = link.ours.socket, link.ours.socket.fileno()
+
+            async def change_hands() -> None:
+                await bell.ours.receive_some()
+                ours.close()
+                os.dup2(stranger.ours.socket.fileno(), number)
+
+            async def send() -> None:
+                with pytest.raises(trio.ClosedResourceError):
+                    await transport.send(bytes(30_000_000))
+
+            try:
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(send)
+                    nursery.start_soon(change_hands)
+                    await trio.testing.wait_all_tasks_blocked()
+                    # In one step, so that both wake up in the same turn.
+                    os.read(link.peer.socket.fileno(), 30_000_000)
+                    os.write(bell.peer.socket.fileno(), b"!")
+                await stranger.ours.send_all(b"hello")
+                assert await receive_exactly(stranger.peer, 5) == b"hello"
+            finally:
+                os.close(number)
+
+    run(main)
+
+
 async def test_a_closed_stream_cannot_be_shared() -> None:
     """There is nothing to share."""
     with sockets() as link:
@@ -541,7 +587,7 @@ async def test_flushed_is_what_the_peer_has_acknowledged(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
     """Law 8: bounded, since a peer may never read."""
-    with _over(sockets) as (transport, link):
+    with _over(sockets) as (transport, _):
         assert transport.unsent() == 0
         await transport.flushed(5)
         assert trio.current_time() == 0

@@ -8,12 +8,17 @@ from __future__ import annotations
 import errno
 import os
 import socket
-from typing import Any
+from typing import Any, Final
 
 import trio
 
 from ._address import Address, is_numeric
 from ._transport import SocketTransport
+
+
+#: Errors of a connection that was made, and reset before we could look: the
+#: second if it was closed before. A target that doesn't accept is ECONNREFUSED.
+_RESET_AFTER: Final = (errno.ECONNRESET, errno.EPIPE)
 
 
 async def dial(address: Address, seconds: float) -> SocketTransport:
@@ -63,11 +68,23 @@ async def _connect(
             await trio.lowlevel.checkpoint()
         # A free port of this machine may be given to our own end, which then
         # connects to itself (RFC 9293, section 3.5, simultaneous open).
-        if not code and sock.getsockname() == sock.getpeername():
+        if not code and _is_to_itself(sock):
             code = errno.ECONNREFUSED
-        if code:
+        if code and code not in _RESET_AFTER:
             raise OSError(code, os.strerror(code))
-        return SocketTransport(sock)
+        transport = SocketTransport(sock)
+        if code:
+            # What it sent before is still to be received. The kernel has
+            # forgotten the error by now, and would say EOF after that.
+            transport.error = OSError(code, os.strerror(code))
+        return transport
     except BaseException:
         sock.close()
         raise
+
+
+def _is_to_itself(sock: socket.socket) -> bool:
+    try:
+        return bool(sock.getsockname() == sock.getpeername())
+    except OSError:
+        return False  # it was reset meanwhile; whoever receives will be told

@@ -132,21 +132,30 @@ class Gate(trio.abc.Listener[Connection]):
         name = errno.errorcode.get(error.errno or 0, str(error))
         self.door._accept_errors[name] += 1
 
-    async def _trouble(self, error: OSError) -> None:
-        """Accepting failed: count it, say so now and then, and wait or stop."""
+    def _complain(self, error: OSError) -> None:
+        """Accepting failed: count it, and say so, once a second at most."""
         self._count(error)
-        if error.errno in _DEAD:
-            self.door._gate_died(self, error)
-            await trio.sleep_forever()
         now = trio.current_time()
+        if error.errno in _DEAD:
+            return
         if now - self._complained_at >= 1:
             more = f" ({self._kept_silent} more)" if self._kept_silent else ""
             logger.warning("can't accept on %s: %s%s", self.address, error, more)
             self._complained_at, self._kept_silent = now, 0
         else:
             self._kept_silent += 1
+
+    async def _wait_out(self, error: OSError) -> None:
+        """Wait until accepting may work again; for ever, if it never will."""
+        if error.errno in _DEAD:
+            self.door._gate_died(self, error)
+            await trio.sleep_forever()
         await self.door._room(self._pause)
         self._pause = min(2 * self._pause, _LONGEST_PAUSE)
+
+    async def _trouble(self, error: OSError) -> None:
+        self._complain(error)
+        await self._wait_out(error)
 
 
 class SocketGate(Gate):
@@ -177,6 +186,7 @@ class SocketGate(Gate):
         """The next connection that holds a slot. Everything else is dealt with."""
         # No checkpoint between a full batch and its last connection, so that
         # a cancel never finds one in our hands.
+        waited = False
         while not self._batch:
             try:
                 await trio.lowlevel.wait_readable(self.socket.fileno())
@@ -189,10 +199,15 @@ class SocketGate(Gate):
                 else:
                     self._accept_batch(slot)
             except OSError as error:
+                # Connections that have just ended may still hold descriptors:
+                # nobody is turned away before that had a chance to change.
                 if error.errno in _NO_FDS:
-                    self._shed(Reason.NO_FDS)
+                    if waited:
+                        self._shed(Reason.NO_FDS)
+                    waited = not waited
+                self._complain(error)
                 if not self._batch:
-                    await self._trouble(error)
+                    await self._wait_out(error)
         self._pause = _FIRST_PAUSE
         if self._spare is None:
             self._reserve()

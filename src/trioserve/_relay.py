@@ -455,6 +455,7 @@ async def relay_transports(
             client._relay_over(result)
         if server is not None:
             server._relay_over(_mirrored(result) if result is not None else None)
+    assert result is not None
     return result
 
 

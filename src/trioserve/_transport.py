@@ -70,9 +70,9 @@ class Transport(abc.ABC):
     can_send_eof: bool
 
     def __init__(self) -> None:
-        self.received = 0
-        self.sent = 0
-        self.discarded = 0
+        self.received: int = 0
+        self.sent: int = 0
+        self.discarded: int = 0
         self.eof = False
         self.sent_eof = False
         self.error: BaseException | None = None

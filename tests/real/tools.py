@@ -43,7 +43,7 @@ def needs(*tools: str) -> pytest.MarkDecorator:
     """Skip a test where one of these programs is not installed."""
     missing = [tool for tool in tools if shutil.which(tool) is None]
     return pytest.mark.skipif(
-        bool(missing), reason=f"{', '.join(missing)} is not installed"
+        bool(missing), reason=f"not installed: {', '.join(missing)}"
     )
 
 
