@@ -257,6 +257,22 @@ def test_bytes_extend_silence_and_never_a_total(
     run(main)
 
 
+async def test_asking_again_and_again_extends_no_total(autojump_clock: object) -> None:
+    """Law 12: *first byte* counts from accept, however often a handler waits."""
+
+    async def handler(conn: Connection) -> None:
+        while True:
+            with trio.move_on_after(1):
+                await conn.receive_some()
+                return
+
+    async with serving(handler, timeouts=Timeouts(first_byte=5.5)) as running:
+        stream = await running.connect()
+        assert await receive_all(stream) == b""
+        assert trio.current_time() == 5.5
+    assert running.reports[0].reason is Reason.FIRST_BYTE
+
+
 async def test_a_shielded_wait_ends_too(autojump_clock: object) -> None:
     """Law 12: a timer ends a wait that is shielded from cancelling."""
 
@@ -533,8 +549,7 @@ class OneWay(trio.abc.Stream):
         await self.stream.wait_send_all_might_not_block()
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
-        data = bytes(await self.stream.receive_some(max_bytes))
-        return data
+        return bytes(await self.stream.receive_some(max_bytes))
 
     async def aclose(self) -> None:
         self.closed_within = trio.current_effective_deadline() - trio.current_time()

@@ -233,8 +233,8 @@ async def test_a_target_that_resets_before_we_look_was_reached(
                 send_and_reset()
             return code
 
-        def getsockopt(self, *which: Any) -> Any:
-            code: Any = super().getsockopt(*which)
+        def getsockopt(self, level: int, option: int) -> int:  # type: ignore[override]
+            code = super().getsockopt(level, option)
             if call == "getsockopt":
                 send_and_reset()
             return code

@@ -6,8 +6,7 @@ import contextlib
 import errno
 import os
 import resource
-import socket
-from collections.abc import Iterator
+from collections.abc import Generator
 from functools import partial
 from typing import Any
 
@@ -25,6 +24,7 @@ from support import (
 )
 from trioserve import (
     Connection,
+    ConnectionReport,
     Limits,
     Outcome,
     Reason,
@@ -60,7 +60,7 @@ async def test_a_bad_listener_leaves_the_good_ones_usable() -> None:
 class _Flaky:
     """A listening socket whose accept(2) fails as told, then works."""
 
-    def __init__(self, sock: socket.socket, errnos: list[str]) -> None:
+    def __init__(self, sock: Any, errnos: list[str]) -> None:
         self._sock = sock
         self.errnos = errnos
 
@@ -251,7 +251,7 @@ async def test_a_dead_listener_does_not_end_the_others(
 
 
 @contextlib.contextmanager
-def no_free_fd() -> Iterator[None]:
+def no_free_fd() -> Generator[None, None, None]:
     """For the block, whoever wants another descriptor gets EMFILE."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     lowest_free = os.open(os.devnull, os.O_RDONLY)
@@ -506,7 +506,7 @@ async def test_a_lent_nursery_is_left_alone(
     cancelled: str, autojump_clock: object
 ) -> None:
     """In a nursery that was lent, connections outlive serving, and are reported."""
-    reports = []
+    reports: list[ConnectionReport] = []
 
     async def collector(channel: trio.MemoryReceiveChannel[Any]) -> None:
         reports.extend([report async for report in channel])

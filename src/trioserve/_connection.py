@@ -63,9 +63,11 @@ class Relayed(Protocol):
     def target_transport(self) -> Transport | None: ...
     def discarded(self) -> tuple[int, int]:
         """Bytes not passed on: of the client's, and of the target's."""
+        ...
 
     def server_drains(self) -> None:
         """The server began to drain."""
+        ...
 
 
 class Connection(trio.abc.HalfCloseableStream):

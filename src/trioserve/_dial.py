@@ -15,7 +15,6 @@ import trio
 from ._address import Address, is_numeric
 from ._transport import SocketTransport
 
-
 #: Errors of a connection that was made, and reset before we could look: the
 #: second if it was closed before. A target that doesn't accept is ECONNREFUSED.
 _RESET_AFTER: Final = (errno.ECONNRESET, errno.EPIPE)

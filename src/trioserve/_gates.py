@@ -72,21 +72,27 @@ class Door(Protocol):
         self, transport: Transport, gate: Gate, peer: str, local: str, slot: Slot | None
     ) -> Connection:
         """A connection was accepted: count it."""
+        ...
 
     def _start(self, connection: Connection) -> None:
         """Serve it; it has a slot."""
+        ...
 
     def _refuse(self, connection: Connection, reason: Reason) -> None:
         """Close it, and tell the client."""
+        ...
 
     async def _room(self, seconds: float) -> None:
         """Wait until a descriptor may be free, ``seconds`` at most."""
+        ...
 
     def _gate_died(self, gate: Gate, error: OSError) -> None:
         """This gate will never accept again."""
+        ...
 
     def _serves_last(self) -> bool:
         """Whether what is found in the kernel's queue at the end may be served."""
+        ...
 
 
 class Gate(trio.abc.Listener[Connection]):
@@ -165,18 +171,16 @@ class SocketGate(Gate):
     other; whoever is not let in waits in the kernel's queue, not in ours.
     """
 
-    socket: trio.socket.SocketType
-
     def __init__(self, listener: trio.SocketListener, door: Door) -> None:
         super().__init__(door)
         self._listener = listener
         self.socket = listener.socket
-        name = self.socket.getsockname()
+        name = listener.socket.getsockname()
         self.address = sockaddr_text(name)
         self._anywhere = isinstance(name, tuple) and name[0] in ("0.0.0.0", "::")
         # Trio's socket can't accept without waiting. This one shares its
         # descriptor and must never close it.
-        self._sock = socket.socket(fileno=self.socket.fileno())
+        self._sock = socket.socket(fileno=self._listener.socket.fileno())
         self._sock.setblocking(False)
         self._batch: collections.deque[Connection] = collections.deque()
         self._spare: int | None = None
@@ -189,7 +193,7 @@ class SocketGate(Gate):
         waited = False
         while not self._batch:
             try:
-                await trio.lowlevel.wait_readable(self.socket.fileno())
+                await trio.lowlevel.wait_readable(self._listener.socket.fileno())
             except (OSError, ValueError, trio.ClosedResourceError):
                 await self._trouble(_closed())
             slot = await self._slot()
@@ -240,7 +244,7 @@ class SocketGate(Gate):
 
     def _accept_one(self, slot: Slot | None) -> Connection | None:
         """Accept without waiting: None if there is nothing."""
-        if self.socket.fileno() < 0:
+        if self._listener.socket.fileno() < 0:
             raise _closed()
         while True:
             try:
@@ -294,7 +298,7 @@ class SocketGate(Gate):
         reset without a word; it is served if it may be, or told.
         """
         try:
-            if self.socket.fileno() >= 0:
+            if self._listener.socket.fileno() >= 0:
                 self._sweep()
         except OSError as error:
             if error.errno in _NO_FDS:

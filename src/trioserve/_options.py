@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import resource
 from typing import Literal, get_args
 
 WhenFull = Literal["backlog", "refuse"]
@@ -21,10 +22,6 @@ def default_max_connections() -> int:
     64 are left for the rest of the program. HAProxy derives its ``maxconn``
     from the same limit.
     """
-    try:
-        import resource
-    except ImportError:  # pragma: no cover - not a POSIX system
-        return 1000
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft == resource.RLIM_INFINITY:  # pragma: no cover - by the system's settings
         return 10_000

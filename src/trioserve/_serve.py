@@ -383,7 +383,7 @@ class Server(Sequence[Gate]):
             with connection._scope:
                 connection._result = await self._handler(connection)
                 await connection._finish()
-        except BaseException as exception:
+        except BaseException as exception:  # noqa: ASYNC103 - isolation; see below
             error = exception
             # A Cancelled that no scope above us asked for is a handler's
             # mistake, and would cancel the whole server without a word.
@@ -394,11 +394,11 @@ class Server(Sequence[Gate]):
             if (rest := _only(exception, passing)) is not None:
                 if rest is exception:
                     raise
-                raise rest from None
+                raise rest from None  # noqa: ASYNC104 - without what is isolated
         finally:
             connection._ended(error, cancelled=cancelled)
             self._settle(connection)
-            await connection._transport.wait_closed()
+            await connection._transport.wait_closed()  # noqa: ASYNC102 - shielded
 
     def _settle(self, connection: Connection) -> None:
         """Close, record, release, report; in one step, and once."""
@@ -558,7 +558,7 @@ class Server(Sequence[Gate]):
                     await collector(reports)
             if self._collecting.cancelled_caught:
                 why = f"did not end within {self.timeouts.cleanup} s"
-        except BaseException as exception:
+        except BaseException as exception:  # noqa: ASYNC103 - isolation, too
             if _only(exception, _PROGRAM_ENDS) is not None:
                 raise
             why, error = f"raised {describe(exception)}", exception

@@ -20,21 +20,15 @@ from __future__ import annotations
 
 import abc
 import contextlib
+import fcntl
 import math
 import socket
 import struct
+import termios
 from collections.abc import Callable
 from typing import Final
 
 import trio
-
-try:
-    import fcntl
-    import termios
-except ImportError:  # pragma: no cover - not a POSIX system
-    _SIOCOUTQ = None
-else:
-    _SIOCOUTQ = getattr(termios, "TIOCOUTQ", None)
 
 #: Bytes per read. Trio's own default.
 CHUNK: Final = 65536
@@ -372,10 +366,10 @@ class SocketTransport(Transport):
 
     def unsent(self) -> int | None:
         self._notice_owner()
-        if self.closed or _SIOCOUTQ is None:
+        if self.closed:
             return None
         try:
-            answer = fcntl.ioctl(self.sock, _SIOCOUTQ, bytes(4))
+            answer = fcntl.ioctl(self.sock, termios.TIOCOUTQ, bytes(4))
         except OSError:
             return None
         return int(struct.unpack("i", answer)[0])

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import math
 import os
 import signal
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Generator
