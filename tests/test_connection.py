@@ -642,3 +642,72 @@ async def test_closed_by_the_handler_and_closed_again(autojump_clock: object) ->
         assert await was_reset_after_eof(stream) is False
         await trio.sleep(2)
     assert running.reports[0].duration == 1
+
+
+# -- several tasks, late handlers
+
+
+def test_aclose_while_another_task_receives() -> None:
+    """As trio.SocketStream: the receiver gets ClosedResourceError, the peer FIN."""
+
+    async def handler(conn: Connection) -> None:
+        async def receive() -> None:
+            with pytest.raises(trio.ClosedResourceError):
+                await conn.receive_some()
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(receive)
+            await trio.testing.wait_all_tasks_blocked()
+            await conn.send_all(b"good bye")
+            await conn.aclose()
+
+    async def main() -> None:
+        async with serving(handler) as running:
+            client = await running.connect()
+            assert await receive_all(client) == b"good bye"
+            await client.aclose()
+        (report,) = running.reports
+        assert report.exception is None, report.exception
+
+    run(main)
+
+
+@given(schedule=st.random_module())
+@settings(deadline=None, max_examples=30)
+def test_a_first_byte_that_is_there_is_not_late(schedule: object) -> None:
+    """A handler that computes for longer than first_byte, with the byte there."""
+
+    async def handler(conn: Connection) -> None:
+        await trio.sleep(6)
+        assert await conn.receive_some() == b"hello"
+
+    async def main() -> None:
+        async with serving(handler, timeouts=Timeouts(first_byte=5)) as running:
+            client = await running.connect()
+            await client.send_all(b"hello")
+            await client.send_eof()
+            assert await receive_all(client) == b""
+            await client.aclose()
+        assert running.reports[0].outcome == "ok", running.reports
+
+    run(main)
+
+
+def test_half_closed_counts_from_the_half_close() -> None:
+    """Another task already waits to receive; then EOF is sent, after long silence."""
+
+    async def handler(conn: Connection) -> None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(conn.receive_some)
+            await trio.sleep(100)
+            await conn.send_eof()
+
+    async def main() -> None:
+        async with serving(handler, timeouts=Timeouts(half_closed=60)) as running:
+            client = await running.connect()
+            await trio.sleep(300)  # long enough
+            await client.aclose()
+        (report,) = running.reports
+        assert (report.reason, report.duration) == (Reason.HALF_CLOSED, 160)
+
+    run(main)

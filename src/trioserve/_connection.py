@@ -235,7 +235,8 @@ class Connection(trio.abc.HalfCloseableStream):
 
         Unless the client's EOF was received, it sends EOF and throws away what
         the client still sends, at most 64 KiB and ``Timeouts.linger`` seconds.
-        Cancelled, it closes at once by RST.
+        A task that is receiving or sending meanwhile gets
+        ``ClosedResourceError``. Cancelled, it closes at once by RST.
         """
         if trio.current_effective_deadline() == -math.inf:
             self._hang_up()
@@ -359,9 +360,11 @@ class Connection(trio.abc.HalfCloseableStream):
             return
         if not transport.can_send_eof:
             return
-        await transport.send_eof()
-        with trio.move_on_after(self._timeouts.linger):
-            await transport.discard(_LINGER_BYTES)
+        # Another task that still uses it is told by the closing, as with Trio's.
+        with contextlib.suppress(trio.BusyResourceError):
+            await transport.send_eof()
+            with trio.move_on_after(self._timeouts.linger):
+                await transport.discard(_LINGER_BYTES)
 
     def _arrived(self) -> None:
         """Something arrived, bytes or EOF: it is not idle any more."""
@@ -395,16 +398,23 @@ class Connection(trio.abc.HalfCloseableStream):
         if transport.receiving_since < math.inf:
             since = max(transport.receiving_since, transport.moved_at)
             if transport.sent_eof:
+                since = max(since, transport.sent_eof_at)
                 due = min(due, (since + timeouts.half_closed, Reason.HALF_CLOSED))
             else:
                 due = min(due, (since + timeouts.idle, Reason.IDLE))
-            if not transport.received:
+            if self._awaits_first_byte():
                 first_byte = self._accepted_at + timeouts.first_byte
                 due = min(due, (first_byte, Reason.FIRST_BYTE))
         if transport.sending_since < math.inf:
             stalled = transport.sending_since + timeouts.write_stall
             due = min(due, (stalled, Reason.WRITE_STALL))
         return due
+
+    def _awaits_first_byte(self) -> bool:
+        """Whether the client has not said a thing, as far as can be known."""
+        if self._timeouts.first_byte == math.inf or self._transport.received:
+            return False
+        return not self._transport.readable()
 
     def _watch(self) -> None:
         self._timers.watch(self, self._due()[0])

@@ -119,9 +119,11 @@ class ConnectionReport:
     """The record of one connection, made once, when its last socket is closed.
 
     Durations are seconds since accept, on Trio's clock; ``None`` means that
-    the phase was never reached. The byte ledger balances: with a target,
+    the phase was never reached. When all that a handler does is to relay, as
+    :func:`proxy` does, the ledger of bytes balances:
     ``bytes_received == upstream_bytes_sent + bytes_discarded`` and
-    ``upstream_bytes_received == bytes_sent + upstream_bytes_discarded``.
+    ``upstream_bytes_received == bytes_sent + upstream_bytes_discarded``. What a
+    handler itself reads or writes on either side comes on top.
 
     Attributes:
       id: counts the connections of one server, from 1, in the order of accept.

@@ -48,7 +48,7 @@ class Transport(abc.ABC):
       received, sent: bytes taken from and given to the peer, so far.
       discarded: of those received, thrown away by :meth:`discard`.
       eof: whether the peer's EOF was received.
-      sent_eof: whether EOF was sent.
+      sent_eof, sent_eof_at: whether EOF was sent, and when.
       error: the first error of the peer's making, or None.
       closed: whether nothing more can be done with it.
       unacknowledged: bytes that the peer had not acknowledged when the
@@ -69,6 +69,7 @@ class Transport(abc.ABC):
         self.discarded: int = 0
         self.eof = False
         self.sent_eof = False
+        self.sent_eof_at = -math.inf
         self.error: BaseException | None = None
         self.closed = False
         self.unacknowledged: int | None = None
@@ -188,6 +189,10 @@ class Transport(abc.ABC):
         else:
             self.eof = True
         return data
+
+    def _has_sent_eof(self) -> None:
+        self.sent_eof = True
+        self.sent_eof_at = trio.current_time()
 
     def _broken(self, error: BaseException) -> trio.BrokenResourceError:
         """Remember the first error of the peer's making."""
@@ -310,7 +315,7 @@ class SocketTransport(Transport):
             raise trio.BusyResourceError("another task is sending")
         await trio.lowlevel.checkpoint_if_cancelled()
         if not self.sent_eof:
-            self.sent_eof = True
+            self._has_sent_eof()
             try:
                 self.sock.shutdown(socket.SHUT_WR)
             except OSError as error:
@@ -453,7 +458,7 @@ class StreamTransport(Transport):
             await self.stream.send_eof()
         except trio.BrokenResourceError as error:
             self._broken(error.__cause__ or error)
-        self.sent_eof = True
+        self._has_sent_eof()
         if self.on_wait is not None:
             self.on_wait()
 
