@@ -19,8 +19,8 @@ _echo _proxy
 _serve _relay
 _gates
 _connection _dial
-_admission _transport _timers _listeners
-_address _options _report
+_admission _transport _timers _listeners _collector
+_address _options _report _errors _tasks
 """
 ROW = {
     name: -number

@@ -2,8 +2,8 @@
 
 The map, from the bottom up; a module imports only from rows below its own:
 
-    words       _address   _options   _report
-    mechanisms  _timers   _admission   _transport   _listeners
+    words       _errors   _address   _options   _report   _tasks
+    mechanisms  _timers   _admission   _transport   _listeners   _collector
                 _connection   _dial
                 _gates
     engines     _relay   _serve
@@ -13,6 +13,7 @@ The map, from the bottom up; a module imports only from rows below its own:
 """
 
 from ._address import Address
+from ._collector import log_reports
 from ._connection import Connection, current_connection
 from ._echo import echo
 from ._listeners import open_listeners
@@ -29,7 +30,7 @@ from ._report import (
     RelayResult,
     Statistics,
 )
-from ._serve import Server, log_reports, serve, serve_tcp
+from ._serve import Server, serve, serve_tcp
 
 __all__ = [
     "Address",

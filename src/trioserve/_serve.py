@@ -28,19 +28,20 @@ import trio
 
 from ._address import Address
 from ._admission import Slot, Slots
+from ._collector import Collector, Reports, log_reports
 from ._connection import Connection, _current
+from ._errors import PROGRAM_ENDS, only
 from ._gates import Gate, gate_for
 from ._listeners import open_listeners
 from ._options import Limits, Timeouts
 from ._report import (
-    ConnectionReport,
     DrainSummary,
     Outcome,
     Phase,
     Reason,
     Statistics,
-    describe,
 )
+from ._tasks import whereabouts
 from ._timers import Timers
 from ._transport import SocketTransport, Transport
 
@@ -50,15 +51,9 @@ Handler: TypeAlias = (
     Callable[[Connection], Awaitable[object]]
     | Callable[[trio.SocketStream], Awaitable[object]]
 )
-Collector: TypeAlias = Callable[
-    [trio.MemoryReceiveChannel[ConnectionReport]], Awaitable[object]
-]
-
 #: Refused clients that may be told something at the same time; each costs a
 #: task and a descriptor until it has read it.
 _MOST_TOLD: Final = 64
-
-_PROGRAM_ENDS: Final = (KeyboardInterrupt, SystemExit)
 
 
 class _TaskStatus(Protocol):
@@ -76,35 +71,6 @@ class _Spawns(Protocol):
         *args: Any,
         name: object = None,
     ) -> None: ...
-
-
-async def log_reports(reports: trio.MemoryReceiveChannel[ConnectionReport]) -> None:
-    """Log each report to the standard logger ``trioserve.reports``; the default.
-
-    What went well is logged at DEBUG, what the peer did at INFO, a handler's
-    exception at ERROR with its traceback, the rest at WARNING.
-    """
-    log = logging.getLogger("trioserve.reports")
-    levels = {
-        Outcome.OK: logging.DEBUG,
-        Outcome.PEER_ERROR: logging.INFO,
-        Outcome.HANDLER_ERROR: logging.ERROR,
-    }
-    async for report in reports:
-        log.log(
-            levels.get(report.outcome, logging.WARNING),
-            "conn-%d %s: %s%s; received %d, sent %d bytes in %.3f s",
-            report.id,
-            report.peer,
-            report.reason.sentence,
-            f" ({report.error})" if report.error else "",
-            report.bytes_received,
-            report.bytes_sent,
-            report.duration,
-            exc_info=report.exception
-            if report.outcome is Outcome.HANDLER_ERROR
-            else None,
-        )
 
 
 class Server(Sequence[Gate]):
@@ -142,15 +108,8 @@ class Server(Sequence[Gate]):
         self._told = 0
         self._bytes = [0, 0, 0]
         self._closed_one = trio.Event()
-        # Reports.
-        self._send_report, self._reports = trio.open_memory_channel[ConnectionReport](
-            report_buffer
-        )
         self._closed = 0
-        self._sent = 0
-        self._unsent = 0
-        self._collecting = trio.CancelScope(shield=True)
-        self._collected = trio.Event()
+        self._reports = Reports(report_buffer)
         # Stopping.
         self._accepting = trio.CancelScope()
         self._accept_over = False
@@ -223,7 +182,6 @@ class Server(Sequence[Gate]):
 
     def statistics(self) -> Statistics:
         """The counters now."""
-        buffered = self._reports.statistics().current_buffer_used
         received, sent, discarded = self._bytes
         for connection in self._open.values():
             received += connection.bytes_received
@@ -234,9 +192,9 @@ class Server(Sequence[Gate]):
             open=len(self._open),
             closed=self._closed,
             refused=self._refused,
-            collected=self._sent - buffered,
-            buffered=buffered,
-            lost=self._unsent,
+            collected=self._reports.collected,
+            buffered=self._reports.buffered,
+            lost=self._reports.lost,
             bytes_received=received,
             bytes_sent=sent,
             bytes_discarded=discarded,
@@ -388,10 +346,10 @@ class Server(Sequence[Gate]):
             # A Cancelled that no scope above us asked for is a handler's
             # mistake, and would cancel the whole server without a word.
             cancelled = trio.current_effective_deadline() == -math.inf
-            passing: tuple[type[BaseException], ...] = _PROGRAM_ENDS
+            passing: tuple[type[BaseException], ...] = PROGRAM_ENDS
             if cancelled:
                 passing += (trio.Cancelled,)
-            if (rest := _only(exception, passing)) is not None:
+            if (rest := only(exception, passing)) is not None:
                 if rest is exception:
                     raise
                 raise rest from None  # noqa: ASYNC104 - without what is isolated
@@ -414,12 +372,7 @@ class Server(Sequence[Gate]):
         self._ends[report.outcome] += 1
         if connection._slot is not None:
             connection._slot.release()
-        try:
-            self._send_report.send_nowait(report)
-        except (trio.WouldBlock, trio.BrokenResourceError):
-            self._unsent += 1
-        else:
-            self._sent += 1
+        self._reports.put(report)
         self._closed_one.set()
         self._closed_one = trio.Event()
         self._finish_if_over()
@@ -440,7 +393,9 @@ class Server(Sequence[Gate]):
         try:
             async with trio.open_nursery() as helpers:
                 where = handler_nursery or helpers
-                where.start_soon(self._collect, collector, name="trioserve collector")
+                where.start_soon(
+                    self._reports.collect, collector, name="trioserve collector"
+                )
                 where.start_soon(self._time, name="trioserve timers")
                 async with trio.open_nursery() as connections:
                     self._nursery = handler_nursery or connections
@@ -451,7 +406,7 @@ class Server(Sequence[Gate]):
                     except BaseException:
                         self._cancelled(cut=handler_nursery is None)
                         raise
-                    await self._collected.wait()
+                    await self._reports.over.wait()
                     self._sum_up()
         finally:
             for gate in self._gates:
@@ -489,9 +444,9 @@ class Server(Sequence[Gate]):
         with trio.move_on_after(self.timeouts.cleanup):
             await self._all_closed.wait()
         stuck = self.connections
-        self._stuck = tuple(_whereabouts(connection) for connection in stuck)
+        self._stuck = tuple(_stands_at(connection) for connection in stuck)
         for connection in stuck:
-            logger.error("still running after cleanup: %s", _whereabouts(connection))
+            logger.error("still running after cleanup: %s", _stands_at(connection))
             self._settle(connection)
 
     def _cancelled(self, *, cut: bool) -> None:
@@ -511,8 +466,7 @@ class Server(Sequence[Gate]):
         if self._accept_over and not self._open:
             self._all_closed.set()
             self._timing.cancel(reason="the server is over")
-            self._send_report.close()
-            self._collecting.deadline = trio.current_time() + self.timeouts.cleanup
+            self._reports.end(self.timeouts.cleanup)
 
     def _sum_up(self) -> None:
         if self._summary is not None:
@@ -530,7 +484,7 @@ class Server(Sequence[Gate]):
             refused=refused,
             cut=cut,
             stuck=self._stuck,
-            reports_lost=self._unsent,
+            reports_lost=self._reports.lost,
         )
         self._over.set()
 
@@ -544,37 +498,7 @@ class Server(Sequence[Gate]):
             if not self._timing.cancel_called:
                 # The nursery we were lent is cancelled. It shall not wait for
                 # reports of connections that nobody will start.
-                cleanup = self.timeouts.cleanup
-                self._collecting.deadline = trio.current_time() + cleanup
-
-    async def _collect(self, collector: Collector) -> None:
-        # The collector gets a clone: closing the last receiver of a channel
-        # would throw away what is buffered before it can be counted as lost.
-        why = "returned"
-        error: BaseException | None = None
-        try:
-            with self._collecting:
-                async with self._reports.clone() as reports:
-                    await collector(reports)
-            if self._collecting.cancelled_caught:
-                why = f"did not end within {self.timeouts.cleanup} s"
-        except BaseException as exception:  # noqa: ASYNC103 - isolation, too
-            if _only(exception, _PROGRAM_ENDS) is not None:
-                raise
-            why, error = f"raised {describe(exception)}", exception
-        finally:
-            lost = self._reports.statistics().current_buffer_used
-            self._reports.close()
-            self._sent -= lost
-            self._unsent += lost
-            self._collected.set()
-        if lost or not self._all_closed.is_set():
-            logger.error(
-                "the collector %s; reports are lost from now on, %d already",
-                why,
-                lost,
-                exc_info=error,
-            )
+                self._reports.give_up_in(self.timeouts.cleanup)
 
 
 class _Starter:
@@ -593,35 +517,10 @@ async def _unused(_stream: object) -> None:
     raise AssertionError("_Starter starts something else")  # pragma: no cover
 
 
-def _only(
-    error: BaseException, kinds: tuple[type[BaseException], ...]
-) -> BaseException | None:
-    """The part of ``error`` that is of these kinds."""
-    if isinstance(error, BaseExceptionGroup):
-        return error.subgroup(kinds)
-    return error if isinstance(error, kinds) else None
-
-
-def _whereabouts(connection: Connection) -> str:
+def _stands_at(connection: Connection) -> str:
     """Which connection, and the lines on which its tasks stand."""
-    lines: list[str] = []
-    tasks = [connection._task] if connection._task is not None else []
-    while tasks:
-        task = tasks.pop()
-        children = [t for nursery in task.child_nurseries for t in nursery.child_tasks]
-        if children:
-            tasks += children
-            continue
-        frames = list(task.iter_await_frames())
-        own = [f for f in frames if not f[0].f_code.co_filename.startswith(_TRIO)]
-        for frame, line in (own or frames)[-1:]:
-            code = frame.f_code
-            lines.append(f"{code.co_qualname} at {code.co_filename}:{line}")
-    where = "; ".join(lines) or "a task that is ending"
+    where = "; ".join(whereabouts(connection._task)) or "nothing that runs"
     return f"conn-{connection.id} {connection.peer} in {where}"
-
-
-_TRIO: Final = trio.__file__.rpartition("/")[0] + "/"
 
 
 async def serve(

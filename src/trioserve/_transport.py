@@ -135,9 +135,10 @@ class Transport(abc.ABC):
         """Bytes sent that the peer has not acknowledged; None if unknown."""
 
     async def discard(self, max_bytes: int) -> None:
-        """Receive and throw away until EOF, an error or ``max_bytes``."""
+        """Receive and throw away until EOF, an error, closing or ``max_bytes``."""
         budget = max_bytes
-        with contextlib.suppress(trio.BrokenResourceError):
+        over = trio.BrokenResourceError, trio.ClosedResourceError
+        with contextlib.suppress(*over):
             while budget > 0:
                 data = await self.receive(min(budget, CHUNK))
                 if not data:
