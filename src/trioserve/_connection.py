@@ -123,7 +123,7 @@ class Connection(trio.abc.HalfCloseableStream):
         self._error: str | None = None
         self._drained = False
         self._says_goodbye = False
-        self._eof_first: bool | None = None
+        self._eof_first = False
         self._relay_ended: RelayResult | None = None
         self._result: object = None
         self._notes: dict[str, object] = {}
@@ -313,8 +313,7 @@ class Connection(trio.abc.HalfCloseableStream):
         if self._reason is None:
             self._reason = reason
             self._side = side
-        if self._exception is None:
-            self._exception = exception
+        self._exception = self._exception or exception
 
     def _stop(self, reason: Reason, *, goodbye: bool = False) -> None:
         """End it from outside, by RST or, with ``goodbye``, by FIN.
@@ -352,8 +351,7 @@ class Connection(trio.abc.HalfCloseableStream):
 
     async def _linger(self) -> None:
         transport = self._transport
-        if self._eof_first is None:
-            self._eof_first = transport.eof
+        self._eof_first = transport.eof
         await trio.lowlevel.checkpoint_if_cancelled()
         if transport.eof or transport.error is not None:
             await trio.lowlevel.cancel_shielded_checkpoint()
