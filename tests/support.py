@@ -81,12 +81,16 @@ class Running:
         async for report in reports:
             self.reports.append(report)
 
-    async def connect(self, index: int = 0) -> trio.SocketStream:
-        """A client, closed at the end of the test if not before."""
+    async def connect(
+        self, index: int = 0, source: str | None = None
+    ) -> trio.SocketStream:
+        """A client from ``source``, closed at the end of the test if not before."""
         listener = self.server[index].socket
         assert listener is not None
         sock = trio.socket.socket(listener.family)
         try:
+            if source is not None:
+                await sock.bind((source, 0))
             await sock.connect(listener.getsockname())
         except BaseException:
             sock.close()

@@ -2,44 +2,78 @@
 
 from __future__ import annotations
 
+import os
 import re
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trioserve import Address
+from trioserve import Address, TcpAddress, UnixAddress, parse_address
 from trioserve._address import is_ipv6, is_numeric, sockaddr_text
 
 _NAMES = st.from_regex(r"[a-z0-9]([a-z0-9.-]{0,20}[a-z0-9])?", fullmatch=True)
-_ADDRESSES = st.builds(
-    Address,
+_TCP = st.builds(
+    TcpAddress,
     _NAMES | st.ip_addresses().map(str) | st.sampled_from(["", "fe80::1%eth0"]),
     st.integers(0, 65535),
 )
 
-
-@given(_ADDRESSES, st.sampled_from(["", "tcp://", "TCP://"]), st.sampled_from("  \t"))
-def test_what_is_written_is_read_back(address: Address, scheme: str, pad: str) -> None:
-    """With or without the scheme, and whatever stands around it."""
-    assert Address.parse(f"{pad}{scheme}{address}{pad}") == address
+_PATHS = st.from_regex(r"/?[\w.%=&#@-]([\w ./:%=&@-]{0,40}\w)?", fullmatch=True).filter(
+    lambda path: path != "@" and len(os.fsencode(path)) <= 107
+)
 
 
-@given(st.text(max_size=20) | st.from_regex(r"\[?[\w:.%]*\]?:?\d*", fullmatch=True))
+@st.composite
+def _unix(draw: st.DrawFn) -> UnixAddress:
+    path = draw(_PATHS)
+    mode = draw(st.none() | st.integers(0, 0o777)) if path[0] != "@" else None
+    return UnixAddress(path, mode)
+
+
+@given(_TCP | _unix(), st.sampled_from(["", " ", "\t", "\n"]))
+def test_what_is_written_is_read_back(address: Address, pad: str) -> None:
+    """Of every kind, and whatever stands around it."""
+    assert parse_address(f"{pad}{address}{pad}") == address
+
+
+@given(_TCP, st.sampled_from(["tcp://", "TCP://"]))
+def test_a_scheme_may_stand_before_a_host(address: Address, scheme: str) -> None:
+    """Which changes nothing."""
+    assert parse_address(f"{scheme}{address}") == address
+
+
+@given(_unix(), st.sampled_from(["unix://", "UNIX://"]))
+def test_a_scheme_may_stand_before_a_path(address: UnixAddress, scheme: str) -> None:
+    """If the path is absolute; what comes after // could be a host else."""
+    text = scheme + str(address).removeprefix("unix:")
+    if address.path.startswith("/"):
+        assert parse_address(text) == address
+    else:
+        with pytest.raises(ValueError, match="no absolute path after unix://"):
+            parse_address(text)
+
+
+@given(
+    st.text(max_size=20)
+    | st.from_regex(r"\[?[\w:.%]*\]?:?\d*", fullmatch=True)
+    | st.text(max_size=20).map("unix:{}".format)
+    | st.from_regex(r"unix:(//)?/?\w{0,3}(\?(mode=[0-9]{0,4})?)?", fullmatch=True)
+)
 def test_any_text_is_an_address_or_an_error_in_one_line(text: str) -> None:
     """And an address that was read can be written and read again."""
     try:
-        address = Address.parse(text)
+        address = parse_address(text)
     except ValueError as error:
         assert "\n" not in str(error)
     else:
-        assert Address.parse(str(address)) == address
+        assert parse_address(str(address)) == address
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "empty address; use HOST:PORT, [IPV6]:PORT or :PORT"),
+        ("", "empty address; use HOST:PORT, [IPV6]:PORT, :PORT or unix:PATH"),
         ("tcp://", "empty address"),
         ("udp://a:1", "unknown scheme 'udp' in 'udp://a:1'"),
         ("8080", "bare port; did you mean 127.0.0.1:8080"),
@@ -56,19 +90,45 @@ def test_any_text_is_an_address_or_an_error_in_one_line(text: str) -> None:
         ("a:\u0661", "is not a number"),
         ("a b:1", "host 'a b' has a ' ' in it"),
         ("user@host:1", "host 'user@host' has a '@' in it"),
+        ("/run/a.sock", "has no port; did you mean unix:/run/a.sock?"),
+        ("unix:", "a Unix socket needs a path: unix:PATH, or unix:@NAME"),
+        ("unix:@", "a Unix socket needs a path"),
+        ("unix://run/a", "no absolute path after unix://; did you mean unix:run/a?"),
+        ("unix://", "no absolute path after unix://; did you mean unix:PATH?"),
+        ("unix:a\nb", "may not have a '?', a control character"),
+        ("unix:" + 108 * "a", "is too long for a Unix socket: 108 bytes, of 107"),
+        ("unix:a?mode=888", "'mode=888' in 'unix:a?mode=888' is not an option"),
+        ("unix:a?mode=1777", "mode 1777 is out of range: 0 to 777"),
+        ("unix:a?user=me", "the only one is mode, in octal: ?mode=0660"),
+        ("unix:@a?mode=600", "an abstract socket has no mode: write unix:@a"),
     ],
 )
 def test_what_is_wrong_is_said(text: str, message: str) -> None:
     """With what to write instead, where that can be guessed."""
     with pytest.raises(ValueError, match=re.escape(message)):
-        Address.parse(text)
+        parse_address(text)
 
 
 @pytest.mark.parametrize("port", [-1, 65536])
 def test_a_port_out_of_range(port: int) -> None:
     """Also when it isn't read from a text."""
     with pytest.raises(ValueError, match=f"port {port} is out of range: 0 to 65535"):
-        Address("localhost", port)
+        TcpAddress("localhost", port)
+
+
+@pytest.mark.parametrize(
+    ("text", "address", "sockaddr"),
+    [
+        ("unix:/run/a.sock", UnixAddress("/run/a.sock"), "/run/a.sock"),
+        ("unix:a b?mode=7", UnixAddress("a b", 0o007), "a b"),
+        ("unix:@name", UnixAddress("@name"), b"\0name"),
+    ],
+)
+def test_unix_sockets(text: str, address: UnixAddress, sockaddr: object) -> None:
+    """A path, or a name in the abstract namespace."""
+    assert parse_address(text) == address
+    assert address.sockaddr == sockaddr
+    assert address.is_abstract is isinstance(sockaddr, bytes)
 
 
 @pytest.mark.parametrize(

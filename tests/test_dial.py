@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import itertools
 import socket
 import struct
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,38 +17,43 @@ import trio.testing
 
 from support import open_fds, run
 from sweep import Begin, sweep
-from trioserve import Address
-from trioserve._dial import dial
+from trioserve import Address, Attempt, TcpAddress, UnixAddress
+from trioserve._dial import Dialing, Ends
+from trioserve._transport import SocketTransport
+
+
+async def dial(address: Address, seconds: float) -> SocketTransport:
+    return await Dialing([address], Ends()).dial(seconds)
 
 
 @contextlib.contextmanager
-def _listening(host: str = "127.0.0.1") -> Generator[Address]:
+def _listening(host: str = "127.0.0.1") -> Generator[TcpAddress]:
     """An address where the kernel accepts."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.create_server((host, 0), family=family) as listener:
-        yield Address(host, listener.getsockname()[1])
+        yield TcpAddress(host, listener.getsockname()[1])
 
 
 @contextlib.contextmanager
-def _refusing() -> Generator[Address]:
+def _refusing() -> Generator[TcpAddress]:
     """An address where nobody listens, and nobody will meanwhile."""
     with socket.socket() as bound:
         bound.bind(("127.0.0.1", 0))
-        yield Address("127.0.0.1", bound.getsockname()[1])
+        yield TcpAddress("127.0.0.1", bound.getsockname()[1])
 
 
 @contextlib.contextmanager
-def _black_hole() -> Generator[Address]:
+def _black_hole(host: str = "127.0.0.1", port: int = 0) -> Generator[TcpAddress]:
     """An address whose accept queue is full, so that the kernel does not answer."""
     with contextlib.ExitStack() as stack:
         listener = stack.enter_context(socket.socket())
-        listener.bind(("127.0.0.1", 0))
+        listener.bind((host, port))
         listener.listen(0)
         for _ in range(3):
             client = stack.enter_context(socket.socket())
             client.setblocking(False)
             client.connect_ex(listener.getsockname())
-        yield Address("127.0.0.1", listener.getsockname()[1])
+        yield TcpAddress(host, listener.getsockname()[1])
 
 
 class _Names(trio.abc.HostnameResolver):
@@ -98,7 +105,7 @@ async def test_nobody_listens() -> None:
 async def test_it_cannot_even_try() -> None:
     """The error of a connect that fails at once."""
     with pytest.raises(OSError, match="unreachable") as raised:
-        await dial(Address("127.255.255.255", 9), 5)
+        await dial(TcpAddress("127.255.255.255", 9), 5)
     assert raised.value.errno == errno.ENETUNREACH
 
 
@@ -120,7 +127,7 @@ def test_the_look_up_is_within_the_deadline() -> None:
             _Names(["127.0.0.1", "127.0.0.1"], seconds=3)
         )
         with _black_hole() as hole, pytest.raises(TimeoutError):
-            await dial(Address("target.test", hole.port), 5)
+            await dial(TcpAddress("target.test", hole.port), 5)
         assert trio.current_time() == 5
 
     run(main)
@@ -132,7 +139,7 @@ def test_a_name_that_does_not_answer() -> None:
     async def main() -> None:
         trio.socket.set_custom_hostname_resolver(_Names([], seconds=30))
         with pytest.raises(TimeoutError):
-            await dial(Address("target.test", 80), 5)
+            await dial(TcpAddress("target.test", 80), 5)
         assert trio.current_time() == 5
 
     run(main)
@@ -145,7 +152,7 @@ def test_a_name_that_does_not_exist() -> None:
         error = socket.gaierror(socket.EAI_NONAME, "Name or service not known")
         trio.socket.set_custom_hostname_resolver(_Names(error))
         with pytest.raises(socket.gaierror):
-            await dial(Address("target.test", 80), 5)
+            await dial(TcpAddress("target.test", 80), 5)
 
     run(main)
 
@@ -163,9 +170,171 @@ def test_the_next_address_is_tried() -> None:
     async def main() -> None:
         trio.socket.set_custom_hostname_resolver(_Names(["::1", "127.0.0.1"]))
         with _listening() as address:
-            transport = await dial(Address("localhost.test", address.port), 5)
+            transport = await dial(TcpAddress("localhost.test", address.port), 5)
             assert transport.sock.getpeername() == ("127.0.0.1", address.port)
             transport.close()
+
+    run(main)
+
+
+def test_addresses_of_a_name_race_with_a_head_start_each() -> None:
+    """RFC 8305: one that does not answer costs the next one a quarter of a second."""
+
+    async def main() -> None:
+        with _listening() as address, _black_hole("127.0.0.2", address.port) as hole:
+            trio.socket.set_custom_hostname_resolver(_Names([hole.host, address.host]))
+            target = TcpAddress("target.test", address.port)
+            dialing = Dialing([target], Ends())
+            transport = await dialing.dial(5)
+            assert transport.sock.getpeername() == (address.host, address.port)
+            transport.close()
+            assert trio.current_time() == 0.25
+            assert dialing.attempts == [
+                Attempt(address=str(address), seconds=0),
+                Attempt(
+                    address=str(hole),
+                    seconds=0.25,
+                    error="another address was faster",
+                ),
+            ]
+
+    run(main)
+
+
+def test_an_address_that_refuses_makes_way_at_once() -> None:
+    """RFC 8305: nobody waits for the head start of one that is out."""
+
+    async def main() -> None:
+        with _listening() as address:
+            trio.socket.set_custom_hostname_resolver(
+                _Names(["127.0.0.2", "127.0.0.3", address.host])
+            )
+            dialing = Dialing([TcpAddress("target.test", address.port)], Ends())
+            (await dialing.dial(5)).close()
+            assert trio.current_time() == 0
+            errors = [attempt.error for attempt in dialing.attempts]
+            assert [error is None for error in errors] == [False, False, True]
+
+    run(main)
+
+
+@pytest.mark.parametrize(
+    "kinds", list(itertools.product(("refuses", "drops", "answers"), repeat=3))
+)
+def test_targets_are_tried_in_their_order(kinds: tuple[str, ...]) -> None:
+    """Law 12: within one deadline, of which each has its share."""
+
+    async def main() -> None:
+        with contextlib.ExitStack() as stack:
+            make = {"refuses": _refusing, "drops": _black_hole, "answers": _listening}
+            targets = [stack.enter_context(make[kind]()) for kind in kinds]
+            dialing = Dialing(targets, Ends())
+            answers = "answers" in kinds
+            tried = kinds[: kinds.index("answers") + 1] if answers else kinds
+            if answers:
+                (await dialing.dial(6)).close()
+            else:
+                with pytest.raises(OSError, match="refused|no answer within") as caught:
+                    await dialing.dial(6)
+                late = kinds[-1] == "drops"
+                assert isinstance(caught.value, TimeoutError) is late
+            assert dialing.target == targets[len(tried) - 1]
+            assert [a.address for a in dialing.attempts] == [
+                str(target) for target in targets[: len(tried)]
+            ]
+            left = 6.0
+            for turn, (kind, attempt) in enumerate(
+                zip(tried, dialing.attempts, strict=True)
+            ):
+                share = left / (len(kinds) - turn) if kind == "drops" else 0
+                left -= share
+                assert attempt.seconds == share
+                assert (attempt.error is None) is (kind == "answers")
+                assert (attempt.error == "no answer") is (kind == "drops")
+
+    run(main)
+
+
+def test_a_name_that_cannot_be_looked_up_is_an_attempt() -> None:
+    """By its name; the next target is tried."""
+
+    async def main() -> None:
+        error = socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+        trio.socket.set_custom_hostname_resolver(_Names(error))
+        with _listening() as address:
+            dialing = Dialing([TcpAddress("target.test", 80), address], Ends())
+            (await dialing.dial(5)).close()
+        failed, connected = dialing.attempts
+        assert failed.address == "target.test:80"
+        assert failed.error == "gaierror: [Errno -2] Name or service not known"
+        assert connected.address == str(address)
+
+    run(main)
+
+
+def test_a_unix_socket_whose_queue_is_full_is_waited_for(tmp_path: Path) -> None:
+    """Law 12: for the time there is; there the system does not say when."""
+
+    async def main() -> None:
+        path = str(tmp_path / "socket")
+        with contextlib.ExitStack() as stack:
+            listener = stack.enter_context(socket.socket(socket.AF_UNIX))
+            listener.bind(path)
+            listener.listen(0)
+            first = stack.enter_context(socket.socket(socket.AF_UNIX))
+            first.connect(path)
+            with pytest.raises(TimeoutError):
+                await dial(UnixAddress(path), 3)
+            assert trio.current_time() == 3
+            async with trio.open_nursery() as nursery:
+
+                async def take_one_later() -> None:
+                    await trio.sleep(1)
+                    stack.enter_context(listener.accept()[0])
+
+                nursery.start_soon(take_one_later)
+                transport = await dial(UnixAddress(path), 3)
+            assert 4 <= trio.current_time() < 4.1
+            transport.close()
+
+    run(main)
+
+
+@pytest.mark.parametrize(
+    ("make", "error"),
+    [
+        (lambda path: None, FileNotFoundError),
+        (lambda path: _left_over(path), ConnectionRefusedError),
+    ],
+    ids=["no file", "left over"],
+)
+async def test_a_unix_socket_that_nobody_listens_on(
+    make: Callable[[str], None], error: type[OSError], tmp_path: Path
+) -> None:
+    """Said as the system says it."""
+    path = str(tmp_path / "socket")
+    make(path)
+    with pytest.raises(error):
+        await dial(UnixAddress(path), 5)
+
+
+def _left_over(path: str) -> None:
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.bind(path)
+
+
+def test_our_own_ends_are_known_as_long_as_they_are_open() -> None:
+    """And not when the system may give the port to somebody else."""
+
+    async def main() -> None:
+        with _listening() as address:
+            ends = Ends()
+            transport = await Dialing([address], ends).dial(5)
+            name = "{}:{}".format(*transport.sock.getsockname())
+            assert name in ends
+            assert str(address) not in ends
+            transport.close()
+            assert name not in ends
 
     run(main)
 
@@ -178,7 +347,7 @@ def test_the_last_error_is_the_one_that_is_told() -> None:
             _Names(["127.255.255.255", "127.0.0.1"])
         )
         with _refusing() as address, pytest.raises(ConnectionRefusedError):
-            await dial(Address("target.test", address.port), 5)
+            await dial(TcpAddress("target.test", address.port), 5)
 
     run(main)
 
@@ -186,7 +355,7 @@ def test_the_last_error_is_the_one_that_is_told() -> None:
 async def test_a_name_of_this_machine() -> None:
     """With the system's own resolver, in a thread."""
     with _listening() as address:
-        transport = await dial(Address("localhost", address.port), 5)
+        transport = await dial(TcpAddress("localhost", address.port), 5)
         assert transport.sock.getpeername() == ("127.0.0.1", address.port)
         transport.close()
 
@@ -240,7 +409,7 @@ async def test_a_target_that_resets_before_we_look_was_reached(
             return code
 
     with socket.create_server(("127.0.0.1", 0)) as listener, monkeypatch.context() as m:
-        address = Address("127.0.0.1", listener.getsockname()[1])
+        address = TcpAddress("127.0.0.1", listener.getsockname()[1])
         m.setattr(socket, "socket", Slow)
         transport = await dial(address, 5)
         assert await transport.receive() == b"hello"
@@ -263,7 +432,7 @@ def test_cancelled_at_any_step_it_leaves_no_socket() -> None:
         )
         with _listening() as address, trio.CancelScope() as scope:
             begin(scope.cancel)
-            transport = await dial(Address("target.test", address.port), 5)
+            transport = await dial(TcpAddress("target.test", address.port), 5)
             transport.close()
         assert open_fds() == before
 

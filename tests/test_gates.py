@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import errno
 import os
 import resource
 from collections.abc import Generator
+from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
 import trio
 import trio.testing
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from support import (
     is_reset,
@@ -20,6 +25,7 @@ from support import (
     receive_all,
     receive_exactly,
     reset,
+    run,
     serving,
 )
 from trioserve import (
@@ -52,6 +58,120 @@ async def test_a_bad_listener_leaves_the_good_ones_usable() -> None:
     assert open_fds() == before
     assert good.socket.getsockname()
     await good.aclose()
+
+
+# -- a limit for each peer
+
+
+@given(
+    steps=st.lists(
+        st.tuples(
+            st.sampled_from(["come", "go"]),
+            st.integers(1, 3),
+            st.sampled_from([None, 1, 2, 3]),
+        ),
+        max_size=30,
+    ),
+    refusal=st.sampled_from([b"", b"no\n", None]),
+    kind=st.sampled_from(["socket", "foreign"]),
+    schedule=st.random_module(),
+)
+@settings(deadline=None)
+def test_no_peer_has_more_than_its_share(
+    steps: list[tuple[str, int, int | None]],
+    refusal: bytes | None,
+    kind: str,
+    schedule: object,
+) -> None:
+    """Law 2: a peer is refused exactly if it has as many as one may; no other is."""
+
+    async def main() -> None:
+        listeners: list[Any] = list(await open_listeners("127.0.0.1:0"))
+        if kind == "foreign":
+            listeners = [_Foreign(listeners[0])]
+        limits = Limits(max_connections=50, refusal=refusal)
+        served: dict[str, list[trio.SocketStream]] = collections.defaultdict(list)
+        expected = 0
+        async with serving(echo, listeners=listeners, limits=limits) as running:
+            for what, number, most in steps:
+                host = f"127.0.0.{number}"
+                running.server.limits = replace(limits, max_per_peer=most)
+                if what == "go":
+                    if served[host]:
+                        await served[host].pop(0).aclose()
+                        await trio.testing.wait_all_tasks_blocked(0.001)
+                    continue
+                enough = most is not None and len(served[host]) >= most
+                expected += enough
+                try:
+                    client = await running.connect(source=host)
+                except ConnectionResetError:
+                    # It was reset before it knew that it was connected.
+                    assert enough
+                    assert refusal is None
+                    continue
+                if enough and refusal is None:
+                    assert await is_reset(client)
+                elif enough:
+                    assert await receive_all(client) == refusal
+                else:
+                    await client.send_all(b"?")
+                    assert await receive_exactly(client, 1) == b"?"
+                    served[host].append(client)
+                open_now = {c.peer.split(":")[0] for c in running.server.connections}
+                assert {h for h in served if served[h]} <= open_now
+        refused = [r for r in running.reports if r.outcome is Outcome.REFUSED]
+        assert {report.reason for report in refused} <= {Reason.PEER_LIMIT}
+        assert len(refused) == expected
+        assert all(report.bound is not None for report in refused)
+        assert running.server._of_peer == {}
+
+    run(main)
+
+
+async def test_a_peer_with_enough_takes_no_slot_from_others(
+    autojump_clock: object,
+) -> None:
+    """Law 2: who comes in vain, again and again, is not who is served next."""
+    limits = Limits(max_connections=2, max_per_peer=1)
+    async with serving(echo, limits=limits) as running:
+        first = await running.connect(source="127.0.0.2")
+        await first.send_all(b"?")
+        assert await receive_exactly(first, 1) == b"?"
+        for _ in range(150):
+            await running.connect(source="127.0.0.2")
+        other = await running.connect(source="127.0.0.3")
+        await other.send_all(b"?")
+        assert await receive_exactly(other, 1) == b"?"
+    reasons = collections.Counter(report.reason for report in running.reports)
+    assert reasons[Reason.PEER_LIMIT] == 150
+
+
+async def test_peers_without_an_ip_address_are_not_counted(
+    tmp_path: Path, autojump_clock: object
+) -> None:
+    """They can't be told apart."""
+    limits = Limits(max_per_peer=1)
+    address = f"unix:{tmp_path}/socket"
+    async with serving(echo, addresses=(address,), limits=limits) as running:
+        for _ in range(3):
+            client = await running.connect()
+            await client.send_all(b"?")
+            assert await receive_exactly(client, 1) == b"?"
+
+
+class _Foreign(trio.abc.Listener[trio.SocketStream]):
+    """A listener that is none of Trio's; its streams are sockets."""
+
+    def __init__(self, listener: trio.SocketListener) -> None:
+        self.socket = listener.socket
+        self._listener = listener
+
+    async def accept(self) -> trio.SocketStream:
+        return await self._listener.accept()
+
+    async def aclose(self) -> None:
+        await self._listener.aclose()
 
 
 # -- accept errors

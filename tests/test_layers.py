@@ -19,7 +19,7 @@ _echo _proxy
 _serve _relay
 _gates
 _connection _dial
-_admission _transport _timers _listeners _collector
+_admission _transport _timers _listeners _collector _names
 _address _options _report _errors _tasks
 """
 ROW = {

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import os
 import socket
+import stat
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,21 +17,20 @@ import trio
 from support import (
     open_fds,
 )
-from trioserve import (
-    Address,
-    open_listeners,
-)
+from trioserve import TcpAddress, open_listeners
 
 # -- binding
 
 
-async def _close(listeners: list[trio.SocketListener]) -> None:
+async def _close(listeners: Sequence[trio.abc.AsyncResource]) -> None:
     for listener in listeners:
         await listener.aclose()
 
 
 async def test_each_address_gets_its_listener() -> None:
-    listeners = await open_listeners("127.0.0.1:0", Address("127.0.0.1", 0), backlog=7)
+    listeners = await open_listeners(
+        "127.0.0.1:0", TcpAddress("127.0.0.1", 0), backlog=7
+    )
     names = {listener.socket.getsockname() for listener in listeners}
     assert len(names) == 2
     await _close(listeners)
@@ -111,6 +115,109 @@ async def test_unknown_names_and_foreign_addresses_are_named() -> None:
     with pytest.raises(OSError, match=r"192\.0\.2\.1:80") as caught:
         await open_listeners("192.0.2.1:80")
     assert caught.value.errno == errno.EADDRNOTAVAIL
+
+
+# -- Unix sockets
+
+
+async def test_a_unix_socket_has_a_file_while_it_is_listened_on(tmp_path: Path) -> None:
+    """Law 13: with the mode that was asked for, and removed at the end."""
+    path = tmp_path / "socket"
+    (listener,) = await open_listeners(f"unix:{path}?mode=0620")
+    assert stat.S_IMODE(path.stat().st_mode) == 0o620
+    client = await trio.open_unix_socket(path)
+    accepted = await listener.accept()
+    await client.send_all(b"hello")
+    assert await accepted.receive_some() == b"hello"
+    for stream in (client, accepted, listener, listener):
+        await stream.aclose()
+    assert not path.exists()
+
+
+async def test_a_file_that_is_somebody_elses_by_now_is_left_alone(
+    tmp_path: Path,
+) -> None:
+    """Law 1: another server may have taken the place."""
+    path = tmp_path / "socket"
+    (first,) = await open_listeners(f"unix:{path}")
+    path.unlink()
+    (second,) = await open_listeners(f"unix:{path}")
+    await first.aclose()
+    assert path.is_socket()
+    path.unlink()
+    await second.aclose()
+
+
+@pytest.mark.parametrize("mode", ["", "?mode=0600"])
+async def test_a_file_that_was_left_over_is_replaced(mode: str, tmp_path: Path) -> None:
+    """After a crash nobody has to remove it by hand."""
+    path = tmp_path / "socket"
+    with socket.socket(socket.AF_UNIX) as crashed:
+        crashed.bind(str(path))
+        crashed.listen()
+    (listener,) = await open_listeners(f"unix:{path}{mode}")
+    await (await trio.open_unix_socket(path)).aclose()
+    await listener.aclose()
+
+
+@pytest.mark.parametrize("kind", ["listening", "datagram", "file", "folder"])
+async def test_what_is_in_use_or_no_socket_is_left_alone(
+    kind: str, tmp_path: Path
+) -> None:
+    """Law 1: and the error names the address."""
+    path = tmp_path / "socket"
+    with contextlib.ExitStack() as stack:
+        match kind:
+            case "file":
+                path.write_text("precious")
+            case "folder":
+                path.mkdir()
+            case _:
+                datagram = kind == "datagram"
+                type = socket.SOCK_DGRAM if datagram else socket.SOCK_STREAM
+                other = stack.enter_context(socket.socket(socket.AF_UNIX, type))
+                other.bind(str(path))
+                if not datagram:
+                    other.listen()
+        before, fds = path.lstat(), open_fds()
+        with pytest.raises(OSError, match="in use") as caught:
+            await open_listeners("127.0.0.1:0", f"unix:{path}")
+        assert caught.value.filename == f"unix:{path}"
+        assert os.path.samestat(before, path.lstat())
+        assert open_fds() == fds
+
+
+async def test_what_cannot_be_bound_leaves_no_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Law 13: all addresses or none; also if only the mode can't be set."""
+    with pytest.raises(FileNotFoundError):
+        await open_listeners(f"unix:{tmp_path}/no/socket")
+    with pytest.raises(ValueError, match="bare port"):
+        await open_listeners(f"unix:{tmp_path}/socket", "8080")
+    with pytest.raises(OSError, match=r"192\.0\.2\.1"):
+        await open_listeners(f"unix:{tmp_path}/socket", "192.0.2.1:0")
+
+    def chmod(*_: object) -> None:
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(Path, "chmod", chmod)
+    with pytest.raises(PermissionError):
+        await open_listeners(f"unix:{tmp_path}/socket?mode=0600")
+    assert list(tmp_path.iterdir()) == []
+
+
+async def test_an_abstract_name_needs_no_file() -> None:
+    """It is in use while it is listened on, and free at once afterwards."""
+    name = f"unix:@trioserve-test-{os.getpid()}"
+    for _ in range(2):
+        (listener,) = await open_listeners(name)
+        with pytest.raises(OSError, match="in use"):
+            await open_listeners(name)
+        sockaddr = listener.socket.getsockname()
+        with socket.socket(socket.AF_UNIX) as client:
+            client.connect(sockaddr)
+        await listener.aclose()
 
 
 async def test_bad_addresses_raise_before_anything_is_bound() -> None:

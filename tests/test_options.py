@@ -62,6 +62,8 @@ def test_options_are_given_by_name_and_frozen() -> None:
         ({"max_connections": True}, TypeError, "max_connections must be an int"),
         ({"max_connections": 1.0}, TypeError, "max_connections must be an int"),
         ({"max_connections": -1}, ValueError, "max_connections must be 0 or more"),
+        ({"max_per_peer": "2"}, TypeError, "max_per_peer must be an int"),
+        ({"max_per_peer": 0}, ValueError, "max_per_peer must be 1 or more"),
         ({"when_full": "panic"}, ValueError, "when_full must be 'backlog' or"),
         ({"refusal": "busy"}, TypeError, "refusal must be bytes or None"),
         ({"refusal": bytes(4097)}, ValueError, "refusal must be 4096 bytes or fewer"),

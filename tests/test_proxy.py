@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
+import socket
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -24,7 +27,19 @@ from support import (
 )
 from sweep import Begin, sweep
 from test_dial import _black_hole, _refusing
-from trioserve import Address, Connection, Phase, Reason, Timeouts, echo, proxy
+from trioserve import (
+    Address,
+    Attempt,
+    Connection,
+    Phase,
+    Reason,
+    TcpAddress,
+    Timeouts,
+    echo,
+    open_listeners,
+    parse_address,
+    proxy,
+)
 
 
 @pytest.mark.parametrize(
@@ -32,17 +47,20 @@ from trioserve import Address, Connection, Phase, Reason, Timeouts, echo, proxy
     [
         ("nowhere", "has no port"),
         (":80", "has no host; did you mean 127.0.0.1:80?"),
-        (Address("", 80), "has no host"),
+        (TcpAddress("", 80), "has no host"),
         ("127.0.0.1:0", "has port 0: it can't be dialed"),
+        ("unix:a?mode=600", "has a mode, which is for listening; did you mean unix:a?"),
     ],
 )
 def test_a_target_that_cannot_be_dialed(target: str | Address, message: str) -> None:
-    """Said before anybody connects."""
+    """Said before anybody connects; the first target or another one."""
     with pytest.raises(ValueError, match=re.escape(message)):
         proxy(target)
+    with pytest.raises(ValueError, match=re.escape(message)):
+        proxy("127.0.0.1:1", target)
 
 
-@pytest.mark.parametrize("parse", [str, Address.parse])
+@pytest.mark.parametrize("parse", [str, parse_address])
 async def test_the_report_tells_both_sides(
     parse: Any, autojump_clock: trio.testing.MockClock
 ) -> None:
@@ -143,6 +161,7 @@ async def test_a_target_that_refuses_resets_the_client(
     assert report.error is not None
     assert report.error.startswith("ConnectionRefusedError: ")
     assert report.connect is None
+    assert report.bound is None
 
 
 async def test_a_target_that_does_not_answer(
@@ -161,6 +180,7 @@ async def test_a_target_that_does_not_answer(
     (report,) = running.reports
     assert (report.reason, report.duration) == (Reason.CONNECT_TIMEOUT, 3)
     assert report.termination_state == "sC"
+    assert report.bound == 3
     assert report.bytes_received == 0
 
 
@@ -173,6 +193,131 @@ async def test_a_target_that_cannot_be_reached(
         assert await is_reset(client)
         await client.aclose()
     assert running.reports[0].reason is Reason.CONNECT_FAILED
+
+
+@pytest.mark.parametrize("sends", [b"", b"hello"])
+async def test_a_client_that_is_gone_while_the_target_is_dialed(
+    sends: bytes, autojump_clock: trio.testing.MockClock
+) -> None:
+    """Law 8: its reset ends the dialing, whether or not it had said something."""
+    with _black_hole() as target:
+        async with serving(proxy(target), timeouts=Timeouts(connect=60)) as running:
+            client = await running.connect()
+            await client.send_all(sends)
+            await trio.sleep(2)
+            (connection,) = running.server.connections
+            assert (connection.phase, connection.target) == ("connect", str(target))
+            assert connection.age == 2
+            reset(client)
+            await trio.testing.wait_all_tasks_blocked(0.01)
+            assert running.server.connections == ()
+            assert trio.current_time() == 2
+    (report,) = running.reports
+    assert (report.reason, report.phase) == (Reason.CLIENT_RESET, Phase.CONNECT)
+    assert report.termination_state == "CC"
+    assert [attempt.error for attempt in report.attempts] == ["no answer"]
+    assert report.bytes_received == 0
+    assert report.error is not None
+    assert report.error.startswith("ConnectionResetError: ")
+
+
+@pytest.mark.parametrize("sends", [b"", b"hello"])
+async def test_a_client_that_has_said_all_is_still_answered(
+    sends: bytes, tmp_path: Path, autojump_clock: trio.testing.MockClock
+) -> None:
+    """Law 7: EOF while the target is dialed ends its own direction only."""
+    path = str(tmp_path / "socket")
+    with contextlib.ExitStack() as stack:
+        listener = stack.enter_context(socket.socket(socket.AF_UNIX))
+        listener.bind(path)
+        listener.listen(0)
+        first = stack.enter_context(socket.socket(socket.AF_UNIX))
+        first.connect(path)
+        async with serving(proxy(f"unix:{path}")) as running:
+            client = await running.connect()
+            await client.send_all(sends)
+            await client.send_eof()
+            await trio.sleep(2)
+            stack.enter_context(listener.accept()[0])
+            await trio.sleep(0.1)
+            target = stack.enter_context(listener.accept()[0])
+            target.setblocking(False)
+            assert target.recv(100) == sends
+            target.sendall(b"answer")
+            target.close()
+            assert await receive_all(client) == b"answer"
+    (report,) = running.reports
+    assert report.reason is Reason.CLIENT_CLOSED
+    assert report.target == f"unix:{path}"
+    assert report.attempts == (Attempt(address=f"unix:{path}", seconds=report.connect),)
+
+
+async def test_the_target_that_answers_is_the_one_in_the_report(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """And each try before it, with how long it took."""
+    with _refusing() as first, _black_hole() as second:
+        async with (
+            serving(echo) as there,
+            serving(
+                proxy(first, second, there.address), timeouts=Timeouts(connect=4)
+            ) as running,
+        ):
+            client = await running.connect()
+            await client.send_all(b"hello")
+            assert await receive_exactly(client, 5) == b"hello"
+            await client.aclose()
+    (report,) = running.reports
+    assert report.target == there.address
+    assert report.connect == 2
+    fields = report.as_dict()["attempts"]
+    refused = "ConnectionRefusedError: [Errno 111] Connection refused"
+    assert fields == [
+        {"address": str(first), "seconds": 0, "error": refused},
+        {"address": str(second), "seconds": 2, "error": "no answer"},
+        {"address": there.address, "seconds": 0, "error": None},
+    ]
+
+
+@pytest.mark.parametrize("way", ["itself", "another listener", "a name"])
+async def test_a_target_that_leads_back_is_found_out(
+    way: str, autojump_clock: trio.testing.MockClock
+) -> None:
+    """Law 1: a loop costs two connections, and not all there are."""
+    listeners = await open_listeners("127.0.0.1:0", "127.0.0.1:0")
+    port = listeners[way == "another listener"].socket.getsockname()[1]
+    host = "localhost" if way == "a name" else "127.0.0.1"
+    handler = proxy(f"{host}:{port}")
+    async with serving(handler, listeners=listeners) as running:
+        client = await running.connect()
+        assert await is_reset(client)
+        await client.aclose()
+    first, second = sorted(running.reports, key=lambda report: report.id)
+    assert (second.reason, second.termination_state) == (Reason.LOOP, "PC")
+    assert second.target == f"{host}:{port}"
+    assert first.reason is Reason.SERVER_RESET
+
+
+async def test_from_a_unix_socket_to_another(
+    tmp_path: Path, autojump_clock: trio.testing.MockClock
+) -> None:
+    """Half-closes, bytes, and a target that closes; as with TCP."""
+    paths = [f"unix:{tmp_path}/{name}" for name in ("front", "back")]
+    async with (
+        serving(echo, addresses=(paths[1],)) as back,
+        serving(proxy(paths[1]), addresses=(paths[0],)) as front,
+    ):
+        client = await front.connect()
+        data = some_bytes(0, 300_000)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(client.send_all, data)
+            assert await receive_exactly(client, len(data)) == data
+        await client.send_eof()
+        assert await receive_all(client) == b""
+        assert (front.address, back.address) == tuple(paths)
+    (report,) = front.reports
+    assert (report.peer, report.target) == ("unix:", paths[1])
+    assert report.upstream_bytes_sent == len(data)
 
 
 async def test_a_target_that_resets(autojump_clock: trio.testing.MockClock) -> None:
@@ -234,6 +379,7 @@ async def test_the_servers_timeouts_are_those_of_the_relay(
                 await client.aclose()
             (report,) = running.reports
             assert (report.reason, report.duration) == (Reason.IDLE, seconds)
+            assert report.bound == seconds
 
 
 def test_stopped_at_any_step_nothing_is_left() -> None:

@@ -59,6 +59,7 @@ def _connection(transport: Transport) -> Connection:
         slot=None,
         id=1,
         peer="peer",
+        host=None,
         local="local",
         listener="listener",
         timeouts=Timeouts(),

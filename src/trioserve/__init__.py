@@ -3,7 +3,7 @@
 The map, from the bottom up; a module imports only from rows below its own:
 
     words       _errors   _address   _options   _report   _tasks
-    mechanisms  _timers   _admission   _transport   _listeners   _collector
+    mechanisms  _timers   _admission   _transport   _listeners   _collector   _names
                 _connection   _dial
                 _gates
     engines     _relay   _serve
@@ -12,15 +12,16 @@ The map, from the bottom up; a module imports only from rows below its own:
 ``app`` is the command and uses only the names below.
 """
 
-from ._address import Address
+from ._address import Address, TcpAddress, UnixAddress, parse_address
 from ._collector import log_reports
 from ._connection import Connection, current_connection
 from ._echo import echo
-from ._listeners import open_listeners
+from ._listeners import UnixListener, open_listeners
 from ._options import Limits, Timeouts
 from ._proxy import proxy
 from ._relay import relay
 from ._report import (
+    Attempt,
     ConnectionReport,
     DrainSummary,
     Flow,
@@ -34,6 +35,7 @@ from ._serve import Server, serve, serve_tcp
 
 __all__ = [
     "Address",
+    "Attempt",
     "Connection",
     "ConnectionReport",
     "DrainSummary",
@@ -45,11 +47,15 @@ __all__ = [
     "RelayResult",
     "Server",
     "Statistics",
+    "TcpAddress",
     "Timeouts",
+    "UnixAddress",
+    "UnixListener",
     "current_connection",
     "echo",
     "log_reports",
     "open_listeners",
+    "parse_address",
     "proxy",
     "relay",
     "serve",

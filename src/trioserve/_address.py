@@ -1,21 +1,26 @@
 """Addresses: one grammar for where to listen and where to dial.
 
-A value and its parser. Nothing is opened or looked up here, and nothing here
+Values and their parser. Nothing is opened or looked up here, and nothing here
 knows which side of a connection it is talking about.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import os
 import re
 import socket
+from typing import Final, TypeAlias
 
-_FORMS = "use HOST:PORT, [IPV6]:PORT or :PORT"
-_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
+_FORMS: Final = "use HOST:PORT, [IPV6]:PORT, :PORT or unix:PATH"
+_SCHEME: Final = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
+#: sockaddr_un has 108 bytes; the last of a path, the first of an abstract name
+#: is NUL. unix(7)
+_LONGEST_PATH: Final = 107
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Address:
+class TcpAddress:
     """A TCP address: a host (a name or a number) and a port.
 
     Args:
@@ -25,9 +30,9 @@ class Address:
 
     Raises:
       ValueError: if the port is out of range or the host can't be written
-        back in the grammar of :meth:`parse`.
+        back in the grammar of :func:`parse_address`.
 
-    ``str(address)`` is the text that :meth:`parse` reads.
+    ``str(address)`` is the text that :func:`parse_address` reads.
     """
 
     host: str
@@ -42,59 +47,152 @@ class Address:
                 f"host {self.host!r} has a {bad.group()!r} in it; {_FORMS}"
             )
 
-    @classmethod
-    def parse(cls, text: str) -> Address:
-        """Read an address.
-
-        The forms are ``HOST:PORT``, ``[IPV6]:PORT`` and ``:PORT`` (all
-        interfaces), each with or without ``tcp://`` before it.
-
-        Raises:
-          ValueError: with one line that says what is wrong and what to write
-            instead.
-        """
-        rest = text.strip()
-        if scheme := _SCHEME.match(rest):
-            if scheme[1].lower() != "tcp":
-                raise ValueError(
-                    f"unknown scheme {scheme[1]!r} in {text!r}; {_FORMS}"
-                    " (tcp:// may stand before it)"
-                )
-            rest = rest[scheme.end() :]
-        if not rest:
-            raise ValueError(f"empty address; {_FORMS}")
-        if re.fullmatch(r"\d+", rest, re.ASCII):
-            raise ValueError(
-                f"{text!r} is a bare port; did you mean 127.0.0.1:{rest}"
-                f" (this machine only) or :{rest} (all interfaces)?"
-            )
-        if rest.startswith("["):
-            host, bracket, tail = rest[1:].partition("]")
-            if not bracket:
-                raise ValueError(f"{text!r} has a '[' without a ']'; {_FORMS}")
-            if not is_ipv6(host):
-                raise ValueError(f"{host!r} in {text!r} is not an IPv6 address")
-            colon, port = tail[:1], tail[1:]
-        else:
-            host, colon, port = rest.rpartition(":")
-            if not colon:
-                raise ValueError(f"{text!r} has no port; did you mean {cls(rest, 80)}?")
-            if ":" in host:
-                raise ValueError(
-                    f"{text!r} is ambiguous: write an IPv6 address in brackets,"
-                    " like [::1]:80"
-                )
-        if colon != ":" or not port:
-            raise ValueError(f"{text!r} has no port; {_FORMS}")
-        if not re.fullmatch(r"\d+", port, re.ASCII):
-            raise ValueError(f"port {port!r} in {text!r} is not a number")
-        if len(port.lstrip("0")) > 5 or int(port) > 65535:
-            raise ValueError(f"port {port} in {text!r} is out of range: 0 to 65535")
-        return cls(host, int(port))
-
     def __str__(self) -> str:
         host = f"[{self.host}]" if ":" in self.host else self.host
         return f"{host}:{self.port}"
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class UnixAddress:
+    """A Unix socket: a path, or a name in Linux's abstract namespace.
+
+    Args:
+      path: of the socket's file; ``"@name"`` is the abstract name ``name``,
+        which has no file.
+      mode: for listening, the permissions of the file, such as ``0o660``; None
+        (default) leaves them to the process's umask.
+
+    Raises:
+      ValueError: if the path is empty, too long for the system (107 bytes) or
+        can't be written back in the grammar of :func:`parse_address`; if the
+        mode is none, or there is no file that could have it.
+
+    ``str(address)`` is the text that :func:`parse_address` reads.
+    """
+
+    path: str
+    mode: int | None = None
+
+    def __post_init__(self) -> None:
+        path = self.path
+        if path in ("", "@"):
+            raise ValueError("a Unix socket needs a path: unix:PATH, or unix:@NAME")
+        if path != path.strip() or path[:2] == "//" or re.search(r"[?\x00-\x1f]", path):
+            raise ValueError(
+                f"path {path!r} can't be that of a Unix socket: it may not have a"
+                " '?', a control character, or a space around it"
+            )
+        length = len(os.fsencode(path))
+        if length > _LONGEST_PATH:
+            raise ValueError(
+                f"path {path!r} is too long for a Unix socket: {length} bytes, of"
+                f" {_LONGEST_PATH} that the system has room for"
+            )
+        if self.mode is not None and not 0 <= self.mode <= 0o777:
+            raise ValueError(f"mode {self.mode:o} is out of range: 0 to 777")
+        if self.mode is not None and self.is_abstract:
+            raise ValueError(f"an abstract socket has no mode: write unix:{path}")
+
+    @property
+    def is_abstract(self) -> bool:
+        """Whether it is a name that has no file."""
+        return self.path[0] == "@"
+
+    @property
+    def sockaddr(self) -> str | bytes:
+        """What ``bind`` and ``connect`` take."""
+        if self.is_abstract:
+            return b"\0" + os.fsencode(self.path[1:])
+        return self.path
+
+    def __str__(self) -> str:
+        mode = "" if self.mode is None else f"?mode={self.mode:04o}"
+        return f"unix:{self.path}{mode}"
+
+
+Address: TypeAlias = TcpAddress | UnixAddress
+
+
+def parse_address(text: str) -> Address:
+    """Read an address.
+
+    The forms are ``HOST:PORT``, ``[IPV6]:PORT`` and ``:PORT`` (all interfaces),
+    each with or without ``tcp://`` before it; ``unix:PATH``,
+    ``unix:PATH?mode=0660`` and ``unix:@NAME`` (Linux's abstract namespace). A
+    path that begins with ``/`` may have ``unix://`` before it.
+
+    Raises:
+      ValueError: with one line that says what is wrong and what to write
+        instead.
+    """
+    rest = text.strip()
+    if rest[:5].lower() == "unix:":
+        return _parse_unix(rest[5:], text)
+    if scheme := _SCHEME.match(rest):
+        if scheme[1].lower() != "tcp":
+            raise ValueError(
+                f"unknown scheme {scheme[1]!r} in {text!r}; {_FORMS}"
+                " (tcp:// may stand before HOST)"
+            )
+        rest = rest[scheme.end() :]
+    return _parse_tcp(rest, text)
+
+
+def _parse_unix(path: str, text: str) -> UnixAddress:
+    if path[:2] == "//":
+        path = path[2:]
+        if path[:1] != "/":
+            raise ValueError(
+                f"{text!r} has no absolute path after unix://; did you mean"
+                f" unix:{path or 'PATH'}?"
+            )
+    path, question, option = path.partition("?")
+    if not question:
+        return UnixAddress(path)
+    mode = re.fullmatch(r"mode=([0-7]{1,4})", option, re.ASCII)
+    if not mode:
+        raise ValueError(
+            f"{option!r} in {text!r} is not an option of a Unix socket; the only one"
+            " is mode, in octal: ?mode=0660"
+        )
+    return UnixAddress(path, int(mode[1], 8))
+
+
+def _parse_tcp(rest: str, text: str) -> TcpAddress:
+    if not rest:
+        raise ValueError(f"empty address; {_FORMS}")
+    if re.fullmatch(r"\d+", rest, re.ASCII):
+        raise ValueError(
+            f"{text!r} is a bare port; did you mean 127.0.0.1:{rest}"
+            f" (this machine only) or :{rest} (all interfaces)?"
+        )
+    if rest.startswith("["):
+        host, bracket, tail = rest[1:].partition("]")
+        if not bracket:
+            raise ValueError(f"{text!r} has a '[' without a ']'; {_FORMS}")
+        if not is_ipv6(host):
+            raise ValueError(f"{host!r} in {text!r} is not an IPv6 address")
+        colon, port = tail[:1], tail[1:]
+    else:
+        host, colon, port = rest.rpartition(":")
+        if not colon:
+            if "/" in rest:
+                raise ValueError(f"{text!r} has no port; did you mean unix:{rest}?")
+            raise ValueError(
+                f"{text!r} has no port; did you mean {TcpAddress(rest, 80)}?"
+            )
+        if ":" in host:
+            raise ValueError(
+                f"{text!r} is ambiguous: write an IPv6 address in brackets,"
+                " like [::1]:80"
+            )
+    if colon != ":" or not port:
+        raise ValueError(f"{text!r} has no port; {_FORMS}")
+    if not re.fullmatch(r"\d+", port, re.ASCII):
+        raise ValueError(f"port {port!r} in {text!r} is not a number")
+    if len(port.lstrip("0")) > 5 or int(port) > 65535:
+        raise ValueError(f"port {port} in {text!r} is out of range: 0 to 65535")
+    return TcpAddress(host, int(port))
 
 
 def is_ipv6(host: str) -> bool:

@@ -22,7 +22,7 @@ import contextlib
 import contextvars
 import math
 import time
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Mapping, Sequence
 from types import TracebackType
 from typing import Final, Protocol
 
@@ -30,7 +30,15 @@ import trio
 
 from ._admission import Slot
 from ._options import Timeouts
-from ._report import ConnectionReport, Phase, Reason, RelayResult, Side, describe
+from ._report import (
+    Attempt,
+    ConnectionReport,
+    Phase,
+    Reason,
+    RelayResult,
+    Side,
+    describe,
+)
 from ._timers import Timers
 from ._transport import CHUNK, SocketTransport, Transport
 
@@ -70,6 +78,15 @@ class Relayed(Protocol):
         ...
 
 
+class Dials(Protocol):
+    """What connects to a target for a connection."""
+
+    @property
+    def target(self) -> object: ...
+    @property
+    def attempts(self) -> Sequence[Attempt]: ...
+
+
 class Connection(trio.abc.HalfCloseableStream):
     """One accepted peer: a Trio stream that knows its own story.
 
@@ -91,6 +108,7 @@ class Connection(trio.abc.HalfCloseableStream):
         slot: Slot | None,
         id: int,
         peer: str,
+        host: str | None,
         local: str,
         listener: str,
         timeouts: Timeouts,
@@ -110,7 +128,8 @@ class Connection(trio.abc.HalfCloseableStream):
         self._accepted_at = trio.current_time()
         self._queued: float | None = None
         self._connected: float | None = None
-        self._target: str | None = None
+        self._dialing: Dials | None = None
+        self._host = host
         self._phase = Phase.QUEUE
         self._scope = trio.CancelScope()
         self._idle_scope: trio.CancelScope | None = None
@@ -119,6 +138,7 @@ class Connection(trio.abc.HalfCloseableStream):
         self._upstream_discarded = 0
         self._reason: Reason | None = None
         self._side: Side | None = None
+        self._bound: float | None = None
         self._exception: BaseException | None = None
         self._error: str | None = None
         self._drained = False
@@ -134,6 +154,21 @@ class Connection(trio.abc.HalfCloseableStream):
         return f"<Connection {self.id} from {self.peer}: {self._phase}>"
 
     # -- what a handler uses
+
+    @property
+    def age(self) -> float:
+        """Seconds since it was accepted."""
+        return trio.current_time() - self._accepted_at
+
+    @property
+    def phase(self) -> Phase:
+        """Where in its life it is."""
+        return self._phase
+
+    @property
+    def target(self) -> str | None:
+        """Where :func:`proxy` relays it to, or dials now; None without one."""
+        return str(self._dialing.target) if self._dialing is not None else None
 
     @property
     def bytes_received(self) -> int:
@@ -307,22 +342,27 @@ class Connection(trio.abc.HalfCloseableStream):
         reason: Reason,
         *,
         side: Side | None = None,
+        bound: float | None = None,
         exception: BaseException | None = None,
     ) -> None:
         """Say why it ends. The first reason stays."""
         if self._reason is None:
             self._reason = reason
             self._side = side
+            self._bound = bound
         self._exception = self._exception or exception
 
-    def _stop(self, reason: Reason, *, goodbye: bool = False) -> None:
+    def _stop(
+        self, reason: Reason, *, bound: float | None = None, goodbye: bool = False
+    ) -> None:
         """End it from outside, by RST or, with ``goodbye``, by FIN.
 
         Concluded first, so that it can't end for another reason; then
         cancelled, so that handlers see a cancel; then closed, so that a
         shielded wait ends too.
         """
-        self._conclude(reason, side="client" if reason.outcome == "timeout" else None)
+        side: Side | None = "client" if reason.outcome == "timeout" else None
+        self._conclude(reason, side=side, bound=bound)
         self._says_goodbye = goodbye
         self._scope.cancel(reason=str(reason))
         self._hang_up()
@@ -421,7 +461,11 @@ class Connection(trio.abc.HalfCloseableStream):
         """A timer may have run out; called by the server's timers."""
         due, reason = self._due()
         if due <= now:
-            self._stop(reason, goodbye=reason in (Reason.IDLE, Reason.FIRST_BYTE))
+            self._stop(
+                reason,
+                bound=getattr(self._timeouts, reason),
+                goodbye=reason in (Reason.IDLE, Reason.FIRST_BYTE),
+            )
             return
         self._end_idle()
         self._timers.watch(self, due)
@@ -449,7 +493,7 @@ class Connection(trio.abc.HalfCloseableStream):
             self._conclude(Reason.DRAINED)
         elif self._relay_ended is not None and _is_broken(error):
             result = self._relay_ended
-            self._conclude(result.reason, side=result.side)
+            self._conclude(result.reason, side=result.side, bound=result.bound)
             self._error = result.error
         elif transport.error is not None and _is_broken(error):
             self._conclude(Reason.CLIENT_RESET, exception=transport.error)
@@ -462,7 +506,7 @@ class Connection(trio.abc.HalfCloseableStream):
         else:
             self._conclude(Reason.SERVER_CLOSED)
 
-    def _report(self) -> ConnectionReport:
+    def _report(self, open_at_close: int) -> ConnectionReport:
         """The record. Everything must be closed and concluded by now."""
         assert self._reason is not None
         transport = self._transport
@@ -475,7 +519,8 @@ class Connection(trio.abc.HalfCloseableStream):
             listener=self.listener,
             peer=self.peer,
             local=self.local,
-            target=self._target,
+            target=self.target,
+            attempts=tuple(self._dialing.attempts) if self._dialing else (),
             accepted_at=self._wall_clock,
             queued=self._queued,
             connect=self._connected,
@@ -492,9 +537,11 @@ class Connection(trio.abc.HalfCloseableStream):
             reason=self._reason,
             phase=self._phase,
             side=self._side,
+            bound=self._bound,
             error=describe(self._exception) if self._exception else self._error,
             exception=self._exception,
             draining=self.draining.is_set(),
+            open_at_close=open_at_close,
             result=self._result,
             notes=dict(self._notes),
         )

@@ -1,65 +1,186 @@
-"""Dialing: from an address to a connected transport, under one deadline.
+"""Dialing: from addresses to a connected transport, under one deadline.
 
+Targets are tried one after the other, the addresses of one name side by side.
 It knows names and addresses, and not who asks or what for.
 """
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import socket
-from typing import Any, Final
+from collections.abc import Generator, Sequence
+from typing import Final
+from weakref import WeakValueDictionary
 
 import trio
 
-from ._address import Address, is_numeric
+from ._address import Address, UnixAddress, sockaddr_text
+from ._names import Place, look_up
+from ._report import Attempt, describe
 from ._transport import SocketTransport
+
+#: Seconds that an address has before the next one of its name is tried too.
+#: RFC 8305, section 5, "Connection Attempt Delay".
+_HEAD_START: Final = 0.25
+
+#: Seconds between two looks at a Unix socket whose queue is full; there is no
+#: event for it. unix(7)
+_QUEUE_PAUSE: Final = 0.01
 
 #: Errors of a connection that was made, and reset before we could look: the
 #: second if it was closed before. A target that doesn't accept is ECONNREFUSED.
 _RESET_AFTER: Final = (errno.ECONNRESET, errno.EPIPE)
 
 
-async def dial(address: Address, seconds: float) -> SocketTransport:
-    """Connect to ``address``, trying each of a name's addresses in turn.
+class Dialing:
+    """Connects to the first target that answers, and keeps account of each try.
 
     Args:
-      seconds: for all of it, the look-up of the name included.
+      targets: at least one, in the order in which they are tried.
+      ends: where our own ends are noted.
 
-    Raises:
-      TimeoutError: it took longer.
-      OSError: no address could be connected to; the error of the last.
-
-    Cancelled, it leaves no socket behind; a look-up of a name goes on in its
-    thread, and its answer is thrown away.
+    Attributes:
+      target: the one that is being tried, or has answered.
+      attempts: each try that is over, in the order in which they ended.
     """
-    with trio.move_on_after(seconds):
+
+    def __init__(self, targets: Sequence[Address], ends: Ends) -> None:
+        self.target = targets[0]
+        self.attempts: list[Attempt] = []
+        self._targets = targets
+        self._ends = ends
+
+    async def dial(self, seconds: float) -> SocketTransport:
+        """Connect, within ``seconds`` for all of it, look-ups of names included.
+
+        A target has an equal share of the time that is left when its turn
+        comes, so that one that doesn't answer leaves some to the next.
+
+        Raises:
+          TimeoutError: the last target did not answer in time.
+          OSError: no target could be connected to; the error of the last.
+
+        Cancelled, it leaves no socket behind.
+        """
+        deadline = trio.current_time() + seconds
         failed: OSError | None = None
-        for family, kind, protocol, _, sockaddr in await _look_up(address):
-            try:
-                return await _connect(family, kind, protocol, sockaddr)
-            except OSError as error:
-                failed = error
+        for turn, target in enumerate(self._targets):
+            self.target = target
+            share = (deadline - trio.current_time()) / (len(self._targets) - turn)
+            failed = TimeoutError(errno.ETIMEDOUT, f"no answer within {share:.4g} s")
+            with trio.move_on_after(share):
+                try:
+                    return await self._reach(target)
+                except OSError as error:
+                    failed = error
         assert failed is not None
         raise failed
-    raise TimeoutError(errno.ETIMEDOUT, f"no answer within {seconds:g} s")
+
+    async def _reach(self, target: Address) -> SocketTransport:
+        if isinstance(target, UnixAddress):
+            place = Place(socket.AF_UNIX, socket.SOCK_STREAM, 0, target.sockaddr)
+            return await self._try(place)
+        with self._noting_failure(str(target)):
+            places = await look_up(target)
+        if len(places) == 1:
+            return await self._try(places[0])
+        return await self._race(places)
+
+    async def _race(self, places: Sequence[Place]) -> SocketTransport:
+        """Try one after the other, each with a head start; the first one wins."""
+        won: list[SocketTransport] = []
+        failed: list[OSError] = []
+
+        async def run(place: Place, gave_up: trio.Event) -> None:
+            try:
+                won.append(await self._try(place, won))
+            except OSError as error:
+                failed.append(error)
+                gave_up.set()
+            else:
+                nursery.cancel_scope.cancel(reason="another address was faster")
+
+        try:
+            async with trio.open_nursery() as nursery:
+                for place in places:
+                    gave_up = trio.Event()
+                    nursery.start_soon(run, place, gave_up)
+                    with trio.move_on_after(_HEAD_START):
+                        await gave_up.wait()
+        except BaseException:
+            for transport in won:
+                transport.close()
+            raise
+        # Two may have got through in the same step.
+        for transport in won[1:]:
+            transport.close()
+        if not won:
+            raise failed[-1]
+        return won[0]
+
+    async def _try(
+        self, place: Place, won: Sequence[SocketTransport] = ()
+    ) -> SocketTransport:
+        address, began = sockaddr_text(place.sockaddr), trio.current_time()
+        with self._noting_failure(address, won):
+            transport = await _connect(place, self._ends)
+        self._note(address, began, None)
+        return transport
+
+    @contextlib.contextmanager
+    def _noting_failure(
+        self, address: str, won: Sequence[SocketTransport] = ()
+    ) -> Generator[None]:
+        began = trio.current_time()
+        try:
+            yield
+        except trio.Cancelled:
+            error = "another address was faster" if won else "no answer"
+            self._note(address, began, error)
+            raise
+        except OSError as failed:
+            self._note(address, began, describe(failed))
+            raise
+
+    def _note(self, address: str, began: float, error: str | None) -> None:
+        seconds = trio.current_time() - began
+        self.attempts.append(Attempt(address=address, seconds=seconds, error=error))
 
 
-async def _look_up(address: Address) -> list[Any]:
-    # Numbers need no thread: they must not wait for other people's names.
-    flags = socket.AI_NUMERICHOST if is_numeric(address.host) else 0
-    return await trio.socket.getaddrinfo(
-        address.host, address.port, type=socket.SOCK_STREAM, flags=flags
-    )
+class Ends:
+    """Our own ends of what was dialed and is open.
+
+    A client with the address of one of them is ourselves: what was dialed leads
+    back here, whatever names and listeners are in between.
+    """
+
+    def __init__(self) -> None:
+        self._sockets: WeakValueDictionary[str, socket.socket] = WeakValueDictionary()
+
+    def __contains__(self, peer: str) -> bool:
+        # Of a socket that is closed, somebody else may have the port by now.
+        sock = self._sockets.get(peer)
+        return sock is not None and sock.fileno() >= 0
+
+    def add(self, sock: socket.socket) -> None:
+        """From now on, until ``sock`` is closed."""
+        self._sockets[sockaddr_text(sock.getsockname())] = sock
 
 
-async def _connect(
-    family: int, kind: int, protocol: int, sockaddr: Any
-) -> SocketTransport:
-    sock = socket.socket(family, kind, protocol)
+async def _connect(place: Place, ends: Ends) -> SocketTransport:
+    sock = socket.socket(place.family, place.kind, place.protocol)
     try:
         sock.setblocking(False)
-        code = sock.connect_ex(sockaddr)
+        code = sock.connect_ex(place.sockaddr)
+        if place.family == socket.AF_UNIX:
+            while code == errno.EAGAIN:
+                await trio.sleep(_QUEUE_PAUSE)
+                code = sock.connect_ex(place.sockaddr)
+        else:
+            # Before anybody else runs: the accept loop may be next.
+            ends.add(sock)
         if code == errno.EINPROGRESS:
             await trio.lowlevel.wait_writable(sock)
             code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)

@@ -21,6 +21,7 @@ import trio
 from ._address import sockaddr_text
 from ._admission import Slot, Slots
 from ._connection import Connection
+from ._listeners import Listener
 from ._options import Limits, Timeouts
 from ._report import Reason
 from ._transport import SocketTransport, StreamTransport, Transport
@@ -68,8 +69,19 @@ class Door(Protocol):
     @property
     def limits(self) -> Limits: ...
 
+    def _has_enough(self, host: str | None) -> bool:
+        """Whether a peer with this IP address has as many as one may."""
+        ...
+
     def _admit(
-        self, transport: Transport, gate: Gate, peer: str, local: str, slot: Slot | None
+        self,
+        transport: Transport,
+        gate: Gate,
+        *,
+        peer: str,
+        host: str | None,
+        local: str,
+        slot: Slot | None,
     ) -> Connection:
         """A connection was accepted: count it."""
         ...
@@ -171,7 +183,7 @@ class SocketGate(Gate):
     other; whoever is not let in waits in the kernel's queue, not in ours.
     """
 
-    def __init__(self, listener: trio.SocketListener, door: Door) -> None:
+    def __init__(self, listener: Listener, door: Door) -> None:
         super().__init__(door)
         self._listener = listener
         self.socket = listener.socket
@@ -243,24 +255,42 @@ class SocketGate(Gate):
         return _BATCH
 
     def _accept_one(self, slot: Slot | None) -> Connection | None:
-        """Accept without waiting: None if there is nothing."""
+        """Accept without waiting: None if there is nothing, or not for a slot."""
         if self._listener.socket.fileno() < 0:
             raise _closed()
-        while True:
+        # Whoever comes again and again in vain gets no more than a batch of
+        # answers before it is somebody else's turn.
+        for _ in range(_BATCH):
             try:
                 sock, sockaddr = self._sock.accept()
-                break
             except OSError as error:
                 if error.errno in _NOTHING:
                     return None
                 if error.errno not in _ONE_IS_GONE:
                     raise
                 self._count(error)
+                continue
+            host = _host(sockaddr)
+            if slot is None or not self.door._has_enough(host):
+                return self._admit(sock, sockaddr, host, slot)
+            connection = self._admit(sock, sockaddr, host, None)
+            self.door._refuse(connection, Reason.PEER_LIMIT)
+        return None
+
+    def _admit(
+        self, sock: socket.socket, sockaddr: Any, host: str | None, slot: Slot | None
+    ) -> Connection:
         local = self.address
         if self._anywhere:
             local = sockaddr_text(sock.getsockname())
-        peer = sockaddr_text(sockaddr)
-        return self.door._admit(SocketTransport(sock), self, peer, local, slot)
+        return self.door._admit(
+            SocketTransport(sock),
+            self,
+            peer=sockaddr_text(sockaddr),
+            host=host,
+            local=local,
+            slot=slot,
+        )
 
     def _reserve(self) -> None:
         with contextlib.suppress(OSError):
@@ -355,24 +385,39 @@ class StreamGate(Gate):
                 await self._trouble(error)
             else:
                 self._pause = _FIRST_PAUSE
-                slot = self.door._slots.take_nowait()
-                connection = self._admit(stream, slot)
-                if slot is not None or await self._queue(connection):
+                connection = self._admit(stream)
+                if connection is not None and await self._queue(connection):
                     return connection
 
-    def _admit(self, stream: trio.abc.Stream, slot: Slot | None) -> Connection:
+    def _admit(self, stream: trio.abc.Stream) -> Connection | None:
+        """Let in, with a slot if one is free; None if it had to be refused."""
         transport: Transport
-        peer = self.address
+        peer, host = self.address, None
         if isinstance(stream, trio.SocketStream):
             transport = SocketTransport.share(stream)
             with contextlib.suppress(OSError):
-                peer = sockaddr_text(stream.socket.getpeername())
+                sockaddr = stream.socket.getpeername()
+                peer, host = sockaddr_text(sockaddr), _host(sockaddr)
         else:
             transport = StreamTransport(stream, grace=self.door.timeouts.linger)
-        return self.door._admit(transport, self, peer, self.address, slot)
+        enough = self.door._has_enough(host)
+        connection = self.door._admit(
+            transport,
+            self,
+            peer=peer,
+            host=host,
+            local=self.address,
+            slot=None if enough else self.door._slots.take_nowait(),
+        )
+        if enough:
+            self.door._refuse(connection, Reason.PEER_LIMIT)
+            return None
+        return connection
 
     async def _queue(self, connection: Connection) -> bool:
-        """Wait for a slot for what has none; whether it got one."""
+        """Wait for a slot if it has none; whether it got one."""
+        if connection._slot is not None:
+            return True
         try:
             slot = await self._slot()
         except BaseException:
@@ -392,8 +437,13 @@ def _closed() -> OSError:
     return OSError(errno.EBADF, os.strerror(errno.EBADF))
 
 
+def _host(sockaddr: Any) -> str | None:
+    """The IP address of a peer, or None if it has none."""
+    return sockaddr[0] if isinstance(sockaddr, tuple) else None
+
+
 def gate_for(listener: trio.abc.Listener[Any], door: Door) -> Gate:
     """The gate that fits ``listener``."""
-    if isinstance(listener, trio.SocketListener):
+    if isinstance(listener, Listener):
         return SocketGate(listener, door)
     return StreamGate(listener, door)

@@ -5,28 +5,68 @@ It knows nothing of who accepts from them.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import socket
-from typing import Any, Final
+import stat
+from os.path import samestat
+from pathlib import Path
+from typing import Any, Final, TypeAlias
 
 import trio
 
-from ._address import Address, is_numeric
+from ._address import Address, TcpAddress, UnixAddress, is_numeric, parse_address
 
 #: As large as the kernel allows; it clamps.
 _BACKLOG: Final = 0xFFFF
 
 
+class UnixListener(trio.abc.Listener[trio.SocketStream]):
+    """A listener on a Unix socket, which takes its file along when it is closed.
+
+    Attributes:
+      socket: the listening socket.
+    """
+
+    def __init__(self, sock: trio.socket.SocketType, path: str) -> None:
+        self.socket = sock
+        self._listener = trio.SocketListener(sock)
+        self._path = Path(path)
+        self._file = self._path.lstat()
+
+    async def accept(self) -> trio.SocketStream:
+        """Accept a connection, as :meth:`trio.SocketListener.accept`."""
+        return await self._listener.accept()
+
+    def close(self) -> None:
+        """Close it, and remove its file unless it is somebody else's by now."""
+        with contextlib.suppress(OSError):
+            if self.socket.fileno() >= 0 and samestat(self._file, self._path.lstat()):
+                self._path.unlink()
+        self.socket.close()
+
+    async def aclose(self) -> None:
+        """:meth:`close`, and a checkpoint."""
+        self.close()
+        await trio.lowlevel.checkpoint()
+
+
+Listener: TypeAlias = trio.SocketListener | UnixListener
+
+
 async def open_listeners(
     *addresses: str | Address, backlog: int | None = None
-) -> list[trio.SocketListener]:
+) -> list[Listener]:
     """Bind all ``addresses`` and listen, or none.
 
     A name, or no host at all, may stand for several addresses, a listener
     each; with port 0 they get one number. IPv6 listeners take IPv6 only.
 
+    The file of a Unix socket that nobody listens on any more is replaced; it is
+    removed when the listener is closed.
+
     Args:
-      addresses: what :meth:`Address.parse` reads, or addresses.
+      addresses: what :func:`parse_address` reads, or addresses.
       backlog: connections the kernel may hold for us; default: as many as it
         allows.
 
@@ -37,19 +77,30 @@ async def open_listeners(
     """
     if not addresses:
         raise ValueError("no address to listen on")
-    parsed = [a if isinstance(a, Address) else Address.parse(a) for a in addresses]
-    listeners: list[trio.SocketListener] = []
+    parsed = [a if not isinstance(a, str) else parse_address(a) for a in addresses]
+    backlog = _BACKLOG if backlog is None else backlog
+    listeners: list[Listener] = []
     try:
         for address in parsed:
-            listeners += await _bind(address, _BACKLOG if backlog is None else backlog)
+            if isinstance(address, UnixAddress):
+                listeners.append(_bind_unix(address, backlog))
+            else:
+                listeners += await _bind(address, backlog)
     except BaseException:
         for listener in listeners:
-            listener.socket.close()
+            _close(listener)
         raise
     return listeners
 
 
-async def _bind(address: Address, backlog: int) -> list[trio.SocketListener]:
+def _close(listener: Listener) -> None:
+    if isinstance(listener, UnixListener):
+        listener.close()
+    else:
+        listener.socket.close()
+
+
+async def _bind(address: TcpAddress, backlog: int) -> list[trio.SocketListener]:
     try:
         # Numbers need no look-up, and a look-up needs a thread.
         flags = socket.AI_NUMERICHOST if is_numeric(address.host) else 0
@@ -73,7 +124,7 @@ async def _bind(address: Address, backlog: int) -> list[trio.SocketListener]:
 
 
 async def _bind_each(
-    address: Address, found: list[Any], backlog: int
+    address: TcpAddress, found: list[Any], backlog: int
 ) -> list[trio.SocketListener]:
     listeners: list[trio.SocketListener] = []
     failed: OSError | None = None
@@ -113,3 +164,47 @@ async def _listen(
     except BaseException:
         sock.close()
         raise
+
+
+def _bind_unix(address: UnixAddress, backlog: int) -> Listener:
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    bound = False
+    try:
+        try:
+            sock.bind(address.sockaddr)
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE or not _is_left_over(address):
+                raise
+            Path(address.path).unlink()
+            sock.bind(address.sockaddr)
+        bound = True
+        if address.mode is not None:
+            # Nobody can connect before it listens.
+            Path(address.path).chmod(address.mode)
+        sock.listen(backlog)
+        sock.setblocking(False)
+        made = trio.socket.from_stdlib_socket(sock)
+        if address.is_abstract:
+            return trio.SocketListener(made)
+        return UnixListener(made, address.path)
+    except OSError as error:
+        sock.close()
+        if bound and not address.is_abstract:
+            with contextlib.suppress(OSError):
+                Path(address.path).unlink()
+        raise OSError(error.errno, error.strerror, str(address)) from error
+
+
+def _is_left_over(address: UnixAddress) -> bool:
+    """Whether there is a socket's file that nobody listens on."""
+    if address.is_abstract:
+        return False
+    before = Path(address.path).lstat()
+    if not stat.S_ISSOCK(before.st_mode):
+        return False
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.setblocking(False)
+        code = probe.connect_ex(address.sockaddr)
+    # Another server may have replaced it since.
+    same = samestat(before, Path(address.path).lstat())
+    return code == errno.ECONNREFUSED and same

@@ -36,6 +36,9 @@ class Limits:
       max_connections: connections that may hold a slot at once, over all
         listeners of the server. A slot is held from accept to last close.
         0 admits nobody (a pause). Default: ``min(10_000, (open files - 64) // 4)``.
+      max_per_peer: of these, how many may come from one IP address; who comes
+        when there are as many is refused. Default None: any number. Peers
+        without an IP address are not counted.
       when_full: ``"backlog"`` (default) leaves whoever comes next in the
         kernel's accept queue until a slot is free; ``"refuse"`` accepts and
         closes at once, with a report.
@@ -47,20 +50,14 @@ class Limits:
     """
 
     max_connections: int = dataclasses.field(default_factory=default_max_connections)
+    max_per_peer: int | None = None
     when_full: WhenFull = "backlog"
     refusal: bytes | None = b""
 
     def __post_init__(self) -> None:
-        if isinstance(self.max_connections, bool) or not isinstance(
-            self.max_connections, int
-        ):
-            raise TypeError(
-                f"max_connections must be an int, not {self.max_connections!r}"
-            )
-        if self.max_connections < 0:
-            raise ValueError(
-                f"max_connections must be 0 or more, not {self.max_connections}"
-            )
+        _check_count("max_connections", self.max_connections, least=0)
+        if self.max_per_peer is not None:
+            _check_count("max_per_peer", self.max_per_peer, least=1)
         if self.when_full not in get_args(WhenFull):
             raise ValueError(
                 f"when_full must be 'backlog' or 'refuse', not {self.when_full!r}"
@@ -69,6 +66,13 @@ class Limits:
             raise TypeError(f"refusal must be bytes or None, not {self.refusal!r}")
         if self.refusal is not None and len(self.refusal) > 4096:
             raise ValueError("refusal must be 4096 bytes or fewer")
+
+
+def _check_count(name: str, value: object, *, least: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{name} must be an int, not {value!r}")
+    if value < least:
+        raise ValueError(f"{name} must be {least} or more, not {value}")
 
 
 #: What may be 0: these end something that goes on, the others would end it

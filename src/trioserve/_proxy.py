@@ -6,47 +6,53 @@ from collections.abc import Awaitable, Callable
 
 import trio
 
-from ._address import Address
+from ._address import Address, TcpAddress, UnixAddress, parse_address
 from ._connection import Connection
-from ._dial import dial
+from ._dial import Dialing, Ends
 from ._options import Timeouts
 from ._relay import relay_transports
 from ._report import Phase, Reason
+from ._transport import SocketTransport
 
 
 def proxy(
-    target: str | Address, *, timeouts: Timeouts | None = None
+    target: str | Address, *others: str | Address, timeouts: Timeouts | None = None
 ) -> Callable[[Connection], Awaitable[None]]:
-    """A handler that dials ``target`` and relays.
+    """A handler that dials ``target``, or the first of ``others``, and relays.
 
-    If the target can't be reached within ``Timeouts.connect``, the client is
-    reset and the report says why. While it dials, nothing is read from the
-    client.
+    Targets are tried in the order in which they are given, each with an equal
+    share of what is left of ``Timeouts.connect``; the addresses of one name side
+    by side (RFC 8305). If none can be reached, the client is reset and the
+    report says why; its ``attempts`` has every try. While it dials, nothing is
+    read from the client; if the client resets meanwhile, that ends it too.
+
+    Names are looked up in threads, one at a time for a name. An answer is used
+    for 10 seconds; the last good one is kept for when there is no new one.
+
+    A client that is this handler's own end of a connection is reset: the target
+    leads back to the proxy.
 
     Args:
-      target: what :meth:`Address.parse` reads, with a host.
+      target, others: what :func:`parse_address` reads, with a host and a port
+        or a Unix socket's path; or addresses.
       timeouts: for dialing and relaying; default: those of the server.
 
     Raises:
-      ValueError: the target can't be read or has no host.
+      ValueError: a target can't be read, or can't be dialed.
     """
-    address = target if isinstance(target, Address) else Address.parse(target)
-    if not address.host:
-        raise ValueError(
-            f"the target {str(address)!r} has no host;"
-            f" did you mean 127.0.0.1:{address.port}?"
-        )
-    if not address.port:
-        raise ValueError(f"the target {str(address)!r} has port 0: it can't be dialed")
+    targets = [_dialable(each) for each in (target, *others)]
+    ends = Ends()
 
     async def proxy_handler(conn: Connection) -> None:
         times = timeouts or conn._timeouts
-        conn._target = str(address)
         conn._phase = Phase.CONNECT
-        try:
-            upstream = await dial(address, times.connect)
-        except OSError as error:
-            conn._conclude(_reason(error), exception=error)
+        dialing = conn._dialing = Dialing(targets, ends)
+        if conn.peer in ends:
+            conn._conclude(Reason.LOOP)
+            conn._transport.abort()
+            return
+        upstream = await _dial(conn, dialing, times.connect)
+        if upstream is None:
             conn._transport.abort()
             return
         conn._phase = Phase.DATA
@@ -59,6 +65,59 @@ def proxy(
         upstream.close()
 
     return proxy_handler
+
+
+async def _dial(
+    conn: Connection, dialing: Dialing, seconds: float
+) -> SocketTransport | None:
+    """Connect; or conclude why not, which may be that the client is gone."""
+    upstream: SocketTransport | None = None
+    failed: OSError | None = None
+    try:
+        async with trio.open_nursery() as nursery:
+
+            async def watch() -> None:
+                await conn._transport.wait_reset()
+                nursery.cancel_scope.cancel(reason="the client is gone")
+
+            nursery.start_soon(watch)
+            try:
+                upstream = await dialing.dial(seconds)
+            except OSError as error:
+                failed = error
+            nursery.cancel_scope.cancel(reason="dialed")
+    except BaseException:
+        if upstream is not None:
+            upstream.abort()
+        raise
+    if failed is not None:
+        reason = _reason(failed)
+        bound = seconds if reason is Reason.CONNECT_TIMEOUT else None
+        conn._conclude(reason, bound=bound, exception=failed)
+    elif upstream is None:
+        conn._conclude(Reason.CLIENT_RESET, exception=conn._transport.error)
+    return upstream
+
+
+def _dialable(target: str | Address) -> Address:
+    address = parse_address(target) if isinstance(target, str) else target
+    match address:
+        case TcpAddress(host="", port=port):
+            raise ValueError(
+                f"the target {str(address)!r} has no host;"
+                f" did you mean 127.0.0.1:{port}?"
+            )
+        case TcpAddress(port=0):
+            raise ValueError(
+                f"the target {str(address)!r} has port 0: it can't be dialed"
+            )
+        case UnixAddress(mode=int()):
+            raise ValueError(
+                f"the target {str(address)!r} has a mode, which is for listening;"
+                f" did you mean unix:{address.path}?"
+            )
+        case _:
+            return address
 
 
 def _reason(error: OSError) -> Reason:

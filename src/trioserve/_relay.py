@@ -21,7 +21,7 @@ import trio
 
 from ._connection import Connection
 from ._options import Timeouts
-from ._report import Flow, Reason, RelayResult, Side, describe
+from ._report import Flow, Outcome, Reason, RelayResult, Side, describe
 from ._timers import Timers
 from ._transport import SocketTransport, StreamTransport, Transport
 
@@ -267,10 +267,20 @@ class Relay:
             a_to_b=self._pumps[0].flow(),
             b_to_a=self._pumps[1].flow() if len(self._pumps) == 2 else nothing,
             side=self._side,
+            bound=self._bound(),
             error=describe(self._error) if self._error is not None else None,
         )
 
     # -- timers
+
+    def _bound(self) -> float | None:
+        """The value of the timer that ended it, if one did."""
+        if self._reason is Reason.DRAINED:
+            return self._drain_idle
+        if self._reason is not None and self._reason.outcome is Outcome.TIMEOUT:
+            seconds: float = getattr(self._timeouts, self._reason)
+            return seconds
+        return None
 
     def _due(self) -> tuple[float, Reason, Side | None]:
         """When the earliest timer runs out, which it is, and who is waited for."""
@@ -346,6 +356,7 @@ def _mirrored(result: RelayResult) -> RelayResult:
         a_to_b=result.b_to_a,
         b_to_a=result.a_to_b,
         side=side,
+        bound=result.bound,
         error=result.error,
     )
 

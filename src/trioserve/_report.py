@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import enum
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 Side = Literal["client", "target"]
@@ -58,7 +58,9 @@ class Reason(enum.StrEnum):
     CONNECT_REFUSED = "connect_refused"
     CONNECT_FAILED = "connect_failed"
     CONNECT_TIMEOUT = "connect_timeout"
+    LOOP = "loop"
     LIMIT = "limit"
+    PEER_LIMIT = "peer_limit"
     NO_FDS = "no_fds"
     STOPPING = "stopping"
     FIRST_BYTE = "first_byte"
@@ -95,7 +97,13 @@ _REASONS: dict[Reason, tuple[Outcome, str, str]] = {
         "s",
         "the target did not answer within the connect timeout",
     ),
+    Reason.LOOP: (Outcome.TARGET_ERROR, "P", "the target led back to the proxy"),
     Reason.LIMIT: (Outcome.REFUSED, "P", "no slot was free"),
+    Reason.PEER_LIMIT: (
+        Outcome.REFUSED,
+        "P",
+        "its peer had as many connections as one may",
+    ),
     Reason.NO_FDS: (Outcome.REFUSED, "R", "no file descriptor was free"),
     Reason.STOPPING: (Outcome.REFUSED, "K", "the server was stopping"),
     Reason.FIRST_BYTE: (Outcome.TIMEOUT, "t", "the client sent nothing in time"),
@@ -115,6 +123,22 @@ _REASONS: dict[Reason, tuple[Outcome, str, str]] = {
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Attempt:
+    """One try to connect to a target.
+
+    Attributes:
+      address: the address that was tried; the target, if it is a name that
+        could not be looked up.
+      seconds: how long it took.
+      error: why it failed, in one line of printable ASCII; None if it did not.
+    """
+
+    address: str
+    seconds: float
+    error: str | None = None
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class ConnectionReport:
     """The record of one connection, made once, when its last socket is closed.
 
@@ -128,7 +152,9 @@ class ConnectionReport:
     Attributes:
       id: counts the connections of one server, from 1, in the order of accept.
       listener, peer, local: addresses, as a person writes them.
-      target: where it was relayed to, or None.
+      target: where it was relayed to, or should have been; None without one.
+      attempts: each try to connect to a target, in the order in which they
+        ended.
       accepted_at: seconds since the epoch, on the wall clock.
       queued: seconds it waited for a slot in our hands (0 in the kernel's queue
         is not seen).
@@ -145,9 +171,12 @@ class ConnectionReport:
         upstream_unacknowledged: the same on the target's side, None without one.
       outcome, reason, phase: how, why and where it ended.
       side: whose fault a timer's end was, ``"client"`` or ``"target"``.
+      bound: the value of the timer (seconds) or of the limit (connections) that
+        ended it; None if it was neither.
       error: what went wrong, in one line of printable ASCII.
       exception: the exception itself; not part of :meth:`as_dict`.
       draining: whether the server was draining when it ended.
+      open_at_close: other connections that the server had open when it ended.
       result: what the handler returned; not part of :meth:`as_dict`.
       notes: what the handler noted.
     """
@@ -161,6 +190,7 @@ class ConnectionReport:
     reason: Reason
     phase: Phase
     target: str | None = None
+    attempts: Sequence[Attempt] = ()
     queued: float | None = None
     connect: float | None = None
     first_byte: float | None = None
@@ -173,11 +203,13 @@ class ConnectionReport:
     upstream_bytes_discarded: int | None = None
     upstream_unacknowledged: int | None = None
     side: Side | None = None
+    bound: float | None = None
     error: str | None = None
     exception: BaseException | None = dataclasses.field(
         default=None, repr=False, compare=False
     )
     draining: bool = False
+    open_at_close: int = 0
     result: object = dataclasses.field(default=None, repr=False, compare=False)
     notes: Mapping[str, object] = dataclasses.field(default_factory=dict)
 
@@ -204,6 +236,15 @@ class ConnectionReport:
             value = getattr(self, field.name)
             if isinstance(value, enum.StrEnum):
                 value = str(value)
+            elif field.name == "attempts":
+                value = [
+                    {
+                        "address": a.address,
+                        "seconds": round(a.seconds, 6),
+                        "error": a.error,
+                    }
+                    for a in self.attempts
+                ]
             elif field.name == "notes":
                 value = {name: _plain(noted) for name, noted in self.notes.items()}
             elif isinstance(value, float):
@@ -236,6 +277,7 @@ class RelayResult:
       reason: why it ended, with ``a`` as the client and ``b`` as the target.
       a_to_b, b_to_a: the ledger of each direction.
       side: for a timer, the side that was waited for.
+      bound: for a timer, its value in seconds.
       error: what went wrong, in one line of printable ASCII.
     """
 
@@ -243,6 +285,7 @@ class RelayResult:
     a_to_b: Flow
     b_to_a: Flow
     side: Side | None = None
+    bound: float | None = None
     error: str | None = None
 
 

@@ -26,7 +26,7 @@ from typing import Any, Final, Protocol, TypeAlias, overload
 
 import trio
 
-from ._address import Address
+from ._address import TcpAddress
 from ._admission import Slot, Slots
 from ._collector import Collector, Reports, log_reports
 from ._connection import Connection, _current
@@ -103,6 +103,7 @@ class Server(Sequence[Gate]):
         # Connections.
         self._ids = itertools.count(1)
         self._open: dict[int, Connection] = {}
+        self._of_peer: collections.Counter[str] = collections.Counter()
         self._accepted = 0
         self._refused = 0
         self._told = 0
@@ -253,15 +254,31 @@ class Server(Sequence[Gate]):
 
     # -- the door: what the gates use
 
+    def _has_enough(self, host: str | None) -> bool:
+        most = self._limits.max_per_peer
+        return (
+            most is not None and host is not None and self._of_peer.get(host, 0) >= most
+        )
+
     def _admit(
-        self, transport: Transport, gate: Gate, peer: str, local: str, slot: Slot | None
+        self,
+        transport: Transport,
+        gate: Gate,
+        *,
+        peer: str,
+        host: str | None,
+        local: str,
+        slot: Slot | None,
     ) -> Connection:
         self._accepted += 1
+        if host is not None:
+            self._of_peer[host] += 1
         connection = Connection(
             transport,
             slot=slot,
             id=next(self._ids),
             peer=peer,
+            host=host,
             local=local,
             listener=gate.address,
             timeouts=self.timeouts,
@@ -283,7 +300,8 @@ class Server(Sequence[Gate]):
             raise
 
     def _refuse(self, connection: Connection, reason: Reason) -> None:
-        connection._conclude(reason)
+        connection._conclude(reason, bound=self._bound_of(reason))
+        self._uncount(connection)
         self._refused += 1
         transport, message = connection._transport, self._limits.refusal
         if message is None:
@@ -302,6 +320,19 @@ class Server(Sequence[Gate]):
                 return
         transport.close()
         self._settle(connection)
+
+    def _bound_of(self, reason: Reason) -> int | None:
+        if reason is Reason.LIMIT:
+            return self._limits.max_connections
+        return self._limits.max_per_peer if reason is Reason.PEER_LIMIT else None
+
+    def _uncount(self, connection: Connection) -> None:
+        """It is not one of its peer's any more. Twice is once."""
+        host, connection._host = connection._host, None
+        if host is not None:
+            self._of_peer[host] -= 1
+            if not self._of_peer[host]:
+                del self._of_peer[host]
 
     async def _tell(self, connection: Connection) -> None:
         """Wait until a refused client has read why."""
@@ -364,7 +395,8 @@ class Server(Sequence[Gate]):
             return
         connection._hang_up()
         self._timers.forget(connection)
-        report = connection._report()
+        self._uncount(connection)
+        report = connection._report(len(self._open))
         self._closed += 1
         self._bytes[0] += report.bytes_received
         self._bytes[1] += report.bytes_sent
@@ -597,7 +629,7 @@ async def serve_tcp(
     The rest, what it returns and what it raises is as for :func:`serve`; and
     ``OSError`` if it can't listen there.
     """
-    listeners = await open_listeners(Address(host or "", port), backlog=backlog)
+    listeners = await open_listeners(TcpAddress(host or "", port), backlog=backlog)
     return await serve(
         handler,
         listeners,

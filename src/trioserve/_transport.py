@@ -22,6 +22,8 @@ import abc
 import contextlib
 import fcntl
 import math
+import os
+import select
 import socket
 import struct
 import termios
@@ -133,6 +135,13 @@ class Transport(abc.ABC):
     @abc.abstractmethod
     def unsent(self) -> int | None:
         """Bytes sent that the peer has not acknowledged; None if unknown."""
+
+    async def wait_reset(self) -> None:
+        """Wait until the peer has reset the connection, with nothing taken from it.
+
+        For ever, where the system can't tell.
+        """
+        await trio.sleep_forever()
 
     async def discard(self, max_bytes: int) -> None:
         """Receive and throw away until EOF, an error, closing or ``max_bytes``."""
@@ -326,6 +335,21 @@ class SocketTransport(Transport):
             if self.on_wait is not None:
                 self.on_wait()
         await trio.lowlevel.cancel_shielded_checkpoint()
+
+    async def wait_reset(self) -> None:
+        # Bytes that arrive must not wake us, and Trio waits for these too; so it
+        # waits for an epoll that was asked for nothing, which is errors only.
+        try:
+            errors = select.epoll()
+        except (AttributeError, OSError):  # another system, or out of descriptors
+            await trio.sleep_forever()
+        with errors:
+            errors.register(self.sock, 0)
+            await trio.lowlevel.wait_readable(errors)
+        code = self.sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        if not code:  # a Unix socket whose peer has closed: it has sent all it will
+            await trio.sleep_forever()
+        self._broken(OSError(code, os.strerror(code)))
 
     def abort(self) -> None:
         self._notice_owner()

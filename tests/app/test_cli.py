@@ -24,6 +24,7 @@ from trioserve import Address, Timeouts
 from trioserve.app import _demo, _run
 from trioserve.app._cli import cli
 from trioserve.app._job import Job
+from trioserve.app._topics import TOPICS
 from trioserve.app._values import format_duration, parse_duration
 
 
@@ -62,7 +63,25 @@ def test_without_a_command_there_is_help(args: list[str]) -> None:
     assert "Commands:" in result.stdout
 
 
-@pytest.mark.parametrize("command", ["echo", "proxy", "demo"])
+COMMANDS = list(cli.commands)
+
+
+def test_help_is_the_same_by_either_way() -> None:
+    assert invoke("help").stdout == invoke("--help").stdout
+    for command in COMMANDS:
+        assert invoke("help", command).stdout == invoke(command, "--help").stdout
+
+
+@pytest.mark.parametrize("topic", TOPICS)
+def test_every_topic_has_its_page(topic: str) -> None:
+    result = invoke("help", topic)
+    assert result.exit_code == 0
+    assert result.stdout.startswith(TOPICS[topic])
+    assert all(len(line) <= 80 for line in TOPICS[topic].splitlines())
+    assert topic in invoke("--help").stdout
+
+
+@pytest.mark.parametrize("command", COMMANDS)
 @pytest.mark.parametrize("option", ["-h", "--help"])
 def test_every_command_has_help_with_examples_before_options(
     command: str, option: str
@@ -70,7 +89,9 @@ def test_every_command_has_help_with_examples_before_options(
     result = invoke(command, option)
     assert result.exit_code == 0
     examples, options = result.stdout.split("Options:")
-    assert examples.count(f"    trioserve {command}") == 2
+    lines = examples.splitlines()
+    assert sum(f"trioserve {command}" in line for line in lines[3:]) == 2
+    assert all(len(line) <= 80 for line in lines)
     assert "--help" in options
 
 
@@ -94,13 +115,11 @@ def test_the_version() -> None:
         ("echo a:65536", "out of range: 0 to 65535"),
         ("echo a", "has no port; did you mean a:80?"),
         ("proxy :1 a", "has no port; did you mean a:80?"),
-        ("proxy :7000 127.0.0.1:7000", "is LISTEN :7000 itself, a loop"),
-        ("proxy [::1]:7000 localhost:7000", "a loop"),
-        ("proxy db:7000 DB:7000", "a loop"),
-        ("proxy :1 :2", "TARGET :2 needs a host and a port"),
-        ("proxy :1 a:0", "TARGET a:0 needs a host and a port"),
+        ("proxy :1 :2", "target ':2' has no host; did you mean 127.0.0.1:2?"),
+        ("proxy :1 a:1 a:0", "target 'a:0' has port 0: it can't be dialed"),
+        ("proxy :1 unix:a?mode=600", "for listening; did you mean unix:a?"),
         ("proxy", "Missing argument 'LISTEN'. Usage: trioserve proxy [OPTIONS]"),
-        ("proxy :1", "Missing argument 'TARGET'. Usage: trioserve proxy [OPTIONS]"),
+        ("proxy :1", "Missing argument 'TARGET...'. Usage: trioserve proxy [OPTIONS]"),
         ("echo a:1 b:2", "unexpected extra argument (b:2) Usage: trioserve echo"),
         ("echo --idle 5x", "'--idle': '5x' is not a duration; use 500ms, 10s"),
         ("echo --idle -5", "'--idle': '-5' is negative; use 0 or more"),
@@ -109,11 +128,18 @@ def test_the_version() -> None:
         ("echo --max-connections 0", "'--max-connections': 0 is not in the range"),
         ("echo --max-connections x", "'x' is not a valid integer"),
         ("echo --when-full no", "'no' is not one of 'backlog', 'refuse'"),
-        ("echo --log xml", "'xml' is not one of 'text', 'logfmt', 'json'"),
+        ("echo --log xml", "'xml' is not one of 'text', 'logfmt', 'json', 'haproxy'"),
         ("echo --idel 5", "--idle"),
         ("--nope", "Usage: trioserve [OPTIONS]"),
         ("ecoh", "no such command 'ecoh'; did you mean 'echo'?"),
-        ("xyz", "no such command 'xyz'; use demo, echo or proxy"),
+        ("xyz", "no such command 'xyz'; use proxy, echo, demo, "),
+        ("help adresses", "no such topic 'adresses'; did you mean 'addresses'?"),
+        ("help xyz", "no such topic 'xyz'; use addresses, settings, signals, "),
+        ("help signals logs", "got an unexpected extra argument (logs)"),
+        ("help settings demo", "no such serving command 'demo'; use proxy or echo"),
+        ("help settings proxy", "Missing argument 'LISTEN'. Usage: trioserve proxy"),
+        ("help settings echo --idle x", "'--idle': 'x' is not a duration"),
+        ("completion tcsh", "'tcsh' is not one of 'bash', 'zsh', 'fish'"),
         ("demo --clients 0", "0 is not in the range"),
         ("demo --seconds 0", "0.0 is not in the range"),
     ],
@@ -125,8 +151,8 @@ def test_wrong_usage_is_one_line_that_says_what_instead(args: str, said: str) ->
 
 
 def test_a_wrong_value_in_the_environment_is_named() -> None:
-    result = invoke("echo", TRIOSERVE_ECHO_IDLE="soon")
-    assert error_of(result).endswith("(from TRIOSERVE_ECHO_IDLE)")
+    result = invoke("echo", TRIOSERVE_IDLE="soon")
+    assert error_of(result).endswith("(from TRIOSERVE_IDLE)")
     assert result.exit_code == 2
 
 
@@ -149,6 +175,66 @@ def test_an_occupied_address_is_named() -> None:
     assert result.exit_code == 1
 
 
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
+def test_a_target_that_is_its_own_listener_is_refused(host: str) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    result = invoke("proxy", f"127.0.0.1:{port}", "127.0.0.1:1", f"{host}:{port}")
+    assert error_of(result) == (
+        f"TARGET {host}:{port} is where this proxy itself listens, a loop; give the"
+        " address of another server"
+    )
+    assert result.exit_code == 2
+
+
+def test_a_port_file_that_cannot_be_written_is_said(tmp_path: Path) -> None:
+    path = tmp_path / "no" / "port"
+    result = invoke("echo", "127.0.0.1:0", "--port-file", str(path))
+    assert error_of(result) == (
+        f"can't write the port to {path}: No such file or directory"
+    )
+    assert result.exit_code == 1
+
+
+@pytest.mark.parametrize(
+    ("kind", "said"),
+    [
+        ("file", "{path} exists, and is no socket; use another path"),
+        ("socket", "unix:{path} is in use already; stop what listens there"),
+        ("folder", "can't listen on unix:{path}: there is no folder {parent}"),
+        ("rights", "no right to listen on unix:{path}: can you write to {parent}?"),
+        ("other", "can't listen on unix:{path}: Read-only file system"),
+    ],
+)
+def test_a_unix_socket_that_cannot_be_listened_on(
+    kind: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "socket"
+    with socket.socket(socket.AF_UNIX) as other:
+        match kind:
+            case "file":
+                path.touch()
+            case "socket":
+                other.bind(str(path))
+                other.listen()
+            case "folder":
+                path = tmp_path / "no" / "socket"
+            case _:
+                code = errno.EACCES if kind == "rights" else errno.EROFS
+                _fail_to_listen(monkeypatch, code)
+        result = invoke("echo", f"unix:{path}")
+    assert error_of(result) == said.format(path=path, parent=path.parent)
+    assert result.exit_code == 1
+
+
+def _fail_to_listen(monkeypatch: pytest.MonkeyPatch, code: int) -> None:
+    async def open_listeners(address: Address) -> list[trio.SocketListener]:
+        raise OSError(code, os.strerror(code), str(address))
+
+    monkeypatch.setattr(_run, "open_listeners", open_listeners)
+
+
 def test_an_address_of_another_machine_cannot_be_listened_on() -> None:
     result = invoke("echo", "192.0.2.1:0")
     assert "192.0.2.1:0 is not an address of this machine" in error_of(result)
@@ -157,7 +243,7 @@ def test_an_address_of_another_machine_cannot_be_listened_on() -> None:
 
 def test_a_name_that_nobody_knows_is_named() -> None:
     result = invoke("echo", "nobody.invalid:0")
-    assert "can't find 'nobody.invalid': " in error_of(result)
+    assert "can't find the host of nobody.invalid:0: " in error_of(result)
     assert result.exit_code == 1
 
 
@@ -171,10 +257,7 @@ def test_a_name_that_nobody_knows_is_named() -> None:
 def test_other_reasons_why_it_cannot_listen(
     number: int, said: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def open_listeners(address: Address) -> list[trio.SocketListener]:
-        raise OSError(number, os.strerror(number))
-
-    monkeypatch.setattr(_run, "open_listeners", open_listeners)
+    _fail_to_listen(monkeypatch, number)
     result = invoke("echo", "127.0.0.1:80")
     assert said in error_of(result)
     assert result.exit_code == 1
@@ -192,27 +275,13 @@ def test_an_interrupt_before_anything_is_served_ends_it(
     assert "Traceback" not in result.stderr
 
 
-@pytest.mark.parametrize(
-    ("listen", "target"),
-    [("[::1]:7000", "127.0.0.1:7000"), ("a:7000", "b:7000"), (":0", "localhost:7000")],
-)
-def test_what_is_no_loop_is_served(
-    listen: str, target: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    async def main(job: Job, output: object) -> int:
-        return 0
-
-    monkeypatch.setattr(_run, "main", main)
-    assert invoke("proxy", listen, target).exit_code == 0
-
-
 def test_defaults_are_shown_as_they_are() -> None:
     for field in dataclasses.fields(Timeouts):
         default = getattr(Timeouts(), field.name)
         assert parse_duration(format_duration(default)) == default
 
 
-@pytest.mark.parametrize("args", [["echo", ":0"], ["proxy", ":0", "a:1"]])
+@pytest.mark.parametrize("args", [["echo", ":0"], ["proxy", ":0", "a:1", "unix:b"]])
 def test_options_become_limits_and_timeouts(
     args: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -225,11 +294,14 @@ def test_options_become_limits_and_timeouts(
     monkeypatch.setattr(_run, "main", main)
     result = invoke(
         *args, "--max-connections=5", "--when-full=refuse", "--half-closed=90s",
-        "--drain=never", TRIOSERVE_ECHO_IDLE="2m", TRIOSERVE_PROXY_IDLE="2m",
+        "--drain=never", "--per-peer=2", "--listen=[::1]:0", "--listen=unix:a", TRIOSERVE_IDLE="2m",
     )  # fmt: skip
     assert result.exit_code == 0
     (job,) = jobs
     assert (job.limits.max_connections, job.limits.when_full) == (5, "refuse")
+    assert job.limits.max_per_peer == 2
+    assert [str(where) for where in job.listen] == [":0", "[::1]:0", "unix:a"]
+    assert [str(target) for target in job.targets] == args[2:]
     assert (job.timeouts.idle, job.timeouts.half_closed) == (120.0, 90.0)
     assert job.timeouts.drain == float("inf")
     assert job.name == args[0]

@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import socket
+import stat
 import subprocess
 import sys
 from pathlib import Path
@@ -146,6 +147,46 @@ def test_a_hangup_that_was_ignored_stays_ignored(start: Start) -> None:
     assert not any("SIGHUP" in line for line in command.err.seen)
 
 
+def test_it_listens_in_several_places_and_leaves_no_file(
+    start: Start, tmp_path: Path
+) -> None:
+    path, port_file = tmp_path / "socket", tmp_path / "port"
+    command = start(
+        *("echo", "127.0.0.1:0", "--port-file", str(port_file)),
+        TRIOSERVE_LISTEN=f"127.0.0.2:0 unix:{path}?mode=0600",
+    )
+    listening = command.err.until("event=listening")
+    ports = port_file.read_text().split()
+    assert f"addresses=127.0.0.1:{ports[0]},127.0.0.2:{ports[1]},unix:{path} " in (
+        listening
+    )
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    with socket.socket(socket.AF_UNIX) as client:
+        client.connect(str(path))
+        _say_hello(client)
+    for host, port in (("127.0.0.1", ports[0]), ("127.0.0.2", ports[1])):
+        with socket.create_connection((host, int(port)), timeout=30) as client:
+            _say_hello(client)
+    command.signal(signal.SIGTERM)
+    assert command.code() == 0
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_crash_leaves_nothing_that_has_to_be_removed_by_hand(
+    start: Start, tmp_path: Path
+) -> None:
+    path = tmp_path / "socket"
+    for number in (signal.SIGKILL, signal.SIGTERM):
+        command = start("echo", f"unix:{path}")
+        command.err.until("event=listening")
+        with socket.socket(socket.AF_UNIX) as client:
+            client.connect(str(path))
+            _say_hello(client)
+        command.signal(number)
+        assert command.code() == (-9 if number == signal.SIGKILL else 0)
+    assert not path.exists()
+
+
 def test_text_can_be_asked_for_and_has_no_colours_on_a_pipe(start: Start) -> None:
     command = start("echo", "127.0.0.1:0", "--log", "text", FORCE_COLOR="")
     port = int(command.err.until("nc 127.0.0.1 ").split()[-1])
@@ -159,7 +200,7 @@ def test_text_can_be_asked_for_and_has_no_colours_on_a_pipe(start: Start) -> Non
 
 
 def test_options_come_from_the_environment(start: Start) -> None:
-    command = start("echo", "127.0.0.1:0", TRIOSERVE_ECHO_MAX_CONNECTIONS="7")
+    command = start("echo", "127.0.0.1:0", TRIOSERVE_MAX_CONNECTIONS="7")
     assert " max_connections=7 " in command.err.until("event=listening")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import click
@@ -12,7 +13,15 @@ import pytest
 import trio
 import trio.testing
 
-from trioserve import Address, Connection, Limits, Timeouts, echo, open_listeners
+from trioserve import (
+    Connection,
+    Limits,
+    TcpAddress,
+    Timeouts,
+    echo,
+    open_listeners,
+    UnixAddress,
+)
 from trioserve.app import _run
 from trioserve.app._job import Job
 from trioserve.app._log import Format, Log
@@ -62,7 +71,7 @@ class Scene:
     async def run(self, job: Job, form: Format = "text") -> None:
         writer = LineWriter(os.open(os.devnull, os.O_WRONLY), close_fd=True)
         output = Output(Log(self.lines.write, form), writer)
-        listeners = await open_listeners(job.listen)
+        listeners = await open_listeners(*job.listen)
         self.code = await run(job, listeners, output, self._received, leave=self._leave)
         output.flush()
 
@@ -74,7 +83,7 @@ class Scene:
 def job(handler: Callable[[Connection], Any] = echo, **changes: Any) -> Job:
     defaults: dict[str, Any] = {
         "name": "echo",
-        "listen": Address("127.0.0.1", 0),
+        "listen": (TcpAddress("127.0.0.1", 0),),
         "limits": Limits(max_connections=3),
         "timeouts": Timeouts(),
     }
@@ -92,7 +101,7 @@ async def scene() -> AsyncIterator[Scene]:
 
 async def test_it_says_where_and_how_to_stop_and_what_to_try(scene: Scene) -> None:
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(scene.run, job(target=Address("10.0.0.1", 80)))
+        nursery.start_soon(scene.run, job(targets=(TcpAddress("10.0.0.1", 80),)))
         await scene.lines.until("nc 127.0.0.1 ")
         scene.signal(signal.SIGTERM)
     where, limits, stop, try_, *_ = scene.lines.seen
@@ -107,10 +116,10 @@ async def test_it_warns_when_everybody_can_connect(scene: Scene, listen: str) ->
     limits = Limits(max_connections=1, when_full="refuse")
     async with trio.open_nursery() as nursery:
         nursery.start_soon(
-            scene.run, job(listen=Address(listen, 0), limits=limits, name="proxy")
+            scene.run, job(listen=(TcpAddress(listen, 0),), limits=limits, name="proxy")
         )
         await scene.lines.until("nc 127.0.0.1 ")
-        assert "listening on all interfaces" in await scene.lines.until("warning:")
+        assert "is all interfaces: everybody" in await scene.lines.until("warning:")
         scene.signal(signal.SIGTERM)
     assert "limits: 1 connection, others are refused; " in scene.lines.seen[1]
 
@@ -147,6 +156,36 @@ async def _until_eof(conn: Connection) -> None:
     await conn.send_all(b"hello")
     while await conn.receive_some():
         pass
+
+
+async def test_it_says_how_it_stands_when_it_is_asked(scene: Scene) -> None:
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(scene.run, job(_until_eof))
+        client = await scene.connect()
+        await client.send_all(b"x")
+        await client.receive_some()
+        scene.signal(signal.SIGUSR1)
+        assert " 1 of 3 slots, " in await scene.lines.until("status: 1 open")
+        assert ": data, " in await scene.lines.until("  conn-1 127.0.0.1:")
+        await scene.lines.until("tasks:")
+        await scene.lines.until("conn-1 ")
+        # It serves on.
+        await client.send_eof()
+        assert await client.receive_some() == b""
+        scene.signal(signal.SIGTERM)
+    assert scene.code == 0
+
+
+async def test_it_says_what_to_try_for_a_unix_socket(
+    scene: Scene, tmp_path: Path
+) -> None:
+    address = UnixAddress(f"{tmp_path}/socket")
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(scene.run, job(listen=(address, TcpAddress("", 0))))
+        await scene.lines.until(f"try:    nc -U {address.path}")
+        assert ":0 " not in await scene.lines.until("is all interfaces")
+        scene.signal(signal.SIGTERM)
+    assert scene.lines.seen[0].startswith(f"trioserve echo: {address}, ")
 
 
 async def test_a_lame_duck_accepts_until_it_is_told_to_hurry(scene: Scene) -> None:
@@ -236,7 +275,10 @@ async def test_machines_get_the_same_as_events(scene: Scene) -> None:
         nursery.start_soon(scene.run, job(), "logfmt")
         ready = await scene.lines.until("event=listening")
         assert " command=echo addresses=127.0.0.1:" in ready
-        assert " target=null max_connections=3 when_full=backlog drain=25s " in ready
+        assert (
+            " target=null max_connections=3 max_per_peer=null when_full=backlog drain=25s "
+            in ready
+        )
         scene.signal(signal.SIGTERM)
         draining = await scene.lines.until("event=draining")
         assert draining.endswith(" reason=SIGTERM open=0 seconds=25s")
@@ -263,7 +305,7 @@ async def test_reports_nobody_could_take_are_said(
 @pytest.fixture
 def dispositions() -> Iterator[None]:
     """Put back what signals do, after `stop_signals` has made them ignored."""
-    numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+    numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
     before = {number: signal.getsignal(number) for number in numbers}
     yield
     for number, handler in before.items():
@@ -287,6 +329,7 @@ async def test_a_signal_before_anything_is_served_ends_the_process(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def open_signal_receiver(*numbers: int) -> None:
+        signal.raise_signal(signal.SIGUSR1)  # which asks for nothing that matters
         signal.raise_signal(signal.SIGTERM)
 
     monkeypatch.setattr(trio, "open_signal_receiver", open_signal_receiver)
@@ -307,7 +350,7 @@ async def test_when_serving_fails_what_a_user_can_mend_is_a_line(
     error: Exception, expected: type[Exception], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def failing(
-        job: Job, listeners: list[trio.SocketListener], *_: object
+        job: Job, listeners: list[trio.SocketListener], *_: object, **__: object
     ) -> int:
         for listener in listeners:
             await listener.aclose()

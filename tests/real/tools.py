@@ -39,9 +39,24 @@ Record = Mapping[str, Any]
 _PORT = re.compile(r":(\d+)$")
 
 
+def _find(tool: str) -> str | None:
+    # Servers, and what only git or PostgreSQL calls, are often not on PATH.
+    folders = ["/usr/sbin", "/usr/lib/git-core", "/usr/libexec/git-core"]
+    postgresql = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
+    where = [*os.get_exec_path(), *folders, *map(str, postgresql)]
+    return shutil.which(tool, path=os.pathsep.join(where))
+
+
+def program(tool: str) -> str:
+    """The path of a program, on PATH or not."""
+    path = _find(tool)
+    assert path, f"{tool} is not installed; does the test say what it needs?"
+    return path
+
+
 def needs(*tools: str) -> pytest.MarkDecorator:
     """Skip a test where one of these programs is not installed."""
-    missing = [tool for tool in tools if shutil.which(tool) is None]
+    missing = [tool for tool in tools if _find(tool) is None]
     return pytest.mark.skipif(
         bool(missing), reason=f"not installed: {', '.join(missing)}"
     )
@@ -353,6 +368,14 @@ def wait_until_taken(sock: socket.socket) -> None:
     while struct.unpack("i", fcntl.ioctl(sock, termios.TIOCOUTQ, bytes(4)))[0]:
         assert time.monotonic() < deadline, "what was sent is not acknowledged"
         assert is_silent(sock, 0.0002)
+
+
+# -- data
+
+
+def sha256(data: bytes) -> str:
+    """To compare with, where a failure should not show millions of bytes."""
+    return hashlib.sha256(data).hexdigest()
 
 
 @functools.cache

@@ -6,63 +6,22 @@ command that needs it.
 
 from __future__ import annotations
 
-import contextlib
-import dataclasses
-from collections.abc import Callable
-from typing import Any, Literal, NoReturn, TypeVar
+from typing import Any, NoReturn
 
 import click
 
-from trioserve import Address, Limits, Timeouts
+from trioserve import Address, Timeouts
 
-from ._log import Format
-from ._program import Program, WrongUsage
-from ._values import format_duration, parse_duration
+from ._options import address, limits_of, serving_options, settings_text
+from ._program import Program, WrongUsage, no_such
+from ._topics import TOPICS
 
-Command = TypeVar("Command", bound=Callable[..., Any])
-
-# Hosts that are this machine, with the versions of IP that they stand for.
-_LOCAL = {
-    "": frozenset({4, 6}),
-    "0.0.0.0": frozenset({4}),
-    "::": frozenset({6}),
-    "localhost": frozenset({4, 6}),
-    "127.0.0.1": frozenset({4}),
-    "::1": frozenset({6}),
-}
-_TIMEOUT_HELP = {
-    "connect": "Dialing TARGET, its name look-up included.",
-    "first_byte": "From accept to the client's first byte.",
-    "idle": "Silence while both directions are open.",
-    "half_closed": "Silence once one direction has ended.",
-    "write_stall": "A receiver that takes no bytes.",
-    "lifetime": "The whole of a connection.",
-    "drain": "After a signal, how long connections may go on.",
-    "drain_idle": "Silence after which a draining connection is closed.",
-    "lame_duck": "After a signal, how long new connections are still accepted.",
-    "cleanup": "After the cut, how long to wait for what still runs.",
-    "linger": "For a client to close after its connection was served.",
-}
 _EPILOG = (
     "TIME is 500ms, 10s, 2m, 1h, a number of seconds, or 'never'. Every option can"
-    " be given in the environment, like TRIOSERVE_PROXY_IDLE=10m. Signals: TERM, INT"
-    " and HUP drain; a second TERM or INT cuts. Exit codes: 0 drained, 1 failed, 2"
-    " wrong usage, 3 connections were cut."
+    " be given in the environment, like TRIOSERVE_IDLE=10m. More:"
+    f" trioserve help {'|'.join(TOPICS)}"
 )
-
-
-def _address(text: str) -> Address:
-    try:
-        return Address.parse(text)
-    except ValueError as error:
-        raise WrongUsage(str(error)) from None
-
-
-def _duration(text: str) -> float:
-    try:
-        return parse_duration(text)
-    except ValueError as error:
-        raise click.BadParameter(str(error)) from None
+_SHELLS = ("bash", "zsh", "fish")
 
 
 def _print_version(ctx: click.Context, param: click.Parameter, wanted: bool) -> None:
@@ -78,10 +37,8 @@ def _print_version(ctx: click.Context, param: click.Parameter, wanted: bool) -> 
     "trioserve",
     cls=Program,
     invoke_without_command=True,
-    context_settings={
-        "help_option_names": ["-h", "--help"],
-        "auto_envvar_prefix": "TRIOSERVE",
-    },
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog=f"Topics: trioserve help {'|'.join(TOPICS)}",
 )
 @click.option(
     "--version",
@@ -109,72 +66,25 @@ def main() -> NoReturn:
     cli.main()
 
 
-def _check_timeout(ctx: click.Context, param: click.Parameter, seconds: float) -> float:
-    try:
-        Timeouts(**{param.name or "": seconds})
-    except ValueError:
-        raise click.BadParameter(
-            "must be more than 0; 'never' means no limit", ctx, param
-        ) from None
-    return seconds
+@cli.command("proxy", short_help="Relay connections to a target.", epilog=_EPILOG)
+@click.argument("first", type=address, metavar="LISTEN")
+@click.argument("targets", type=address, metavar="TARGET...", nargs=-1, required=True)
+@serving_options()
+def proxy_command(first: Address, targets: tuple[Address, ...], **options: Any) -> int:
+    """Accept connections on LISTEN and relay each to the first TARGET that answers.
+
+    \b
+    Examples:
+      trioserve proxy 127.0.0.1:8080 example.org:80
+      trioserve proxy :5432 db1:5432 db2:5432 --drain 2m --reports db.jsonl
+    """
+    return _serve("proxy", first, targets, **options)
 
 
-def _serving_options(*, without: frozenset[str]) -> Callable[[Command], Command]:
-    # Limits, an option for each timeout that applies, output.
-    defaults = dataclasses.asdict(Timeouts())
-    options = [
-        click.option(
-            "--max-connections",
-            type=click.IntRange(min=1),
-            metavar="N",
-            show_default="a quarter of the files that may be open, at most 10000",
-            help="Connections served at once.",
-        ),
-        click.option(
-            "--when-full",
-            type=click.Choice(["backlog", "refuse"]),
-            default="backlog",
-            show_default=True,
-            help="Leave others in the kernel's queue, or refuse them.",
-        ),
-        *(
-            click.option(
-                f"--{name.replace('_', '-')}",
-                type=_duration,
-                default=format_duration(defaults[name]),
-                show_default=True,
-                metavar="TIME",
-                callback=_check_timeout,
-                help=text,
-            )
-            for name, text in _TIMEOUT_HELP.items()
-            if name not in without
-        ),
-        click.option(
-            "--log",
-            type=click.Choice(["text", "logfmt", "json"]),
-            show_default="text on a terminal, else logfmt",
-            help="How to write messages, on stderr.",
-        ),
-        click.option(
-            "--reports",
-            metavar="FILE",
-            help="Append a line of JSON per connection; '-' is stdout.",
-        ),
-    ]
-
-    def decorate(command: Command) -> Command:
-        for option in reversed(options):
-            command = option(command)
-        return command
-
-    return decorate
-
-
-@cli.command("echo", epilog=_EPILOG)
-@click.argument("listen", type=_address, default="127.0.0.1:7000")
-@_serving_options(without=frozenset({"connect"}))
-def echo_command(listen: Address, **options: Any) -> int:
+@cli.command("echo", short_help="Send back what arrives.", epilog=_EPILOG)
+@click.argument("first", type=address, metavar="[LISTEN]", default="127.0.0.1:7000")
+@serving_options(without=frozenset({"connect"}))
+def echo_command(first: Address, **options: Any) -> int:
     """Send everything back that arrives on LISTEN (127.0.0.1:7000).
 
     \b
@@ -182,38 +92,10 @@ def echo_command(listen: Address, **options: Any) -> int:
       trioserve echo
       trioserve echo :7000 --max-connections 100 --idle 1m
     """
-    return _serve(listen, None, **options)
+    return _serve("echo", first, (), **options)
 
 
-@cli.command("proxy", epilog=_EPILOG)
-@click.argument("listen", type=_address)
-@click.argument("target", type=_address)
-@_serving_options(without=frozenset())
-@click.pass_context
-def proxy_command(
-    ctx: click.Context, /, listen: Address, target: Address, **options: Any
-) -> int:
-    """Accept connections on LISTEN and relay each to TARGET.
-
-    \b
-    Examples:
-      trioserve proxy 127.0.0.1:8080 example.org:80
-      trioserve proxy :5432 db:5432 --drain 2m --reports connections.jsonl
-    """
-    if not target.host or not target.port:
-        raise WrongUsage(
-            f"TARGET {target} needs a host and a port, like 127.0.0.1:9000", ctx
-        )
-    if _is_loop(listen, target):
-        raise WrongUsage(
-            f"TARGET {target} is LISTEN {listen} itself, a loop; give the address"
-            " of another server",
-            ctx,
-        )
-    return _serve(listen, target, **options)
-
-
-@cli.command("demo")
+@cli.command("demo", short_help="See it at work, and the accounts add up.")
 @click.option(
     "--seconds",
     type=click.FloatRange(min=0, min_open=True),
@@ -254,7 +136,7 @@ def demo_command(seconds: float, clients: int, seed: int) -> int:
     from . import _demo
     from ._writer import LineWriter
 
-    _raise_open_files_limit()
+    limits_of(None, None, "backlog")
     writer = LineWriter(1)
     try:
         return trio.run(_demo.main, seconds, clients, seed, writer.write)
@@ -266,26 +148,96 @@ def demo_command(seconds: float, clients: int, seed: int) -> int:
         writer.close(2.0)
 
 
-def _is_loop(listen: Address, target: Address) -> bool:
-    # Whether a proxy would dial itself, as far as the text tells.
-    if listen.port == 0 or listen.port != target.port:
-        return False
-    here, there = listen.host.lower(), target.host.lower()
-    families = _LOCAL.get(here, frozenset()) & _LOCAL.get(there, frozenset())
-    return here == there or bool(families)
+@cli.command("completion")
+@click.argument("shell", type=click.Choice(_SHELLS))
+def completion_command(shell: str) -> None:
+    """Print what makes a SHELL complete commands and options.
+
+    \b
+    Examples:
+      eval "$(trioserve completion bash)"
+      trioserve completion fish > ~/.config/fish/completions/trioserve.fish
+    """
+    from click.shell_completion import get_completion_class
+
+    completion = get_completion_class(shell)
+    assert completion is not None
+    made = completion(cli, {}, "trioserve", "_TRIOSERVE_COMPLETE")
+    click.echo(made.source())
+
+
+def _complete_topic(
+    ctx: click.Context, param: click.Parameter, incomplete: str
+) -> list[str]:
+    return [w for w in (*TOPICS, *cli.commands) if w.startswith(incomplete)]
+
+
+@cli.command(
+    "help",
+    context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False},
+)
+@click.argument(
+    "words",
+    nargs=-1,
+    type=click.UNPROCESSED,
+    metavar="[COMMAND|TOPIC]",
+    shell_complete=_complete_topic,
+)
+@click.pass_context
+def help_command(ctx: click.Context, words: tuple[str, ...]) -> None:
+    """Say more about a command or a topic.
+
+    \b
+    Examples:
+      trioserve help addresses
+      trioserve help settings proxy 127.0.0.1:8080 example.org:80 --idle 10m
+    """
+    assert ctx.parent is not None
+    match words:
+        case ():
+            click.echo(ctx.parent.get_help())
+        case ("settings", *command_line):
+            _print_settings(command_line)
+        case (topic,) if topic in TOPICS:
+            click.echo(TOPICS[topic])
+        case (name,) if name in cli.commands:
+            command = cli.commands[name]
+            with click.Context(command, ctx.parent, name) as about:
+                click.echo(command.get_help(about))
+        case (word,):
+            raise WrongUsage(no_such("topic", word, [*TOPICS, *cli.commands]), ctx)
+        case (_, extra, *_):
+            raise WrongUsage(f"got an unexpected extra argument ({extra})", ctx)
+
+
+def _print_settings(command_line: list[str]) -> None:
+    name, *args = command_line or ("proxy", "127.0.0.1:0", "127.0.0.1:1")
+    serving = ("proxy", "echo")
+    if name not in serving:
+        raise WrongUsage(no_such("serving command", name, serving))
+    if not command_line:
+        click.echo(TOPICS["settings"] + "\n")
+    with cli.commands[name].make_context(f"trioserve {name}", args) as read:
+        for line in settings_text(read):
+            click.echo(line)
 
 
 def _serve(
-    listen: Address,
-    target: Address | None,
+    name: str,
+    first: Address,
+    targets: tuple[Address, ...],
     *,
+    listen: tuple[Address, ...],
     max_connections: int | None,
-    when_full: Literal["backlog", "refuse"],
-    log: Format | None,
+    per_peer: int | None,
+    when_full: str,
+    log: Any,
+    live: bool,
     reports: str | None,
+    port_file: str | None,
     **durations: float,
 ) -> int:
-    # Run echo, or a proxy when there is a target; return the exit code.
+    # Run echo, or a proxy when there are targets; return the exit code.
     import trio
 
     from trioserve import echo, proxy
@@ -294,27 +246,20 @@ def _serve(
     from ._output import open_output
     from ._run import main
 
-    _raise_open_files_limit()
-    limits = Limits(when_full=when_full)
-    if max_connections is not None:
-        limits = dataclasses.replace(limits, max_connections=max_connections)
     timeouts = Timeouts(**durations)
+    try:
+        handler = proxy(*targets, timeouts=timeouts) if targets else echo
+    except ValueError as error:
+        raise WrongUsage(str(error)) from None
     job = Job(
-        name="proxy" if target else "echo",
-        listen=listen,
-        target=target,
-        handler=proxy(target, timeouts=timeouts) if target else echo,
-        limits=limits,
+        name=name,
+        listen=(first, *listen),
+        targets=targets,
+        handler=handler,
+        limits=limits_of(max_connections, per_peer, when_full),
         timeouts=timeouts,
+        port_file=port_file,
+        live=live,
     )
     with open_output(log, reports) as output:
         return trio.run(main, job, output)
-
-
-def _raise_open_files_limit() -> None:
-    # The soft limit is there for programs that still call select(2).
-    import resource
-
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    with contextlib.suppress(OSError, ValueError):
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

@@ -13,14 +13,15 @@ from collections.abc import Awaitable, Callable, Sequence
 import trio
 
 from trioserve import (
-    Address,
     Connection,
     ConnectionReport,
     Limits,
     Server,
     Statistics,
+    TcpAddress,
     echo,
     open_listeners,
+    parse_address,
     proxy,
     serve,
 )
@@ -68,7 +69,9 @@ async def perform(crowd: Sequence[Client], seconds: float, say: Say) -> Accounts
         )
         with trio.CancelScope() as patience:
             async with trio.open_nursery() as clients:
-                port = Address.parse(front.addresses[0]).port
+                address = parse_address(front.addresses[0])
+                assert isinstance(address, TcpAddress)
+                port = address.port
                 for client in crowd:
                     clients.start_soon(client.run, port)
                 await _say_progress(front, crowd, seconds, say)

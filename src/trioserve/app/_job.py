@@ -16,14 +16,23 @@ class Job:
 
     Args:
       name: the command, ``"echo"`` or ``"proxy"``.
-      listen: where, as it was asked for; the port may be 0.
-      target: where a proxy dials, else None.
+      listen: where, as it was asked for; a port may be 0.
+      targets: where a proxy dials, the first one first; else none.
       handler: what serves a connection.
+      port_file: a file that gets the port's number while it listens, or None.
+      live: whether to show all the time how it stands.
     """
 
     name: str
-    listen: Address
-    target: Address | None = None
+    listen: tuple[Address, ...]
+    targets: tuple[Address, ...] = ()
     handler: Handler
     limits: Limits
     timeouts: Timeouts
+    port_file: str | None = None
+    live: bool = False
+
+    @property
+    def route(self) -> str:
+        """Where it relays to, in words; "" if it does not."""
+        return ", then ".join(str(target) for target in self.targets)

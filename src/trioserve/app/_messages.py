@@ -7,8 +7,17 @@ from __future__ import annotations
 
 import errno
 import socket
+from pathlib import Path
 
-from trioserve import Address, DrainSummary, Limits, Server
+from trioserve import (
+    Address,
+    DrainSummary,
+    Limits,
+    Server,
+    TcpAddress,
+    UnixAddress,
+    parse_address,
+)
 
 from ._job import Job
 from ._log import Log
@@ -21,36 +30,52 @@ _RULES = ("first_byte", "idle", "half_closed", "write_stall", "lifetime")
 def say_ready(log: Log, job: Job, server: Server) -> None:
     """Say what is bound, what the limits are, how to stop it, what to try."""
     addresses = ", ".join(server.addresses)
-    route = f"{addresses} -> {job.target}" if job.target else addresses
+    route = f"{addresses} -> {job.route}" if job.targets else addresses
     drain = server.timeouts.lame_duck + server.timeouts.drain
-    first = Address.parse(server.addresses[0])
-    host = "127.0.0.1" if first.host in _ALL_INTERFACES else first.host
     rules = {name: format_duration(getattr(job.timeouts, name)) for name in _RULES}
     log.say(
         "listening",
         f"trioserve {job.name}: {route}",
         f"limits: {_limits_text(job.limits, rules)}",
         f"stop:   Ctrl-C drains, {_up_to(drain)}; again cuts",
-        f"try:    nc {host} {first.port}",
+        f"try:    nc {_nc_words(parse_address(server.addresses[0]))}",
         command=job.name,
         addresses=",".join(server.addresses),
-        target=job.target and str(job.target),
+        target=job.route or None,
         max_connections=job.limits.max_connections,
+        max_per_peer=job.limits.max_per_peer,
         when_full=job.limits.when_full,
         drain=format_duration(drain),
         timeouts=rules,
     )
-    if job.listen.host in _ALL_INTERFACES:
-        log.say(
-            "exposed",
-            "listening on all interfaces: everybody who reaches this machine can"
-            f" connect; 127.0.0.1:{first.port} is for this machine only",
-            level="warning",
-        )
+    for address in server.addresses:
+        if (exposed := _exposed_port(parse_address(address))) is not None:
+            log.say(
+                "exposed",
+                f"{address} is all interfaces: everybody who reaches this machine can"
+                f" connect; 127.0.0.1:{exposed} is for this machine only",
+                level="warning",
+                address=address,
+            )
+
+
+def _nc_words(address: Address) -> str:
+    if isinstance(address, UnixAddress):
+        return f"-U {address.path}"
+    host = "127.0.0.1" if address.host in _ALL_INTERFACES else address.host
+    return f"{host} {address.port}"
+
+
+def _exposed_port(address: Address) -> int | None:
+    if isinstance(address, TcpAddress) and address.host in _ALL_INTERFACES:
+        return address.port
+    return None
 
 
 def _limits_text(limits: Limits, rules: dict[str, str]) -> str:
     full = "others wait" if limits.when_full == "backlog" else "others are refused"
+    if limits.max_per_peer is not None:
+        full = f"at most {limits.max_per_peer} from one peer, {full}"
     timers = ", ".join(
         f"{name.replace('_', ' ')} {duration}"
         for name, duration in rules.items()
@@ -111,11 +136,14 @@ def say_drained(log: Log, summary: DrainSummary, server: Server) -> None:
         )
 
 
-def why_not(address: Address, error: OSError) -> str:
-    """Why ``address`` can't be listened on, and what else to try."""
+def why_not(error: OSError) -> str:
+    """Why it can't listen on ``error.filename``, and what else to try."""
+    where = error.filename
     if isinstance(error.__cause__, socket.gaierror):
-        return f"can't find {address.host!r}: {error.strerror}; is it spelt right?"
-    where = error.filename or address
+        return f"can't find the host of {where}: {error.strerror}; is it spelt right?"
+    address = parse_address(where)
+    if isinstance(address, UnixAddress):
+        return _why_not_unix(address, error)
     match error.errno:
         case errno.EADDRINUSE:
             return (
@@ -134,6 +162,21 @@ def why_not(address: Address, error: OSError) -> str:
             )
         case _:
             return f"can't listen on {where}: {error.strerror or error}"
+
+
+def _why_not_unix(address: UnixAddress, error: OSError) -> str:
+    folder = Path(address.path).parent
+    match error.errno:
+        case errno.EADDRINUSE if address.is_abstract or Path(address.path).is_socket():
+            return f"{address} is in use already; stop what listens there"
+        case errno.EADDRINUSE:
+            return f"{address.path} exists, and is no socket; use another path"
+        case errno.ENOENT:
+            return f"can't listen on {address}: there is no folder {folder}"
+        case errno.EACCES | errno.EPERM:
+            return f"no right to listen on {address}: can you write to {folder}?"
+        case _:
+            return f"can't listen on {address}: {error.strerror or error}"
 
 
 def _up_to(seconds: float) -> str:

@@ -7,8 +7,9 @@ knows which commands there are.
 from __future__ import annotations
 
 import difflib
+import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NoReturn
 
 import click
@@ -21,6 +22,8 @@ class WrongUsage(click.UsageError):
 
 class Program(click.Group):
     """A group of commands whose errors are one line that says what to do instead.
+
+    Its help lists the commands in the order in which they were made.
 
     Args:
       name: what it is called, in help and in errors.
@@ -37,17 +40,41 @@ class Program(click.Group):
             code = error.exit_code
         except click.Abort:
             code = 130
+        except BrokenPipeError:
+            # Whoever read what was printed has seen enough. The interpreter
+            # shall not find out again when it flushes.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+            code = 0
         sys.exit(code)
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(self.commands)
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        known = self.list_commands(ctx)
-        if args[0] not in known:
-            close = difflib.get_close_matches(args[0], known, 1)
-            hint = f"did you mean {close[0]!r}?" if close else f"use {_or(known)}"
-            raise WrongUsage(f"no such command {args[0]!r}; {hint}", ctx)
+        if args[0] not in self.commands:
+            raise WrongUsage(no_such("command", args[0], self.list_commands(ctx)), ctx)
         return super().resolve_command(ctx, args)
+
+
+def no_such(kind: str, word: str, known: Iterable[str]) -> str:
+    """What to say of a word that is not one of those that are known."""
+    known = list(known)
+    close = difflib.get_close_matches(word, known, 1)
+    hint = f"did you mean {close[0]!r}?" if close else f"use {_or(known)}"
+    return f"no such {kind} {word!r}; {hint}"
+
+
+def origin_of(ctx: click.Context, param: click.Parameter) -> str:
+    """Where the value of a parameter came from, as a person calls it."""
+    match ctx.get_parameter_source(param.name or ""):
+        case ParameterSource.ENVIRONMENT:
+            return str(param.envvar)
+        case ParameterSource.COMMANDLINE:
+            return "command line"
+        case _:
+            return "default"
 
 
 def _error_text(error: click.ClickException) -> str:
@@ -56,9 +83,9 @@ def _error_text(error: click.ClickException) -> str:
     if ctx is None or isinstance(error, WrongUsage):
         return " ".join(words)
     if isinstance(error, click.BadParameter) and error.param:
-        name = error.param.name or ""
-        if ctx.get_parameter_source(name) is ParameterSource.ENVIRONMENT:
-            words.append(f"(from {ctx.auto_envvar_prefix}_{name.upper()})")
+        origin = origin_of(ctx, error.param)
+        if origin == error.param.envvar:
+            words.append(f"(from {origin})")
     if isinstance(error, click.MissingParameter) or not isinstance(
         error, click.BadParameter
     ):

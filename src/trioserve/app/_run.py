@@ -10,15 +10,22 @@ import contextlib
 import functools
 import os
 import signal
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Generator
+from collections.abc import (
+    AsyncIterable,
+    AsyncIterator,
+    Callable,
+    Generator,
+    Sequence,
+)
 
 import click
 import trio
 
-from trioserve import Address, Server, open_listeners, serve
+from trioserve import Address, Server, UnixListener, open_listeners, serve
 
 from ._job import Job
 from ._log import Log
+from ._loops import find_loop
 from ._messages import (
     say_cutting,
     say_drained,
@@ -27,6 +34,11 @@ from ._messages import (
     why_not,
 )
 from ._output import Output
+from ._port_file import PortFile
+from ._program import WrongUsage
+from ._status import status_fields, status_text
+
+Listeners = Sequence[trio.SocketListener | UnixListener]
 
 #: Served until told to stop, and nothing was cut.
 EXIT_DRAINED = 0
@@ -38,39 +50,85 @@ async def main(job: Job, output: Output) -> int:
     """Listen and serve until SIGTERM, SIGINT or SIGHUP; return the exit code.
 
     Raises:
-      click.ClickException: saying why it can't listen, or no longer can.
+      click.ClickException: saying why it can't listen, or no longer can; or that
+        a target is a listener of its own.
     """
-    listeners = await listen_or_say(job.listen)
-    with stop_signals() as signals:
-        try:
-            return await run(job, listeners, output, signals)
-        except ExceptionGroup as group:
-            # What `serve` raises when its last listener is gone.
-            match group.exceptions:
-                case [OSError() as error]:
-                    raise click.ClickException(f"can't go on: {error}") from group
-                case _:
-                    raise
+    listeners = await listen_or_say(*job.listen)
+    try:
+        await refuse_loop(job, listeners)
+        with announced_ports(job, listeners) as port_file, stop_signals() as signals:
+            return await run(job, listeners, output, signals, port_file=port_file)
+    except ExceptionGroup as group:
+        # What `serve` raises when its last listener is gone.
+        match group.exceptions:
+            case [OSError() as error]:
+                raise click.ClickException(f"can't go on: {error}") from group
+            case _:
+                raise
+    finally:
+        # Unless they were served from, and that has closed them.
+        for listener in listeners:
+            with trio.CancelScope(shield=True):
+                await listener.aclose()
 
 
-async def listen_or_say(address: Address) -> list[trio.SocketListener]:
+async def listen_or_say(*addresses: Address) -> Listeners:
     """`open_listeners`, with what it raises as a line for a person.
 
     Raises:
       click.ClickException: saying why not, and what else to try.
     """
     try:
-        return await open_listeners(address)
+        return await open_listeners(*addresses)
     except OSError as error:
-        raise click.ClickException(why_not(address, error)) from error
+        raise click.ClickException(why_not(error)) from error
+
+
+async def refuse_loop(job: Job, listeners: Listeners) -> None:
+    """See that no target is one of the listeners.
+
+    Raises:
+      click.UsageError: naming the target that is.
+    """
+    bound = [listener.socket for listener in listeners]
+    target = await find_loop(bound, job.targets, within=job.timeouts.connect)
+    if target is not None:
+        raise WrongUsage(
+            f"TARGET {target} is where this proxy itself listens, a loop; give the"
+            " address of another server"
+        )
+
+
+@contextlib.contextmanager
+def announced_ports(job: Job, listeners: Listeners) -> Generator[PortFile | None]:
+    """Write the port file, if one is asked for, and remove it at the end.
+
+    Raises:
+      click.ClickException: saying why it can't be written.
+    """
+    if job.port_file is None:
+        yield None
+        return
+    names = [listener.socket.getsockname() for listener in listeners]
+    try:
+        file = PortFile(job.port_file, [n[1] for n in names if isinstance(n, tuple)])
+    except OSError as error:
+        raise click.ClickException(
+            f"can't write the port to {job.port_file}: {error.strerror}"
+        ) from error
+    try:
+        yield file
+    finally:
+        file.remove()
 
 
 async def run(
     job: Job,
-    listeners: list[trio.SocketListener],
+    listeners: Listeners,
     output: Output,
     signals: AsyncIterable[int],
     *,
+    port_file: PortFile | None = None,
     leave: Callable[[int], None] = os._exit,
 ) -> int:
     """Serve until the first of ``signals``, drain, say how it went.
@@ -93,7 +151,7 @@ async def run(
             )
         )
         say_ready(output.log, job, server)
-        stop = _Stop(server, output.log, leave)
+        stop = _Stop(server, output.log, port_file, leave)
         nursery.start_soon(stop.obey, signals)
         await stop.asked.wait()
         # Without a deadline of its own: it would bring the one that is set forward.
@@ -112,16 +170,26 @@ async def run(
 class _Stop:
     # What signals ask for: the first drains, the second cuts, the third leaves.
 
-    def __init__(self, server: Server, log: Log, leave: Callable[[int], None]) -> None:
+    def __init__(
+        self,
+        server: Server,
+        log: Log,
+        port_file: PortFile | None,
+        leave: Callable[[int], None],
+    ) -> None:
         self.asked = trio.Event()
         self.hurried = False
         self._server = server
         self._log = log
+        self._port_file = port_file
         self._leave = leave
 
     async def obey(self, signals: AsyncIterable[int]) -> None:
         async for number in signals:
-            if not self.asked.is_set():
+            if number == signal.SIGUSR1:
+                fields = status_fields(self._server)
+                self._log.say("status", *status_text(self._server), **fields)
+            elif not self.asked.is_set():
                 self._drain(signal.Signals(number).name)
             elif number == signal.SIGHUP:
                 self._log.say("draining", "already draining", reason="SIGHUP")
@@ -133,6 +201,8 @@ class _Stop:
     def _drain(self, name: str) -> None:
         # Said before anything is done: draining may take long.
         say_draining(self._log, self._server, name)
+        if self._port_file is not None:
+            self._port_file.remove()
         self._server.start_draining(reason=name)
         self.asked.set()
 
@@ -144,18 +214,18 @@ class _Stop:
 
 @contextlib.contextmanager
 def stop_signals() -> Generator[AsyncIterator[int]]:
-    """Receive SIGTERM, SIGINT and SIGHUP; after the block they are ignored.
+    """Receive SIGTERM, SIGINT, SIGHUP, SIGUSR1; after the block they are ignored.
 
     A program that was started with SIGHUP ignored (``nohup``) keeps it so.
     """
-    numbers = [signal.SIGTERM, signal.SIGINT]
+    numbers = [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1]
     if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
         numbers.append(signal.SIGHUP)
 
     def too_early_or_late(number: int, frame: object) -> None:
         # Trio puts this back when its block ends. By then the process is on its
         # way out with an exit code of its own, which a signal may not replace.
-        if not over:
+        if not over and number != signal.SIGUSR1:
             raise SystemExit(128 + number)
 
     over = False

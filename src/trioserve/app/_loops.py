@@ -1,0 +1,83 @@
+"""Loops: whether a proxy would dial itself.
+
+Bound sockets and targets in, the target that is one of them out. Nothing is
+connected to, and nothing here decides what follows from it.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import trio
+
+from trioserve import Address, UnixAddress
+
+_ANYWHERE = frozenset({"0.0.0.0", "::"})
+
+
+async def find_loop(
+    bound: Iterable[trio.socket.SocketType],
+    targets: Iterable[Address],
+    *,
+    within: float,
+) -> Address | None:
+    """The first of ``targets`` that leads back to one of the ``bound`` sockets.
+
+    A name is looked up only if its port is one of theirs, ``within`` seconds;
+    one that has no answer by then is taken for somebody else.
+    """
+    names = [sock.getsockname() for sock in bound]
+    for target in targets:
+        if isinstance(target, UnixAddress):
+            if any(_is_same_file(target, name) for name in names):
+                return target
+        elif any(isinstance(n, tuple) and n[1] == target.port for n in names):
+            with trio.move_on_after(within):
+                for found in await _look_up(target.host, target.port):
+                    if any(_leads_to(found, name) for name in names):
+                        return target
+    return None
+
+
+async def _look_up(host: str, port: int) -> list[Any]:
+    try:
+        found = await trio.socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError):
+        return []
+    return [sockaddr for *_, sockaddr in found]
+
+
+def _is_same_file(target: UnixAddress, name: object) -> bool:
+    if target.is_abstract or not isinstance(name, str):
+        return target.sockaddr == name
+    try:
+        return Path(target.path).samefile(name)
+    except OSError:
+        return False
+
+
+def _leads_to(sockaddr: Any, name: Any) -> bool:
+    if not isinstance(name, tuple) or len(name) != len(sockaddr):
+        return False
+    if name[:2] == sockaddr[:2]:
+        return True
+    # 0.0.0.0 and :: are this machine for whoever connects to them, too.
+    return (
+        name[1] == sockaddr[1]
+        and (name[0] in _ANYWHERE or sockaddr[0] in _ANYWHERE)
+        and _is_local(sockaddr)
+    )
+
+
+def _is_local(sockaddr: Any) -> bool:
+    # Only an address of this machine can be bound.
+    family = socket.AF_INET if len(sockaddr) == 2 else socket.AF_INET6
+    with socket.socket(family, socket.SOCK_STREAM) as sock:
+        try:
+            sock.bind((sockaddr[0], 0, *sockaddr[2:]))
+        except OSError:
+            return False
+    return True

@@ -1,0 +1,201 @@
+"""The options that every serving command has, and what becomes of them.
+
+Words of the command line or the environment in, limits and timeouts out.
+Nothing here serves, and nothing here knows which command it is.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
+
+import click
+
+from trioserve import Address, Limits, Timeouts, parse_address
+
+from ._program import WrongUsage, origin_of
+from ._values import format_duration, parse_duration
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+_TIMEOUT_HELP = {
+    "connect": "Dialing all TARGETs, name look-ups included.",
+    "first_byte": "From accept to the client's first byte.",
+    "idle": "Silence while both directions are open.",
+    "half_closed": "Silence once one direction has ended.",
+    "write_stall": "A receiver that takes no bytes.",
+    "lifetime": "The whole of a connection.",
+    "drain": "After a signal, how long connections may go on.",
+    "drain_idle": "Silence after which a draining connection is closed.",
+    "lame_duck": "After a signal, how long new connections are still accepted.",
+    "cleanup": "After the cut, how long to wait for what still runs.",
+    "linger": "For a client to close after its connection was served.",
+}
+
+
+def address(text: str) -> Address:
+    """The type of an argument or option that is an address."""
+    try:
+        return parse_address(text)
+    except ValueError as error:
+        raise WrongUsage(str(error)) from None
+
+
+def serving_options(
+    *, without: frozenset[str] = frozenset()
+) -> Callable[[Command], Command]:
+    """Add them to a command: limits, an option for each timeout, output.
+
+    Args:
+      without: timeouts that the command does not have.
+    """
+    defaults = dataclasses.asdict(Timeouts())
+    options = [
+        _option(
+            "--listen",
+            type=address,
+            multiple=True,
+            metavar="ADDRESS",
+            help="Listen here too; may be given several times.",
+        ),
+        _option(
+            "--max-connections",
+            type=click.IntRange(min=1),
+            metavar="N",
+            show_default="a quarter of the files that may be open, at most 10000",
+            help="Connections served at once.",
+        ),
+        _option(
+            "--per-peer",
+            type=click.IntRange(min=1),
+            metavar="N",
+            show_default="any number",
+            help="Of these, how many may come from one IP address.",
+        ),
+        _option(
+            "--when-full",
+            type=click.Choice(["backlog", "refuse"]),
+            default="backlog",
+            show_default=True,
+            help="Leave others in the kernel's queue, or refuse them.",
+        ),
+        *(
+            _option(
+                f"--{name.replace('_', '-')}",
+                type=_duration,
+                default=format_duration(defaults[name]),
+                show_default=True,
+                metavar="TIME",
+                callback=_check_timeout,
+                help=text,
+            )
+            for name, text in _TIMEOUT_HELP.items()
+            if name not in without
+        ),
+        _option(
+            "--log",
+            type=click.Choice(["text", "logfmt", "json", "haproxy"]),
+            show_default="text on a terminal, else logfmt",
+            help="How to write messages, on stderr.",
+        ),
+        _option(
+            "--live",
+            is_flag=True,
+            help="Show all the time how it stands, on stderr.",
+        ),
+        _option(
+            "--reports",
+            type=click.Path(allow_dash=True),
+            metavar="FILE",
+            help="Append a line of JSON per connection; '-' is stdout.",
+        ),
+        _option(
+            "--port-file",
+            type=click.Path(),
+            metavar="FILE",
+            help="Write the port here, as long as it is listened on.",
+        ),
+    ]
+
+    def decorate(command: Command) -> Command:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return decorate
+
+
+def limits_of(
+    max_connections: int | None, per_peer: int | None, when_full: Any
+) -> Limits:
+    """The limits that these options ask for.
+
+    It raises this process's soft limit of open files to the hard one before,
+    because the default depends on it. The soft limit is there for programs that
+    still call select(2).
+    """
+    import resource
+
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    limits = Limits(max_per_peer=per_peer, when_full=when_full)
+    if max_connections is not None:
+        limits = dataclasses.replace(limits, max_connections=max_connections)
+    return limits
+
+
+def settings_text(ctx: click.Context) -> Iterator[str]:
+    """Every option of a command that was read, its value, and where it came from."""
+    rows = [("setting", "value", "from", "in the environment")]
+    rows += [
+        (option.opts[0], _value_text(ctx, option), origin_of(ctx, option), str(env))
+        for option in ctx.command.params
+        if isinstance(option, click.Option) and (env := option.envvar)
+    ]
+    widths = [max(len(row[column]) for row in rows) for column in range(3)]
+    for *cells, last in rows:
+        aligned = (c.ljust(width) for c, width in zip(cells, widths, strict=True))
+        yield "  ".join((*aligned, last))
+
+
+def _value_text(ctx: click.Context, option: click.Option) -> str:
+    match ctx.params[option.name or ""]:
+        case None if option.opts[0] == "--max-connections":
+            return str(limits_of(None, None, "backlog").max_connections)
+        case None:
+            default = option.show_default
+            return default if isinstance(default, str) else "none"
+        case bool(flag):
+            return "yes" if flag else "no"
+        case float(seconds):
+            return format_duration(seconds)
+        case tuple(values):
+            return " ".join(str(value) for value in values) or "none"
+        case value:
+            return str(value)
+
+
+def _option(name: str, **attributes: Any) -> Callable[[Command], Command]:
+    # Every one of them can be given in the environment, too.
+    envvar = "TRIOSERVE_" + name.removeprefix("--").replace("-", "_").upper()
+    return click.option(name, envvar=envvar, **attributes)
+
+
+def _duration(text: str) -> float:
+    try:
+        return parse_duration(text)
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from None
+
+
+def _check_timeout(ctx: click.Context, param: click.Parameter, seconds: float) -> float:
+    try:
+        Timeouts(**{param.name or "": seconds})
+    except ValueError:
+        raise click.BadParameter(
+            "must be more than 0; 'never' means no limit", ctx, param
+        ) from None
+    return seconds

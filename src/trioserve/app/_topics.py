@@ -1,0 +1,70 @@
+"""What ``trioserve help TOPIC`` says. Texts; nothing here does anything."""
+
+from __future__ import annotations
+
+from typing import Final
+
+#: A topic, and what there is to know about it.
+TOPICS: Final = {
+    "addresses": """\
+Where to listen and where to dial are written in the same way:
+
+  HOST:PORT             a name or a number: db.internal:5432, 127.0.0.1:8080
+  [IPV6]:PORT           [::1]:8080, [fe80::1%eth0]:8080
+  :PORT                 to listen on all interfaces, for everybody
+  unix:PATH             a Unix socket: unix:/run/app.sock
+  unix:PATH?mode=0660   to listen, with these permissions (else: umask)
+  unix:@NAME            a name in Linux's abstract namespace, without a file
+
+tcp:// may stand before HOST, and unix:// before a PATH that begins with '/'.
+To listen, port 0 picks a free one, which is printed (--port-file writes it).
+The file of a Unix socket that nobody listens on any more is replaced, and it is
+removed at the end. A bare number is refused: it would have to mean either this
+machine only or everybody.
+
+TARGETs are tried in their order, each with an equal share of what is left of
+--connect; the addresses of one name are tried side by side (RFC 8305). An
+answer for a name is used for 10 seconds, and the last good one as long as there
+is no new one.""",
+    "settings": """\
+Every option of 'echo' and 'proxy' can be given in the environment, in capitals
+and with TRIOSERVE_ before it: --half-closed 5m is TRIOSERVE_HALF_CLOSED=5m. The
+command line comes before the environment, and that before the default.
+
+TIME is 500ms, 10s, 2m, 1h, 1h30m, a number of seconds, or 'never'.
+
+'trioserve help settings proxy LISTEN TARGET --idle 5m' shows what holds for
+that command line, and where each value came from. Without a command line:""",
+    "signals": """\
+  TERM, INT (Ctrl-C)   drain: accept no more, let what goes on finish
+  the same again       cut: reset what is left
+  the same once more   end the process
+  HUP                  drain; ignored if it was ignored at the start (nohup)
+  USR1                 print how it stands: counters, who holds the slots, and
+                       the line on which each task stands
+
+A drain begins with --lame-duck, for which it still accepts, and ends after
+--drain, when what is left is cut. --drain-idle closes what is silent until
+then.""",
+    "logs": """\
+  --log text      for people: a line for each connection
+  --log logfmt    for machines: key=value
+  --log json      for machines: an object in each line
+  --log haproxy   connections as HAProxy's tcplog writes them
+
+Messages go to stderr: text if that is a terminal, else logfmt. Colours are
+used on a terminal, unless NO_COLOR is set or TERM is 'dumb', and with
+FORCE_COLOR also elsewhere. --reports FILE appends a line of JSON for each
+connection; 'trioserve explain FILE' and 'trioserve reports FILE' read it.
+
+Nobody has to read what is written: what finds no reader or no room is dropped,
+counted, and said when there is one again; connections never wait for it. What
+came from a peer is escaped.""",
+    "exit-codes": """\
+  0     it drained: nothing was cut
+  1     it could not listen, or no longer; a file could not be read or written
+  2     a wrong word on the command line or in the environment
+  3     it stopped, and connections were cut or a task was left behind
+  130   Ctrl-C before it served
+  143   SIGTERM before it served""",
+}

@@ -1,0 +1,121 @@
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+from collections.abc import AsyncGenerator
+from pathlib import Path
+
+import pytest
+import trio
+import trio.testing
+
+from trioserve import Address, TcpAddress, UnixAddress, open_listeners, parse_address
+from trioserve.app._loops import find_loop
+
+
+@contextlib.asynccontextmanager
+async def bound(*addresses: str) -> AsyncGenerator[list[trio.socket.SocketType]]:
+    listeners = await open_listeners(*addresses)
+    try:
+        yield [listener.socket for listener in listeners]
+    finally:
+        for listener in listeners:
+            await listener.aclose()
+
+
+async def _find(
+    sockets: list[trio.socket.SocketType], *targets: Address
+) -> Address | None:
+    return await find_loop(sockets, targets, within=5)
+
+
+def _own_address() -> str:
+    """An address of this machine that is not that of the loopback interface."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        try:
+            # Chooses an interface; nothing is sent.
+            sock.connect(("192.0.2.1", 9))
+        except OSError:
+            pytest.skip("no network interface but the loopback")
+        return str(sock.getsockname()[0])
+
+
+@pytest.mark.parametrize(
+    ("listen", "target"),
+    [
+        ("127.0.0.1:0", "127.0.0.1"),
+        ("127.0.0.1:0", "localhost"),
+        ("127.0.0.1:0", "LOCALHOST"),
+        ("127.0.0.1:0", "0.0.0.0"),
+        ("0.0.0.0:0", "127.1.2.3"),
+        (":0", "localhost"),
+        (":0", "::1"),
+        ("[::1]:0", "::1"),
+        ("[::1]:0", "::"),
+    ],
+)
+async def test_it_would_dial_itself(listen: str, target: str) -> None:
+    async with bound("127.0.0.1:0", listen) as sockets:
+        port = sockets[-1].getsockname()[1]
+        loop = TcpAddress(target, port)
+        assert await _find(sockets, TcpAddress("127.0.0.1", 1), loop) == loop
+
+
+async def test_any_address_of_this_machine_is_this_machine() -> None:
+    host = _own_address()
+    async with bound("0.0.0.0:0") as sockets:
+        loop = TcpAddress(host, sockets[0].getsockname()[1])
+        assert await _find(sockets, loop) == loop
+
+
+@pytest.mark.parametrize(
+    ("listen", "target"),
+    [
+        ("127.0.0.1:0", "127.0.0.2"),
+        ("127.0.0.1:0", "::1"),
+        ("[::1]:0", "127.0.0.1"),
+        ("0.0.0.0:0", "192.0.2.1"),
+        ("127.0.0.1:0", "nobody.invalid"),
+        ("127.0.0.1:0", "a..b"),
+    ],
+)
+async def test_it_would_dial_somebody_else(listen: str, target: str) -> None:
+    async with bound(listen) as sockets:
+        port = sockets[0].getsockname()[1]
+        assert await _find(sockets, TcpAddress(target, port)) is None
+
+
+async def test_a_name_is_only_looked_up_if_its_port_is_one_of_ours(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    class Dead(trio.abc.HostnameResolver):
+        async def getaddrinfo(self, *_: object, **__: object) -> list[object]:
+            await trio.sleep_forever()
+            raise AssertionError  # pragma: no cover
+
+        async def getnameinfo(self, *_: object) -> tuple[str, str]:
+            raise NotImplementedError
+
+    async with bound("127.0.0.1:0") as sockets:
+        trio.socket.set_custom_hostname_resolver(Dead())
+        port = sockets[0].getsockname()[1]
+        assert await _find(sockets, TcpAddress("dead.test", port ^ 1)) is None
+        assert trio.current_time() == 0
+        # And then not for ever.
+        assert await _find(sockets, TcpAddress("dead.test", port)) is None
+        assert trio.current_time() == 5
+
+
+async def test_unix_sockets_are_the_same_if_their_files_are(tmp_path: Path) -> None:
+    path = tmp_path / "socket"
+    link = tmp_path / "link"
+    abstract = f"unix:@trioserve-loop-{os.getpid()}"
+    async with bound(f"unix:{path}", abstract, "127.0.0.1:0") as sockets:
+        link.symlink_to(path)
+        for loop in (UnixAddress(str(path)), UnixAddress(str(link))):
+            assert await _find(sockets, loop) == loop
+        assert await _find(sockets, parse_address(abstract)) == parse_address(abstract)
+        assert await _find(sockets, UnixAddress(str(tmp_path / "other"))) is None
+        assert await _find(sockets, UnixAddress("@another")) is None
+        assert await _find(sockets, TcpAddress("127.0.0.1", 1)) is None

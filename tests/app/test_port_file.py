@@ -1,0 +1,40 @@
+from __future__ import annotations
+
+import stat
+from pathlib import Path
+
+import pytest
+
+from trioserve.app._port_file import PortFile
+
+
+def test_it_has_the_ports_a_line_each_until_it_is_removed(tmp_path: Path) -> None:
+    path = tmp_path / "port"
+    file = PortFile(str(path), [8080, 8080, 9090])
+    assert path.read_text() == "8080\n9090\n"
+    assert stat.S_IMODE(path.stat().st_mode) == 0o644
+    assert list(tmp_path.iterdir()) == [path]
+    file.remove()
+    file.remove()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_was_there_is_replaced_and_what_came_after_is_left(tmp_path: Path) -> None:
+    path = tmp_path / "port"
+    path.write_text("1\n")
+    first = PortFile(str(path), [2])
+    second = PortFile(str(path), [3])
+    first.remove()
+    assert path.read_text() == "3\n"
+    second.remove()
+    assert not path.exists()
+
+
+def test_where_it_cannot_be_written_nothing_is_left(tmp_path: Path) -> None:
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    with pytest.raises(IsADirectoryError):
+        PortFile(str(folder), [1])
+    with pytest.raises(FileNotFoundError):
+        PortFile(str(tmp_path / "no" / "port"), [1])
+    assert list(tmp_path.iterdir()) == [folder]

@@ -1,0 +1,231 @@
+"""Names: one look-up at a time for each, the last good answer kept."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import trio
+import trio.testing
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from support import run
+from trioserve import TcpAddress
+from trioserve._names import _FRESH, _MOST_NAMES, _RENEWAL, look_up
+
+
+class Resolver(trio.abc.HostnameResolver):
+    """A resolver that is asked, and answers when it is told to.
+
+    Attributes:
+      asked: the names that it was asked for, in order.
+      answer: what it answers, or raises.
+      seconds: how long it takes.
+    """
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+        self.answer: list[str] | Exception = ["127.0.0.1"]
+        self.seconds = 0.0
+        trio.socket.set_custom_hostname_resolver(self)
+
+    async def getaddrinfo(self, host: Any, port: Any, *_: int, **__: int) -> list[Any]:
+        self.asked.append(host.decode() if isinstance(host, bytes) else host)
+        answer, seconds = self.answer, self.seconds
+        await trio.sleep(seconds)
+        if isinstance(answer, Exception):
+            raise answer
+        return [
+            found
+            for number in answer
+            for found in socket.getaddrinfo(number, port, type=socket.SOCK_STREAM)
+        ]
+
+    async def getnameinfo(self, sockaddr: Any, flags: int) -> Any:
+        raise NotImplementedError
+
+
+async def hosts(name: str = "db.test", port: int = 80) -> list[str]:
+    places = await look_up(TcpAddress(name, port))
+    assert all(place.sockaddr[1] == port for place in places)
+    return [place.sockaddr[0] for place in places]
+
+
+def test_clients_of_one_name_share_a_look_up() -> None:
+    """Law 1: a dead name costs one look-up, however many ask for it."""
+
+    async def main() -> None:
+        resolver = Resolver()
+        resolver.seconds = 30
+        gave_up = 0
+
+        async def client() -> None:
+            nonlocal gave_up
+            with trio.move_on_after(5) as patience:
+                await hosts()
+            gave_up += patience.cancelled_caught
+
+        for _ in range(3):
+            async with trio.open_nursery() as nursery:
+                for _ in range(200):
+                    nursery.start_soon(client)
+        assert gave_up == 600
+        assert trio.current_time() == 15
+        assert resolver.asked == ["db.test"]
+        # It goes on for those who come next.
+        assert await hosts() == ["127.0.0.1"]
+        assert trio.current_time() == 30
+        assert resolver.asked == ["db.test"]
+
+    run(main)
+
+
+def test_other_names_are_not_held_up() -> None:
+    """Law 1: each name waits for its own answer only."""
+
+    async def main() -> None:
+        resolver = Resolver()
+        resolver.seconds = 30
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(hosts, "dead.test")
+            await trio.testing.wait_all_tasks_blocked()
+            resolver.seconds = 0
+            assert await hosts("live.test") == ["127.0.0.1"]
+            assert trio.current_time() == 0
+
+    run(main)
+
+
+def test_numbers_wait_for_no_thread() -> None:
+    """Law 1: not even when all threads wait for names."""
+    release = threading.Event()
+
+    async def main() -> None:
+        limiter = trio.to_thread.current_default_thread_limiter()
+        async with trio.open_nursery() as nursery:
+            for _ in range(int(limiter.total_tokens)):
+                nursery.start_soon(trio.to_thread.run_sync, release.wait)
+            await trio.testing.wait_all_tasks_blocked()
+            assert limiter.available_tokens == 0
+            assert await hosts("127.0.0.1") == ["127.0.0.1"]
+            assert await hosts("::1") == ["::1"]
+            release.set()
+
+    trio.run(main)
+
+
+def test_an_answer_is_used_again_while_it_is_fresh() -> None:
+    """And not longer, if there is a new one."""
+
+    async def main() -> None:
+        resolver = Resolver()
+        assert await hosts(port=80) == await hosts(port=81) == ["127.0.0.1"]
+        assert resolver.asked == ["db.test"]
+        await trio.sleep(_FRESH)
+        resolver.answer = ["127.0.0.2"]
+        assert await hosts() == ["127.0.0.2"]
+        assert resolver.asked == 2 * ["db.test"]
+
+    run(main)
+
+
+@pytest.mark.parametrize(
+    "failure",
+    [socket.gaierror(socket.EAI_AGAIN, "Temporary failure"), UnicodeError(), [], 60.0],
+    ids=["failure", "no name", "nothing", "no answer"],
+)
+def test_the_last_good_answer_is_kept(failure: Any) -> None:
+    """However old; whoever comes while it is renewed waits a second at most."""
+
+    async def main() -> None:
+        resolver = Resolver()
+        await hosts()
+        await trio.sleep(86400)
+        if isinstance(failure, float):
+            resolver.seconds = failure
+        else:
+            resolver.answer = failure
+        for later in (0.0, 0.25):
+            await trio.sleep(later)
+            began = trio.current_time()
+            assert await hosts() == ["127.0.0.1"]
+            assert trio.current_time() - began <= _RENEWAL
+
+    run(main)
+
+
+@pytest.mark.parametrize(
+    ("failure", "code", "text"),
+    [
+        (socket.gaierror(socket.EAI_AGAIN, "Temporary"), socket.EAI_AGAIN, "Temporary"),
+        (UnicodeError("idna"), socket.EAI_NONAME, "not a valid host name"),
+        ([], socket.EAI_NONAME, "no address"),
+        (RuntimeError("a resolver's bug"), socket.EAI_FAIL, "a resolver's bug"),
+    ],
+)
+def test_a_name_without_an_address_raises(failure: Any, code: int, text: str) -> None:
+    """Everybody who waits gets an error of their own, and the run goes on."""
+
+    async def main() -> None:
+        resolver = Resolver()
+        resolver.answer, resolver.seconds = failure, 1
+        errors: list[socket.gaierror] = []
+
+        async def client() -> None:
+            with pytest.raises(socket.gaierror) as caught:
+                await hosts()
+            errors.append(caught.value)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(client)
+            nursery.start_soon(client)
+        assert errors[0] is not errors[1]
+        assert [error.errno for error in errors] == 2 * [code]
+        assert text in str(errors[0])
+        # The next one asks again.
+        resolver.answer = ["127.0.0.1"]
+        assert await hosts() == ["127.0.0.1"]
+
+    run(main)
+
+
+async def test_a_label_that_no_name_has(autojump_clock: trio.testing.MockClock) -> None:
+    """As Python's own resolver says it."""
+    with pytest.raises(socket.gaierror, match="not a valid host name"):
+        await hosts("a..b")
+
+
+def test_names_are_forgotten_when_there_are_too_many() -> None:
+    """Law 13: the oldest first."""
+
+    async def main() -> None:
+        resolver = Resolver()
+        for number in range(_MOST_NAMES + 1):
+            await hosts(f"{number}.test")
+        await hosts("1.test")
+        assert len(resolver.asked) == _MOST_NAMES + 1
+        await hosts("0.test")
+        assert resolver.asked[-1] == "0.test"
+
+    run(main)
+
+
+@given(st.lists(st.sampled_from(["127.0.0.1", "127.0.0.2", "::1"]), min_size=1))
+@settings(deadline=None)
+def test_families_take_turns(answer: list[str]) -> None:
+    """RFC 8305, section 4: beginning with that of the first, in their order."""
+
+    async def main() -> None:
+        Resolver().answer = answer
+        found = await hosts()
+        for is_of in (lambda h: ":" in h, lambda h: ":" not in h):
+            assert list(filter(is_of, found)) == list(filter(is_of, answer))
+        first: Callable[[str], bool] = lambda h: (":" in h) == (":" in answer[0])  # noqa: E731
+        fewer = min(sum(map(first, answer)), len(answer) - sum(map(first, answer)))
+        assert [first(h) for h in found[: 2 * fewer]] == fewer * [True, False]
+
+    run(main)
