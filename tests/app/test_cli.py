@@ -294,7 +294,8 @@ def test_options_become_limits_and_timeouts(
     monkeypatch.setattr(_run, "main", main)
     result = invoke(
         *args, "--max-connections=5", "--when-full=refuse", "--half-closed=90s",
-        "--drain=never", "--per-peer=2", "--listen=[::1]:0", "--listen=unix:a", TRIOSERVE_IDLE="2m",
+        "--drain=never", "--per-peer=2", "--listen=[::1]:0", "--listen=unix:a",
+        TRIOSERVE_IDLE="2m",
     )  # fmt: skip
     assert result.exit_code == 0
     (job,) = jobs

@@ -7,9 +7,8 @@ reads HAProxy's logs reads these: halog, or a pattern somebody has.
 from __future__ import annotations
 
 import datetime as dt
-import re
 
-from trioserve import ConnectionReport, Outcome, Reason
+from trioserve import ConnectionReport
 
 _NO_SERVER = "<NOSRV>"
 
