@@ -26,6 +26,7 @@ from pathlib import Path
 import pytest
 
 import trioserve
+from shell import PATIENCE, environment, free_ports, replaced
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -257,6 +258,33 @@ def test_a_table_of_fields_has_all_of_them(
     fields = {field.name for field in dataclasses.fields(value)}
     properties = {n for n, v in vars(value).items() if isinstance(v, property)}
     assert documented == fields | properties
+
+
+BAD_INPUT = [
+    (command.strip("`"), said, int(code))
+    for command, said, code in table(ROOT / "docs" / "errors.md", "command")
+    if code
+]
+
+
+@pytest.mark.parametrize(("command", "said", "code"), BAD_INPUT)
+def test_bad_input_gets_its_line_and_its_exit_code(
+    command: str, said: str, code: int, tmp_path: Path
+) -> None:
+    with free_ports(["8080"]) as ports:
+        pasted = subprocess.run(
+            ["bash", "-c", replaced(command, ports)],
+            cwd=tmp_path,
+            env=environment(tmp_path),
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE,
+        )
+    assert pasted.stdout == ""
+    expected = f"trioserve: error: {replaced(said, ports)}\n"
+    assert same_output(pasted.stderr, expected), pasted.stderr
+    assert pasted.stderr.count("\n") == 1
+    assert pasted.returncode == code
 
 
 def test_output_is_compared() -> None:

@@ -149,7 +149,7 @@ def demo_command(seconds: float, clients: int, seed: int) -> int:
 
 
 @cli.command("completion")
-@click.argument("shell", type=click.Choice(_SHELLS))
+@click.argument("shell", type=click.Choice(_SHELLS), metavar="SHELL")
 def completion_command(shell: str) -> None:
     """Print what makes a SHELL complete commands and options.
 

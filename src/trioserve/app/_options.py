@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import re
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
@@ -62,14 +63,14 @@ def serving_options(
         ),
         _option(
             "--max-connections",
-            type=click.IntRange(min=1),
+            type=_count,
             metavar="N",
             show_default="a quarter of the files that may be open, at most 10000",
             help="Connections served at once.",
         ),
         _option(
             "--per-peer",
-            type=click.IntRange(min=1),
+            type=_count,
             metavar="N",
             show_default="any number",
             help="Of these, how many may come from one IP address.",
@@ -182,6 +183,12 @@ def _option(name: str, **attributes: Any) -> Callable[[Command], Command]:
     # Every one of them can be given in the environment, too.
     envvar = "TRIOSERVE_" + name.removeprefix("--").replace("-", "_").upper()
     return click.option(name, envvar=envvar, **attributes)
+
+
+def _count(text: str) -> int:
+    if not re.fullmatch(r"[1-9]\d{0,8}", text, re.ASCII):
+        raise click.BadParameter(f"{text!r} is not a number of 1 or more")
+    return int(text)
 
 
 def _duration(text: str) -> float:

@@ -78,19 +78,42 @@ def origin_of(ctx: click.Context, param: click.Parameter) -> str:
 
 
 def _error_text(error: click.ClickException) -> str:
-    words = error.format_message().split()
+    # In our own words: click's differ from one release to the next.
     ctx = error.ctx if isinstance(error, click.UsageError) else None
+    text = " ".join(error.message.split())
+    if isinstance(error, click.BadOptionUsage):
+        name = error.option_name
+        return text.replace(f"Option {name!r}", name).removesuffix(".")
     if ctx is None or isinstance(error, WrongUsage):
-        return " ".join(words)
-    if isinstance(error, click.BadParameter) and error.param:
-        origin = origin_of(ctx, error.param)
-        if origin == error.param.envvar:
-            words.append(f"(from {origin})")
-    if isinstance(error, click.MissingParameter) or not isinstance(
-        error, click.BadParameter
-    ):
-        words += ctx.get_usage().split()
-    return " ".join(words)
+        return text
+    match error:
+        case click.NoSuchOption(option_name=name):
+            known = [option for param in ctx.command.params for option in param.opts]
+            close = difflib.get_close_matches(name, known, 1)
+            hint = f"did you mean {close[0]!r}?" if close else _see_help(ctx)
+            return f"no such option {name!r}; {hint}"
+        case click.MissingParameter(param=click.Parameter() as param):
+            return f"{_name_of(param, ctx)} is missing; {_usage(ctx)}"
+        case click.BadParameter(param=click.Parameter() as param):
+            origin = origin_of(ctx, param)
+            text = f"{_name_of(param, ctx)}: {text.removesuffix('.')}"
+            return f"{text} (from {origin})" if origin == param.envvar else text
+        case _:
+            return f"{text[0].lower()}{text[1:].removesuffix('.')}; {_usage(ctx)}"
+
+
+def _name_of(param: click.Parameter, ctx: click.Context) -> str:
+    if isinstance(param, click.Option):
+        return param.opts[0]
+    return (param.metavar or "").strip("[]").removesuffix("...")
+
+
+def _usage(ctx: click.Context) -> str:
+    return " ".join(ctx.get_usage().split()).replace("Usage", "usage", 1)
+
+
+def _see_help(ctx: click.Context) -> str:
+    return f"'{ctx.command_path} --help' has all of them"
 
 
 def _or(words: Sequence[str]) -> str:

@@ -1,0 +1,125 @@
+"""A shell in which a person would paste commands, with ``trioserve`` on its PATH.
+
+Nothing here knows what the commands are, or what they should say.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import queue
+import re
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Generator, Iterable
+from pathlib import Path
+
+#: How long a command may take to say its next line.
+PATIENCE = 30.0
+
+
+def environment(folder: Path) -> dict[str, str]:
+    """A user's environment, with the command ``trioserve`` of this Python.
+
+    Made in ``folder``, which is also its HOME; it has no settings of ours.
+    """
+    command = folder / "bin" / "trioserve"
+    command.parent.mkdir(exist_ok=True)
+    command.write_text(f'#!/bin/sh\nexec {sys.executable} -m trioserve "$@"\n')
+    command.chmod(0o755)
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith("TRIOSERVE_") and name not in ("FORCE_COLOR", "NO_COLOR")
+    }
+    path = f"{command.parent}:{kept['PATH']}"
+    return {**kept, "PATH": path, "HOME": str(folder), "LC_ALL": "C.UTF-8"}
+
+
+@contextlib.contextmanager
+def free_ports(numbers: Iterable[str]) -> Generator[dict[str, str]]:
+    """A port that nobody uses for each of these, which a text has instead.
+
+    They are free again when the block begins: another program may be faster.
+    """
+    with contextlib.ExitStack() as stack:
+        found: dict[str, str] = {}
+        for number in numbers:
+            probe = stack.enter_context(socket.socket())
+            probe.bind(("127.0.0.1", 0))
+            found[number] = str(probe.getsockname()[1])
+    yield found
+
+
+def replaced(text: str, words: dict[str, str]) -> str:
+    """``text`` with these words replaced, where they stand for themselves."""
+    for word, other in words.items():
+        text = re.sub(rf"(?<!\d){word}(?!\d)", other, text)
+    return text
+
+
+class Shell:
+    """A bash that reads commands, and the lines that come out of it.
+
+    Both its output and its errors, and those of all that it started.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.seen: list[str] = []
+        self._unread: queue.Queue[str | None] = queue.Queue()
+        # In a session of its own, so that all of it can be ended at once.
+        self.process = subprocess.Popen(
+            ["bash", "--norc", "--noprofile"],
+            cwd=folder,
+            env=environment(folder),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def paste(self, command: str) -> None:
+        assert self.process.stdin
+        self.process.stdin.write(command + "\n")
+        self.process.stdin.flush()
+
+    def line(self) -> str | None:
+        """The next line, or None at the end.
+
+        Raises:
+          queue.Empty: there is none for too long.
+        """
+        line = self._unread.get(timeout=PATIENCE)
+        if line is not None:
+            self.seen.append(line)
+        return line
+
+    def end(self) -> list[str]:
+        """Say that there are no more commands; what it says after that."""
+        assert self.process.stdin
+        self.process.stdin.close()
+        rest: list[str] = []
+        while (line := self.line()) is not None:
+            rest.append(line)
+        return rest
+
+    def kill(self) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, 9)
+        self.process.wait(PATIENCE)
+        self._reader.join(PATIENCE)
+        for stream in (self.process.stdin, self.process.stdout):
+            if stream is not None:
+                with contextlib.suppress(BrokenPipeError):
+                    stream.close()
+
+    def _read(self) -> None:
+        assert self.process.stdout
+        for line in self.process.stdout:
+            self._unread.put(line.rstrip("\n"))
+        self._unread.put(None)
