@@ -207,7 +207,7 @@ def test_the_table_of_defaults_is_the_defaults() -> None:
 
 
 def report_because_of(
-    reason: trioserve.Reason, side: str
+    reason: trioserve.Reason, side: str, phase: trioserve.Phase
 ) -> trioserve.ConnectionReport:
     return trioserve.ConnectionReport(
         id=1,
@@ -217,7 +217,7 @@ def report_because_of(
         accepted_at=0,
         duration=0,
         reason=reason,
-        phase=trioserve.Phase.DATA,
+        phase=phase,
         side="target" if side == "target" else "client",
     )
 
@@ -226,11 +226,14 @@ def test_the_table_of_reasons_is_the_reasons() -> None:
     documented = table(ROOT / "docs" / "reports.md", "reason")
     real = list[tuple[str, ...]]()
     for reason in trioserve.Reason:
-        letters = {
-            report_because_of(reason, side).termination_state[0]: None
+        states = {
+            report_because_of(reason, side, phase).termination_state: None
             for side in ("client", "target")
+            for phase in trioserve.Phase
         }
-        code = " or ".join(f"`{letter}`" for letter in letters)
+        # One state whatever the phase, or a letter before that of the phase.
+        words = states if len(states) == 1 else dict.fromkeys(s[0] for s in states)
+        code = " or ".join(f"`{word}`" for word in words)
         real.append((f"`{reason}`", f"`{reason.outcome}`", code, reason.sentence))
     assert documented == real
 

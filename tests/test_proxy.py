@@ -221,9 +221,28 @@ async def test_a_client_that_is_gone_while_the_target_is_dialed(
     assert report.error.startswith("ConnectionResetError: ")
 
 
-@pytest.mark.parametrize("sends", [b"", b"hello"])
+async def test_a_client_that_says_nothing_and_closes_while_the_target_is_dialed(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """Law 12: it is waited with for a second: it may still want to listen."""
+    with _black_hole() as target:
+        async with serving(proxy(target), timeouts=Timeouts(connect=60)) as running:
+            client = await running.connect()
+            await trio.sleep(3)
+            await client.send_eof()
+            await trio.sleep(0.9)
+            assert len(running.server.connections) == 1
+            await trio.sleep(0.2)
+            assert running.server.connections == ()
+    (report,) = running.reports
+    assert (report.reason, report.error) == (Reason.CLIENT_GONE, None)
+    assert report.termination_state == "CC"
+    assert report.duration == 4
+
+
+@pytest.mark.parametrize(("sends", "thinks"), [(b"", 0.5), (b"hello", 2)])
 async def test_a_client_that_has_said_all_is_still_answered(
-    sends: bytes, tmp_path: Path, autojump_clock: trio.testing.MockClock
+    sends: bytes, thinks: float, tmp_path: Path, autojump_clock: trio.testing.MockClock
 ) -> None:
     """Law 7: EOF while the target is dialed ends its own direction only."""
     path = str(tmp_path / "socket")
@@ -237,7 +256,7 @@ async def test_a_client_that_has_said_all_is_still_answered(
             client = await running.connect()
             await client.send_all(sends)
             await client.send_eof()
-            await trio.sleep(2)
+            await trio.sleep(thinks)
             stack.enter_context(listener.accept()[0])
             await trio.sleep(0.1)
             target = stack.enter_context(listener.accept()[0])

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import math
 import os
+import select
 import socket
 import termios
 from collections.abc import Awaitable, Callable, Generator
@@ -286,6 +288,74 @@ async def test_an_eof_that_finds_the_reset_does_not_hide_it(medium: RealMedium) 
         assert await transport.receive() == b"hello"
         with pytest.raises(trio.BrokenResourceError):
             await transport.receive()
+
+
+@pytest.mark.parametrize("sends", [b"", b"hello"])
+@pytest.mark.parametrize("ends", ["eof", "reset", "eof, then reset"])
+async def test_who_is_gone_is_known_and_nothing_is_taken(
+    sends: bytes, ends: str, autojump_clock: trio.testing.MockClock
+) -> None:
+    """Law 8: a reset at once, an EOF after a while if there is nothing to receive."""
+    with _over(sockets) as (transport, link):
+        peer = link.peer
+        gone = trio.Event()
+
+        async def wait() -> None:
+            await transport.wait_gone(5)
+            gone.set()
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(wait)
+            await peer.send_all(sends)
+            await trio.sleep(100)
+            assert not gone.is_set()
+            if ends.startswith("eof"):
+                await peer.send_eof()
+                await trio.sleep(4)
+                assert not gone.is_set()
+            if ends.endswith("reset"):
+                reset(peer)
+                await trio.testing.wait_all_tasks_blocked(0.01)
+                assert gone.is_set()
+                assert isinstance(transport.error, ConnectionError)
+            else:
+                await trio.sleep(2)
+                assert gone.is_set() is (sends == b"")
+                assert transport.error is None
+                nursery.cancel_scope.cancel()
+        assert transport.received == 0
+
+
+@pytest.mark.parametrize("sends", [b"", b"hello"])
+async def test_a_unix_socket_that_is_closed_is_gone_if_it_has_said_nothing(
+    sends: bytes, autojump_clock: trio.testing.MockClock
+) -> None:
+    """There a closed socket ends both directions, and what it sent stays."""
+    ours, theirs = socket.socketpair()
+    transport = SocketTransport(ours)
+    theirs.sendall(sends)
+    theirs.close()
+    with trio.move_on_after(1000) as patience:
+        await transport.wait_gone(5)
+    assert patience.cancelled_caught is (sends == b"hello")
+    assert transport.error is None
+    transport.close()
+
+
+async def test_out_of_descriptors_nobody_is_gone(
+    monkeypatch: pytest.MonkeyPatch, autojump_clock: trio.testing.MockClock
+) -> None:
+    """Law 1: what can't be seen is no error."""
+
+    def epoll() -> None:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    with _over(sockets) as (transport, link):
+        monkeypatch.setattr(select, "epoll", epoll)
+        reset(link.peer)
+        with trio.move_on_after(1000) as patience:
+            await transport.wait_gone(5)
+        assert patience.cancelled_caught
 
 
 async def test_looking_whether_it_is_readable_does_not_lose_the_error() -> None:

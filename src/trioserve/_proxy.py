@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from typing import Final
 
 import trio
 
@@ -15,6 +16,12 @@ from ._report import Phase, Reason
 from ._transport import SocketTransport
 
 
+#: Seconds that a client is waited with that has said nothing and closed, while
+#: its target is dialed: it may have closed its own direction only. HAProxy ends
+#: such a session at once.
+_PATIENCE: Final = 1.0
+
+
 def proxy(
     target: str | Address, *others: str | Address, timeouts: Timeouts | None = None
 ) -> Callable[[Connection], Awaitable[None]]:
@@ -24,7 +31,8 @@ def proxy(
     share of what is left of ``Timeouts.connect``; the addresses of one name side
     by side (RFC 8305). If none can be reached, the client is reset and the
     report says why; its ``attempts`` has every try. While it dials, nothing is
-    read from the client; if the client resets meanwhile, that ends it too.
+    read from the client. If the client resets meanwhile, or has closed for a
+    second and never said a thing, that is the end of it.
 
     Names are looked up in threads, one at a time for a name. An answer is used
     for 10 seconds; the last good one is kept for when there is no new one.
@@ -77,7 +85,7 @@ async def _dial(
         async with trio.open_nursery() as nursery:
 
             async def watch() -> None:
-                await conn._transport.wait_reset()
+                await conn._transport.wait_gone(_PATIENCE)
                 nursery.cancel_scope.cancel(reason="the client is gone")
 
             nursery.start_soon(watch)
@@ -95,7 +103,11 @@ async def _dial(
         bound = seconds if reason is Reason.CONNECT_TIMEOUT else None
         conn._conclude(reason, bound=bound, exception=failed)
     elif upstream is None:
-        conn._conclude(Reason.CLIENT_RESET, exception=conn._transport.error)
+        reset = conn._transport.error
+        conn._conclude(
+            Reason.CLIENT_GONE if reset is None else Reason.CLIENT_RESET,
+            exception=reset,
+        )
     return upstream
 
 

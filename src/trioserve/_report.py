@@ -54,6 +54,7 @@ class Reason(enum.StrEnum):
     SERVER_CLOSED = "server_closed"
     DRAINED = "drained"
     CLIENT_RESET = "client_reset"
+    CLIENT_GONE = "client_gone"
     SERVER_RESET = "server_reset"
     CONNECT_REFUSED = "connect_refused"
     CONNECT_FAILED = "connect_failed"
@@ -82,13 +83,19 @@ class Reason(enum.StrEnum):
         return _REASONS[self][2]
 
 
-# Reason -> outcome, first letter of HAProxy's termination state, sentence.
-# "t" stands for a timer: "c" where the client was waited for, "s" the target.
+# Reason -> outcome, HAProxy's termination state, sentence. Of the state, "t"
+# stands for a timer: "c" where the client was waited for, "s" the target. The
+# second letter is that of the phase where there is none.
 _REASONS: dict[Reason, tuple[Outcome, str, str]] = {
-    Reason.CLIENT_CLOSED: (Outcome.OK, "-", "the client closed first"),
-    Reason.SERVER_CLOSED: (Outcome.OK, "-", "the handler or the target closed first"),
-    Reason.DRAINED: (Outcome.OK, "-", "it was idle when the server drained"),
+    Reason.CLIENT_CLOSED: (Outcome.OK, "--", "the client closed first"),
+    Reason.SERVER_CLOSED: (Outcome.OK, "--", "the handler or the target closed first"),
+    Reason.DRAINED: (Outcome.OK, "--", "it was idle when the server drained"),
     Reason.CLIENT_RESET: (Outcome.PEER_ERROR, "C", "the client reset it"),
+    Reason.CLIENT_GONE: (
+        Outcome.PEER_ERROR,
+        "C",
+        "the client said nothing and left before the target answered",
+    ),
     Reason.SERVER_RESET: (Outcome.TARGET_ERROR, "S", "the target reset it"),
     Reason.CONNECT_REFUSED: (Outcome.TARGET_ERROR, "S", "the target refused"),
     Reason.CONNECT_FAILED: (Outcome.TARGET_ERROR, "S", "the target can't be reached"),
@@ -98,14 +105,14 @@ _REASONS: dict[Reason, tuple[Outcome, str, str]] = {
         "the target did not answer within the connect timeout",
     ),
     Reason.LOOP: (Outcome.TARGET_ERROR, "P", "the target led back to the proxy"),
-    Reason.LIMIT: (Outcome.REFUSED, "P", "no slot was free"),
+    Reason.LIMIT: (Outcome.REFUSED, "PR", "no slot was free"),
     Reason.PEER_LIMIT: (
         Outcome.REFUSED,
-        "P",
+        "PR",
         "its peer had as many connections as one may",
     ),
     Reason.NO_FDS: (Outcome.REFUSED, "R", "no file descriptor was free"),
-    Reason.STOPPING: (Outcome.REFUSED, "K", "the server was stopping"),
+    Reason.STOPPING: (Outcome.REFUSED, "K-", "the server was stopping"),
     Reason.FIRST_BYTE: (Outcome.TIMEOUT, "t", "the client sent nothing in time"),
     Reason.IDLE: (Outcome.TIMEOUT, "t", "no byte moved within the idle timeout"),
     Reason.HALF_CLOSED: (
@@ -114,11 +121,11 @@ _REASONS: dict[Reason, tuple[Outcome, str, str]] = {
         "one direction had ended and no byte moved in the other",
     ),
     Reason.WRITE_STALL: (Outcome.TIMEOUT, "t", "the receiver took no bytes"),
-    Reason.LIFETIME: (Outcome.TIMEOUT, "K", "it reached the longest time allowed"),
+    Reason.LIFETIME: (Outcome.TIMEOUT, "K-", "it reached the longest time allowed"),
     Reason.ABORTED: (Outcome.ABORTED, "P", "the handler aborted it"),
     Reason.HANDLER_ERROR: (Outcome.HANDLER_ERROR, "I", "the handler raised"),
-    Reason.CUT: (Outcome.CUT, "K", "it was cut at the drain deadline"),
-    Reason.CANCELLED: (Outcome.CUT, "K", "the server was cancelled"),
+    Reason.CUT: (Outcome.CUT, "K-", "it was cut at the drain deadline"),
+    Reason.CANCELLED: (Outcome.CUT, "K-", "the server was cancelled"),
 }
 
 
@@ -219,13 +226,14 @@ class ConnectionReport:
 
     @property
     def termination_state(self) -> str:
-        """HAProxy's two letters for how it ended, like ``--`` or ``sC``."""
-        cause = _REASONS[self.reason][1]
-        if cause == "-":
-            return "--"
-        if cause == "t":
-            cause = "s" if self.side == "target" else "c"
-        return cause + self.phase.letter
+        """HAProxy's two letters for how it ended, like ``--`` or ``sC``.
+
+        What HAProxy 2.6 logs in the same case (configuration.txt, section 8.5).
+        """
+        state = _REASONS[self.reason][1]
+        if state == "t":
+            state = "s" if self.side == "target" else "c"
+        return state if len(state) == 2 else state + self.phase.letter
 
     def as_dict(self) -> dict[str, Any]:
         """The report as values that JSON can write, in a stable order."""

@@ -136,10 +136,12 @@ class Transport(abc.ABC):
     def unsent(self) -> int | None:
         """Bytes sent that the peer has not acknowledged; None if unknown."""
 
-    async def wait_reset(self) -> None:
-        """Wait until the peer has reset the connection, with nothing taken from it.
+    async def wait_gone(self, patience: float) -> None:
+        """Wait until the peer is gone, with nothing taken from it.
 
-        For ever, where the system can't tell.
+        It is gone when it has reset the connection; and ``patience`` seconds
+        after its EOF, if it has sent nothing that is still to be received. For
+        ever, where the system can't tell.
         """
         await trio.sleep_forever()
 
@@ -336,20 +338,38 @@ class SocketTransport(Transport):
                 self.on_wait()
         await trio.lowlevel.cancel_shielded_checkpoint()
 
-    async def wait_reset(self) -> None:
-        # Bytes that arrive must not wake us, and Trio waits for these too; so it
-        # waits for an epoll that was asked for nothing, which is errors only.
+    async def wait_gone(self, patience: float) -> None:
+        # Trio waits for bytes too, which must not wake us; so it waits for an
+        # epoll that was asked for less.
         try:
-            errors = select.epoll()
+            ends = select.epoll()
         except (AttributeError, OSError):  # another system, or out of descriptors
             await trio.sleep_forever()
-        with errors:
-            errors.register(self.sock, 0)
-            await trio.lowlevel.wait_readable(errors)
-        code = self.sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-        if not code:  # a Unix socket whose peer has closed: it has sent all it will
-            await trio.sleep_forever()
-        self._broken(OSError(code, os.strerror(code)))
+        with ends:
+            ends.register(self.sock, select.EPOLLRDHUP)
+            await trio.lowlevel.wait_readable(ends)
+            silent = self._peek() <= 0
+            # From now on only what ends both directions: a reset, or that a
+            # Unix socket was closed, which may have sent something before.
+            ends.modify(self.sock, 0)
+            with trio.move_on_after(patience if silent else math.inf):
+                await trio.lowlevel.wait_readable(ends)
+                code = self.sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+                if code:
+                    self._broken(OSError(code, os.strerror(code)))
+                elif self.error is None and not silent:
+                    await trio.sleep_forever()
+
+    def _peek(self) -> int:
+        """Bytes that are there, or -1 if there are none yet; an error is kept."""
+        try:
+            return len(self.sock.recv(1, socket.MSG_PEEK))
+        except BlockingIOError:
+            return -1
+        except OSError as error:
+            # Peeking has taken the error from the kernel: keep it.
+            self._broken(error)
+            return 0
 
     def abort(self) -> None:
         self._notice_owner()
@@ -385,14 +405,7 @@ class SocketTransport(Transport):
         self._notice_owner()
         if self.closed:
             return True
-        try:
-            self.sock.recv(1, socket.MSG_PEEK)
-        except BlockingIOError:
-            return False
-        except OSError as error:
-            # Peeking has taken the error from the kernel: keep it.
-            self._broken(error)
-        return True
+        return self._peek() >= 0
 
     def unsent(self) -> int | None:
         self._notice_owner()

@@ -11,12 +11,11 @@ from trioserve.app._log import (
     Log,
     LogHandler,
     as_logfmt,
-    printable,
     wants_colour,
 )
 
 
-def _report(**changes: object) -> ConnectionReport:
+def make_report(**changes: object) -> ConnectionReport:
     fields: dict[str, object] = {
         "id": 7,
         "listener": "127.0.0.1:7000",
@@ -83,9 +82,9 @@ def test_logfmt_quotes_what_has_to_be() -> None:
 
 def test_a_connection_in_text() -> None:
     log, lines = _log("text")
-    log.connection(_report())
+    log.connection(make_report())
     log.connection(
-        _report(
+        make_report(
             target="10.0.0.1:80", reason=Reason.CONNECT_REFUSED, error="ECONN: refused"
         )
     )
@@ -99,8 +98,16 @@ def test_a_connection_in_text() -> None:
     )
 
 
+def test_a_connection_as_haproxy_has_it() -> None:
+    log, lines = _log("haproxy")
+    log.say("listening", "on 127.0.0.1:1", port=1)
+    log.connection(make_report(target="10.0.0.1:80"))
+    assert lines[0] == "on 127.0.0.1:1"
+    assert " trioserve/10.0.0.1:80 0/-1/250 3400 -- 1/1/0/0/0 0/0" in lines[1]
+
+
 def test_a_connection_for_machines_has_every_field() -> None:
-    report = _report(notes={"user": "bob"})
+    report = make_report(notes={"user": "bob"})
     log, lines = _log("json")
     log.connection(report)
     record = json.loads(lines[0])
@@ -117,7 +124,7 @@ def test_a_connection_for_machines_has_every_field() -> None:
 )
 def test_colours_say_how_it_went(reason: Reason, colour: int) -> None:
     log, lines = _log("text", colour=True)
-    log.connection(_report(reason=reason))
+    log.connection(make_report(reason=reason))
     assert f"\x1b[{colour}m{reason.outcome}\x1b[0m/" in lines[0]
 
 
@@ -151,8 +158,3 @@ def test_what_the_library_logs_is_one_line() -> None:
         "warning: accept: EMFILE",
         "error: the collector is dead: ValueError: two\\nlines",
     ]
-
-
-def test_only_what_a_terminal_obeys_is_escaped() -> None:
-    assert printable("Grüße") == "Grüße"
-    assert printable("a\x1b]0;b\x07\u202e") == "a\\x1b]0;b\\x07\\u202e"

@@ -37,7 +37,7 @@ def writers(monkeypatch: pytest.MonkeyPatch) -> list[Writer]:
 
 
 def test_without_a_file_there_is_only_a_log(writers: list[Writer]) -> None:
-    with open_output("text", None) as output:
+    with open_output("echo", "text", None) as output:
         output.log.say("event", "said")
     (log,) = writers
     assert log.fd == 2
@@ -45,7 +45,7 @@ def test_without_a_file_there_is_only_a_log(writers: list[Writer]) -> None:
 
 
 def test_losses_are_said_when_lines_get_through_again(writers: list[Writer]) -> None:
-    with open_output("text", os.devnull):
+    with open_output("echo", "text", os.devnull):
         log, reports = writers
         log.on_lost(3)
         reports.on_lost(4)
@@ -56,7 +56,7 @@ def test_losses_are_said_when_lines_get_through_again(writers: list[Writer]) -> 
 
 
 def test_what_was_lost_in_all_is_said_at_the_end(writers: list[Writer]) -> None:
-    with open_output("text", "-"):
+    with open_output("echo", "text", "-"):
         log, reports = writers
         assert reports.fd == 1
         reports.lost = 5
@@ -74,6 +74,6 @@ def test_people_get_text_and_pipes_get_logfmt(
         return terminal
 
     monkeypatch.setattr(os, "isatty", isatty)
-    with open_output(None, None) as output:
+    with open_output("echo", None, None) as output:
         output.log.say("event", "hi")
     assert writers[0].lines[0].endswith(line)

@@ -6,7 +6,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trioserve.app._values import format_bytes, format_duration, parse_duration
+from trioserve.app._values import (
+    format_bytes,
+    format_duration,
+    parse_duration,
+    printable,
+)
 
 
 @pytest.mark.parametrize(
@@ -86,3 +91,8 @@ def test_what_is_written_is_read_back(seconds: float) -> None:
 )
 def test_sizes_are_written(count: int, text: str) -> None:
     assert format_bytes(count) == text
+
+
+def test_only_what_a_terminal_obeys_is_escaped() -> None:
+    assert printable("Grüße") == "Grüße"
+    assert printable("a\x1b]0;b\x07\u202e") == "a\\x1b]0;b\\x07\\u202e"

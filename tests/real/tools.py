@@ -68,9 +68,13 @@ needs_linux = pytest.mark.skipif(
 
 
 class Process:
-    """A program that runs, and the lines that it writes to stdout and stderr."""
+    """A program that runs, and the lines that it writes to stdout and stderr.
 
-    def __init__(self, *command: str) -> None:
+    Args:
+      pass_fds: descriptors that it gets under their own numbers.
+    """
+
+    def __init__(self, *command: str, pass_fds: tuple[int, ...] = ()) -> None:
         self.lines: list[str] = []
         self._unread: queue.Queue[str | None] = queue.Queue()
         self._popen = subprocess.Popen(
@@ -79,6 +83,7 @@ class Process:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
+            pass_fds=pass_fds,
         )
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()

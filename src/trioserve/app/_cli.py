@@ -261,5 +261,5 @@ def _serve(
         port_file=port_file,
         live=live,
     )
-    with open_output(log, reports) as output:
+    with open_output(name, log, reports) as output:
         return trio.run(main, job, output)

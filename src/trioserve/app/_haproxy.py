@@ -1,7 +1,7 @@
 """A connection as HAProxy's ``option tcplog`` writes it.
 
-A report in, a line out (HAProxy 2.6, configuration.txt, section 8.2.2). What
-reads HAProxy's logs reads these: halog, or a pattern somebody has.
+A report in, a line out, for whatever reads HAProxy's logs (HAProxy 2.6,
+configuration.txt, section 8.2.2). Nothing here knows where it is written.
 """
 
 from __future__ import annotations
@@ -10,28 +10,51 @@ import datetime as dt
 
 from trioserve import ConnectionReport
 
+from ._values import printable
+
 _NO_SERVER = "<NOSRV>"
 
 
-def tcplog(report: ConnectionReport, backend: str) -> str:
+def tcplog(report: ConnectionReport, name: str) -> str:
     """The line, without its newline.
 
-    The frontend is the address of the listener and the backend ``backend``, with
-    the target as its server. Times are milliseconds since accept, -1 if it never
-    came to that; the bytes are those sent to the client. The connections counted
-    are those of this server: open with this one, open without it. There is no
-    queue that we could count, so the last field is 0/0.
+    The frontend is the address of the listener; the backend is called ``name``,
+    and its server is the target. Times are in milliseconds, and -1 if it never
+    came to that; the bytes are those that the client got. Of the connections,
+    those of this server are counted: the first two with this one, the others
+    without it, as HAProxy does. Queue positions are not known here: 0/0.
     """
     accepted = dt.datetime.fromtimestamp(report.accepted_at).astimezone()
     date = f"{accepted:%d/%b/%Y:%H:%M:%S}.{accepted.microsecond // 1000:03}"
-    server = report.target if report.connect is not None else None
-    tried = len(report.attempts)
-    others = report.open_at_close
+    frontend, others = _word(report.listener), report.open_at_close
+    if report.target is None:
+        server, waited, behind = f"{frontend}/{_NO_SERVER}", None, 0
+    else:
+        server = f"{name}/{_word(report.target)}"
+        waited, behind = report.queued or 0.0, others
+    times = [_milliseconds(t) for t in (waited, report.connect, report.duration)]
+    retries = max(len(report.attempts) - 1, 0)
+    counts = [others + 1, others + 1, behind, behind, retries]
     return (
-        f"{_client(report.peer)} [{date}] {_word(report.listener)}"
-        f" {backend}/{_word(server or _NO_SERVER)}"
-        f" {_waited(report)}/{_milliseconds(report.connect)}"
-        f"/{_milliseconds(report.duration)} {report.bytes_sent}"
-        f" {report.termination_state}"
-        f" {others + 1}/{others + 1}/{others}/{others}/{max(tried - 1, 0)} 0/0"
+        f"{_client(report.peer)} [{date}] {frontend} {server}"
+        f" {_joined(times)} {report.bytes_sent} {report.termination_state}"
+        f" {_joined(counts)} 0/0"
     )
+
+
+def _client(peer: str) -> str:
+    # HAProxy writes no brackets: the port is what follows the last colon.
+    return _word(peer.replace("[", "").replace("]", ""))
+
+
+def _word(text: str) -> str:
+    # A space would shift the fields.
+    return printable(text).replace(" ", "_")
+
+
+def _milliseconds(seconds: float | None) -> int:
+    return -1 if seconds is None else round(seconds * 1000)
+
+
+def _joined(numbers: list[int]) -> str:
+    return "/".join(str(number) for number in numbers)

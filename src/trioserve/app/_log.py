@@ -1,4 +1,4 @@
-"""What the command says while it runs: text for people, logfmt or JSON for machines.
+"""What the command says while it runs: text for people, other forms for machines.
 
 Events in, lines out. Nothing here knows when something is worth saying, nor
 where the lines go.
@@ -18,9 +18,10 @@ import click
 
 from trioserve import ConnectionReport, Outcome
 
-from ._values import format_bytes, format_duration
+from ._haproxy import tcplog
+from ._values import format_bytes, format_duration, printable
 
-Format = Literal["text", "logfmt", "json"]
+Format = Literal["text", "logfmt", "json", "haproxy"]
 Level = Literal["info", "warning", "error"]
 
 _BARE = re.compile(r"[!#-<>-\[\]-~]+")  # ASCII without space, ", =, \
@@ -32,15 +33,23 @@ class Log:
 
     Args:
       write: takes a finished line, without its newline; must not block.
-      form: ``"text"``, ``"logfmt"`` or ``"json"``.
+      form: ``"text"``, ``"logfmt"``, ``"json"``, or ``"haproxy"``, which is text but
+        for the connections.
+      name: what HAProxy's format calls the backend.
       colour: whether text has colours.
     """
 
     def __init__(
-        self, write: Callable[[str], None], form: Format, *, colour: bool = False
+        self,
+        write: Callable[[str], None],
+        form: Format,
+        *,
+        name: str = "trioserve",
+        colour: bool = False,
     ) -> None:
         self._write = write
         self._form = form
+        self._name = name
         self._colour = colour
 
     def say(
@@ -50,7 +59,7 @@ class Log:
 
         An event without fields carries its lines as ``message``.
         """
-        if self._form != "text":
+        if self._form in ("logfmt", "json"):
             self._record(event, level, fields or {"message": " ".join(lines)})
             return
         for line in lines:
@@ -62,10 +71,13 @@ class Log:
 
     def connection(self, report: ConnectionReport) -> None:
         """Say how a connection went."""
-        if self._form == "text":
-            self._write(self._connection_text(report))
-        else:
-            self._record("connection", "info", report.as_dict())
+        match self._form:
+            case "text":
+                self._write(self._connection_text(report))
+            case "haproxy":
+                self._write(tcplog(report, self._name))
+            case _:
+                self._record("connection", "info", report.as_dict())
 
     def _record(self, event: str, level: Level, fields: Mapping[str, object]) -> None:
         record = {"ts": _timestamp(), "level": level, "event": event, **fields}
@@ -113,13 +125,6 @@ def as_json(record: Mapping[str, object]) -> str:
 def as_logfmt(record: Mapping[str, object]) -> str:
     """One line of ``key=value``; a mapping gives ``key.inner=value``."""
     return " ".join(_pairs("", record))
-
-
-def printable(text: str) -> str:
-    """``text`` with everything escaped that a terminal might obey."""
-    if text.isprintable():
-        return text
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
 def wants_colour(is_terminal: bool, environ: Mapping[str, str]) -> bool:

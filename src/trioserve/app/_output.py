@@ -67,10 +67,13 @@ class Output:
 
 
 @contextlib.contextmanager
-def open_output(form: Format | None, reports_file: str | None) -> Generator[Output]:
+def open_output(
+    name: str, form: Format | None, reports_file: str | None
+) -> Generator[Output]:
     """Open stderr for messages and ``reports_file`` for reports; flush at the end.
 
     Args:
+      name: what serves, for HAProxy's format.
       form: how messages look; None is text on a terminal, else logfmt.
       reports_file: a path, ``-`` for stdout, or None for no reports.
 
@@ -79,7 +82,7 @@ def open_output(form: Format | None, reports_file: str | None) -> Generator[Outp
     """
     _fill_standard_files()
     reports_fd = None if reports_file is None else _open_reports(reports_file)
-    output = _make_output(form, reports_fd, reports_file)
+    output = _make_output(name, form, reports_fd, reports_file)
     handler = LogHandler(output.log)
     logging.getLogger().addHandler(handler)
     try:
@@ -90,7 +93,7 @@ def open_output(form: Format | None, reports_file: str | None) -> Generator[Outp
 
 
 def _make_output(
-    form: Format | None, reports_fd: int | None, reports_file: str | None
+    name: str, form: Format | None, reports_fd: int | None, reports_file: str | None
 ) -> Output:
     def log_lost(count: int) -> None:
         log.say("log-lost", f"log lines lost: {count}", level="warning", lost=count)
@@ -107,6 +110,7 @@ def _make_output(
     log = Log(
         log_writer.write,
         form or ("text" if terminal else "logfmt"),
+        name=name,
         colour=wants_colour(terminal, os.environ),
     )
     if reports_fd is None:

@@ -1,4 +1,4 @@
-"""Values of the command line: durations and sizes, read and written.
+"""Values of the command line: durations, sizes and texts, read and written.
 
 Text in, numbers out, and back. Nothing here knows which option it is for.
 """
@@ -68,3 +68,10 @@ def format_bytes(count: int) -> str:
     if count < 999_950_000:
         return f"{count / 1e6:.1f} MB"
     return f"{count / 1e9:.1f} GB"
+
+
+def printable(text: str) -> str:
+    """``text`` with everything escaped that a terminal might obey."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
