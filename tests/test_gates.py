@@ -683,6 +683,7 @@ async def test_a_lent_nursery_that_is_closed_ends_serving(
         reports.extend([report async for report in channel])
 
     (listener,) = await open_listeners("127.0.0.1:0")
+    assert isinstance(listener, trio.SocketListener)
     async with trio.open_nursery() as nursery:
         streams = [
             await trio.testing.open_stream_to_socket_listener(listener)

@@ -108,7 +108,7 @@ def test_numbers_wait_for_no_thread() -> None:
         limiter = trio.to_thread.current_default_thread_limiter()
         async with trio.open_nursery() as nursery:
             for _ in range(int(limiter.total_tokens)):
-                nursery.start_soon(trio.to_thread.run_sync, release.wait)
+                nursery.start_soon(trio.to_thread.run_sync, lambda: release.wait())  # noqa: PLW0108
             await trio.testing.wait_all_tasks_blocked()
             assert limiter.available_tokens == 0
             assert await hosts("127.0.0.1") == ["127.0.0.1"]

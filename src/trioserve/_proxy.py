@@ -15,7 +15,6 @@ from ._relay import relay_transports
 from ._report import Phase, Reason
 from ._transport import SocketTransport
 
-
 #: Seconds that a client is waited with that has said nothing and closed, while
 #: its target is dialed: it may have closed its own direction only. HAProxy ends
 #: such a session at once.

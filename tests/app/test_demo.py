@@ -10,6 +10,7 @@ from trioserve import ConnectionReport, DrainSummary, Phase, Reason, Statistics
 from trioserve.app import _demo
 from trioserve.app._accounts import Accounts, Books, accounts_text, mistakes
 from trioserve.app._crowd import TEMPERS, Client, make_crowd
+from trioserve.app._screen import Screen
 
 
 def _client(**changes: Any) -> Client:
@@ -94,6 +95,23 @@ async def test_it_runs_and_everything_adds_up() -> None:
     assert code == 0
     assert sum(" open " in line for line in said) == 2
     assert any(line.startswith("connections  120 clients = 120") for line in said)
+
+
+async def test_on_a_terminal_it_shows_how_the_proxy_stands() -> None:
+    painted: list[str] = []
+
+    def write(text: str) -> bool:
+        painted.append(text)
+        return True
+
+    screen = Screen(write, lambda: (80, 24))
+    assert await _demo.main(0.5, 30, 1, screen.line, screen) == 0
+    views = [text for text in painted if "  ends    " in text]
+    assert len(views) > 2
+    assert not any("\n  0 s" in text for text in painted)
+    assert "  total   30 accepted" in views[-1]
+    assert "  open    0 (0 of 20 slots)" in views[-1]
+    assert painted[-1] == "Everything adds up."
 
 
 @pytest.mark.parametrize("temper", TEMPERS)

@@ -5,6 +5,7 @@ import os
 import socket
 from collections.abc import AsyncGenerator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
@@ -90,11 +91,13 @@ async def test_a_name_is_only_looked_up_if_its_port_is_one_of_ours(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
     class Dead(trio.abc.HostnameResolver):
-        async def getaddrinfo(self, *_: object, **__: object) -> list[object]:
+        async def getaddrinfo(
+            self, host: Any, port: Any, *_: int, **__: int
+        ) -> list[Any]:
             await trio.sleep_forever()
             raise AssertionError  # pragma: no cover
 
-        async def getnameinfo(self, *_: object) -> tuple[str, str]:
+        async def getnameinfo(self, sockaddr: Any, flags: int) -> Any:
             raise NotImplementedError
 
     async with bound("127.0.0.1:0") as sockets:

@@ -5,9 +5,14 @@ from collections.abc import Callable
 from typing import Any, ClassVar
 
 import pytest
+import trio
+import trio.testing
 
+from support import serving
+from trioserve import echo
 from trioserve.app import _output
 from trioserve.app._output import open_output
+from trioserve.app._screen import Screen
 
 
 class Writer:
@@ -22,8 +27,9 @@ class Writer:
         self.on_lost: Callable[[int], None] = options["on_lost"]
         Writer.made.append(self)
 
-    def write(self, line: str) -> None:
+    def write(self, line: str) -> bool:
         self.lines.append(line)
+        return True
 
     def close(self, within: float) -> bool:
         return True
@@ -77,3 +83,46 @@ def test_people_get_text_and_pipes_get_logfmt(
     with open_output("echo", None, None) as output:
         output.log.say("event", "hi")
     assert writers[0].lines[0].endswith(line)
+
+
+async def test_a_pipe_is_told_how_it_stands_every_second(
+    writers: list[Writer], autojump_clock: trio.testing.MockClock
+) -> None:
+    async with serving(echo) as running:
+        with open_output("echo", "text", None) as output:
+            with trio.move_on_after(2.5):
+                await output.show(running.server)
+            output.end_show()
+    starts = [line.split(":")[0] for line in writers[0].lines]
+    assert starts == ["up 0s", "up 1s", "up 2s", "up 2s"]
+
+
+async def test_a_terminal_shows_how_it_stands_below_the_lines(
+    writers: list[Writer],
+    monkeypatch: pytest.MonkeyPatch,
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    def open_screen(fd: int, write: Callable[[str], bool]) -> Screen:
+        return Screen(write, lambda: (60, 20))
+
+    monkeypatch.setattr(_output, "open_screen", open_screen)
+    async with serving(echo) as running:
+        with open_output("echo", "text", None) as output:
+            with trio.move_on_after(0.7):
+                await output.show(running.server)
+            output.log.say("event", "a line")
+            output.end_show()
+            output.log.say("event", "the last line")
+    first, second, line, end, last = writers[0].lines
+    view = first.splitlines()
+    assert (view[0], len(view)) == ("  up      0s", 5)
+    assert second.startswith("\x1b[5F\x1b[J  up ")
+    assert line.startswith("\x1b[5F\x1b[Ja line\n  up ")
+    assert end.startswith("\x1b[5F\x1b[J  up ")
+    assert last == "the last line"
+
+
+def test_without_a_view_there_is_nothing_to_end(writers: list[Writer]) -> None:
+    with open_output("echo", "text", None) as output:
+        output.end_show()
+    assert writers[0].lines == []

@@ -176,6 +176,18 @@ async def test_it_says_how_it_stands_when_it_is_asked(scene: Scene) -> None:
     assert scene.code == 0
 
 
+async def test_it_says_all_the_time_how_it_stands_if_it_is_asked_to(
+    scene: Scene, autojump_clock: trio.testing.MockClock
+) -> None:
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(scene.run, job(live=True))
+        await scene.lines.until("up 0s: 0 open of 3")
+        await scene.lines.until("up 1s: 0 open of 3")
+        scene.signal(signal.SIGTERM)
+    assert any("draining: 0 open" in line for line in scene.lines.seen)
+    assert scene.code == 0
+
+
 async def test_it_says_what_to_try_for_a_unix_socket(
     scene: Scene, tmp_path: Path
 ) -> None:

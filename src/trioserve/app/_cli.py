@@ -6,13 +6,14 @@ command that needs it.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, NoReturn
 
 import click
 
 from trioserve import Address, Timeouts
 
-from ._options import address, limits_of, serving_options, settings_text
+from ._options import address, count, limits_of, serving_options, settings_text
 from ._program import Program, WrongUsage, no_such
 from ._topics import TOPICS
 
@@ -134,18 +135,71 @@ def demo_command(seconds: float, clients: int, seed: int) -> int:
     import trio
 
     from . import _demo
+    from ._screen import open_screen
     from ._writer import LineWriter
 
     limits_of(None, None, "backlog")
     writer = LineWriter(1)
+    screen = open_screen(1, writer.write)
+    say = writer.write if screen is None else screen.line
     try:
-        return trio.run(_demo.main, seconds, clients, seed, writer.write)
+        return trio.run(_demo.main, seconds, clients, seed, say, screen)
     except BaseExceptionGroup as group:
         if group.subgroup(KeyboardInterrupt) is None:
             raise
         raise KeyboardInterrupt from None
     finally:
         writer.close(2.0)
+
+
+@cli.command("explain", short_help="Say what happened to connections, and why.")
+@click.argument("file", type=click.Path(allow_dash=True), metavar="FILE")
+@click.option("--id", type=count, metavar="N", help="Explain this connection.")
+def explain_command(file: str, id: int | None) -> None:
+    """Say in sentences what happened to connections that did not end well.
+
+    \b
+    Examples:
+      trioserve explain connections.jsonl
+      trioserve explain connections.jsonl --id 7
+
+    FILE was written by --reports; '-' is stdin.
+    """
+    from ._explain import explain
+    from ._records import read_records
+
+    _print(explain(read_records(file), id))
+
+
+@cli.command("reports", short_help="Sum up how connections went.")
+@click.argument("file", type=click.Path(allow_dash=True), metavar="FILE")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, for machines.")
+def reports_command(file: str, as_json: bool) -> None:
+    """Sum a file of reports up: how many ended how, how long it took, who came.
+
+    \b
+    Examples:
+      trioserve reports connections.jsonl
+      trioserve reports connections.jsonl --json | jq .seconds.connect.p99
+
+    FILE was written by --reports; '-' is stdin. Percentiles are by nearest rank.
+    """
+    from ._records import read_records
+    from ._summary import Summary, summary_json, summary_text
+
+    summary = Summary(read_records(file))
+    _print([summary_json(summary)] if as_json else summary_text(summary))
+
+
+def _print(lines: Iterable[str]) -> None:
+    try:
+        for line in lines:
+            click.echo(line)
+    except BrokenPipeError:
+        raise  # whoever read it has seen enough: click ends without a word
+    except OSError as error:
+        text = f"can't write to stdout: {error.strerror}"
+        raise click.ClickException(text) from error
 
 
 @cli.command("completion")

@@ -28,6 +28,8 @@ from trioserve import (
 
 from ._accounts import Accounts, Books, accounts_text, mistakes
 from ._crowd import TEMPERS, Client, make_crowd
+from ._live import Moment, Tally, Watch, view_lines
+from ._screen import Screen
 from ._values import format_bytes
 
 _LIMIT = 20
@@ -35,15 +37,22 @@ _LIMIT = 20
 _DRAIN = 1.0
 _PATIENCE = 10.0
 
-Say = Callable[[str], None]
+Say = Callable[[str], object]
 
 
-async def main(seconds: float, clients: int, seed: int, say: Say) -> int:
-    """Run the demo, say how it goes; return 0, or 1 if something doesn't add up."""
+async def main(
+    seconds: float, clients: int, seed: int, say: Say, screen: Screen | None = None
+) -> int:
+    """Run the demo, say how it goes; return 0, or 1 if something doesn't add up.
+
+    With a ``screen``, it shows there how the proxy stands; else it says so, a line
+    a second.
+    """
     say(f"A proxy that serves {_LIMIT} connections at once, an echo server behind it,")
     say(f"and {clients} clients in {seconds:g} s: {', '.join(TEMPERS)}.")
     say("")
-    accounts = await perform(make_crowd(seconds, clients, seed), seconds, say)
+    crowd = make_crowd(seconds, clients, seed)
+    accounts = await perform(crowd, seconds, say, screen)
     say("")
     for line in accounts_text(accounts):
         say(line)
@@ -55,7 +64,9 @@ async def main(seconds: float, clients: int, seed: int, say: Say) -> int:
     return 1 if wrong else 0
 
 
-async def perform(crowd: Sequence[Client], seconds: float, say: Say) -> Accounts:
+async def perform(
+    crowd: Sequence[Client], seconds: float, say: Say, screen: Screen | None = None
+) -> Accounts:
     """Let the crowd loose on a proxy for ``seconds``, drain it, close the books."""
     target_reports: list[ConnectionReport] = []
     proxy_reports: list[ConnectionReport] = []
@@ -67,6 +78,10 @@ async def perform(crowd: Sequence[Client], seconds: float, say: Say) -> Accounts
             proxy_reports,
             Limits(max_connections=_LIMIT),
         )
+        view: _View | None = None
+        if screen is not None:
+            view = _View(front, screen, proxy_reports)
+            nursery.start_soon(view.run)
         with trio.CancelScope() as patience:
             async with trio.open_nursery() as clients:
                 address = parse_address(front.addresses[0])
@@ -74,12 +89,17 @@ async def perform(crowd: Sequence[Client], seconds: float, say: Say) -> Accounts
                 port = address.port
                 for client in crowd:
                     clients.start_soon(client.run, port)
-                await _say_progress(front, crowd, seconds, say)
+                if view is None:
+                    await _say_progress(front, crowd, seconds, say)
+                else:
+                    await trio.sleep(seconds)
                 say(f"draining, up to {_DRAIN:g} s")
                 patience.deadline = trio.current_time() + _DRAIN + _PATIENCE
                 front.start_draining(_DRAIN)
         summary = await front.drain()
         await target.drain(_DRAIN)
+        if view is not None:
+            view.end()
         nursery.cancel_scope.cancel()
     return Accounts(
         clients=crowd,
@@ -96,13 +116,38 @@ async def _start(
     limits: Limits,
 ) -> Server:
     async def collect(channel: trio.MemoryReceiveChannel[ConnectionReport]) -> None:
-        reports.extend([report async for report in channel])
+        async for report in channel:
+            reports.append(report)  # noqa: PERF401 - they are looked at meanwhile
 
     listeners = await open_listeners("127.0.0.1:0")
     server: Server = await nursery.start(
         functools.partial(serve, handler, listeners, limits=limits, collector=collect)
     )
     return server
+
+
+class _View:
+    # The proxy, as the live view of the command shows it.
+
+    def __init__(
+        self, server: Server, screen: Screen, reports: Sequence[ConnectionReport]
+    ) -> None:
+        self._watch = Watch(server)
+        self._screen = screen
+        self._reports = reports
+
+    async def run(self) -> None:
+        await self._watch.run(self._show, every=0.2)
+
+    def end(self) -> None:
+        self._show(self._watch.look())
+        self._screen.close()
+
+    def _show(self, moment: Moment) -> None:
+        tally = Tally()
+        for report in self._reports:
+            tally.add(report)
+        self._screen.show(list(view_lines(moment, tally)))
 
 
 async def _say_progress(

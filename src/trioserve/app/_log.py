@@ -41,7 +41,7 @@ class Log:
 
     def __init__(
         self,
-        write: Callable[[str], None],
+        write: Callable[[str], object],
         form: Format,
         *,
         name: str = "trioserve",
@@ -50,7 +50,7 @@ class Log:
         self._write = write
         self._form = form
         self._name = name
-        self._colour = colour
+        self.colour = colour
 
     def say(
         self, event: str, *lines: str, level: Level = "info", **fields: object
@@ -98,7 +98,7 @@ class Log:
         )
 
     def _style(self, text: str, colour: str) -> str:
-        return click.style(text, fg=colour) if self._colour else text
+        return click.style(text, fg=colour) if self.colour else text
 
 
 class LogHandler(logging.Handler):

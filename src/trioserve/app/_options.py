@@ -44,6 +44,13 @@ def address(text: str) -> Address:
         raise WrongUsage(str(error)) from None
 
 
+def count(text: str) -> int:
+    """The type of an option that is a number of things, at least 1."""
+    if not re.fullmatch(r"[1-9]\d{0,8}", text, re.ASCII):
+        raise click.BadParameter(f"{text!r} is not a number of 1 or more")
+    return int(text)
+
+
 def serving_options(
     *, without: frozenset[str] = frozenset()
 ) -> Callable[[Command], Command]:
@@ -63,14 +70,14 @@ def serving_options(
         ),
         _option(
             "--max-connections",
-            type=_count,
+            type=count,
             metavar="N",
             show_default="a quarter of the files that may be open, at most 10000",
             help="Connections served at once.",
         ),
         _option(
             "--per-peer",
-            type=_count,
+            type=count,
             metavar="N",
             show_default="any number",
             help="Of these, how many may come from one IP address.",
@@ -183,12 +190,6 @@ def _option(name: str, **attributes: Any) -> Callable[[Command], Command]:
     # Every one of them can be given in the environment, too.
     envvar = "TRIOSERVE_" + name.removeprefix("--").replace("-", "_").upper()
     return click.option(name, envvar=envvar, **attributes)
-
-
-def _count(text: str) -> int:
-    if not re.fullmatch(r"[1-9]\d{0,8}", text, re.ASCII):
-        raise click.BadParameter(f"{text!r} is not a number of 1 or more")
-    return int(text)
 
 
 def _duration(text: str) -> float:

@@ -11,42 +11,79 @@ import json
 import logging
 import os
 from collections.abc import Generator
+from typing import NoReturn
 
 import click
 import trio
 
-from trioserve import ConnectionReport
+from trioserve import ConnectionReport, Server
 
+from ._live import Moment, Tally, Watch, view_fields, view_line, view_lines
 from ._log import Format, Log, LogHandler, wants_colour
+from ._screen import Screen, open_screen
 from ._writer import LineWriter
 
 _STDOUT, _STDERR = 1, 2
 
 
 class Output:
-    """A log, and the reports that are written beside it.
+    """A log, the reports that are written beside it, and a view if there is one.
 
     Args:
       log: where it is said what happens.
       log_writer: what writes the log's lines.
       reports: what writes the reports, or None.
+      screen: the terminal below the log, or None if there is none.
     """
 
     def __init__(
-        self, log: Log, log_writer: LineWriter, reports: LineWriter | None = None
+        self,
+        log: Log,
+        log_writer: LineWriter,
+        reports: LineWriter | None = None,
+        screen: Screen | None = None,
     ) -> None:
         self.log = log
         self._log_writer = log_writer
         self._reports = reports
+        self._screen = screen
+        self._tally = Tally()
+        self._watch: Watch | None = None
 
     async def collect(
         self, reports: trio.MemoryReceiveChannel[ConnectionReport]
     ) -> None:
         """Log every report, and write it where reports go."""
         async for report in reports:
+            self._tally.add(report)
             self.log.connection(report)
             if self._reports is not None:
                 self._reports.write(json.dumps(report.as_dict()))
+
+    async def show(self, server: Server) -> NoReturn:
+        """Show how ``server`` stands, until cancelled.
+
+        In place at the bottom of a terminal; else as an event a second.
+        """
+        self._watch = Watch(server)
+        if self._screen is not None:
+            await self._watch.run(self._show_moment)
+        await self._watch.run(self._show_moment, every=1.0)
+
+    def end_show(self) -> None:
+        """Show how it ended; what is said next comes below it."""
+        if self._watch is not None:
+            self._show_moment(self._watch.look())
+        if self._screen is not None:
+            self._screen.close()
+
+    def _show_moment(self, moment: Moment) -> None:
+        if self._screen is not None:
+            lines = view_lines(moment, self._tally, colour=self.log.colour)
+            self._screen.show(list(lines))
+        else:
+            fields = view_fields(moment, self._tally)
+            self.log.say("live", view_line(moment), **fields)
 
     def flush(self, within: float = 2.0) -> None:
         """Write what is queued, and take no more.
@@ -107,21 +144,22 @@ def _make_output(
 
     log_writer = LineWriter(_STDERR, on_lost=log_lost)
     terminal = os.isatty(_STDERR)
+    screen = open_screen(_STDERR, log_writer.write)
     log = Log(
-        log_writer.write,
+        screen.line if screen is not None else log_writer.write,
         form or ("text" if terminal else "logfmt"),
         name=name,
         colour=wants_colour(terminal, os.environ),
     )
     if reports_fd is None:
-        return Output(log, log_writer)
+        return Output(log, log_writer, screen=screen)
     reports = LineWriter(
         reports_fd,
         close_fd=reports_fd != _STDOUT,
         on_lost=reports_lost,
         on_error=reports_failed,
     )
-    return Output(log, log_writer, reports)
+    return Output(log, log_writer, reports, screen)
 
 
 def _open_reports(path: str) -> int:

@@ -7,7 +7,6 @@ knows which commands there are.
 from __future__ import annotations
 
 import difflib
-import os
 import sys
 from collections.abc import Iterable, Sequence
 from typing import Any, NoReturn
@@ -40,11 +39,6 @@ class Program(click.Group):
             code = error.exit_code
         except click.Abort:
             code = 130
-        except BrokenPipeError:
-            # Whoever read what was printed has seen enough. The interpreter
-            # shall not find out again when it flushes.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-            code = 0
         sys.exit(code)
 
     def list_commands(self, ctx: click.Context) -> list[str]:

@@ -153,9 +153,12 @@ async def run(
         say_ready(output.log, job, server)
         stop = _Stop(server, output.log, port_file, leave)
         nursery.start_soon(stop.obey, signals)
+        if job.live:
+            nursery.start_soon(output.show, server)
         await stop.asked.wait()
         # Without a deadline of its own: it would bring the one that is set forward.
         summary = await server.drain()
+        output.end_show()
         say_drained(output.log, summary, server)
         code = EXIT_DRAINED if summary.clean and not stop.hurried else EXIT_CUT
         if summary.stuck:

@@ -63,14 +63,18 @@ class LineWriter:
         """Lines that were dropped or could not be written, so far."""
         return self._lost
 
-    def write(self, line: str) -> None:
-        """Queue a line, without its newline. Never blocks; from any thread."""
+    def write(self, line: str) -> bool:
+        """Queue a line, without its newline. Never blocks; from any thread.
+
+        Returns whether there was room for it.
+        """
         with self._wake:
             if len(self._lines) >= self._capacity:
                 self._count_lost(1)
-                return
+                return False
             self._lines.append(line)
             self._wake.notify()
+            return True
 
     def close(self, within: float) -> bool:
         """Write what is queued and stop, waiting ``within`` seconds at most.

@@ -1,0 +1,110 @@
+"""The bottom of a terminal: a view that is painted anew in place, lines above it.
+
+Lines in, text with the few controls that it takes out. Nothing here knows what
+is shown, or writes by itself.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import unicodedata
+from collections.abc import Callable, Iterator, Sequence
+
+_SGR = re.compile(r"(\x1b\[[\d;]*m)")
+_RESET = "\x1b[0m"
+
+
+def open_screen(fd: int, write: Callable[[str], bool]) -> Screen | None:
+    """A screen on ``fd``, if that is a terminal that can paint."""
+    if not os.isatty(fd) or os.environ.get("TERM") == "dumb":
+        return None
+
+    def size() -> tuple[int, int]:
+        try:
+            return os.get_terminal_size(fd)
+        except OSError:  # it is gone
+            return 80, 24
+
+    return Screen(write, size)
+
+
+class Screen:
+    """A view at the bottom of a terminal, and lines that scroll above it.
+
+    It does not hide the cursor, which waits in the line below the view, and it
+    uses no other screen: whatever ends the program leaves a terminal as it was.
+
+    Args:
+      write: takes a text and writes it with a newline behind it, at once or
+        later but in order; returns whether it will. Must not block.
+      size: the columns and rows that there are now.
+    """
+
+    def __init__(
+        self, write: Callable[[str], bool], size: Callable[[], tuple[int, int]]
+    ) -> None:
+        self._write = write
+        self._size = size
+        self._view: list[str] = []
+        self._painted: list[str] = []
+
+    def line(self, text: str) -> None:
+        """Write a line above the view."""
+        self._paint([text])
+
+    def show(self, lines: Sequence[str]) -> None:
+        """Replace the view."""
+        self._view = list(lines)
+        self._paint([])
+
+    def close(self) -> None:
+        """Leave the view where it is; what is written next comes below it."""
+        self._view, self._painted = [], []
+
+    def _paint(self, above: list[str]) -> None:
+        columns, rows = self._size()
+        # The last column is left free: some terminals wrap when it is filled.
+        view = [_cut(line, columns - 1) for line in self._view[: max(0, rows - 1)]]
+        lines = above + view
+        # One text, which begins with erasing what the one before has painted:
+        # one that is dropped is made up for by the next.
+        erase = self._erase(columns)
+        if (lines or erase) and self._write(erase + "\n".join(lines)):
+            self._painted = view if lines else [""]
+
+    def _erase(self, columns: int) -> str:
+        # A terminal that got narrower has wrapped the lines by now.
+        rows = sum(max(1, -(-_width(line) // columns)) for line in self._painted)
+        return f"\x1b[{rows}F\x1b[J" if rows else ""
+
+
+def _cut(line: str, columns: int) -> str:
+    """The beginning of ``line`` that is at most so wide; colours take no room."""
+    return "".join(_pieces(line, columns))
+
+
+def _pieces(line: str, columns: int) -> Iterator[str]:
+    coloured = False
+    for piece in _SGR.split(line):
+        if piece.startswith("\x1b"):
+            coloured = piece != _RESET
+            yield piece
+            continue
+        for character in piece:
+            columns -= _cells(character)
+            if columns < 0:
+                if coloured:
+                    yield _RESET
+                return
+            yield character
+
+
+def _width(line: str) -> int:
+    return sum(_cells(character) for character in _SGR.sub("", line))
+
+
+def _cells(character: str) -> int:
+    if unicodedata.combining(character):
+        return 0
+    return 2 if unicodedata.east_asian_width(character) in "WF" else 1
