@@ -23,7 +23,8 @@ PATIENCE = 30.0
 def environment(folder: Path) -> dict[str, str]:
     """A user's environment, with the command ``trioserve`` of this Python.
 
-    Made in ``folder``, which is also its HOME; it has no settings of ours.
+    Made in ``folder``, which is also its HOME; it has no settings of ours, but
+    that the log is for people, as it is where stderr is a terminal.
     """
     command = folder / "bin" / "trioserve"
     command.parent.mkdir(exist_ok=True)
@@ -35,7 +36,13 @@ def environment(folder: Path) -> dict[str, str]:
         if not name.startswith("TRIOSERVE_") and name not in ("FORCE_COLOR", "NO_COLOR")
     }
     path = f"{command.parent}:{kept['PATH']}"
-    return {**kept, "PATH": path, "HOME": str(folder), "LC_ALL": "C.UTF-8"}
+    return {
+        **kept,
+        "PATH": path,
+        "HOME": str(folder),
+        "LC_ALL": "C.UTF-8",
+        "TRIOSERVE_LOG": "text",
+    }
 
 
 @contextlib.contextmanager

@@ -69,8 +69,12 @@ def all_blocks(language: str) -> list[Block]:
 
 
 def commands() -> list[list[str]]:
-    """The words of each ``$ ...trioserve ...`` line of the console blocks."""
-    lines = "".join(block.text for block in all_blocks("console")).splitlines()
+    """The words of each ``$ ...trioserve ...`` line of the console blocks.
+
+    Those of a session in a terminal are left out: they are run.
+    """
+    texts = (block.text for block in all_blocks("console"))
+    lines = "".join(t for t in texts if not t.startswith("# terminal")).splitlines()
     found = list[list[str]]()
     for line in lines:
         for command in (

@@ -137,7 +137,7 @@ def test_the_version() -> None:
         ("xyz", "no such command 'xyz'; use proxy, echo, demo, "),
         ("help adresses", "no such topic 'adresses'; did you mean 'addresses'?"),
         ("help xyz", "no such topic 'xyz'; use addresses, settings, signals, "),
-        ("help signals logs", "got an unexpected extra argument (logs)"),
+        ("help signals logs", "got unexpected extra argument (logs)"),
         ("help settings demo", "no such serving command 'demo'; use proxy or echo"),
         ("help settings proxy", "LISTEN is missing; usage: trioserve proxy"),
         ("help settings echo --idle x", "--idle: 'x' is not a duration"),

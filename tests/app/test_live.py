@@ -27,7 +27,9 @@ def _statistics(**changes: Any) -> Statistics:
     counters: dict[str, Any] = dict.fromkeys(
         (field.name for field in dataclasses.fields(Statistics)), 0
     )
-    return Statistics(**(counters | {"slots": 4, "accept_errors": {}} | changes))
+    counters.update({"slots": 4, "accept_errors": {}})
+    counters.update(changes)
+    return Statistics(**counters)
 
 
 def _moment(**changes: Any) -> Moment:

@@ -258,10 +258,10 @@ def help_command(ctx: click.Context, words: tuple[str, ...]) -> None:
             command = cli.commands[name]
             with click.Context(command, ctx.parent, name) as about:
                 click.echo(command.get_help(about))
-        case (word,):
-            raise WrongUsage(no_such("topic", word, [*TOPICS, *cli.commands]), ctx)
         case (_, extra, *_):
-            raise WrongUsage(f"got an unexpected extra argument ({extra})", ctx)
+            raise WrongUsage(f"got unexpected extra argument ({extra})", ctx)
+        case (word, *_):
+            raise WrongUsage(no_such("topic", word, [*TOPICS, *cli.commands]), ctx)
 
 
 def _print_settings(command_line: list[str]) -> None:

@@ -1,0 +1,80 @@
+"""The pages that are sessions in a shell: typed again, line by line.
+
+A console block that begins with ``# terminal N`` goes on in that terminal:
+what stands after ``$`` is typed there, and the other lines are what it prints
+next, with ``...`` for anything; a line of it stands for any number of lines.
+Ports are replaced by free ones.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import queue
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from real.tools import needs
+from shell import Shell, free_ports, replaced
+from test_docs import ROOT, blocks
+
+PAGES = ["tutorial.md", "explaining.md"]
+
+
+def steps(page: Path) -> Iterator[tuple[str, str]]:
+    """Of each line of its sessions, the terminal and the line."""
+    for block in blocks(page, "console"):
+        heading, *lines = block.text.splitlines()
+        if found := re.fullmatch(r"# terminal (\d)", heading):
+            for line in lines:
+                yield found[1], line
+
+
+def expect(terminal: Shell, said: str, *, passing_over: bool) -> None:
+    """The next line is like this; or one of the next, passing over others."""
+    while True:
+        try:
+            line = terminal.line()
+        except queue.Empty:
+            line = None
+        assert line is not None, f"{said!r} is not printed: {terminal.seen}"
+        if is_like(line, said):
+            return
+        assert passing_over, f"{said!r} is not next: {terminal.seen}"
+
+
+def is_like(line: str, said: str) -> bool:
+    """Whether a line is what the page says, where ``...`` stands for anything."""
+    pattern = ".*".join(re.escape(part) for part in said.split("..."))
+    return re.fullmatch(pattern, line) is not None
+
+
+@needs("bash", "nc")
+@pytest.mark.parametrize("name", PAGES)
+def test_a_session_goes_as_the_page_says(name: str, tmp_path: Path) -> None:
+    page = ROOT / "docs" / name
+    text = page.read_text()
+    found = sorted(set(re.findall(r"(?:127\.0\.0\.1|localhost)[: ](\d+)", text)))
+    with contextlib.ExitStack() as stack, free_ports(found) as ports:
+        terminals: dict[str, Shell] = {}
+        anything = set[str]()
+        for number, step in steps(page):
+            if number not in terminals:
+                terminals[number] = Shell(tmp_path)
+                stack.callback(terminals[number].kill)
+            terminal, line = terminals[number], replaced(step, ports)
+            if line.startswith("$ "):
+                terminal.paste(line.removeprefix("$ "))
+            elif line == "...":
+                anything.add(number)
+            else:
+                expect(terminal, line, passing_over=number in anything)
+                anything.discard(number)
+
+
+def test_dots_stand_for_anything() -> None:
+    assert is_like("a 1 b", "a ... b")
+    assert not is_like("a 1 c", "a ... b")
+    assert not is_like("axb", "a.b")
