@@ -247,21 +247,21 @@ def help_command(ctx: click.Context, words: tuple[str, ...]) -> None:
       trioserve help settings proxy 127.0.0.1:8080 example.org:80 --idle 10m
     """
     assert ctx.parent is not None
-    match words:
-        case ():
-            click.echo(ctx.parent.get_help())
-        case ("settings", *command_line):
-            _print_settings(command_line)
-        case (topic,) if topic in TOPICS:
-            click.echo(TOPICS[topic])
-        case (name,) if name in cli.commands:
-            command = cli.commands[name]
-            with click.Context(command, ctx.parent, name) as about:
-                click.echo(command.get_help(about))
-        case (_, extra, *_):
-            raise WrongUsage(f"got unexpected extra argument ({extra})", ctx)
-        case (word, *_):
-            raise WrongUsage(no_such("topic", word, [*TOPICS, *cli.commands]), ctx)
+    word, *others = words or ("",)
+    if word == "settings":
+        _print_settings(others)
+    elif others:
+        raise WrongUsage(f"got unexpected extra argument ({others[0]})", ctx)
+    elif not word:
+        click.echo(ctx.parent.get_help())
+    elif word in TOPICS:
+        click.echo(TOPICS[word])
+    elif word in cli.commands:
+        command = cli.commands[word]
+        with click.Context(command, ctx.parent, word) as about:
+            click.echo(command.get_help(about))
+    else:
+        raise WrongUsage(no_such("topic", word, [*TOPICS, *cli.commands]), ctx)
 
 
 def _print_settings(command_line: list[str]) -> None:
