@@ -218,7 +218,7 @@ async def test_which_timer_ends_it(
     (report,) = running.reports
     assert (report.reason, report.duration) == (reason, after)
     assert report.outcome is Outcome.TIMEOUT
-    assert report.termination_state == ("KD" if reason is Reason.LIFETIME else "cD")
+    assert report.termination_state == ("K-" if reason is Reason.LIFETIME else "cD")
 
 
 @settings(deadline=None, max_examples=50)

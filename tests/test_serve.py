@@ -198,6 +198,9 @@ def test_tempers_do_not_mix(tempers: list[str], random: object) -> None:
             async with trio.open_nursery() as nursery:
                 for temper in tempers:
                     nursery.start_soon(client, running, temper)
+            # Who left may still be in the kernel's queue, behind silent ones.
+            while running.server.statistics().closed < len(tempers):
+                await trio.sleep(1)
         outcomes = sorted(report.outcome for report in running.reports)
         assert outcomes.count(Outcome.HANDLER_ERROR) == tempers.count("raise")
         assert outcomes.count(Outcome.PEER_ERROR) == tempers.count("reset")
@@ -327,7 +330,7 @@ async def test_refused_clients_are_told(
     refused = [r for r in running.reports if r.reason is Reason.LIMIT]
     assert len(refused) == 2
     assert all(r.bytes_sent == len(refusal or b"") for r in refused)
-    assert {r.termination_state for r in refused} == {"PQ"}
+    assert {r.termination_state for r in refused} == {"PR"}
 
 
 async def test_telling_has_a_limit_too(autojump_clock: object) -> None:
@@ -570,7 +573,7 @@ async def test_the_deadline_cuts_by_reset(
     assert (summary.cut, summary.finished, summary.stuck) == (1, 0, ())
     assert not summary.clean
     assert running.reports[0].reason is Reason.CUT
-    assert running.reports[0].termination_state == "KD"
+    assert running.reports[0].termination_state == "K-"
     assert running.reports[0].draining
 
 

@@ -12,8 +12,8 @@ import dataclasses
 import re
 import socket
 import sys
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Protocol
 
@@ -397,42 +397,28 @@ CASES = [
 ]
 
 
-@pytest.fixture
-def stack() -> Iterator[contextlib.ExitStack]:
-    with contextlib.ExitStack() as stack:
-        yield stack
-
-
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_it_is_the_same_as_through_haproxy(
-    case: Case, stack: contextlib.ExitStack, tmp_path: Path
+    case: Case,
+    threads: ThreadPoolExecutor,
+    closing: contextlib.ExitStack,
+    tmp_path: Path,
 ) -> None:
     count = len(case.states.split())
-    # Both at the same time: half of it is waiting for timers.
-    results: dict[str, tuple[Seen, list[Logged]]] = {}
 
-    def play(name: str, scene: Scene) -> None:
+    def play(scene: Scene) -> tuple[Seen, list[Logged]]:
         seen = case.play(scene)
-        process = scene.forwarder.process
-        results[name] = (seen, [read_logged(process) for _ in range(count)])
+        return seen, [read_logged(scene.forwarder.process) for _ in range(count)]
 
-    theirs, ours = Scene(stack), Scene(stack)
+    theirs, ours = Scene(closing), Scene(closing)
     haproxy = HAProxy(tmp_path, theirs.target, case.settings)
-    stack.callback(haproxy.close)
+    closing.callback(haproxy.close)
     theirs.forwarder = haproxy
     trioserve = Ours(ours.target, case.settings)
-    stack.callback(trioserve.close)
+    closing.callback(trioserve.close)
     ours.forwarder = trioserve
-    threads = [
-        threading.Thread(target=play, args=("haproxy", theirs)),
-        threading.Thread(target=play, args=("ours", ours)),
-    ]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(2 * PATIENCE)
-
-    (seen_there, logged_there), (seen, logged) = results["haproxy"], results["ours"]
+    # Both at the same time: half of it is waiting for timers.
+    (seen_there, logged_there), (seen, logged) = threads.map(play, (theirs, ours))
     assert [data for data, _ in seen] == [data for data, _ in seen_there]
     assert logged == logged_there
     assert " ".join(each.state for each in logged) == case.states

@@ -18,7 +18,7 @@ from ._values import format_bytes, format_duration
 
 #: Connections and tasks that are listed; there may be ten thousand.
 _MOST = 50
-_TRIO = str(Path(trio.__file__).parent)
+_TRIO = f"{Path(trio.__file__).parent}/"  # and not that of trioserve beside it
 
 
 def status_text(server: Server) -> Iterator[str]:
