@@ -17,7 +17,7 @@ import trio.testing
 
 from support import open_fds, run
 from sweep import Begin, sweep
-from trioserve import Address, Attempt, TcpAddress, UnixAddress
+from trioserve import Address, Attempt, TcpAddress, UnixAddress, _dial
 from trioserve._dial import Dialing, Ends
 from trioserve._transport import SocketTransport
 
@@ -197,6 +197,34 @@ def test_addresses_of_a_name_race_with_a_head_start_each() -> None:
                     error="another address was faster",
                 ),
             ]
+
+    run(main)
+
+
+def test_of_two_that_get_through_at_once_one_is_closed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Law 13: the one that nobody needs leaves no socket."""
+
+    async def connect_together(place: Any, ends: Ends) -> SocketTransport:
+        transport = await connect(place, ends)
+        connected.append(transport)
+        if len(connected) < 2:
+            await both.wait()
+        # Woken before it is cancelled: nothing takes its success back.
+        both.set()
+        return transport
+
+    connect, both = _dial._connect, trio.Event()
+    connected: list[SocketTransport] = []
+
+    async def main() -> None:
+        monkeypatch.setattr(_dial, "_connect", connect_together)
+        with _listening() as address:
+            trio.socket.set_custom_hostname_resolver(_Names(2 * [address.host]))
+            dialing = Dialing([TcpAddress("target.test", address.port)], Ends())
+            (await dialing.dial(5)).close()
+            assert [attempt.error for attempt in dialing.attempts] == [None, None]
 
     run(main)
 

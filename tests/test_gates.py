@@ -7,6 +7,7 @@ import contextlib
 import errno
 import os
 import resource
+import socket
 from collections.abc import Generator
 from dataclasses import replace
 from functools import partial
@@ -145,6 +146,28 @@ async def test_a_peer_with_enough_takes_no_slot_from_others(
         assert await receive_exactly(other, 1) == b"?"
     reasons = collections.Counter(report.reason for report in running.reports)
     assert reasons[Reason.PEER_LIMIT] == 150
+
+
+async def test_a_crowd_of_one_peer_does_not_hold_up_the_others(
+    autojump_clock: object,
+) -> None:
+    """Law 1: others get their turn, however many come in vain at once."""
+    limits = Limits(max_connections=2, max_per_peer=1)
+    async with serving(echo, limits=limits) as running:
+        listener = running.server[0].socket
+        assert listener is not None
+        with contextlib.ExitStack() as stack:
+            # More than a batch, in the kernel's queue before anybody looks.
+            for _ in range(150):
+                sock = stack.enter_context(socket.socket())
+                sock.bind(("127.0.0.2", 0))
+                sock.connect(listener.getsockname())
+            other = await running.connect(source="127.0.0.3")
+            await other.send_all(b"?")
+            assert await receive_exactly(other, 1) == b"?"
+        await other.aclose()
+    reasons = collections.Counter(report.reason for report in running.reports)
+    assert reasons[Reason.PEER_LIMIT] == 149
 
 
 async def test_peers_without_an_ip_address_are_not_counted(

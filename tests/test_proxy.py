@@ -318,6 +318,36 @@ async def test_a_target_that_leads_back_is_found_out(
     assert first.reason is Reason.SERVER_RESET
 
 
+async def test_a_client_that_is_no_socket_may_be_gone_unseen(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """Law 12: then the connect timeout ends it."""
+    ours, theirs = trio.testing.memory_stream_pair()
+
+    class Once(trio.abc.Listener[trio.abc.Stream]):
+        """Accepts one client, and no other."""
+
+        async def accept(self) -> trio.abc.Stream:
+            if once:
+                return once.pop()
+            await trio.sleep_forever()
+            raise AssertionError  # pragma: no cover
+
+        async def aclose(self) -> None:
+            await trio.lowlevel.checkpoint()
+
+    once = [ours]
+    with _black_hole() as target:
+        timeouts = Timeouts(connect=3)
+        async with serving(
+            proxy(target), listeners=[Once()], timeouts=timeouts
+        ) as running:
+            await theirs.aclose()
+            await trio.sleep(4)
+    (report,) = running.reports
+    assert (report.reason, report.bound) == (Reason.CONNECT_TIMEOUT, 3)
+
+
 async def test_from_a_unix_socket_to_another(
     tmp_path: Path, autojump_clock: trio.testing.MockClock
 ) -> None:

@@ -6,6 +6,7 @@ import dataclasses
 import errno
 import importlib.metadata
 import inspect
+import json
 import os
 import resource
 import runpy
@@ -150,6 +151,60 @@ def test_wrong_usage_is_one_line_that_says_what_instead(args: str, said: str) ->
     result = invoke(*args.split())
     assert said in error_of(result)
     assert result.exit_code == 2
+
+
+def _report(**fields: Any) -> str:
+    return json.dumps({"id": 1, "reason": "idle", "bound": 5.0, **fields}) + "\n"
+
+
+def test_reports_are_explained_and_summed_up(tmp_path: Path) -> None:
+    path = tmp_path / "reports.jsonl"
+    path.write_text(_report(peer="10.0.0.1:1") + _report(id=2) + '{"id": 3, "rea')
+    explained = invoke("explain", str(path))
+    assert explained.stdout.startswith("connection 1: timeout/idle\n  10.0.0.1:1 came")
+    assert explained.stdout.count("(--idle 5s)") == 2
+    assert "that are no whole report, and were skipped: 1\n" in explained.stderr
+    one = invoke("explain", str(path), "--id", "2")
+    assert one.stdout.startswith("connection 2: timeout/idle\n")
+    assert one.stdout.count("connection ") == 1
+    assert invoke("reports", str(path)).stdout.startswith("connections: 2\n")
+    summed_up = json.loads(invoke("reports", str(path), "--json").stdout)
+    assert summed_up["schema"] == "trioserve.reports/1"
+    assert summed_up["connections"] == 2
+
+
+@pytest.mark.parametrize("command", ["explain", "reports"])
+def test_what_cannot_be_read_or_written_is_said(command: str, tmp_path: Path) -> None:
+    missing = invoke(command, str(tmp_path / "missing"))
+    assert error_of(missing) == (
+        f"can't read {tmp_path / 'missing'}: No such file or directory"
+    )
+    assert missing.exit_code == 1
+    full = subprocess.run(
+        f"{sys.executable} -m trioserve {command} - > /dev/full",
+        shell=True,
+        input=_report(),
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert full.stderr == (
+        "trioserve: error: can't write to stdout: No space left on device\n"
+    )
+    assert full.returncode == 1
+
+
+@pytest.mark.parametrize("command", ["explain", "reports"])
+def test_whoever_has_seen_enough_may_leave(command: str, tmp_path: Path) -> None:
+    path = tmp_path / "reports.jsonl"
+    path.write_text("".join(_report(id=number) for number in range(1, 500)))
+    done = subprocess.run(
+        f"{sys.executable} -m trioserve {command} {path} | head -n 1",
+        shell=True,
+        capture_output=True,
+        text=True,
+    )
+    assert done.stdout.count("\n") == 1
+    assert done.stderr == ""
 
 
 def test_a_wrong_value_in_the_environment_is_named() -> None:

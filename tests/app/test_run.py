@@ -113,7 +113,7 @@ async def test_it_says_where_and_how_to_stop_and_what_to_try(scene: Scene) -> No
 
 @pytest.mark.parametrize("listen", ["", "0.0.0.0"])
 async def test_it_warns_when_everybody_can_connect(scene: Scene, listen: str) -> None:
-    limits = Limits(max_connections=1, when_full="refuse")
+    limits = Limits(max_connections=2, max_per_peer=1, when_full="refuse")
     async with trio.open_nursery() as nursery:
         nursery.start_soon(
             scene.run, job(listen=(TcpAddress(listen, 0),), limits=limits, name="proxy")
@@ -121,7 +121,9 @@ async def test_it_warns_when_everybody_can_connect(scene: Scene, listen: str) ->
         await scene.lines.until("nc 127.0.0.1 ")
         assert "is all interfaces: everybody" in await scene.lines.until("warning:")
         scene.signal(signal.SIGTERM)
-    assert "limits: 1 connection, others are refused; " in scene.lines.seen[1]
+    assert scene.lines.seen[1].startswith(
+        "limits: 2 connections, at most 1 from one peer, others are refused; "
+    )
 
 
 @pytest.mark.parametrize(

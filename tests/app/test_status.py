@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import contextlib
 import json
 import re
 
@@ -95,8 +94,18 @@ async def test_tasks_are_listed_in_the_order_of_their_numbers(
             client.socket.close()
 
 
-async def test_a_task_that_has_not_begun_stands_nowhere() -> None:
-    async with trio.open_nursery() as nursery, contextlib.AsyncExitStack():
-        nursery.start_soon(trio.lowlevel.checkpoint)
-        (task,) = nursery.child_tasks
-        assert _status._standing(task).startswith(("checkpoint at", "about to start"))
+async def test_a_server_without_connections_has_its_own_tasks() -> None:
+    async with serving(_wait) as running:
+        lines = list(status_text(running.server))
+    assert lines[0].startswith("status: 0 open, 0 of 100 slots")
+    assert lines[1] == "tasks:"
+
+
+async def test_a_task_that_is_over_stands_nowhere() -> None:
+    async def end() -> None:
+        tasks.append(trio.lowlevel.current_task())
+
+    tasks: list[trio.lowlevel.Task] = []
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(end)
+    assert _status._standing(tasks[0]) == "about to start or to end"
