@@ -21,6 +21,11 @@ from ._transport import SocketTransport
 _PATIENCE: Final = 1.0
 
 
+#: Seconds of dialing in which nobody looks whether the client is gone: most are
+#: connected by then, and to look would cost as much as to connect.
+_UNWATCHED: Final = 0.05
+
+
 def proxy(
     target: str | Address, *others: str | Address, timeouts: Timeouts | None = None
 ) -> Callable[[Connection], Awaitable[None]]:
@@ -74,6 +79,21 @@ def proxy(
     return proxy_handler
 
 
+class _Watch:
+    """Ends the dialing for a client that is gone."""
+
+    def __init__(self, conn: Connection, nursery: trio.Nursery) -> None:
+        self._conn = conn
+        self._nursery = nursery
+
+    def expire(self, now: float) -> None:
+        self._nursery.start_soon(self._run)
+
+    async def _run(self) -> None:
+        await self._conn._transport.wait_gone(_PATIENCE)
+        self._nursery.cancel_scope.cancel(reason="the client is gone")
+
+
 async def _dial(
     conn: Connection, dialing: Dialing, seconds: float
 ) -> SocketTransport | None:
@@ -82,16 +102,14 @@ async def _dial(
     failed: OSError | None = None
     try:
         async with trio.open_nursery() as nursery:
-
-            async def watch() -> None:
-                await conn._transport.wait_gone(_PATIENCE)
-                nursery.cancel_scope.cancel(reason="the client is gone")
-
-            nursery.start_soon(watch)
+            watch = _Watch(conn, nursery)
+            conn._timers.watch(watch, trio.current_time() + _UNWATCHED)
             try:
                 upstream = await dialing.dial(seconds)
             except OSError as error:
                 failed = error
+            finally:
+                conn._timers.forget(watch)
             nursery.cancel_scope.cancel(reason="dialed")
     except BaseException:
         if upstream is not None:
