@@ -119,6 +119,8 @@ def test_no_peer_has_more_than_its_share(
                     await client.send_all(b"?")
                     assert await receive_exactly(client, 1) == b"?"
                     served[host].append(client)
+                stats = running.server.statistics()
+                assert stats.slots_used == sum(map(len, served.values()))
                 open_now = {c.peer.split(":")[0] for c in running.server.connections}
                 assert {h for h in served if served[h]} <= open_now
         refused = [r for r in running.reports if r.outcome is Outcome.REFUSED]

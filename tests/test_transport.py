@@ -338,6 +338,7 @@ async def test_a_unix_socket_that_is_closed_is_gone_if_it_has_said_nothing(
     with trio.move_on_after(1000) as patience:
         await transport.wait_gone(5)
     assert patience.cancelled_caught is (sends == b"hello")
+    assert trio.current_time() == (1000 if sends else 0)
     assert transport.error is None
     transport.close()
 

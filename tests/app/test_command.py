@@ -172,6 +172,21 @@ def test_it_listens_in_several_places_and_leaves_no_file(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_nobody_is_sent_to_a_server_that_drains(start: Start, tmp_path: Path) -> None:
+    port_file = tmp_path / "port"
+    command = start("echo", "127.0.0.1:0", "--port-file", str(port_file), *HELD)
+    port = command.port()
+    assert port_file.read_text() == f"{port}\n"
+    with command.connect(port) as client:
+        client.sendall(b"x")
+        assert client.recv(1) == b"x"
+        command.signal(signal.SIGTERM)
+        command.err.until("event=draining")
+        assert not port_file.exists()
+        client.sendall(b"y")
+        assert client.recv(1) == b"y"
+
+
 def test_a_crash_leaves_nothing_that_has_to_be_removed_by_hand(
     start: Start, tmp_path: Path
 ) -> None:

@@ -202,10 +202,10 @@ class _Stop:
                 self._leave(EXIT_CUT)
 
     def _drain(self, name: str) -> None:
-        # Said before anything is done: draining may take long.
-        say_draining(self._log, self._server, name)
         if self._port_file is not None:
             self._port_file.remove()
+        # Said before anything is done: draining may take long.
+        say_draining(self._log, self._server, name)
         self._server.start_draining(reason=name)
         self.asked.set()
 
