@@ -150,6 +150,30 @@ async def test_a_peer_with_enough_takes_no_slot_from_others(
     assert reasons[Reason.PEER_LIMIT] == 150
 
 
+@pytest.mark.parametrize("kind", ["socket", "foreign"])
+@pytest.mark.parametrize("refusal", [b"", b"no\n"])
+async def test_who_is_refused_has_no_slot_and_gives_none_away(
+    kind: str, refusal: bytes, autojump_clock: object
+) -> None:
+    """Law 2: the slot that was taken for it is the next one's, and counted."""
+    listeners: list[Any] = list(await open_listeners("127.0.0.1:0"))
+    if kind == "foreign":
+        listeners = [_Foreign(listeners[0])]
+    limits = Limits(max_connections=3, max_per_peer=1, refusal=refusal)
+    async with serving(echo, listeners=listeners, limits=limits) as running:
+        listener = running.server[0].socket
+        assert listener is not None
+        with contextlib.ExitStack() as stack:
+            # All of them in the kernel's queue before anybody looks.
+            for source in ("127.0.0.2", "127.0.0.2", "127.0.0.3"):
+                sock = stack.enter_context(socket.socket())
+                sock.bind((source, 0))
+                sock.connect(listener.getsockname())
+            await trio.testing.wait_all_tasks_blocked(0.01)
+            stats = running.server.statistics()
+            assert (stats.open, stats.slots_used, stats.refused) == (2, 2, 1)
+
+
 async def test_a_crowd_of_one_peer_does_not_hold_up_the_others(
     autojump_clock: object,
 ) -> None:
