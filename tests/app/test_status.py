@@ -108,4 +108,5 @@ async def test_a_task_that_is_over_stands_nowhere() -> None:
     tasks: list[trio.lowlevel.Task] = []
     async with trio.open_nursery() as nursery:
         nursery.start_soon(end)
+        nursery.start_soon(end)
     assert _status._standing(tasks[0]) == "about to start or to end"

@@ -6,6 +6,7 @@ command that needs it.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from typing import Any, NoReturn
 
@@ -198,6 +199,8 @@ def _print(lines: Iterable[str]) -> None:
     except BrokenPipeError:
         raise  # whoever read it has seen enough: click ends without a word
     except OSError as error:
+        # The interpreter would try again when it ends, and complain.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         text = f"can't write to stdout: {error.strerror}"
         raise click.ClickException(text) from error
 
