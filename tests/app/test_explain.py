@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from app.reports import make_report
 from trioserve import Attempt, ConnectionReport, Outcome, Phase, Reason
 from trioserve.app._explain import _REASONS, explain, explain_record
 from trioserve.app._records import Record, parse_record
@@ -42,26 +43,12 @@ LOSSES = (
 )
 
 
-def _report(**changes: Any) -> ConnectionReport:
-    fields: dict[str, Any] = {
-        "id": 7,
-        "listener": "0.0.0.0:8080",
-        "peer": "10.0.0.9:4242",
-        "local": "10.0.0.1:8080",
-        "accepted_at": 1_760_000_000.25,
-        "duration": 0.25,
-        "reason": Reason.CLIENT_CLOSED,
-        "phase": Phase.DATA,
-    }
-    return ConnectionReport(**(fields | changes))
-
-
 def _read(report: ConnectionReport) -> Record:
     return parse_record(json.dumps(report.as_dict()).encode())
 
 
 def _lines(**changes: Any) -> list[str]:
-    return list(explain_record(_read(_report(**changes))))
+    return list(explain_record(_read(make_report(**changes))))
 
 
 def _text(**changes: Any) -> str:
@@ -131,7 +118,7 @@ def test_a_reason_makes_sense_in_every_phase_on_every_side(reason: Reason) -> No
     for phase, side, target, bound in itertools.product(
         Phase, ("client", "target", None), ("db:5432", None), (7, None)
     ):
-        report = _report(
+        report = make_report(
             reason=reason, phase=phase, side=side, target=target, bound=bound
         )
         lines = list(explain_record(_read(report)))
@@ -171,7 +158,7 @@ def _reports(draw: st.DrawFn) -> ConnectionReport:
             "upstream_bytes_discarded": draw(count),
             "upstream_unacknowledged": draw(st.none() | count),
         }
-    return _report(reason=reason, phase=phase, **fields)
+    return make_report(reason=reason, phase=phase, **fields)
 
 
 @given(_reports())
@@ -344,7 +331,7 @@ def test_nothing_reaches_the_terminal_that_it_obeys() -> None:
 
 def _records(*reasons: Reason) -> list[Record]:
     return [
-        _read(_report(id=number, reason=reason))
+        _read(make_report(id=number, reason=reason))
         for number, reason in enumerate(reasons, 1)
     ]
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.test_log import make_report
+from app.reports import make_report
 from trioserve import Attempt, Phase, Reason
 from trioserve.app._haproxy import tcplog
 
@@ -30,6 +30,7 @@ def test_a_connection_with_all_that_can_be_said() -> None:
     report = make_report(
         peer="[2001:db8::1]:4242",
         accepted_at=1.2345,
+        bytes_sent=3400,
         target="10.0.0.2:80",
         attempts=tried,
         queued=0.5,
@@ -38,16 +39,16 @@ def test_a_connection_with_all_that_can_be_said() -> None:
         open_at_close=3,
     )
     assert tcplog(report, "proxy") == (
-        "2001:db8::1:4242 [01/Jan/1970:00:00:01.234] 127.0.0.1:7000"
+        "2001:db8::1:4242 [01/Jan/1970:00:00:01.234] 0.0.0.0:8080"
         " proxy/10.0.0.2:80 500/512/2001 3400 -- 4/4/3/3/1 0/0"
     )
 
 
 def test_a_connection_that_was_refused() -> None:
-    report = make_report(reason=Reason.LIMIT, phase=Phase.QUEUE, bytes_sent=0)
+    report = make_report(reason=Reason.LIMIT, phase=Phase.QUEUE)
     assert tcplog(report, "proxy") == (
-        "127.0.0.1:4242 [01/Jan/1970:00:00:00.000] 127.0.0.1:7000"
-        " 127.0.0.1:7000/<NOSRV> -1/-1/250 0 PR 1/1/0/0/0 0/0"
+        "10.0.0.9:4242 [09/Oct/2025:08:53:20.250] 0.0.0.0:8080"
+        " 0.0.0.0:8080/<NOSRV> -1/-1/250 0 PR 1/1/0/0/0 0/0"
     )
 
 

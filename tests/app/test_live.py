@@ -9,7 +9,7 @@ import pytest
 import trio
 import trio.testing
 
-from app.test_log import make_report
+from app.reports import make_report
 from support import receive_exactly, serving
 from trioserve import Limits, Reason, Statistics, echo
 from trioserve.app import _live

@@ -5,7 +5,8 @@ import logging
 
 import pytest
 
-from trioserve import ConnectionReport, Phase, Reason
+from app.reports import make_report
+from trioserve import Reason
 from trioserve.app._log import (
     Format,
     Log,
@@ -13,22 +14,6 @@ from trioserve.app._log import (
     as_logfmt,
     wants_colour,
 )
-
-
-def make_report(**changes: object) -> ConnectionReport:
-    fields: dict[str, object] = {
-        "id": 7,
-        "listener": "127.0.0.1:7000",
-        "peer": "127.0.0.1:4242",
-        "local": "127.0.0.1:7000",
-        "accepted_at": 0.0,
-        "duration": 0.25,
-        "reason": Reason.CLIENT_CLOSED,
-        "phase": Phase.DATA,
-        "bytes_received": 12,
-        "bytes_sent": 3400,
-    }
-    return ConnectionReport(**(fields | changes))  # type: ignore[arg-type]  # **
 
 
 def _log(form: Format, *, colour: bool = False) -> tuple[Log, list[str]]:
@@ -82,19 +67,19 @@ def test_logfmt_quotes_what_has_to_be() -> None:
 
 def test_a_connection_in_text() -> None:
     log, lines = _log("text")
-    log.connection(make_report())
+    log.connection(make_report(bytes_received=12, bytes_sent=3400))
     log.connection(
         make_report(
             target="10.0.0.1:80", reason=Reason.CONNECT_REFUSED, error="ECONN: refused"
         )
     )
     assert lines[0].split(" ", 1)[1] == (
-        "127.0.0.1:4242 ok/client_closed 12 B in, 3.4 kB out, 250ms:"
+        "10.0.0.9:4242 ok/client_closed 12 B in, 3.4 kB out, 250ms:"
         " the client closed first"
     )
     assert lines[1].split(" ", 1)[1] == (
-        "127.0.0.1:4242 > 10.0.0.1:80 target_error/connect_refused 12 B in,"
-        " 3.4 kB out, 250ms: the target refused (ECONN: refused)"
+        "10.0.0.9:4242 > 10.0.0.1:80 target_error/connect_refused 0 B in,"
+        " 0 B out, 250ms: the target refused (ECONN: refused)"
     )
 
 
@@ -103,7 +88,7 @@ def test_a_connection_as_haproxy_has_it() -> None:
     log.say("listening", "on 127.0.0.1:1", port=1)
     log.connection(make_report(target="10.0.0.1:80"))
     assert lines[0] == "on 127.0.0.1:1"
-    assert " trioserve/10.0.0.1:80 0/-1/250 3400 -- 1/1/0/0/0 0/0" in lines[1]
+    assert " trioserve/10.0.0.1:80 0/-1/250 0 -- 1/1/0/0/0 0/0" in lines[1]
 
 
 def test_a_connection_for_machines_has_every_field() -> None:

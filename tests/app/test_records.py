@@ -15,27 +15,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from app.reports import make_report
 from trioserve import Attempt, ConnectionReport, Phase, Reason
 from trioserve.app._records import Record, moment, parse_record, read_records
 
 
-def report(**changes: Any) -> ConnectionReport:
-    fields: dict[str, Any] = {
-        "id": 7,
-        "listener": "0.0.0.0:8080",
-        "peer": "10.0.0.9:4242",
-        "local": "10.0.0.1:8080",
-        "accepted_at": 1_760_000_000.25,
-        "duration": 0.25,
-        "reason": Reason.CLIENT_CLOSED,
-        "phase": Phase.CLOSING,
-    }
-    return ConnectionReport(**(fields | changes))
-
-
 def line(*without: str, **changes: Any) -> bytes:
     """A line as it is written, without some fields and with others changed."""
-    fields = report().as_dict() | changes
+    fields = make_report().as_dict() | changes
     kept = {name: value for name, value in fields.items() if name not in without}
     return json.dumps(kept).encode() + b"\n"
 
@@ -47,7 +34,7 @@ def file(tmp_path: Path) -> Path:
 
 def test_a_report_comes_back_as_it_was_written() -> None:
     """Every field of it but the state, which the others tell."""
-    full = report(
+    full = make_report(
         reason=Reason.WRITE_STALL,
         phase=Phase.DATA,
         side="target",

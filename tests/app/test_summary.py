@@ -7,7 +7,8 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trioserve import Attempt, ConnectionReport, Phase, Reason
+from app.reports import make_report
+from trioserve import Attempt, Reason
 from trioserve.app._records import Record, parse_record
 from trioserve.app._summary import (
     Summary,
@@ -19,18 +20,7 @@ from trioserve.app._summary import (
 
 
 def _record(**changes: Any) -> Record:
-    fields: dict[str, Any] = {
-        "id": 7,
-        "listener": "0.0.0.0:8080",
-        "peer": "10.0.0.9:4242",
-        "local": "10.0.0.1:8080",
-        "accepted_at": 1_760_000_000.25,
-        "duration": 0.25,
-        "reason": Reason.CLIENT_CLOSED,
-        "phase": Phase.DATA,
-    }
-    report = ConnectionReport(**(fields | changes))
-    return parse_record(json.dumps(report.as_dict()).encode())
+    return parse_record(json.dumps(make_report(**changes).as_dict()).encode())
 
 
 _REFUSED = Attempt(address="10.0.0.2:80", seconds=0.1, error="ConnectionRefusedError")
