@@ -122,6 +122,25 @@ async def test_a_terminal_shows_how_it_stands_below_the_lines(
     assert last == "the last line"
 
 
+def test_reports_on_the_same_terminal_leave_no_room_for_a_view(
+    writers: list[Writer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[int] = []
+
+    def open_screen(fd: int, write: Callable[[str], bool]) -> None:
+        opened.append(fd)
+
+    def isatty(fd: int) -> bool:
+        return True
+
+    monkeypatch.setattr(_output, "open_screen", open_screen)
+    monkeypatch.setattr(os, "isatty", isatty)
+    with open_output("echo", "text", "-"):
+        assert opened == []
+    with open_output("echo", "text", os.devnull):
+        assert opened == [2]
+
+
 def test_without_a_view_there_is_nothing_to_end(writers: list[Writer]) -> None:
     with open_output("echo", "text", None) as output:
         output.end_show()

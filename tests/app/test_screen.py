@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import pty
 import re
+import sys
+import threading
 import unicodedata
 
 import pyte
@@ -126,6 +128,57 @@ def test_a_terminal_that_got_narrower_has_wrapped_the_view() -> None:
     screen.show(["c"])
     # Two rows of the first line, one of the second, one of the empty one.
     assert terminal.taken[-1] == "\x1b[4F\x1b[Jc"
+
+
+def test_threads_take_turns() -> None:
+    terminal = Terminal(20, 400)
+    written: list[str] = []
+
+    def write(text: str) -> bool:
+        written.append(text)
+        return True
+
+    screen = Screen(write, terminal.size)
+    lines = [f"line {number}" for number in range(100)]
+
+    def log() -> None:
+        for line in lines:
+            screen.line(line)
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        logging = threading.Thread(target=log)
+        logging.start()
+        for height in range(100):
+            screen.show(["view"] * (height % 4))
+        logging.join(30)
+    finally:
+        sys.setswitchinterval(interval)
+    screen.show(["end"])
+    for text in written:
+        terminal.write(text)
+    assert [line for line in terminal.lines if line] == [*lines, "end"]
+
+
+def test_a_terminal_that_does_not_say_how_large_it_is_has_a_view(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    written: list[str] = []
+
+    def write(text: str) -> bool:
+        written.append(text)
+        return True
+
+    monkeypatch.setenv("TERM", "xterm")
+    ours, theirs = pty.openpty()
+    assert os.get_terminal_size(theirs) == (0, 0)
+    screen = open_screen(theirs, write)
+    assert screen is not None
+    screen.show(["a" * 100, "b"])
+    os.close(ours)
+    os.close(theirs)
+    assert written == ["a" * 79 + "\nb"]
 
 
 def test_only_a_terminal_that_can_paint_has_a_screen(

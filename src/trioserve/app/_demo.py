@@ -19,6 +19,7 @@ from trioserve import (
     Server,
     Statistics,
     TcpAddress,
+    Timeouts,
     echo,
     open_listeners,
     parse_address,
@@ -70,17 +71,23 @@ async def perform(
     """Let the crowd loose on a proxy for ``seconds``, drain it, close the books."""
     target_reports: list[ConnectionReport] = []
     proxy_reports: list[ConnectionReport] = []
+    tally = Tally()
+
+    def keep(report: ConnectionReport) -> None:
+        proxy_reports.append(report)
+        tally.add(report)
+
     async with trio.open_nursery() as nursery:
-        target = await _start(nursery, echo, target_reports, Limits())
+        target = await _start(nursery, echo, target_reports.append, Limits())
         front = await _start(
             nursery,
             proxy(target.addresses[0]),
-            proxy_reports,
+            keep,
             Limits(max_connections=_LIMIT),
         )
         view: _View | None = None
         if screen is not None:
-            view = _View(front, screen, proxy_reports)
+            view = _View(front, screen, tally)
             nursery.start_soon(view.run)
         with trio.CancelScope() as patience:
             async with trio.open_nursery() as clients:
@@ -95,9 +102,9 @@ async def perform(
                     await trio.sleep(seconds)
                 say(f"draining, up to {_DRAIN:g} s")
                 patience.deadline = trio.current_time() + _DRAIN + _PATIENCE
-                front.start_draining(_DRAIN)
+                front.start_draining()
         summary = await front.drain()
-        await target.drain(_DRAIN)
+        await target.drain()
         if view is not None:
             view.end()
         nursery.cancel_scope.cancel()
@@ -112,16 +119,23 @@ async def perform(
 async def _start(
     nursery: trio.Nursery,
     handler: Callable[[Connection], Awaitable[object]],
-    reports: list[ConnectionReport],
+    keep: Callable[[ConnectionReport], object],
     limits: Limits,
 ) -> Server:
     async def collect(channel: trio.MemoryReceiveChannel[ConnectionReport]) -> None:
         async for report in channel:
-            reports.append(report)  # noqa: PERF401 - they are looked at meanwhile
+            keep(report)
 
     listeners = await open_listeners("127.0.0.1:0")
     server: Server = await nursery.start(
-        functools.partial(serve, handler, listeners, limits=limits, collector=collect)
+        functools.partial(
+            serve,
+            handler,
+            listeners,
+            limits=limits,
+            timeouts=Timeouts(drain=_DRAIN),
+            collector=collect,
+        )
     )
     return server
 
@@ -129,12 +143,10 @@ async def _start(
 class _View:
     # The proxy, as the live view of the command shows it.
 
-    def __init__(
-        self, server: Server, screen: Screen, reports: Sequence[ConnectionReport]
-    ) -> None:
+    def __init__(self, server: Server, screen: Screen, tally: Tally) -> None:
         self._watch = Watch(server)
         self._screen = screen
-        self._reports = reports
+        self._tally = tally
 
     async def run(self) -> None:
         await self._watch.run(self._show, every=0.2)
@@ -144,10 +156,7 @@ class _View:
         self._screen.close()
 
     def _show(self, moment: Moment) -> None:
-        tally = Tally()
-        for report in self._reports:
-            tally.add(report)
-        self._screen.show(list(view_lines(moment, tally)))
+        self._screen.show(list(view_lines(moment, self._tally)))
 
 
 async def _say_progress(

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import math
 from collections.abc import Callable, Iterator
-from time import perf_counter
+from time import thread_time
 from typing import Any, Final, NoReturn
 
 import click
@@ -17,13 +18,20 @@ import trio
 
 from trioserve import ConnectionReport, Outcome, Reason, Server, Statistics
 
+from ._backlog import waiting
 from ._values import format_bytes, format_duration
 
-_BAR: Final = 24
+_BAR: Final = 16
+#: Numbers end in the same column all the time, so that they can be read.
+_ROW: Final = "  {:<6}{:>11} accepted {:>9} {:7} {:>11} in {:>11} out"
 
 #: Counting takes longer the more connections are open. It may take this part of
-#: the time.
+#: a processor.
 _SHARE: Final = 0.01
+
+#: Rates are over this many seconds: over less they jump, and say nothing when a
+#: look follows another at once.
+_WINDOW: Final = 1.0
 
 _COLOURS: Final = {Outcome.OK: "green", Outcome.REFUSED: "yellow"}
 
@@ -50,14 +58,17 @@ class Moment:
       elapsed: seconds since the first moment.
       now, before: its counters; at the first moment the same.
       seconds: between the two.
-      draining: whether it drains.
+      waiting: clients in the kernel's queues, or None if nobody knows.
+      drain_left: None until it drains; then seconds until what is open is cut,
+        or fewer.
     """
 
     elapsed: float
     now: Statistics
     before: Statistics
     seconds: float
-    draining: bool
+    waiting: int | None
+    drain_left: float | None
 
     def rate(self, counter: str) -> float:
         """How fast a counter grows, per second."""
@@ -72,58 +83,88 @@ class Watch:
 
     def __init__(self, server: Server) -> None:
         self._server = server
-        self._began = self._looked_at = trio.current_time()
-        self._before = server.statistics()
+        self._began = trio.current_time()
+        self._looks = collections.deque([(self._began, server.statistics())])
+        self._drained_since: float | None = None
 
     def look(self) -> Moment:
-        """How it stands, and what has changed since the last look."""
+        """How it stands, and what has changed in the last second or so.
+
+        That is since the last look that is a second ago or more; in the first
+        second, since the beginning.
+        """
         now, at = self._server.statistics(), trio.current_time()
-        moment = Moment(
+        while len(self._looks) > 1 and at - self._looks[1][0] >= _WINDOW:
+            self._looks.popleft()
+        before_at, before = self._looks[0]
+        self._looks.append((at, now))
+        return Moment(
             elapsed=at - self._began,
             now=now,
-            before=self._before,
-            seconds=at - self._looked_at,
-            draining=self._server.draining.is_set(),
+            before=before,
+            seconds=at - before_at,
+            waiting=waiting(self._server),
+            drain_left=self._drain_left(at),
         )
-        self._before, self._looked_at = now, at
-        return moment
+
+    def _drain_left(self, at: float) -> float | None:
+        # A server doesn't say until when it drains, but a drain can only be
+        # hurried: it is not longer than the timeout. After its end, Timeouts.cleanup
+        # is for what doesn't end.
+        if not self._server.draining.is_set():
+            return None
+        if self._drained_since is None:
+            self._drained_since = at
+        return max(0.0, self._drained_since + self._server.timeouts.drain - at)
 
     async def run(
         self, show: Callable[[Moment], None], *, every: float = 0.5
     ) -> NoReturn:
         """Look and show, every so many seconds, until cancelled.
 
-        With so many connections that looking takes more than a hundredth of
-        that time, less often.
+        With so many connections that it would take more than a hundredth of a
+        processor, less often.
         """
         while True:
-            began = perf_counter()
+            # The thread's own time: waiting for a processor, or being stopped
+            # from the keyboard, costs nothing.
+            began = thread_time()
             show(self.look())
-            cost = perf_counter() - began
+            cost = thread_time() - began
             await trio.sleep(max(every, cost / _SHARE))
 
 
 def view_lines(moment: Moment, tally: Tally, *, colour: bool = False) -> Iterator[str]:
-    """How it stands, for a terminal."""
+    """How it stands, for a terminal of 80 columns; only the last line may be longer.
+
+    Five lines, and one more if there is trouble.
+    """
     now = moment.now
     full = now.slots_used / now.slots if now.slots else 1.0
     bar = "#" * min(_BAR, round(full * _BAR))
-    yield f"  up      {_clock(moment.elapsed)}{', draining' * moment.draining}"
+    yield f"  up      {_clock(moment.elapsed)}{_draining(moment)}{_drain_left(moment)}"
     yield (
-        f"  open    {now.open:,} ({now.slots_used:,} of {now.slots:,} slots)"
-        f"  [{bar.ljust(_BAR, '.')}]"
+        f"  open    [{bar.ljust(_BAR, '.')}] {now.open:,} open,"
+        f" {now.slots_used:,} of {now.slots:,} slots{_waiting(moment)}"
     )
-    yield (
-        f"  rate    {moment.rate('accepted'):,.0f}/s accepted"
-        f"  {moment.rate('closed'):,.0f}/s closed"
-        f"  {format_bytes(round(moment.rate('bytes_received')))}/s in"
-        f"  {format_bytes(round(moment.rate('bytes_sent')))}/s out"
+    yield _ROW.format(
+        "rate",
+        f"{moment.rate('accepted'):,.0f}/s",
+        f"{moment.rate('closed'):,.0f}/s",
+        "closed",
+        f"{format_bytes(round(moment.rate('bytes_received')))}/s",
+        f"{format_bytes(round(moment.rate('bytes_sent')))}/s",
     )
-    yield (
-        f"  total   {now.accepted:,} accepted  {now.refused:,} refused"
-        f"  {format_bytes(now.bytes_received)} in"
-        f"  {format_bytes(now.bytes_sent)} out{_troubles(now)}"
+    yield _ROW.format(
+        "total",
+        f"{now.accepted:,}",
+        f"{now.refused:,}",
+        "refused",
+        format_bytes(now.bytes_received),
+        format_bytes(now.bytes_sent),
     )
+    if troubles := ", ".join(_troubles(now)):
+        yield f"  but     {troubles}"
     ends = (
         f"{_coloured(reason, colour)} {count:,}"
         for reason, count in tally.most_common()
@@ -134,32 +175,38 @@ def view_lines(moment: Moment, tally: Tally, *, colour: bool = False) -> Iterato
 def view_line(moment: Moment) -> str:
     """How it stands, in one line for a pipe."""
     now = moment.now
-    return (
-        f"up {_clock(moment.elapsed)}{', draining' * moment.draining}:"
-        f" {now.open} open of {now.slots},"
+    line = (
+        f"up {_clock(moment.elapsed)}{_draining(moment)}:"
+        f" {now.open} open of {now.slots}{_waiting(moment)},"
         f" {moment.rate('accepted'):.0f}/s accepted,"
         f" {format_bytes(round(moment.rate('bytes_received')))}/s in,"
         f" {format_bytes(round(moment.rate('bytes_sent')))}/s out,"
-        f" {now.accepted} accepted, {now.refused} refused{_troubles(now)}"
+        f" {now.accepted} accepted, {now.refused} refused"
     )
+    return ", ".join([line, *_troubles(now)])
 
 
 def view_fields(moment: Moment, tally: Tally) -> dict[str, Any]:
-    """How it stands, for machines."""
+    """How it stands, for machines. What nobody knows is None."""
     now = moment.now
+    left = moment.drain_left
     return {
         "elapsed": round(moment.elapsed, 3),
-        "draining": moment.draining,
+        "draining": left is not None,
+        "drain_left": round(left, 3) if left is not None and left < math.inf else None,
         "open": now.open,
         "slots_used": now.slots_used,
         "slots": now.slots,
+        "waiting": moment.waiting,
         "accepted": now.accepted,
         "closed": now.closed,
         "refused": now.refused,
         "bytes_received": now.bytes_received,
         "bytes_sent": now.bytes_sent,
         "reports_lost": now.lost,
+        "accept_errors": dict(now.accept_errors),
         "accepted_per_second": round(moment.rate("accepted"), 3),
+        "closed_per_second": round(moment.rate("closed"), 3),
         "bytes_received_per_second": round(moment.rate("bytes_received")),
         "bytes_sent_per_second": round(moment.rate("bytes_sent")),
         "ends": {str(reason): count for reason, count in tally.most_common()},
@@ -170,12 +217,27 @@ def _clock(seconds: float) -> str:
     return format_duration(float(round(seconds)))
 
 
-def _troubles(now: Statistics) -> str:
+def _draining(moment: Moment) -> str:
+    return "" if moment.drain_left is None else ", draining"
+
+
+def _drain_left(moment: Moment) -> str:
+    left = moment.drain_left
+    if left is None or left == math.inf or not moment.now.open:
+        return ""
+    return f", what is open is cut in {_clock(math.ceil(left))} at most"
+
+
+def _waiting(moment: Moment) -> str:
+    return f", {moment.waiting:,} waiting" if moment.waiting else ""
+
+
+def _troubles(now: Statistics) -> Iterator[str]:
     # What an operator hopes never to see, only when it is there.
-    text = f"  {now.lost:,} reports lost" if now.lost else ""
+    if now.lost:
+        yield f"{now.lost:,} reports lost"
     for name, count in now.accept_errors.items():
-        text += f"  {name} {count:,}"
-    return text
+        yield f"{name} {count:,} times"
 
 
 def _coloured(reason: Reason, colour: bool) -> str:

@@ -144,7 +144,9 @@ def _make_output(
 
     log_writer = LineWriter(_STDERR, on_lost=log_lost)
     terminal = os.isatty(_STDERR)
-    screen = open_screen(_STDERR, log_writer.write)
+    # Reports on the same terminal would move the cursor behind the view's back.
+    shared = reports_fd == _STDOUT and os.isatty(_STDOUT)
+    screen = None if shared else open_screen(_STDERR, log_writer.write)
     log = Log(
         screen.line if screen is not None else log_writer.write,
         form or ("text" if terminal else "logfmt"),

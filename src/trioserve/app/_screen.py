@@ -6,13 +6,17 @@ is shown, or writes by itself.
 
 from __future__ import annotations
 
+import functools
 import os
 import re
+import threading
 import unicodedata
 from collections.abc import Callable, Iterator, Sequence
 
 _SGR = re.compile(r"(\x1b\[[\d;]*m)")
 _RESET = "\x1b[0m"
+#: What is assumed of a terminal that doesn't say how large it is.
+_USUAL_SIZE = (80, 24)
 
 
 def open_screen(fd: int, write: Callable[[str], bool]) -> Screen | None:
@@ -22,9 +26,11 @@ def open_screen(fd: int, write: Callable[[str], bool]) -> Screen | None:
 
     def size() -> tuple[int, int]:
         try:
-            return os.get_terminal_size(fd)
+            columns, rows = os.get_terminal_size(fd)
         except OSError:  # it is gone
-            return 80, 24
+            return _USUAL_SIZE
+        # One that was never told its size says 0.
+        return columns or _USUAL_SIZE[0], rows or _USUAL_SIZE[1]
 
     return Screen(write, size)
 
@@ -34,11 +40,12 @@ class Screen:
 
     It does not hide the cursor, which waits in the line below the view, and it
     uses no other screen: whatever ends the program leaves a terminal as it was.
+    All methods may be called from any thread.
 
     Args:
       write: takes a text and writes it with a newline behind it, at once or
         later but in order; returns whether it will. Must not block.
-      size: the columns and rows that there are now.
+      size: the columns and rows that there are now, 1 or more.
     """
 
     def __init__(
@@ -46,37 +53,53 @@ class Screen:
     ) -> None:
         self._write = write
         self._size = size
-        self._view: list[str] = []
-        self._painted: list[str] = []
+        # What is painted must be known in the order in which it is written.
+        self._lock = threading.Lock()
+        self._view: tuple[str, ...] = ()
+        self._painted: tuple[str, ...] = ()
 
     def line(self, text: str) -> None:
         """Write a line above the view."""
-        self._paint([text])
+        with self._lock:
+            self._paint(text)
 
     def show(self, lines: Sequence[str]) -> None:
         """Replace the view."""
-        self._view = list(lines)
-        self._paint([])
+        with self._lock:
+            self._view = tuple(lines)
+            self._paint()
 
     def close(self) -> None:
         """Leave the view where it is; what is written next comes below it."""
-        self._view, self._painted = [], []
+        with self._lock:
+            self._view = self._painted = ()
 
-    def _paint(self, above: list[str]) -> None:
+    def _paint(self, *above: str) -> None:
         columns, rows = self._size()
-        # The last column is left free: some terminals wrap when it is filled.
-        view = [_cut(line, columns - 1) for line in self._view[: max(0, rows - 1)]]
+        view = _fitted(self._view, columns, rows)
         lines = above + view
         # One text, which begins with erasing what the one before has painted:
         # one that is dropped is made up for by the next.
-        erase = self._erase(columns)
+        height = _height(self._painted, columns)
+        erase = f"\x1b[{height}F\x1b[J" if height else ""
         if (lines or erase) and self._write(erase + "\n".join(lines)):
-            self._painted = view if lines else [""]
+            self._painted = view if lines else ("",)
 
-    def _erase(self, columns: int) -> str:
-        # A terminal that got narrower has wrapped the lines by now.
-        rows = sum(max(1, -(-_width(line) // columns)) for line in self._painted)
-        return f"\x1b[{rows}F\x1b[J" if rows else ""
+
+# Both are remembered: the same view is painted below every line that is logged.
+
+
+@functools.lru_cache(maxsize=1)
+def _fitted(view: tuple[str, ...], columns: int, rows: int) -> tuple[str, ...]:
+    # The last row is the cursor's. The last column is left free: some terminals
+    # wrap when it is filled.
+    return tuple(_cut(line, columns - 1) for line in view[: rows - 1])
+
+
+@functools.lru_cache(maxsize=1)
+def _height(painted: tuple[str, ...], columns: int) -> int:
+    # A terminal that got narrower has wrapped the lines by now.
+    return sum(max(1, -(-_width(line) // columns)) for line in painted)
 
 
 def _cut(line: str, columns: int) -> str:
