@@ -432,6 +432,38 @@ async def test_the_servers_timeouts_are_those_of_the_relay(
             assert report.bound == seconds
 
 
+def test_stopped_when_a_slow_target_answers_nothing_is_left(tmp_path: Path) -> None:
+    """Laws 3 and 13: the target has it in hand at that moment, or not yet."""
+    path = tmp_path / "socket"
+
+    async def scenario(begin: Begin) -> None:
+        before = open_fds()
+        with contextlib.ExitStack() as stack:
+            listener = stack.enter_context(socket.socket(socket.AF_UNIX))
+            listener.bind(str(path))
+            stack.callback(path.unlink)
+            listener.listen(0)
+            first = stack.enter_context(socket.socket(socket.AF_UNIX))
+            first.connect(str(path))
+            async with serving(proxy(f"unix:{path}")) as running:
+                client = await running.connect()
+                await client.send_all(b"hello")
+                # So long that it is looked whether the client is gone.
+                await trio.sleep(1)
+                begin(running.scope.cancel)
+                stack.enter_context(listener.accept()[0])
+                with (
+                    trio.move_on_after(1),
+                    contextlib.suppress(trio.BrokenResourceError),
+                ):
+                    assert await client.receive_some() == b""
+            (report,) = running.reports
+            assert report.outcome == "cut"
+        assert open_fds() == before
+
+    assert sweep(scenario) > 5
+
+
 def test_stopped_at_any_step_nothing_is_left() -> None:
     """Laws 3, 4 and 13: dialing, relaying or ending at that moment."""
 

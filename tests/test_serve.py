@@ -598,6 +598,34 @@ async def _wait_for_ever(conn: Connection) -> None:
     await trio.sleep_forever()
 
 
+@pytest.mark.parametrize("shorter", [None, 0, 2])
+async def test_the_report_says_who_decided_when_it_was_cut(
+    shorter: float | None, autojump_clock: object
+) -> None:
+    """Law 5: the deadline of the drain, or whoever brought it forward."""
+
+    async def wait(conn: Connection) -> None:
+        await conn.receive_some()
+
+    async with serving(wait, timeouts=Timeouts(drain=5, lame_duck=1)) as running:
+        client = await running.connect()
+        await client.send_eof()
+        await trio.sleep(0)
+        client = await running.connect()
+        running.server.start_draining(reason="first")
+        running.server.start_draining(1000, reason="later")
+        if shorter is not None:
+            await trio.sleep(1.5)
+            running.server.start_draining(shorter, reason="in a\nhurry")
+        assert await is_reset(client)
+    (report,) = [r for r in running.reports if r.reason is Reason.CUT]
+    if shorter is None:
+        assert (report.bound, report.error, report.duration) == (6, None, 6)
+    else:
+        assert (report.bound, report.duration) == (None, 1.5 + shorter)
+        assert report.error == r"cut short: in a\nhurry"
+
+
 async def test_a_task_that_does_not_end_is_named(
     autojump_clock: object, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -41,11 +41,13 @@ class TcpAddress:
     def __post_init__(self) -> None:
         if not 0 <= self.port <= 65535:
             raise ValueError(f"port {self.port} is out of range: 0 to 65535")
-        bad = re.search(r"[\s/\[\]@?#\x00-\x1f\x7f]", self.host)
+        bad = re.search(r"[\s/\[\]@?#*,\x00-\x1f\x7f]", self.host)
         if bad:
             raise ValueError(
                 f"host {self.host!r} has a {bad.group()!r} in it; {_FORMS}"
             )
+        if re.fullmatch(r"\d+(\.\d+){3}", self.host) and not is_numeric(self.host):
+            raise ValueError(f"host {self.host!r} is not an IPv4 address")
 
     def __str__(self) -> str:
         host = f"[{self.host}]" if ":" in self.host else self.host
@@ -176,10 +178,14 @@ def _parse_tcp(rest: str, text: str) -> TcpAddress:
     else:
         host, colon, port = rest.rpartition(":")
         if not colon:
-            if "/" in rest:
+            if "/" in rest or rest.endswith((".sock", ".socket")):
                 raise ValueError(f"{text!r} has no port; did you mean unix:{rest}?")
             raise ValueError(
                 f"{text!r} has no port; did you mean {TcpAddress(rest, 80)}?"
+            )
+        if re.search(r",|^[^:]*\.[^:]*:", host):
+            raise ValueError(
+                f"{text!r} is more than one address; write a space between them"
             )
         if ":" in host:
             raise ValueError(

@@ -343,6 +343,7 @@ class Connection(trio.abc.HalfCloseableStream):
         *,
         side: Side | None = None,
         bound: float | None = None,
+        error: str | None = None,
         exception: BaseException | None = None,
     ) -> None:
         """Say why it ends. The first reason stays."""
@@ -350,10 +351,16 @@ class Connection(trio.abc.HalfCloseableStream):
             self._reason = reason
             self._side = side
             self._bound = bound
+            self._error = error
         self._exception = self._exception or exception
 
     def _stop(
-        self, reason: Reason, *, bound: float | None = None, goodbye: bool = False
+        self,
+        reason: Reason,
+        *,
+        bound: float | None = None,
+        error: str | None = None,
+        goodbye: bool = False,
     ) -> None:
         """End it from outside, by RST or, with ``goodbye``, by FIN.
 
@@ -362,7 +369,7 @@ class Connection(trio.abc.HalfCloseableStream):
         shielded wait ends too.
         """
         side: Side | None = "client" if reason.outcome == "timeout" else None
-        self._conclude(reason, side=side, bound=bound)
+        self._conclude(reason, side=side, bound=bound, error=error)
         self._says_goodbye = goodbye
         self._scope.cancel(reason=str(reason))
         self._hang_up()
@@ -493,8 +500,12 @@ class Connection(trio.abc.HalfCloseableStream):
             self._conclude(Reason.DRAINED)
         elif self._relay_ended is not None and _is_broken(error):
             result = self._relay_ended
-            self._conclude(result.reason, side=result.side, bound=result.bound)
-            self._error = result.error
+            self._conclude(
+                result.reason,
+                side=result.side,
+                bound=result.bound,
+                error=result.error,
+            )
         elif transport.error is not None and _is_broken(error):
             self._conclude(Reason.CLIENT_RESET, exception=transport.error)
         elif cancelled:

@@ -124,7 +124,7 @@ _REASONS: dict[Reason, tuple[Outcome, str, str]] = {
     Reason.LIFETIME: (Outcome.TIMEOUT, "K-", "it reached the longest time allowed"),
     Reason.ABORTED: (Outcome.ABORTED, "P", "the handler aborted it"),
     Reason.HANDLER_ERROR: (Outcome.HANDLER_ERROR, "I", "the handler raised"),
-    Reason.CUT: (Outcome.CUT, "K-", "it was cut at the drain deadline"),
+    Reason.CUT: (Outcome.CUT, "K-", "it was still open when the drain ended"),
     Reason.CANCELLED: (Outcome.CUT, "K-", "the server was cancelled"),
 }
 
@@ -179,7 +179,8 @@ class ConnectionReport:
       outcome, reason, phase: how, why and where it ended.
       side: whose fault a timer's end was, ``"client"`` or ``"target"``.
       bound: the value of the timer (seconds) or of the limit (connections) that
-        ended it; None if it was neither.
+        ended it; None if it was neither. Of a cut, how long the drain was meant
+        to last, and None if that was cut short.
       error: what went wrong, in one line of printable ASCII.
       exception: the exception itself; not part of :meth:`as_dict`.
       draining: whether the server was draining when it ended.

@@ -40,6 +40,7 @@ from ._report import (
     Phase,
     Reason,
     Statistics,
+    escape,
 )
 from ._tasks import whereabouts
 from ._timers import Timers
@@ -121,6 +122,7 @@ class Server(Sequence[Gate]):
         self._drain_reason: str | None = None
         self._drain_began = math.inf
         self._deadline = math.inf
+        self._cut_short: str | None = None
         self._open_at_start = 0
         self._ends: collections.Counter[Outcome] = collections.Counter()
         self._ends_before: collections.Counter[Outcome] = collections.Counter()
@@ -215,12 +217,13 @@ class Server(Sequence[Gate]):
           within: seconds until what is still open is reset; default
             ``Timeouts.drain``, or what was asked for before. The first time,
             ``Timeouts.lame_duck`` is added.
-          reason: for the summary; the first one stays.
+          reason: for the summary; the first one stays. A later one that brings
+            the deadline forward is in the reports of those that are cut.
         """
         if within is not None and not within >= 0:
             raise ValueError(f"within must be 0 or more seconds, not {within!r}")
-        now = trio.current_time()
-        if self._drain_reason is None:
+        now, again = trio.current_time(), self._drain_reason is not None
+        if not again:
             self._drain_reason = reason
             self._drain_began = now
             self._open_at_start = len(self._open)
@@ -233,6 +236,8 @@ class Server(Sequence[Gate]):
             else:
                 self._accepting.cancel(reason=reason)
         if within is not None:
+            if again and now + within < self._deadline:
+                self._cut_short = reason
             self._deadline = min(self._deadline, now + within)
             self._accepting.deadline = min(self._accepting.deadline, self._deadline)
             self._patience.deadline = self._deadline
@@ -471,8 +476,12 @@ class Server(Sequence[Gate]):
             connection._server_drains()
         with trio.CancelScope(deadline=self._deadline) as self._patience:
             await self._all_closed.wait()
+        bound: float | None = self._deadline - self._drain_began
+        error: str | None = None
+        if self._cut_short is not None:
+            bound, error = None, escape(f"cut short: {self._cut_short}")
         for connection in self.connections:
-            connection._stop(Reason.CUT)
+            connection._stop(Reason.CUT, bound=bound, error=error)
         with trio.move_on_after(self.timeouts.cleanup):
             await self._all_closed.wait()
         stuck = self.connections

@@ -77,8 +77,11 @@ def test_a_target_that_is_not_there_is_a_fact_of_the_report(start: Start) -> Non
             proxy.connect(proxy.port()) as client,
         ):
             client.recv(1)
-        assert " reason=connect_refused " in proxy.err.until("event=connection")
-        assert not any("level=warning" in line for line in proxy.err.seen)
+        ended = proxy.err.until("event=connection")
+        assert " reason=connect_refused " in ended
+        assert " level=warning " in ended
+        (down,) = [line for line in proxy.err.seen if "event=target-down" in line]
+        assert f"address={target} " in down
         proxy.signal(signal.SIGTERM)
         assert proxy.code() == 0
 
@@ -109,9 +112,10 @@ def _held_proxy(start: Start) -> tuple[Command, socket.socket]:
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=str)
 def test_a_second_signal_cuts_at_once(start: Start, number: signal.Signals) -> None:
     proxy, client = _held_proxy(start)
+    first = signal.SIGINT if number == signal.SIGTERM else signal.SIGTERM
     with client:
-        proxy.signal(signal.SIGTERM)
-        assert "open=1 seconds=1h" in proxy.err.until("event=draining")
+        proxy.signal(first)
+        assert "open=1 seconds=3600.0" in proxy.err.until("event=draining")
         proxy.signal(number)
         proxy.err.until("event=cutting")
         assert _is_reset(client)
@@ -217,6 +221,30 @@ def test_text_can_be_asked_for_and_has_no_colours_on_a_pipe(start: Start) -> Non
 def test_options_come_from_the_environment(start: Start) -> None:
     command = start("echo", "127.0.0.1:0", TRIOSERVE_MAX_CONNECTIONS="7")
     assert " max_connections=7 " in command.err.until("event=listening")
+
+
+def test_a_misspelt_variable_is_a_warning(start: Start) -> None:
+    command = start("echo", "127.0.0.1:0", TRIOSERVE_IDEL="5")
+    assert "did you mean TRIOSERVE_IDLE?" in command.err.until("event=misspelt")
+    command.port()
+
+
+def test_a_target_that_answers_again_is_said(start: Start) -> None:
+    with socket.socket() as target:
+        target.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{target.getsockname()[1]}"
+        proxy = start("proxy", "127.0.0.1:0", address)
+        port = proxy.port()
+        with (
+            contextlib.suppress(ConnectionResetError),
+            proxy.connect(port) as client,
+        ):
+            client.recv(1)
+        assert "Connection refused" in proxy.err.until("event=target-down")
+        target.listen()
+        with proxy.connect(port), target.accept()[0]:
+            pass
+        assert f"address={address}" in proxy.err.until("event=target-up")
 
 
 def test_reports_are_appended_to_a_file(start: Start, tmp_path: Path) -> None:

@@ -68,8 +68,8 @@ def _nonsense(report: ConnectionReport, lines: Sequence[str]) -> list[str]:
     text = "\n".join(lines)
     reason, outcome = report.reason, report.outcome
     sentence = reason.sentence
-    if reason is Reason.SERVER_CLOSED and report.target:
-        sentence = "the target closed first"
+    if reason is Reason.SERVER_CLOSED:
+        sentence = f"the {'target' if report.target else 'server'} closed first"
     losses = [field for field in LOSSES if getattr(report, field)]
     phases = re.findall("had not begun|still being dialed|was being closed", text)
     wrong = {
@@ -247,7 +247,7 @@ def test_a_handler_that_ends_before_it_has_read_everything() -> None:
 connection 7: ok/server_closed
   10.0.0.9:4242 came to 10.0.0.1:8080, at 2025-10-09 08:53:20 UTC; it was over after \
 250ms.
-  The handler or the target closed first.
+  The server closed first.
   From the client 10 B, to it 0 B.
   Lost: 4 B from the client, which no handler got.
   Other connections that were open then: 0.

@@ -56,11 +56,12 @@ def test_logfmt_quotes_what_has_to_be() -> None:
         "none": None,
         "yes": True,
         "float": 0.5,
+        "list": [{"a b": "c"}],
         "notes": {"user name": "é=1", "other": object},
     }
     assert as_logfmt(record) == (
         r'plain=a-b:1 words="say \"x\"" line="a\nb\u001b" empty="" none=null'
-        r' yes=true float=0.5 notes.user_name="\u00e9=1"'
+        r' yes=true float=0.5 list="[{\"a b\": \"c\"}]" notes.user_name="\u00e9=1"'
         " notes.other=\"<class 'object'>\""
     )
 
@@ -74,11 +75,11 @@ def test_a_connection_in_text() -> None:
         )
     )
     assert lines[0].split(" ", 1)[1] == (
-        "10.0.0.9:4242 ok/client_closed 12 B in, 3.4 kB out, 250ms:"
+        "#7 10.0.0.9:4242 ok/client_closed 12 B in, 3.4 kB out, 250ms:"
         " the client closed first"
     )
     assert lines[1].split(" ", 1)[1] == (
-        "10.0.0.9:4242 > 10.0.0.1:80 target_error/connect_refused 0 B in,"
+        "#7 10.0.0.9:4242 > 10.0.0.1:80 target_error/connect_refused 0 B in,"
         " 0 B out, 250ms: the target refused (ECONN: refused)"
     )
 
@@ -89,6 +90,30 @@ def test_a_connection_as_haproxy_has_it() -> None:
     log.connection(make_report(target="10.0.0.1:80"))
     assert lines[0] == "on 127.0.0.1:1"
     assert " trioserve/10.0.0.1:80 0/-1/250 0 -- 1/1/0/0/0 0/0" in lines[1]
+
+
+@pytest.mark.parametrize(
+    ("reason", "level"),
+    [
+        (Reason.CLIENT_CLOSED, "info"),
+        (Reason.CLIENT_RESET, "info"),
+        (Reason.CONNECT_REFUSED, "warning"),
+        (Reason.CUT, "warning"),
+        (Reason.HANDLER_ERROR, "error"),
+    ],
+)
+def test_machines_can_tell_what_to_worry_about(reason: Reason, level: str) -> None:
+    log, lines = _log("json")
+    log.connection(make_report(reason=reason))
+    assert json.loads(lines[0])["level"] == level
+
+
+def test_who_closed_first_is_said_as_a_command_knows_it() -> None:
+    log, lines = _log("text")
+    log.connection(make_report(reason=Reason.SERVER_CLOSED))
+    log.connection(make_report(reason=Reason.SERVER_CLOSED, target="10.0.0.1:80"))
+    assert lines[0].endswith(": the server closed first")
+    assert lines[1].endswith(": the target closed first")
 
 
 def test_a_connection_for_machines_has_every_field() -> None:

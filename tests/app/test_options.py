@@ -9,6 +9,7 @@ import pytest
 from click.testing import CliRunner
 
 from trioserve.app._cli import cli
+from trioserve.app._options import misspelt_variables
 
 PROXY = ("help", "settings", "proxy", "127.0.0.1:0", "127.0.0.1:1")
 
@@ -64,6 +65,24 @@ def test_the_command_line_comes_before_the_environment() -> None:
     assert shown["--live"][:2] == ("yes", "command line")
     assert shown["--max-connections"][:2] == ("7", "TRIOSERVE_MAX_CONNECTIONS")
     assert shown["--per-peer"][1] == "default"
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("TRIOSERVE_IDEL", "TRIOSERVE_IDLE"),
+        ("TRIOSERVE_MAX_CONNECTION", "TRIOSERVE_MAX_CONNECTIONS"),
+        ("TRIOSERVE_IDLE", None),
+        ("TRIOSERVE_CONNECT", None),  # which echo does not have, and proxy has
+        ("TRIOSERVE_PORT", None),  # Kubernetes makes these
+        ("TRIOSERVE_SERVICE_HOST", None),
+        ("IDEL", None),
+    ],
+)
+def test_a_misspelt_variable_is_said(name: str, meant: str | None) -> None:
+    said = list(misspelt_variables(cli.commands["echo"], {name: "5"}))
+    expected = [f"{name} is no setting; did you mean {meant}?"] if meant else []
+    assert said == expected
 
 
 def test_without_a_command_line_it_says_how_and_shows_the_proxys() -> None:

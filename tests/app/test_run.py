@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
@@ -213,7 +214,7 @@ async def test_a_lame_duck_accepts_until_it_is_told_to_hurry(scene: Scene) -> No
         async with client:
             await client.send_all(b"x")
             assert await client.receive_some() == b"x"
-            scene.signal(signal.SIGTERM)
+            scene.signal(signal.SIGINT)
     assert scene.code == 3
 
 
@@ -229,6 +230,83 @@ async def test_what_does_not_end_in_time_is_cut(scene: Scene) -> None:
     assert scene.code == 3
     assert scene.lines.seen[-2].startswith("stopped in ")
     assert scene.lines.seen[-2].endswith(": 0 finished, 1 cut, 0 refused")
+
+
+async def test_a_signal_that_comes_twice_at_once_is_one(
+    scene: Scene, autojump_clock: trio.testing.MockClock
+) -> None:
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(scene.run, job(_until_eof))
+        client = await scene.connect()
+        await client.send_all(b"x")
+        await client.receive_some()
+        scene.signal(signal.SIGTERM)
+        scene.signal(signal.SIGTERM)
+        await trio.sleep(0.29)
+        scene.signal(signal.SIGTERM)
+        await trio.sleep(0.1)
+        assert not any("cutting" in line for line in scene.lines.seen)
+        scene.signal(signal.SIGTERM)
+        await scene.lines.until("cutting 1 connection")
+        with pytest.raises(trio.BrokenResourceError):
+            await client.receive_some()
+    (ended,) = [line for line in scene.lines.seen if " cut/cut " in line]
+    assert ended.endswith("(cut short: a second signal, SIGTERM)")
+
+
+async def test_a_target_that_nobody_knows_is_said(scene: Scene) -> None:
+    targets = (
+        TcpAddress("nobody.invalid", 80),
+        UnixAddress("/nowhere"),
+        TcpAddress("127.0.0.1", 1),
+    )
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(scene.run, job(targets=targets))
+        said = await scene.lines.until("can't find nobody.invalid now")
+        assert said.startswith("warning: ")
+        scene.signal(signal.SIGTERM)
+
+
+async def test_a_name_server_that_does_not_answer_holds_up_nobody(
+    scene: Scene, autojump_clock: trio.testing.MockClock
+) -> None:
+    class Dead(trio.abc.HostnameResolver):
+        async def getaddrinfo(
+            self, host: Any, port: Any, *_: int, **__: int
+        ) -> list[Any]:
+            await trio.sleep_forever()
+            raise AssertionError  # pragma: no cover
+
+        async def getnameinfo(self, sockaddr: Any, flags: int) -> Any:
+            raise NotImplementedError
+
+    trio.socket.set_custom_hostname_resolver(Dead())
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(scene.run, job(targets=(TcpAddress("dead.test", 80),)))
+        client = await scene.connect()
+        await client.send_all(b"x")
+        assert await client.receive_some() == b"x"
+        await trio.sleep(10)
+        scene.signal(signal.SIGTERM)
+    assert not any("dead.test now" in line for line in scene.lines.seen)
+
+
+async def test_more_connections_than_files_are_said(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def getrlimit(_: int) -> tuple[int, int]:
+        return 64, 64
+
+    monkeypatch.setattr(resource, "getrlimit", getrlimit)
+    limits = Limits(max_connections=33)
+    async with trio.open_nursery() as nursery:
+        targets = (TcpAddress("127.0.0.1", 1),)
+        nursery.start_soon(scene.run, job(limits=limits, targets=targets))
+        assert await scene.lines.until("open files") == (
+            "warning: 33 connections would need 66 open files, of which 64 are allowed"
+            " (ulimit -Hn); who comes when they are used up is refused"
+        )
+        scene.signal(signal.SIGTERM)
 
 
 async def test_a_second_signal_cuts(scene: Scene) -> None:
@@ -255,8 +333,8 @@ async def test_a_third_signal_leaves_at_once(scene: Scene) -> None:
         nursery.start_soon(scene.run, job(_stuck_until(release), timeouts=timeouts))
         client = await scene.connect()
         await client.receive_some()
-        for _ in range(3):
-            scene.signal(signal.SIGTERM)
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGTERM):
+            scene.signal(number)
     assert scene.left == [3]
     assert scene.code == 3
 
@@ -290,10 +368,10 @@ async def test_machines_get_the_same_as_events(scene: Scene) -> None:
         ready = await scene.lines.until("event=listening")
         assert " command=echo addresses=127.0.0.1:" in ready
         assert " target=null max_connections=3 max_per_peer=null " in ready
-        assert " when_full=backlog drain=25s " in ready
+        assert " when_full=backlog timeouts.connect=5.0 " in ready
         scene.signal(signal.SIGTERM)
         draining = await scene.lines.until("event=draining")
-        assert draining.endswith(" reason=SIGTERM open=0 seconds=25s")
+        assert draining.endswith(" reason=SIGTERM open=0 seconds=25.0")
         drained = await scene.lines.until("event=drained")
         assert " reason=SIGTERM " in drained
 

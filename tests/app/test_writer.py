@@ -3,12 +3,14 @@ from __future__ import annotations
 import errno
 import os
 import threading
+import time
+from pathlib import Path
 
 import pytest
 
 from app.process import fill
 from trioserve.app import _writer
-from trioserve.app._writer import LineWriter
+from trioserve.app._writer import LineWriter, open_to_append
 
 
 def _read_all(fd: int) -> list[str]:
@@ -52,6 +54,66 @@ def test_a_reader_that_does_not_read_costs_lines_that_are_counted(
     assert last == "room again"
     assert len(lines) + writer.lost == 100
     assert sum(said) == writer.lost
+
+
+@pytest.mark.parametrize("how", ["renamed", "removed"])
+def test_a_file_that_is_rotated_is_made_anew(how: str, tmp_path: Path) -> None:
+    path, old = tmp_path / "lines", tmp_path / "lines.1"
+    writer = LineWriter(open_to_append(str(path)), close_fd=True, path=str(path))
+    for text in ("first", "second"):
+        writer.write(text)
+        _wait_until_written(path, text)
+    if how == "renamed":
+        path.rename(old)
+        assert old.read_text() == "first\nsecond\n"
+    else:
+        path.unlink()
+    writer.write("third")
+    assert writer.close(10)
+    assert path.read_text() == "third\n"
+    assert writer.lost == 0
+
+
+def _wait_until_written(path: Path, text: str) -> None:
+    # There is no event for it.
+    deadline = time.monotonic() + 10
+    while text not in path.read_text():
+        assert time.monotonic() < deadline
+
+
+def test_a_file_that_cannot_be_made_anew_is_written_on(tmp_path: Path) -> None:
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    path = folder / "lines"
+    errors: list[int | None] = []
+    fd = open_to_append(str(path))
+    reader = os.open(path, os.O_RDONLY)
+    writer = LineWriter(
+        fd,
+        close_fd=True,
+        path=str(path),
+        on_error=lambda error: errors.append(error.errno),
+    )
+    path.unlink()
+    folder.rmdir()
+    writer.write("one")
+    writer.write("two")
+    assert writer.close(10)
+    assert _read_all(reader) == ["one", "two"]
+    assert errors == [errno.ENOENT]
+    assert writer.lost == 0
+
+
+def test_a_pipe_is_never_made_anew(tmp_path: Path) -> None:
+    path = tmp_path / "pipe"
+    os.mkfifo(path)
+    reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    writer = LineWriter(open_to_append(str(path)), close_fd=True, path=str(path))
+    path.unlink()
+    writer.write("line")
+    assert writer.close(10)
+    assert _read_all(reader) == ["line"]
+    assert not path.exists()
 
 
 def test_a_pipe_that_somebody_made_non_blocking_is_waited_for(

@@ -7,21 +7,28 @@ command that needs it.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, NoReturn
 
 import click
 
 from trioserve import Address, Timeouts
 
-from ._options import address, count, limits_of, serving_options, settings_text
+from ._options import (
+    address,
+    count,
+    limits_of,
+    misspelt_variables,
+    serving_options,
+    settings_text,
+)
 from ._program import Program, WrongUsage, no_such
 from ._topics import TOPICS
+from ._values import DURATIONS
 
 _EPILOG = (
-    "TIME is 500ms, 10s, 2m, 1h, a number of seconds, or 'never'. Every option can"
-    " be given in the environment, like TRIOSERVE_IDLE=10m. More:"
-    f" trioserve help {'|'.join(TOPICS)}"
+    f"TIME is {DURATIONS}. Every option can be given in the environment, like"
+    f" TRIOSERVE_IDLE=10m. More: trioserve help {'|'.join(TOPICS)}"
 )
 _SHELLS = ("bash", "zsh", "fish")
 
@@ -252,7 +259,7 @@ def help_command(ctx: click.Context, words: tuple[str, ...]) -> None:
     assert ctx.parent is not None
     word, *others = words or ("",)
     if word == "settings":
-        _print_settings(others)
+        _print_settings(ctx.parent, others)
     elif others:
         raise WrongUsage(f"got unexpected extra argument ({others[0]})", ctx)
     elif not word:
@@ -267,16 +274,23 @@ def help_command(ctx: click.Context, words: tuple[str, ...]) -> None:
         raise WrongUsage(no_such("topic", word, [*TOPICS, *cli.commands]), ctx)
 
 
-def _print_settings(command_line: list[str]) -> None:
-    name, *args = command_line or ("proxy", "127.0.0.1:0", "127.0.0.1:1")
-    serving = ("proxy", "echo")
+def _print_settings(parent: click.Context, command_line: Sequence[str]) -> None:
+    serving = {"proxy": ["127.0.0.1:0", "127.0.0.1:1"], "echo": []}
+    name, *args = command_line or ("proxy",)
     if name not in serving:
         raise WrongUsage(no_such("serving command", name, serving))
+    # Addresses are no settings, and need not be there.
+    args = (
+        args
+        if any(not word.startswith("-") for word in args[:1])
+        else [*serving[name], *args]
+    )
+    with cli.commands[name].make_context(name, args, parent) as read:
+        lines = list(settings_text(read))
     if not command_line:
         click.echo(TOPICS["settings"] + "\n")
-    with cli.commands[name].make_context(f"trioserve {name}", args) as read:
-        for line in settings_text(read):
-            click.echo(line)
+    for line in lines:
+        click.echo(line)
 
 
 def _serve(
@@ -319,4 +333,6 @@ def _serve(
         live=live,
     )
     with open_output(name, log, reports) as output:
+        for text in misspelt_variables(cli.commands[name], os.environ):
+            output.log.say("misspelt", text, level="warning")
         return trio.run(main, job, output)

@@ -21,7 +21,7 @@ from trioserve import (
     parse_address,
 )
 
-from ._log import as_logfmt
+from ._log import as_logfmt, sentence_of
 from ._records import Record, moment
 from ._values import format_bytes, format_duration, printable
 
@@ -118,8 +118,8 @@ _REASONS: Final = {
         "it was reset",
     ),
     "cut": _Story(
-        "raise --drain if it should have had longer (a second signal cuts at once), or"
-        " let silent ones go before that: --drain-idle",
+        "raise --drain if it should have had longer, or let silent ones go before"
+        " that: --drain-idle",
         "it was reset",
         "--drain",
     ),
@@ -254,10 +254,8 @@ def _end(record: Record) -> Iterator[str]:
         return
     reason = Reason(record.reason)
     _, end, option = _REASONS[reason]
-    sentence = reason.sentence
-    if reason is Reason.SERVER_CLOSED and record.target:
-        sentence = "the target closed first"
-    if option:
+    sentence = sentence_of(reason, record.target)
+    if option and not (reason is Reason.CUT and record.bound is None):
         sentence += f" ({option}{_bound(record)})"
     if end:
         sentence += f", so {end}"
@@ -333,6 +331,8 @@ def _losses(record: Record) -> Iterator[str]:
 def _advice(record: Record) -> str:
     if record.reason not in _REASONS:
         return "explain it with the version of trioserve that wrote it"
+    if record.reason == Reason.CUT and record.bound is None and record.error:
+        return "to let it finish, send one signal only: a second one cuts at once"
     if record.ended_well and any(_losses(record)):
         return "it ended well, but not everything was read: see who closed too early"
     return _REASONS[record.reason].next.format_map(_words(record))

@@ -16,7 +16,7 @@ from typing import Literal, cast
 
 import click
 
-from trioserve import ConnectionReport, Outcome
+from trioserve import ConnectionReport, Outcome, Reason
 
 from ._haproxy import tcplog
 from ._values import format_bytes, format_duration, printable
@@ -25,6 +25,14 @@ Format = Literal["text", "logfmt", "json", "haproxy"]
 Level = Literal["info", "warning", "error"]
 
 _BARE = re.compile(r"[!#-<>-\[\]-~]+")  # ASCII without space, ", =, \
+#: Of a connection that ended so; the others are a warning.
+_LEVELS: dict[Outcome, Level] = {
+    Outcome.OK: "info",
+    Outcome.REFUSED: "info",
+    Outcome.PEER_ERROR: "info",
+    Outcome.TIMEOUT: "info",
+    Outcome.HANDLER_ERROR: "error",
+}
 _LEVEL_COLOURS = {"warning": "yellow", "error": "red"}
 
 
@@ -77,7 +85,8 @@ class Log:
             case "haproxy":
                 self._write(tcplog(report, self._name))
             case _:
-                self._record("connection", "info", report.as_dict())
+                level = _LEVELS.get(report.outcome, "warning")
+                self._record("connection", level, report.as_dict())
 
     def _record(self, event: str, level: Level, fields: Mapping[str, object]) -> None:
         record = {"ts": _timestamp(), "level": level, "event": event, **fields}
@@ -87,11 +96,13 @@ class Log:
         clock = self._style(time.strftime("%H:%M:%S"), "bright_black")
         route = f"{report.peer} > {report.target}" if report.target else report.peer
         outcome = self._style(report.outcome, _outcome_colour(report.outcome))
-        why = report.reason.sentence
+        why = sentence_of(report.reason, report.target)
         if report.error:
             why += f" ({report.error})"
+        if len(report.attempts) > 1:
+            why += f"; attempt {len(report.attempts)}"
         return (
-            f"{clock} {printable(route)} {outcome}/{report.reason}"
+            f"{clock} #{report.id} {printable(route)} {outcome}/{report.reason}"
             f" {format_bytes(report.bytes_received)} in,"
             f" {format_bytes(report.bytes_sent)} out,"
             f" {format_duration(report.duration)}: {printable(why)}"
@@ -115,6 +126,13 @@ class LogHandler(logging.Handler):
             text += f": {type(error).__name__}: {error}"
         level: Level = "error" if record.levelno >= logging.ERROR else "warning"
         self._log.say("server", text, level=level, logger=record.name, message=text)
+
+
+def sentence_of(reason: Reason, target: str | None) -> str:
+    """Why a connection ended; a command knows more than a reason does."""
+    if reason is Reason.SERVER_CLOSED:
+        return f"the {'target' if target else 'server'} closed first"
+    return reason.sentence
 
 
 def as_json(record: Mapping[str, object]) -> str:
@@ -146,6 +164,8 @@ def _pairs(prefix: str, record: Mapping[str, object]) -> Iterator[str]:
 
 
 def _logfmt_value(value: object) -> str:
+    if isinstance(value, list | tuple):
+        value = json.dumps(value, default=str)
     if not isinstance(value, str):
         return json.dumps(value, default=str)
     return value if _BARE.fullmatch(value) else json.dumps(value)

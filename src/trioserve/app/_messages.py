@@ -5,14 +5,17 @@ Values in, events of a log out. Nothing here decides when.
 
 from __future__ import annotations
 
+import dataclasses
 import errno
+import math
+import resource
 import socket
+from collections.abc import Iterable
 from pathlib import Path
 
 from trioserve import (
     Address,
     DrainSummary,
-    Limits,
     Server,
     TcpAddress,
     UnixAddress,
@@ -21,6 +24,7 @@ from trioserve import (
 
 from ._job import Job
 from ._log import Log
+from ._targets import Change
 from ._values import format_bytes, format_duration
 
 _ALL_INTERFACES = frozenset({"", "0.0.0.0", "::"})
@@ -32,11 +36,10 @@ def say_ready(log: Log, job: Job, server: Server) -> None:
     addresses = ", ".join(server.addresses)
     route = f"{addresses} -> {job.route}" if job.targets else addresses
     drain = server.timeouts.lame_duck + server.timeouts.drain
-    rules = {name: format_duration(getattr(job.timeouts, name)) for name in _RULES}
     log.say(
         "listening",
         f"trioserve {job.name}: {route}",
-        f"limits: {_limits_text(job.limits, rules)}",
+        f"limits: {_limits_text(job)}",
         f"stop:   Ctrl-C drains, {_up_to(drain)}; again cuts",
         f"try:    nc {_nc_words(parse_address(server.addresses[0]))}",
         command=job.name,
@@ -45,18 +48,46 @@ def say_ready(log: Log, job: Job, server: Server) -> None:
         max_connections=job.limits.max_connections,
         max_per_peer=job.limits.max_per_peer,
         when_full=job.limits.when_full,
-        drain=format_duration(drain),
-        timeouts=rules,
+        timeouts={
+            name: _seconds(value)
+            for name, value in dataclasses.asdict(job.timeouts).items()
+        },
     )
-    for address in server.addresses:
-        if (exposed := _exposed_port(parse_address(address))) is not None:
-            log.say(
-                "exposed",
-                f"{address} is all interfaces: everybody who reaches this machine can"
-                f" connect; 127.0.0.1:{exposed} is for this machine only",
-                level="warning",
-                address=address,
-            )
+    _say_exposed(log, server)
+    _say_files(log, job)
+
+
+def _say_exposed(log: Log, server: Server) -> None:
+    exposed = [
+        address
+        for address in server.addresses
+        if _is_everybodys(parse_address(address))
+    ]
+    if exposed:
+        log.say(
+            "exposed",
+            f"{' and '.join(exposed)} is all interfaces: everybody who reaches this"
+            " machine can connect; 127.0.0.1 is for this machine only",
+            level="warning",
+            addresses=",".join(exposed),
+        )
+
+
+def _say_files(log: Log, job: Job) -> None:
+    # A connection of a proxy has two ends.
+    most = job.limits.max_connections
+    needed = most * (2 if job.targets else 1)
+    allowed, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if allowed != resource.RLIM_INFINITY and needed > allowed:
+        log.say(
+            "files",
+            f"{_count(most, 'connection')} would need {needed} open files, of which"
+            f" {allowed} are allowed (ulimit -Hn); who comes when they are used up"
+            " is refused",
+            level="warning",
+            needed=needed,
+            allowed=allowed,
+        )
 
 
 def _nc_words(address: Address) -> str:
@@ -66,22 +97,44 @@ def _nc_words(address: Address) -> str:
     return f"{host} {address.port}"
 
 
-def _exposed_port(address: Address) -> int | None:
-    if isinstance(address, TcpAddress) and address.host in _ALL_INTERFACES:
-        return address.port
-    return None
+def _is_everybodys(address: Address) -> bool:
+    return isinstance(address, TcpAddress) and address.host in _ALL_INTERFACES
 
 
-def _limits_text(limits: Limits, rules: dict[str, str]) -> str:
+def _limits_text(job: Job) -> str:
+    limits = job.limits
     full = "others wait" if limits.when_full == "backlog" else "others are refused"
     if limits.max_per_peer is not None:
         full = f"at most {limits.max_per_peer} from one peer, {full}"
     timers = ", ".join(
-        f"{name.replace('_', ' ')} {duration}"
-        for name, duration in rules.items()
-        if duration != "never"
+        f"{name.replace('_', ' ')} {format_duration(seconds)}"
+        for name in _RULES
+        if (seconds := getattr(job.timeouts, name)) < math.inf
     )
     return f"{_count(limits.max_connections, 'connection')}, {full}; {timers}"
+
+
+def say_target(log: Log, change: Change) -> None:
+    """Say that an address of a target does not answer, or does again."""
+    if change.error is None:
+        text = f"{change.address} answers again"
+        log.say("target-up", text, address=change.address)
+    else:
+        text = f"{change.address} does not answer: {change.error}"
+        log.say(
+            "target-down",
+            text,
+            level="warning",
+            address=change.address,
+            error=change.error,
+        )
+
+
+def say_unknown_names(log: Log, names: Iterable[str]) -> None:
+    """Say which targets' names can't be looked up, which may change."""
+    for name in names:
+        text = f"can't find {name} now; it is looked up again for each connection"
+        log.say("unknown-name", text, level="warning", name=name)
 
 
 def say_draining(log: Log, server: Server, reason: str) -> None:
@@ -93,7 +146,7 @@ def say_draining(log: Log, server: Server, reason: str) -> None:
         f"draining: {_count(count, 'connection')}, {_up_to(most)}; again to cut",
         reason=reason,
         open=count,
-        seconds=format_duration(most),
+        seconds=_seconds(most),
     )
 
 
@@ -177,6 +230,11 @@ def _why_not_unix(address: UnixAddress, error: OSError) -> str:
             return f"no right to listen on {address}: can you write to {folder}?"
         case _:
             return f"can't listen on {address}: {error.strerror or error}"
+
+
+def _seconds(seconds: float) -> float | None:
+    # JSON has no infinity.
+    return None if seconds == math.inf else seconds
 
 
 def _up_to(seconds: float) -> str:

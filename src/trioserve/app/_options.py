@@ -9,30 +9,32 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar
 
 import click
 
 from trioserve import Address, Limits, Timeouts, parse_address
 
-from ._program import WrongUsage, origin_of
+from ._program import WrongUsage, closest, origin_of
 from ._values import format_duration, parse_duration
+
+_PREFIX = "TRIOSERVE_"
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 _TIMEOUT_HELP = {
-    "connect": "Dialing all TARGETs, name look-ups included.",
-    "first_byte": "From accept to the client's first byte.",
-    "idle": "Silence while both directions are open.",
-    "half_closed": "Silence once one direction has ended.",
-    "write_stall": "A receiver that takes no bytes.",
-    "lifetime": "The whole of a connection.",
-    "drain": "After a signal, how long connections may go on.",
-    "drain_idle": "Silence after which a draining connection is closed.",
-    "lame_duck": "After a signal, how long new connections are still accepted.",
-    "cleanup": "After the cut, how long to wait for what still runs.",
-    "linger": "For a client to close after its connection was served.",
+    "connect": "Reset the client if no TARGET has answered by then.",
+    "first_byte": "Close a connection that has brought no byte by then.",
+    "idle": "Close a connection after so much silence.",
+    "half_closed": "Reset a half-closed one after so much silence.",
+    "write_stall": "Reset a connection if a receiver takes no byte for so long.",
+    "lifetime": "Reset a connection then, whatever it does.",
+    "drain": "After a signal, reset what is still open by then.",
+    "drain_idle": "After a signal, close what is silent for so long.",
+    "lame_duck": "After a signal, accept for so long yet.",
+    "cleanup": "After that reset, wait so long for what still runs.",
+    "linger": "Wait so long for a served client to close.",
 }
 
 
@@ -72,22 +74,22 @@ def serving_options(
             "--max-connections",
             type=count,
             metavar="N",
-            show_default="a quarter of the files that may be open, at most 10000",
-            help="Connections served at once.",
+            show_default="from ulimit -n",
+            help="Serve so many connections at once.",
         ),
         _option(
             "--per-peer",
             type=count,
             metavar="N",
             show_default="any number",
-            help="Of these, how many may come from one IP address.",
+            help="Of these, so many from one IP address; refuse others.",
         ),
         _option(
             "--when-full",
             type=click.Choice(["backlog", "refuse"]),
             default="backlog",
             show_default=True,
-            help="Leave others in the kernel's queue, or refuse them.",
+            help="Leave others in the kernel's queue, or close them.",
         ),
         *(
             _option(
@@ -133,6 +135,25 @@ def serving_options(
         return command
 
     return decorate
+
+
+def misspelt_variables(
+    command: click.Command, environ: Mapping[str, str]
+) -> Iterator[str]:
+    """Say of each variable that looks like one of the command's what was meant.
+
+    Others that begin with ``TRIOSERVE_`` are passed over, and so are those that
+    Kubernetes makes for a service of that name.
+    """
+    known = [str(o.envvar).removeprefix(_PREFIX) for o in command.params if o.envvar]
+    for name in environ:
+        word = name.removeprefix(_PREFIX)
+        if word == name or word in {*known, "CONNECT"}:
+            continue
+        if word.startswith(("PORT", "SERVICE_")):
+            continue
+        if (meant := closest(word, known)) is not None:
+            yield f"{name} is no setting; did you mean {_PREFIX}{meant}?"
 
 
 def limits_of(
@@ -188,7 +209,7 @@ def _value_text(ctx: click.Context, option: click.Option) -> str:
 
 def _option(name: str, **attributes: Any) -> Callable[[Command], Command]:
     # Every one of them can be given in the environment, too.
-    envvar = "TRIOSERVE_" + name.removeprefix("--").replace("-", "_").upper()
+    envvar = _PREFIX + name.removeprefix("--").replace("-", "_").upper()
     return click.option(name, envvar=envvar, **attributes)
 
 

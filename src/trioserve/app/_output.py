@@ -20,8 +20,10 @@ from trioserve import ConnectionReport, Server
 
 from ._live import Moment, Tally, Watch, view_fields, view_line, view_lines
 from ._log import Format, Log, LogHandler, wants_colour
+from ._messages import say_target
 from ._screen import Screen, open_screen
-from ._writer import LineWriter
+from ._targets import Targets
+from ._writer import LineWriter, open_to_append
 
 _STDOUT, _STDERR = 1, 2
 
@@ -48,6 +50,7 @@ class Output:
         self._reports = reports
         self._screen = screen
         self._tally = Tally()
+        self._targets = Targets()
         self._watch: Watch | None = None
 
     async def collect(
@@ -56,6 +59,8 @@ class Output:
         """Log every report, and write it where reports go."""
         async for report in reports:
             self._tally.add(report)
+            for change in self._targets.add(report):
+                say_target(self.log, change)
             self.log.connection(report)
             if self._reports is not None:
                 self._reports.write(json.dumps(report.as_dict()))
@@ -158,6 +163,7 @@ def _make_output(
     reports = LineWriter(
         reports_fd,
         close_fd=reports_fd != _STDOUT,
+        path=None if reports_fd == _STDOUT else reports_file,
         on_lost=reports_lost,
         on_error=reports_failed,
     )
@@ -168,7 +174,7 @@ def _open_reports(path: str) -> int:
     if path == "-":
         return _STDOUT
     try:
-        return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        return open_to_append(path)
     except OSError as error:
         raise click.ClickException(
             f"can't write reports to {path}: {error.strerror}"

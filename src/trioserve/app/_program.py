@@ -47,17 +47,26 @@ class Program(click.Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        if args[0] not in self.commands:
-            raise WrongUsage(no_such("command", args[0], self.list_commands(ctx)), ctx)
+        word = args[0]
+        if word not in self.commands:
+            text = no_such("command", word, self.list_commands(ctx))
+            if ":" in word:
+                text = f"{word!r} is no command; did you mean 'proxy {' '.join(args)}'?"
+            raise WrongUsage(text, ctx)
         return super().resolve_command(ctx, args)
 
 
 def no_such(kind: str, word: str, known: Iterable[str]) -> str:
     """What to say of a word that is not one of those that are known."""
     known = list(known)
-    close = difflib.get_close_matches(word, known, 1)
-    hint = f"did you mean {close[0]!r}?" if close else f"use {_or(known)}"
+    close = closest(word, known)
+    hint = f"did you mean {close!r}?" if close else f"use {_or(known)}"
     return f"no such {kind} {word!r}; {hint}"
+
+
+def closest(word: str, known: Iterable[str]) -> str | None:
+    """What was meant by a misspelt word, if that can be guessed."""
+    return next(iter(difflib.get_close_matches(word, list(known), 1, 0.7)), None)
 
 
 def origin_of(ctx: click.Context, param: click.Parameter) -> str:
@@ -82,9 +91,12 @@ def _error_text(error: click.ClickException) -> str:
         return text
     match error:
         case click.NoSuchOption(option_name=name):
-            known = [option for param in ctx.command.params for option in param.opts]
-            close = difflib.get_close_matches(name, known, 1)
-            hint = f"did you mean {close[0]!r}?" if close else _see_help(ctx)
+            if known_to := _subcommand_with(ctx.command, name):
+                return (
+                    f"{name} goes behind the command: trioserve {known_to} ... {name}"
+                )
+            close = closest(name, _options_of(ctx.command))
+            hint = f"did you mean {close!r}?" if close else _see_help(ctx)
             return f"no such option {name!r}; {hint}"
         case click.MissingParameter(param=click.Parameter() as param):
             return f"{_name_of(param, ctx)} is missing; {_usage(ctx)}"
@@ -94,6 +106,16 @@ def _error_text(error: click.ClickException) -> str:
             return f"{text} (from {origin})" if origin == param.envvar else text
         case _:
             return f"{text[0].lower()}{text[1:].removesuffix('.')}; {_usage(ctx)}"
+
+
+def _options_of(command: click.Command) -> list[str]:
+    return [option for param in command.params for option in param.opts]
+
+
+def _subcommand_with(command: click.Command, option: str) -> str | None:
+    commands = command.commands if isinstance(command, click.Group) else {}
+    having = (name for name, c in commands.items() if option in _options_of(c))
+    return next(having, None)
 
 
 def _name_of(param: click.Parameter, ctx: click.Context) -> str:

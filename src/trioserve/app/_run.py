@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import math
 import os
 import signal
 from collections.abc import (
@@ -21,7 +22,14 @@ from collections.abc import (
 import click
 import trio
 
-from trioserve import Address, Server, UnixListener, open_listeners, serve
+from trioserve import (
+    Address,
+    Server,
+    TcpAddress,
+    UnixListener,
+    open_listeners,
+    serve,
+)
 
 from ._job import Job
 from ._log import Log
@@ -31,6 +39,7 @@ from ._messages import (
     say_drained,
     say_draining,
     say_ready,
+    say_unknown_names,
     why_not,
 )
 from ._output import Output
@@ -42,6 +51,9 @@ Listeners = Sequence[trio.SocketListener | UnixListener]
 
 #: Served until told to stop, and nothing was cut.
 EXIT_DRAINED = 0
+#: Seconds within which a signal that comes again is the same one.
+_SAME = 0.3
+
 #: Connections were cut, tasks hung, or a second signal asked for it.
 EXIT_CUT = 3
 
@@ -99,6 +111,19 @@ async def refuse_loop(job: Job, listeners: Listeners) -> None:
         )
 
 
+async def say_whom_nobody_knows(job: Job, log: Log) -> None:
+    """Say which targets' names can't be looked up now."""
+    unknown: list[str] = []
+    for target in job.targets:
+        if isinstance(target, TcpAddress):
+            with trio.move_on_after(job.timeouts.connect):
+                try:
+                    await trio.socket.getaddrinfo(target.host, target.port)
+                except (OSError, UnicodeError):
+                    unknown.append(target.host)
+    say_unknown_names(log, dict.fromkeys(unknown))
+
+
 @contextlib.contextmanager
 def announced_ports(job: Job, listeners: Listeners) -> Generator[PortFile | None]:
     """Write the port file, if one is asked for, and remove it at the end.
@@ -153,6 +178,7 @@ async def run(
         say_ready(output.log, job, server)
         stop = _Stop(server, output.log, port_file, leave)
         nursery.start_soon(stop.obey, signals)
+        nursery.start_soon(say_whom_nobody_knows, job, output.log)
         if job.live:
             nursery.start_soon(output.show, server)
         await stop.asked.wait()
@@ -186,6 +212,7 @@ class _Stop:
         self._log = log
         self._port_file = port_file
         self._leave = leave
+        self._last: tuple[int, float] = (0, -math.inf)
 
     async def obey(self, signals: AsyncIterable[int]) -> None:
         async for number in signals:
@@ -196,10 +223,19 @@ class _Stop:
                 self._drain(signal.Signals(number).name)
             elif number == signal.SIGHUP:
                 self._log.say("draining", "already draining", reason="SIGHUP")
+            elif self._is_same(number):
+                continue
             elif not self.hurried:
-                self._cut()
+                self._cut(signal.Signals(number).name)
             else:
                 self._leave(EXIT_CUT)
+            self._last = (number, trio.current_time())
+
+    def _is_same(self, number: int) -> bool:
+        # What runs us may pass on what the terminal has sent us already:
+        # timeout(1) does.
+        last, at = self._last
+        return number == last and trio.current_time() - at < _SAME
 
     def _drain(self, name: str) -> None:
         if self._port_file is not None:
@@ -209,10 +245,10 @@ class _Stop:
         self._server.start_draining(reason=name)
         self.asked.set()
 
-    def _cut(self) -> None:
+    def _cut(self, name: str) -> None:
         say_cutting(self._log, self._server)
         self.hurried = True
-        self._server.start_draining(0)
+        self._server.start_draining(0, reason=f"a second signal, {name}")
 
 
 @contextlib.contextmanager

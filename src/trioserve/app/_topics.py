@@ -4,6 +4,18 @@ from __future__ import annotations
 
 from typing import Final
 
+from trioserve import Outcome, Reason
+
+_REASONS = "Why a connection ended, sorted by how it went:\n" + "".join(
+    f"\n{outcome}\n"
+    + "".join(
+        f"  {reason:16} {reason.sentence}\n"
+        for reason in Reason
+        if reason.outcome is outcome
+    )
+    for outcome in Outcome
+)
+
 #: A topic, and what there is to know about it.
 TOPICS: Final = {
     "addresses": """\
@@ -31,7 +43,8 @@ Every option of 'echo' and 'proxy' can be given in the environment, in capitals
 and with TRIOSERVE_ before it: --half-closed 5m is TRIOSERVE_HALF_CLOSED=5m. The
 command line comes before the environment, and that before the default.
 
-TIME is 500ms, 10s, 2m, 1h, 1h30m, a number of seconds, or 'never'.
+TIME is 500ms, 10s, 2m, 1h30m, 1d, a number of seconds, or 'never'. A variable
+with several addresses, TRIOSERVE_LISTEN, has spaces between them.
 
 'trioserve help settings proxy LISTEN TARGET --idle 5m' shows what holds for
 that command line, and where each value came from. Without a command line:""",
@@ -39,9 +52,12 @@ that command line, and where each value came from. Without a command line:""",
   TERM, INT (Ctrl-C)   drain: accept no more, let what goes on finish
   the same again       cut: reset what is left
   the same once more   end the process
-  HUP                  drain; ignored if it was ignored at the start (nohup)
+  HUP                  drain: there is nothing to reload, and nobody has to be
+                       told when --reports was rotated; ignored under nohup
   USR1                 print how it stands: counters, who holds the slots, and
                        the line on which each task stands
+
+A signal that comes again within a third of a second is the same one.
 
 A drain begins with --lame-duck, for which it still accepts, and ends after
 --drain, when what is left is cut. --drain-idle closes what is silent until
@@ -55,7 +71,8 @@ then.""",
 Messages go to stderr: text if that is a terminal, else logfmt. Colours are
 used on a terminal, unless NO_COLOR is set or TERM is 'dumb', and with
 FORCE_COLOR also elsewhere. --reports FILE appends a line of JSON for each
-connection; 'trioserve explain FILE' and 'trioserve reports FILE' read it.
+connection; 'trioserve explain FILE' and 'trioserve reports FILE' read it. To
+rotate it, rename it: it is made anew with the next connection that ends.
 
 Nobody has to read what is written: what finds no reader or no room is dropped,
 counted, and said when there is one again; connections never wait for it. What
@@ -67,4 +84,5 @@ came from a peer is escaped.""",
   3     it stopped, and connections were cut or a task was left behind
   130   Ctrl-C before it served
   143   SIGTERM before it served""",
+    "reasons": _REASONS.rstrip(),
 }

@@ -8,6 +8,9 @@ from __future__ import annotations
 import math
 import re
 
+#: What a duration may look like.
+DURATIONS = "500ms, 10s, 2m, 1h30m, 1d, a number of seconds, or 'never'"
+
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _PART = re.compile(r"(\d+\.?\d*|\.\d+)(ms|[smhd])", re.ASCII)
 _NUMBER = re.compile(r"\d+\.?\d*|\.\d+", re.ASCII)
@@ -32,10 +35,7 @@ def parse_duration(text: str) -> float:
         return sum(float(n) * _UNITS[unit] for n, unit in _PART.findall(plain))
     if plain.startswith("-"):
         raise ValueError(f"{text!r} is negative; use 0 or more, or 'never'")
-    raise ValueError(
-        f"{text!r} is not a duration; use 500ms, 10s, 2m, 1h, a number of seconds,"
-        " or 'never'"
-    )
+    raise ValueError(f"{text!r} is not a duration; use {DURATIONS}")
 
 
 def format_duration(seconds: float) -> str:

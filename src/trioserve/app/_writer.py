@@ -9,10 +9,21 @@ from __future__ import annotations
 import collections
 import os
 import select
+import stat
 import threading
 from collections.abc import Callable
+from pathlib import Path
 
 _BATCH = 512
+
+
+def open_to_append(path: str) -> int:
+    """Open a file to write at its end, and make it if there is none.
+
+    Raises:
+      OSError: it can't be.
+    """
+    return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
 
 
 class LineWriter:
@@ -25,9 +36,13 @@ class LineWriter:
     Each destination has its own thread, so that a log nobody reads can't hold
     up the reports.
 
+    A file that was renamed or removed, as it is to rotate it, is left, and made
+    anew under its name.
+
     Args:
       fd: where to write.
       close_fd: whether to close it after the last line.
+      path: of the file behind ``fd``, to be made anew if it is rotated; or None.
       capacity: how many lines may wait.
       on_lost: called in the writer's thread when lines get through again, with
         how many did not.
@@ -39,12 +54,14 @@ class LineWriter:
         fd: int,
         *,
         close_fd: bool = False,
+        path: str | None = None,
         capacity: int = 10_000,
         on_lost: Callable[[int], None] | None = None,
         on_error: Callable[[OSError], None] | None = None,
     ) -> None:
         self._fd = fd
         self._close_fd = close_fd
+        self._path = path
         self._capacity = capacity
         self._on_lost = on_lost
         self._on_error = on_error
@@ -95,6 +112,7 @@ class LineWriter:
 
     def _run(self) -> None:
         while batch := self._take():
+            self._follow()
             try:
                 self._write(batch)
             except OSError as error:
@@ -103,6 +121,17 @@ class LineWriter:
                 self._say_lost()
         if self._close_fd:
             os.close(self._fd)
+
+    def _follow(self) -> None:
+        # If it can't be made anew, the old file is better than none.
+        if self._path is not None and _is_elsewhere(self._fd, self._path):
+            try:
+                made = open_to_append(self._path)
+            except OSError as error:
+                self._failed(error)
+            else:
+                os.close(self._fd)
+                self._fd = made
 
     def _take(self) -> list[str]:
         # The next lines; none means the end.
@@ -145,6 +174,17 @@ class LineWriter:
     def _count_lost(self, count: int) -> None:
         self._lost += count
         self._lost_unsaid += count
+
+
+def _is_elsewhere(fd: int, path: str) -> bool:
+    # Of a regular file: a pipe or a device is not rotated.
+    ours = os.fstat(fd)
+    if not stat.S_ISREG(ours.st_mode):
+        return False
+    try:
+        return not os.path.samestat(ours, Path(path).stat())
+    except OSError:
+        return True
 
 
 def _write_some(fd: int, data: memoryview) -> int:
