@@ -609,9 +609,6 @@ async def test_the_report_says_who_decided_when_it_was_cut(
 
     async with serving(wait, timeouts=Timeouts(drain=5, lame_duck=1)) as running:
         client = await running.connect()
-        await client.send_eof()
-        await trio.sleep(0)
-        client = await running.connect()
         running.server.start_draining(reason="first")
         running.server.start_draining(1000, reason="later")
         if shorter is not None:

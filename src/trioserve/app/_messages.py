@@ -141,9 +141,10 @@ def say_draining(log: Log, server: Server, reason: str) -> None:
     """Say what is open, how long it may take, and what to do about it."""
     count = server.statistics().open
     most = server.timeouts.lame_duck + server.timeouts.drain
+    patience = f"{_up_to(most)}; again to cut" if count else "nothing to wait for"
     log.say(
         "draining",
-        f"draining: {_count(count, 'connection')}, {_up_to(most)}; again to cut",
+        f"draining: {_count(count, 'connection')}, {patience}",
         reason=reason,
         open=count,
         seconds=_seconds(most),

@@ -51,11 +51,11 @@ Listeners = Sequence[trio.SocketListener | UnixListener]
 
 #: Served until told to stop, and nothing was cut.
 EXIT_DRAINED = 0
-#: Seconds within which a signal that comes again is the same one.
-_SAME = 0.3
-
 #: Connections were cut, tasks hung, or a second signal asked for it.
 EXIT_CUT = 3
+
+#: Seconds within which a signal that comes again is the same one.
+_SAME = 0.3
 
 
 async def main(job: Job, output: Output) -> int:
