@@ -275,16 +275,13 @@ def help_command(ctx: click.Context, words: tuple[str, ...]) -> None:
 
 
 def _print_settings(parent: click.Context, command_line: Sequence[str]) -> None:
-    serving = {"proxy": ["127.0.0.1:0", "127.0.0.1:1"], "echo": []}
+    some_addresses = {"proxy": ["127.0.0.1:0", "127.0.0.1:1"], "echo": []}
     name, *args = command_line or ("proxy",)
-    if name not in serving:
-        raise WrongUsage(no_such("serving command", name, serving))
-    # Addresses are no settings, and need not be there.
-    args = (
-        args
-        if any(not word.startswith("-") for word in args[:1])
-        else [*serving[name], *args]
-    )
+    if name not in some_addresses:
+        raise WrongUsage(no_such("serving command", name, some_addresses))
+    if not args or args[0].startswith("-"):
+        # Addresses are no settings, and need not be there.
+        args = [*some_addresses[name], *args]
     with cli.commands[name].make_context(name, args, parent) as read:
         lines = list(settings_text(read))
     if not command_line:
