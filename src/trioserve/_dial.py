@@ -152,21 +152,26 @@ class Dialing:
 class Ends:
     """Our own ends of what was dialed and is open.
 
-    A client with the address of one of them is ourselves: what was dialed leads
-    back here, whatever names and listeners are in between.
+    A connection that was accepted, with the same two addresses as one of them,
+    is its other end: what was dialed leads back here. One address would not do:
+    the system gives a port to several connections that go to different places.
     """
 
     def __init__(self) -> None:
-        self._sockets: WeakValueDictionary[str, socket.socket] = WeakValueDictionary()
+        self._sockets: WeakValueDictionary[tuple[str, str], socket.socket] = (
+            WeakValueDictionary()
+        )
 
-    def __contains__(self, peer: str) -> bool:
-        # Of a socket that is closed, somebody else may have the port by now.
-        sock = self._sockets.get(peer)
+    def __contains__(self, addresses: tuple[str, str]) -> bool:
+        """Whether a connection from the first address to the second is one of them."""
+        # Of a socket that is closed, somebody else may have the addresses by now.
+        sock = self._sockets.get(addresses)
         return sock is not None and sock.fileno() >= 0
 
-    def add(self, sock: socket.socket) -> None:
+    def add(self, sock: socket.socket, place: Place) -> None:
         """From now on, until ``sock`` is closed."""
-        self._sockets[sockaddr_text(sock.getsockname())] = sock
+        addresses = sockaddr_text(sock.getsockname()), sockaddr_text(place.sockaddr)
+        self._sockets[addresses] = sock
 
 
 async def _connect(place: Place, ends: Ends) -> SocketTransport:
@@ -180,7 +185,7 @@ async def _connect(place: Place, ends: Ends) -> SocketTransport:
                 code = sock.connect_ex(place.sockaddr)
         else:
             # Before anybody else runs: the accept loop may be next.
-            ends.add(sock)
+            ends.add(sock, place)
         if code == errno.EINPROGRESS:
             await trio.lowlevel.wait_writable(sock)
             code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)

@@ -41,8 +41,8 @@ def proxy(
     Names are looked up in threads, one at a time for a name. An answer is used
     for 10 seconds; the last good one is kept for when there is no new one.
 
-    A client that is this handler's own end of a connection is reset: the target
-    leads back to the proxy.
+    A connection whose other end this handler has dialed itself is reset: the
+    target leads back to the proxy.
 
     Args:
       target, others: what :func:`parse_address` reads, with a host and a port
@@ -59,7 +59,7 @@ def proxy(
         times = timeouts or conn._timeouts
         conn._phase = Phase.CONNECT
         dialing = conn._dialing = Dialing(targets, ends)
-        if conn.peer in ends:
+        if (conn.peer, conn.local) in ends:
             conn._conclude(Reason.LOOP)
             conn._transport.abort()
             return

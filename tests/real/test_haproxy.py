@@ -71,7 +71,7 @@ class Logged:
 
 def read_logged(process: Process) -> Logged:
     """The next line of a connection that ended, in HAProxy's format."""
-    line = process.until("127.0.0.1:")
+    line = process.until(" 0/0")
     found = _TCPLOG.fullmatch(line)
     assert found, line
     return Logged(
