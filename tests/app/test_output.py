@@ -116,13 +116,14 @@ async def test_a_terminal_shows_how_it_stands_below_the_lines(
     first, second, line, end, last = writers[0].lines
     view = first.splitlines()
     assert (view[0], len(view)) == ("  up      0s", 5)
-    assert second.startswith("\x1b[5F\x1b[J  up ")
-    assert line.startswith("\x1b[5F\x1b[Ja line\n  up ")
-    assert end.startswith("\x1b[5F\x1b[J  up ")
+    erased = "\x1b[5F\x1b[K\x1b[E\x1b[J\x1b[F"
+    assert second.startswith(f"{erased}  up ")
+    assert line.startswith(f"{erased}a line\n  up ")
+    assert end.startswith(f"{erased}  up ")
     assert last == "the last line"
 
 
-def test_reports_on_the_same_terminal_leave_no_room_for_a_view(
+def test_reports_on_a_terminal_leave_no_room_for_a_view(
     writers: list[Writer], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     opened: list[int] = []
@@ -131,12 +132,15 @@ def test_reports_on_the_same_terminal_leave_no_room_for_a_view(
         opened.append(fd)
 
     def isatty(fd: int) -> bool:
-        return True
+        return terminal
 
     monkeypatch.setattr(_output, "open_screen", open_screen)
     monkeypatch.setattr(os, "isatty", isatty)
-    with open_output("echo", "text", "-"):
-        assert opened == []
+    terminal = True
+    for reports in ("-", os.devnull):
+        with open_output("echo", "text", reports):
+            assert opened == []
+    terminal = False
     with open_output("echo", "text", os.devnull):
         assert opened == [2]
 

@@ -8,6 +8,7 @@ import re
 import sys
 import threading
 import unicodedata
+from typing import Any
 
 import pyte
 import pytest
@@ -17,11 +18,29 @@ from hypothesis import strategies as st
 from trioserve.app._screen import Screen, open_screen
 
 
+class Emulated(pyte.Screen):
+    """With a history: what has left it at the top, or was cleared, as in tmux."""
+
+    def __init__(self, columns: int, rows: int) -> None:
+        super().__init__(columns, rows)
+        self.history: list[str] = []
+
+    def index(self) -> None:
+        if self.cursor.y == self.lines - 1:
+            self.history.append(self.display[0].rstrip())
+        super().index()
+
+    def erase_in_display(self, how: int = 0, *args: Any, **kwargs: Any) -> None:
+        if (self.cursor.y, self.cursor.x) == (0, 0):
+            self.history += "\n".join(self.display).rstrip().splitlines()
+        super().erase_in_display(how, *args, **kwargs)
+
+
 class Terminal:
     """A terminal, and a writer before it that may have no room for a text."""
 
     def __init__(self, columns: int, rows: int) -> None:
-        self.screen = pyte.Screen(columns, rows)
+        self.screen = Emulated(columns, rows)
         self._stream = pyte.Stream(self.screen)
         self.has_room = True
         self.taken: list[str] = []
@@ -95,12 +114,13 @@ def test_a_view_that_is_too_high_is_cut(
         screen.show(view)
     shown = view[: rows - 1]
     assert terminal.lines[len(terminal.lines) - len(shown) :] == shown
-    visible = (above + shown)[1 - rows :]
-    assert "\n".join(terminal.lines).strip() == "\n".join(visible).strip()
+    # However often it was painted, it is there once.
+    everything = terminal.screen.history + terminal.lines
+    assert "\n".join(everything).strip() == "\n".join(above + shown).strip()
 
 
 COLOURED = st.lists(
-    st.sampled_from(["ab", "字", "e\N{COMBINING ACUTE ACCENT}"])
+    st.sampled_from(["ab", "字", "e\N{COMBINING ACUTE ACCENT}", "\x1b[31m"])
     | st.text("xyz", min_size=1, max_size=5).map("\x1b[32m{}\x1b[0m".format),
     max_size=5,
 ).map("".join)
@@ -116,7 +136,7 @@ def test_a_line_that_is_too_wide_is_cut(line: str, columns: int) -> None:
     plain = unicodedata.normalize("NFC", re.sub(r"\x1b\[\d+m", "", line))
     assert plain.startswith(terminal.lines[0])
     # What was coloured ends with the line.
-    assert terminal.screen.cursor.attrs.fg == "default"
+    assert terminal.screen.buffer[1][0].fg == "default"
 
 
 def test_a_terminal_that_got_narrower_has_wrapped_the_view() -> None:
@@ -127,7 +147,50 @@ def test_a_terminal_that_got_narrower_has_wrapped_the_view() -> None:
     columns = 16
     screen.show(["c"])
     # Two rows of the first line, one of the second, one of the empty one.
-    assert terminal.taken[-1] == "\x1b[4F\x1b[Jc"
+    assert terminal.taken[-1] == "\x1b[4F\x1b[K\x1b[E\x1b[J\x1b[Fc"
+
+
+def test_a_terminal_that_is_another_s_gets_lines_and_no_view() -> None:
+    terminal = Terminal(20, 30)
+    size: tuple[int, int] | None = (20, 30)
+    screen = Screen(terminal.write, lambda: size)
+    screen.show(["old", "view"])
+    size = None
+    terminal.write("$ command")
+    screen.show(["view"])
+    screen.line("line")
+    terminal.write("$ fg")
+    size = (20, 30)
+    screen.show(["view"])
+    screen.show(["new view"])
+    assert terminal.lines == ["old", "view", "$ command", "line", "$ fg", "new view"]
+
+
+def test_in_the_background_the_terminal_is_another_s(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    written: list[str] = []
+
+    def write(text: str) -> bool:
+        written.append(text)
+        return True
+
+    monkeypatch.setenv("TERM", "xterm")
+    groups = [os.getpgrp(), os.getpgrp() + 1, os.getpgrp()]
+
+    def tcgetpgrp(fd: int) -> int:
+        assert fd == theirs
+        return groups.pop(0)
+
+    ours, theirs = pty.openpty()
+    monkeypatch.setattr(os, "tcgetpgrp", tcgetpgrp)
+    screen = open_screen(theirs, write)
+    assert screen is not None
+    for view in ("one", "two", "three"):
+        screen.show([view])
+    os.close(ours)
+    os.close(theirs)
+    assert written == ["one", "three"]
 
 
 def test_threads_take_turns() -> None:

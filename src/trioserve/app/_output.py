@@ -149,8 +149,8 @@ def _make_output(
 
     log_writer = LineWriter(_STDERR, on_lost=log_lost)
     terminal = os.isatty(_STDERR)
-    # Reports on the same terminal would move the cursor behind the view's back.
-    shared = reports_fd == _STDOUT and os.isatty(_STDOUT)
+    # Reports on a terminal would move the cursor behind the view's back.
+    shared = reports_fd is not None and os.isatty(reports_fd)
     screen = None if shared else open_screen(_STDERR, log_writer.write)
     log = Log(
         screen.line if screen is not None else log_writer.write,

@@ -24,7 +24,9 @@ def open_screen(fd: int, write: Callable[[str], bool]) -> Screen | None:
     if not os.isatty(fd) or os.environ.get("TERM") == "dumb":
         return None
 
-    def size() -> tuple[int, int]:
+    def size() -> tuple[int, int] | None:
+        if not _is_ours(fd):
+            return None
         try:
             columns, rows = os.get_terminal_size(fd)
         except OSError:  # it is gone
@@ -45,11 +47,12 @@ class Screen:
     Args:
       write: takes a text and writes it with a newline behind it, at once or
         later but in order; returns whether it will. Must not block.
-      size: the columns and rows that there are now, 1 or more.
+      size: the columns and rows that there are now, 1 or more; None while the
+        terminal is another's, who gets the lines but no view.
     """
 
     def __init__(
-        self, write: Callable[[str], bool], size: Callable[[], tuple[int, int]]
+        self, write: Callable[[str], bool], size: Callable[[], tuple[int, int] | None]
     ) -> None:
         self._write = write
         self._size = size
@@ -75,15 +78,34 @@ class Screen:
             self._view = self._painted = ()
 
     def _paint(self, *above: str) -> None:
-        columns, rows = self._size()
-        view = _fitted(self._view, columns, rows)
+        view: tuple[str, ...] = ()
+        erase = ""
+        if (size := self._size()) is None:
+            # Whoever has the terminal has moved the cursor.
+            self._painted = ()
+        else:
+            columns, rows = size
+            view = _fitted(self._view, columns, rows)
+            erase = _erase(_height(self._painted, columns))
         lines = above + view
         # One text, which begins with erasing what the one before has painted:
         # one that is dropped is made up for by the next.
-        height = _height(self._painted, columns)
-        erase = f"\x1b[{height}F\x1b[J" if height else ""
         if (lines or erase) and self._write(erase + "\n".join(lines)):
             self._painted = view if lines else ("",)
+
+
+def _is_ours(fd: int) -> bool:
+    # In the background, the shell and its commands write there too.
+    try:
+        return os.tcgetpgrp(fd) == os.getpgrp()
+    except OSError:  # it controls no jobs of this session
+        return True
+
+
+def _erase(height: int) -> str:
+    # The first line by itself: erasing from the top left corner to the end would
+    # be a cleared screen to tmux, which keeps that in its history.
+    return f"\x1b[{height}F\x1b[K\x1b[E\x1b[J\x1b[F" if height else ""
 
 
 # Both are remembered: the same view is painted below every line that is logged.
@@ -103,7 +125,7 @@ def _height(painted: tuple[str, ...], columns: int) -> int:
 
 
 def _cut(line: str, columns: int) -> str:
-    """The beginning of ``line`` that is at most so wide; colours take no room."""
+    """The beginning of ``line``, at most so wide. Colours take no room, and end."""
     return "".join(_pieces(line, columns))
 
 
@@ -116,11 +138,10 @@ def _pieces(line: str, columns: int) -> Iterator[str]:
             continue
         for character in piece:
             columns -= _cells(character)
-            if columns < 0:
-                if coloured:
-                    yield _RESET
-                return
-            yield character
+            if columns >= 0:
+                yield character
+    if coloured:
+        yield _RESET
 
 
 def _width(line: str) -> int:
