@@ -432,6 +432,27 @@ async def test_the_servers_timeouts_are_those_of_the_relay(
             assert report.bound == seconds
 
 
+async def test_why_it_ended_stays_while_the_client_is_waited_for(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """Law 12: a timer of the end that is on its way is no other reason."""
+    timeouts = Timeouts(idle=5, half_closed=1, linger=30)
+    async with (
+        serving(echo) as there,
+        serving(proxy(there.address), timeouts=timeouts) as running,
+    ):
+        client = await running.connect()
+        await client.send_all(b"hello")
+        assert await receive_exactly(client, 5) == b"hello"
+        # EOF comes when it is idle; then it lingers, and nobody closes.
+        assert await client.receive_some() == b""
+        await trio.sleep(20)
+        await client.aclose()
+    (report,) = running.reports
+    assert (report.reason, report.bound) == (Reason.IDLE, 5)
+    assert report.duration == 25
+
+
 def test_stopped_when_a_slow_target_answers_nothing_is_left(tmp_path: Path) -> None:
     """Laws 3 and 13: the target has it in hand at that moment, or not yet."""
     path = tmp_path / "socket"

@@ -144,6 +144,7 @@ class Connection(trio.abc.HalfCloseableStream):
         self._drained = False
         self._says_goodbye = False
         self._eof_first = False
+        self._lingers = False
         self._relay_ended: RelayResult | None = None
         self._result: object = None
         self._notes: dict[str, object] = {}
@@ -398,6 +399,7 @@ class Connection(trio.abc.HalfCloseableStream):
 
     async def _linger(self) -> None:
         transport = self._transport
+        self._lingers = True
         self._eof_first = transport.eof
         await trio.lowlevel.checkpoint_if_cancelled()
         if transport.eof or transport.error is not None:
@@ -438,8 +440,8 @@ class Connection(trio.abc.HalfCloseableStream):
         """When the earliest timer runs out, and which it is."""
         timeouts, transport = self._timeouts, self._transport
         due = (self._accepted_at + timeouts.lifetime, Reason.LIFETIME)
-        if self._relay is not None:
-            return due  # the relay has timers of its own
+        if self._relay is not None or self._lingers:
+            return due  # a relay, and lingering, have timers of their own
         if transport.receiving_since < math.inf:
             since = max(transport.receiving_since, transport.moved_at)
             if transport.sent_eof:

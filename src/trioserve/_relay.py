@@ -289,7 +289,10 @@ class Relay:
         waiting = [pump for pump in self._pumps if not pump.done]
         due: tuple[float, Reason, Side | None]
         if len(waiting) == len(self._pumps):
-            due = (moved + timeouts.idle, Reason.IDLE, "client")
+            # Who takes nothing is silent, too.
+            stuck = self._b.sending_since < self._a.sending_since
+            side: Side = "target" if stuck else "client"
+            due = (moved + timeouts.idle, Reason.IDLE, side)
         else:
             late = self._side_of(waiting[0].source) if waiting else None
             since = max(moved, self._half_since)

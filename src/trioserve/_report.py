@@ -112,7 +112,7 @@ _REASONS: dict[Reason, tuple[Outcome, str, str]] = {
         "its peer had as many connections as one may",
     ),
     Reason.NO_FDS: (Outcome.REFUSED, "R", "no file descriptor was free"),
-    Reason.STOPPING: (Outcome.REFUSED, "K-", "the server was stopping"),
+    Reason.STOPPING: (Outcome.REFUSED, "K", "the server was stopping"),
     Reason.FIRST_BYTE: (Outcome.TIMEOUT, "t", "the client sent nothing in time"),
     Reason.IDLE: (Outcome.TIMEOUT, "t", "no byte moved within the idle timeout"),
     Reason.HALF_CLOSED: (
@@ -121,11 +121,11 @@ _REASONS: dict[Reason, tuple[Outcome, str, str]] = {
         "one direction had ended and no byte moved in the other",
     ),
     Reason.WRITE_STALL: (Outcome.TIMEOUT, "t", "the receiver took no bytes"),
-    Reason.LIFETIME: (Outcome.TIMEOUT, "K-", "it reached the longest time allowed"),
+    Reason.LIFETIME: (Outcome.TIMEOUT, "K", "it reached the longest time allowed"),
     Reason.ABORTED: (Outcome.ABORTED, "P", "the handler aborted it"),
     Reason.HANDLER_ERROR: (Outcome.HANDLER_ERROR, "I", "the handler raised"),
-    Reason.CUT: (Outcome.CUT, "K-", "it was still open when the drain ended"),
-    Reason.CANCELLED: (Outcome.CUT, "K-", "the server was cancelled"),
+    Reason.CUT: (Outcome.CUT, "K", "it was still open when the drain ended"),
+    Reason.CANCELLED: (Outcome.CUT, "K", "the server was cancelled"),
 }
 
 
@@ -234,6 +234,8 @@ class ConnectionReport:
         state = _REASONS[self.reason][1]
         if state == "t":
             state = "s" if self.side == "target" else "c"
+        elif state == "K" and self.phase in (Phase.DATA, Phase.CLOSING):
+            state = "K-"  # as HAProxy says it of a session that is killed
         return state if len(state) == 2 else state + self.phase.letter
 
     def as_dict(self) -> dict[str, Any]:

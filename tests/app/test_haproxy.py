@@ -40,7 +40,7 @@ def test_a_connection_with_all_that_can_be_said() -> None:
     )
     assert tcplog(report, "proxy") == (
         "2001:db8::1:4242 [01/Jan/1970:00:00:01.234] 0.0.0.0:8080"
-        " proxy/10.0.0.2:80 500/512/2001 3400 -- 4/4/3/3/1 0/0"
+        " proxy/10.0.0.2:80 500/12/2001 3400 -- 4/4/3/3/1 0/0"
     )
 
 
@@ -50,6 +50,10 @@ def test_a_connection_that_was_refused() -> None:
         "10.0.0.9:4242 [09/Oct/2025:08:53:20.250] 0.0.0.0:8080"
         " 0.0.0.0:8080/<NOSRV> -1/-1/250 0 PR 1/1/0/0/0 0/0"
     )
+
+
+def test_a_client_of_a_unix_socket_is_told_as_haproxy_does() -> None:
+    assert tcplog(make_report(peer="unix:"), "proxy").startswith("unix:1 [")
 
 
 @given(st.text(), st.text(), st.none() | st.text())

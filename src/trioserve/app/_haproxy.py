@@ -32,7 +32,10 @@ def tcplog(report: ConnectionReport, name: str) -> str:
     else:
         server = f"{name}/{_word(report.target)}"
         waited, behind = report.queued or 0.0, others
-    times = [_milliseconds(t) for t in (waited, report.connect, report.duration)]
+    connect = report.connect
+    if connect is not None:
+        connect -= report.queued or 0.0
+    times = [_milliseconds(t) for t in (waited, connect, report.duration)]
     retries = max(len(report.attempts) - 1, 0)
     counts = [others + 1, others + 1, behind, behind, retries]
     return (
@@ -43,7 +46,10 @@ def tcplog(report: ConnectionReport, name: str) -> str:
 
 
 def _client(peer: str) -> str:
-    # HAProxy writes no brackets: the port is what follows the last colon.
+    # HAProxy writes no brackets: the port is what follows the last colon. Of a
+    # Unix socket it writes the number of the listener.
+    if peer == "unix:":
+        return "unix:1"
     return _word(peer.replace("[", "").replace("]", ""))
 
 
