@@ -227,6 +227,8 @@ def test_a_misspelt_variable_is_a_warning(start: Start) -> None:
     command = start("echo", "127.0.0.1:0", TRIOSERVE_IDEL="5")
     assert "did you mean TRIOSERVE_IDLE?" in command.err.until("event=misspelt")
     command.port()
+    command.signal(signal.SIGTERM)
+    assert command.code() == 0
 
 
 def test_a_target_that_answers_again_is_said(start: Start) -> None:
@@ -245,6 +247,8 @@ def test_a_target_that_answers_again_is_said(start: Start) -> None:
         with proxy.connect(port), target.accept()[0]:
             pass
         assert f"address={address}" in proxy.err.until("event=target-up")
+        proxy.signal(signal.SIGTERM)
+        assert proxy.code() == 0
 
 
 def test_reports_are_appended_to_a_file(start: Start, tmp_path: Path) -> None:

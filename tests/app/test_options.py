@@ -76,6 +76,7 @@ def test_the_command_line_comes_before_the_environment() -> None:
         ("TRIOSERVE_CONNECT", None),  # which echo does not have, and proxy has
         ("TRIOSERVE_PORT", None),  # Kubernetes makes these
         ("TRIOSERVE_SERVICE_HOST", None),
+        ("TRIOSERVE_XYZZY", None),
         ("IDEL", None),
     ],
 )
