@@ -285,6 +285,28 @@ def test_targets_are_tried_in_their_order(kinds: tuple[str, ...]) -> None:
     run(main)
 
 
+def test_a_deadline_that_was_missed_by_far_is_a_timeout() -> None:
+    """Law 12: also when the whole program stood still meanwhile."""
+
+    async def main() -> None:
+        with _black_hole() as first, _refusing() as second:
+            dialing = Dialing([first, second], Ends())
+            async with trio.open_nursery() as nursery:
+
+                async def stand_still() -> None:
+                    clock = trio.lowlevel.current_clock()
+                    assert isinstance(clock, trio.testing.MockClock)
+                    await trio.testing.wait_all_tasks_blocked()
+                    clock.jump(30)
+
+                nursery.start_soon(stand_still)
+                with pytest.raises(TimeoutError):
+                    await dialing.dial(5)
+            assert dialing.attempts[0].error == "no answer"
+
+    run(main)
+
+
 def test_a_name_that_cannot_be_looked_up_is_an_attempt() -> None:
     """By its name; the next target is tried."""
 

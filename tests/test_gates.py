@@ -196,6 +196,30 @@ async def test_a_crowd_of_one_peer_does_not_hold_up_the_others(
     assert reasons[Reason.PEER_LIMIT] == 149
 
 
+async def test_a_crowd_in_front_does_not_cost_the_others_their_last_chance(
+    autojump_clock: object,
+) -> None:
+    """Law 6: who waits behind those that are one too many is served, too."""
+    limits = Limits(max_connections=0, max_per_peer=1)
+    async with serving(echo, limits=limits) as running:
+        listener = running.server[0].socket
+        assert listener is not None
+        with contextlib.ExitStack() as stack:
+            for source in 70 * ["127.0.0.2"] + ["127.0.0.3"]:
+                sock = stack.enter_context(socket.socket())
+                sock.bind((source, 0))
+                sock.connect(listener.getsockname())
+            sock.sendall(b"?")
+            sock.shutdown(socket.SHUT_WR)
+            running.server.limits = replace(limits, max_connections=10)
+            running.server.start_draining(5)
+            await running.server.drain()
+            assert sock.recv(10) == b"?"
+    reasons = collections.Counter(report.reason for report in running.reports)
+    assert reasons[Reason.PEER_LIMIT] == 69
+    assert Reason.STOPPING not in reasons
+
+
 async def test_peers_without_an_ip_address_are_not_counted(
     tmp_path: Path, autojump_clock: object
 ) -> None:

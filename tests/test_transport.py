@@ -10,7 +10,7 @@ import select
 import socket
 import termios
 from collections.abc import Awaitable, Callable, Generator
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import pytest
 import trio
@@ -341,6 +341,31 @@ async def test_a_unix_socket_that_is_closed_is_gone_if_it_has_said_nothing(
     assert trio.current_time() == (1000 if sends else 0)
     assert transport.error is None
     transport.close()
+
+
+@pytest.mark.parametrize("closed_at", [0, 1, 2])
+async def test_who_is_closed_meanwhile_is_not_gone(
+    closed_at: int, monkeypatch: pytest.MonkeyPatch, autojump_clock: object
+) -> None:
+    """Law 1: the descriptor may be somebody else's by then."""
+    wait_readable, woken = trio.lowlevel.wait_readable, 0
+
+    async def wait_and_close(fd: Any) -> None:
+        nonlocal woken
+        await wait_readable(fd)
+        woken += 1
+        if woken == closed_at:
+            transport.close()
+
+    with _over(sockets) as (transport, link):
+        reset(link.peer)
+        if not closed_at:
+            transport.close()
+        monkeypatch.setattr(trio.lowlevel, "wait_readable", wait_and_close)
+        with trio.move_on_after(1000) as patience:
+            await transport.wait_gone(5)
+        assert patience.cancelled_caught
+        assert woken == closed_at
 
 
 async def test_out_of_descriptors_nobody_is_gone(

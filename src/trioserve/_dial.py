@@ -7,11 +7,12 @@ It knows names and addresses, and not who asks or what for.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import errno
 import os
 import socket
 from collections.abc import Generator, Sequence
-from typing import Final
+from typing import Any, Final
 from weakref import WeakValueDictionary
 
 import trio
@@ -32,6 +33,12 @@ _QUEUE_PAUSE: Final = 0.01
 #: Errors of a connection that was made, and reset before we could look: the
 #: second if it was closed before. A target that doesn't accept is ECONNREFUSED.
 _RESET_AFTER: Final = (errno.ECONNRESET, errno.EPIPE)
+
+
+#: Addresses of one name that are tried; each that is silent holds a socket.
+_MOST_PLACES: Final = 6
+
+_GIVEN_UP: Final = "given up"
 
 
 class Dialing:
@@ -68,13 +75,17 @@ class Dialing:
         failed: OSError | None = None
         for turn, target in enumerate(self._targets):
             self.target = target
-            share = (deadline - trio.current_time()) / (len(self._targets) - turn)
+            left = max(0.0, deadline - trio.current_time())
+            share = left / (len(self._targets) - turn)
             failed = TimeoutError(errno.ETIMEDOUT, f"no answer within {share:.4g} s")
-            with trio.move_on_after(share):
+            before = len(self.attempts)
+            with trio.move_on_after(share) as patience:
                 try:
                     return await self._reach(target)
                 except OSError as error:
                     failed = error
+            if patience.cancelled_caught:
+                self.attempts[before:] = map(_unanswered, self.attempts[before:])
         assert failed is not None
         raise failed
 
@@ -86,7 +97,7 @@ class Dialing:
             places = await look_up(target)
         if len(places) == 1:
             return await self._try(places[0])
-        return await self._race(places)
+        return await self._race(places[:_MOST_PLACES])
 
     async def _race(self, places: Sequence[Place]) -> SocketTransport:
         """Try one after the other, each with a head start; the first one wins."""
@@ -137,7 +148,7 @@ class Dialing:
         try:
             yield
         except trio.Cancelled:
-            error = "another address was faster" if won else "no answer"
+            error = "another address was faster" if won else _GIVEN_UP
             self._note(address, began, error)
             raise
         except OSError as failed:
@@ -147,6 +158,13 @@ class Dialing:
     def _note(self, address: str, began: float, error: str | None) -> None:
         seconds = trio.current_time() - began
         self.attempts.append(Attempt(address=address, seconds=seconds, error=error))
+
+
+def _unanswered(attempt: Attempt) -> Attempt:
+    """What was given up because its time was over had no answer."""
+    if attempt.error != _GIVEN_UP:
+        return attempt
+    return dataclasses.replace(attempt, error="no answer")
 
 
 class Ends:
@@ -170,8 +188,16 @@ class Ends:
 
     def add(self, sock: socket.socket, place: Place) -> None:
         """From now on, until ``sock`` is closed."""
-        addresses = sockaddr_text(sock.getsockname()), sockaddr_text(place.sockaddr)
-        self._sockets[addresses] = sock
+        ours, theirs = sock.getsockname(), place.sockaddr
+        if theirs[0] in ("0.0.0.0", "::"):  # which is this machine
+            theirs = (ours[0], *theirs[1:])
+        self._sockets[_text(ours), _text(theirs)] = sock
+
+
+def _text(sockaddr: Any) -> str:
+    # Who accepts sees an IPv4 address, however it was dialed.
+    host, *others = sockaddr
+    return sockaddr_text((host.removeprefix("::ffff:"), *others))
 
 
 async def _connect(place: Place, ends: Ends) -> SocketTransport:

@@ -195,6 +195,7 @@ class SocketGate(Gate):
         self._sock = socket.socket(fileno=self._listener.socket.fileno())
         self._sock.setblocking(False)
         self._batch: collections.deque[Connection] = collections.deque()
+        self._more = False
         self._spare: int | None = None
         self._reserve()
 
@@ -260,6 +261,7 @@ class SocketGate(Gate):
             raise _closed()
         # Whoever comes again and again in vain gets no more than a batch of
         # answers before it is somebody else's turn.
+        self._more = False
         for _ in range(_BATCH):
             try:
                 sock, sockaddr = self._sock.accept()
@@ -275,6 +277,7 @@ class SocketGate(Gate):
                 return self._admit(sock, sockaddr, host, slot)
             connection = self._admit(sock, sockaddr, host, None)
             self.door._refuse(connection, Reason.PEER_LIMIT)
+        self._more = True
         return None
 
     def _admit(
@@ -351,7 +354,7 @@ class SocketGate(Gate):
         self._sock.listen(0)
         while self.door._serves_last():
             self._accept_batch(self.door._slots.take_nowait())
-            if not self._batch:
+            if not self._batch and not self._more:
                 break
             self.swept += len(self._batch)
             while self._batch:

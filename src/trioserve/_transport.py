@@ -341,6 +341,9 @@ class SocketTransport(Transport):
     async def wait_gone(self, patience: float) -> None:
         # Trio waits for bytes too, which must not wake us; so it waits for an
         # epoll that was asked for less.
+        self._notice_owner()
+        if self.closed:
+            await trio.sleep_forever()
         try:
             ends = select.epoll()
         except (AttributeError, OSError):  # another system, or out of descriptors
@@ -348,17 +351,25 @@ class SocketTransport(Transport):
         with ends:
             ends.register(self.sock, select.EPOLLRDHUP)
             await trio.lowlevel.wait_readable(ends)
+            self._notice_owner()
+            if self.closed:  # in the step in which we were woken
+                await trio.sleep_forever()
             silent = self._peek() <= 0
             # From now on only what ends both directions: a reset, or that a
             # Unix socket was closed, which may have sent something before.
             ends.modify(self.sock, 0)
             with trio.move_on_after(patience if silent else math.inf):
                 await trio.lowlevel.wait_readable(ends)
-                code = self.sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+                self._notice_owner()
+                code = 0
+                if not self.closed:
+                    code = self.sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
                 if code:
                     self._broken(OSError(code, os.strerror(code)))
                 elif self.error is None and not silent:
                     await trio.sleep_forever()
+        if self.closed:
+            await trio.sleep_forever()
 
     def _peek(self) -> int:
         """Bytes that are there, or -1 if there are none yet; an error is kept."""

@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import pytest
-
 from app.reports import make_report
 from trioserve import Attempt, Reason
 from trioserve.app._targets import Change, Targets
@@ -30,16 +28,18 @@ def test_to_be_slower_than_another_address_is_no_failure() -> None:
     assert list(Targets().add(report)) == []
 
 
-@pytest.mark.parametrize(
-    ("reason", "told"),
-    [
-        (Reason.CONNECT_TIMEOUT, ["10.0.0.1:80", "10.0.0.2:80"]),
-        (Reason.CLIENT_RESET, ["10.0.0.1:80"]),
-        (Reason.CLIENT_GONE, ["10.0.0.1:80"]),
-        (Reason.CUT, ["10.0.0.1:80"]),
-    ],
-)
-def test_what_was_given_up_might_have_answered(reason: Reason, told: list[str]) -> None:
-    waited = Attempt(address="10.0.0.2:80", seconds=1.0, error="no answer")
-    report = make_report(reason=reason, attempts=[DOWN, waited])
-    assert [change.address for change in Targets().add(report)] == told
+def test_what_was_given_up_might_have_answered() -> None:
+    given_up = Attempt(address="10.0.0.2:80", seconds=1.0, error="given up")
+    report = make_report(reason=Reason.CLIENT_RESET, attempts=[DOWN, given_up])
+    assert [change.address for change in Targets().add(report)] == ["10.0.0.1:80"]
+
+
+def test_a_name_that_can_be_looked_up_again_answers_again() -> None:
+    targets = Targets()
+    unknown = Attempt(address="db:80", seconds=0.1, error="gaierror: no")
+    report = make_report(target="db:80", attempts=[unknown])
+    assert list(targets.add(report)) == [Change("db:80", "gaierror: no")]
+    assert list(targets.add(report)) == []
+    report = make_report(target="db:80", attempts=[UP], connect=0.1)
+    assert list(targets.add(report)) == [Change("db:80", None)]
+    assert list(targets.add(report)) == []

@@ -104,6 +104,21 @@ def test_a_file_that_cannot_be_made_anew_is_written_on(tmp_path: Path) -> None:
     assert writer.lost == 0
 
 
+def test_a_file_system_that_is_gone_costs_lines_that_are_counted(
+    tmp_path: Path,
+) -> None:
+    errors: list[int | None] = []
+    writer = LineWriter(
+        100_000,  # as little there as a file whose server is gone
+        path=str(tmp_path / "lines"),
+        on_error=lambda error: errors.append(error.errno),
+    )
+    writer.write("one")
+    assert writer.close(10)
+    assert writer.lost == 1
+    assert errors == [errno.EBADF]
+
+
 def test_a_pipe_is_never_made_anew(tmp_path: Path) -> None:
     path = tmp_path / "pipe"
     os.mkfifo(path)

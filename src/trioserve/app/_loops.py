@@ -73,11 +73,14 @@ def _leads_to(sockaddr: Any, name: Any) -> bool:
 
 
 def _is_local(sockaddr: Any) -> bool:
-    # Only an address of this machine can be bound.
+    # From here to an address of this machine, our own end has that address, too;
+    # within 127.0.0.0/8 it is always 127.0.0.1.
+    if sockaddr[0] in _ANYWHERE or sockaddr[0].startswith("127."):
+        return True
     family = socket.AF_INET if len(sockaddr) == 2 else socket.AF_INET6
-    with socket.socket(family, socket.SOCK_STREAM) as sock:
+    with socket.socket(family, socket.SOCK_DGRAM) as sock:
         try:
-            sock.bind((sockaddr[0], 0, *sockaddr[2:]))
+            sock.connect(sockaddr)  # which sends nothing
         except OSError:
             return False
-    return True
+        return bool(sock.getsockname()[0] == sockaddr[0])

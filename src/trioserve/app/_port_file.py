@@ -24,20 +24,25 @@ class PortFile:
         self._path = Path(path)
         text = "".join(f"{port}\n" for port in dict.fromkeys(ports))
         # Renamed, so that whoever waits for it never reads half of it.
-        handle, name = tempfile.mkstemp(dir=self._path.parent, prefix=".port-")
+        # Kept open: the number of a file that is gone may be another one's.
+        self._handle: int | None
+        self._handle, name = tempfile.mkstemp(dir=self._path.parent, prefix=".port-")
         made = Path(name)
         try:
-            with os.fdopen(handle, "w") as file:
-                file.write(text)
+            os.write(self._handle, text.encode())
             made.chmod(0o644)
-            self._made = made.stat()
             made.replace(self._path)
         except BaseException:
+            os.close(self._handle)
             made.unlink()
             raise
 
     def remove(self) -> None:
         """Remove it, unless it is another one's by now. Twice is once."""
+        if self._handle is None:
+            return
         with contextlib.suppress(OSError):
-            if os.path.samestat(self._made, self._path.stat()):
+            if os.path.samestat(os.fstat(self._handle), self._path.stat()):
                 self._path.unlink()
+        os.close(self._handle)
+        self._handle = None

@@ -9,11 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from trioserve import ConnectionReport, Outcome
+from trioserve import ConnectionReport
 
-#: Of an address that lost a race, and of a dialing that was given up.
-_NO_FAILURE = frozenset({"another address was faster"})
-_GIVEN_UP = frozenset({Outcome.PEER_ERROR, Outcome.CUT})
+#: Of an address that nobody waited for any longer: it might have answered.
+_NO_FAILURE = frozenset({"another address was faster", "given up"})
 
 
 class Change(NamedTuple):
@@ -31,12 +30,14 @@ class Targets:
 
     def add(self, report: ConnectionReport) -> Iterator[Change]:
         """What changes by one more report."""
-        attempts = report.attempts
-        if report.connect is None and report.outcome in _GIVEN_UP:
-            attempts = attempts[:-1]  # nobody knows whether the last would have failed
-        for attempt in attempts:
-            if attempt.error in _NO_FAILURE:
-                continue
-            if (attempt.address in self._down) is not (attempt.error is not None):
-                self._down ^= {attempt.address}
-                yield Change(attempt.address, attempt.error)
+        for attempt in report.attempts:
+            if attempt.error not in _NO_FAILURE:
+                yield from self._note(attempt.address, attempt.error)
+        # A name has an attempt of its own only if it can't be looked up.
+        if report.connect is not None and report.target in self._down:
+            yield from self._note(report.target, None)
+
+    def _note(self, address: str, error: str | None) -> Iterator[Change]:
+        if (address in self._down) is not (error is not None):
+            self._down ^= {address}
+            yield Change(address, error)

@@ -132,6 +132,7 @@ class LineWriter:
             else:
                 os.close(self._fd)
                 self._fd = made
+                self._torn = False
 
     def _take(self) -> list[str]:
         # The next lines; none means the end.
@@ -178,7 +179,10 @@ class LineWriter:
 
 def _is_elsewhere(fd: int, path: str) -> bool:
     # Of a regular file: a pipe or a device is not rotated.
-    ours = os.fstat(fd)
+    try:
+        ours = os.fstat(fd)
+    except OSError:  # a file system that is gone: writing will say so
+        return False
     if not stat.S_ISREG(ours.st_mode):
         return False
     try:
