@@ -229,6 +229,24 @@ def test_of_two_that_get_through_at_once_one_is_closed(
     run(main)
 
 
+def test_each_address_of_a_name_has_its_own_failure() -> None:
+    """One that refused has not been given up."""
+
+    async def main() -> None:
+        with _black_hole("127.0.0.2") as hole:
+            trio.socket.set_custom_hostname_resolver(_Names(["127.0.0.3", hole.host]))
+            dialing = Dialing([TcpAddress("target.test", hole.port)], Ends())
+            with pytest.raises(TimeoutError):
+                await dialing.dial(2)
+            assert trio.current_time() == 2
+            refused, silent = [attempt.error for attempt in dialing.attempts]
+            assert refused is not None
+            assert refused.startswith("ConnectionRefusedError")
+            assert silent == "no answer"
+
+    run(main)
+
+
 def test_an_address_that_refuses_makes_way_at_once() -> None:
     """RFC 8305: nobody waits for the head start of one that is out."""
 

@@ -205,16 +205,20 @@ async def test_a_crowd_in_front_does_not_cost_the_others_their_last_chance(
         listener = running.server[0].socket
         assert listener is not None
         with contextlib.ExitStack() as stack:
-            for source in 70 * ["127.0.0.2"] + ["127.0.0.3"]:
-                sock = stack.enter_context(socket.socket())
-                sock.bind((source, 0))
-                sock.connect(listener.getsockname())
-            sock.sendall(b"?")
-            sock.shutdown(socket.SHUT_WR)
+            *_, last = [
+                stack.enter_context(
+                    socket.create_connection(
+                        listener.getsockname(), source_address=(source, 0)
+                    )
+                )
+                for source in [*70 * ["127.0.0.2"], "127.0.0.3"]
+            ]
+            last.sendall(b"?")
+            last.shutdown(socket.SHUT_WR)
             running.server.limits = replace(limits, max_connections=10)
             running.server.start_draining(5)
             await running.server.drain()
-            assert sock.recv(10) == b"?"
+            assert last.recv(10) == b"?"
     reasons = collections.Counter(report.reason for report in running.reports)
     assert reasons[Reason.PEER_LIMIT] == 69
     assert Reason.STOPPING not in reasons

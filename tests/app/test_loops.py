@@ -77,6 +77,7 @@ async def test_any_address_of_this_machine_is_this_machine() -> None:
         ("127.0.0.1:0", "::1"),
         ("[::1]:0", "127.0.0.1"),
         ("0.0.0.0:0", "192.0.2.1"),
+        ("0.0.0.0:0", "255.255.255.255"),  # which may not even be tried
         ("127.0.0.1:0", "nobody.invalid"),
         ("127.0.0.1:0", "a..b"),
     ],
