@@ -63,6 +63,20 @@ async def _dump_at(seconds: float) -> None:
         tasks += [t for n in task.child_nurseries for t in n.child_tasks]
 
 
+class DeadNames(trio.abc.HostnameResolver):
+    """A name server that never answers, for the run that makes one."""
+
+    def __init__(self) -> None:
+        trio.socket.set_custom_hostname_resolver(self)
+
+    async def getaddrinfo(self, host: Any, port: Any, *_: int, **__: int) -> list[Any]:
+        await trio.sleep_forever()
+        raise AssertionError  # pragma: no cover
+
+    async def getnameinfo(self, sockaddr: Any, flags: int) -> Any:
+        raise NotImplementedError
+
+
 class Running:
     """A server that runs in a test, and what its collector got."""
 

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trioserve import ConnectionReport, DrainSummary, Outcome, Phase, Reason
+from trioserve import Attempt, ConnectionReport, DrainSummary, Outcome, Phase, Reason
 from trioserve._report import Side, describe, escape
 
 
@@ -134,6 +134,24 @@ def _caused(error: Exception, cause: Exception) -> Exception:
 def test_an_error_is_described_in_one_line(error: BaseException, text: str) -> None:
     """By its type, what it says, and what was behind a broken stream."""
     assert describe(error) == text
+
+
+@pytest.mark.parametrize(
+    ("error", "failed"),
+    [
+        (None, False),
+        ("OSError: no", True),
+        ("no answer", True),
+        ("given up", False),
+        ("another address was faster", False),
+    ],
+)
+def test_an_attempt_that_nobody_waited_for_has_not_failed(
+    error: str | None, failed: bool
+) -> None:
+    """It might have succeeded."""
+    attempt = Attempt(address="10.0.0.1:80", seconds=1, error=error)
+    assert attempt.failed is failed
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ import trio
 
 from ._address import Address, UnixAddress, sockaddr_text
 from ._names import Place, look_up
-from ._report import Attempt, describe
+from ._report import GIVEN_UP, OUTRUN, Attempt, describe
 from ._transport import SocketTransport
 
 #: Seconds that an address has before the next one of its name is tried too.
@@ -37,8 +37,6 @@ _RESET_AFTER: Final = (errno.ECONNRESET, errno.EPIPE)
 
 #: Addresses of one name that are tried; each that is silent holds a socket.
 _MOST_PLACES: Final = 6
-
-_GIVEN_UP: Final = "given up"
 
 
 class Dialing:
@@ -111,7 +109,7 @@ class Dialing:
                 failed.append(error)
                 gave_up.set()
             else:
-                nursery.cancel_scope.cancel(reason="another address was faster")
+                nursery.cancel_scope.cancel(reason=OUTRUN)
 
         try:
             async with trio.open_nursery() as nursery:
@@ -148,7 +146,7 @@ class Dialing:
         try:
             yield
         except trio.Cancelled:
-            error = "another address was faster" if won else _GIVEN_UP
+            error = OUTRUN if won else GIVEN_UP
             self._note(address, began, error)
             raise
         except OSError as failed:
@@ -162,7 +160,7 @@ class Dialing:
 
 def _unanswered(attempt: Attempt) -> Attempt:
     """What was given up because its time was over had no answer."""
-    if attempt.error != _GIVEN_UP:
+    if attempt.error != GIVEN_UP:
         return attempt
     return dataclasses.replace(attempt, error="no answer")
 

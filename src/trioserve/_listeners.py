@@ -77,7 +77,7 @@ async def open_listeners(
     """
     if not addresses:
         raise ValueError("no address to listen on")
-    parsed = [a if not isinstance(a, str) else parse_address(a) for a in addresses]
+    parsed = [parse_address(a) if isinstance(a, str) else a for a in addresses]
     backlog = _BACKLOG if backlog is None else backlog
     listeners: list[Listener] = []
     try:

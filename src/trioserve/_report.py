@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import enum
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 Side = Literal["client", "target"]
 
@@ -129,6 +129,11 @@ _REASONS: dict[Reason, tuple[Outcome, str, str]] = {
 }
 
 
+#: Errors of an attempt that nobody waited for any longer.
+OUTRUN: Final = "another address was faster"
+GIVEN_UP: Final = "given up"
+
+
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Attempt:
     """One try to connect to a target.
@@ -143,6 +148,11 @@ class Attempt:
     address: str
     seconds: float
     error: str | None = None
+
+    @property
+    def failed(self) -> bool:
+        """Whether it failed; not if it might have succeeded, had anybody waited."""
+        return self.error not in (None, OUTRUN, GIVEN_UP)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,12 +5,12 @@ import os
 import socket
 from collections.abc import AsyncGenerator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import trio
 import trio.testing
 
+from support import DeadNames
 from trioserve import Address, TcpAddress, UnixAddress, open_listeners, parse_address
 from trioserve.app._loops import find_loop
 
@@ -91,18 +91,8 @@ async def test_it_would_dial_somebody_else(listen: str, target: str) -> None:
 async def test_a_name_is_only_looked_up_if_its_port_is_one_of_ours(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
-    class Dead(trio.abc.HostnameResolver):
-        async def getaddrinfo(
-            self, host: Any, port: Any, *_: int, **__: int
-        ) -> list[Any]:
-            await trio.sleep_forever()
-            raise AssertionError  # pragma: no cover
-
-        async def getnameinfo(self, sockaddr: Any, flags: int) -> Any:
-            raise NotImplementedError
-
     async with bound("127.0.0.1:0") as sockets:
-        trio.socket.set_custom_hostname_resolver(Dead())
+        DeadNames()
         port = sockets[0].getsockname()[1]
         assert await _find(sockets, TcpAddress("dead.test", port ^ 1)) is None
         assert trio.current_time() == 0

@@ -14,6 +14,7 @@ import pytest
 import trio
 import trio.testing
 
+from support import DeadNames
 from trioserve import (
     Connection,
     Limits,
@@ -270,17 +271,7 @@ async def test_a_target_that_nobody_knows_is_said(scene: Scene) -> None:
 async def test_a_name_server_that_does_not_answer_holds_up_nobody(
     scene: Scene, autojump_clock: trio.testing.MockClock
 ) -> None:
-    class Dead(trio.abc.HostnameResolver):
-        async def getaddrinfo(
-            self, host: Any, port: Any, *_: int, **__: int
-        ) -> list[Any]:
-            await trio.sleep_forever()
-            raise AssertionError  # pragma: no cover
-
-        async def getnameinfo(self, sockaddr: Any, flags: int) -> Any:
-            raise NotImplementedError
-
-    trio.socket.set_custom_hostname_resolver(Dead())
+    DeadNames()
     async with trio.open_nursery() as nursery:
         nursery.start_soon(scene.run, job(targets=(TcpAddress("dead.test", 80),)))
         client = await scene.connect()

@@ -19,6 +19,7 @@ from ._options import (
     count,
     limits_of,
     misspelt_variables,
+    raise_open_files_limit,
     serving_options,
     settings_text,
 )
@@ -146,7 +147,7 @@ def demo_command(seconds: float, clients: int, seed: int) -> int:
     from ._screen import open_screen
     from ._writer import LineWriter
 
-    limits_of(None, None, "backlog")
+    raise_open_files_limit()
     writer = LineWriter(1)
     screen = open_screen(1, writer.write)
     say = writer.write if screen is None else screen.line
@@ -330,6 +331,6 @@ def _serve(
         live=live,
     )
     with open_output(name, log, reports) as output:
-        for text in misspelt_variables(cli.commands[name], os.environ):
+        for text in misspelt_variables(cli.commands.values(), os.environ):
             output.log.say("misspelt", text, level="warning")
         return trio.run(main, job, output)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, TypeVar
 
 import click
@@ -138,38 +138,42 @@ def serving_options(
 
 
 def misspelt_variables(
-    command: click.Command, environ: Mapping[str, str]
+    commands: Iterable[click.Command], environ: Mapping[str, str]
 ) -> Iterator[str]:
-    """Say of each variable that looks like one of the command's what was meant.
+    """Say of each variable that looks like one of the commands' what was meant.
 
     Others that begin with ``TRIOSERVE_`` are passed over, and so are those that
     Kubernetes makes for a service of that name.
     """
-    known = [str(o.envvar).removeprefix(_PREFIX) for o in command.params if o.envvar]
+    options = (option for command in commands for option in command.params)
+    known = {str(o.envvar).removeprefix(_PREFIX) for o in options if o.envvar}
     for name in environ:
         word = name.removeprefix(_PREFIX)
-        if word == name or word in {*known, "CONNECT"}:
+        if word == name or word in known:
             continue
         if word.startswith(("PORT", "SERVICE_")):
             continue
-        if (meant := closest(word, known)) is not None:
+        if (meant := closest(word, sorted(known))) is not None:
             yield f"{name} is no setting; did you mean {_PREFIX}{meant}?"
 
 
-def limits_of(
-    max_connections: int | None, per_peer: int | None, when_full: Any
-) -> Limits:
-    """The limits that these options ask for.
+def raise_open_files_limit() -> None:
+    """Raise this process's soft limit to the hard one.
 
-    It raises this process's soft limit of open files to the hard one before,
-    because the default depends on it. The soft limit is there for programs that
-    still call select(2).
+    The soft one is there for programs that still call select(2).
     """
     import resource
 
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     with contextlib.suppress(OSError, ValueError):
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def limits_of(
+    max_connections: int | None, per_peer: int | None, when_full: Any
+) -> Limits:
+    """The limits that these options ask for; the default is from the open files."""
+    raise_open_files_limit()
     limits = Limits(max_per_peer=per_peer, when_full=when_full)
     if max_connections is not None:
         limits = dataclasses.replace(limits, max_connections=max_connections)

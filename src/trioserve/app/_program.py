@@ -49,9 +49,11 @@ class Program(click.Group):
     ) -> tuple[str | None, click.Command | None, list[str]]:
         word = args[0]
         if word not in self.commands:
-            text = no_such("command", word, self.list_commands(ctx))
-            if ":" in word:
-                text = f"{word!r} is no command; did you mean 'proxy {' '.join(args)}'?"
+            known = self.list_commands(ctx)
+            text = no_such("command", word, known)
+            if ":" in word:  # an address: the first command is what most are here for
+                meant = " ".join([known[0], *args])
+                text = f"{word!r} is no command; did you mean {meant!r}?"
             raise WrongUsage(text, ctx)
         return super().resolve_command(ctx, args)
 
@@ -92,9 +94,8 @@ def _error_text(error: click.ClickException) -> str:
     match error:
         case click.NoSuchOption(option_name=name):
             if known_to := _subcommand_with(ctx.command, name):
-                return (
-                    f"{name} goes behind the command: trioserve {known_to} ... {name}"
-                )
+                example = f"{ctx.command_path} {known_to} ... {name}"
+                return f"{name} goes behind the command: {example}"
             close = closest(name, _options_of(ctx.command))
             hint = f"did you mean {close!r}?" if close else _see_help(ctx)
             return f"no such option {name!r}; {hint}"

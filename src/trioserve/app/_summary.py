@@ -33,9 +33,6 @@ _SIDES: Final = {
 _MOST_SLOW: Final = 5
 _MOST_NAMES: Final = 10
 
-#: Not a failure: the target was reached, at another of its addresses.
-_OUTRUN: Final = "another address was faster"
-
 
 class Summary:
     """The sum of records, which are read one at a time.
@@ -71,8 +68,7 @@ class Summary:
             moved = (record.bytes_received or 0) + (record.bytes_sent or 0)
             self._peers.add(record.host, 1, moved, int(not record.ended_well))
         for attempt in record.attempts:
-            failed = attempt.error not in (None, _OUTRUN)
-            self._targets.add(attempt.address, 1, int(failed))
+            self._targets.add(attempt.address, 1, int(attempt.failed))
 
     def _add_times(self, record: Record) -> None:
         for phase, seconds in self._seconds.items():

@@ -11,9 +11,6 @@ from typing import NamedTuple
 
 from trioserve import ConnectionReport
 
-#: Of an address that nobody waited for any longer: it might have answered.
-_NO_FAILURE = frozenset({"another address was faster", "given up"})
-
 
 class Change(NamedTuple):
     """An address that failed for the first time, or answers again."""
@@ -31,7 +28,7 @@ class Targets:
     def add(self, report: ConnectionReport) -> Iterator[Change]:
         """What changes by one more report."""
         for attempt in report.attempts:
-            if attempt.error not in _NO_FAILURE:
+            if attempt.failed or attempt.error is None:
                 yield from self._note(attempt.address, attempt.error)
         # A name has an attempt of its own only if it can't be looked up.
         if report.connect is not None and report.target in self._down:
