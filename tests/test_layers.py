@@ -18,8 +18,9 @@ __init__
 _echo _proxy
 _serve _relay
 _gates
-_connection _dial
-_admission _transport _timers _listeners _collector _names
+_connection _dial _engine
+_pump
+_admission _transport _timers _listeners _collector _names _pipes
 _address _options _report _errors _tasks
 """
 ROW = {

@@ -4,7 +4,9 @@ The map, from the bottom up; a module imports only from rows below its own:
 
     words       _errors   _address   _options   _report   _tasks
     mechanisms  _timers   _admission   _transport   _listeners   _collector   _names
-                _connection   _dial
+                _pipes
+                _pump
+                _connection   _dial   _engine
                 _gates
     engines     _relay   _serve
     handlers    _echo   _proxy

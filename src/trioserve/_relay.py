@@ -1,26 +1,32 @@
 """Relay: bytes both ways between two streams, until both are done.
 
-Two pumps over two transports. A relay knows nothing of addresses, servers or
-reports; it leaves a result, and a ledger that is true at any moment.
+Two pumps over two transports. Between sockets the engine runs them; between
+other streams each is run by a task. A relay knows nothing of addresses,
+servers or reports; it leaves a result, and a ledger that is true at any moment.
 
-What it does is decided by these rules:
+What it does is decided by these rules, whoever moves the bytes:
 
 1. EOF ends its own direction only. The other goes on, bounded by inactivity.
 2. A reset ends both: what was received before it is delivered first, then the
    other side is reset too.
-3. A pump holds one chunk at most, and reads again when it is gone.
+3. A pump holds what one read has brought, and reads again when it is gone.
 4. Whatever ends it early, what a pump still holds is counted as discarded.
 """
 
 from __future__ import annotations
 
+import abc
 import math
-from typing import Final
+from collections.abc import Sequence
+from typing import Any, Final
 
 import trio
 
 from ._connection import Connection
+from ._engine import SUPPORTED as HAS_ENGINE
+from ._engine import Direction, Engine, Pair
 from ._options import Timeouts
+from ._pump import Pump
 from ._report import Flow, Outcome, Reason, RelayResult, Side, describe
 from ._timers import Timers
 from ._transport import SocketTransport, StreamTransport, Transport
@@ -40,42 +46,22 @@ _MIRRORED: Final = {
 _BY_FIN: Final = (Reason.IDLE, Reason.FIRST_BYTE, Reason.DRAINED)
 
 
-class _Pump:
-    """One direction: from ``source`` to ``sink``."""
+class Relay(abc.ABC):
+    """A relay that runs: its pumps, its timers, and why it ended.
 
-    def __init__(self, source: Transport, sink: Transport) -> None:
-        self.source = source
-        self.sink = sink
-        self.received = 0
-        self.receiving = False
-        self.reading = True
-        self.done = False
-        self._sent_before = sink.sent
+    Args:
+      pumps: from ``a`` to ``b`` and, unless they are the same, back.
+    """
 
-    @property
-    def delivered(self) -> int:
-        return self.sink.sent - self._sent_before
-
-    @property
-    def discarded(self) -> int:
-        """What was received and is not delivered; while it runs, what it holds."""
-        return self.received - self.delivered
-
-    def flow(self) -> Flow:
-        return Flow(
-            received=self.received,
-            delivered=self.delivered,
-            discarded=self.discarded,
-        )
-
-
-class Relay:
-    """A relay that runs: its pumps, its timers, and why it ended."""
+    __slots__ = (
+        "_a", "_accepted_at", "_b", "_began", "_drain_idle", "_draining",
+        "_drains_since", "_error", "_failure", "_first", "_half_since", "_pumps",
+        "_reason", "_scope", "_side", "_timeouts", "_timers",
+    )  # fmt: skip
 
     def __init__(
         self,
-        a: Transport,
-        b: Transport,
+        pumps: Sequence[Pump],
         *,
         timeouts: Timeouts,
         drain_idle: float,
@@ -83,11 +69,9 @@ class Relay:
         timers: Timers,
         draining: trio.Event | None,
     ) -> None:
-        self._a = a
-        self._b = b
-        self._pumps = [_Pump(a, b)]
-        if a is not b:
-            self._pumps.append(_Pump(b, a))
+        self._a = pumps[0].source
+        self._b = pumps[0].sink
+        self._pumps = pumps
         self._timeouts = timeouts
         self._drain_idle = drain_idle
         self._accepted_at = accepted_at
@@ -98,11 +82,10 @@ class Relay:
         self._scope = trio.CancelScope()
         self._first: Transport | None = None
         self._half_since = -math.inf
-        self._closed_whole: Transport | None = None
         self._reason: Reason | None = None
         self._side: Side | None = None
         self._error: BaseException | None = None
-        self._misuse: trio.BusyResourceError | None = None
+        self._failure: Exception | None = None
 
     # -- for the report of a connection
 
@@ -128,11 +111,9 @@ class Relay:
         try:
             self._watch()
             with self._scope:
-                async with trio.open_nursery() as nursery:
-                    for pump in self._pumps:
-                        nursery.start_soon(self._run_pump, pump)
-            if self._misuse is not None:
-                raise self._misuse
+                await self._move()
+            if self._failure is not None:
+                raise self._failure
             await self._part()
         except BaseException:
             # Ended in the middle of something, it must look like that.
@@ -144,72 +125,40 @@ class Relay:
             self._a.on_wait, self._b.on_wait = hooks
         return self._result()
 
-    async def _run_pump(self, pump: _Pump) -> None:
-        source, sink = pump.source, pump.sink
-        try:
-            while data := await self._receive(pump):
-                await sink.send(data)
-            pump.done, pump.reading = True, False
-            if self._first is None:
-                self._first = source
-                self._half_since = trio.current_time()
-            await self._pass_eof(sink)
-        except trio.BrokenResourceError as error:
-            lost = source if pump.receiving else sink
-            # What the sink had sent before it broke is still to be read: its
-            # own pump does that, and then comes here too.
-            if lost is sink and sink is not source and self._still_reads(sink):
-                return
-            await self._lost(lost, error)
-        except trio.ClosedResourceError as error:
-            self._end(Reason.ABORTED, error=error)
-        except trio.BusyResourceError as error:
-            self._misuse = error
-            self._scope.cancel(reason="misuse")
-        finally:
-            pump.reading = False
+    @abc.abstractmethod
+    async def _move(self) -> None:
+        """Move bytes until all pumps are done, or this is cancelled."""
 
-    async def _receive(self, pump: _Pump) -> bytes:
-        source = pump.source
-        pump.receiving = True
-        before = source.received
-        try:
-            data = await source.receive()
-        except trio.ClosedResourceError:
-            # The other pump has closed it: it couldn't be closed by half.
-            if source is not self._closed_whole:
-                raise
-            data = b""
-        pump.received += source.received - before
-        pump.receiving = False
-        return data
+    def _ended(self, pump: Pump) -> None:
+        """EOF was received, and all before it is delivered."""
+        pump.done, pump.reading = True, False
+        if self._first is None:
+            self._first = pump.source
+            self._half_since = trio.current_time()
 
-    async def _pass_eof(self, sink: Transport) -> None:
-        if sink.can_send_eof:
-            await sink.send_eof()
-        else:
-            self._closed_whole = sink
-            sink.close()
-            await sink.wait_closed()
-        if sink.error is not None and not self._still_reads(sink):
-            await self._lost(sink, sink.error)
-        self._watch()
+    def _fail(self, error: Exception) -> None:
+        """End both directions, and raise this."""
+        self._failure = error
+        self._scope.cancel(reason="failed")
 
     def _still_reads(self, transport: Transport) -> bool:
         """Whether a pump will find out how ``transport`` ended."""
         return any(p.source is transport and p.reading for p in self._pumps)
 
-    async def _lost(self, transport: Transport, error: BaseException) -> None:
+    async def _lose(self, transport: Transport, error: BaseException) -> None:
         """``transport`` was reset: so is the other, after the bytes before it."""
-        if transport is self._a:
-            other, reason = self._b, Reason.CLIENT_RESET
-        else:
-            other, reason = self._a, Reason.SERVER_RESET
+        other, reason = self._parted_by(transport)
         # Said before it waits: what happens meanwhile is not why it ends.
         self._conclude(reason, error=error)
         if other is not transport:
             await other.flushed(_FLUSH)
         self._end(reason)
+
+    def _parted_by(self, transport: Transport) -> tuple[Transport, Reason]:
+        """Who is left when ``transport`` was reset, and what that is called."""
+        if transport is self._a:
+            return self._b, Reason.CLIENT_RESET
+        return self._a, Reason.SERVER_RESET
 
     def _end(
         self,
@@ -335,6 +284,143 @@ def _when(due: tuple[float, Reason, Side | None]) -> float:
     return due[0]
 
 
+class _TaskPump(Pump):
+    """A pump that is run by a task of its own, over streams of any kind.
+
+    Attributes:
+      receiving: whether it is the source that it uses now, and not the sink.
+    """
+
+    __slots__ = ("receiving",)
+
+    def __init__(self, source: Transport, sink: Transport, already: int = 0) -> None:
+        super().__init__(source, sink, already)
+        self.receiving = False
+
+
+class TaskRelay(Relay):
+    """A relay over streams of any kind: a task for each pump."""
+
+    __slots__ = ("_closed_whole", "_first_bytes", "_tasks")
+
+    def __init__(
+        self, a: Transport, b: Transport, first: bytes, **options: Any
+    ) -> None:
+        self._tasks = [_TaskPump(a, b, len(first))]
+        if a is not b:
+            self._tasks.append(_TaskPump(b, a))
+        super().__init__(self._tasks, **options)
+        self._first_bytes = first
+        self._closed_whole: Transport | None = None
+
+    async def _move(self) -> None:
+        async with trio.open_nursery() as nursery:
+            for pump in self._tasks:
+                nursery.start_soon(self._run_pump, pump)
+
+    async def _run_pump(self, pump: _TaskPump) -> None:
+        source, sink = pump.source, pump.sink
+        try:
+            if pump is self._tasks[0] and self._first_bytes:
+                await sink.send(self._first_bytes)
+            while data := await self._receive(pump):
+                await sink.send(data)
+            self._ended(pump)
+            await self._pass_eof(sink)
+        except trio.BrokenResourceError as error:
+            lost = source if pump.receiving else sink
+            # What the sink had sent before it broke is still to be read: its
+            # own pump does that, and then comes here too.
+            if lost is sink and sink is not source and self._still_reads(sink):
+                return
+            await self._lose(lost, error)
+        except trio.ClosedResourceError as error:
+            self._end(Reason.ABORTED, error=error)
+        except trio.BusyResourceError as error:
+            self._fail(error)
+        finally:
+            pump.reading = False
+
+    async def _receive(self, pump: _TaskPump) -> bytes:
+        pump.receiving = True
+        try:
+            data = await pump.source.receive()
+        except trio.ClosedResourceError:
+            # The other pump has closed it: it couldn't be closed by half.
+            if pump.source is not self._closed_whole:
+                raise
+            data = b""
+        pump.receiving = False
+        return data
+
+    async def _pass_eof(self, sink: Transport) -> None:
+        if sink.can_send_eof:
+            await sink.send_eof()
+        else:
+            self._closed_whole = sink
+            sink.close()
+            await sink.wait_closed()
+        if sink.error is not None and not self._still_reads(sink):
+            await self._lose(sink, sink.error)
+        self._watch()
+
+
+class EngineRelay(Relay):
+    """A relay between two sockets: the engine runs its pumps, a task waits."""
+
+    __slots__ = ("_directions", "_lost", "_pair")
+
+    def __init__(
+        self, a: SocketTransport, b: SocketTransport, first: bytes, **options: Any
+    ) -> None:
+        self._directions = [Direction(a, b, first)]
+        if a is not b:
+            self._directions.append(Direction(b, a))
+            there, back = self._directions
+            there.back, back.back = back, there
+        super().__init__(self._directions, **options)
+        self._lost: SocketTransport | None = None
+        self._pair = Pair(Engine.of_this_run(), self._directions, self)
+
+    async def _move(self) -> None:
+        for direction in self._directions:
+            await direction.source.see_that_nobody_receives()
+        with self._pair:
+            await self._pair.wait()
+            if self._lost is not None and self._lost.error is not None:
+                await self._lose(self._lost, self._lost.error)
+
+    # -- what the engine tells
+
+    def ended(self, pump: Pump) -> None:
+        self._ended(pump)
+        sink = pump.sink
+        assert isinstance(sink, SocketTransport)
+        sink.send_eof_now()
+        if sink.error is not None and not self._still_reads(sink):
+            self.broke(sink)
+        elif all(pump.done for pump in self._pumps):
+            self._pair.wake()
+
+    def broke(self, transport: SocketTransport) -> None:
+        if self._lost is None:
+            self._lost = transport
+            _, reason = self._parted_by(transport)
+            self._conclude(reason, error=transport.error)
+            self._pair.wake()
+
+    def closed(self) -> None:
+        self._end(
+            Reason.ABORTED, error=trio.ClosedResourceError("this side was closed")
+        )
+
+    def failed(self, error: Exception) -> None:
+        self._fail(error)
+
+    def waits(self) -> None:
+        self._watch()
+
+
 class _Mirror:
     """A relay as its other side sees it."""
 
@@ -377,6 +463,7 @@ async def relay(
     a: trio.abc.Stream,
     b: trio.abc.Stream,
     *,
+    first: bytes = b"",
     timeouts: Timeouts | None = None,
     drain_idle: float | None = None,
 ) -> RelayResult:
@@ -390,6 +477,9 @@ async def relay(
     Args:
       a: the client's side: a :class:`Connection` or any Trio stream.
       b: the target's side.
+      first: bytes that were received from ``a`` before, such as a header that
+        says where to go; they are passed on before any other, and count as
+        received.
       timeouts: ``idle``, ``half_closed``, ``write_stall`` and ``first_byte``;
         default: those of the connection's server, or ``Timeouts()``.
       drain_idle: seconds without a byte, while the connection's server drains,
@@ -421,6 +511,7 @@ async def relay(
             transport_b,
             a if isinstance(a, Connection) else None,
             b if isinstance(b, Connection) and b is not a else None,
+            first=first,
             timeouts=timeouts,
             drain_idle=drain_idle,
         )
@@ -437,6 +528,7 @@ async def relay_transports(
     client: Connection | None,
     server: Connection | None = None,
     *,
+    first: bytes = b"",
     timeouts: Timeouts | None = None,
     drain_idle: float | None = None,
 ) -> RelayResult:
@@ -445,25 +537,28 @@ async def relay_transports(
     if timeouts is None:
         timeouts = owner._timeouts if owner else Timeouts()
     timers = owner._timers if owner else Timers()
-    engine = Relay(
-        a,
-        b,
-        timeouts=timeouts,
-        drain_idle=timeouts.drain_idle if drain_idle is None else drain_idle,
-        accepted_at=client._accepted_at if client else trio.current_time(),
-        timers=timers,
-        draining=owner.draining if owner else None,
-    )
+    options = {
+        "timeouts": timeouts,
+        "drain_idle": timeouts.drain_idle if drain_idle is None else drain_idle,
+        "accepted_at": client._accepted_at if client else trio.current_time(),
+        "timers": timers,
+        "draining": owner.draining if owner else None,
+    }
+    running: Relay
+    if HAS_ENGINE and isinstance(a, SocketTransport) and isinstance(b, SocketTransport):
+        running = EngineRelay(a, b, first, **options)
+    else:
+        running = TaskRelay(a, b, first, **options)
     if client is not None:
-        client._relay_began(engine)
+        client._relay_began(running)
     if server is not None:
-        server._relay_began(_Mirror(engine, a))
+        server._relay_began(_Mirror(running, a))
     result: RelayResult | None = None
     try:
         if owner is not None:
-            result = await engine.run()
+            result = await running.run()
         else:
-            result = await _run_with_timers(engine, timers)
+            result = await _run_with_timers(running, timers)
     finally:
         if client is not None:
             client._relay_over(result)
@@ -473,13 +568,13 @@ async def relay_transports(
     return result
 
 
-async def _run_with_timers(engine: Relay, timers: Timers) -> RelayResult:
+async def _run_with_timers(running: Relay, timers: Timers) -> RelayResult:
     """Run it where no server runs timers; what it raises comes out as it is."""
     ended: RelayResult | Exception
     async with trio.open_nursery() as nursery:
         nursery.start_soon(timers.run)
         try:
-            ended = await engine.run()
+            ended = await running.run()
         except Exception as error:
             ended = error
         nursery.cancel_scope.cancel(reason="the relay is over")

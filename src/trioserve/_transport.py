@@ -63,6 +63,12 @@ class Transport(abc.ABC):
       on_wait: called without arguments when a receive or a send starts to wait.
     """
 
+    __slots__ = (
+        "closed", "discarded", "eof", "error", "first_byte_at", "moved_at", "on_wait",
+        "received", "receiving_since", "sending_since", "sent", "sent_eof",
+        "sent_eof_at", "unacknowledged",
+    )  # fmt: skip
+
     can_send_eof: bool
 
     def __init__(self) -> None:
@@ -160,11 +166,12 @@ class Transport(abc.ABC):
     async def flushed(self, seconds: float) -> None:
         """Wait until the peer has acknowledged all bytes, ``seconds`` at most.
 
-        There is no event for it, so this looks again after 1 ms, 2 ms, ...
+        Not for one that is broken. There is no event for it, so this looks again
+        after 1 ms, 2 ms, ...
         """
         pause = 0.001
         with trio.move_on_after(seconds):
-            while self.unsent():
+            while self.error is None and self.unsent():
                 await trio.sleep(pause)
                 pause = min(2 * pause, 0.05)
 
@@ -172,7 +179,7 @@ class Transport(abc.ABC):
         if self.closed:
             raise trio.ClosedResourceError("this side was closed")
 
-    def _start_receiving(self) -> None:
+    def start_receiving(self) -> None:
         self._check_open()
         if self.receiving_since < math.inf:
             raise trio.BusyResourceError("another task is receiving")
@@ -233,6 +240,7 @@ class SocketTransport(Transport):
         super().__init__()
         self.sock = sock
         self._owner = owner
+        self._on_close: Callable[[], None] | None = None
         sock.setblocking(False)
         if owner is None and sock.family != getattr(socket, "AF_UNIX", None):
             with contextlib.suppress(OSError):
@@ -263,8 +271,49 @@ class SocketTransport(Transport):
             self.closed = True
             self.sock.detach()
 
+    @property
+    def on_close(self) -> Callable[[], None] | None:
+        return self._on_close
+
+    @on_close.setter
+    def on_close(self, call: Callable[[], None] | None) -> None:
+        self._on_close = call
+        if self._owner is not None:
+            # Trio tells nobody but its own waiters that a socket is closed.
+            if call is None:
+                vars(self._owner).pop("close", None)
+            else:
+                self._owner.close = self._owner_closes  # type: ignore[method-assign]
+
+    def _owner_closes(self) -> None:
+        owner, on_close = self._owner, self._on_close
+        assert owner is not None
+        self.on_close = None
+        if on_close is not None:
+            on_close()
+        owner.close()
+
+    async def see_that_nobody_receives(self) -> None:
+        """See that no task receives from the Trio socket that owns it.
+
+        Raises:
+          trio.BusyResourceError: one does.
+        """
+        if self._owner is not None:
+            with trio.CancelScope() as at_once:
+                at_once.cancel(reason="only looking")
+                await trio.lowlevel.wait_readable(self.sock)
+            self._check_open()
+
+    def breaks(self, error: OSError) -> bool:
+        """Keep an error of the peer's making; False if it is that this was closed."""
+        self._notice_owner()
+        if not self.closed:
+            self._broken(error)
+        return not self.closed
+
     async def receive(self, max_bytes: int = CHUNK) -> bytes:
-        self._start_receiving()
+        self.start_receiving()
         try:
             while True:
                 await trio.lowlevel.wait_readable(self.sock)
@@ -322,10 +371,15 @@ class SocketTransport(Transport):
             self.sending_since = math.inf
 
     async def send_eof(self) -> None:
+        await trio.lowlevel.checkpoint_if_cancelled()
+        self.send_eof_now()
+        await trio.lowlevel.cancel_shielded_checkpoint()
+
+    def send_eof_now(self) -> None:
+        """:meth:`send_eof`, which never waits."""
         self._check_open()
         if self.sending_since < math.inf:
             raise trio.BusyResourceError("another task is sending")
-        await trio.lowlevel.checkpoint_if_cancelled()
         if not self.sent_eof:
             self._has_sent_eof()
             try:
@@ -336,7 +390,6 @@ class SocketTransport(Transport):
                 self._broken(error)
             if self.on_wait is not None:
                 self.on_wait()
-        await trio.lowlevel.cancel_shielded_checkpoint()
 
     async def wait_gone(self, patience: float) -> None:
         # Trio waits for bytes too, which must not wake us; so it waits for an
@@ -396,6 +449,9 @@ class SocketTransport(Transport):
         self._notice_owner()
         if not self.closed:
             self.closed = True
+            on_close, self.on_close = self._on_close, None
+            if on_close is not None:
+                on_close()
             if self._owner is not None:
                 self.sock.detach()
                 self._owner.close()
@@ -455,6 +511,8 @@ class StreamTransport(Transport):
     not counted as sent.
     """
 
+    __slots__ = ("_gone", "_grace", "can_send_eof", "stream")
+
     def __init__(self, stream: trio.abc.Stream, *, grace: float = 2.0) -> None:
         super().__init__()
         self.stream = stream
@@ -463,7 +521,7 @@ class StreamTransport(Transport):
         self._gone = trio.Event()
 
     async def receive(self, max_bytes: int = CHUNK) -> bytes:
-        self._start_receiving()
+        self.start_receiving()
         try:
             data = await self.stream.receive_some(max_bytes)
         except trio.BrokenResourceError as error:

@@ -1,0 +1,515 @@
+"""The engine: moves bytes between sockets, without a switch of tasks for each.
+
+One task for all relays of a Trio run. It waits with Trio for an epoll of its
+own; when that fires, a plain loop receives and sends, some bytes per event and
+some events per turn, and then it is everybody else's turn. Sockets stay
+registered, so a message costs two system calls and a share of a wait. Bulk
+goes through a pipe, by splice(2), without being copied into this process.
+
+It knows sockets and bytes. When a relay is over, and what becomes of its
+sides, is decided by the rules it is given.
+
+1. An event is a hint: what it was for may be over, and its descriptor somebody
+   else's. Nothing but a system call that doesn't wait says what is the case.
+2. A direction that can't send stops reading. It holds what one read or one
+   pipe has brought, no more.
+3. What fails in one pair ends that pair.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import math
+import select
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Final, Protocol, Self
+
+import trio
+
+from ._pipes import SUPPORTED as CAN_SPLICE
+from ._pipes import Pipe, Pipes
+from ._pump import Pump
+from ._transport import CHUNK, SocketTransport
+
+#: Whether this system has what the engine needs: Linux.
+SUPPORTED: Final = hasattr(select, "epoll")
+
+IN: Final = getattr(select, "EPOLLIN", 0)
+OUT: Final = getattr(select, "EPOLLOUT", 0)
+
+#: For a descriptor that is not waited for: reported once at most, where without
+#: it a hang-up, which can't be masked, would be reported all the time.
+_NOTHING: Final = getattr(select, "EPOLLET", 0)
+
+#: Events of one look, and looks of one turn, after which others get theirs.
+_EVENTS: Final = 128
+_LOOKS: Final = 4
+
+#: Reads in a row that fill the buffer before a direction gets a pipe; and
+#: those that bring little before it gives it back.
+_BULK: Final = 4
+_LITTLE: Final = 8
+
+#: Seconds in which a pipe has not moved a byte before another direction gets it.
+_STALE: Final = 1.0
+
+
+class Rules(Protocol):
+    """What a pair is told by, in the engine's task; must not wait."""
+
+    def ended(self, pump: Pump) -> None:
+        """EOF was received, and all before it is delivered."""
+
+    def broke(self, transport: SocketTransport) -> None:
+        """It has an error, and nobody will receive from it any more."""
+
+    def closed(self) -> None:
+        """One of the sides was closed by somebody else."""
+
+    def failed(self, error: Exception) -> None:
+        """Somebody else uses one of the sides, or this module has a bug."""
+
+    def waits(self) -> None:
+        """A deadline may come earlier than it did."""
+
+
+class Direction(Pump):
+    """A pump between two sockets, driven by events.
+
+    Args:
+      first: bytes that go to the sink before any other.
+
+    Attributes:
+      back: the one that delivers to our source; itself, in an echo.
+      blocked: whether it holds bytes that the sink has not taken.
+      fd, mask: the source's descriptor, and what is waited for there.
+    """
+
+    __slots__ = ("_bulk", "_held", "_pair", "_pipe", "back", "blocked", "fd", "mask")
+
+    source: SocketTransport
+    sink: SocketTransport
+
+    def __init__(
+        self, source: SocketTransport, sink: SocketTransport, first: bytes = b""
+    ) -> None:
+        super().__init__(source, sink, len(first))
+        self.back = self
+        self.blocked = False
+        self.mask = 0
+        self._pair: Pair
+        self._held = memoryview(first)
+        self._pipe: Pipe | None = None
+        self._bulk: float = 0 if CAN_SPLICE else -math.inf
+
+    @property
+    def pair(self) -> Pair:
+        return self._pair
+
+    def begin(self, pair: Pair, now: float) -> None:
+        """Be registered, and wait for what there is to wait for."""
+        self._pair = pair
+        self.source.start_receiving()
+        self.fd, self.mask = self.source.sock.fileno(), IN
+        try:
+            pair.engine.add(self)
+        except BaseException:
+            self.source.receiving_since = math.inf
+            raise
+        if self._held:
+            self._block(now)
+
+    def end(self) -> None:
+        """Have nothing to do with the engine any more."""
+        if self.reading:
+            self.source.receiving_since = math.inf
+        if self.blocked:
+            self.sink.sending_since = math.inf
+        self.mask, self.blocked = 0, False
+        self._pair.engine.remove(self)
+        if self._pipe is not None:
+            self._pair.engine.take_back(self, self._pipe)
+
+    def happened(self, engine: Engine, events: int, now: float) -> None:
+        """Something happened to the source, which may be our back's sink too."""
+        if events & ~IN and self.back.blocked:
+            self.back._unblock(now)
+        if events & ~OUT and self.mask & IN:
+            self.pull(engine, now)
+
+    def pull(self, engine: Engine, now: float) -> None:
+        """Receive once, and send that."""
+        if self._pipe is not None:
+            self._pull_through(self._pipe, now)
+            return
+        source, sink = self.source, self.sink
+        try:
+            count = source.sock.recv_into(engine.buffer)
+        except (BlockingIOError, InterruptedError):
+            return
+        except OSError as error:
+            self._cannot_receive(error)
+            return
+        if not count:
+            self._receive_eof()
+            return
+        if source.first_byte_at is None:
+            source.first_byte_at = now
+        source.received += count
+        source.moved_at = now
+        try:
+            sent = sink.sock.send(engine.view[:count])
+        except (BlockingIOError, InterruptedError):
+            sent = 0
+        except OSError as error:
+            self._cannot_send(error)
+            return
+        sink.sent += sent
+        if count < CHUNK:
+            if self._bulk > 0:
+                self._bulk = 0
+        else:
+            self._bulk += 1
+        if sent < count:
+            self._held = memoryview(bytes(engine.view[sent:count]))
+            self._block(now)
+        elif self._bulk >= _BULK:
+            self._bulk = 0
+            self._pipe = engine.pipe_for(self, now)
+
+    # -- through a pipe
+
+    def _pull_through(self, pipe: Pipe, now: float) -> None:
+        source = self.source
+        try:
+            count = pipe.fill(source.sock.fileno())
+        except (BlockingIOError, InterruptedError):
+            return
+        except OSError as error:
+            if error.errno == errno.EINVAL:  # a kind of socket that can't
+                self.give_up_pipe()
+                self._bulk = -math.inf
+            else:
+                self._cannot_receive(error)
+            return
+        if not count:
+            self._receive_eof()
+            return
+        source.received += count
+        source.moved_at = pipe.moved_at = now
+        self._bulk = self._bulk + 1 if count < CHUNK // 4 else 0
+        if not self._push():
+            return
+        if pipe.filled:
+            self._block(now)
+        elif self._bulk >= _LITTLE:
+            self.give_up_pipe()
+
+    def give_up_pipe(self) -> None:
+        """Go on without; what is in it comes into our hands."""
+        pipe, self._pipe, self._bulk = self._pipe, None, 0
+        assert pipe is not None
+        if pipe.filled:
+            self._held = memoryview(pipe.read())
+        self._pair.engine.take_back(self, pipe)
+
+    # -- when the sink takes nothing
+
+    def _block(self, now: float) -> None:
+        """Stop reading until the sink takes what we hold."""
+        if self.sink.sending_since < math.inf:
+            self._pair.rules.failed(trio.BusyResourceError("another task is sending"))
+            return
+        self.blocked = True
+        self.sink.sending_since = now
+        self._want()
+        self.back._want()
+        self._pair.rules.waits()
+
+    def _unblock(self, now: float) -> None:
+        """The sink may take some of what we hold."""
+        sink, before = self.sink, self.sink.sent
+        if not self._push():
+            return
+        if sink.sent != before:
+            sink.moved_at = sink.sending_since = now
+        if self._held or (self._pipe is not None and self._pipe.filled):
+            return
+        self._stop_waiting()
+        self._pair.rules.waits()
+
+    def _stop_waiting(self) -> None:
+        if self.blocked:
+            self.blocked = False
+            self.sink.sending_since = math.inf
+        self._want()
+        self.back._want()
+
+    def _push(self) -> bool:
+        """Send what we hold, as far as it goes; False if the sink is broken."""
+        sink, pipe = self.sink, self._pipe
+        try:
+            if pipe is not None:
+                while pipe.filled:
+                    sink.sent += pipe.drain(sink.sock.fileno())
+            else:
+                while self._held:
+                    count = sink.sock.send(self._held)
+                    sink.sent += count
+                    self._held = self._held[count:]
+        except (BlockingIOError, InterruptedError):
+            pass
+        except OSError as error:
+            self._cannot_send(error)
+            return False
+        return True
+
+    def _want(self) -> None:
+        """Wait for what there is to wait for, and nothing else."""
+        mask = IN if self.reading and not self.blocked else 0
+        if self.back.blocked:
+            mask |= OUT
+        if mask != self.mask:
+            self.mask = mask
+            self._pair.engine.modify(self)
+
+    # -- ends; what is told to the rules comes last, for they may end the pair
+
+    def _receive_eof(self) -> None:
+        self.reading = False
+        self.source.receiving_since = math.inf
+        self._want()
+        if self.source.error is not None:
+            # The kernel has told it once, and says EOF from then on.
+            self._pair.rules.broke(self.source)
+            return
+        self.source.eof = self.done = True
+        self._pair.rules.ended(self)
+
+    def _cannot_receive(self, error: OSError) -> None:
+        self.reading = False
+        self._want()
+        if self.source.breaks(error):
+            self._pair.rules.broke(self.source)
+        else:
+            self._pair.rules.closed()
+
+    def _cannot_send(self, error: OSError) -> None:
+        self.reading = False
+        self._stop_waiting()
+        if self.sink.sent_eof or not self.sink.breaks(error):
+            self._pair.rules.closed()
+        elif self.back is self or not self.back.reading:
+            self._pair.rules.broke(self.sink)
+        # Else there may be something to be received from it yet, and then our
+        # back finds out how it ends.
+
+
+class Pair:
+    """The directions of one relay, while the engine moves their bytes.
+
+    A context manager: at its end the engine has nothing to do with them.
+    """
+
+    __slots__ = ("_directions", "_task", "_woken", "engine", "rules")
+
+    def __init__(
+        self, engine: Engine, directions: Sequence[Direction], rules: Rules
+    ) -> None:
+        self.engine = engine
+        self.rules = rules
+        self._directions = directions
+        self._task: trio.lowlevel.Task | None = None
+        self._woken = False
+
+    def __enter__(self) -> Self:
+        now = trio.current_time()
+        self.engine.hold()
+        begun = 0
+        try:
+            for begun, direction in enumerate(self._directions):
+                direction.begin(self, now)
+        except BaseException:
+            for direction in self._directions[:begun]:
+                direction.end()
+            self.engine.let_go()
+            raise
+        for direction in self._directions:
+            direction.source.on_close = self.rules.closed
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc_value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._end()
+
+    async def wait(self) -> None:
+        """Wait until :meth:`wake`; cancelled, no byte moves any more."""
+        if self._woken:
+            await trio.lowlevel.checkpoint()
+            return
+        self._task = trio.lowlevel.current_task()
+        await trio.lowlevel.wait_task_rescheduled(self._give_up)
+
+    def wake(self) -> None:
+        """End the waiting. Twice is once."""
+        self._woken = True
+        task, self._task = self._task, None
+        if task is not None:
+            trio.lowlevel.reschedule(task)
+
+    def _give_up(self, _: object) -> trio.lowlevel.Abort:
+        self._task = None
+        self._end()
+        return trio.lowlevel.Abort.SUCCEEDED
+
+    def _end(self) -> None:
+        directions, self._directions = self._directions, ()
+        if directions:
+            for direction in directions:
+                direction.source.on_close = None
+                direction.end()
+            self.engine.let_go()
+
+
+class Engine:
+    """The epoll, the loop and the buffer of one Trio run.
+
+    It runs while somebody holds it: each pair does, and a server, so that it
+    need not be started for every connection.
+
+    Attributes:
+      buffer, view: what is received into, and it again, to be cut.
+    """
+
+    def __init__(self) -> None:
+        self.buffer = bytearray(CHUNK)
+        self.view = memoryview(self.buffer)
+        self.pipes = Pipes()
+        self._epoll: select.epoll | None = None
+        self._scope = trio.CancelScope()
+        self._directions: dict[int, Direction] = {}
+        self._splicing: dict[Direction, Pipe] = {}
+        self._holders = 0
+
+    @staticmethod
+    def of_this_run() -> Engine:
+        try:
+            return _engines.get()
+        except LookupError:
+            engine = Engine()
+            _engines.set(engine)
+            return engine
+
+    # -- running
+
+    def hold(self) -> None:
+        self._holders += 1
+
+    def let_go(self) -> None:
+        self._holders -= 1
+        if not self._holders:
+            self._stop()
+
+    def _start(self) -> select.epoll:
+        epoll = self._epoll = select.epoll()
+        # Shielded: when the run ends, system tasks are cancelled at once, and a
+        # relay in another one may have something to finish.
+        self._scope = trio.CancelScope(shield=True)
+        # A system task: relays come and go in any nursery, and none of them
+        # shall end the others'.
+        trio.lowlevel.spawn_system_task(
+            self._run, epoll, self._scope, name="trioserve engine"
+        )
+        return epoll
+
+    def _stop(self) -> None:
+        epoll, self._epoll = self._epoll, None
+        if epoll is not None:
+            self._scope.cancel(reason="no relay is left")
+            epoll.close()
+        self.pipes.close()
+
+    async def _run(self, epoll: select.epoll, scope: trio.CancelScope) -> None:
+        with scope:
+            try:
+                while not epoll.closed:
+                    await trio.lowlevel.wait_readable(epoll)
+                    self._turn(epoll)
+            except Exception as error:
+                # A system task that raises ends the program. Somebody has
+                # closed a descriptor that was not his.
+                self._epoll = None
+                for direction in [*self._directions.values()]:
+                    direction.pair.rules.failed(error)
+
+    def _turn(self, epoll: select.epoll) -> None:
+        """Do what there is to do, up to a bound."""
+        directions = self._directions
+        for _ in range(_LOOKS):
+            # Closed, if the last relay was ended by what it was told.
+            happened = [] if epoll.closed else epoll.poll(0, _EVENTS)
+            if not happened:
+                return
+            now = trio.current_time()
+            for fd, events in happened:
+                direction = directions.get(fd)
+                if direction is None:
+                    continue
+                try:
+                    if events == direction.mask == IN:
+                        direction.pull(self, now)
+                    else:
+                        direction.happened(self, events, now)
+                except Exception as error:
+                    direction.pair.rules.failed(error)
+
+    # -- what directions use
+
+    def add(self, direction: Direction) -> None:
+        epoll = self._epoll or self._start()
+        try:
+            epoll.register(direction.fd, direction.mask)
+        except FileExistsError:
+            raise trio.BusyResourceError("another task is relaying") from None
+        self._directions[direction.fd] = direction
+
+    def modify(self, direction: Direction) -> None:
+        assert self._epoll is not None
+        self._epoll.modify(direction.fd, direction.mask or _NOTHING)
+
+    def remove(self, direction: Direction) -> None:
+        # Closed behind our back, the number may be another direction's by now.
+        if self._directions.get(direction.fd) is direction:
+            del self._directions[direction.fd]
+            if self._epoll is not None:
+                with contextlib.suppress(OSError):
+                    self._epoll.unregister(direction.fd)
+
+    def pipe_for(self, direction: Direction, now: float) -> Pipe | None:
+        """A pipe, perhaps one that nothing has gone through for a while."""
+        pipe = self.pipes.take()
+        if pipe is None and self._splicing:
+            stalest = min(self._splicing, key=self._moved_at)
+            if now - self._moved_at(stalest) >= _STALE:
+                stalest.give_up_pipe()
+                pipe = self.pipes.take()
+        if pipe is not None:
+            pipe.moved_at = now
+            self._splicing[direction] = pipe
+        return pipe
+
+    def _moved_at(self, direction: Direction) -> float:
+        return self._splicing[direction].moved_at
+
+    def take_back(self, direction: Direction, pipe: Pipe) -> None:
+        del self._splicing[direction]
+        self.pipes.give_back(pipe)
+
+
+_engines: trio.lowlevel.RunVar[Engine] = trio.lowlevel.RunVar("trioserve_engine")

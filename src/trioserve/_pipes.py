@@ -1,0 +1,130 @@
+"""Pipes: what splice(2) moves bytes through, without a copy in this process.
+
+A small, fixed number of them: a user who isn't root gets 64 MiB of pipe from
+Linux, all processes together, and beyond that every new pipe holds 8 KiB and
+nobody is told (pipe(7), "pipe-user-pages-soft"). What goes through a pipe, and
+who needs one most, is not known here.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from typing import Final
+
+#: Pipes of one run, and bytes in each, if the system grants them: 8 MiB in all.
+MOST: Final = 32
+SIZE: Final = 262_144
+
+#: Bytes that a pipe has to hold to be worth its system calls.
+_LEAST: Final = 65_536
+
+#: os.splice came with Python 3.10 and is Linux's own.
+SUPPORTED: Final = hasattr(os, "splice")
+
+
+class Pipe:
+    """A pipe that never waits.
+
+    Attributes:
+      filled: bytes that are in it.
+      moved_at: when the last byte went through it, as its user has it.
+    """
+
+    __slots__ = ("filled", "moved_at", "reader", "size", "writer")
+
+    def __init__(self) -> None:
+        self.reader, self.writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            self.size = fcntl.fcntl(self.writer, fcntl.F_SETPIPE_SZ, SIZE)
+        except OSError:  # EPERM: the user has no more
+            self.size = fcntl.fcntl(self.writer, fcntl.F_GETPIPE_SZ)
+        self.filled = 0
+        self.moved_at = 0.0
+
+    def fill(self, source: int) -> int:
+        """Move what there is from a socket into the empty pipe; 0 is EOF.
+
+        Raises:
+          OSError: as recv(2) would; EINVAL if this kind can't be spliced.
+        """
+        self.filled = os.splice(source, self.writer, self.size, flags=_FLAGS)
+        return self.filled
+
+    def drain(self, sink: int) -> int:
+        """Move some of what is in it to a socket, and return how much.
+
+        Raises:
+          OSError: as send(2) would.
+        """
+        # Exactly what is there: asked for more, the kernel would hold back the
+        # last segment for what may follow (MSG_MORE), for 200 ms.
+        count = os.splice(self.reader, sink, self.filled, flags=_FLAGS)
+        self.filled -= count
+        return count
+
+    def read(self) -> bytes:
+        """All that is in it, which empties it."""
+        data = b""
+        while self.filled:
+            part = os.read(self.reader, self.filled)
+            self.filled -= len(part)
+            data += part
+        return data
+
+    def close(self) -> None:
+        os.close(self.reader)
+        os.close(self.writer)
+
+
+_FLAGS: Final = getattr(os, "SPLICE_F_NONBLOCK", 0) | getattr(os, "SPLICE_F_MOVE", 0)
+
+
+class Pipes:
+    """At most ``most`` pipes, made when they are needed and used again.
+
+    Attributes:
+      lent: those in use.
+      denied: how often there was none to be had.
+    """
+
+    def __init__(self, most: int = MOST) -> None:
+        self.lent = 0
+        self.denied = 0
+        self._most = most
+        self._free: list[Pipe] = []
+
+    def take(self) -> Pipe | None:
+        """An empty pipe, or None if there is none to be had."""
+        pipe = self._free.pop() if self._free else self._make()
+        if pipe is None:
+            self.denied += 1
+        else:
+            self.lent += 1
+        return pipe
+
+    def _make(self) -> Pipe | None:
+        if self.lent >= self._most:
+            return None
+        try:
+            pipe = Pipe()
+        except OSError:  # out of descriptors
+            return None
+        if pipe.size < _LEAST:
+            pipe.close()
+            return None
+        return pipe
+
+    def give_back(self, pipe: Pipe) -> None:
+        """Take it back; one with bytes in it is never lent again."""
+        self.lent -= 1
+        if pipe.filled:
+            pipe.close()
+        else:
+            self._free.append(pipe)
+
+    def close(self) -> None:
+        """Close those that are not in use."""
+        for pipe in self._free:
+            pipe.close()
+        self._free.clear()

@@ -1,0 +1,60 @@
+"""Pumps: one direction of a relay, and its ledger.
+
+What a pump has received and not delivered, it holds; when the relay is over,
+that is what it has discarded. How the bytes get from one side to the other,
+and when that ends, is not known here.
+"""
+
+from __future__ import annotations
+
+from ._report import Flow
+from ._transport import Transport
+
+
+class Pump:
+    """One direction: from ``source`` to ``sink``.
+
+    Args:
+      already: bytes that were received before, and are its to deliver.
+
+    Attributes:
+      reading: whether it will receive again, and so find out how its source ends.
+      done: whether it has received EOF, and delivered all that came before.
+    """
+
+    __slots__ = (
+        "_received_before",
+        "_sent_before",
+        "done",
+        "reading",
+        "sink",
+        "source",
+    )
+
+    def __init__(self, source: Transport, sink: Transport, already: int = 0) -> None:
+        self.source = source
+        self.sink = sink
+        self.reading = True
+        self.done = False
+        self._received_before = source.received - already
+        self._sent_before = sink.sent
+
+    @property
+    def received(self) -> int:
+        return self.source.received - self._received_before
+
+    @property
+    def delivered(self) -> int:
+        return self.sink.sent - self._sent_before
+
+    @property
+    def discarded(self) -> int:
+        """What was received and is not delivered; while it runs, what it holds."""
+        return self.received - self.delivered
+
+    def flow(self) -> Flow:
+        return Flow(
+            received=self.received,
+            delivered=self.delivered,
+            discarded=self.discarded,
+        )
