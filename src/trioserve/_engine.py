@@ -45,7 +45,7 @@ _NOTHING: Final = getattr(select, "EPOLLET", 0)
 
 #: Events of one look, and looks of one turn, after which others get theirs.
 _EVENTS: Final = 128
-_LOOKS: Final = 4
+_LOOKS: Final = 16
 
 #: Reads in a row that fill the buffer before a direction gets a pipe; and
 #: those that bring little before it gives it back.
@@ -327,15 +327,12 @@ class Pair:
     def __enter__(self) -> Self:
         now = trio.current_time()
         self.engine.hold()
-        begun = 0
-        try:
-            for begun, direction in enumerate(self._directions):
+        with contextlib.ExitStack() as undo:
+            undo.callback(self.engine.let_go)
+            for direction in self._directions:
                 direction.begin(self, now)
-        except BaseException:
-            for direction in self._directions[:begun]:
-                direction.end()
-            self.engine.let_go()
-            raise
+                undo.callback(direction.end)
+            undo.pop_all()
         for direction in self._directions:
             direction.source.on_close = self.rules.closed
         return self
