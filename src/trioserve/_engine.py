@@ -128,9 +128,12 @@ class Direction(Pump):
         if self.blocked:
             self.sink.sending_since = math.inf
         self.mask, self.blocked = 0, False
-        self._pair.engine.remove(self)
+        engine = self._pair.engine
+        engine.remove(self)
         if self._pipe is not None:
-            self._pair.engine.take_back(self, self._pipe)
+            engine.take_back(self, self._pipe)
+        # Or the whole relay would have to wait for the garbage collector.
+        del self._pair, self.back
 
     def happened(self, engine: Engine, events: int, now: float) -> None:
         """Something happened to the source, which may be our back's sink too."""
@@ -327,12 +330,16 @@ class Pair:
     def __enter__(self) -> Self:
         now = trio.current_time()
         self.engine.hold()
-        with contextlib.ExitStack() as undo:
-            undo.callback(self.engine.let_go)
+        begun: list[Direction] = []
+        try:
             for direction in self._directions:
                 direction.begin(self, now)
-                undo.callback(direction.end)
-            undo.pop_all()
+                begun.append(direction)
+        except BaseException:
+            for direction in begun:
+                direction.end()
+            self.engine.let_go()
+            raise
         for direction in self._directions:
             direction.source.on_close = self.rules.closed
         return self
@@ -346,7 +353,7 @@ class Pair:
         self._end()
 
     async def wait(self) -> None:
-        """Wait until :meth:`wake`; cancelled, no byte moves any more."""
+        """Wait until :meth:`wake` or :meth:`stop`; cancelled, it stops too."""
         if self._woken:
             await trio.lowlevel.checkpoint()
             return
@@ -359,6 +366,11 @@ class Pair:
         task, self._task = self._task, None
         if task is not None:
             trio.lowlevel.reschedule(task)
+
+    def stop(self) -> None:
+        """End the waiting; no byte moves any more."""
+        self._end()
+        self.wake()
 
     def _give_up(self, _: object) -> trio.lowlevel.Abort:
         self._task = None

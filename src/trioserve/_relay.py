@@ -56,7 +56,7 @@ class Relay(abc.ABC):
     __slots__ = (
         "_a", "_accepted_at", "_b", "_began", "_drain_idle", "_draining",
         "_drains_since", "_error", "_failure", "_first", "_half_since", "_pumps",
-        "_reason", "_scope", "_side", "_timeouts", "_timers",
+        "_reason", "_side", "_timeouts", "_timers",
     )  # fmt: skip
 
     def __init__(
@@ -79,7 +79,6 @@ class Relay(abc.ABC):
         self._draining = draining
         self._drains_since = math.inf
         self._began = trio.current_time()
-        self._scope = trio.CancelScope()
         self._first: Transport | None = None
         self._half_since = -math.inf
         self._reason: Reason | None = None
@@ -105,13 +104,12 @@ class Relay(abc.ABC):
     async def run(self) -> RelayResult:
         """Relay until both directions are done, or something ends both."""
         hooks = self._a.on_wait, self._b.on_wait
-        self._a.on_wait = self._b.on_wait = self._watch
+        self._a.on_wait = self._b.on_wait = None
         if self._draining is not None and self._draining.is_set():
-            self.server_drains()
+            self._drains_since = self._began
         try:
             self._watch()
-            with self._scope:
-                await self._move()
+            await self._move()
             if self._failure is not None:
                 raise self._failure
             await self._part()
@@ -127,7 +125,11 @@ class Relay(abc.ABC):
 
     @abc.abstractmethod
     async def _move(self) -> None:
-        """Move bytes until all pumps are done, or this is cancelled."""
+        """Move bytes until all pumps are done, or it was stopped."""
+
+    @abc.abstractmethod
+    def _stop(self) -> None:
+        """Move no more bytes. Twice is once."""
 
     def _ended(self, pump: Pump) -> None:
         """EOF was received, and all before it is delivered."""
@@ -139,7 +141,7 @@ class Relay(abc.ABC):
     def _fail(self, error: Exception) -> None:
         """End both directions, and raise this."""
         self._failure = error
-        self._scope.cancel(reason="failed")
+        self._stop()
 
     def _still_reads(self, transport: Transport) -> bool:
         """Whether a pump will find out how ``transport`` ended."""
@@ -169,7 +171,7 @@ class Relay(abc.ABC):
     ) -> None:
         """End both directions."""
         self._conclude(reason, side=side, error=error)
-        self._scope.cancel(reason=str(self._reason))
+        self._stop()
 
     def _conclude(
         self,
@@ -301,7 +303,7 @@ class _TaskPump(Pump):
 class TaskRelay(Relay):
     """A relay over streams of any kind: a task for each pump."""
 
-    __slots__ = ("_closed_whole", "_first_bytes", "_tasks")
+    __slots__ = ("_closed_whole", "_first_bytes", "_scope", "_tasks")
 
     def __init__(
         self, a: Transport, b: Transport, first: bytes, **options: Any
@@ -312,11 +314,17 @@ class TaskRelay(Relay):
         super().__init__(self._tasks, **options)
         self._first_bytes = first
         self._closed_whole: Transport | None = None
+        self._scope = trio.CancelScope()
 
     async def _move(self) -> None:
-        async with trio.open_nursery() as nursery:
-            for pump in self._tasks:
-                nursery.start_soon(self._run_pump, pump)
+        self._a.on_wait = self._b.on_wait = self._watch
+        with self._scope:
+            async with trio.open_nursery() as nursery:
+                for pump in self._tasks:
+                    nursery.start_soon(self._run_pump, pump)
+
+    def _stop(self) -> None:
+        self._scope.cancel(reason="the relay is over")
 
     async def _run_pump(self, pump: _TaskPump) -> None:
         source, sink = pump.source, pump.sink
@@ -390,6 +398,9 @@ class EngineRelay(Relay):
             if self._lost is not None and self._lost.error is not None:
                 await self._lose(self._lost, self._lost.error)
 
+    def _stop(self) -> None:
+        self._pair.stop()
+
     # -- what the engine tells
 
     def ended(self, pump: Pump) -> None:
@@ -400,7 +411,9 @@ class EngineRelay(Relay):
         if sink.error is not None and not self._still_reads(sink):
             self.broke(sink)
         elif all(pump.done for pump in self._pumps):
-            self._pair.wake()
+            self._pair.stop()
+        else:
+            self._watch()
 
     def broke(self, transport: SocketTransport) -> None:
         if self._lost is None:

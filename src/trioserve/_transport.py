@@ -240,6 +240,7 @@ class SocketTransport(Transport):
         super().__init__()
         self.sock = sock
         self._owner = owner
+        self._is_lent = False
         self._on_close: Callable[[], None] | None = None
         sock.setblocking(False)
         if owner is None and sock.family != getattr(socket, "AF_UNIX", None):
@@ -258,6 +259,7 @@ class SocketTransport(Transport):
 
     def trio_socket(self) -> trio.socket.SocketType:
         """The socket as Trio has it, for options and names."""
+        self._is_lent = True
         return self._owner or trio.socket.from_stdlib_socket(self.sock)
 
     def _check_open(self) -> None:
@@ -456,8 +458,13 @@ class SocketTransport(Transport):
                 self.sock.detach()
                 self._owner.close()
             else:
-                trio.lowlevel.notify_closing(self.sock)
+                # Costs as much as closing, so only for somebody who may wait.
+                if self._is_lent or self._is_waited_for():
+                    trio.lowlevel.notify_closing(self.sock)
                 self.sock.close()
+
+    def _is_waited_for(self) -> bool:
+        return self.receiving_since < math.inf or self.sending_since < math.inf
 
     async def wait_closed(self) -> None:
         """Nothing to wait for: sockets close at once."""
