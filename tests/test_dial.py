@@ -206,8 +206,8 @@ def test_of_two_that_get_through_at_once_one_is_closed(
 ) -> None:
     """Law 13: the one that nobody needs leaves no socket."""
 
-    async def connect_together(place: Any, ends: Ends) -> SocketTransport:
-        transport = await connect(place, ends)
+    async def connect_together(place: Any, *options: Any) -> SocketTransport:
+        transport = await connect(place, *options)
         connected.append(transport)
         if len(connected) < 2:
             await both.wait()
@@ -461,11 +461,19 @@ async def test_a_target_that_resets_before_we_look_was_reached(
     class Slow(socket.socket):
         """A socket whose peer is done before its owner gets a result."""
 
+        waited_for = False
+
         def connect_ex(self, address: Any) -> int:
             code = super().connect_ex(address)
             if call == "connect_ex":
                 send_and_reset()
             return code
+
+        def getpeername(self) -> Any:
+            if call == "getsockopt" and not self.waited_for:
+                self.waited_for = True
+                raise OSError(errno.ENOTCONN, "not connected yet")
+            return super().getpeername()
 
         def getsockopt(self, level: int, option: int) -> int:  # type: ignore[override]
             code = super().getsockopt(level, option)

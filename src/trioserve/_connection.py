@@ -101,6 +101,15 @@ class Connection(trio.abc.HalfCloseableStream):
       draining: an event: the server wants to stop.
     """
 
+    __slots__ = (
+        "__weakref__", "_accepted_at", "_bound", "_connected", "_dialing", "_drained",
+        "_eof_first", "_error", "_exception", "_host", "_idle_scope", "_lingers",
+        "_notes", "_phase", "_queued", "_reason", "_relay", "_relay_ended", "_result",
+        "_says_goodbye", "_scope", "_side", "_slot", "_task", "_timeouts", "_timers",
+        "_transport", "_upstream", "_upstream_discarded", "_wall_clock", "draining",
+        "id", "listener", "local", "peer",
+    )  # fmt: skip
+
     def __init__(
         self,
         transport: Transport,
@@ -395,6 +404,12 @@ class Connection(trio.abc.HalfCloseableStream):
         if not self._transport.closed:
             if self._relay_ended is None or self._relay_ended.reason.outcome == "ok":
                 self._phase = Phase.CLOSING
+            if self._transport.eof and isinstance(self._transport, SocketTransport):
+                # There is nothing to wait for; settling it closes it.
+                self._eof_first = True
+                if trio.current_effective_deadline() > -math.inf:
+                    self._transport.close()
+                return
             await self.aclose()
 
     async def _linger(self) -> None:

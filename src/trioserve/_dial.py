@@ -6,19 +6,19 @@ It knows names and addresses, and not who asks or what for.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import errno
+import functools
 import os
 import socket
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 from weakref import WeakValueDictionary
 
 import trio
 
-from ._address import Address, UnixAddress, sockaddr_text
-from ._names import Place, look_up
+from ._address import Address, TcpAddress, UnixAddress, sockaddr_text
+from ._names import Place, look_up, numeric_place
 from ._report import GIVEN_UP, OUTRUN, Attempt, describe
 from ._transport import SocketTransport
 
@@ -34,9 +34,15 @@ _QUEUE_PAUSE: Final = 0.01
 #: second if it was closed before. A target that doesn't accept is ECONNREFUSED.
 _RESET_AFTER: Final = (errno.ECONNRESET, errno.EPIPE)
 
+#: Saves a system call where there is such a thing.
+_NONBLOCK: Final = getattr(socket, "SOCK_NONBLOCK", 0)
 
 #: Addresses of one name that are tried; each that is silent holds a socket.
 _MOST_PLACES: Final = 6
+
+
+class GivenUpError(Exception):
+    """Nobody wants the connection any more."""
 
 
 class Dialing:
@@ -49,13 +55,21 @@ class Dialing:
     Attributes:
       target: the one that is being tried, or has answered.
       attempts: each try that is over, in the order in which they ended.
+      on_wait: called without arguments when there is somebody to wait for.
     """
+
+    __slots__ = (
+        "_ends", "_given_up", "_scope", "_targets", "attempts", "on_wait", "target",
+    )  # fmt: skip
 
     def __init__(self, targets: Sequence[Address], ends: Ends) -> None:
         self.target = targets[0]
         self.attempts: list[Attempt] = []
+        self.on_wait: Callable[[], None] | None = None
         self._targets = targets
         self._ends = ends
+        self._given_up = False
+        self._scope: trio.CancelScope | None = None
 
     async def dial(self, seconds: float) -> SocketTransport:
         """Connect, within ``seconds`` for all of it, look-ups of names included.
@@ -64,6 +78,7 @@ class Dialing:
         comes, so that one that doesn't answer leaves some to the next.
 
         Raises:
+          GivenUpError: after :meth:`give_up`.
           TimeoutError: the last target did not answer in time.
           OSError: no target could be connected to; the error of the last.
 
@@ -73,29 +88,51 @@ class Dialing:
         failed: OSError | None = None
         for turn, target in enumerate(self._targets):
             self.target = target
-            left = max(0.0, deadline - trio.current_time())
-            share = left / (len(self._targets) - turn)
+            now = trio.current_time()
+            share = max(0.0, deadline - now) / (len(self._targets) - turn)
             failed = TimeoutError(errno.ETIMEDOUT, f"no answer within {share:.4g} s")
             before = len(self.attempts)
-            with trio.move_on_after(share) as patience:
+            with trio.CancelScope(deadline=now + share) as self._scope:
                 try:
                     return await self._reach(target)
                 except OSError as error:
                     failed = error
-            if patience.cancelled_caught:
+            if self._given_up:
+                raise GivenUpError
+            if self._scope.cancelled_caught:
                 self.attempts[before:] = map(_unanswered, self.attempts[before:])
         assert failed is not None
         raise failed
+
+    def give_up(self) -> None:
+        """Try no more."""
+        self._given_up = True
+        if self._scope is not None:
+            self._scope.cancel(reason="given up")
 
     async def _reach(self, target: Address) -> SocketTransport:
         if isinstance(target, UnixAddress):
             place = Place(socket.AF_UNIX, socket.SOCK_STREAM, 0, target.sockaddr)
             return await self._try(place)
-        with self._noting_failure(str(target)):
-            places = await look_up(target)
+        place_of_number = numeric_place(target)
+        if place_of_number is not None:
+            return await self._try(place_of_number)
+        places = await self._look_up(target)
         if len(places) == 1:
             return await self._try(places[0])
         return await self._race(places[:_MOST_PLACES])
+
+    async def _look_up(self, target: TcpAddress) -> list[Place]:
+        began = trio.current_time()
+        self._waits()
+        try:
+            return await look_up(target)
+        except trio.Cancelled:
+            self._note(str(target), began, GIVEN_UP)
+            raise
+        except OSError as failed:
+            self._note(str(target), began, describe(failed))
+            raise
 
     async def _race(self, places: Sequence[Place]) -> SocketTransport:
         """Try one after the other, each with a head start; the first one wins."""
@@ -132,30 +169,29 @@ class Dialing:
     async def _try(
         self, place: Place, won: Sequence[SocketTransport] = ()
     ) -> SocketTransport:
-        address, began = sockaddr_text(place.sockaddr), trio.current_time()
-        with self._noting_failure(address, won):
-            transport = await _connect(place, self._ends)
-        self._note(address, began, None)
-        return transport
-
-    @contextlib.contextmanager
-    def _noting_failure(
-        self, address: str, won: Sequence[SocketTransport] = ()
-    ) -> Generator[None]:
-        began = trio.current_time()
+        address, began = _written(place.sockaddr), trio.current_time()
         try:
-            yield
+            transport = await _connect(place, self._ends, self._waits)
         except trio.Cancelled:
-            error = OUTRUN if won else GIVEN_UP
-            self._note(address, began, error)
+            self._note(address, began, OUTRUN if won else GIVEN_UP)
             raise
         except OSError as failed:
             self._note(address, began, describe(failed))
             raise
+        self._note(address, began, None)
+        return transport
+
+    def _waits(self) -> None:
+        if self.on_wait is not None:
+            self.on_wait()
 
     def _note(self, address: str, began: float, error: str | None) -> None:
         seconds = trio.current_time() - began
         self.attempts.append(Attempt(address=address, seconds=seconds, error=error))
+
+
+#: Of what is dialed, which is the same again and again.
+_written = functools.lru_cache(1024)(sockaddr_text)
 
 
 def _unanswered(attempt: Attempt) -> Attempt:
@@ -198,26 +234,34 @@ def _text(sockaddr: Any) -> str:
     return sockaddr_text((host.removeprefix("::ffff:"), *others))
 
 
-async def _connect(place: Place, ends: Ends) -> SocketTransport:
-    sock = socket.socket(place.family, place.kind, place.protocol)
+async def _connect(
+    place: Place, ends: Ends, waits: Callable[[], None]
+) -> SocketTransport:
+    await trio.lowlevel.checkpoint_if_cancelled()
+    sock = socket.socket(place.family, place.kind | _NONBLOCK, place.protocol)
     try:
-        sock.setblocking(False)
+        if not _NONBLOCK:  # pragma: no cover - on other systems
+            sock.setblocking(False)
         code = sock.connect_ex(place.sockaddr)
         if place.family == socket.AF_UNIX:
             while code == errno.EAGAIN:
+                waits()
                 await trio.sleep(_QUEUE_PAUSE)
                 code = sock.connect_ex(place.sockaddr)
         else:
             # Before anybody else runs: the accept loop may be next.
             ends.add(sock, place)
         if code == errno.EINPROGRESS:
-            await trio.lowlevel.wait_writable(sock)
-            code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-        else:
-            await trio.lowlevel.checkpoint()
+            # On this machine it is connected already, and nobody says so.
+            if _peer(sock) is not None:
+                code = 0
+            else:
+                waits()
+                await trio.lowlevel.wait_writable(sock)
+                code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
         # A free port of this machine may be given to our own end, which then
         # connects to itself (RFC 9293, section 3.5, simultaneous open).
-        if not code and _is_to_itself(sock):
+        if not code and place.family != socket.AF_UNIX and _is_to_itself(sock):
             code = errno.ECONNREFUSED
         if code and code not in _RESET_AFTER:
             raise OSError(code, os.strerror(code))
@@ -232,8 +276,13 @@ async def _connect(place: Place, ends: Ends) -> SocketTransport:
         raise
 
 
-def _is_to_itself(sock: socket.socket) -> bool:
+def _peer(sock: socket.socket) -> object:
+    """The other end's address; None if there is none, or not yet, or no more."""
     try:
-        return bool(sock.getsockname() == sock.getpeername())
+        return sock.getpeername()
     except OSError:
-        return False  # it was reset meanwhile; whoever receives will be told
+        return None
+
+
+def _is_to_itself(sock: socket.socket) -> bool:
+    return bool(sock.getsockname() == _peer(sock))

@@ -8,6 +8,7 @@ Nothing here knows who asks, or what for.
 
 from __future__ import annotations
 
+import functools
 import math
 import socket
 from typing import Any, Final, NamedTuple
@@ -51,14 +52,9 @@ async def look_up(address: TcpAddress) -> list[Place]:
 
     Cancelled, it leaves the look-up to the others who wait for it.
     """
-    if is_numeric(address.host):
-        found = await trio.socket.getaddrinfo(
-            address.host,
-            address.port,
-            type=socket.SOCK_STREAM,
-            flags=socket.AI_NUMERICHOST,
-        )
-        return [_place(info) for info in found]
+    if (place := numeric_place(address)) is not None:
+        await trio.lowlevel.checkpoint()
+        return [place]
     try:
         names = _names.get()
     except LookupError:
@@ -73,6 +69,20 @@ async def look_up(address: TcpAddress) -> list[Place]:
         place._replace(sockaddr=(place.sockaddr[0], address.port, *place.sockaddr[2:]))
         for place in await name.places()
     ]
+
+
+@functools.lru_cache(_MOST_NAMES)
+def numeric_place(address: TcpAddress) -> Place | None:
+    """The place of an address whose host is a number; None if it is a name."""
+    if not is_numeric(address.host):
+        return None
+    (found,) = socket.getaddrinfo(
+        address.host,
+        address.port,
+        type=socket.SOCK_STREAM,
+        flags=socket.AI_NUMERICHOST,
+    )
+    return _place(found)
 
 
 class _Name:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Awaitable, Callable
 from typing import Final
 
@@ -9,7 +10,7 @@ import trio
 
 from ._address import Address, TcpAddress, UnixAddress, parse_address
 from ._connection import Connection
-from ._dial import Dialing, Ends
+from ._dial import Dialing, Ends, GivenUpError
 from ._options import Timeouts
 from ._relay import relay_transports
 from ._report import Phase, Reason
@@ -82,50 +83,59 @@ def proxy(
 class _Watch:
     """Ends the dialing for a client that is gone."""
 
-    def __init__(self, conn: Connection, nursery: trio.Nursery) -> None:
+    __slots__ = ("_conn", "_dialing", "_scope")
+
+    def __init__(self, conn: Connection, dialing: Dialing) -> None:
         self._conn = conn
-        self._nursery = nursery
+        self._dialing = dialing
+        self._scope: trio.CancelScope | None = None
+
+    def begin(self) -> None:
+        """Watch, unless it is over soon."""
+        self._conn._timers.watch(self, trio.current_time() + _UNWATCHED)
+
+    def end(self) -> None:
+        self._conn._timers.forget(self)
+        if self._scope is not None:
+            self._scope.cancel(reason="dialed")
 
     def expire(self, now: float) -> None:
-        self._nursery.start_soon(self._run)
+        if self._scope is None:
+            self._scope = trio.CancelScope()
+            trio.lowlevel.spawn_system_task(
+                self._run, self._scope, name=f"trioserve watch of {self._conn!r}"
+            )
 
-    async def _run(self) -> None:
-        await self._conn._transport.wait_gone(_PATIENCE)
-        self._nursery.cancel_scope.cancel(reason="the client is gone")
+    async def _run(self, scope: trio.CancelScope) -> None:
+        # A system task that raises ends the program; out of descriptors or
+        # memory, the client is not watched.
+        with scope, contextlib.suppress(OSError):
+            await self._conn._transport.wait_gone(_PATIENCE)
+            self._dialing.give_up()
 
 
 async def _dial(
     conn: Connection, dialing: Dialing, seconds: float
 ) -> SocketTransport | None:
     """Connect; or conclude why not, which may be that the client is gone."""
-    upstream: SocketTransport | None = None
-    failed: OSError | None = None
+    watch = _Watch(conn, dialing)
+    dialing.on_wait = watch.begin
     try:
-        async with trio.open_nursery() as nursery:
-            watch = _Watch(conn, nursery)
-            conn._timers.watch(watch, trio.current_time() + _UNWATCHED)
-            try:
-                upstream = await dialing.dial(seconds)
-            except OSError as error:
-                failed = error
-            finally:
-                conn._timers.forget(watch)
-            nursery.cancel_scope.cancel(reason="dialed")
-    except BaseException:
-        if upstream is not None:
-            upstream.abort()
-        raise
-    if failed is not None:
+        return await dialing.dial(seconds)
+    except OSError as failed:
         reason = _reason(failed)
         bound = seconds if reason is Reason.CONNECT_TIMEOUT else None
         conn._conclude(reason, bound=bound, exception=failed)
-    elif upstream is None:
+    except GivenUpError:
         reset = conn._transport.error
         conn._conclude(
             Reason.CLIENT_GONE if reset is None else Reason.CLIENT_RESET,
             exception=reset,
         )
-    return upstream
+    finally:
+        dialing.on_wait = None
+        watch.end()
+    return None
 
 
 def _dialable(target: str | Address) -> Address:

@@ -109,7 +109,7 @@ class Server(Sequence[Gate]):
         self._refused = 0
         self._told = 0
         self._bytes = [0, 0, 0]
-        self._closed_one = trio.Event()
+        self._wait_for_room = trio.lowlevel.ParkingLot()
         self._closed = 0
         self._reports = Reports(report_buffer)
         # Stopping.
@@ -351,7 +351,7 @@ class Server(Sequence[Gate]):
 
     async def _room(self, seconds: float) -> None:
         with trio.move_on_after(seconds):
-            await self._closed_one.wait()
+            await self._wait_for_room.park()
 
     def _gate_died(self, gate: Gate, error: OSError) -> None:
         self._dead.append(error)
@@ -410,8 +410,7 @@ class Server(Sequence[Gate]):
         if connection._slot is not None:
             connection._slot.release()
         self._reports.put(report)
-        self._closed_one.set()
-        self._closed_one = trio.Event()
+        self._wait_for_room.unpark_all()
         self._finish_if_over()
 
     # -- the whole

@@ -58,7 +58,9 @@ class Timers:
             self._heap = [e for e in self._heap if self._alarms.get(e[2]) == e[:2]]
             heapq.heapify(self._heap)
         # A stale head would wake us, and move a virtual clock, for nothing.
-        self._sleep.deadline = self._earliest()
+        earliest = self._earliest()
+        if earliest != self._sleep.deadline:
+            self._sleep.deadline = earliest
 
     async def run(self) -> NoReturn:
         """Wait for deadlines until cancelled."""

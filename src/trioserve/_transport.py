@@ -242,7 +242,8 @@ class SocketTransport(Transport):
         self._owner = owner
         self._is_lent = False
         self._on_close: Callable[[], None] | None = None
-        sock.setblocking(False)
+        if sock.gettimeout() != 0:
+            sock.setblocking(False)
         if owner is None and sock.family != getattr(socket, "AF_UNIX", None):
             with contextlib.suppress(OSError):
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
