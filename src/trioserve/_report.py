@@ -250,29 +250,29 @@ class ConnectionReport:
 
     def as_dict(self) -> dict[str, Any]:
         """The report as values that JSON can write, in a stable order."""
-        fields: dict[str, Any] = {"id": self.id, "outcome": str(self.outcome)}
-        for field in dataclasses.fields(self):
-            if field.name in ("id", "exception", "result"):
-                continue
-            value = getattr(self, field.name)
-            if isinstance(value, enum.StrEnum):
-                value = str(value)
-            elif field.name == "attempts":
-                value = [
-                    {
-                        "address": a.address,
-                        "seconds": round(a.seconds, 6),
-                        "error": a.error,
-                    }
-                    for a in self.attempts
-                ]
-            elif field.name == "notes":
-                value = {name: _plain(noted) for name, noted in self.notes.items()}
-            elif isinstance(value, float):
+        fields: dict[str, Any] = {"id": self.id, "outcome": self.outcome.value}
+        for name in _TOLD:
+            value = getattr(self, name)
+            if isinstance(value, float):
                 value = round(value, 6)
-            fields[field.name] = value
+            elif isinstance(value, enum.StrEnum):
+                value = value.value
+            fields[name] = value
+        fields["attempts"] = [
+            {"address": a.address, "seconds": round(a.seconds, 6), "error": a.error}
+            for a in self.attempts
+        ]
+        fields["notes"] = {name: _plain(noted) for name, noted in self.notes.items()}
         fields["state"] = self.termination_state
         return fields
+
+
+#: What a report tells under its own name.
+_TOLD: Final = tuple(
+    field.name
+    for field in dataclasses.fields(ConnectionReport)
+    if field.name not in ("id", "exception", "result")
+)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

@@ -49,6 +49,19 @@ def test_echo_drains_on_a_signal_and_exits_with_0(
     assert command.out.rest() == []
 
 
+def test_quiet_it_says_nothing_of_connections_and_reports_them_all_the_same(
+    start: Start,
+) -> None:
+    command = start("echo", "127.0.0.1:0", "--quiet", "--reports", "-")
+    with command.connect(command.port()) as client:
+        _say_hello(client)
+    assert json.loads(command.out.until("{"))["bytes_received"] == 5
+    command.signal(signal.SIGTERM)
+    assert command.code() == 0
+    events = [line for line in command.err.rest() if "event=connection" in line]
+    assert events == []
+
+
 def test_proxy_relays_and_reports_on_stdout(start: Start) -> None:
     echo = start("echo", "127.0.0.1:0")
     target = f"127.0.0.1:{echo.port()}"

@@ -6,6 +6,7 @@ command that needs it.
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Iterable, Sequence
 from typing import Any, NoReturn
@@ -31,6 +32,8 @@ _EPILOG = (
     f"TIME is {DURATIONS}. Every option can be given in the environment, like"
     f" TRIOSERVE_IDLE=10m. More: trioserve help {'|'.join(TOPICS)}"
 )
+#: When Python looks for garbage cycles; the default is (700, 10, 10).
+_GARBAGE = (50_000, 20, 20)
 _SHELLS = ("bash", "zsh", "fish")
 
 
@@ -301,6 +304,7 @@ def _serve(
     per_peer: int | None,
     when_full: str,
     log: Any,
+    quiet: bool,
     live: bool,
     reports: str | None,
     port_file: str | None,
@@ -330,7 +334,11 @@ def _serve(
         port_file=port_file,
         live=live,
     )
-    with open_output(name, log, reports) as output:
+    # What is imported stays, and what connections leave behind makes no cycles:
+    # with thousands that are open, to look for some takes half a second.
+    gc.freeze()
+    gc.set_threshold(*_GARBAGE)
+    with open_output(name, log, reports, quiet=quiet) as output:
         for text in misspelt_variables(cli.commands.values(), os.environ):
             output.log.say("misspelt", text, level="warning")
         return trio.run(main, job, output)

@@ -7,12 +7,13 @@ where the lines go.
 from __future__ import annotations
 
 import datetime as dt
+import functools
 import json
 import logging
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping
-from typing import Literal, cast
+from typing import Literal
 
 import click
 
@@ -156,19 +157,27 @@ def wants_colour(is_terminal: bool, environ: Mapping[str, str]) -> bool:
 
 def _pairs(prefix: str, record: Mapping[str, object]) -> Iterator[str]:
     for key, value in record.items():
-        name = prefix + re.sub(r"[^\w.-]", "_", key, flags=re.ASCII)
-        if isinstance(value, Mapping):
-            yield from _pairs(name + ".", cast("Mapping[str, object]", value))
+        if isinstance(value, dict):
+            yield from _pairs(prefix + _key(key) + ".", value)
         else:
-            yield f"{name}={_logfmt_value(value)}"
+            yield f"{prefix}{_key(key)}={_logfmt_value(value)}"
+
+
+@functools.lru_cache(1024)
+def _key(name: str) -> str:
+    return re.sub(r"[^\w.-]", "_", name, flags=re.ASCII)
 
 
 def _logfmt_value(value: object) -> str:
-    if isinstance(value, list | tuple):
-        value = json.dumps(value, default=str)
-    if not isinstance(value, str):
-        return json.dumps(value, default=str)
-    return value if _BARE.fullmatch(value) else json.dumps(value)
+    # The usual ones first: there is a line for each connection, with thirty.
+    if value is None:
+        return "null"
+    if type(value) is int:
+        return str(value)
+    if isinstance(value, str):
+        return value if _BARE.fullmatch(value) else json.dumps(value)
+    text = json.dumps(value, default=str)
+    return json.dumps(text) if isinstance(value, list | tuple) else text
 
 
 def _outcome_colour(outcome: Outcome) -> str:

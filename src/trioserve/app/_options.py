@@ -111,6 +111,11 @@ def serving_options(
             help="How to write messages, on stderr.",
         ),
         _option(
+            "--quiet",
+            is_flag=True,
+            help="Log no connections, only what the server itself has to say.",
+        ),
+        _option(
             "--live",
             is_flag=True,
             help="Show all the time how it stands, on stderr.",

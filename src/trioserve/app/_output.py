@@ -36,6 +36,7 @@ class Output:
       log_writer: what writes the log's lines.
       reports: what writes the reports, or None.
       screen: the terminal below the log, or None if there is none.
+      quiet: whether connections are left out of the log.
     """
 
     def __init__(
@@ -44,11 +45,14 @@ class Output:
         log_writer: LineWriter,
         reports: LineWriter | None = None,
         screen: Screen | None = None,
+        *,
+        quiet: bool = False,
     ) -> None:
         self.log = log
         self._log_writer = log_writer
         self._reports = reports
         self._screen = screen
+        self._quiet = quiet
         self._tally = Tally()
         self._targets = Targets()
         self._watch: Watch | None = None
@@ -61,7 +65,8 @@ class Output:
             self._tally.add(report)
             for change in self._targets.add(report):
                 say_target(self.log, change)
-            self.log.connection(report)
+            if not self._quiet:
+                self.log.connection(report)
             if self._reports is not None:
                 self._reports.write(json.dumps(report.as_dict()))
 
@@ -110,7 +115,11 @@ class Output:
 
 @contextlib.contextmanager
 def open_output(
-    name: str, form: Format | None, reports_file: str | None
+    name: str,
+    form: Format | None,
+    reports_file: str | None,
+    *,
+    quiet: bool = False,
 ) -> Generator[Output]:
     """Open stderr for messages and ``reports_file`` for reports; flush at the end.
 
@@ -118,13 +127,14 @@ def open_output(
       name: what serves, for HAProxy's format.
       form: how messages look; None is text on a terminal, else logfmt.
       reports_file: a path, ``-`` for stdout, or None for no reports.
+      quiet: whether connections are left out of the log.
 
     Raises:
       click.ClickException: if ``reports_file`` can't be opened.
     """
     _fill_standard_files()
     reports_fd = None if reports_file is None else _open_reports(reports_file)
-    output = _make_output(name, form, reports_fd, reports_file)
+    output = _make_output(name, form, reports_fd, reports_file, quiet=quiet)
     handler = LogHandler(output.log)
     logging.getLogger().addHandler(handler)
     try:
@@ -135,7 +145,12 @@ def open_output(
 
 
 def _make_output(
-    name: str, form: Format | None, reports_fd: int | None, reports_file: str | None
+    name: str,
+    form: Format | None,
+    reports_fd: int | None,
+    reports_file: str | None,
+    *,
+    quiet: bool,
 ) -> Output:
     def log_lost(count: int) -> None:
         log.say("log-lost", f"log lines lost: {count}", level="warning", lost=count)
@@ -159,7 +174,7 @@ def _make_output(
         colour=wants_colour(terminal, os.environ),
     )
     if reports_fd is None:
-        return Output(log, log_writer, screen=screen)
+        return Output(log, log_writer, screen=screen, quiet=quiet)
     reports = LineWriter(
         reports_fd,
         close_fd=reports_fd != _STDOUT,
@@ -167,7 +182,7 @@ def _make_output(
         on_lost=reports_lost,
         on_error=reports_failed,
     )
-    return Output(log, log_writer, reports, screen)
+    return Output(log, log_writer, reports, screen, quiet=quiet)
 
 
 def _open_reports(path: str) -> int:

@@ -16,6 +16,9 @@ from pathlib import Path
 
 _BATCH = 512
 
+#: Seconds between two writes, while there is something to write.
+_PAUSE = 0.01
+
 
 def open_to_append(path: str) -> int:
     """Open a file to write at its end, and make it if there is none.
@@ -68,6 +71,7 @@ class LineWriter:
         self._lines: collections.deque[str] = collections.deque()
         self._wake = threading.Condition()
         self._closing = False
+        self._idle = False
         self._lost = 0
         self._lost_unsaid = 0
         self._errors_said: set[int | None] = set()
@@ -90,7 +94,9 @@ class LineWriter:
                 self._count_lost(1)
                 return False
             self._lines.append(line)
-            self._wake.notify()
+            if self._idle:
+                self._idle = False
+                self._wake.notify()
             return True
 
     def close(self, within: float) -> bool:
@@ -137,9 +143,17 @@ class LineWriter:
     def _take(self) -> list[str]:
         # The next lines; none means the end.
         with self._wake:
+            # To be woken costs more than to write a line: under load they are
+            # taken together. The first one after a silence is written at once.
+            self._wake.wait_for(self._has_no_time, _PAUSE)
+            self._idle = not self._lines
             self._wake.wait_for(lambda: self._lines or self._closing)
+            self._idle = False
             count = min(len(self._lines), _BATCH)
             return [self._lines.popleft() for _ in range(count)]
+
+    def _has_no_time(self) -> bool:
+        return self._closing or len(self._lines) >= _BATCH
 
     def _write(self, batch: list[str]) -> None:
         text = "".join(line + "\n" for line in batch)
