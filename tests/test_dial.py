@@ -206,8 +206,8 @@ def test_of_two_that_get_through_at_once_one_is_closed(
 ) -> None:
     """Law 13: the one that nobody needs leaves no socket."""
 
-    async def connect_together(place: Any, *options: Any) -> SocketTransport:
-        transport = await connect(place, *options)
+    async def connect_together(begun: Any, *options: Any) -> SocketTransport:
+        transport = await connect(begun, *options)
         connected.append(transport)
         if len(connected) < 2:
             await both.wait()
@@ -215,11 +215,11 @@ def test_of_two_that_get_through_at_once_one_is_closed(
         both.set()
         return transport
 
-    connect, both = _dial._connect, trio.Event()
+    connect, both = _dial._finish, trio.Event()
     connected: list[SocketTransport] = []
 
     async def main() -> None:
-        monkeypatch.setattr(_dial, "_connect", connect_together)
+        monkeypatch.setattr(_dial, "_finish", connect_together)
         with _listening() as address:
             trio.socket.set_custom_hostname_resolver(_Names(2 * [address.host]))
             dialing = Dialing([TcpAddress("target.test", address.port)], Ends())

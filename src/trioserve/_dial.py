@@ -12,7 +12,7 @@ import functools
 import os
 import socket
 from collections.abc import Callable, Sequence
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 from weakref import WeakValueDictionary
 
 import trio
@@ -59,7 +59,8 @@ class Dialing:
     """
 
     __slots__ = (
-        "_ends", "_given_up", "_scope", "_targets", "attempts", "on_wait", "target",
+        "_begun", "_ends", "_given_up", "_scope", "_targets", "attempts", "on_wait",
+        "target",
     )  # fmt: skip
 
     def __init__(self, targets: Sequence[Address], ends: Ends) -> None:
@@ -70,6 +71,7 @@ class Dialing:
         self._ends = ends
         self._given_up = False
         self._scope: trio.CancelScope | None = None
+        self._begun: _Begun | None = None
 
     async def dial(self, seconds: float) -> SocketTransport:
         """Connect, within ``seconds`` for all of it, look-ups of names included.
@@ -84,7 +86,35 @@ class Dialing:
 
         Cancelled, it leaves no socket behind.
         """
+        await trio.lowlevel.checkpoint_if_cancelled()
         deadline = trio.current_time() + seconds
+        if (transport := self._at_once()) is not None:
+            return transport
+        try:
+            return await self._in_turn(deadline)
+        finally:
+            if self._begun is not None:
+                self._begun.sock.close()
+
+    def _at_once(self) -> SocketTransport | None:
+        """Connect to a target that needs no waiting, or begin to.
+
+        One on this machine is connected when connect(2) returns, though it says
+        that it isn't yet.
+        """
+        if not isinstance(self.target, TcpAddress):
+            return None
+        place = numeric_place(self.target)
+        if place is None:
+            return None
+        self._begun = begun = _begin(place, self._ends)
+        if begun.code:
+            return None
+        self._begun = None
+        self._note(_written(place.sockaddr), begun.at, None)
+        return SocketTransport(begun.sock)
+
+    async def _in_turn(self, deadline: float) -> SocketTransport:
         failed: OSError | None = None
         for turn, target in enumerate(self._targets):
             self.target = target
@@ -169,16 +199,17 @@ class Dialing:
     async def _try(
         self, place: Place, won: Sequence[SocketTransport] = ()
     ) -> SocketTransport:
-        address, began = _written(place.sockaddr), trio.current_time()
+        begun, self._begun = self._begun or _begin(place, self._ends), None
+        address = _written(place.sockaddr)
         try:
-            transport = await _connect(place, self._ends, self._waits)
+            transport = await _finish(begun, self._waits)
         except trio.Cancelled:
-            self._note(address, began, OUTRUN if won else GIVEN_UP)
+            self._note(address, begun.at, OUTRUN if won else GIVEN_UP)
             raise
         except OSError as failed:
-            self._note(address, began, describe(failed))
+            self._note(address, begun.at, describe(failed))
             raise
-        self._note(address, began, None)
+        self._note(address, begun.at, None)
         return transport
 
     def _waits(self) -> None:
@@ -225,44 +256,57 @@ class Ends:
         ours, theirs = sock.getsockname(), place.sockaddr
         if theirs[0] in ("0.0.0.0", "::"):  # which is this machine
             theirs = (ours[0], *theirs[1:])
-        self._sockets[_text(ours), _text(theirs)] = sock
+        self._sockets[_seen(ours), _seen(theirs)] = sock
 
 
-def _text(sockaddr: Any) -> str:
-    # Who accepts sees an IPv4 address, however it was dialed.
-    host, *others = sockaddr
-    return sockaddr_text((host.removeprefix("::ffff:"), *others))
+def _seen(sockaddr: Any) -> str:
+    """An address as who accepts sees it: an IPv4 one, however it was dialed."""
+    host, port = sockaddr[:2]
+    host = host.removeprefix("::ffff:")
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
-async def _connect(
-    place: Place, ends: Ends, waits: Callable[[], None]
-) -> SocketTransport:
-    await trio.lowlevel.checkpoint_if_cancelled()
+class _Begun(NamedTuple):
+    """A socket that connects: ``code`` is 0 if it has, or EINPROGRESS, or an error."""
+
+    place: Place
+    sock: socket.socket
+    code: int
+    at: float
+
+
+def _begin(place: Place, ends: Ends) -> _Begun:
+    at = trio.current_time()
     sock = socket.socket(place.family, place.kind | _NONBLOCK, place.protocol)
     try:
         if not _NONBLOCK:  # pragma: no cover - on other systems
             sock.setblocking(False)
         code = sock.connect_ex(place.sockaddr)
-        if place.family == socket.AF_UNIX:
-            while code == errno.EAGAIN:
-                waits()
-                await trio.sleep(_QUEUE_PAUSE)
-                code = sock.connect_ex(place.sockaddr)
-        else:
+        if place.family != socket.AF_UNIX:
             # Before anybody else runs: the accept loop may be next.
             ends.add(sock, place)
+            if code in (0, errno.EINPROGRESS):
+                code = _verdict(sock)
+    except BaseException:
+        sock.close()
+        raise
+    return _Begun(place, sock, code, at)
+
+
+async def _finish(begun: _Begun, waits: Callable[[], None]) -> SocketTransport:
+    place, sock, code, _ = begun
+    try:
+        await trio.lowlevel.checkpoint_if_cancelled()
+        while code == errno.EAGAIN and place.family == socket.AF_UNIX:
+            waits()
+            await trio.sleep(_QUEUE_PAUSE)
+            code = sock.connect_ex(place.sockaddr)
         if code == errno.EINPROGRESS:
-            # On this machine it is connected already, and nobody says so.
-            if _peer(sock) is not None:
-                code = 0
-            else:
-                waits()
-                await trio.lowlevel.wait_writable(sock)
-                code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-        # A free port of this machine may be given to our own end, which then
-        # connects to itself (RFC 9293, section 3.5, simultaneous open).
-        if not code and place.family != socket.AF_UNIX and _is_to_itself(sock):
-            code = errno.ECONNREFUSED
+            waits()
+            await trio.lowlevel.wait_writable(sock)
+            code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+            if not code and _verdict(sock) == errno.ECONNREFUSED:
+                code = errno.ECONNREFUSED
         if code and code not in _RESET_AFTER:
             raise OSError(code, os.strerror(code))
         transport = SocketTransport(sock)
@@ -276,13 +320,12 @@ async def _connect(
         raise
 
 
-def _peer(sock: socket.socket) -> object:
-    """The other end's address; None if there is none, or not yet, or no more."""
+def _verdict(sock: socket.socket) -> int:
+    """0 if it is connected, else why it is not."""
     try:
-        return sock.getpeername()
+        peer = sock.getpeername()
     except OSError:
-        return None
-
-
-def _is_to_itself(sock: socket.socket) -> bool:
-    return bool(sock.getsockname() == _peer(sock))
+        return errno.EINPROGRESS  # or it is over; its error will tell
+    # A free port of this machine may be given to our own end, which then
+    # connects to itself (RFC 9293, section 3.5, simultaneous open).
+    return errno.ECONNREFUSED if peer == sock.getsockname() else 0

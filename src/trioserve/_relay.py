@@ -235,36 +235,39 @@ class Relay(abc.ABC):
 
     def _due(self) -> tuple[float, Reason, Side | None]:
         """When the earliest timer runs out, which it is, and who is waited for."""
-        timeouts = self._timeouts
-        moved = max(self._began, self._a.moved_at, self._b.moved_at)
-        waiting = [pump for pump in self._pumps if not pump.done]
-        due: tuple[float, Reason, Side | None]
-        if len(waiting) == len(self._pumps):
+        timeouts, a, b = self._timeouts, self._a, self._b
+        moved = max(self._began, a.moved_at, b.moved_at)
+        side: Side | None
+        if self._first is None:
             # Who takes nothing is silent, too.
-            stuck = self._b.sending_since < self._a.sending_since
-            side: Side = "target" if stuck else "client"
-            due = (moved + timeouts.idle, Reason.IDLE, side)
+            side = "target" if b.sending_since < a.sending_since else "client"
+            due, reason = moved + timeouts.idle, Reason.IDLE
         else:
-            late = self._side_of(waiting[0].source) if waiting else None
-            since = max(moved, self._half_since)
-            due = (since + timeouts.half_closed, Reason.HALF_CLOSED, late)
-        if self._awaits_first_byte():
+            side = next(
+                (self._side_of(p.source) for p in self._pumps if not p.done), None
+            )
+            due = max(moved, self._half_since) + timeouts.half_closed
+            reason = Reason.HALF_CLOSED
+        if timeouts.first_byte < math.inf and self._awaits_first_byte():
             first_byte = self._accepted_at + timeouts.first_byte
-            due = min(due, (first_byte, Reason.FIRST_BYTE, "client"), key=_when)
-        for transport in (self._a, self._b):
+            if first_byte < due:
+                due, reason, side = first_byte, Reason.FIRST_BYTE, "client"
+        for transport in (a, b):
             stalled = transport.sending_since + timeouts.write_stall
-            if stalled < due[0]:
-                due = (stalled, Reason.WRITE_STALL, self._side_of(transport))
-        if not self._holds():
-            drained = max(moved, self._drains_since) + self._drain_idle
-            due = min(due, (drained, Reason.DRAINED, None), key=_when)
-        return due
+            if stalled < due:
+                due, reason, side = (
+                    stalled,
+                    Reason.WRITE_STALL,
+                    self._side_of(transport),
+                )
+        drained = max(moved, self._drains_since) + self._drain_idle
+        if drained < due and not self._holds():
+            due, reason, side = drained, Reason.DRAINED, None
+        return due, reason, side
 
     def _awaits_first_byte(self) -> bool:
         """Whether the client has not said a thing, as far as can be known."""
-        if self._timeouts.first_byte == math.inf or self._a.received or self._a.eof:
-            return False
-        return not self._a.readable()
+        return not (self._a.received or self._a.eof or self._a.readable())
 
     def _side_of(self, transport: Transport) -> Side:
         return "client" if transport is self._a else "target"
@@ -280,10 +283,6 @@ class Relay(abc.ABC):
             self._end(reason, side=side)
         else:
             self._timers.watch(self, due)
-
-
-def _when(due: tuple[float, Reason, Side | None]) -> float:
-    return due[0]
 
 
 class _TaskPump(Pump):

@@ -40,6 +40,11 @@ CHUNK: Final = 65536
 #: kernel memory instead of ~4 MB, and makes write timeouts mean something.
 _NOTSENT_LOWAT: Final = 16384
 
+# As plain numbers: an enum costs as much as the system call.
+_TCP: Final = int(socket.IPPROTO_TCP)
+_TCP_NODELAY: Final = int(socket.TCP_NODELAY)
+_TCP_NOTSENT_LOWAT: Final = getattr(socket, "TCP_NOTSENT_LOWAT", 25)
+
 _RESET_ON_CLOSE: Final = struct.pack("ii", 1, 0)
 
 
@@ -244,11 +249,12 @@ class SocketTransport(Transport):
         self._on_close: Callable[[], None] | None = None
         if sock.gettimeout() != 0:
             sock.setblocking(False)
-        if owner is None and sock.family != getattr(socket, "AF_UNIX", None):
-            with contextlib.suppress(OSError):
-                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                lowat = getattr(socket, "TCP_NOTSENT_LOWAT", 25)
-                sock.setsockopt(socket.IPPROTO_TCP, lowat, _NOTSENT_LOWAT)
+        if owner is None:
+            try:
+                sock.setsockopt(_TCP, _TCP_NODELAY, 1)
+                sock.setsockopt(_TCP, _TCP_NOTSENT_LOWAT, _NOTSENT_LOWAT)
+            except OSError:
+                pass  # a Unix socket
 
     @classmethod
     def share(cls, stream: trio.SocketStream) -> SocketTransport:
