@@ -192,6 +192,13 @@ async def _computes(conn: Connection) -> None:
     [
         (_receives, Timeouts(idle=7), Reason.IDLE, 7, False),
         (_receives, Timeouts(first_byte=6), Reason.FIRST_BYTE, 6, False),
+        (
+            _receives,
+            Timeouts(first_byte=6, lifetime=20, idle=30),
+            Reason.FIRST_BYTE,
+            6,
+            False,
+        ),
         (_receives, Timeouts(lifetime=5), Reason.LIFETIME, 5, True),
         (_computes, Timeouts(lifetime=5, idle=1), Reason.LIFETIME, 5, True),
         (_sends_for_ever, Timeouts(write_stall=4), Reason.WRITE_STALL, 4, True),
@@ -255,6 +262,63 @@ def test_bytes_extend_silence_and_never_a_total(
         assert report.reason is reason
 
     run(main)
+
+
+async def _echoes(conn: Connection) -> None:
+    async for data in conn:
+        await conn.send_all(data)
+
+
+async def _half_closes_then(conn: Connection) -> None:
+    await _answers(conn)
+    await conn.send_eof()
+    await conn.receive_some()
+
+
+async def _answers(conn: Connection) -> None:
+    for _ in range(5):
+        await conn.send_all(await conn.receive_some())
+
+
+async def _thinks(conn: Connection) -> None:
+    await _answers(conn)
+    await trio.sleep(100)
+    await conn.receive_some()
+
+
+async def _floods(conn: Connection) -> None:
+    await _answers(conn)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(conn.receive_some)
+        while True:
+            await conn.send_all(bytes(100_000))
+
+
+@pytest.mark.parametrize(
+    ("handler", "reason", "seconds"),
+    [
+        (_echoes, Reason.IDLE, 7),
+        (_thinks, Reason.IDLE, 107),
+        (_half_closes_then, Reason.HALF_CLOSED, 2),
+        (_floods, Reason.WRITE_STALL, 3),
+    ],
+)
+async def test_a_timer_is_exact_after_a_conversation_too(
+    handler: Any, reason: Reason, seconds: float, autojump_clock: object
+) -> None:
+    """Law 12: an alarm set for an earlier wait is never too late for this one."""
+    timeouts = Timeouts(idle=7, half_closed=2, write_stall=3)
+    async with serving(handler, timeouts=timeouts) as running:
+        stream = await running.connect()
+        for pause in (0, 5.5, 4.5, 6.5, 0.5):
+            await trio.sleep(pause)
+            await stream.send_all(b"x")
+            await receive_exactly(stream, 1)
+        with trio.fail_after(200):
+            while running.server.statistics().open or not running.reports:
+                await trio.sleep(0.25)
+    (report,) = running.reports
+    assert (report.reason, report.duration) == (reason, 17 + seconds)
 
 
 async def test_asking_again_and_again_extends_no_total(autojump_clock: object) -> None:

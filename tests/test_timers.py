@@ -85,8 +85,10 @@ async def test_a_later_watch_does_not_move_an_earlier_one(
 ) -> None:
     """Activity is cheap: it is the waking that looks again."""
     sleeper = _Alarmed(timers)
-    timers.watch(sleeper, 5)
-    timers.watch(sleeper, 7)
+    assert timers.watch(sleeper, math.inf) == math.inf
+    assert timers.watch(sleeper, 5) == 5
+    assert timers.watch(sleeper, 7) == 5
+    assert timers.watch(sleeper, math.inf) == 5
     await trio.sleep(10)
     assert sleeper.woken == [5]
 
@@ -96,9 +98,9 @@ async def test_an_earlier_watch_replaces_a_later_one(
 ) -> None:
     """Also while it sleeps until the later one."""
     sleeper = _Alarmed(timers)
-    timers.watch(sleeper, 7)
+    assert timers.watch(sleeper, 7) == 7
     await trio.sleep(1)
-    timers.watch(sleeper, 5)
+    assert timers.watch(sleeper, 5) == 5
     await trio.sleep(10)
     assert sleeper.woken == [5]
 

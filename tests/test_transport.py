@@ -195,6 +195,51 @@ def test_a_receive_cancelled_at_any_step_has_taken_nothing() -> None:
     assert sweep(scenario) >= 3
 
 
+def test_what_is_received_right_after_a_send_is_whole_at_any_step() -> None:
+    """Law 4: then it tries before it waits; what is not returned is still there."""
+
+    async def scenario(begin: Begin) -> None:
+        with _over(sockets) as (transport, link):
+            await link.peer.send_all(b"hello")
+            taken = b""
+            with trio.CancelScope() as scope:
+                begin(scope.cancel)
+                while len(taken) < 5:
+                    await transport.send(b"more")
+                    taken += await transport.receive(2)
+            assert transport.received == len(taken)
+            while len(taken) < 5:
+                taken += await transport.receive()
+            assert taken == b"hello"
+            await transport.send_eof()
+            assert len(await receive_all(link.peer)) == transport.sent
+
+    assert sweep(scenario) >= 3
+
+
+def _numbers(data: bytes) -> memoryview:
+    return memoryview(data).cast("Q")
+
+
+@pytest.mark.parametrize("kind", [bytes, bytearray, memoryview, _numbers])
+@pytest.mark.parametrize("size", [0, 8, 400_000, 1_000_000, 8_000_000])
+async def test_whatever_holds_bytes_is_sent_whole(
+    kind: Callable[[bytes], bytes | bytearray | memoryview], size: int
+) -> None:
+    """Also if its length is not in bytes."""
+    with _over(sockets) as (transport, link):
+        data = some_bytes(0, size)
+
+        async def send() -> None:
+            await transport.send(kind(data))
+            await transport.send_eof()
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(send)
+            assert await receive_all(link.peer) == data
+        assert transport.sent == size
+
+
 def _moments(transport: Transport) -> tuple[float, float | None]:
     return transport.moved_at, transport.first_byte_at
 
@@ -243,6 +288,108 @@ async def test_whoever_keeps_timers_is_told_of_every_wait(
                     break
         assert waits[-1] == (math.inf, trio.current_time() - (medium is not memory))
         assert transport.sending_since == math.inf
+
+
+async def test_what_is_there_right_after_a_send_is_not_waited_for(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """A send has let others run; once more is not needed, unless nothing is there."""
+    waits: list[float] = []
+    with _over(sockets) as (transport, link):
+        transport.on_wait = lambda: waits.append(transport.receiving_since)
+        await link.peer.send_all(b"question")
+        await trio.sleep(2)
+        await transport.send(b"answer")
+        assert await transport.receive() == b"question"
+        assert _moments(transport) == (2, 2)
+        assert not waits
+        await transport.send(b"answer")
+        with trio.move_on_after(1):
+            await transport.receive()
+        assert waits == [2]
+
+
+async def test_who_waited_waits_first_again_whatever_was_sent_meanwhile() -> None:
+    """A send is right before a receive, or it does not count."""
+    waits: list[float] = []
+    with _over(sockets) as (transport, link):
+        transport.on_wait = lambda: waits.append(transport.receiving_since)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_receives_once, transport)
+            await trio.testing.wait_all_tasks_blocked()
+            await transport.send(b"hello")
+            await link.peer.send_all(b"xx")
+        await _receives_once(transport)
+    assert len(waits) == 2
+
+
+async def test_a_cancelled_receive_takes_nothing_that_is_there() -> None:
+    """Not even right after a send, when it need not wait."""
+    with _over(sockets) as (transport, link):
+        await link.peer.send_all(b"x")
+        await transport.send(b"hello")
+        with trio.CancelScope() as scope:
+            scope.cancel()
+            await transport.receive()
+        assert scope.cancelled_caught
+        assert transport.received == 0
+        await _receives_once(transport)
+
+
+async def test_a_send_that_waits_counts_from_its_last_byte(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """Law 12: a slow reader is no stalled one."""
+    with _over(sockets) as (transport, link):
+        async with trio.open_nursery() as nursery:
+            await trio.sleep(1)
+            nursery.start_soon(transport.send, bytes(30_000_000))
+            await trio.sleep(2)
+            assert transport.sending_since == 1
+            await receive_exactly(link.peer, 10_000_000)
+            await trio.sleep(2)
+            assert transport.sending_since == transport.moved_at == 3
+            nursery.cancel_scope.cancel()
+
+
+async def _receives_once(transport: Transport) -> None:
+    assert await transport.receive(1) == b"x"
+
+
+async def _sends_once(transport: Transport) -> None:
+    await transport.send(b"y")
+
+
+async def _sends_and_receives_twice(transport: Transport) -> None:
+    await transport.send(b"y")
+    assert await transport.receive(1) == b"x"
+    assert await transport.receive(1) == b"x"
+
+
+@pytest.mark.parametrize(
+    ("use", "passes"),
+    [(_receives_once, 1), (_sends_once, 1), (_sends_and_receives_twice, 2)],
+)
+async def test_nobody_who_need_not_wait_keeps_others_from_running(
+    use: Callable[[Transport], Awaitable[None]], passes: int
+) -> None:
+    """However much is there; only a receive right after a send is no turn."""
+    turns = 0
+
+    async def other() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await trio.lowlevel.checkpoint()
+
+    with _over(sockets) as (transport, link):
+        await link.peer.send_all(b"x" * 200)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(other)
+            for _ in range(100):
+                await use(transport)
+            nursery.cancel_scope.cancel()
+    assert turns >= 100 * passes - 1  # in the last one it may be late
 
 
 # -- Errors
@@ -471,6 +618,19 @@ async def test_two_receivers_are_one_too_many(medium: Medium) -> None:
             await link.peer.send_all(b"hello")
 
 
+async def test_two_receivers_are_one_too_many_right_after_a_send() -> None:
+    """Also if what the first waits for is there, and it has not run since."""
+    with _over(sockets) as (transport, link):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_receives_once, transport)
+            await trio.testing.wait_all_tasks_blocked()
+            await transport.send(b"hello")
+            os.write(link.peer.socket.fileno(), b"x")
+            with pytest.raises(trio.BusyResourceError):
+                await transport.receive()
+        assert transport.received == 1
+
+
 @pytest.mark.parametrize("medium", REAL_MEDIA)
 async def test_two_senders_are_one_too_many(medium: RealMedium) -> None:
     """Also if the second sends EOF only."""
@@ -567,6 +727,22 @@ async def test_a_sender_whose_descriptor_is_somebody_elses_writes_nothing() -> N
                 os.dup2(stranger.ours.socket.fileno(), number)
             await stranger.ours.send_all(b"hello")
             assert await receive_exactly(stranger.peer, 5) == b"hello"
+        finally:
+            os.close(number)
+
+
+async def test_a_receiver_whose_descriptor_is_somebody_elses_takes_nothing() -> None:
+    """Law 1: closed right after a send, before a receive that need not wait."""
+    with _over(sockets) as (transport, link), sockets() as stranger:
+        number = link.ours.socket.fileno()
+        await transport.send(b"bye")
+        link.ours.socket.close()
+        os.dup2(stranger.ours.socket.fileno(), number)
+        try:
+            await stranger.peer.send_all(b"hello")
+            with pytest.raises(trio.ClosedResourceError):
+                await transport.receive()
+            assert await receive_exactly(stranger.ours, 5) == b"hello"
         finally:
             os.close(number)
 

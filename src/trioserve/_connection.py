@@ -102,12 +102,12 @@ class Connection(trio.abc.HalfCloseableStream):
     """
 
     __slots__ = (
-        "__weakref__", "_accepted_at", "_bound", "_connected", "_dialing", "_drained",
-        "_eof_first", "_error", "_exception", "_host", "_idle_scope", "_lingers",
-        "_notes", "_phase", "_queued", "_reason", "_relay", "_relay_ended", "_result",
-        "_says_goodbye", "_scope", "_side", "_slot", "_task", "_timeouts", "_timers",
-        "_transport", "_upstream", "_upstream_discarded", "_wall_clock", "draining",
-        "id", "listener", "local", "peer",
+        "__weakref__", "_accepted_at", "_alarm", "_bound", "_connected", "_dialing",
+        "_drained", "_eof_first", "_error", "_exception", "_host", "_idle_scope",
+        "_lingers", "_notes", "_phase", "_queued", "_reason", "_relay", "_relay_ended",
+        "_result", "_says_goodbye", "_scope", "_side", "_slot", "_task", "_timeouts",
+        "_timers", "_transport", "_upstream", "_upstream_discarded", "_wall_clock",
+        "draining", "id", "listener", "local", "peer",
     )  # fmt: skip
 
     def __init__(
@@ -158,7 +158,8 @@ class Connection(trio.abc.HalfCloseableStream):
         self._result: object = None
         self._notes: dict[str, object] = {}
         self._task: trio.lowlevel.Task | None = None
-        transport.on_wait = self._watch
+        self._alarm = math.inf
+        transport.on_wait = self._waits
 
     def __repr__(self) -> str:
         return f"<Connection {self.id} from {self.peer}: {self._phase}>"
@@ -231,7 +232,9 @@ class Connection(trio.abc.HalfCloseableStream):
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
         """Receive 1 to ``max_bytes`` bytes (default 64 KiB), or ``b""`` at EOF.
 
-        Cancelled, it has taken nothing.
+        Cancelled, it has taken nothing. It lets other tasks run, except right
+        after :meth:`send_all`, which has just done so: if bytes have come
+        meanwhile, it returns them at once.
 
         Raises:
           ValueError, TypeError: ``max_bytes`` is not a positive int.
@@ -247,14 +250,21 @@ class Connection(trio.abc.HalfCloseableStream):
         elif max_bytes < 1:
             raise ValueError(f"max_bytes must be 1 or more, not {max_bytes}")
         data = await self._transport.receive(max_bytes)
-        self._arrived()
+        self._idle_scope = None  # something arrived, bytes or EOF
+        return data
+
+    async def __anext__(self) -> bytes:
+        data = await self._transport.receive()
+        self._idle_scope = None
+        if not data:
+            raise StopAsyncIteration
         return data
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
         """Send all of ``data``.
 
-        Cancelled or failed it may have sent a part; :attr:`bytes_sent` says
-        how much.
+        It always lets other tasks run. Cancelled or failed it may have sent a
+        part; :attr:`bytes_sent` says how much.
 
         Raises:
           trio.BrokenResourceError, trio.BusyResourceError,
@@ -428,10 +438,6 @@ class Connection(trio.abc.HalfCloseableStream):
             with trio.move_on_after(self._timeouts.linger):
                 await transport.discard(_LINGER_BYTES)
 
-    def _arrived(self) -> None:
-        """Something arrived, bytes or EOF: it is not idle any more."""
-        self._idle_scope = None
-
     def _end_idle(self) -> None:
         """Cancel the idle scope if the server drains and nothing has arrived."""
         if self._idle_scope is None or not self.draining.is_set():
@@ -479,7 +485,20 @@ class Connection(trio.abc.HalfCloseableStream):
         return not self._transport.readable()
 
     def _watch(self) -> None:
-        self._timers.watch(self, self._due()[0])
+        self._alarm = self._timers.watch(self, self._due()[0])
+
+    def _waits(self) -> None:
+        """The transport begins to wait: a timer starts."""
+        transport = self._transport
+        starts_idle_timer_only = (
+            transport.received
+            and not transport.sent_eof
+            and transport.sending_since == math.inf
+        )
+        due = transport.receiving_since + self._timeouts.idle
+        # The alarm of an earlier wait is early enough, and looks again then.
+        if not starts_idle_timer_only or due < self._alarm:
+            self._watch()
 
     def expire(self, now: float) -> None:
         """A timer may have run out; called by the server's timers."""
@@ -492,7 +511,7 @@ class Connection(trio.abc.HalfCloseableStream):
             )
             return
         self._end_idle()
-        self._timers.watch(self, due)
+        self._alarm = self._timers.watch(self, due)
 
     def _relay_began(self, relay: Relayed) -> None:
         self._relay = relay

@@ -39,16 +39,22 @@ class Timers:
         self._count = itertools.count()
         self._sleep = trio.CancelScope()
 
-    def watch(self, timed: Timed, when: float) -> None:
-        """Call ``timed.expire`` at ``when``, or before if that was asked already."""
+    def watch(self, timed: Timed, when: float) -> float:
+        """Call ``timed.expire`` at ``when``, or before if that was asked already.
+
+        Returns the time at which it will be called; ``math.inf`` if never.
+        """
         alarm = self._alarms.get(timed)
-        if when == math.inf or (alarm is not None and alarm[0] <= when):
-            return
+        if alarm is not None and alarm[0] <= when:
+            return alarm[0]
+        if when == math.inf:
+            return when
         alarm = (when, next(self._count))
         self._alarms[timed] = alarm
         heapq.heappush(self._heap, (*alarm, timed))
         if when < self._sleep.deadline:
             self._sleep.deadline = when
+        return when
 
     def forget(self, timed: Timed) -> None:
         """Never call ``timed.expire`` again, unless it is watched anew."""
