@@ -13,7 +13,7 @@ PYPROJECT = nox.project.load_toml("pyproject.toml")
 # Polling is for tests under a virtual clock; handlers of tests may have no await;
 # task_status is passed on.
 ASYNC_RULES = ["--enable=ASYNC1", "--disable=ASYNC110,ASYNC114,ASYNC124,ASYNC128"]
-CODE = ["src", "tests", "examples", "noxfile.py"]
+CODE = ["src", "tests", "examples", "bench", "noxfile.py"]
 
 
 def group(name: str) -> list[str]:
@@ -26,7 +26,7 @@ def lint(session: nox.Session) -> None:
     session.install(*group("lint"))
     session.run("ruff", "check", *CODE)
     session.run("ruff", "format", "--check", *CODE)
-    files = [str(file) for top in CODE[:3] for file in sorted(Path(top).rglob("*.py"))]
+    files = [str(file) for top in CODE[:4] for file in sorted(Path(top).rglob("*.py"))]
     session.run("flake8-async", *ASYNC_RULES, *files)
     version = PYPROJECT["project"]["version"]
     session.run("towncrier", "build", "--draft", "--version", version, silent=True)
@@ -62,6 +62,13 @@ def docs(session: nox.Session) -> None:
     """README, docs and examples: every block of them runs (`tests` does it too)."""
     session.install(*group("docs"), ".")
     session.run("pytest", "tests/test_docs.py", *session.posargs)
+
+
+@nox.session(default=False)
+def bench(session: nox.Session) -> None:
+    """The proxy beside its peers; without arguments, the page of docs/performance."""
+    session.install(*group("bench"), ".")
+    session.run("python", "-m", "bench", *(session.posargs or ["--page"]))
 
 
 @nox.session

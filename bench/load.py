@@ -1,0 +1,140 @@
+"""The load: real tools, watched until they end, and connections that say nothing.
+
+A port and an amount of work in, figures out. Nothing here knows who serves.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import json
+import os
+import select
+import socket
+import subprocess
+from collections.abc import Generator, Mapping, Sequence
+
+from .measure import Moment, cpu_between, moment
+from .programs import ProgramError, end, last_line
+
+#: Seconds that a tool may take.
+_PATIENCE = 60.0
+
+#: What was measured, by what it is and its unit.
+Figures = Mapping[str, float]
+
+
+def round_trips(port: int, pid: int | None, clients: int, requests: int) -> Figures:
+    """So many requests by so many clients, each of which waits for its answer."""
+    return _redis_benchmark("round trip", port, pid, clients, requests)
+
+
+def connections(port: int, pid: int | None, clients: int, requests: int) -> Figures:
+    """The same with a connection for each request."""
+    return _redis_benchmark("connection", port, pid, clients, requests, "-k", "0")
+
+
+def flows(
+    port: int, pid: int | None, number: int, seconds: float, *, down: bool
+) -> Figures:
+    """Bytes in so many flows for so long, from the client or ``down`` to it.
+
+    It takes whole seconds, at least one: iperf3 reads 0.5 as 0, which is for ever.
+    The port has to lead to ``iperf3 -s``.
+    """
+    command = ["iperf3", "-J", "-c", "127.0.0.1", "-p", str(port)]
+    command += [
+        "-t",
+        str(max(1, round(seconds))),
+        "-P",
+        str(number),
+        *(["-R"] if down else []),
+    ]
+    output, moments = _watch(command, pid)
+    try:
+        received = json.loads(output)["end"]["sum_received"]
+    except (ValueError, KeyError):
+        raise ProgramError(f"iperf3 says {last_line(output.encode())}") from None
+    figures = {"Gbit/s": received["bits_per_second"] / 1e9}
+    if pid is not None:
+        used = moments[-1].cpu - moments[0].cpu
+        figures["CPU ms per GB"] = used * 1e3 / (received["bytes"] / 1e9)
+    return figures
+
+
+@contextlib.contextmanager
+def crowd(port: int, number: int) -> Generator[None]:
+    """So many connections that have had one answer each, and are silent since.
+
+    Raises:
+      ProgramError: one of them got no answer.
+    """
+    with contextlib.ExitStack() as stack:
+        for count in range(number):
+            try:
+                address = ("127.0.0.1", port)
+                sock = socket.create_connection(address, timeout=_PATIENCE)
+                stack.enter_context(sock)
+                sock.sendall(b"PING\r\n")
+                answer = sock.recv(64)
+            except OSError as error:
+                raise ProgramError(f"connection {count + 1}: {error}") from None
+            if not answer:
+                raise ProgramError(f"connection {count + 1} was closed")
+        yield
+
+
+def _redis_benchmark(
+    unit: str, port: int, pid: int | None, clients: int, requests: int, *options: str
+) -> Figures:
+    # Line by line, as its last line is the end of its work, and not yet of itself.
+    command = ["stdbuf", "-oL", "redis-benchmark", "-p", str(port), "--csv"]
+    command += ["-t", "ping_mbulk", "-c", str(clients), "-n", str(requests), *options]
+    output, moments = _watch(command, pid)
+    # It may have warned before that the server has no configuration to tell.
+    rows = list(csv.DictReader(output[output.find('"test"') :].splitlines()))
+    if len(rows) != 1 or rows[0].get("p99_latency_ms") is None:
+        raise ProgramError(f"redis-benchmark says {last_line(output.encode())}")
+    rate = float(rows[0]["rps"])
+    figures = {f"{unit}s/s": rate}
+    if pid is not None:
+        # Its clock starts when all clients have begun to connect.
+        used = cpu_between(moments, moments[-1].time - requests / rate)
+        figures[f"CPU us per {unit}"] = used * 1e6 / requests
+    figures["p50 ms"] = float(rows[0]["p50_latency_ms"])
+    figures["p99 ms"] = float(rows[0]["p99_latency_ms"])
+    return figures
+
+
+def _watch(command: Sequence[str], pid: int | None) -> tuple[str, list[Moment]]:
+    """Run a tool to its end: its output, and moments until the last of it came."""
+    moments = [moment(pid)]
+    until_output = 1
+    output = b""
+    with subprocess.Popen(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        process_group=0,
+    ) as tool:
+        try:
+            assert tool.stdout is not None
+            poll = select.poll()
+            poll.register(tool.stdout)
+            while moments[-1].time < moments[0].time + _PATIENCE:
+                ready = poll.poll(10)
+                moments.append(moment(pid))
+                if ready:
+                    chunk = os.read(tool.stdout.fileno(), 65536)
+                    if not chunk:
+                        break
+                    output += chunk
+                    until_output = len(moments)
+            else:
+                raise ProgramError(f"{command[0]} is not done after {_PATIENCE:g} s")
+        except ProcessLookupError as error:
+            raise ProgramError(str(error)) from None
+        finally:
+            end(tool)
+    return output.decode(errors="replace"), moments[:until_output]

@@ -1,0 +1,207 @@
+"""What the raw figures say: medians, their spread, and ratios, as Markdown.
+
+Nothing here measures, and nothing here is typed by hand: every number comes out
+of the raw figures.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from statistics import median
+from typing import NotRequired, TypedDict
+
+#: Whose cost the others' is divided by.
+REFERENCES = ("haproxy", "uvloop-protocol", "trio", "trio-handler")
+
+#: The figures of a peer at a work by their names, one for each round.
+Figures = dict[str, list[float]]
+
+
+class Sample(TypedDict):
+    """What was measured of one peer at one work in one round; or why it was not."""
+
+    round: int
+    work: str
+    peer: str
+    figures: Mapping[str, float]
+    failed: NotRequired[str]
+
+
+class Raw(TypedDict):
+    """All that a report is made of.
+
+    Of each peer there is its version and how it is started, of each work what it
+    is; ``seconds`` is about how long a sample took.
+    """
+
+    machine: dict[str, str]
+    rounds: int
+    seconds: float
+    missing: list[str]
+    peers: dict[str, tuple[str, str]]
+    works: dict[str, str]
+    samples: list[Sample]
+
+
+def figures_of(raw: Raw, work: str) -> dict[str, Figures]:
+    """Of each peer that did the work, each figure, as often as it was measured."""
+    found: dict[str, Figures] = {peer: {} for peer in raw["peers"]}
+    for sample in raw["samples"]:
+        if sample["work"] == work:
+            for name, value in sample["figures"].items():
+                found[sample["peer"]].setdefault(name, []).append(value)
+    return {peer: figures for peer, figures in found.items() if figures}
+
+
+def cost(figures: Figures) -> str | None:
+    """The name of the figure that is what one unit of the work costs, if any is."""
+    return next((n for n in figures if n.startswith(("CPU", "PSS"))), None)
+
+
+def tables(raw: Raw) -> Iterator[str]:
+    """A table for each work, one of ours beside others, one of growth.
+
+    A cell is a number, the median, and in parentheses the least and the most.
+    """
+    for work, title in raw["works"].items():
+        if found := figures_of(raw, work):
+            yield from ("", f"### `{work}`", "", f"{title}.", "")
+            yield from _work_table(found)
+    yield from _table_of_ours(raw)
+    yield from _table_of_growth(raw)
+    yield from _failures(raw)
+
+
+def growth(raw: Raw) -> Iterator[tuple[str, str, list[int], list[float]]]:
+    """Works that differ only in how many connections there are.
+
+    The works' common name, a peer, how many, and the median cost at each.
+    """
+    for series in ("messages", "connections-beside"):
+        numbered = {
+            int(number): figures_of(raw, work)
+            for work in raw["works"]
+            for name, _, number in [work.rpartition("-")]
+            if name == series and int(number) > 1
+        }
+        for peer in raw["peers"]:
+            costs = {
+                number: median(found[peer][unit])
+                for number, found in sorted(numbered.items())
+                if peer in found and (unit := cost(found[peer]))
+            }
+            if 1 < len(costs) == len(numbered):
+                yield series, peer, list(costs), list(costs.values())
+
+
+def page(raw: Raw, plots: Mapping[str, str]) -> str:
+    """The page: what was measured, where, and all of the tables.
+
+    Args:
+      plots: files beside the page, and what each shows.
+    """
+    spreads = sorted(_spreads(raw))
+    lines = [
+        "# Performance",
+        "",
+        "Made by `python -m bench --page` out of [these figures](figures.json);",
+        "[what is measured, and how to read it](../../bench/README.md).",
+        "",
+        f"A figure is the median of up to {raw['rounds']} rounds, in parentheses the",
+        f"least and the most. A sample took about {raw['seconds']:g} s. From the least",
+        f"to the most is {median(spreads):.0%} of a median cost in half of all cases,",
+        f"and {spreads[-1]:.0%} in the worst: what differs by less is the same.",
+        "",
+        *_table(["machine", ""], raw["machine"].items()),
+        *_table(
+            ["peer", "version", "settings"],
+            [(name, *said) for name, said in raw["peers"].items()],
+        ),
+    ]
+    if raw["missing"]:
+        lines += [f"Not installed: {', '.join(raw['missing'])}.", ""]
+    for file, title in plots.items():
+        lines += [f"![{title}]({file})", ""]
+    return "\n".join([*lines, *tables(raw)]).rstrip() + "\n"
+
+
+def _spreads(raw: Raw) -> Iterator[float]:
+    yield 0.0
+    for work in raw["works"]:
+        for figures in figures_of(raw, work).values():
+            if (unit := cost(figures)) and len(values := figures[unit]) > 1:
+                yield (max(values) - min(values)) / median(values)
+
+
+def _work_table(found: Mapping[str, Figures]) -> Iterator[str]:
+    names = max((list(figures) for figures in found.values()), key=len)
+    references = [peer for peer in REFERENCES if peer in found]
+    rows = [
+        [
+            peer,
+            *(_spread(figures.get(name)) for name in names),
+            *(_ratio(figures, found[other], cost(figures)) for other in references),
+        ]
+        for peer, figures in found.items()
+    ]
+    yield from _table(["peer", *names, *(f"cost / {r}" for r in references)], rows)
+
+
+def _table_of_ours(raw: Raw) -> Iterator[str]:
+    rows = []
+    for work in raw["works"]:
+        found = figures_of(raw, work)
+        ours = found.get("trioserve") or found.get("trioserve-handler") or {}
+        for name, values in ours.items():
+            others = [_ratio(ours, found.get(other, {}), name) for other in REFERENCES]
+            rows.append([work, name, _spread(values), *others])
+    if rows:
+        yield from ("", "### trioserve beside others", "")
+        head = ["work", "figure", "trioserve", *(f"/ {other}" for other in REFERENCES)]
+        yield from _table(head, rows)
+
+
+def _table_of_growth(raw: Raw) -> Iterator[str]:
+    rows = [
+        [series, peer, f"{few[0]} to {few[-1]}", f"{costs[-1] / costs[0]:.2f}"]
+        for series, peer, few, costs in growth(raw)
+    ]
+    if rows:
+        yield from ("", "### Growth of the CPU for each, with many connections", "")
+        yield from _table(["work", "peer", "connections", "cost at most / least"], rows)
+
+
+def _failures(raw: Raw) -> Iterator[str]:
+    rows = [
+        (sample["work"], sample["peer"], sample["failed"])
+        for sample in raw["samples"]
+        if "failed" in sample
+    ]
+    if rows:
+        yield from ("", "### Failed", "")
+        yield from _table(["work", "peer", "because"], rows)
+
+
+def _table(head: list[str], rows: Iterable[Iterable[str]]) -> Iterator[str]:
+    yield f"| {' | '.join(head)} |"
+    yield f"|{'---|' * len(head)}"
+    for row in rows:
+        yield f"| {' | '.join(row)} |"
+    yield ""
+
+
+def _spread(values: list[float] | None) -> str:
+    if not values:
+        return ""
+    middle, least, most = map(_number, (median(values), min(values), max(values)))
+    return middle if len(values) == 1 else f"{middle} ({least} to {most})"
+
+
+def _ratio(ours: Figures, others: Figures, name: str | None) -> str:
+    if name is None or not all(each.get(name) for each in (ours, others)):
+        return ""
+    return f"{median(ours[name]) / median(others[name]):.2f}"
+
+
+def _number(value: float) -> str:
+    return f"{value:.0f}" if abs(value) >= 100 else f"{value:.3g}"

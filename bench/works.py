@@ -1,0 +1,217 @@
+"""The works: what each peer has to do, and what is measured of it.
+
+A peer in, figures out. Nothing here knows of rounds, or what becomes of figures.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import re
+import socket
+import tempfile
+from collections.abc import Callable, Generator
+from functools import partial
+from pathlib import Path
+from typing import Literal
+
+from .load import Figures, connections, crowd, flows, round_trips
+from .measure import memory
+from .peers import Peer
+from .programs import (
+    LOAD_CORES,
+    PROXY_CORES,
+    find,
+    free_port,
+    pinned,
+    raise_open_files_limit,
+    running,
+)
+
+#: Connections through one proxy: each takes two descriptors of its.
+MOST = min(10_000, (raise_open_files_limit() - 500) // 2)
+
+#: Where the load connects to, and whose cost is measured, if anybody's is.
+Task = Callable[[int, int | None, float], Figures]
+
+
+@dataclasses.dataclass(frozen=True)
+class Work:
+    """Something that is measured.
+
+    Args:
+      name: a word for the command line.
+      title: what it is, for the reader.
+      task: takes a port, the server's process id and about how many seconds.
+      clients: connections at once.
+      target: what a proxy relays to.
+      serves: the kind of peer that does it.
+      is_long: it takes long besides what is measured.
+    """
+
+    name: str
+    title: str
+    task: Task
+    clients: int
+    target: Literal["redis", "iperf3"] = "redis"
+    serves: Literal["proxy", "echo"] = "proxy"
+    is_long: bool = False
+
+    @property
+    def tools(self) -> tuple[str, ...]:
+        """The programs that it takes."""
+        if self.target == "iperf3":
+            return ("iperf3",)
+        return ("redis-benchmark", "redis-server")
+
+    def suits(self, peer: Peer) -> bool:
+        """Whether the peer can do it at all."""
+        if peer.serves != self.serves or self.clients > peer.most:
+            return False
+        return peer.command is not None or not self.is_long
+
+
+def measure(work: Work, peer: Peer, seconds: float) -> Figures:
+    """Start a target and the peer, let it do the work, and end them.
+
+    The target is a new one each time, at a port of its own: pairs of ports that
+    were in use a moment ago would make each connect dearer than the last.
+
+    Raises:
+      ProgramError: something did not do what it should.
+    """
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(pinned(LOAD_CORES))
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        port = target = free_port()
+        pid = None
+        if work.serves == "proxy":
+            relayed = _target(work.target, target)
+            stack.enter_context(running(relayed, target, LOAD_CORES, folder))
+        if peer.command is not None:
+            port = free_port()
+            command = peer.command(port, target, folder)
+            pid = stack.enter_context(running(command, port, PROXY_CORES, folder))
+        figures = dict(work.task(port, pid, seconds))
+        if work.target == "iperf3" and peer.needs == "haproxy":
+            figures["spliced %"] = _spliced(folder / "admin")
+        return figures
+
+
+def _target(name: str, port: int) -> list[str]:
+    if name == "iperf3":
+        return ["iperf3", "-s", "-1", "-p", str(port)]
+    command = [find("redis-server") or "", "--port", str(port), "--save", ""]
+    command += ["--bind", "127.0.0.1", "--tcp-backlog", "4096"]
+    return [*command, "--maxclients", "20000", "--appendonly", "no"]
+
+
+def _round_trips(clients: int, port: int, pid: int | None, seconds: float) -> Figures:
+    few = min(clients, 64)
+    rate = _rate(round_trips(port, pid, few, 10 * few + 200))
+    return round_trips(port, pid, clients, max(int(rate * seconds), 3 * clients))
+
+
+def _connections(beside: int, port: int, pid: int | None, seconds: float) -> Figures:
+    # The kernel has 28,000 ports to connect from, and half of them are quickly
+    # found: from there on it would be the search for one that is measured.
+    most = 11_000 - beside
+    with crowd(port, beside):
+        rate = _rate(connections(port, pid, 64, 500))
+        return connections(port, pid, 64, min(int(rate * seconds), most))
+
+
+def _rate(figures: Figures) -> float:
+    return next(iter(figures.values()))
+
+
+def _idle(number: int, port: int, pid: int | None, seconds: float) -> Figures:
+    assert pid is not None
+    with crowd(port, 1):
+        none = memory(pid)
+    with crowd(port, number):
+        full = memory(pid)
+    return {
+        "PSS kB per connection": (full.pss - none.pss) / number,
+        "RSS kB per connection": (full.rss - none.rss) / number,
+        "RSS MB without": none.rss / 1024,
+    }
+
+
+def _flow(
+    number: int, down: bool, port: int, pid: int | None, seconds: float
+) -> Figures:
+    return flows(port, pid, number, seconds, down=down)
+
+
+def _spliced(admin: Path) -> float:
+    # HAProxy's own count: how much of what it sent went through a pipe.
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.connect(str(admin))
+        sock.sendall(b"show info\n")
+        said = b"".join(iter(lambda: sock.recv(65536), b"")).decode()
+    # It is HAProxy that spells it so.
+    spliced = re.search(r"^TotalSplic\w*BytesOut: (\d+)$", said, re.MULTILINE)
+    sent = re.search(r"^TotalBytesOut: (\d+)$", said, re.MULTILINE)
+    return 100 * int(spliced[1]) / int(sent[1]) if spliced and sent else 0.0
+
+
+def _all() -> Generator[Work]:
+    for clients in (1, 64, 512, 1000, MOST):
+        yield Work(
+            name=f"messages-{clients}",
+            title=f"Round trips of 14 and 7 bytes, {clients} at a time",
+            task=partial(_round_trips, clients),
+            clients=clients,
+            is_long=clients >= 1000,
+        )
+    yield Work(
+        name="connections",
+        title="Connect, one round trip, close; 64 at a time",
+        task=partial(_connections, 0),
+        clients=64,
+    )
+    for number in (100, MOST * 9 // 10):
+        yield Work(
+            name=f"connections-beside-{number}",
+            title=f"The same beside {number} that are open and silent",
+            task=partial(_connections, number),
+            clients=number + 64,
+            is_long=True,
+        )
+    for number in (1, 8):
+        for down in (False, True):
+            way = "down" if down else "up"
+            yield Work(
+                name=f"bytes-{way}-{number}",
+                title=f"Bytes {way} the stream, in {number} flows at once",
+                task=partial(_flow, number, down),
+                clients=number,
+                target="iperf3",
+            )
+    for number in (2000, MOST):
+        yield Work(
+            name=f"idle-{number}",
+            title=f"Memory for {number} connections that are open and silent",
+            task=partial(_idle, number),
+            clients=number,
+            is_long=True,
+        )
+    for clients in (1, 64):
+        yield Work(
+            name=f"handler-messages-{clients}",
+            title=f"Round trips to a handler of one's own, {clients} at a time",
+            task=partial(_round_trips, clients),
+            clients=clients,
+            serves="echo",
+        )
+    yield Work(
+        name="handler-connections",
+        title="Connect to a handler of one's own, one round trip, close; 64 at a time",
+        task=partial(_connections, 0),
+        clients=64,
+        serves="echo",
+    )
+
+
+WORKS = list(_all())

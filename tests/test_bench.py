@@ -1,0 +1,53 @@
+"""The benchmark runs and its tables can be read. No speed is tested."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+from real.tools import needs
+
+ROOT = Path(__file__).parents[1]
+
+pytestmark = needs("redis-server", "redis-benchmark", "stdbuf", "setpriv")
+
+
+def bench(*options: str) -> str:
+    """What ``python -m bench`` prints; it has 50 seconds."""
+    ran = subprocess.run(
+        [sys.executable, "-m", "bench", *options],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=50,
+    )
+    assert ran.returncode == 0, ran.stderr
+    return ran.stdout
+
+
+def rows(printed: str, work: str) -> list[dict[str, str]]:
+    """The table of a work, a row for each peer."""
+    section = printed.partition(f"### `{work}`\n")[2].partition("\n### ")[0]
+    lines = [line for line in section.splitlines() if line.startswith("|")]
+    head, _, *others = [[c.strip() for c in line.split("|")[1:-1]] for line in lines]
+    return [dict(zip(head, row, strict=True)) for row in others]
+
+
+def test_a_quick_run_has_figures_of_every_peer_and_a_report_can_be_made_anew(
+    tmp_path: Path,
+) -> None:
+    raw = tmp_path / "raw.json"
+    printed = bench("--quick", "--json", str(raw))
+    peers = list(json.loads(raw.read_text())["peers"])
+    assert {"trio", "trioserve"} <= set(peers)
+    for work, unit in (("messages-64", "round trip"), ("connections", "connection")):
+        table = rows(printed, work)
+        assert [row["peer"] for row in table] == peers
+        for row in table:
+            for figure in (f"{unit}s/s", f"CPU us per {unit}", "p50 ms", "p99 ms"):
+                assert float(row[figure]) > 0, row
+            assert float(row["cost / trio"]) > 0
+    assert "### Failed" not in printed
+    assert bench("--read", str(raw)) == printed
