@@ -403,6 +403,10 @@ class Connection(trio.abc.HalfCloseableStream):
         else:
             self._transport.abort()
 
+    def _let_go(self) -> None:
+        """It is over: leave no cycle, which would keep it until garbage is collected."""
+        self._task = self._transport.on_wait = None
+
     @property
     def _discarded(self) -> int:
         """Bytes received that went neither to the handler nor to the target."""
@@ -415,10 +419,10 @@ class Connection(trio.abc.HalfCloseableStream):
             if self._relay_ended is None or self._relay_ended.reason.outcome == "ok":
                 self._phase = Phase.CLOSING
             if self._transport.eof and isinstance(self._transport, SocketTransport):
-                # There is nothing to wait for; settling it closes it.
+                # There is nothing to wait for.
                 self._eof_first = True
-                if trio.current_effective_deadline() > -math.inf:
-                    self._transport.close()
+                await trio.lowlevel.checkpoint_if_cancelled()
+                self._transport.close()
                 return
             await self.aclose()
 

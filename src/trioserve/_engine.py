@@ -132,7 +132,7 @@ class Direction(Pump):
         engine.remove(self)
         if self._pipe is not None:
             engine.take_back(self, self._pipe)
-        # Or the whole relay would have to wait for the garbage collector.
+        # A cycle would keep the whole relay until garbage is collected.
         del self._pair, self.back
 
     def happened(self, engine: Engine, events: int, now: float) -> None:
@@ -383,6 +383,7 @@ class Pair:
             for direction in directions:
                 direction.source.on_close = None
                 direction.end()
+            del self.rules
             self.engine.let_go()
 
 

@@ -399,6 +399,7 @@ class Server(Sequence[Gate]):
         if self._open.pop(connection.id, None) is None:
             return
         connection._hang_up()
+        connection._let_go()
         self._timers.forget(connection)
         self._uncount(connection)
         report = connection._report(len(self._open))
