@@ -404,7 +404,7 @@ class Connection(trio.abc.HalfCloseableStream):
             self._transport.abort()
 
     def _let_go(self) -> None:
-        """It is over: leave no cycle, which would keep it until garbage is collected."""
+        """Leave no cycle, which would keep it until garbage is collected."""
         self._task = self._transport.on_wait = None
 
     @property
@@ -415,16 +415,27 @@ class Connection(trio.abc.HalfCloseableStream):
 
     async def _finish(self) -> None:
         """The handler returned."""
+        await trio.lowlevel.checkpoint_if_cancelled()
+        self._close_if_over()
         if not self._transport.closed:
-            if self._relay_ended is None or self._relay_ended.reason.outcome == "ok":
-                self._phase = Phase.CLOSING
-            if self._transport.eof and isinstance(self._transport, SocketTransport):
-                # There is nothing to wait for.
-                self._eof_first = True
-                await trio.lowlevel.checkpoint_if_cancelled()
-                self._transport.close()
-                return
+            self._enter_closing()
             await self.aclose()
+
+    def _close_if_over(self) -> None:
+        """Close at once if there is nothing to come: the peer's EOF was received."""
+        transport = self._transport
+        if (
+            transport.eof
+            and not transport.closed
+            and isinstance(transport, SocketTransport)
+        ):
+            self._enter_closing()
+            self._eof_first = True
+            transport.close()
+
+    def _enter_closing(self) -> None:
+        if self._relay_ended is None or self._relay_ended.reason.outcome == "ok":
+            self._phase = Phase.CLOSING
 
     async def _linger(self) -> None:
         transport = self._transport

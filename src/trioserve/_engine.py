@@ -39,10 +39,6 @@ SUPPORTED: Final = hasattr(select, "epoll")
 IN: Final = getattr(select, "EPOLLIN", 0)
 OUT: Final = getattr(select, "EPOLLOUT", 0)
 
-#: For a descriptor that is not waited for: reported once at most, where without
-#: it a hang-up, which can't be masked, would be reported all the time.
-_NOTHING: Final = getattr(select, "EPOLLET", 0)
-
 #: Events of one look, and looks of one turn, after which others get theirs.
 _EVENTS: Final = 128
 _LOOKS: Final = 16
@@ -112,9 +108,9 @@ class Direction(Pump):
         """Be registered, and wait for what there is to wait for."""
         self._pair = pair
         self.source.start_receiving()
-        self.fd, self.mask = self.source.sock.fileno(), IN
+        self.fd = self.source.sock.fileno()
         try:
-            pair.engine.add(self)
+            pair.engine.want(self, IN)
         except BaseException:
             self.source.receiving_since = math.inf
             raise
@@ -127,9 +123,9 @@ class Direction(Pump):
             self.source.receiving_since = math.inf
         if self.blocked:
             self.sink.sending_since = math.inf
-        self.mask, self.blocked = 0, False
+        self.blocked = False
         engine = self._pair.engine
-        engine.remove(self)
+        engine.want(self, 0)
         if self._pipe is not None:
             engine.take_back(self, self._pipe)
         # A cycle would keep the whole relay until garbage is collected.
@@ -274,9 +270,7 @@ class Direction(Pump):
         mask = IN if self.reading and not self.blocked else 0
         if self.back.blocked:
             mask |= OUT
-        if mask != self.mask:
-            self.mask = mask
-            self._pair.engine.modify(self)
+        self._pair.engine.want(self, mask)
 
     # -- ends; what is told to the rules comes last, for they may end the pair
 
@@ -481,19 +475,29 @@ class Engine:
 
     # -- what directions use
 
-    def add(self, direction: Direction) -> None:
-        epoll = self._epoll or self._start()
-        try:
-            epoll.register(direction.fd, direction.mask)
-        except FileExistsError:
-            raise trio.BusyResourceError("another task is relaying") from None
-        self._directions[direction.fd] = direction
+    def want(self, direction: Direction, mask: int) -> None:
+        """Wait for these events of a direction's source; 0: for none.
 
-    def modify(self, direction: Direction) -> None:
-        assert self._epoll is not None
-        self._epoll.modify(direction.fd, direction.mask or _NOTHING)
+        One that is not waited for is not registered, as a hang-up can't be
+        masked and would be reported all the time.
+        """
+        before, direction.mask = direction.mask, mask
+        if mask == before:
+            return
+        if not mask:
+            self._forget(direction)
+        elif before:
+            assert self._epoll is not None
+            self._epoll.modify(direction.fd, mask)
+        else:
+            try:
+                (self._epoll or self._start()).register(direction.fd, mask)
+            except FileExistsError:
+                direction.mask = 0
+                raise trio.BusyResourceError("another task is relaying") from None
+            self._directions[direction.fd] = direction
 
-    def remove(self, direction: Direction) -> None:
+    def _forget(self, direction: Direction) -> None:
         # Closed behind our back, the number may be another direction's by now.
         if self._directions.get(direction.fd) is direction:
             del self._directions[direction.fd]

@@ -71,11 +71,14 @@ def proxy(
         conn._phase = Phase.DATA
         conn._connected = trio.current_time() - conn._accepted_at
         try:
-            await relay_transports(conn._transport, upstream, conn, timeouts=times)
+            await relay_transports(
+                conn._transport, upstream, conn, closes=True, timeouts=times
+            )
         except BaseException:
             upstream.abort()
             raise
         upstream.close()
+        conn._close_if_over()
 
     return proxy_handler
 

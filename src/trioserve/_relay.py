@@ -373,13 +373,24 @@ class TaskRelay(Relay):
 
 
 class EngineRelay(Relay):
-    """A relay between two sockets: the engine runs its pumps, a task waits."""
+    """A relay between two sockets: the engine runs its pumps, a task waits.
 
-    __slots__ = ("_directions", "_lost", "_pair")
+    Args:
+      closes: both are closed when it is over, which sends the last EOF.
+    """
+
+    __slots__ = ("_closes", "_directions", "_lost", "_pair")
 
     def __init__(
-        self, a: SocketTransport, b: SocketTransport, first: bytes, **options: Any
+        self,
+        a: SocketTransport,
+        b: SocketTransport,
+        first: bytes,
+        *,
+        closes: bool,
+        **options: Any,
     ) -> None:
+        self._closes = closes
         self._directions = [Direction(a, b, first)]
         if a is not b:
             self._directions.append(Direction(b, a))
@@ -406,10 +417,12 @@ class EngineRelay(Relay):
         self._ended(pump)
         sink = pump.sink
         assert isinstance(sink, SocketTransport)
-        sink.send_eof_now()
+        over = all(pump.done for pump in self._pumps)
+        if not (over and self._closes):
+            sink.send_eof_now()
         if sink.error is not None and not self._still_reads(sink):
             self.broke(sink)
-        elif all(pump.done for pump in self._pumps):
+        elif over:
             self._pair.stop()
         else:
             self._watch()
@@ -541,10 +554,14 @@ async def relay_transports(
     server: Connection | None = None,
     *,
     first: bytes = b"",
+    closes: bool = False,
     timeouts: Timeouts | None = None,
     drain_idle: float | None = None,
 ) -> RelayResult:
-    """:func:`relay` without streams; ``client`` and ``server`` get to know of it."""
+    """:func:`relay` without streams; ``client`` and ``server`` get to know of it.
+
+    Whoever ``closes`` both sides when it has ended well saves it a system call.
+    """
     owner = client or server
     if timeouts is None:
         timeouts = owner._timeouts if owner else Timeouts()
@@ -558,7 +575,7 @@ async def relay_transports(
     }
     running: Relay
     if HAS_ENGINE and isinstance(a, SocketTransport) and isinstance(b, SocketTransport):
-        running = EngineRelay(a, b, first, **options)
+        running = EngineRelay(a, b, first, closes=closes, **options)
     else:
         running = TaskRelay(a, b, first, **options)
     if client is not None:
