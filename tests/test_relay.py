@@ -39,7 +39,7 @@ from support import (
 )
 from sweep import Begin, sweep
 from trioserve import Connection, Flow, Reason, RelayResult, Timeouts, relay
-from trioserve._relay import _transport_of, relay_transports
+from trioserve._relay import _run_with_timers, _transport_of, make_relay
 from trioserve._transport import CHUNK
 
 
@@ -805,7 +805,7 @@ def test_cancelled_at_any_step_it_keeps_the_contract(medium: RealMedium) -> None
                     nursery.start_soon(_say, peer)
                 with trio.CancelScope() as scope:
                     begin(scope.cancel)
-                    await relay_transports(*sides, None)
+                    await _run_with_timers(make_relay(*sides, None))
                 held = (
                     sides[0].received != sides[1].sent
                     or sides[1].received != sides[0].sent

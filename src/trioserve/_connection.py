@@ -156,7 +156,7 @@ class Connection(trio.abc.HalfCloseableStream):
         self._lingers = False
         self._relay_ended: RelayResult | None = None
         self._result: object = None
-        self._notes: dict[str, object] = {}
+        self._notes: dict[str, object] | None = None
         self._task: trio.lowlevel.Task | None = None
         self._alarm = math.inf
         transport.on_wait = self._waits
@@ -194,7 +194,7 @@ class Connection(trio.abc.HalfCloseableStream):
     @property
     def notes(self) -> Mapping[str, object]:
         """What was noted so far."""
-        return self._notes
+        return self._notes or {}
 
     @property
     def socket(self) -> trio.socket.SocketType:
@@ -225,9 +225,10 @@ class Connection(trio.abc.HalfCloseableStream):
         Raises:
           ValueError: more than 32 fields.
         """
-        if len(self._notes.keys() | fields.keys()) > _MOST_NOTES:
+        notes = {**self.notes, **fields}
+        if len(notes) > _MOST_NOTES:
             raise ValueError(f"more than {_MOST_NOTES} notes on one connection")
-        self._notes.update(fields)
+        self._notes = notes
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
         """Receive 1 to ``max_bytes`` bytes (default 64 KiB), or ``b""`` at EOF.
@@ -605,7 +606,7 @@ class Connection(trio.abc.HalfCloseableStream):
             draining=self.draining.is_set(),
             open_at_close=open_at_close,
             result=self._result,
-            notes=dict(self._notes),
+            notes=dict(self.notes),
         )
 
 

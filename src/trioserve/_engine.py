@@ -22,9 +22,8 @@ import contextlib
 import errno
 import math
 import select
-from collections.abc import Sequence
-from types import TracebackType
-from typing import Final, Protocol, Self
+from collections.abc import Coroutine, Sequence
+from typing import Any, Final, Protocol
 
 import trio
 
@@ -96,7 +95,7 @@ class Direction(Pump):
         self.blocked = False
         self.mask = 0
         self._pair: Pair
-        self._held = memoryview(first)
+        self._held: bytes | memoryview = first
         self._pipe: Pipe | None = None
         self._bulk: float = 0 if CAN_SPLICE else -math.inf
 
@@ -305,10 +304,7 @@ class Direction(Pump):
 
 
 class Pair:
-    """The directions of one relay, while the engine moves their bytes.
-
-    A context manager: at its end the engine has nothing to do with them.
-    """
+    """The directions of one relay, while the engine moves their bytes."""
 
     __slots__ = ("_directions", "_task", "_woken", "engine", "rules")
 
@@ -321,7 +317,13 @@ class Pair:
         self._task: trio.lowlevel.Task | None = None
         self._woken = False
 
-    def __enter__(self) -> Self:
+    def begin(self) -> None:
+        """Let the engine move bytes, until :meth:`stop`.
+
+        Raises:
+          trio.BusyResourceError, trio.ClosedResourceError: a side is in use, or
+            was closed.
+        """
         now = trio.current_time()
         self.engine.hold()
         begun: list[Direction] = []
@@ -332,27 +334,20 @@ class Pair:
         except BaseException:
             for direction in begun:
                 direction.end()
+            self._directions = ()
             self.engine.let_go()
             raise
+        closed = self.rules.closed
         for direction in self._directions:
-            direction.source.on_close = self.rules.closed
-        return self
+            direction.source.on_close = closed
 
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc_value: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._end()
-
-    async def wait(self) -> None:
+    def wait(self) -> Coroutine[Any, Any, Any]:
         """Wait until :meth:`wake` or :meth:`stop`; cancelled, it stops too."""
+        # Not async itself: a frame for each connection that waits is too much.
         if self._woken:
-            await trio.lowlevel.checkpoint()
-            return
+            return trio.lowlevel.checkpoint()
         self._task = trio.lowlevel.current_task()
-        await trio.lowlevel.wait_task_rescheduled(self._give_up)
+        return trio.lowlevel.wait_task_rescheduled(self._give_up)
 
     def wake(self) -> None:
         """End the waiting. Twice is once."""
@@ -362,7 +357,7 @@ class Pair:
             trio.lowlevel.reschedule(task)
 
     def stop(self) -> None:
-        """End the waiting; no byte moves any more."""
+        """End the waiting; no byte moves any more. Twice is once."""
         self._end()
         self.wake()
 

@@ -12,7 +12,7 @@ from ._address import Address, TcpAddress, UnixAddress, parse_address
 from ._connection import Connection
 from ._dial import Dialing, Ends, GivenUpError
 from ._options import Timeouts
-from ._relay import relay_transports
+from ._relay import make_relay
 from ._report import Phase, Reason
 from ._transport import SocketTransport
 
@@ -71,9 +71,9 @@ def proxy(
         conn._phase = Phase.DATA
         conn._connected = trio.current_time() - conn._accepted_at
         try:
-            await relay_transports(
+            await make_relay(
                 conn._transport, upstream, conn, closes=True, timeouts=times
-            )
+            ).run()
         except BaseException:
             upstream.abort()
             raise

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import abc
 import math
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from typing import Any, Final
 
 import trio
@@ -54,31 +54,34 @@ class Relay(abc.ABC):
     """
 
     __slots__ = (
-        "_a", "_accepted_at", "_b", "_began", "_drain_idle", "_draining",
-        "_drains_since", "_error", "_failure", "_first", "_half_since", "_pumps",
-        "_reason", "_side", "_timeouts", "_timers",
+        "_a", "_accepted_at", "_b", "_began", "_client", "_drain_idle", "_draining",
+        "_drains_since", "_error", "_failure", "_first", "_half_since", "_lost",
+        "_pumps", "_reason", "_server", "_side", "_timeouts", "_timers",
     )  # fmt: skip
 
     def __init__(
         self,
         pumps: Sequence[Pump],
-        *,
+        client: Connection | None,
+        server: Connection | None,
         timeouts: Timeouts,
         drain_idle: float,
-        accepted_at: float,
         timers: Timers,
-        draining: trio.Event | None,
     ) -> None:
         self._a = pumps[0].source
         self._b = pumps[0].sink
         self._pumps = pumps
+        self._client = client
+        self._server = server
         self._timeouts = timeouts
         self._drain_idle = drain_idle
-        self._accepted_at = accepted_at
         self._timers = timers
-        self._draining = draining
+        owner = client or server
+        self._draining = owner.draining if owner else None
         self._drains_since = math.inf
         self._began = trio.current_time()
+        self._accepted_at = client._accepted_at if client else self._began
+        self._lost: Transport | None = None
         self._first: Transport | None = None
         self._half_since = -math.inf
         self._reason: Reason | None = None
@@ -103,28 +106,42 @@ class Relay(abc.ABC):
 
     async def run(self) -> RelayResult:
         """Relay until both directions are done, or something ends both."""
-        hooks = self._a.on_wait, self._b.on_wait
-        self._a.on_wait = self._b.on_wait = None
-        if self._draining is not None and self._draining.is_set():
-            self._drains_since = self._began
+        a, b, client, server = self._a, self._b, self._client, self._server
+        a_waits, b_waits = a.on_wait, b.on_wait
+        a.on_wait = b.on_wait = None
+        if client is not None:
+            client._relay_began(self)
+        if server is not None:
+            server._relay_began(_Mirror(self, a))
+        result: RelayResult | None = None
         try:
+            if self._draining is not None and self._draining.is_set():
+                self._drains_since = self._began
             self._watch()
             await self._move()
+            if self._lost is not None:
+                await self._lose(self._lost)
             if self._failure is not None:
                 raise self._failure
             await self._part()
+            result = self._result()
         except BaseException:
             # Ended in the middle of something, it must look like that.
             if self._holds():
                 self._abort()
             raise
         finally:
+            self._stop()
             self._timers.forget(self)
-            self._a.on_wait, self._b.on_wait = hooks
-        return self._result()
+            a.on_wait, b.on_wait = a_waits, b_waits
+            if client is not None:
+                client._relay_over(result)
+            if server is not None:
+                server._relay_over(_mirrored(result) if result is not None else None)
+        return result
 
     @abc.abstractmethod
-    async def _move(self) -> None:
+    def _move(self) -> Coroutine[Any, Any, Any]:
         """Move bytes until all pumps are done, or it was stopped."""
 
     @abc.abstractmethod
@@ -147,20 +164,20 @@ class Relay(abc.ABC):
         """Whether a pump will find out how ``transport`` ended."""
         return any(p.source is transport and p.reading for p in self._pumps)
 
-    async def _lose(self, transport: Transport, error: BaseException) -> None:
+    def _lost_by(self, transport: Transport) -> Reason:
+        """``transport`` was reset: say so, before what happens meanwhile can."""
+        at_client = transport is self._a
+        reason = Reason.CLIENT_RESET if at_client else Reason.SERVER_RESET
+        self._conclude(reason, error=transport.error)
+        return reason
+
+    async def _lose(self, transport: Transport) -> None:
         """``transport`` was reset: so is the other, after the bytes before it."""
-        other, reason = self._parted_by(transport)
-        # Said before it waits: what happens meanwhile is not why it ends.
-        self._conclude(reason, error=error)
+        reason = self._lost_by(transport)
+        other = self._b if transport is self._a else self._a
         if other is not transport:
             await other.flushed(_FLUSH)
         self._end(reason)
-
-    def _parted_by(self, transport: Transport) -> tuple[Transport, Reason]:
-        """Who is left when ``transport`` was reset, and what that is called."""
-        if transport is self._a:
-            return self._b, Reason.CLIENT_RESET
-        return self._a, Reason.SERVER_RESET
 
     def _end(
         self,
@@ -304,13 +321,11 @@ class TaskRelay(Relay):
 
     __slots__ = ("_closed_whole", "_first_bytes", "_scope", "_tasks")
 
-    def __init__(
-        self, a: Transport, b: Transport, first: bytes, **options: Any
-    ) -> None:
+    def __init__(self, a: Transport, b: Transport, first: bytes, *options: Any) -> None:
         self._tasks = [_TaskPump(a, b, len(first))]
         if a is not b:
             self._tasks.append(_TaskPump(b, a))
-        super().__init__(self._tasks, **options)
+        super().__init__(self._tasks, *options)
         self._first_bytes = first
         self._closed_whole: Transport | None = None
         self._scope = trio.CancelScope()
@@ -334,13 +349,13 @@ class TaskRelay(Relay):
                 await sink.send(data)
             self._ended(pump)
             await self._pass_eof(sink)
-        except trio.BrokenResourceError as error:
+        except trio.BrokenResourceError:
             lost = source if pump.receiving else sink
             # What the sink had sent before it broke is still to be read: its
             # own pump does that, and then comes here too.
             if lost is sink and sink is not source and self._still_reads(sink):
                 return
-            await self._lose(lost, error)
+            await self._lose(lost)
         except trio.ClosedResourceError as error:
             self._end(Reason.ABORTED, error=error)
         except trio.BusyResourceError as error:
@@ -368,7 +383,7 @@ class TaskRelay(Relay):
             sink.close()
             await sink.wait_closed()
         if sink.error is not None and not self._still_reads(sink):
-            await self._lose(sink, sink.error)
+            await self._lose(sink)
         self._watch()
 
 
@@ -379,34 +394,27 @@ class EngineRelay(Relay):
       closes: both are closed when it is over, which sends the last EOF.
     """
 
-    __slots__ = ("_closes", "_directions", "_lost", "_pair")
+    __slots__ = ("_closes", "_pair")
 
     def __init__(
         self,
         a: SocketTransport,
         b: SocketTransport,
         first: bytes,
-        *,
         closes: bool,
-        **options: Any,
+        *options: Any,
     ) -> None:
-        self._closes = closes
-        self._directions = [Direction(a, b, first)]
+        directions = [Direction(a, b, first)]
         if a is not b:
-            self._directions.append(Direction(b, a))
-            there, back = self._directions
-            there.back, back.back = back, there
-        super().__init__(self._directions, **options)
-        self._lost: SocketTransport | None = None
-        self._pair = Pair(Engine.of_this_run(), self._directions, self)
+            directions.append(Direction(b, a))
+            directions[0].back, directions[1].back = directions[1], directions[0]
+        super().__init__(directions, *options)
+        self._closes = closes
+        self._pair = Pair(Engine.of_this_run(), directions, self)
 
-    async def _move(self) -> None:
-        for direction in self._directions:
-            await direction.source.see_that_nobody_receives()
-        with self._pair:
-            await self._pair.wait()
-            if self._lost is not None and self._lost.error is not None:
-                await self._lose(self._lost, self._lost.error)
+    def _move(self) -> Coroutine[Any, Any, Any]:
+        self._pair.begin()
+        return self._pair.wait()
 
     def _stop(self) -> None:
         self._pair.stop()
@@ -430,8 +438,7 @@ class EngineRelay(Relay):
     def broke(self, transport: SocketTransport) -> None:
         if self._lost is None:
             self._lost = transport
-            _, reason = self._parted_by(transport)
-            self._conclude(reason, error=transport.error)
+            self._lost_by(transport)
             self._pair.wake()
 
     def closed(self) -> None:
@@ -531,7 +538,10 @@ async def relay(
             transport_a.release()
         raise
     try:
-        return await relay_transports(
+        for transport in (transport_a, transport_b):
+            if isinstance(transport, SocketTransport):
+                await transport.see_that_nobody_receives()
+        running = make_relay(
             transport_a,
             transport_b,
             a if isinstance(a, Connection) else None,
@@ -540,6 +550,9 @@ async def relay(
             timeouts=timeouts,
             drain_idle=drain_idle,
         )
+        if connections:
+            return await running.run()
+        return await _run_with_timers(running)
     finally:
         if a not in connections:
             transport_a.release()
@@ -547,7 +560,7 @@ async def relay(
             transport_b.release()
 
 
-async def relay_transports(
+def make_relay(
     a: Transport,
     b: Transport,
     client: Connection | None,
@@ -557,7 +570,7 @@ async def relay_transports(
     closes: bool = False,
     timeouts: Timeouts | None = None,
     drain_idle: float | None = None,
-) -> RelayResult:
+) -> Relay:
     """:func:`relay` without streams; ``client`` and ``server`` get to know of it.
 
     Whoever ``closes`` both sides when it has ended well saves it a system call.
@@ -565,43 +578,20 @@ async def relay_transports(
     owner = client or server
     if timeouts is None:
         timeouts = owner._timeouts if owner else Timeouts()
+    if drain_idle is None:
+        drain_idle = timeouts.drain_idle
     timers = owner._timers if owner else Timers()
-    options = {
-        "timeouts": timeouts,
-        "drain_idle": timeouts.drain_idle if drain_idle is None else drain_idle,
-        "accepted_at": client._accepted_at if client else trio.current_time(),
-        "timers": timers,
-        "draining": owner.draining if owner else None,
-    }
-    running: Relay
+    options = (client, server, timeouts, drain_idle, timers)
     if HAS_ENGINE and isinstance(a, SocketTransport) and isinstance(b, SocketTransport):
-        running = EngineRelay(a, b, first, closes=closes, **options)
-    else:
-        running = TaskRelay(a, b, first, **options)
-    if client is not None:
-        client._relay_began(running)
-    if server is not None:
-        server._relay_began(_Mirror(running, a))
-    result: RelayResult | None = None
-    try:
-        if owner is not None:
-            result = await running.run()
-        else:
-            result = await _run_with_timers(running, timers)
-    finally:
-        if client is not None:
-            client._relay_over(result)
-        if server is not None:
-            server._relay_over(_mirrored(result) if result is not None else None)
-    assert result is not None
-    return result
+        return EngineRelay(a, b, first, closes, *options)
+    return TaskRelay(a, b, first, *options)
 
 
-async def _run_with_timers(running: Relay, timers: Timers) -> RelayResult:
+async def _run_with_timers(running: Relay) -> RelayResult:
     """Run it where no server runs timers; what it raises comes out as it is."""
     ended: RelayResult | Exception
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(timers.run)
+        nursery.start_soon(running._timers.run)
         try:
             ended = await running.run()
         except Exception as error:
