@@ -345,9 +345,9 @@ class Pair:
         """Wait until :meth:`wake` or :meth:`stop`; cancelled, it stops too."""
         # Not async itself: a frame for each connection that waits is too much.
         if self._woken:
-            return trio.lowlevel.checkpoint()
+            return trio.lowlevel.checkpoint()  # noqa: ASYNC105
         self._task = trio.lowlevel.current_task()
-        return trio.lowlevel.wait_task_rescheduled(self._give_up)
+        return trio.lowlevel.wait_task_rescheduled(self._give_up)  # noqa: ASYNC105
 
     def wake(self) -> None:
         """End the waiting. Twice is once."""

@@ -35,7 +35,7 @@ class Timers:
     def __init__(self) -> None:
         # An entry is stale unless it is the one that _alarms has for its owner.
         self._heap: list[tuple[float, int, Timed]] = []
-        self._alarms: dict[Timed, tuple[float, int]] = {}
+        self._alarms: dict[Timed, tuple[float, int, Timed]] = {}
         self._count = itertools.count()
         self._sleep = trio.CancelScope()
 
@@ -49,9 +49,8 @@ class Timers:
             return alarm[0]
         if when == math.inf:
             return when
-        alarm = (when, next(self._count))
-        self._alarms[timed] = alarm
-        heapq.heappush(self._heap, (*alarm, timed))
+        alarm = self._alarms[timed] = (when, next(self._count), timed)
+        heapq.heappush(self._heap, alarm)
         if when < self._sleep.deadline:
             self._sleep.deadline = when
         return when
@@ -61,7 +60,7 @@ class Timers:
         if self._alarms.pop(timed, None) is None:
             return
         if len(self._heap) > 2 * len(self._alarms) + 64:
-            self._heap = [e for e in self._heap if self._alarms.get(e[2]) == e[:2]]
+            self._heap = [e for e in self._heap if self._alarms.get(e[2]) is e]
             heapq.heapify(self._heap)
         # A stale head would wake us, and move a virtual clock, for nothing.
         earliest = self._earliest()
@@ -80,6 +79,6 @@ class Timers:
                 timed.expire(now)
 
     def _earliest(self) -> float:
-        while self._heap and self._alarms.get(self._heap[0][2]) != self._heap[0][:2]:
+        while self._heap and self._alarms.get(self._heap[0][2]) is not self._heap[0]:
             heapq.heappop(self._heap)
         return self._heap[0][0] if self._heap else math.inf
