@@ -69,6 +69,9 @@ def trio_stream(sock: socket.socket) -> trio.SocketStream:
     return trio.SocketStream(trio.socket.from_stdlib_socket(sock))
 
 
+_NOTSENT_LOWAT = getattr(socket, "TCP_NOTSENT_LOWAT", 25)
+
+
 class Foreign(trio.abc.HalfCloseableStream):
     """A stream over a socket that doesn't show it; closed in a hurry, it resets."""
 
@@ -130,6 +133,20 @@ def memory() -> AnyLink:
     return Link(one, other, resets=False)
 
 
+def narrow(stream: trio.abc.Stream) -> None:
+    """Let its kernel take as little as it can before it is read."""
+    assert isinstance(stream, trio.SocketStream)
+    stream.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1)
+
+
+def roomy() -> Sockets:
+    """A link whose side of ours takes and gives much at once: bulk gets a pipe."""
+    link = sockets()
+    link.ours.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 200_000)
+    link.ours.setsockopt(socket.IPPROTO_TCP, _NOTSENT_LOWAT, 400_000)
+    return link
+
+
 MEDIA: tuple[Medium, ...] = (sockets, foreign, memory)
 #: Those with limited buffers and resets.
 REAL_MEDIA: tuple[RealMedium, ...] = (sockets, foreign)
@@ -167,11 +184,7 @@ class Peer:
 
     async def read(self) -> None:
         try:
-            while True:
-                await self.may_read.wait()
-                data = await self.stream.receive_some(10_000)
-                if not data:
-                    break
+            while data := await self.receive():
                 self.received += data
             # The kernel says only once that it was reset.
             self.tail = "reset" if self.broke else "eof"
@@ -179,6 +192,10 @@ class Peer:
             self.tail = "reset"
         except trio.ClosedResourceError:
             self.tail = "closed"
+
+    async def receive(self) -> bytes | bytearray:
+        await self.may_read.wait()
+        return await self.stream.receive_some(10_000)
 
     async def send(self, count: int) -> None:
         """Send; whether it arrives is for the test to say. Nothing after EOF."""
@@ -204,7 +221,8 @@ class Peer:
             reset(self.stream)
 
     def stop_reading(self) -> None:
-        self.may_read = trio.Event()
+        if self.may_read.is_set():
+            self.may_read = trio.Event()
 
     def read_on(self) -> None:
         self.may_read.set()

@@ -7,17 +7,28 @@ use :func:`run`, which gives every example its own clock.
 from __future__ import annotations
 
 import contextlib
+import math
 import os
+import resource
 import socket
 import struct
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
 from typing import Any
 
 import pytest
 import trio
 import trio.testing
 
-from trioserve import ConnectionReport, Limits, Server, Timeouts, open_listeners, serve
+from trioserve import (
+    ConnectionReport,
+    Limits,
+    RelayResult,
+    Server,
+    Timeouts,
+    open_listeners,
+    relay,
+    serve,
+)
 
 _FOR_EVER = 1e9
 
@@ -161,6 +172,31 @@ def balanced(report: ConnectionReport) -> None:
         )
 
 
+class Result:
+    """A relay that runs in a nursery, and what comes of it, when."""
+
+    def __init__(
+        self,
+        nursery: trio.Nursery,
+        a: trio.abc.Stream,
+        b: trio.abc.Stream,
+        **options: Any,
+    ) -> None:
+        self.is_pending = True
+        self.value: RelayResult
+        self.at = math.nan
+        nursery.start_soon(self._run, a, b, options)
+
+    async def _run(
+        self, a: trio.abc.Stream, b: trio.abc.Stream, options: dict[str, Any]
+    ) -> None:
+        try:
+            self.value = await relay(a, b, **options)
+            self.at = trio.current_time()
+        finally:
+            self.is_pending = False
+
+
 @contextlib.asynccontextmanager
 async def serving(
     handler: Callable[[Any], Awaitable[object]],
@@ -234,6 +270,19 @@ async def is_reset(stream: trio.SocketStream) -> bool:
         assert isinstance(error.__cause__, ConnectionResetError)
         return True
     return False
+
+
+@contextlib.contextmanager
+def no_free_fd() -> Generator[None, None, None]:
+    """For the block, whoever wants another descriptor gets EMFILE."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    lowest_free = os.open(os.devnull, os.O_RDONLY)
+    os.close(lowest_free)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (lowest_free, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 def open_fds() -> int:

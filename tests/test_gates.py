@@ -5,10 +5,7 @@ from __future__ import annotations
 import collections
 import contextlib
 import errno
-import os
-import resource
 import socket
-from collections.abc import Generator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -22,6 +19,7 @@ from hypothesis import strategies as st
 
 from support import (
     is_reset,
+    no_free_fd,
     open_fds,
     receive_all,
     receive_exactly,
@@ -445,19 +443,6 @@ async def test_a_dead_listener_does_not_end_the_others(
         caught += [e for e in group.exceptions if isinstance(e, OSError)]
     assert len(caught) == (1 if dead == 2 else 0)
     assert caplog.text.count("is over: [Errno 9]") == dead
-
-
-@contextlib.contextmanager
-def no_free_fd() -> Generator[None, None, None]:
-    """For the block, whoever wants another descriptor gets EMFILE."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    lowest_free = os.open(os.devnull, os.O_RDONLY)
-    os.close(lowest_free)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (lowest_free, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 @pytest.mark.parametrize("ending", ["serve on", "drain"])

@@ -24,10 +24,12 @@ from links import (
     Peer,
     RealMedium,
     Whole,
+    narrow,
     sockets,
     some_bytes,
 )
 from support import (
+    Result,
     Running,
     is_reset,
     open_fds,
@@ -43,31 +45,6 @@ from trioserve._relay import _run_with_timers, _transport_of, make_relay
 from trioserve._transport import CHUNK
 
 
-class Result:
-    """A relay that runs in a nursery, and what comes of it, when."""
-
-    def __init__(
-        self,
-        nursery: trio.Nursery,
-        a: trio.abc.Stream,
-        b: trio.abc.Stream,
-        **options: Any,
-    ) -> None:
-        self.is_pending = True
-        self.value: RelayResult
-        self.at = math.nan
-        nursery.start_soon(self._run, a, b, options)
-
-    async def _run(
-        self, a: trio.abc.Stream, b: trio.abc.Stream, options: dict[str, Any]
-    ) -> None:
-        try:
-            self.value = await relay(a, b, **options)
-            self.at = trio.current_time()
-        finally:
-            self.is_pending = False
-
-
 def _unsent(stream: trio.abc.Stream) -> int:
     """Bytes that the other end's kernel has not taken."""
     transport = _transport_of(stream)
@@ -75,12 +52,6 @@ def _unsent(stream: trio.abc.Stream) -> int:
     transport.release()
     assert count is not None
     return count
-
-
-def _narrow(stream: trio.abc.Stream) -> None:
-    """Let its kernel take as little as it can before it is read."""
-    assert isinstance(stream, trio.SocketStream)
-    stream.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1)
 
 
 @contextlib.asynccontextmanager
@@ -395,7 +366,7 @@ async def test_a_reset_that_waits_for_its_flush_stays_a_reset(
 ) -> None:
     """Law 8: no timer turns it into a clean end, however slow the other side is."""
     with sockets() as a, sockets() as b:
-        _narrow(b.peer)
+        narrow(b.peer)
         async with trio.open_nursery() as nursery:
             result = Result(nursery, a.ours, b.ours, timeouts=Timeouts(idle=10))
             # More than the peer takes, and not more than its side's kernel does.

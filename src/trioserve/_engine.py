@@ -103,8 +103,8 @@ class Direction(Pump):
     def pair(self) -> Pair:
         return self._pair
 
-    def begin(self, pair: Pair, now: float) -> None:
-        """Be registered, and wait for what there is to wait for."""
+    def begin(self, pair: Pair) -> None:
+        """Be registered."""
         self._pair = pair
         self.source.start_receiving()
         self.fd = self.source.sock.fileno()
@@ -113,6 +113,9 @@ class Direction(Pump):
         except BaseException:
             self.source.receiving_since = math.inf
             raise
+
+    def send_first(self, now: float) -> None:
+        """Hold what was received before, until the sink takes it."""
         if self._held:
             self._block(now)
 
@@ -233,6 +236,8 @@ class Direction(Pump):
             return
         if sink.sent != before:
             sink.moved_at = sink.sending_since = now
+            if self._pipe is not None:
+                self._pipe.moved_at = now
         if self._held or (self._pipe is not None and self._pipe.filled):
             return
         self._stop_waiting()
@@ -273,9 +278,12 @@ class Direction(Pump):
 
     # -- ends; what is told to the rules comes last, for they may end the pair
 
-    def _receive_eof(self) -> None:
+    def _stop_reading(self) -> None:
         self.reading = False
         self.source.receiving_since = math.inf
+
+    def _receive_eof(self) -> None:
+        self._stop_reading()
         self._want()
         if self.source.error is not None:
             # The kernel has told it once, and says EOF from then on.
@@ -285,7 +293,7 @@ class Direction(Pump):
         self._pair.rules.ended(self)
 
     def _cannot_receive(self, error: OSError) -> None:
-        self.reading = False
+        self._stop_reading()
         self._want()
         if self.source.breaks(error):
             self._pair.rules.broke(self.source)
@@ -293,7 +301,7 @@ class Direction(Pump):
             self._pair.rules.closed()
 
     def _cannot_send(self, error: OSError) -> None:
-        self.reading = False
+        self._stop_reading()
         self._stop_waiting()
         if self.sink.sent_eof or not self.sink.breaks(error):
             self._pair.rules.closed()
@@ -324,25 +332,30 @@ class Pair:
           trio.BusyResourceError, trio.ClosedResourceError: a side is in use, or
             was closed.
         """
-        now = trio.current_time()
+        directions, self._directions = self._directions, ()
         self.engine.hold()
         begun: list[Direction] = []
         try:
-            for direction in self._directions:
-                direction.begin(self, now)
+            for direction in directions:
+                direction.begin(self)
                 begun.append(direction)
         except BaseException:
             for direction in begun:
                 direction.end()
-            self._directions = ()
             self.engine.let_go()
             raise
-        closed = self.rules.closed
-        for direction in self._directions:
+        self._directions = begun
+        now, closed = trio.current_time(), self.rules.closed
+        for direction in begun:
             direction.source.on_close = closed
+        for direction in begun:
+            direction.send_first(now)
 
     def wait(self) -> Coroutine[Any, Any, Any]:
-        """Wait until :meth:`wake` or :meth:`stop`; cancelled, it stops too."""
+        """Wait until :meth:`wake` or :meth:`stop`; cancelled, it stops too.
+
+        To be awaited at once, by the task that calls it.
+        """
         # Not async itself: a frame for each connection that waits is too much.
         if self._woken:
             return trio.lowlevel.checkpoint()  # noqa: ASYNC105
@@ -380,7 +393,7 @@ class Engine:
     """The epoll, the loop and the buffer of one Trio run.
 
     It runs while somebody holds it: each pair does, and a server, so that it
-    need not be started for every connection.
+    need not be started for every connection, perhaps out of descriptors.
 
     Attributes:
       buffer, view: what is received into, and it again, to be cut.
@@ -408,6 +421,13 @@ class Engine:
     # -- running
 
     def hold(self) -> None:
+        """Run, until it is let go as often.
+
+        Raises:
+          OSError: out of descriptors.
+        """
+        if self._epoll is None:
+            self._start()
         self._holders += 1
 
     def let_go(self) -> None:
@@ -444,8 +464,10 @@ class Engine:
                 # A system task that raises ends the program. Somebody has
                 # closed a descriptor that was not his.
                 self._epoll = None
-                for direction in [*self._directions.values()]:
-                    direction.pair.rules.failed(error)
+                with contextlib.suppress(OSError):
+                    epoll.close()
+                for pair in {each.pair for each in self._directions.values()}:
+                    pair.rules.failed(error)
 
     def _turn(self, epoll: select.epoll) -> None:
         """Do what there is to do, up to a bound."""
@@ -481,24 +503,46 @@ class Engine:
             return
         if not mask:
             self._forget(direction)
-        elif before:
-            assert self._epoll is not None
+            return
+        assert self._epoll is not None
+        if before:
             self._epoll.modify(direction.fd, mask)
         else:
             try:
-                (self._epoll or self._start()).register(direction.fd, mask)
+                self._epoll.register(direction.fd, mask)
             except FileExistsError:
-                direction.mask = 0
                 raise trio.BusyResourceError("another task is relaying") from None
+            except OSError:
+                # Somebody has closed a descriptor that was not his: our epoll.
+                self._begin_anew(self._epoll).register(direction.fd, mask)
             self._directions[direction.fd] = direction
 
     def _forget(self, direction: Direction) -> None:
-        # Closed behind our back, the number may be another direction's by now.
-        if self._directions.get(direction.fd) is direction:
+        known = self._directions.get(direction.fd) is direction
+        if known:
             del self._directions[direction.fd]
-            if self._epoll is not None:
-                with contextlib.suppress(OSError):
-                    self._epoll.unregister(direction.fd)
+        if self._epoll is None:
+            return
+        try:
+            if known:
+                self._epoll.unregister(direction.fd)
+        except OSError:
+            known = False
+        if not known:
+            # Closed behind our back: it can't be unregistered, and while there
+            # is a copy of it, its events go on.
+            self._begin_anew(self._epoll)
+
+    def _begin_anew(self, epoll: select.epoll) -> select.epoll:
+        """Wait for those that are registered, by another epoll."""
+        self._scope.cancel(reason="the engine begins anew")
+        with contextlib.suppress(OSError):
+            epoll.close()
+        another = self._start()
+        for direction in self._directions.values():
+            with contextlib.suppress(OSError):
+                another.register(direction.fd, direction.mask)
+        return another
 
     def pipe_for(self, direction: Direction, now: float) -> Pipe | None:
         """A pipe, perhaps one that nothing has gone through for a while."""

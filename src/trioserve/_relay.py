@@ -284,7 +284,8 @@ class Relay(abc.ABC):
 
     def _awaits_first_byte(self) -> bool:
         """Whether the client has not said a thing, as far as can be known."""
-        return not (self._a.received or self._a.eof or self._a.readable())
+        said = self._a.received or self._pumps[0].received  # by whomever it was read
+        return not (said or self._a.eof or self._a.readable())
 
     def _side_of(self, transport: Transport) -> Side:
         return "client" if transport is self._a else "target"

@@ -30,6 +30,8 @@ from ._address import TcpAddress
 from ._admission import Slot, Slots
 from ._collector import Collector, Reports, log_reports
 from ._connection import Connection, _current
+from ._engine import SUPPORTED as HAS_ENGINE
+from ._engine import Engine
 from ._errors import PROGRAM_ENDS, only
 from ._gates import Gate, gate_for
 from ._listeners import open_listeners
@@ -427,6 +429,9 @@ class Server(Sequence[Gate]):
         # In a nursery that isn't ours, connections may outlive us; what they
         # need must live there too, and must not keep it from being cancelled.
         self._timing.shield = handler_nursery is None
+        engine = Engine.of_this_run() if HAS_ENGINE else None
+        if engine is not None:
+            engine.hold()
         try:
             async with trio.open_nursery() as helpers:
                 where = handler_nursery or helpers
@@ -446,6 +451,8 @@ class Server(Sequence[Gate]):
                     await self._reports.over.wait()
                     self._sum_up()
         finally:
+            if engine is not None:
+                engine.let_go()
             for gate in self._gates:
                 gate.dispose()
             self._sum_up()

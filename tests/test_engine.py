@@ -1,0 +1,1424 @@
+"""The engine: between sockets it does what a task for each direction would do.
+
+What a relay does is told in test_relay.py, for both ways of moving bytes. Here
+the two are compared, and the engine is shown what only an engine meets: stale
+events, pipes, and relays that have nothing in common but their task.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import errno
+import math
+import os
+import select
+import socket
+import threading
+from collections.abc import Callable, Generator
+from pathlib import Path
+from typing import Any, Literal
+
+import pytest
+import trio
+import trio.testing
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from links import (
+    REAL_MEDIA,
+    Peer,
+    RealLink,
+    RealMedium,
+    Sockets,
+    foreign,
+    narrow,
+    roomy,
+    sockets,
+    some_bytes,
+    trio_stream,
+)
+from support import (
+    Result,
+    is_reset,
+    no_free_fd,
+    open_fds,
+    receive_all,
+    receive_exactly,
+    reset,
+    run,
+    serving,
+)
+from sweep import Begin, sweep
+from trioserve import Connection, Flow, Reason, RelayResult, Timeouts, relay
+from trioserve._engine import Direction, Engine, Pair
+from trioserve._pipes import DEEP_SIZE, MOST, Pipes
+from trioserve._pump import Pump
+from trioserve._relay import EngineRelay, _run_with_timers, _transport_of, make_relay
+from trioserve._transport import CHUNK, SocketTransport, Transport
+
+BULK = 1_000_000
+
+
+async def relay_transports(*sides: Any, **options: Any) -> RelayResult:
+    """A relay without streams, and where nobody runs timers."""
+    return await _run_with_timers(make_relay(*sides, **options))
+
+
+@contextlib.contextmanager
+def begun(pair: Pair) -> Generator[Pair]:
+    """The engine moves bytes for the block."""
+    pair.begin()
+    try:
+        yield pair
+    finally:
+        pair.stop()
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_left() -> Generator[None]:
+    """Law 13: whatever a test does, no descriptor of the engine's outlives it."""
+    before = open_fds()
+    yield
+    assert open_fds() == before
+
+
+def _tasks() -> int:
+    """How many tasks this run has for its engine."""
+    root = trio.lowlevel.current_root_task()
+    assert root is not None
+    names = [t.name for n in root.child_nurseries for t in n.child_tasks]
+    return names.count("trioserve engine")
+
+
+def _write(stream: trio.SocketStream, data: bytes) -> None:
+    """Send without a checkpoint, so that several arrive in one look."""
+    assert os.write(stream.socket.fileno(), data) == len(data)
+
+
+def _hang_up(stream: trio.SocketStream) -> None:
+    """Send EOF without a checkpoint."""
+    stream.socket.shutdown(socket.SHUT_WR)
+
+
+async def _settle() -> None:
+    """Wait until nothing happens; less than what makes a virtual clock jump."""
+    await trio.testing.wait_all_tasks_blocked(0.0005)
+
+
+async def _talk(a: Sockets, b: Sockets) -> None:
+    """See that bytes pass both ways."""
+    await a.peer.send_all(b"there")
+    assert await receive_exactly(b.peer, 5) == b"there"
+    await b.peer.send_all(b"and back")
+    assert await receive_exactly(a.peer, 8) == b"and back"
+
+
+class Heard:
+    """Rules that write down what they are told."""
+
+    def __init__(self) -> None:
+        self.told: list[str] = []
+
+    def ended(self, pump: Pump) -> None:
+        self.told.append("ended")
+
+    def broke(self, transport: SocketTransport) -> None:
+        self.told.append("broke")
+
+    def closed(self) -> None:
+        self.told.append("closed")
+
+    def failed(self, error: Exception) -> None:
+        self.told.append(repr(error))
+
+    def waits(self) -> None:
+        self.told.append("waits")
+
+
+@contextlib.contextmanager
+def _sides(*links: RealLink) -> Generator[list[Transport]]:
+    """The transports over our ends of some links."""
+    transports = [_transport_of(link.ours) for link in links]
+    try:
+        yield transports
+    finally:
+        for transport in transports:
+            transport.release()
+
+
+@contextlib.contextmanager
+def _paired(a: Sockets, b: Sockets, rules: Heard) -> Generator[list[Direction]]:
+    """Two directions that the engine runs, without a relay."""
+    with _sides(a, b) as (one, other):
+        assert isinstance(one, SocketTransport)
+        assert isinstance(other, SocketTransport)
+        there, back = Direction(one, other), Direction(other, one)
+        there.back, back.back = back, there
+        with begun(Pair(Engine.of_this_run(), [there, back], rules)):
+            yield [there, back]
+
+
+# -- Law 11: the same story, by both ways.
+#
+# Peers do one thing after another, in their own time: a send that is not taken
+# holds up what the same peer was to do after it. Everything comes to rest
+# between two acts, seconds that pass are whole and timeouts are not.
+
+
+@dataclasses.dataclass(frozen=True)
+class Act:
+    what: Literal["send", "eof", "reset", "stop reading", "read on", "wait"]
+    who: int = 0
+    amount: int = 0
+
+
+_who = st.integers(0, 1)
+_amounts = st.integers(1, 300) | st.integers(1, 200_000) | st.integers(BULK, 2 * BULK)
+_single = st.one_of(
+    st.builds(Act, st.just("send"), _who, _amounts),
+    st.builds(Act, st.just("send"), _who, _amounts),
+    st.builds(Act, st.just("wait"), _who, st.integers(1, 8)),
+    st.builds(Act, st.just("stop reading"), _who),
+    st.builds(Act, st.just("read on"), _who),
+    st.builds(Act, st.just("eof"), _who),
+    st.builds(Act, st.just("reset"), _who),
+)
+
+
+def _clogs(who: int, amount: int) -> list[Act]:
+    return [Act("stop reading", who), Act("send", 1 - who, amount)]
+
+
+_acts = st.lists(
+    st.one_of(
+        st.builds(lambda act: [act], _single),
+        st.builds(lambda act: [act], _single),
+        st.builds(lambda act: [act], _single),
+        st.builds(_clogs, _who, st.integers(BULK, 2 * BULK)),
+    ),
+    max_size=10,
+).map(lambda parts: [act for part in parts for act in part])
+_half = st.integers(1, 15).map(lambda n: n + 0.5)
+_timeouts = st.builds(
+    Timeouts,
+    idle=_half,
+    half_closed=_half,
+    write_stall=st.integers(1, 15).map(lambda n: n + 0.25),
+)
+
+
+class Actor(Peer):
+    """A peer that does what it is told, one thing after another."""
+
+    stream: trio.SocketStream
+
+    def __init__(self, stream: trio.SocketStream, sent: bytes = b"") -> None:
+        super().__init__(stream)
+        self.sent += sent
+        self._tell, self._told = trio.open_memory_channel[Act](math.inf)
+
+    def tell(self, act: Act) -> None:
+        match act.what:
+            case "send" | "eof":
+                self._tell.send_nowait(act)
+            case "reset":
+                self.reset()
+            case "stop reading":
+                self.stop_reading()
+            case "read on":
+                self.read_on()
+            case _:  # "wait"
+                pass
+
+    async def receive(self) -> bytes | bytearray:
+        # Told not to read it doesn't take another byte, or its window would
+        # open a bit at some later time.
+        while self.stream.socket.fileno() >= 0:
+            await trio.lowlevel.wait_readable(self.stream.socket)
+            if self.may_read.is_set():
+                break
+            await self.may_read.wait()
+        return await self.stream.receive_some(10_000)
+
+    async def act(self) -> None:
+        with self._tell, self._told:
+            async for act in self._told:
+                if act.what == "send":
+                    await self.send(act.amount)
+                else:
+                    await self.send_eof()
+
+
+class Openness:
+    """Which directions TCP leaves open, as a script goes."""
+
+    def __init__(self) -> None:
+        self.reads = [True, True]
+        self.clogged = [False, False]
+        self.lost = [False, False]
+        self.ended = [False, False]
+        self.gone = [False, False]
+
+    def fitted(self, act: Act) -> Act:
+        """What can be known to fit into the kernel's buffers, or not to."""
+        if act.what == "send" and not self.reads[1 - act.who] and act.amount < BULK:
+            return dataclasses.replace(act, amount=min(act.amount, 300))
+        return act
+
+    def follow(self, act: Act) -> None:
+        who, other = act.who, 1 - act.who
+        match act.what:
+            case "send":
+                self.clogged[who] |= not self.reads[other] and act.amount >= BULK
+                self.lost[who] |= self.gone[other]
+            case "reset":
+                # What is on its way in either direction, or was not read, is lost.
+                self.gone[who] = True
+                self.lost[who] |= self.clogged[who]
+                self.lost[other] |= not self.reads[who]
+            case "stop reading":
+                self.reads[who] = False
+            case "read on":
+                self.reads[who] = True
+                self.clogged[other] = False
+            case "eof":
+                self.ended[who] = True
+            case _:  # "wait"
+                pass
+
+    def bytes(self, who: int) -> bool:
+        """Whether it is open how far the bytes of ``who`` came."""
+        return self.lost[who] or self.clogged[who]
+
+    def tail(self, who: int) -> bool:
+        """Whether it is open what comes after the bytes that ``who`` gets.
+
+        A reset after an EOF hides it or not: who reads before it comes has seen
+        the EOF.
+        """
+        return self.ended[1 - who] and not self.reads[who]
+
+
+@dataclasses.dataclass
+class Story:
+    """How it went, and what TCP leaves open of it."""
+
+    result: RelayResult
+    at: float
+    peers: list[Actor]
+    open: Openness
+
+    @property
+    def flows(self) -> tuple[Flow, Flow]:
+        return self.result.a_to_b, self.result.b_to_a
+
+    def check(self, holds: int) -> None:
+        """What must be, whatever is open."""
+        for who, flow in enumerate(self.flows):
+            source, sink = self.peers[who], self.peers[1 - who]
+            assert flow.received == flow.delivered + flow.discarded
+            assert 0 <= flow.discarded <= holds
+            assert source.sent.startswith(sink.received)
+            if not self.open.bytes(who):
+                assert flow.discarded == 0
+                assert len(sink.received) == flow.delivered
+
+
+async def _tell(
+    medium: RealMedium, first: bytes, acts: list[Act], timeouts: Timeouts
+) -> Story:
+    """Let it happen over that medium."""
+    with medium() as a, medium() as b, trio.fail_after(1000):
+        for link in (a, b):
+            # Else it grows with what is read, and with it what "clogged" takes.
+            link.peer.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 100_000)
+        peers = [Actor(a.peer, first), Actor(b.peer)]
+        openness = Openness()
+        async with trio.open_nursery() as nursery:
+            for peer in peers:
+                nursery.start_soon(peer.read)
+                nursery.start_soon(peer.act)
+            running = Result(nursery, a.ours, b.ours, first=first, timeouts=timeouts)
+            await _settle()
+            for act in acts:
+                act = openness.fitted(act)
+                openness.follow(act)
+                if act.what == "wait":
+                    await trio.sleep(act.amount)
+                peers[act.who].tell(act)
+                await _settle()
+                if any(openness.gone):
+                    # It may wait for its peer to acknowledge what went before.
+                    await trio.sleep(1)
+                    await _settle()
+                if not running.is_pending:
+                    break
+            while running.is_pending:
+                await trio.sleep(1)
+            # What was on its way shows how it ended.
+            for peer in peers:
+                peer.read_on()
+            await _settle()
+            nursery.cancel_scope.cancel()
+    return Story(running.value, running.at, peers, openness)
+
+
+@given(
+    first=st.integers(0, 300) | st.integers(0, 2 * BULK),
+    acts=_acts,
+    timeouts=_timeouts,
+    schedule=st.random_module(),
+)
+@settings(deadline=None)
+def test_both_ways_do_the_same(
+    first: int, acts: list[Act], timeouts: Timeouts, schedule: object
+) -> None:
+    """Law 11: what peers get and what is said of it, but for what TCP leaves open.
+
+    That is how much of what was sent to a peer who didn't read, or was gone,
+    had come how far: it depends on buffers, and the ways have different ones.
+    """
+    stories: list[Story] = []
+    for medium, holds in ((roomy, DEEP_SIZE), (sockets, DEEP_SIZE), (foreign, CHUNK)):
+        story = run(_tell, medium, some_bytes(0, first), acts, timeouts)
+        story.check(max(holds, first))
+        stories.append(story)
+    expected = stories.pop()
+    for story in stories:
+        assert story.result.reason is expected.result.reason
+        assert story.result.side == expected.result.side
+        assert story.result.bound == expected.result.bound
+        late = 1 if "reset" in story.result.reason else 0
+        assert abs(story.at - expected.at) <= late
+        for who in (0, 1):
+            ours, theirs = story.peers[who], expected.peers[who]
+            if not expected.open.tail(who):
+                assert ours.tail == theirs.tail
+            if not expected.open.bytes(1 - who):
+                assert ours.received == theirs.received
+            if not expected.open.bytes(who):
+                assert story.flows[who] == expected.flows[who]
+
+
+# -- Bytes that were received before
+
+
+@pytest.mark.parametrize("medium", REAL_MEDIA)
+async def test_bytes_that_were_received_before_go_first(medium: RealMedium) -> None:
+    """Law 4: and count as received."""
+    with medium() as a, medium() as b:
+        await a.peer.send_all(b" and the rest")
+        await a.peer.send_eof()
+        await b.peer.send_eof()
+        result = await relay(a.ours, b.ours, first=b"a header")
+        assert await receive_all(b.peer) == b"a header and the rest"
+        assert result.a_to_b == Flow(received=21, delivered=21, discarded=0)
+
+
+@pytest.mark.parametrize("medium", REAL_MEDIA)
+async def test_many_bytes_that_were_received_before_wait_their_turn(
+    medium: RealMedium, autojump_clock: trio.testing.MockClock
+) -> None:
+    """Law 9: nothing more is read while they are held."""
+    first = some_bytes(0, 5_000_000)
+    with medium() as a, medium() as b:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(Peer(a.peer).send, 30_000_000)
+            timeouts = Timeouts(write_stall=5)
+            result = await relay(a.ours, b.ours, first=first, timeouts=timeouts)
+        assert result.reason is Reason.WRITE_STALL
+        assert result.a_to_b.received == len(first)
+
+
+@pytest.mark.parametrize("medium", REAL_MEDIA)
+async def test_bytes_that_were_received_before_are_a_first_byte(
+    medium: RealMedium, autojump_clock: trio.testing.MockClock
+) -> None:
+    """Law 12: who has said something is not waited for as if it hadn't."""
+    with medium() as a, medium() as b:
+        timeouts = Timeouts(first_byte=5, idle=7)
+        result = await relay(a.ours, b.ours, first=b"hello", timeouts=timeouts)
+        assert (result.reason, trio.current_time()) == (Reason.IDLE, 7)
+
+
+async def test_bytes_that_were_received_before_when_somebody_else_sends() -> None:
+    """The relay says so, and resets both, for they are lost; the next one works."""
+    with sockets() as a, sockets() as b, _sides(a, b) as sides:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_send_much, sides[1])
+            await _settle()
+            with pytest.raises(trio.BusyResourceError, match="sending"):
+                await relay_transports(*sides, None, first=b"hello")
+        assert await is_reset(a.peer)
+        assert await is_reset(b.peer)
+    with sockets() as a, sockets() as b:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(relay, a.ours, b.ours)
+            await _talk(a, b)
+            nursery.cancel_scope.cancel()
+    await _settle()
+    assert _tasks() == 0
+
+
+async def _send_much(side: Transport) -> None:
+    with contextlib.suppress(trio.ClosedResourceError):
+        await side.send(bytes(30_000_000))
+
+
+# -- Stale events, closed sockets
+
+
+@pytest.mark.parametrize("again", ["nobody", "another relay"])
+async def test_a_descriptor_that_changes_hands_between_two_events_of_a_look(
+    again: str,
+) -> None:
+    """Law 1: what the first did to the second's socket, the second event knows."""
+    with contextlib.ExitStack() as stack:
+        a, b, c, d, stranger, e = (stack.enter_context(sockets()) for _ in range(6))
+        number = c.ours.socket.fileno()
+        await stranger.peer.send_all(b"not yours")
+        heard = Heard()
+
+        class Hands(Heard):
+            def ended(self, pump: Pump) -> None:
+                c.ours.socket.close()
+                os.dup2(stranger.ours.socket.fileno(), number)
+                mine = stack.enter_context(socket.socket(fileno=number))
+                if again == "another relay":
+                    here, there = SocketTransport(mine), _transport_of(e.ours)
+                    stack.callback(there.release)
+                    assert isinstance(there, SocketTransport)
+                    forth, back = Direction(here, there), Direction(there, here)
+                    forth.back, back.back = back, forth
+                    pair = Pair(Engine.of_this_run(), [forth, back], heard)
+                    stack.enter_context(begun(pair))
+
+        async with trio.open_nursery() as nursery:
+            stack.enter_context(_paired(a, b, Hands()))
+            result = Result(nursery, c.ours, d.ours)
+            await _settle()
+            # In one step, so that one look finds both, in this order.
+            _hang_up(a.peer)
+            _write(c.peer, b"hello")
+        assert result.value.reason is Reason.ABORTED
+        assert result.value.a_to_b.received == 0
+        if again == "another relay":
+            assert await receive_exactly(e.peer, 9) == b"not yours"
+        else:
+            assert await receive_exactly(stranger.ours, 9) == b"not yours"
+        assert heard.told == []
+
+
+async def _aclose(stream: trio.SocketStream) -> None:
+    await stream.aclose()
+
+
+async def _close_socket(stream: trio.SocketStream) -> None:
+    stream.socket.close()
+
+
+@pytest.mark.parametrize("close", [_aclose, _close_socket])
+@pytest.mark.parametrize("busy", [False, True])
+async def test_a_stream_that_is_closed_ends_its_relay_and_no_other(
+    close: Callable[[trio.SocketStream], Any],
+    busy: bool,
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """Law 1: also while it holds bytes for somebody who takes none."""
+    with roomy() as a, roomy() as b, sockets() as c, sockets() as d:
+        peer = Peer(a.peer)
+        async with trio.open_nursery() as nursery:
+            result = Result(nursery, a.ours, b.ours)
+            nursery.start_soon(relay, c.ours, d.ours)
+            if busy:
+                nursery.start_soon(peer.send, 30_000_000)
+            await _settle()
+            await close(b.ours)
+            await _settle()
+            assert not result.is_pending
+            await _talk(c, d)
+            nursery.cancel_scope.cancel()
+        assert result.value.reason is Reason.ABORTED
+        assert (result.value.a_to_b.discarded > 0) is busy
+        await peer.read()
+        assert peer.tail == "reset"
+
+
+async def test_a_connection_that_is_aborted_ends_its_relay_and_no_other(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """Law 1: by another task, in the middle of something."""
+    connections: list[Connection] = []
+
+    async def handler(conn: Connection) -> None:
+        connections.append(conn)
+        with sockets() as target:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(Peer(target.peer).send, 30_000_000)
+                await relay(conn, target.ours)
+
+    async with serving(handler) as running:
+        client = await running.connect()
+        with sockets() as a, sockets() as b:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(relay, a.ours, b.ours)
+                await receive_exactly(client, 100_000)
+                connections[0].abort()
+                await _talk(a, b)
+                nursery.cancel_scope.cancel()
+        assert await is_reset(client)
+    assert running.reports[0].reason is Reason.ABORTED
+
+
+class Steps(trio.abc.Instrument):
+    """Counts the steps of the engine; ``after`` is called after each."""
+
+    def __init__(self, after: Callable[[], object] = lambda: None) -> None:
+        self.count = 0
+        self._after = after
+
+    def after_task_step(self, task: trio.lowlevel.Task) -> None:
+        if task.name == "trioserve engine":
+            self.count += 1
+            self._after()
+
+
+def _close_what_is_closed(sock: trio.socket.SocketType) -> None:
+    with contextlib.suppress(OSError):
+        sock.close()
+
+
+@pytest.mark.parametrize("copied", [False, True])
+async def test_a_descriptor_closed_behind_everybodys_back_harms_nobody_else(
+    copied: bool, autojump_clock: trio.testing.MockClock
+) -> None:
+    """Law 1: its own relay may end as it likes; the engine doesn't spin."""
+    with contextlib.ExitStack() as stack:
+        a, b, c, d = (stack.enter_context(sockets()) for _ in range(4))
+        number = a.ours.socket.fileno()
+        # Closed once more, by whoever owns it, it is nobody's.
+        stack.callback(_close_what_is_closed, a.ours.socket)
+
+        async def relay_it() -> None:
+            with contextlib.suppress(OSError):
+                await relay(a.ours, b.ours, timeouts=Timeouts(idle=5))
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(relay_it)
+            nursery.start_soon(relay, c.ours, d.ours)
+            await _settle()
+            if copied:
+                # As a program that was started meanwhile has one: the kernel's
+                # epoll knows the connection for as long as it lives.
+                stack.callback(os.close, os.dup(number))
+            os.close(number)
+            _write(a.peer, b"hello")
+            await _talk(c, d)
+            steps = Steps()
+            trio.lowlevel.add_instrument(steps)
+            for _ in range(100):
+                await trio.lowlevel.checkpoint()
+            trio.lowlevel.remove_instrument(steps)
+            assert steps.count < 10
+            await trio.sleep(10)
+            await _talk(c, d)
+            nursery.cancel_scope.cancel()
+
+
+# -- Cancelling
+
+
+@pytest.mark.parametrize("shielded", [False, True])
+def test_cancelled_at_any_step_nothing_is_left_of_it(shielded: bool) -> None:
+    """Laws 4 and 13: with bulk in pipes; shielded, it is not cancelled at all."""
+    before = open_fds()
+
+    async def scenario(begin: Begin) -> None:
+        engine = Engine.of_this_run()
+        with roomy() as a, roomy() as b, _sides(a, b) as sides:
+            peers = Peer(a.peer), Peer(b.peer)
+            async with trio.open_nursery() as nursery:
+                for peer in peers:
+                    nursery.start_soon(peer.read)
+                    nursery.start_soon(_say, peer)
+                with trio.CancelScope() as scope:
+                    begin(scope.cancel)
+                    with trio.CancelScope(shield=shielded):
+                        await relay_transports(*sides, None)
+                held = (
+                    sides[0].received != sides[1].sent
+                    or sides[1].received != sides[0].sent
+                )
+                await _settle()
+                for side in sides:
+                    assert side.closed == held
+                    assert side.receiving_since == side.sending_since == math.inf
+                nursery.cancel_scope.cancel()
+            assert engine.pipes.lent == 0
+            assert _tasks() == 0
+        if shielded:
+            assert not held
+            assert peers[0].received == peers[1].sent
+            assert peers[1].received == peers[0].sent
+
+    async def _say(peer: Peer) -> None:
+        await peer.send(BULK)
+        await peer.send_eof()
+
+    assert sweep(scenario) > 20
+    assert open_fds() == before
+
+
+async def _wait(pair: Pair) -> None:
+    await pair.wait()
+
+
+async def test_cancelled_after_it_was_woken_it_has_come_to_its_end() -> None:
+    """A cancel that comes after the last event does not hide it."""
+    with sockets() as a, sockets() as b, _paired(a, b, Heard()) as (there, _):
+        with trio.CancelScope() as scope:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(_wait, there.pair)
+                await _settle()
+                there.pair.stop()
+                scope.cancel()
+        assert not scope.cancelled_caught
+
+
+async def _fill_kernel(a: Sockets, b: Sockets) -> int:
+    """Send more than b's peer takes, and not more than its side's kernel does."""
+    narrow(b.peer)
+    sent = 0
+    with _sides(b) as (side,):
+        while not side.unsent():
+            sent += 1000
+            await a.peer.send_all(bytes(1000))
+            await _settle()
+    return sent
+
+
+async def test_cancelled_while_a_reset_is_passed_on_it_is_known_for_ever(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """Law 8: whoever receives next is told, and not that somebody else does."""
+    with sockets() as a, sockets() as b, _sides(a, b) as sides:
+        async with trio.open_nursery() as nursery:
+
+            async def relay_them() -> None:
+                with trio.move_on_after(5):
+                    await relay_transports(*sides, None)
+
+            nursery.start_soon(relay_them)
+            await _settle()
+            await _fill_kernel(a, b)
+            await trio.sleep(4.5)
+            reset(a.peer)
+        assert not sides[0].closed
+        with pytest.raises(trio.BrokenResourceError):
+            await sides[0].receive()
+
+
+# -- Exceptions
+
+
+async def test_what_is_raised_in_one_relay_comes_out_of_that_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Law 1: and no other notices."""
+
+    def ended(self: EngineRelay, pump: Pump) -> None:
+        raise RuntimeError("a bug")
+
+    with sockets() as a, sockets() as b, sockets() as c, sockets() as d:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(relay, c.ours, d.ours)
+            await _settle()
+            with monkeypatch.context() as patch:
+                patch.setattr(EngineRelay, "ended", ended)
+                await a.peer.send_eof()
+                with pytest.raises(RuntimeError, match="a bug"):
+                    await relay(a.ours, b.ours)
+            await _talk(c, d)
+            nursery.cancel_scope.cancel()
+    assert Engine.of_this_run().pipes.lent == 0
+
+
+class _Strange:
+    """A socket that fails in a way that no socket does."""
+
+    def __init__(self, below: socket.socket) -> None:
+        self._below = below
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._below, name)
+
+    def recv_into(self, buffer: bytearray) -> int:
+        raise RuntimeError("strange")
+
+
+async def test_a_strange_socket_harms_nobody_else() -> None:
+    """Law 1: its rules are told."""
+    heard = Heard()
+    with sockets() as a, sockets() as b, sockets() as c, sockets() as d:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(relay, c.ours, d.ours)
+            with _paired(a, b, heard) as (there, _):
+                await _settle()
+                sock = there.source.sock
+                there.source.sock = _Strange(sock)  # type: ignore[assignment]
+                _write(a.peer, b"hello")
+                await _settle_without(lambda: not heard.told)
+                there.source.sock = sock
+            await _talk(c, d)
+            nursery.cancel_scope.cancel()
+    assert heard.told[0] == "RuntimeError('strange')"
+
+
+async def _settle_without(pending: Callable[[], bool]) -> None:
+    """Wait for something while the engine may be told of it again and again."""
+    with trio.fail_after(60):
+        while pending():
+            await trio.lowlevel.checkpoint()
+
+
+async def test_bytes_and_eof_of_many_in_one_look_do_not_mix() -> None:
+    """Law 1: each gets its own."""
+    with contextlib.ExitStack() as stack:
+        links = [
+            (stack.enter_context(sockets()), stack.enter_context(sockets()))
+            for _ in range(30)
+        ]
+        async with trio.open_nursery() as nursery:
+            results = [Result(nursery, a.ours, b.ours) for a, b in links]
+            await _settle()
+            for number, (a, b) in enumerate(links):
+                _write(a.peer, b"%d there" % number)
+                _write(b.peer, b"%d back" % number)
+                if number % 3 == 0:
+                    _hang_up(a.peer)
+                    _hang_up(b.peer)
+                elif number % 3 == 1:
+                    reset(a.peer)
+            for number, (a, b) in enumerate(links):
+                there, back = b"%d there" % number, b"%d back" % number
+                assert await receive_exactly(b.peer, len(there)) == there
+                if number % 3 == 0:
+                    assert await receive_exactly(a.peer, len(back)) == back
+                elif number % 3 == 1:
+                    assert await is_reset(b.peer)
+            await _settle()
+            for number, result in enumerate(results):
+                assert result.is_pending is (number % 3 == 2)
+            nursery.cancel_scope.cancel()
+
+
+# -- Ends
+
+
+async def test_last_words_of_a_peer_that_takes_nothing_are_delivered(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """Law 8: the send that finds the reset hides neither them nor the reset."""
+    with sockets() as a, sockets() as b:
+        narrow(a.peer)
+        async with trio.open_nursery() as nursery:
+            result = Result(nursery, a.ours, b.ours)
+            peer = Peer(b.peer)
+            nursery.start_soon(peer.send, 30_000_000)
+            await _settle()
+            # In one step: the engine finds both at once.
+            _write(a.peer, b"last words")
+            reset(a.peer)
+            await peer.read()
+        assert (bytes(peer.received), peer.tail) == (b"last words", "reset")
+        assert result.value.reason is Reason.CLIENT_RESET
+        assert result.value.a_to_b.delivered == 10
+        assert result.value.b_to_a.discarded > 0
+
+
+async def test_bulk_that_has_arrived_before_a_reset_is_delivered(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """Law 8: through a pipe as well; nothing of it is discarded."""
+    engine = Engine.of_this_run()
+    with roomy() as a, roomy() as b:
+        peer = Peer(b.peer)
+        async with trio.open_nursery() as nursery:
+            result = Result(nursery, a.ours, b.ours)
+            nursery.start_soon(peer.read)
+            sender = Peer(a.peer)
+            await sender.send(BULK)
+            await _settle()
+            assert engine.pipes.lent == 1
+            await sender.send(50_000)
+            reset(a.peer)
+        assert result.value.reason is Reason.CLIENT_RESET
+        assert result.value.a_to_b.discarded == 0
+        assert len(peer.received) == result.value.a_to_b.delivered
+        assert sender.sent.startswith(peer.received)
+        assert len(peer.received) >= BULK
+        assert peer.tail == "reset"
+
+
+async def test_an_error_that_was_known_before_is_no_eof() -> None:
+    """Law 8: the kernel has told it once, and says EOF from then on."""
+    with sockets() as a, sockets() as b, _sides(a, b) as sides:
+        _write(a.peer, b"last words")
+        reset(a.peer)
+        with pytest.raises(trio.BrokenResourceError):
+            await sides[0].send(b"hello")
+        result = await relay_transports(*sides, None)
+        assert result.reason is Reason.CLIENT_RESET
+        peer = Peer(b.peer)
+        await peer.read()
+        assert (bytes(peer.received), peer.tail) == (b"last words", "reset")
+
+
+@pytest.mark.parametrize("misuse", ["sent EOF", "sends"])
+async def test_somebody_else_writes_to_a_side(
+    misuse: str, autojump_clock: trio.testing.MockClock
+) -> None:
+    """Nothing can be delivered there: it ends, and says why."""
+    with sockets() as a, sockets() as b, _sides(a, b) as sides:
+        outcome: list[object] = []
+
+        async def relay_them() -> None:
+            try:
+                outcome.append((await relay_transports(*sides, None)).reason)
+            except trio.BusyResourceError as error:
+                outcome.append(str(error))
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(relay_them)
+            await _settle()
+            if misuse == "sends":
+                nursery.start_soon(_send_much, sides[1])
+                await _settle()
+            else:
+                await sides[1].send_eof()
+            _write(a.peer, b"hello")
+            await _settle()
+            nursery.cancel_scope.cancel()
+        expected = "another task is sending" if misuse == "sends" else Reason.ABORTED
+        assert outcome == [expected]
+
+
+# -- Pipes
+
+
+async def test_bulk_goes_through_a_pipe_and_small_messages_give_it_back(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """Law 10: who receives can't tell."""
+    engine = Engine.of_this_run()
+    with roomy() as a, roomy() as b:
+        sender, receiver = Peer(a.peer), Peer(b.peer)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(relay, a.ours, b.ours)
+            nursery.start_soon(receiver.read)
+            for _ in range(2):
+                await sender.send(2 * BULK)
+                await _settle()
+                assert engine.pipes.lent == 1
+                for _ in range(20):
+                    await sender.send(100)
+                    await _settle()
+                assert engine.pipes.lent == 0
+            assert receiver.received == sender.sent
+            nursery.cancel_scope.cancel()
+    assert engine.pipes.denied == 0
+
+
+@contextlib.asynccontextmanager
+async def _stalled(
+    a: Sockets, b: Sockets, nursery: trio.Nursery, **options: Any
+) -> Any:
+    """A relay whose pipe holds bytes that b's peer doesn't take, and EOF after them."""
+    engine = Engine.of_this_run()
+    lent = engine.pipes.lent
+    sender = Peer(a.peer)
+    result = Result(nursery, a.ours, b.ours, **options)
+
+    async def send() -> None:
+        await sender.send(5 * BULK)
+        await sender.send_eof()
+
+    nursery.start_soon(send)
+    await _settle()
+    assert engine.pipes.lent == lent + 1
+    yield sender, result
+
+
+async def test_eof_with_bytes_in_the_pipe_comes_after_them(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """Law 7: however long it takes, and in however small parts."""
+    with roomy() as a, roomy() as b:
+        receiver = Peer(b.peer)
+        async with trio.open_nursery() as nursery:
+            async with _stalled(a, b, nursery) as (sender, result):
+                await trio.sleep(1)
+                nursery.start_soon(receiver.read)
+                await _settle()
+                await b.peer.send_eof()
+        assert receiver.received == sender.sent
+        assert receiver.tail == "eof"
+        flow = Flow(received=5 * BULK, delivered=5 * BULK, discarded=0)
+        assert result.value == RelayResult(
+            reason=Reason.CLIENT_CLOSED,
+            a_to_b=flow,
+            b_to_a=Flow(received=0, delivered=0, discarded=0),
+        )
+
+
+async def test_reset_with_bytes_in_the_pipe_discards_them(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """Laws 4 and 13: they are counted, and come out nowhere else."""
+    with roomy() as a, roomy() as b, roomy() as c, roomy() as d:
+        receiver = Peer(d.peer)
+        async with trio.open_nursery() as nursery:
+            # Another relay, so that the engine and its pipes go on.
+            nursery.start_soon(relay, c.ours, d.ours)
+            nursery.start_soon(receiver.read)
+            await _settle()
+            before = open_fds()
+            async with _stalled(a, b, nursery) as (stalled, result):
+                reset(b.peer)
+            await stalled.read()
+            assert stalled.tail == "reset"
+            # Three of the four sockets are closed, and the pipe is no more.
+            assert open_fds() == before - 3
+            assert Engine.of_this_run().pipes.lent == 0
+            sender = Peer(c.peer)
+            await sender.send(BULK)
+            await _settle()
+            assert receiver.received == sender.sent
+            nursery.cancel_scope.cancel()
+        flow = result.value.a_to_b
+        assert result.value.reason is Reason.SERVER_RESET
+        assert 0 < flow.discarded <= DEEP_SIZE
+        assert flow.received == flow.delivered + flow.discarded
+
+
+@pytest.mark.parametrize("who", [0, 1])
+async def test_a_peer_that_never_reads_costs_one_pipe(
+    who: int, autojump_clock: trio.testing.MockClock
+) -> None:
+    """Laws 9 and 12: and it is reset when the write has stalled for long."""
+    with roomy() as a, roomy() as b:
+        sides = ((a, b), (b, a))[who]
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(Peer(sides[0].peer).send, 30_000_000)
+            result = await relay(a.ours, b.ours, timeouts=Timeouts(write_stall=33))
+        flow = (result.a_to_b, result.b_to_a)[who]
+        assert (result.reason, trio.current_time()) == (Reason.WRITE_STALL, 33)
+        assert CHUNK < flow.discarded <= DEEP_SIZE
+        assert await is_reset(sides[1].peer)
+
+
+async def test_a_kind_of_socket_that_cannot_be_spliced_is_copied(
+    monkeypatch: pytest.MonkeyPatch, autojump_clock: trio.testing.MockClock
+) -> None:
+    """It is tried once for each direction; no byte is lost by that."""
+    tried = 0
+
+    def splice(*_: object, **__: object) -> int:
+        nonlocal tried
+        tried += 1
+        raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+
+    monkeypatch.setattr(os, "splice", splice)
+    engine = Engine.of_this_run()
+    with roomy() as a, roomy() as b:
+        sender, receiver = Peer(a.peer), Peer(b.peer)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(relay, a.ours, b.ours)
+            nursery.start_soon(receiver.read)
+            await sender.send(5 * BULK)
+            await _settle()
+            assert (tried, engine.pipes.lent) == (1, 0)
+            assert receiver.received == sender.sent
+            nursery.cancel_scope.cancel()
+
+
+async def test_unix_sockets_are_relayed(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """Messages and bulk, and the end of both directions."""
+    with contextlib.ExitStack() as stack:
+        streams = [trio_stream(s) for _ in range(2) for s in socket.socketpair()]
+        for stream in streams:
+            stack.callback(stream.socket.close)
+        theirs, ours, ours_too, theirs_too = streams
+        sender, receiver = Peer(theirs), Peer(theirs_too)
+        async with trio.open_nursery() as nursery:
+            result = Result(nursery, ours, ours_too)
+            for peer in (sender, receiver):
+                nursery.start_soon(peer.read)
+            for count in (10, 5 * BULK, 10):
+                await sender.send(count)
+                await receiver.send(count)
+                await _settle()
+            await receiver.send_eof()
+            await sender.send_eof()
+        assert receiver.received == sender.sent
+        assert sender.received == receiver.sent
+        assert result.value.reason is Reason.SERVER_CLOSED
+        assert result.value.a_to_b.delivered == 5 * BULK + 20
+
+
+async def test_a_unix_peer_that_goes_with_bytes_unread_is_a_reset() -> None:
+    """Law 8: after what it has sent."""
+    with contextlib.ExitStack() as stack:
+        streams = [trio_stream(s) for _ in range(2) for s in socket.socketpair()]
+        for stream in streams:
+            stack.callback(stream.socket.close)
+        theirs, ours, ours_too, theirs_too = streams
+        async with trio.open_nursery() as nursery:
+            result = Result(nursery, ours, ours_too)
+            _write(theirs_too, b"never read")
+            await _settle()
+            _write(theirs, b"last words")
+            theirs.socket.close()
+            assert await receive_exactly(theirs_too, 10) == b"last words"
+        assert result.value.reason is Reason.CLIENT_RESET
+
+
+async def test_who_comes_when_all_pipes_are_lent_is_copied(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """Law 9: and counted; it gets all its bytes all the same."""
+    engine = Engine.of_this_run()
+    with contextlib.ExitStack() as stack:
+        async with trio.open_nursery() as nursery:
+            for number in range(MOST + 1):
+                a, b = stack.enter_context(roomy()), stack.enter_context(roomy())
+                sender, receiver = Peer(a.peer), Peer(b.peer)
+                nursery.start_soon(relay, a.ours, b.ours)
+                nursery.start_soon(receiver.read)
+                assert engine.pipes.denied == 0
+                await sender.send(BULK)
+                await _settle()
+                assert receiver.received == sender.sent
+                assert engine.pipes.lent == min(number + 1, MOST)
+            assert engine.pipes.denied > 0
+            nursery.cancel_scope.cancel()
+
+
+async def test_a_pipe_that_does_not_move_goes_to_a_flow_that_does(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """Law 4: what was in it is not lost, nor out of order."""
+    engine = Engine.of_this_run()
+    engine.pipes = Pipes(most=1)
+    with roomy() as a, roomy() as b, roomy() as c, roomy() as d:
+        slow, receiver = Peer(b.peer), Peer(d.peer)
+        async with trio.open_nursery() as nursery:
+            async with _stalled(a, b, nursery) as (stalled, _):
+                nursery.start_soon(relay, c.ours, d.ours)
+                nursery.start_soon(receiver.read)
+                sender = Peer(c.peer)
+                await trio.sleep(0.9)
+                await sender.send(BULK)
+                await _settle()
+                denied = engine.pipes.denied
+                assert denied > 1
+                await trio.sleep(0.2)
+                # Asked again, it is denied once more, and gets that one.
+                await sender.send(5 * BULK)
+                await _settle()
+                assert engine.pipes.denied == denied + 1
+                assert engine.pipes.lent == 1
+                assert receiver.received == sender.sent
+                nursery.start_soon(slow.read)
+                await _settle()
+                assert slow.received == stalled.sent
+                assert len(slow.received) == 5 * BULK
+            nursery.cancel_scope.cancel()
+
+
+async def test_a_pipe_that_is_drained_slowly_moves(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """It is taken from who has not moved a byte for a second, and nobody else."""
+    engine = Engine.of_this_run()
+    engine.pipes = Pipes(most=1)
+    with roomy() as a, roomy() as b, roomy() as c, roomy() as d:
+        receiver = Peer(d.peer)
+        async with trio.open_nursery() as nursery:
+            async with _stalled(a, b, nursery) as (_, _):
+                nursery.start_soon(relay, c.ours, d.ours)
+                nursery.start_soon(receiver.read)
+                sender = Peer(c.peer)
+                await trio.sleep(0.9)
+                await receive_exactly(b.peer, 600_000)
+                await _settle()
+                await trio.sleep(0.9)
+                denied = engine.pipes.denied
+                await sender.send(2 * BULK)
+                await _settle()
+                assert engine.pipes.denied > denied + 1
+            nursery.cancel_scope.cancel()
+
+
+async def test_out_of_descriptors_bulk_is_copied(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """Law 1: a pipe is a favour; without one bytes move as well."""
+    engine = Engine.of_this_run()
+    with roomy() as a, roomy() as b:
+        sender, receiver = Peer(a.peer), Peer(b.peer)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(relay, a.ours, b.ours)
+            nursery.start_soon(receiver.read)
+            await _settle()
+            with no_free_fd():
+                await sender.send(BULK)
+                await _settle()
+            assert receiver.received == sender.sent
+            assert engine.pipes.lent == 0
+            assert engine.pipes.denied > 0
+            nursery.cancel_scope.cancel()
+
+
+async def test_an_echo_of_bulk(autojump_clock: trio.testing.MockClock) -> None:
+    """One direction, one pipe, and it may be its own back."""
+    with roomy() as link:
+        peer = Peer(link.peer)
+        async with trio.open_nursery() as nursery:
+            result = Result(nursery, link.ours, link.ours)
+            nursery.start_soon(peer.read)
+            await peer.send(5 * BULK)
+            await peer.send_eof()
+        assert peer.received == peer.sent
+        assert result.value.a_to_b.delivered == 5 * BULK
+
+
+async def test_an_echo_that_nobody_takes_is_reset(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """Law 8: there is no back that would find out how it ends."""
+    with roomy() as link:
+        async with trio.open_nursery() as nursery:
+            async with _stalled(link, link, nursery) as (_, result):
+                reset(link.peer)
+        assert result.value.reason is Reason.CLIENT_RESET
+        assert result.value.a_to_b.discarded > 0
+
+
+# -- The engine's own life
+
+
+async def test_it_ends_with_the_last_relay_and_begins_again() -> None:
+    """Law 13: no task and no descriptor is left, and no relay notices."""
+    before = open_fds()
+    for _ in range(3):
+        with sockets() as a, sockets() as b:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(relay, a.ours, b.ours)
+                await _talk(a, b)
+                assert _tasks() == 1
+                await a.peer.send_eof()
+                await b.peer.send_eof()
+        await _settle()
+        assert _tasks() == 0
+        assert open_fds() == before
+
+
+async def test_it_stays_while_it_is_held() -> None:
+    """A server need not start it for every connection."""
+    engine = Engine.of_this_run()
+    engine.hold()
+    steps: list[trio.lowlevel.Task] = []
+    for _ in range(3):
+        with sockets() as a, sockets() as b:
+            await a.peer.send_eof()
+            await b.peer.send_eof()
+            await relay(a.ours, b.ours)
+        await _settle()
+        root = trio.lowlevel.current_root_task()
+        assert root is not None
+        steps += [
+            task
+            for nursery in root.child_nurseries
+            for task in nursery.child_tasks
+            if task.name == "trioserve engine"
+        ]
+    assert len(steps) == 3
+    assert len(set(steps)) == 1
+    engine.let_go()
+    await _settle()
+    assert _tasks() == 0
+
+
+async def test_a_relay_that_ends_before_the_engine_has_begun() -> None:
+    """Law 13: its task finds nothing to do, and ends."""
+    with sockets() as a, sockets() as b:
+        with _paired(a, b, Heard()):
+            assert _tasks() == 1
+        await _settle()
+        assert _tasks() == 0
+
+
+async def test_a_pair_is_waited_for_once_it_is_over() -> None:
+    """Then there is nothing to wait for; twice woken is once."""
+    with sockets() as a, sockets() as b, _sides(a, b) as (one, other):
+        assert isinstance(one, SocketTransport)
+        assert isinstance(other, SocketTransport)
+        there, back = Direction(one, other), Direction(other, one)
+        there.back, back.back = back, there
+        with begun(Pair(Engine.of_this_run(), [there, back], Heard())) as pair:
+            pair.stop()
+            pair.wake()
+            await pair.wait()
+    await _settle()
+    assert _tasks() == 0
+
+
+async def test_one_stream_is_not_relayed_twice_at_once() -> None:
+    """The second says so, and the first goes on."""
+    with sockets() as a, sockets() as b, sockets() as c:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(relay, a.ours, b.ours)
+            await _settle()
+            for sides in ((a, c), (c, a), (c, b), (a, b), (b, a), (a, a)):
+                with pytest.raises(trio.BusyResourceError):
+                    await relay(sides[0].ours, sides[1].ours)
+            await _talk(a, b)
+            nursery.cancel_scope.cancel()
+        await c.ours.send_all(b"still open")
+        assert await receive_exactly(c.peer, 10) == b"still open"
+
+
+async def test_out_of_descriptors_no_engine_begins() -> None:
+    """The relay says so, leaves both sides as they are, and the next one works."""
+    with sockets() as a, sockets() as b:
+        with no_free_fd(), pytest.raises(OSError, match="Too many open files"):
+            await relay(a.ours, b.ours)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(relay, a.ours, b.ours)
+            await _talk(a, b)
+            nursery.cancel_scope.cancel()
+
+
+def test_two_runs_in_two_threads_have_two_engines() -> None:
+    """Law 1: nothing of them is shared."""
+    meet = threading.Barrier(2, timeout=60)
+    engines: list[Engine] = []
+    outcomes: list[bytes] = []
+
+    async def main(name: int) -> None:
+        with roomy() as a, roomy() as b:
+            sender, receiver = Peer(a.peer), Peer(b.peer)
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(relay, a.ours, b.ours)
+                nursery.start_soon(receiver.read)
+                engines.append(Engine.of_this_run())
+                for _ in range(3):
+                    await sender.send(BULK + name)
+                    await _settle()
+                    assert engines[-1].pipes.lent
+                    meet.wait()
+                assert receiver.received == sender.sent
+                outcomes.append(bytes(receiver.received))
+                nursery.cancel_scope.cancel()
+
+    threads = [threading.Thread(target=run, args=(main, name)) for name in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert len({id(engine) for engine in engines}) == 2
+    assert sorted(map(len, outcomes)) == [3 * BULK, 3 * BULK + 3]
+
+
+@pytest.mark.parametrize("told", [False, True])
+async def test_an_epoll_that_is_closed_behind_its_back(
+    told: bool, monkeypatch: pytest.MonkeyPatch, autojump_clock: trio.testing.MockClock
+) -> None:
+    """Law 1: relays end with that error or go on; no new one is harmed."""
+    make, epolls = select.epoll, list[select.epoll]()
+
+    def epoll() -> select.epoll:
+        epolls.append(make())
+        return epolls[-1]
+
+    monkeypatch.setattr(select, "epoll", epoll)
+    with contextlib.ExitStack() as stack:
+        links = [stack.enter_context(sockets()) for _ in range(6)]
+        pairs = list(zip(links[::2], links[1::2], strict=True))
+        failures: list[Exception] = []
+
+        async def relay_them(one: Sockets, other: Sockets) -> None:
+            try:
+                await relay(one.ours, other.ours)
+            except (OSError, trio.ClosedResourceError) as error:
+                failures.append(error)
+
+        async with trio.open_nursery() as nursery:
+            for pair in pairs[:2]:
+                nursery.start_soon(relay_them, *pair)
+            await _settle()
+            number = epolls[0].fileno()
+            if told:
+                trio.lowlevel.notify_closing(number)
+            # Somebody thinks that the number is his, and by now it is.
+            nothing = os.open(os.devnull, os.O_RDONLY)
+            os.dup2(nothing, number)
+            os.close(nothing)
+            await _settle()
+            nursery.start_soon(relay_them, *pairs[2])
+            await _talk(*pairs[2])
+            if not told:
+                for pair in pairs[:2]:
+                    await _talk(*pair)
+            assert len(failures) == (2 if told else 0)
+            nursery.cancel_scope.cancel()
+    epolls.clear()
+
+
+async def test_a_flow_of_bulk_does_not_hold_up_fifty_others(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """In each turn each that has something gets its share of it."""
+    with contextlib.ExitStack() as stack:
+        a, b = stack.enter_context(roomy()), stack.enter_context(roomy())
+        others = [
+            (stack.enter_context(sockets()), stack.enter_context(sockets()))
+            for _ in range(50)
+        ]
+        sender, receiver = Peer(a.peer), Peer(b.peer)
+        turns: list[tuple[int, int]] = []
+
+        def after_a_turn() -> None:
+            """How many of those that had a byte to pass have passed it."""
+            passed = 0
+            for _, other in others:
+                fd = other.peer.socket.fileno()
+                with contextlib.suppress(BlockingIOError):
+                    passed += len(os.read(fd, 10))
+            for number in range(passed):
+                _write(others[number][0].peer, b"!")
+            turns.append((passed, engine.pipes.lent))
+
+        async with trio.open_nursery() as nursery:
+            engine = Engine.of_this_run()
+            nursery.start_soon(relay, a.ours, b.ours)
+            nursery.start_soon(receiver.read)
+            for one, other in others:
+                nursery.start_soon(relay, one.ours, other.ours)
+            await _settle()
+            steps = Steps(after_a_turn)
+            for one, _ in others:
+                _write(one.peer, b"!")
+            trio.lowlevel.add_instrument(steps)
+            await sender.send(5 * BULK)
+            trio.lowlevel.remove_instrument(steps)
+            while receiver.received != sender.sent:
+                await trio.sleep(1)
+            nursery.cancel_scope.cancel()
+    assert len(turns) > 5
+    assert {passed for passed, _ in turns} == {50}
+    assert any(lent for _, lent in turns)
