@@ -16,7 +16,6 @@ import select
 import socket
 import threading
 from collections.abc import Callable, Generator
-from pathlib import Path
 from typing import Any, Literal
 
 import pytest
@@ -256,6 +255,7 @@ class Openness:
     def __init__(self) -> None:
         self.reads = [True, True]
         self.clogged = [False, False]
+        self.was_clogged = [False, False]
         self.lost = [False, False]
         self.ended = [False, False]
         self.gone = [False, False]
@@ -264,6 +264,9 @@ class Openness:
         """What can be known to fit into the kernel's buffers, or not to."""
         if act.what == "send" and not self.reads[1 - act.who] and act.amount < BULK:
             return dataclasses.replace(act, amount=min(act.amount, 300))
+        if act.what == "stop reading" and self.was_clogged[1 - act.who]:
+            # How wide its window is by now is for the kernel's own timers.
+            return dataclasses.replace(act, what="wait", amount=0)
         return act
 
     def follow(self, act: Act) -> None:
@@ -271,6 +274,7 @@ class Openness:
         match act.what:
             case "send":
                 self.clogged[who] |= not self.reads[other] and act.amount >= BULK
+                self.was_clogged[who] |= self.clogged[who]
                 self.lost[who] |= self.gone[other]
             case "reset":
                 # What is on its way in either direction, or was not read, is lost.

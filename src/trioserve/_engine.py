@@ -47,6 +47,10 @@ _LOOKS: Final = 16
 _BULK: Final = 4
 _LITTLE: Final = 8
 
+#: Bytes through one pipe after which the kernel may hold as many as it likes.
+#: Earlier, a receiver who stops would have megabytes waiting for it.
+_MUCH: Final = 67_108_864
+
 #: Seconds in which a pipe has not moved a byte before another direction gets it.
 _STALE: Final = 1.0
 
@@ -200,6 +204,9 @@ class Direction(Pump):
             return
         source.received += count
         source.moved_at = pipe.moved_at = now
+        if pipe.moved < _MUCH <= pipe.moved + count:
+            self.sink.let_kernel_hold(much=True)
+        pipe.moved += count
         self._bulk = self._bulk + 1 if count < CHUNK // 4 else 0
         if not self._push():
             return
@@ -553,7 +560,7 @@ class Engine:
                 stalest.give_up_pipe()
                 pipe = self.pipes.take()
         if pipe is not None:
-            pipe.moved_at = now
+            pipe.moved, pipe.moved_at = 0, now
             self._splicing[direction] = pipe
         return pipe
 
@@ -563,6 +570,8 @@ class Engine:
     def take_back(self, direction: Direction, pipe: Pipe) -> None:
         del self._splicing[direction]
         self.pipes.give_back(pipe)
+        if pipe.moved >= _MUCH:
+            direction.sink.let_kernel_hold(much=False)
 
 
 _engines: trio.lowlevel.RunVar[Engine] = trio.lowlevel.RunVar("trioserve_engine")

@@ -31,10 +31,11 @@ class Pipe:
 
     Attributes:
       filled: bytes that are in it.
-      moved_at: when the last byte went through it, as its user has it.
+      moved, moved_at: bytes that went through it, and when the last did, as
+        its user has it.
     """
 
-    __slots__ = ("filled", "moved_at", "reader", "size", "writer")
+    __slots__ = ("filled", "moved", "moved_at", "reader", "size", "writer")
 
     def __init__(self, size: int) -> None:
         self.reader, self.writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
@@ -43,6 +44,7 @@ class Pipe:
         except OSError:  # EPERM: the user has no more
             self.size = fcntl.fcntl(self.writer, fcntl.F_GETPIPE_SZ)
         self.filled = 0
+        self.moved = 0
         self.moved_at = 0.0
 
     def fill(self, source: int) -> int:
