@@ -425,21 +425,47 @@ async def test_a_name_of_this_machine() -> None:
         transport.close()
 
 
+@pytest.mark.parametrize("late", [False, True])
 async def test_a_socket_that_reaches_itself_has_reached_nobody(
-    monkeypatch: pytest.MonkeyPatch,
+    late: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A target on a free port of this machine: the kernel may pick the same one."""
 
     class Unlucky(socket.socket):
+        asked = not late
+
         def connect_ex(self, address: Any) -> int:
             self.bind(address)
             return super().connect_ex(address)
+
+        def getpeername(self) -> Any:
+            if not self.asked:
+                self.asked = True
+                raise OSError(errno.ENOTCONN, "not connected yet")
+            return super().getpeername()
 
     with _refusing() as address:
         pass
     monkeypatch.setattr(socket, "socket", Unlucky)
     with pytest.raises(ConnectionRefusedError):
         await dial(address, 5)
+
+
+async def test_what_connect_raises_leaves_no_socket(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Law 13: be it a mistake of ours."""
+
+    class Broken(socket.socket):
+        def connect_ex(self, address: Any) -> int:
+            raise OverflowError("port must be 0-65535")
+
+    before = open_fds()
+    with _listening() as address, monkeypatch.context() as m:
+        m.setattr(socket, "socket", Broken)
+        with pytest.raises(OverflowError):
+            await dial(address, 5)
+    assert open_fds() == before
 
 
 @pytest.mark.parametrize("call", ["connect_ex", "getsockopt"])

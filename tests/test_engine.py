@@ -1426,3 +1426,109 @@ async def test_a_flow_of_bulk_does_not_hold_up_fifty_others(
     assert len(turns) > 5
     assert {passed for passed, _ in turns} == {50}
     assert any(lent for _, lent in turns)
+
+
+# -- What an event may turn out to be, and what becomes of a flow that goes on
+
+
+async def test_an_event_that_brings_nothing_changes_nothing() -> None:
+    """Law 1: it is a hint; both ways of receiving, and a sink without room."""
+    rules = Heard()
+    with roomy() as a, roomy() as b, _paired(a, b, rules) as (there, back):
+        engine = Engine.of_this_run()
+        there.pull(engine, trio.current_time())
+        assert there.received == 0
+        async with trio.open_nursery() as nursery:
+            sender = Peer(a.peer)
+            nursery.start_soon(sender.send, 5 * BULK)
+            await _settle()
+            assert engine.pipes.lent == 1
+            assert there.blocked
+            delivered = there.delivered
+            back.happened(engine, select.EPOLLOUT, trio.current_time())
+            assert (there.blocked, there.delivered) == (True, delivered)
+            await receive_exactly(b.peer, 5 * BULK)
+            await _settle()
+        assert not there.blocked
+        there.pull(engine, trio.current_time())
+        assert there.received == there.delivered == 5 * BULK
+    assert set(rules.told) == {"waits"}
+
+
+async def test_for_a_flow_that_goes_on_the_kernel_may_hold_much() -> None:
+    """Until it says little again; then it is like everybody else."""
+    option = (socket.IPPROTO_TCP, getattr(socket, "TCP_NOTSENT_LOWAT", 25))
+    with roomy() as a, roomy() as b:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(relay, a.ours, b.ours)
+            nursery.start_soon(a.peer.send_all, bytes(70_000_000))
+            assert b.ours.getsockopt(*option) > 0
+            left = 70_000_000
+            while left:
+                left -= len(await b.peer.receive_some(1_000_000))
+            assert b.ours.getsockopt(*option) == 0
+            for _ in range(20):
+                await a.peer.send_all(b"little")
+                assert await receive_exactly(b.peer, 6) == b"little"
+            assert b.ours.getsockopt(*option) > 0
+            nursery.cancel_scope.cancel()
+
+
+async def test_a_sink_that_breaks_while_bulk_is_on_its_way() -> None:
+    """Law 8: found out by splicing, it is told as by sending."""
+    with roomy() as a, roomy() as b:
+        async with trio.open_nursery() as nursery:
+            result = Result(nursery, a.ours, b.ours)
+            nursery.start_soon(a.peer.send_all, bytes(BULK))
+            await receive_exactly(b.peer, BULK)
+            await _settle()
+            assert Engine.of_this_run().pipes.lent == 1
+            # In one step, and in this order.
+            _write(a.peer, b"too late")
+            reset(b.peer)
+        assert result.value.reason is Reason.SERVER_RESET
+        assert result.value.a_to_b.discarded == 8
+
+
+async def test_a_descriptor_that_its_owner_gave_away() -> None:
+    """Law 1: detached and closed, with a copy of it still open, it is closed."""
+    with sockets() as a, sockets() as b:
+        async with trio.open_nursery() as nursery:
+            result = Result(nursery, a.ours, b.ours)
+            await _settle()
+            number = a.ours.socket.detach()
+            copy = os.dup(number)
+            os.close(number)
+            _write(a.peer, b"anybody there?")
+        os.close(copy)
+        assert result.value.reason is Reason.ABORTED
+
+
+async def test_a_number_that_another_relay_has_by_now(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """Law 1: closed behind everybody's back, and used again; both end in peace."""
+    with sockets() as a, sockets() as b, sockets() as c, sockets() as d:
+        async with trio.open_nursery() as nursery:
+            scope = trio.CancelScope()
+
+            async def first() -> None:
+                with scope:
+                    await relay(a.ours, b.ours)
+
+            nursery.start_soon(first)
+            await _settle()
+            number = a.ours.socket.fileno()
+            os.close(number)
+            mine = socket.socket(fileno=os.dup(c.ours.socket.fileno()))
+            assert mine.fileno() == number
+            stream = trio.SocketStream(trio.socket.from_stdlib_socket(mine))
+            nursery.start_soon(relay, stream, d.ours)
+            await _settle()
+            scope.cancel()
+            await _settle()
+            await c.peer.send_all(b"still here")
+            assert await receive_exactly(d.peer, 10) == b"still here"
+            nursery.cancel_scope.cancel()
+        a.ours.socket.detach()
+        await stream.aclose()

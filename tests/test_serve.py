@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import logging
 import math
 from typing import Any
@@ -796,3 +797,78 @@ def test_stopped_at_every_step(kind: str, how: str) -> None:
         assert open_fds() == before
 
     assert sweep(scenario) > 20
+
+
+# -- What is left when handlers are not as simple as they look
+
+
+async def test_a_reset_that_a_task_of_the_handler_finds_is_the_clients() -> None:
+    """Law 1: though it comes out of the handler's nursery in a group."""
+
+    async def handler(conn: Connection) -> None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(conn.receive_some)
+
+    async with serving(handler) as running:
+        client = await running.connect()
+        await trio.testing.wait_all_tasks_blocked()
+        reset(client)
+    assert running.reports[0].reason is Reason.CLIENT_RESET
+
+
+async def test_a_relay_that_is_stuck_has_its_account(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """Laws 3 and 4: what it holds is in the report, though it never ends."""
+    released = trio.Event()
+
+    class Deaf(trio.abc.Stream):
+        """It takes nothing, and can't be cancelled."""
+
+        async def wait(self, *_: object) -> bytes:
+            with trio.CancelScope(shield=True):
+                await released.wait()
+            return b""
+
+        receive_some = send_all = wait  # type: ignore[assignment]
+        wait_send_all_might_not_block = aclose = wait  # type: ignore[assignment]
+
+    async def handler(conn: Connection) -> None:
+        await trioserve.relay(conn, Deaf())
+
+    async with serving(handler, timeouts=Timeouts(drain=1, cleanup=1)) as running:
+        client = await running.connect()
+        await client.send_all(b"hello")
+        await trio.testing.wait_all_tasks_blocked()
+        summary = await running.server.drain()
+        assert len(summary.stuck) == 1
+        assert running.reports[0].bytes_discarded == 5
+        assert running.reports[0].upstream_bytes_discarded == 0
+        released.set()
+
+
+def test_a_connection_that_is_over_is_no_garbage() -> None:
+    """Law 13: nothing of it waits for the garbage collector."""
+
+    async def main() -> None:
+        async with (
+            serving(echo) as behind,
+            serving(trioserve.proxy(behind.address)) as running,
+        ):
+            gc.disable()
+            try:
+                for _ in range(2):
+                    gc.collect()  # what was before
+                    for _ in range(5):
+                        client = await running.connect()
+                        await client.send_all(b"hello")
+                        assert await receive_exactly(client, 5) == b"hello"
+                        await client.send_eof()
+                        assert await receive_all(client) == b""
+                        await client.aclose()
+                    await trio.testing.wait_all_tasks_blocked()
+                assert gc.collect() == 0
+            finally:
+                gc.enable()
+
+    run(main)

@@ -90,11 +90,7 @@ class Dialing:
         deadline = trio.current_time() + seconds
         if (transport := self._at_once()) is not None:
             return transport
-        try:
-            return await self._in_turn(deadline)
-        finally:
-            if self._begun is not None:
-                self._begun.sock.close()
+        return await self._in_turn(deadline)
 
     def _at_once(self) -> SocketTransport | None:
         """Connect to a target that needs no waiting, or begin to.
@@ -135,10 +131,10 @@ class Dialing:
         raise failed
 
     def give_up(self) -> None:
-        """Try no more."""
+        """Try no more; to be called while there is somebody to wait for."""
         self._given_up = True
-        if self._scope is not None:
-            self._scope.cancel(reason="given up")
+        assert self._scope is not None
+        self._scope.cancel(reason="given up")
 
     async def _reach(self, target: Address) -> SocketTransport:
         if isinstance(target, UnixAddress):

@@ -22,7 +22,7 @@ import contextlib
 import errno
 import math
 import select
-from collections.abc import Coroutine, Sequence
+from collections.abc import Coroutine, Generator, Sequence
 from typing import Any, Final, Protocol
 
 import trio
@@ -354,7 +354,7 @@ class Pair:
         self._directions = begun
         now, closed = trio.current_time(), self.rules.closed
         for direction in begun:
-            direction.source.on_close = closed
+            direction.source.when_closed(closed)
         for direction in begun:
             direction.send_first(now)
 
@@ -390,7 +390,7 @@ class Pair:
         directions, self._directions = self._directions, ()
         if directions:
             for direction in directions:
-                direction.source.on_close = None
+                direction.source.when_closed(None)
                 direction.end()
             del self.rules
             self.engine.let_go()
@@ -441,6 +441,15 @@ class Engine:
         self._holders -= 1
         if not self._holders:
             self._stop()
+
+    @contextlib.contextmanager
+    def held(self) -> Generator[None]:
+        """:meth:`hold`, for a block."""
+        self.hold()
+        try:
+            yield
+        finally:
+            self.let_go()
 
     def _start(self) -> select.epoll:
         epoll = self._epoll = select.epoll()
@@ -572,6 +581,15 @@ class Engine:
         self.pipes.give_back(pipe)
         if pipe.moved >= _MUCH:
             direction.sink.let_kernel_hold(much=False)
+
+
+def engine_held() -> contextlib.AbstractContextManager[object]:
+    """Keep this run's engine going for a block, where there is one.
+
+    Raises:
+      OSError: out of descriptors.
+    """
+    return Engine.of_this_run().held() if SUPPORTED else contextlib.nullcontext()
 
 
 _engines: trio.lowlevel.RunVar[Engine] = trio.lowlevel.RunVar("trioserve_engine")

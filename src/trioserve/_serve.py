@@ -30,8 +30,7 @@ from ._address import TcpAddress
 from ._admission import Slot, Slots
 from ._collector import Collector, Reports, log_reports
 from ._connection import Connection, _current
-from ._engine import SUPPORTED as HAS_ENGINE
-from ._engine import Engine
+from ._engine import engine_held
 from ._errors import PROGRAM_ENDS, only
 from ._gates import Gate, gate_for
 from ._listeners import open_listeners
@@ -429,30 +428,26 @@ class Server(Sequence[Gate]):
         # In a nursery that isn't ours, connections may outlive us; what they
         # need must live there too, and must not keep it from being cancelled.
         self._timing.shield = handler_nursery is None
-        engine = Engine.of_this_run() if HAS_ENGINE else None
-        if engine is not None:
-            engine.hold()
         try:
-            async with trio.open_nursery() as helpers:
-                where = handler_nursery or helpers
-                where.start_soon(
-                    self._reports.collect, collector, name="trioserve collector"
-                )
-                where.start_soon(self._time, name="trioserve timers")
-                async with trio.open_nursery() as connections:
-                    self._nursery = handler_nursery or connections
-                    try:
-                        task_status.started(self)
-                        await self._accept()
-                        await self._wait_out()
-                    except BaseException:
-                        self._cancelled(cut=handler_nursery is None)
-                        raise
-                    await self._reports.over.wait()
-                    self._sum_up()
+            with engine_held():
+                async with trio.open_nursery() as helpers:
+                    where = handler_nursery or helpers
+                    where.start_soon(
+                        self._reports.collect, collector, name="trioserve collector"
+                    )
+                    where.start_soon(self._time, name="trioserve timers")
+                    async with trio.open_nursery() as connections:
+                        self._nursery = handler_nursery or connections
+                        try:
+                            task_status.started(self)
+                            await self._accept()
+                            await self._wait_out()
+                        except BaseException:
+                            self._cancelled(cut=handler_nursery is None)
+                            raise
+                        await self._reports.over.wait()
+                        self._sum_up()
         finally:
-            if engine is not None:
-                engine.let_go()
             for gate in self._gates:
                 gate.dispose()
             self._sum_up()

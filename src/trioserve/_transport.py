@@ -288,12 +288,8 @@ class SocketTransport(Transport):
             self.closed = True
             self.sock.detach()
 
-    @property
-    def on_close(self) -> Callable[[], None] | None:
-        return self._on_close
-
-    @on_close.setter
-    def on_close(self, call: Callable[[], None] | None) -> None:
+    def when_closed(self, call: Callable[[], None] | None) -> None:
+        """Call this when it is about to be closed, by whomever; None: nobody."""
         self._on_close = call
         if self._owner is not None:
             # Trio tells nobody but its own waiters that a socket is closed.
@@ -303,12 +299,16 @@ class SocketTransport(Transport):
                 self._owner.close = self._owner_closes  # type: ignore[method-assign]
 
     def _owner_closes(self) -> None:
-        owner, on_close = self._owner, self._on_close
+        owner = self._owner
         assert owner is not None
-        self.on_close = None
+        self._tell_closing()
+        owner.close()
+
+    def _tell_closing(self) -> None:
+        on_close = self._on_close
+        self.when_closed(None)
         if on_close is not None:
             on_close()
-        owner.close()
 
     async def see_that_nobody_receives(self) -> None:
         """See that no task receives from the Trio socket that owns it.
@@ -499,9 +499,7 @@ class SocketTransport(Transport):
         self._notice_owner()
         if not self.closed:
             self.closed = True
-            on_close, self.on_close = self._on_close, None
-            if on_close is not None:
-                on_close()
+            self._tell_closing()
             if self._owner is not None:
                 self.sock.detach()
                 self._owner.close()
