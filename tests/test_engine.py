@@ -15,7 +15,7 @@ import os
 import select
 import socket
 import threading
-from collections.abc import Callable, Generator
+from collections.abc import AsyncGenerator, Callable, Generator
 from typing import Any, Literal
 
 import pytest
@@ -185,19 +185,27 @@ _single = st.one_of(
 )
 
 
+def _alone(act: Act) -> list[Act]:
+    return [act]
+
+
+def _in_a_row(parts: list[list[Act]]) -> list[Act]:
+    return [act for part in parts for act in part]
+
+
 def _clogs(who: int, amount: int) -> list[Act]:
     return [Act("stop reading", who), Act("send", 1 - who, amount)]
 
 
 _acts = st.lists(
     st.one_of(
-        st.builds(lambda act: [act], _single),
-        st.builds(lambda act: [act], _single),
-        st.builds(lambda act: [act], _single),
+        st.builds(_alone, _single),
+        st.builds(_alone, _single),
+        st.builds(_alone, _single),
         st.builds(_clogs, _who, st.integers(BULK, 2 * BULK)),
     ),
     max_size=10,
-).map(lambda parts: [act for part in parts for act in part])
+).map(_in_a_row)
 _half = st.integers(1, 15).map(lambda n: n + 0.5)
 _timeouts = st.builds(
     Timeouts,
@@ -214,7 +222,7 @@ class Actor(Peer):
 
     def __init__(self, stream: trio.SocketStream, sent: bytes = b"") -> None:
         super().__init__(stream)
-        self.sent += sent
+        self.sent.extend(sent)
         self._tell, self._told = trio.open_memory_channel[Act](math.inf)
 
     def tell(self, act: Act) -> None:
@@ -937,7 +945,7 @@ async def test_bulk_goes_through_a_pipe_and_small_messages_give_it_back(
 @contextlib.asynccontextmanager
 async def _stalled(
     a: Sockets, b: Sockets, nursery: trio.Nursery, **options: Any
-) -> Any:
+) -> AsyncGenerator[tuple[Peer, Result]]:
     """A relay whose pipe holds bytes that b's peer doesn't take, and EOF after them."""
     engine = Engine.of_this_run()
     lent = engine.pipes.lent

@@ -361,6 +361,19 @@ def test_a_reset_comes_after_the_bytes_before_it(
     run(main)
 
 
+@pytest.mark.parametrize("medium", REAL_MEDIA)
+async def test_an_eof_for_somebody_who_is_gone(medium: RealMedium) -> None:
+    """Law 8: nobody reads there any more, so it is found out by telling."""
+    with medium() as a, medium() as b:
+        async with trio.open_nursery() as nursery:
+            result = Result(nursery, a.ours, b.ours)
+            await b.peer.send_eof()
+            assert await receive_all(a.peer) == b""
+            reset(b.peer)
+            await a.peer.send_eof()
+        assert result.value.reason is Reason.SERVER_RESET
+
+
 async def test_a_reset_that_waits_for_its_flush_stays_a_reset(
     autojump_clock: trio.testing.MockClock,
 ) -> None:

@@ -138,6 +138,7 @@ class Relay(abc.ABC):
                 client._relay_over(result)
             if server is not None:
                 server._relay_over(_mirrored(result) if result is not None else None)
+        assert result is not None
         return result
 
     @abc.abstractmethod
