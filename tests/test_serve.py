@@ -808,6 +808,7 @@ async def test_a_reset_that_a_task_of_the_handler_finds_is_the_clients() -> None
     async def handler(conn: Connection) -> None:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(conn.receive_some)
+            nursery.start_soon(trio.sleep_forever)
 
     async with serving(handler) as running:
         client = await running.connect()
