@@ -110,6 +110,9 @@ class Direction(Pump):
     def begin(self, pair: Pair) -> None:
         """Be registered."""
         self._pair = pair
+        if self.source.is_relayed:
+            # Seen here, as one that is not waited for is not registered.
+            raise trio.BusyResourceError("another task is relaying")
         self.source.start_receiving()
         self.fd = self.source.sock.fileno()
         try:

@@ -243,6 +243,8 @@ class SocketTransport(Transport):
         it is the owner that is closed, and :meth:`release` leaves it open.
     """
 
+    __slots__ = ("_has_just_sent", "_is_lent", "_little", "_on_close", "_owner", "sock")
+
     can_send_eof = True
 
     def __init__(
@@ -254,6 +256,8 @@ class SocketTransport(Transport):
         self._is_lent = False
         self._on_close: Callable[[], None] | None = None
         self._has_just_sent = False
+        #: What the kernel may hold unsent when it is not to hold much.
+        self._little = _NOTSENT_LOWAT
         if sock.gettimeout() != 0:
             sock.setblocking(False)
         if owner is None:
@@ -287,6 +291,12 @@ class SocketTransport(Transport):
         if not self.closed and (self._owner or self.sock).fileno() < 0:
             self.closed = True
             self.sock.detach()
+
+    @property
+    def is_relayed(self) -> bool:
+        """Whether somebody is to be told when it is closed."""
+        owned = self._owner is not None and "close" in vars(self._owner)
+        return owned or self._on_close is not None
 
     def when_closed(self, call: Callable[[], None] | None) -> None:
         """Call this when it is about to be closed, by whomever; None: nobody."""
@@ -328,7 +338,9 @@ class SocketTransport(Transport):
         Much is for bulk: with little, one flow costs a third more. Linux, tcp(7).
         """
         with contextlib.suppress(OSError):  # a Unix socket
-            most = 0 if much else _NOTSENT_LOWAT  # 0 is the system's default
+            if much:
+                self._little = self.sock.getsockopt(_TCP, _TCP_NOTSENT_LOWAT)
+            most = 0 if much else self._little  # 0 is the system's default
             self.sock.setsockopt(_TCP, _TCP_NOTSENT_LOWAT, most)
 
     def breaks(self, error: OSError) -> bool:
