@@ -536,3 +536,48 @@ def test_cancelled_at_any_step_it_leaves_no_socket() -> None:
         assert open_fds() == before
 
     assert sweep(scenario) >= 4
+
+
+async def test_a_target_that_this_machine_cannot_even_try_is_tried_and_the_next(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """No IPv6 here, or an interface that isn't there: an attempt that failed."""
+
+    class OldSocket(socket.socket):
+        def __init__(self, family: int = -1, *options: Any, **more: Any) -> None:
+            if family == socket.AF_INET6:
+                raise OSError(errno.EAFNOSUPPORT, "no IPv6 on this machine")
+            super().__init__(family, *options, **more)
+
+    with _listening() as address, monkeypatch.context() as m:
+        m.setattr(socket, "socket", OldSocket)
+        targets = [TcpAddress("::1", 1), TcpAddress("fe80::1%nosuch0", 1), address]
+        dialing = Dialing(targets, Ends())
+        (await dialing.dial(5)).close()
+    first, second, third = dialing.attempts
+    assert "no IPv6" in (first.error or "")
+    assert (first.address, second.address) == ("[::1]:1", "[fe80::1%nosuch0]:1")
+    assert second.error is not None
+    assert third.error is None
+
+
+def test_an_address_of_a_name_that_this_machine_cannot_even_try_is_noted(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """And another one of them answers."""
+
+    async def main() -> None:
+        trio.socket.set_custom_hostname_resolver(_Names(["::1", "127.0.0.1"]))
+        with _listening() as address, monkeypatch.context() as m:
+            m.setattr(socket, "socket", OldSocket)
+            dialing = Dialing([TcpAddress("target.test", address.port)], Ends())
+            (await dialing.dial(5)).close()
+        assert [a.error is None for a in dialing.attempts] == [False, True]
+
+    class OldSocket(socket.socket):
+        def __init__(self, family: int = -1, *options: Any, **more: Any) -> None:
+            if family == socket.AF_INET6:
+                raise OSError(errno.EAFNOSUPPORT, "no IPv6 on this machine")
+            super().__init__(family, *options, **more)
+
+    run(main)

@@ -1695,3 +1695,26 @@ async def test_a_number_that_another_relay_has_by_now(
             nursery.cancel_scope.cancel()
         a.ours.socket.detach()
         await stream.aclose()
+
+
+async def test_urgent_data_among_bulk_is_no_end(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """Laws 1 and 7: splice(2) does not pass its mark, for ever if it is asked again."""
+    with roomy() as a, roomy() as b:
+        sender, receiver = Peer(a.peer), Peer(b.peer)
+        with socket.socket(fileno=os.dup(a.peer.socket.fileno())) as raw:
+            async with trio.open_nursery() as nursery:
+                result = Result(nursery, a.ours, b.ours)
+                nursery.start_soon(receiver.read)
+                await sender.send(2 * BULK)
+                await _settle()
+                assert Engine.of_this_run().pipes.lent == 1
+                # In one step, so that the mark is there when it is looked for.
+                raw.send(b"before")
+                raw.send(b"!", socket.MSG_OOB)
+                raw.send(b"after")
+                await _settle()
+                assert result.is_pending
+                assert receiver.received.endswith(b"beforeafter")
+                nursery.cancel_scope.cancel()

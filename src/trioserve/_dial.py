@@ -100,10 +100,13 @@ class Dialing:
         """
         if not isinstance(self.target, TcpAddress):
             return None
-        place = numeric_place(self.target)
-        if place is None:
-            return None
-        self._begun = begun = _begin(place, self._ends)
+        try:
+            place = numeric_place(self.target)
+            if place is None:
+                return None
+            self._begun = begun = _begin(place, self._ends)
+        except OSError:
+            return None  # an attempt that fails, when its turn comes
         if begun.code:
             return None
         self._begun = None
@@ -140,9 +143,8 @@ class Dialing:
         if isinstance(target, UnixAddress):
             place = Place(socket.AF_UNIX, socket.SOCK_STREAM, 0, target.sockaddr)
             return await self._try(place)
-        place_of_number = numeric_place(target)
-        if place_of_number is not None:
-            return await self._try(place_of_number)
+        if self._begun is not None:
+            return await self._try(self._begun.place)
         places = await self._look_up(target)
         if len(places) == 1:
             return await self._try(places[0])
@@ -195,17 +197,19 @@ class Dialing:
     async def _try(
         self, place: Place, won: Sequence[SocketTransport] = ()
     ) -> SocketTransport:
-        begun, self._begun = self._begun or _begin(place, self._ends), None
+        begun, self._begun = self._begun, None
         address = _written(place.sockaddr)
+        began = begun.at if begun is not None else trio.current_time()
         try:
+            begun = begun or _begin(place, self._ends)
             transport = await _finish(begun, self._waits)
         except trio.Cancelled:
-            self._note(address, begun.at, OUTRUN if won else GIVEN_UP)
+            self._note(address, began, OUTRUN if won else GIVEN_UP)
             raise
         except OSError as failed:
-            self._note(address, begun.at, describe(failed))
+            self._note(address, began, describe(failed))
             raise
-        self._note(address, begun.at, None)
+        self._note(address, began, None)
         return transport
 
     def _waits(self) -> None:

@@ -150,7 +150,7 @@ class Direction(Pump):
     def pull(self, engine: Engine, now: float) -> None:
         """Receive once, and send that."""
         if self._pipe is not None:
-            self._pull_through(self._pipe, now)
+            self._pull_through(self._pipe, engine, now)
             return
         source, sink = self.source, self.sink
         try:
@@ -189,12 +189,12 @@ class Direction(Pump):
 
     # -- through a pipe
 
-    def _pull_through(self, pipe: Pipe, now: float) -> None:
+    def _pull_through(self, pipe: Pipe, engine: Engine, now: float) -> None:
         source = self.source
         try:
             count = pipe.fill(source.sock.fileno())
         except (BlockingIOError, InterruptedError):
-            return
+            count = 0
         except OSError as error:
             if error.errno == errno.EINVAL:  # a kind of socket that can't
                 self.give_up_pipe()
@@ -203,7 +203,10 @@ class Direction(Pump):
                 self._cannot_receive(error)
             return
         if not count:
-            self._receive_eof()
+            # It is readable, and splice(2) brings nothing: the end, or the mark
+            # of urgent data, which it doesn't pass. Who receives is told which.
+            self.give_up_pipe()
+            self.pull(engine, now)
             return
         source.received += count
         source.moved_at = pipe.moved_at = now

@@ -48,7 +48,10 @@ class Pipe:
         self.moved_at = 0.0
 
     def fill(self, source: int) -> int:
-        """Move what there is from a socket into the empty pipe; 0 is EOF.
+        """Move what there is from a socket into the empty pipe.
+
+        Nothing, or 0 bytes, may be the mark of urgent data, as well as what it
+        means of recv(2).
 
         Raises:
           OSError: as recv(2) would; EINVAL if this kind can't be spliced.
