@@ -1,7 +1,8 @@
-"""For every test: no test waits for real time to pass."""
+"""For every test: no time passes but virtually, and no signal is ignored."""
 
 from __future__ import annotations
 
+import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -30,6 +31,14 @@ def sleeps_pass_on_a_virtual_clock_only() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(trio, "sleep", checked_sleep)
         yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def hangups_are_heard() -> Iterator[None]:
+    """Run by `nohup` too: what ignores a signal hands that down to its children."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
 
 
 @pytest.fixture
