@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import socket
 from typing import Any
@@ -564,6 +565,56 @@ async def test_it_has_a_socket_as_trio_has_it(autojump_clock: object) -> None:
 async def test_there_is_no_current_connection_outside() -> None:
     with pytest.raises(LookupError):
         current_connection()
+
+
+@pytest.mark.parametrize("ends", ["closed", "reset"])
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda conn: conn.receive_some(),
+        lambda conn: conn.__anext__(),
+        lambda conn: conn.send_all(b"x"),
+        lambda conn: conn.wait_send_all_might_not_block(),
+        lambda conn: conn.send_eof(),
+    ],
+    ids=["receive", "iterate", "send", "wait", "eof"],
+)
+async def test_who_ignores_that_it_is_over_lets_others_run(
+    call: Any, ends: str, autojump_clock: object
+) -> None:
+    """Law 1: it fails again and again, but never without letting others run."""
+    steps = between = 0
+
+    async def count() -> None:
+        nonlocal steps
+        while True:
+            steps += 1
+            await trio.lowlevel.checkpoint()
+
+    async def handler(conn: Connection) -> None:
+        nonlocal between
+        if ends == "closed":
+            conn.abort()
+        else:
+            with pytest.raises(trio.BrokenResourceError):
+                await conn.receive_some()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(count)
+            await trio.lowlevel.checkpoint()
+            before = steps
+            for _ in range(10):
+                with contextlib.suppress(
+                    trio.BrokenResourceError, trio.ClosedResourceError
+                ):
+                    await call(conn)
+            between = steps - before
+            nursery.cancel_scope.cancel()
+
+    async with serving(handler) as running:
+        client = await running.connect()
+        if ends == "reset":
+            reset(client)
+    assert between >= 9  # of ten calls
 
 
 async def test_a_reset_conversation_counts_its_bytes(autojump_clock: object) -> None:

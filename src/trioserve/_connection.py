@@ -50,6 +50,14 @@ _YOUNG: Final = 1.0
 
 _MOST_NOTES: Final = 32
 
+#: After one of these, the next call fails at once. Whoever ignores it and calls
+#: again, for ever, must not keep all others from running.
+_FAILURES: Final = (
+    trio.BrokenResourceError,
+    trio.BusyResourceError,
+    trio.ClosedResourceError,
+)
+
 _current: contextvars.ContextVar[Connection] = contextvars.ContextVar(
     "trioserve_connection"
 )
@@ -250,12 +258,20 @@ class Connection(trio.abc.HalfCloseableStream):
             raise TypeError(f"max_bytes must be an int, not {max_bytes!r}")
         elif max_bytes < 1:
             raise ValueError(f"max_bytes must be 1 or more, not {max_bytes}")
-        data = await self._transport.receive(max_bytes)
+        try:
+            data = await self._transport.receive(max_bytes)
+        except _FAILURES:
+            await trio.lowlevel.cancel_shielded_checkpoint()
+            raise
         self._idle_scope = None  # something arrived, bytes or EOF
         return data
 
     async def __anext__(self) -> bytes:
-        data = await self._transport.receive()
+        try:
+            data = await self._transport.receive()
+        except _FAILURES:
+            await trio.lowlevel.cancel_shielded_checkpoint()
+            raise
         self._idle_scope = None
         if not data:
             raise StopAsyncIteration
@@ -272,11 +288,19 @@ class Connection(trio.abc.HalfCloseableStream):
           trio.ClosedResourceError: as :meth:`receive_some`; the last also after
             :meth:`send_eof`.
         """
-        await self._transport.send(data)
+        try:
+            await self._transport.send(data)
+        except _FAILURES:
+            await trio.lowlevel.cancel_shielded_checkpoint()
+            raise
 
     async def wait_send_all_might_not_block(self) -> None:
         """Wait until :meth:`send_all` might not have to wait."""
-        await self._transport.wait_writable()
+        try:
+            await self._transport.wait_writable()
+        except _FAILURES:
+            await trio.lowlevel.cancel_shielded_checkpoint()
+            raise
 
     async def send_eof(self) -> None:
         """Send EOF; receiving goes on, bounded by ``Timeouts.half_closed``.
@@ -284,7 +308,11 @@ class Connection(trio.abc.HalfCloseableStream):
         Raises:
           TypeError: the stream below can't be closed by half.
         """
-        await self._transport.send_eof()
+        try:
+            await self._transport.send_eof()
+        except _FAILURES:
+            await trio.lowlevel.cancel_shielded_checkpoint()
+            raise
 
     async def aclose(self) -> None:
         """Close politely: nothing that was sent is lost.
