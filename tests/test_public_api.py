@@ -12,6 +12,7 @@ from types import ModuleType
 import pytest
 
 import trioserve
+import trioserve.testing
 
 REFERENCE = Path(__file__).parents[1] / "docs" / "reference.md"
 
@@ -23,9 +24,17 @@ def test_what_it_exports_is_what_it_says_and_what_the_reference_has() -> None:
         if not name.startswith("_") and not isinstance(value, ModuleType)
     }
     said = list(trioserve.__all__)
-    documented = re.findall(r"^\| `(\w+)`", REFERENCE.read_text(), re.MULTILINE)
+    page = REFERENCE.read_text().partition("## trioserve.testing")[0]
+    documented = re.findall(r"^\| `(\w+)`", page, re.MULTILINE)
     assert exports - {"annotations"} == set(said)
     assert said == sorted(said)
+    assert sorted(documented) == sorted(said)
+
+
+def test_what_the_test_kit_exports_is_what_the_reference_has() -> None:
+    said = list(trioserve.testing.__all__)
+    page = REFERENCE.read_text().partition("## trioserve.testing")[2]
+    documented = re.findall(r"^\| `(\w+)`", page, re.MULTILINE)
     assert sorted(documented) == sorted(said)
 
 

@@ -2,7 +2,7 @@
 
 The map, from the bottom up; a module imports only from rows below its own:
 
-    words       _errors   _address   _options   _report   _tasks
+    words       _errors   _address   _faults   _options   _report   _tasks
     mechanisms  _timers   _admission   _transport   _listeners   _collector   _names
                 _pipes
                 _pump
@@ -18,6 +18,14 @@ from ._address import Address, TcpAddress, UnixAddress, parse_address
 from ._collector import log_reports
 from ._connection import Connection, current_connection
 from ._echo import echo
+from ._faults import (
+    Course,
+    Ending,
+    Faults,
+    Impairment,
+    Piece,
+    parse_faults,
+)
 from ._listeners import UnixListener, open_listeners
 from ._options import Limits, Timeouts
 from ._proxy import proxy
@@ -40,11 +48,16 @@ __all__ = [
     "Attempt",
     "Connection",
     "ConnectionReport",
+    "Course",
     "DrainSummary",
+    "Ending",
+    "Faults",
     "Flow",
+    "Impairment",
     "Limits",
     "Outcome",
     "Phase",
+    "Piece",
     "Reason",
     "RelayResult",
     "Server",
@@ -58,6 +71,7 @@ __all__ = [
     "log_reports",
     "open_listeners",
     "parse_address",
+    "parse_faults",
     "proxy",
     "relay",
     "serve",

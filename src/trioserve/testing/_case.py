@@ -1,0 +1,188 @@
+"""Cases, and what came of them.
+
+A case is everything that decides a run: the same case runs the same way. It
+prints as the Python that runs it again.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final, Literal, get_args
+
+from trioserve import ConnectionReport, Faults
+
+from ._peer import Peer, Tail
+from ._timeline import Timeline
+
+Act = Literal["cancel", "drain", "eof", "reset", "stall", "vanish"]
+
+Law = Literal[
+    "answer", "chunking", "schedule", "ends", "nothing_left", "record", "errors",
+    "memory", "cancelled", "drain", "alone",
+]  # fmt: skip
+
+#: What each law asks for, in one sentence.
+LAWS: Final[dict[Law, str]] = {
+    "answer": "the peers get what their scripts expect",
+    "chunking": "what it does depends on the bytes, not on how they are cut",
+    "schedule": "what it does does not depend on which task runs first",
+    "ends": "it ends in bounded time once its peer has left or it was cancelled",
+    "nothing_left": "nothing of it is left: no task, no state that the next one sees",
+    "record": "one report for each connection, and its bytes add up",
+    "errors": "it raises nothing but the errors of its stream, or what `raises` names",
+    "memory": "while its peer takes nothing, it takes little from its peer",
+    "cancelled": "a Cancelled that it got is not swallowed",
+    "drain": "a drain ends it in time",
+    "alone": "a connection sees nothing of those beside it",
+}
+
+
+@dataclasses.dataclass(frozen=True, slots=True, repr=False)
+class Case:
+    """One run of a handler: who talks to it, and what happens to them.
+
+    Args:
+      peers: their scripts; each is one connection.
+      faults: what the network does to the first round's connections.
+      seed: of the schedule, and of what the faults draw.
+      act, at: after scheduler step ``at``, the handlers are cancelled, the
+        server drains, or each peer sends EOF, resets, says nothing more
+        (``"stall"``) or is cut off (``"vanish"``).
+      copies: how many times each peer connects, at once.
+      rounds: how many times, one after the other; faults and acts are the
+        first's.
+      buffer: bytes that the network holds for each direction.
+      deaf: seconds for which the peers do not read at first.
+      flood: bytes that the peers send, by repeating what they send, while they
+        read nothing.
+    """
+
+    peers: tuple[Peer, ...]
+    faults: Faults = dataclasses.field(default_factory=Faults)
+    seed: int = 0
+    act: Act | None = None
+    at: int | None = None
+    copies: int = 1
+    rounds: int = 1
+    buffer: int = 16384
+    deaf: float = 0.0
+    flood: int = 0
+
+    def __post_init__(self) -> None:
+        if not self.peers:
+            raise ValueError("a conversation needs at least one peer")
+        for peer in self.peers:
+            if not isinstance(peer, Peer):
+                raise TypeError(f"a peer must be a Peer, not {peer!r}")
+        if self.act is not None and self.act not in get_args(Act):
+            raise ValueError(f"act must be one of {get_args(Act)}, not {self.act!r}")
+        if (self.act is None) != (self.at is None):
+            raise ValueError("act and at go together")
+        for name in ("copies", "rounds", "buffer"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be 1 or more")
+
+    def __repr__(self) -> str:
+        parts = ["handler", *map(repr, self.peers)]
+        for field in dataclasses.fields(self)[1:]:
+            value = getattr(self, field.name)
+            if value != getattr(_PLAIN, field.name):
+                shown = str(value) if field.name == "faults" else value
+                parts.append(f"{field.name}={shown!r}")
+        line = f"run_conversation({', '.join(parts)})"
+        if len(line) <= 88:
+            return line
+        return "\n".join(["run_conversation(", *(f"    {p}," for p in parts), ")"])
+
+    @property
+    def is_undisturbed(self) -> bool:
+        """Whether the peers must get what they expect."""
+        harmless = not (
+            self.faults.refuse
+            or any(d.endings for d in (self.faults.up, self.faults.down))
+        )
+        return self.act is None and not self.flood and harmless
+
+    def save(self, path: str | Path) -> None:
+        """Write what the network did, for ``trioserve proxy --fault @PATH``.
+
+        Raises:
+          OSError: it can't be written.
+        """
+        told = {"faults": str(self.faults), "seed": self.seed, "case": repr(self)}
+        Path(path).write_text(json.dumps(told, indent=2) + "\n", "utf-8")
+
+
+#: A case of which nothing is said.
+_PLAIN: Final = Case((Peer(),))
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Heard:
+    """What a peer heard: all bytes, what came after them, and what surprised it."""
+
+    data: bytes
+    tail: Tail
+    surprise: str | None = None
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Violation:
+    """A law that was broken, and how, in a sentence."""
+
+    law: Law
+    how: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Run:
+    """What came of a case.
+
+    Attributes:
+      case: what was run.
+      heard: what each peer heard, round by round; of a round, the copies one
+        after the other.
+      reports: the server's, in the order in which the connections ended.
+      steps: scheduler steps of the first round.
+      seconds: virtual seconds that it took.
+      violations: laws that were broken.
+      timeline: what happened.
+    """
+
+    case: Case
+    heard: Sequence[Sequence[Heard]]
+    reports: Sequence[ConnectionReport]
+    steps: int
+    seconds: float
+    violations: Sequence[Violation]
+    timeline: Timeline
+
+
+class HandlerFailure(AssertionError):  # noqa: N818 - it is the handler's
+    """A handler broke a law.
+
+    Attributes:
+      law: its name.
+      how: how, in a sentence.
+      case: the case in which it did.
+      run: all that came of it.
+    """
+
+    def __init__(self, law: Law, how: str, run: Run) -> None:
+        self.law = law
+        self.how = how
+        self.case = run.case
+        self.run = run
+        super().__init__(
+            f"law {law!r}: {how}\n\n"
+            f"The law: {LAWS[law]}.\n\n"
+            f"To run it again:\n\n{_indented(repr(run.case))}\n\n"
+            f"What happened:\n\n{run.timeline}\n"
+        )
+
+
+def _indented(text: str) -> str:
+    return "\n".join(f"    {line}" for line in text.splitlines())

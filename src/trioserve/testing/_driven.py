@@ -1,0 +1,75 @@
+"""Driven coroutines: one that is watched at every step, and can be given up.
+
+A handler that swallows whatever is raised in it, for ever, can't be stopped by
+anything that is raised in it. So its coroutine is driven by hand, inside of the
+task that would have awaited it.
+"""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Coroutine, Generator, Iterator
+from typing import Any, Final
+
+import trio
+
+#: Coroutines that would not end. Collected, they would be closed once more, and
+#: complain.
+_UNDEAD: Final[list[object]] = []
+
+
+class Driven:
+    """Awaits a coroutine, and sees what comes into it.
+
+    Attributes:
+      cancels: the reason of each Cancelled that was delivered to it, in order.
+    """
+
+    def __init__(self, coroutine: Coroutine[Any, Any, Any]) -> None:
+        self.coroutine = coroutine
+        self.cancels: list[str | None] = []
+        self._given_up = False
+
+    def give_up(self) -> None:
+        """End it at its next wait, whether it wants or not."""
+        self._given_up = True
+
+    def __await__(self) -> Generator[Any, Any, Any]:
+        value: Any = None
+        while True:
+            try:
+                trap = self.coroutine.send(value)
+            except StopIteration as returned:
+                return returned.value
+            if self._given_up:
+                return self._end()
+            # What Trio sends is an outcome, of which an error is unwrapped inside.
+            value = yield trap
+            error = getattr(value, "error", None)
+            if isinstance(error, trio.Cancelled):
+                self.cancels.append(error.reason)
+
+    def _end(self) -> None:
+        chain = list(self._chain())
+        try:
+            self.coroutine.close()
+        except BaseException:  # noqa: ASYNC103 - whatever it still says
+            _UNDEAD.extend(chain)
+
+    def _chain(self) -> Iterator[Any]:
+        """The coroutine, what it awaits, what that awaits, ..."""
+        awaited: Any = self.coroutine
+        while awaited is not None:
+            yield awaited
+            awaited = getattr(awaited, "cr_await", None) or getattr(
+                awaited, "gi_yieldfrom", None
+            )
+
+    def stack(self) -> Iterator[tuple[types.FrameType, int]]:
+        """Where it stands: its frames and their lines, the outermost first."""
+        for awaited in self._chain():
+            frame = getattr(awaited, "cr_frame", None) or getattr(
+                awaited, "gi_frame", None
+            )
+            if frame is not None:
+                yield frame, frame.f_lineno

@@ -1,0 +1,521 @@
+"""Runs: a case is played in a world of its own, and the laws are looked at.
+
+The handler runs in the real server, over the network in memory, on a virtual
+clock, in the order of a seed. Everything waits for events; whatever does not
+end is found out by the watch.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+import threading
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any, Final, TypeAlias
+
+import trio
+import trio.testing
+
+from trioserve import (
+    Connection,
+    ConnectionReport,
+    Limits,
+    Outcome,
+    Server,
+    Timeouts,
+    serve,
+)
+
+from ._case import Case, Heard, Law, Run, Violation
+from ._driven import Driven
+from ._network import Event, MemoryListener, MemoryNetwork, MemoryStream
+from ._peer import Meetings, Peer, Player, SurpriseError
+from ._schedule import schedule
+from ._timeline import Row, Timeline, caller, shown, standing
+from ._watch import Watch
+
+Handler: TypeAlias = Callable[[Any], Coroutine[Any, Any, object]]
+
+#: While nothing happens to the network, nothing ends by a timer of the server.
+_FOR_EVER: Final = Timeouts(
+    idle=math.inf, half_closed=math.inf, write_stall=math.inf, drain=30, linger=2
+)
+#: When something does, its timers end what would wait for ever.
+_FINITE: Final = Timeouts(idle=60, half_closed=60, write_stall=60, drain=30, linger=2)
+
+#: Seconds that a handler has to end once it was cancelled.
+_CLEANUP: Final = 30.0
+
+#: Seconds that a peer has for its script when something happens to it.
+_SCRIPT: Final = 200.0
+
+#: Seconds after which a run is over, whatever happens.
+_LIFETIME: Final = 100_000.0
+
+#: Bytes that a handler may take while its peer takes none of its own.
+MEMORY: Final = 65_536
+
+#: What a handler may raise without saying so: its stream broke.
+_OWN: Final = (trio.BrokenResourceError,)
+
+#: And when it was the server who ended the connection.
+_CUT: Final = (trio.BrokenResourceError, trio.ClosedResourceError)
+
+_REASON: Final = "cancelled by the test"
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Setting:
+    """What is the same for all runs of a handler.
+
+    Args:
+      limits: of the server; by default there is room for everybody.
+      timeouts: of the server; by default nothing ends by a timer, unless
+        something happens to the network.
+      raises: exceptions that the handler may raise.
+    """
+
+    limits: Limits = dataclasses.field(
+        default_factory=lambda: Limits(max_connections=1000)
+    )
+    timeouts: Timeouts | None = None
+    raises: tuple[type[BaseException], ...] = ()
+
+
+class _Life:
+    """A handler's call, for one connection."""
+
+    def __init__(self, stream: Connection, driven: Driven, round: int) -> None:
+        self.stream = stream
+        self.driven = driven
+        self.round = round
+        self.task = trio.lowlevel.current_task()
+        self.scope = trio.CancelScope()
+        self.is_over = False
+        self.raised: BaseException | None = None
+        self.returned = False
+        self.blocked = False
+        self.taken = 0
+
+
+class World:
+    """Where one case is played."""
+
+    def __init__(self, handler: Handler, case: Case, setting: Setting) -> None:
+        self.case = case
+        self.violations: list[Violation] = []
+        self.timeline = Timeline()
+        self.reports: list[ConnectionReport] = []
+        self.heard: list[list[Heard]] = []
+        self.round = 0
+        self.steps = 0
+        self._handler = handler
+        self._setting = setting
+        self._watch = Watch(self._spins, self._give_up)
+        self._root = trio.CancelScope()
+        self._server: Server | None = None
+        self._lives: dict[int, _Life] = {}
+        self._players: list[Player] = []
+        self._reported = trio.Event()
+        self._cancels = False
+        self._misuse: TypeError | None = None
+        self._timers: trio.Nursery | None = None
+
+    def run(self) -> Run:
+        clock = trio.testing.MockClock(autojump_threshold=0)
+        with schedule(self.case.seed):
+            seconds = trio.run(self._main, clock=clock, instruments=[self._watch])
+        if self._misuse is not None:
+            raise self._misuse
+        return Run(
+            case=self.case,
+            heard=self.heard,
+            reports=self.reports,
+            steps=self.steps,
+            seconds=seconds,
+            violations=self.violations,
+            timeline=self.timeline,
+        )
+
+    # -- playing
+
+    async def _main(self) -> float:
+        timeouts = self._setting.timeouts
+        if timeouts is None:
+            timeouts = _FOR_EVER if self.case.is_undisturbed else _FINITE
+        network = MemoryNetwork(buffer=self.case.buffer, watch=self._saw)
+        listener = network.listen()
+        began = trio.current_time()
+        with self._root:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._wait_for_the_end_of_time)
+                serving = functools.partial(
+                    serve,
+                    self._handle,
+                    [listener],
+                    limits=self._setting.limits,
+                    timeouts=timeouts,
+                    collector=self._collect,
+                )
+                self._server = server = await nursery.start(serving)
+                for number in range(self.case.rounds):
+                    self.round = number
+                    await self._play_round(network, listener)
+                    if self._has_stopped or server.draining.is_set():
+                        break
+                self._look_for_tasks()
+                if not self._has_stopped:
+                    await server.drain(reason="the run is over")
+                    self._look_at_server(server)
+                nursery.cancel_scope.cancel(reason="the run is over")
+        self._look_at_lives()
+        return trio.current_time() - began
+
+    @property
+    def _has_stopped(self) -> bool:
+        return self._root.cancel_called
+
+    def _law_of(self, law: Law) -> Law:
+        """What is broken when ``law`` is, unless nobody else was here, or is."""
+        if self.round > 0:
+            return "nothing_left"
+        return law if self.case.copies == 1 else "alone"
+
+    async def _play_round(
+        self, network: MemoryNetwork, listener: MemoryListener
+    ) -> None:
+        is_first = self.round == 0
+        reported = len(self.reports)
+        players = await self._connect(network, listener)
+        self._players = [player for player in players if player is not None]
+        heard = [Heard(b"", "reset")] * len(players)
+        self.heard.append(heard)
+        async with trio.open_nursery() as self._timers:
+            async with trio.open_nursery() as talking:
+                if is_first:
+                    self._watch.begin(self.case.at, self._act)
+                for index, player in enumerate(players):
+                    if player is not None:
+                        talking.start_soon(self._talk, player, heard, index)
+            while len(self.reports) < reported + len(self._players):
+                await self._reported.wait()
+            if is_first:
+                self._watch.end()
+                self.steps = self._watch.steps
+            await trio.testing.wait_all_tasks_blocked()
+            self._timers.cancel_scope.cancel(reason="the round is over")
+
+    async def _connect(
+        self, network: MemoryNetwork, listener: MemoryListener
+    ) -> list[Player | None]:
+        """Everybody who talks in this round; None for who is refused."""
+        case, is_first = self.case, self.round == 0
+        faults = case.faults if is_first else None
+        players = list[Player | None]()
+        for _ in range(case.copies):
+            meetings = Meetings(case.peers)
+            for peer in case.peers:
+                seed = case.seed + len(players)
+                try:
+                    client = await network.connect(listener, faults=faults, seed=seed)
+                except ConnectionRefusedError:
+                    players.append(None)
+                    meetings.give_up()
+                    continue
+                if is_first and case.flood:
+                    peer = _flooding(peer, case.flood)
+                players.append(Player(peer, client, meetings))
+        return players
+
+    async def _talk(self, player: Player, heard: list[Heard], index: int) -> None:
+        disturbed = self.round == 0 and not self.case.is_undisturbed
+        surprise = None
+        if self.round == 0 and self.case.deaf:
+            player.deafen(self.case.deaf)
+        with trio.move_on_after(_SCRIPT if disturbed else math.inf):
+            try:
+                await player.play()
+            except SurpriseError as error:
+                surprise = str(error)
+        heard[index] = Heard(bytes(player.heard), player.tail, surprise)
+        if surprise is not None and not disturbed:
+            self._violated(self._law_of("answer"), f"{player}: {surprise}")
+
+    async def _collect(
+        self, reports: trio.MemoryReceiveChannel[ConnectionReport]
+    ) -> None:
+        async for report in reports:
+            self.reports.append(report)
+            self._reported.set()
+            self._reported = trio.Event()
+
+    async def _handle(self, stream: Connection) -> object:
+        coroutine = self._handler(stream)
+        if not isinstance(coroutine, Coroutine):
+            self._misuse = TypeError(
+                f"a handler must be an async function, not {self._handler!r}"
+            )
+            self._stop()
+            return None
+        driven = Driven(coroutine)
+        life = self._lives[stream.id] = _Life(stream, driven, self.round)
+        self._watch.family.add(life.task)
+        if self._cancels and not self.round:
+            life.scope.cancel(reason=_REASON)
+        try:
+            with life.scope:
+                result = await driven
+                life.returned = True
+                return result
+            stream.abort()
+            return None
+        except BaseException as error:
+            life.raised = error
+            raise
+        finally:
+            life.is_over = True
+            self._watch.family.discard(life.task)
+            self._record(f"handler {stream.id}", self._last_words(life))
+
+    def _last_words(self, life: _Life) -> str:
+        if life.raised is not None:
+            return f"raises {life.raised!r}"
+        return "returns" if life.returned else "ends, cancelled"
+
+    # -- what happens to it
+
+    def _act(self) -> None:
+        match self.case.act:
+            case "cancel":
+                self._record("test", "cancels the handler; its peer says nothing more")
+                self._cancels = True
+                for life in self._lives.values():
+                    life.scope.cancel(reason=_REASON)
+                for player in self._players:
+                    player.stream.stall()
+                    player.fall_silent()
+                self._after(_CLEANUP, self._should_have_ended)
+            case "drain":
+                assert self._server is not None
+                self._record("test", "drains the server")
+                self._server.start_draining(reason="the test drains")
+            case "eof":
+                self._each("sends EOF", MemoryStream.send_eof_now)
+            case "reset":
+                self._each("resets", MemoryStream.reset)
+            case "stall":
+                self._each("says nothing more", MemoryStream.stall)
+            case "vanish":
+                self._each("is cut off", MemoryStream.vanish)
+            case None:  # pragma: no cover
+                raise AssertionError
+
+    def _each(self, what: str, act: Callable[[MemoryStream], None]) -> None:
+        for player in self._players:
+            self._record(player.name, what)
+            act(player.stream)
+
+    def _after(self, seconds: float, call: Callable[[], None]) -> None:
+        async def wait() -> None:
+            await trio.sleep(seconds)
+            call()
+
+        assert self._timers is not None
+        self._timers.start_soon(wait)
+
+    def _should_have_ended(self) -> None:
+        for life in self._lives.values():
+            if not life.is_over:
+                self._violated(
+                    "ends",
+                    f"{_CLEANUP:.0f} seconds after it was cancelled it still waits"
+                    f" at {standing(life.driven.stack())}",
+                )
+                self._stop()
+
+    async def _wait_for_the_end_of_time(self) -> None:
+        # When everything waits, a virtual clock jumps to what is waited for next.
+        await trio.sleep_until(_LIFETIME)
+        law: Law = "ends"
+        asked = any(p.waits_for_an_answer for p in self._players if not p.is_over)
+        if asked and not any(life.blocked for life in self._lives.values()):
+            law = "answer"
+        self._stuck(law, "everything waits, and nothing will ever happen:")
+
+    def _spins(self) -> None:
+        self._stuck("ends", "it goes on and on, and no byte moves:")
+
+    def _stuck(self, law: Law, how: str) -> None:
+        where = [
+            f"  handler {number} is at {standing(life.driven.stack())}"
+            for number, life in self._lives.items()
+            if not life.is_over
+        ]
+        where += [
+            f"  task {task.name} is at {standing(task.iter_await_frames())}"
+            for task in self._watch.family
+            if task not in [life.task for life in self._lives.values()]
+        ]
+        where += [f"  {player}" for player in self._players if not player.is_over]
+        self._violated(self._law_of(law), "\n".join([how, *where]))
+        self._stop()
+
+    def _stop(self) -> None:
+        self._root.cancel(reason="the run is stopped")
+
+    def _give_up(self) -> None:
+        for life in self._lives.values():
+            if not life.is_over:
+                life.driven.give_up()
+
+    # -- what is seen
+
+    def _saw(self, event: Event) -> None:
+        stream, data = event.stream, event.data
+        is_server = stream.name.startswith("server")
+        match event.kind:
+            case "send" | "receive" if isinstance(data, bytes) and data:
+                self._watch.moved()
+                what = f"{event.kind}s {shown(data)}"
+            case "wait_receive" | "wait_send":
+                self._follow(event)
+                return
+            case "cancelled" if not is_server:
+                return  # its script is over
+            case "cancelled":
+                what = "was cancelled while it waited"
+            case "receive_eof" | "receive_reset" as kind:
+                what = _WORDS[kind]  # which may be seen again and again
+            case kind:
+                self._watch.moved()
+                what = _WORDS[kind]
+        self._follow(event)
+        who = stream.name.replace("server", "handler").replace("client", "peer")
+        self._record(who, what, caller() if is_server else "")
+
+    def _follow(self, event: Event) -> None:
+        """The law of memory: what is taken while a send waits."""
+        life = self._lives.get(_number(event.stream.name))
+        if life is None or not event.stream.name.startswith("server"):
+            return
+        match event.kind:
+            case "wait_send":
+                life.blocked = True
+            case "send":
+                life.blocked, life.taken = False, 0
+            case "receive" if life.blocked:
+                life.taken += len(event.data or b"")
+                if life.taken > MEMORY:
+                    life.blocked = False
+                    self._violated(
+                        "memory",
+                        f"it took {life.taken} bytes while its own wait to be sent",
+                    )
+            case _:
+                pass
+
+    def _record(self, who: str, what: str, where: str = "") -> None:
+        if self._has_stopped or self.violations:
+            return  # of what follows, it is no more to be told
+        row = Row(trio.current_time(), self._watch.steps, who, what, where)
+        self.timeline.rows.append(row)
+
+    # -- the laws
+
+    def _violated(self, law: Law, how: str) -> None:
+        self.violations.append(Violation(law, how))
+
+    def _look_for_tasks(self) -> None:
+        for task in self._watch.family:
+            where = standing(task.iter_await_frames())
+            self._violated(
+                "nothing_left", f"its task {task.name} still runs, at {where}"
+            )
+
+    def _look_at_server(self, server: Server) -> None:
+        statistics = server.statistics()
+        if statistics.open or statistics.slots_used:
+            self._violated("nothing_left", f"{statistics.open} connections are open")
+        if statistics.accepted != len(self.reports):
+            self._violated(
+                "record",
+                f"{len(self.reports)} reports for {statistics.accepted} connections",
+            )
+
+    def _look_at_lives(self) -> None:
+        if self._has_stopped:
+            return
+        before, self.violations = self.violations, []
+        reports = {report.id: report for report in self.reports}
+        for number, life in self._lives.items():
+            report = reports[number]
+            was_cut = report.outcome in (Outcome.CUT, Outcome.TIMEOUT)
+            allowed = _CUT if was_cut or life.scope.cancelled_caught else _OWN
+            for error in _leaves(life.raised):
+                if isinstance(error, trio.Cancelled) and was_cut:
+                    continue
+                if not isinstance(error, (*allowed, *self._setting.raises)):
+                    self._violated("errors", f"it raised {error!r}")
+            reasons = [_REASON, str(report.reason)]
+            if life.returned and any(r in reasons for r in life.driven.cancels):
+                self._violated(
+                    "cancelled", "it was cancelled, and returned as if nothing was"
+                )
+        # What it did is why its peers did not get what they expected.
+        self.violations += before
+
+
+#: What a peer or a handler does, in words.
+_WORDS: Final = {
+    "connect": "connects",
+    "accept": "is accepted",
+    "send": "sends nothing",
+    "receive": "receives nothing",
+    "send_eof": "sends EOF",
+    "receive_eof": "receives EOF",
+    "reset": "resets",
+    "receive_reset": "finds it was reset",
+    "close": "closes",
+}
+
+
+def _number(name: str) -> int:
+    return int(name.rpartition(" ")[2])
+
+
+def _flooding(peer: Peer, size: int) -> Peer:
+    words = peer.sends
+    if not words:
+        return peer
+    return Peer().stop_reading().send(words * (size // len(words) + 1))
+
+
+def _leaves(error: BaseException | None) -> Sequence[BaseException]:
+    if error is None:
+        return ()
+    if isinstance(error, BaseExceptionGroup):
+        return [leaf for inner in error.exceptions for leaf in _leaves(inner)]
+    return (error,)
+
+
+def play(handler: Handler, case: Case, setting: Setting) -> Run:
+    """Play a case, also from within a program that Trio runs."""
+    world = World(handler, case, setting)
+    if not trio.lowlevel.in_trio_run():
+        return world.run()
+    runs: list[Run] = []
+    errors: list[BaseException] = []
+
+    def elsewhere() -> None:
+        try:
+            runs.append(world.run())
+        except BaseException as error:  # noqa: ASYNC103 - raised by who waits
+            errors.append(error)
+
+    thread = threading.Thread(target=elsewhere, name="trioserve.testing")
+    thread.start()
+    thread.join()
+    if errors:
+        raise errors[0]
+    return runs[0]

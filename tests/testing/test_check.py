@@ -1,0 +1,383 @@
+"""Checking handlers: what is tried, what is found, and how it is said.
+
+Which mistakes are found is for the zoo to show.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import unittest
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+
+import trioserve
+from trioserve import Connection, Faults, Limits, Reason, Timeouts
+from trioserve.testing import (
+    Case,
+    HandlerFailure,
+    Peer,
+    check_handler,
+    run_conversation,
+    sweep_cancellations,
+    sweep_faults,
+)
+
+HELLO = Peer().send(b"hello\n").expect(b"HELLO\n").half_close().expect_eof()
+
+
+async def shout(stream: Connection) -> str:
+    async for data in stream:
+        await stream.send_all(data.upper())
+    return "done"
+
+
+async def swallows(stream: Connection) -> None:
+    with contextlib.suppress(BaseException):
+        await shout(stream)
+
+
+# -- one conversation
+
+
+def test_what_came_of_it() -> None:
+    run = run_conversation(shout, HELLO)
+    ((heard,),) = run.heard
+    assert (heard.data, heard.tail, heard.surprise) == (b"HELLO\n", "eof", None)
+    (report,) = run.reports
+    assert report.reason is Reason.CLIENT_CLOSED
+    assert report.result == "done"
+    assert (report.bytes_received, report.bytes_sent) == (6, 6)
+    assert run.steps > 5
+    assert run.seconds == 0
+    assert not run.violations
+
+
+def test_the_same_case_runs_the_same_way() -> None:
+    for seed in range(5):
+        first, again = (run_conversation(shout, HELLO, HELLO, seed=seed) for _ in "ab")
+        assert str(first.timeline) == str(again.timeline)
+        assert first.steps == again.steps
+
+
+def test_seeds_are_different_orders() -> None:
+    runs = [run_conversation(shout, HELLO, HELLO, seed=seed) for seed in range(10)]
+    assert len({str(run.timeline) for run in runs}) > 1
+
+
+def test_another_schedule_is_put_back() -> None:
+    """Whoever uses Trio's own shuffling goes on as if nothing had been run."""
+    from trio._core import _run
+
+    before = _run._r.getstate(), _run._ALLOW_DETERMINISTIC_SCHEDULING
+    run_conversation(shout, HELLO, seed=3)
+    assert before == (_run._r.getstate(), _run._ALLOW_DETERMINISTIC_SCHEDULING)
+
+
+async def test_it_can_be_called_by_a_test_that_trio_runs() -> None:
+    run = run_conversation(shout, HELLO)
+    assert run.heard[0][0].data == b"HELLO\n"
+    with pytest.raises(HandlerFailure, match="swallowed"):
+        sweep_cancellations(swallows, HELLO)
+    with pytest.raises(TypeError, match="must be an async function"):
+        run_conversation(lambda stream: None, HELLO)  # type: ignore[arg-type,return-value]
+
+
+def test_it_can_be_called_by_unittest() -> None:
+    class Tests(unittest.TestCase):
+        def test_shout(self) -> None:
+            check_handler(shout, HELLO)
+
+    result = unittest.TestResult()
+    unittest.defaultTestLoader.loadTestsFromTestCase(Tests).run(result)
+    assert result.wasSuccessful()
+    assert result.testsRun == 1
+
+
+def test_peers_talk_at_the_same_time() -> None:
+    here = list[Connection]()
+
+    async def crowd(stream: Connection) -> None:
+        here.append(stream)
+        data = await stream.receive_some()
+        for other in here:
+            await other.send_all(data)
+        await shout(stream)
+
+    one = Peer().meet("both are here").send(b"a").expect(b"a").close()
+    other = Peer().meet("both are here").wait(1).expect(b"a").close()
+    run = run_conversation(crowd, one, other, without={"errors": "a chat"})
+    assert [heard.data for heard in run.heard[0]] == [b"a", b"a"]
+
+
+def test_rounds_and_copies() -> None:
+    run = run_conversation(shout, HELLO, copies=3, rounds=2)
+    assert [[one.data for one in heard] for heard in run.heard] == [
+        [b"HELLO\n"] * 3
+    ] * 2
+    assert len(run.reports) == 6
+
+
+def test_faults_are_the_first_round_only() -> None:
+    run = run_conversation(shout, HELLO, faults="up:reset@3", rounds=2)
+    assert [heard[0].tail for heard in run.heard] == ["reset", "eof"]
+    assert [report.reason for report in run.reports] == [
+        "client_reset",
+        "client_closed",
+    ]
+
+
+def test_time_passes_at_once() -> None:
+    run = run_conversation(shout, Peer().wait(3600).send(b"x").expect(b"X"))
+    assert run.seconds >= 3600
+
+
+def test_nothing_ends_by_a_timer_unless_asked() -> None:
+    quiet = Peer().wait(7200).close()
+    assert run_conversation(shout, quiet).reports[0].reason == "client_closed"
+    with pytest.raises(HandlerFailure, match="'answer'"):
+        run_conversation(
+            shout,
+            quiet.__class__().wait(7200).send(b"x").expect(b"X"),
+            timeouts=Timeouts(idle=60),
+        )
+
+
+def test_the_servers_limits_are_the_users() -> None:
+    with pytest.raises(HandlerFailure, match="'answer'"):
+        run_conversation(
+            shout, HELLO, HELLO, limits=Limits(max_connections=1, when_full="refuse")
+        )
+
+
+@pytest.mark.parametrize("act", ["cancel", "drain", "eof", "reset", "stall", "vanish"])
+def test_what_can_happen_after_a_step(act: Any) -> None:
+    for at in range(12):
+        run = run_conversation(shout, HELLO, act=act, at=at, rounds=1)
+        assert len(run.reports) == 1
+
+
+def test_a_slow_reader_and_a_narrow_network() -> None:
+    run = run_conversation(shout, HELLO, deaf=5, buffer=2)
+    assert run.heard[0][0].data == b"HELLO\n"
+    assert run.seconds >= 5
+
+
+# -- a case
+
+
+def test_a_case_prints_as_what_runs_it_again() -> None:
+    case = Case(
+        (HELLO,), faults=trioserve.parse_faults("up:reset@3"), act="cancel", at=3
+    )
+    assert repr(Case((Peer().close(),))) == "run_conversation(handler, Peer().close())"
+
+    def made(*peers: Peer, faults: str, act: Any, at: int) -> Case:
+        return Case(peers, faults=trioserve.parse_faults(faults), act=act, at=at)
+
+    again = eval(
+        repr(case).replace("run_conversation", "made").replace("handler,", ""),
+        {"Peer": Peer, "made": made},
+    )
+    assert again == case
+
+
+def test_a_case_is_saved_for_the_proxy(tmp_path: Path) -> None:
+    case = Case((HELLO,), faults=trioserve.parse_faults("up:reset@3"), seed=7)
+    case.save(tmp_path / "case.json")
+    saved = json.loads((tmp_path / "case.json").read_text())
+    assert saved["seed"] == 7
+    assert trioserve.parse_faults(saved["faults"]) == case.faults
+    assert saved["case"] == repr(case)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        ({}, "at least one peer"),
+        (
+            {"act": "explode", "at": 1},
+            r"act must be one of .*'cancel'.*, not 'explode'",
+        ),
+        ({"act": "cancel"}, "act and at go together"),
+        ({"at": 3}, "act and at go together"),
+        ({"copies": 0}, "copies must be 1 or more"),
+        ({"rounds": 0}, "rounds must be 1 or more"),
+        ({"buffer": 0}, "buffer must be 1 or more"),
+        ({"without": {"gravity": "no"}}, "without must name laws.*'gravity'"),
+        ({"without": {"alone": " "}}, "without needs a reason for 'alone'"),
+        ({"faults": "reset@x"}, "reset"),
+    ],
+    ids=repr,
+)
+def test_what_cannot_be_is_said_before_anything_runs(
+    arguments: dict[str, Any], complaint: str
+) -> None:
+    peers = () if not arguments else (HELLO,)
+    with pytest.raises(ValueError, match=complaint):
+        run_conversation(shout, *peers, **arguments)
+
+
+def test_a_peer_is_a_peer() -> None:
+    with pytest.raises(TypeError, match="a peer must be a Peer, not b'hello'"):
+        run_conversation(shout, b"hello")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"explore must be one of .*not 'deep'"):
+        check_handler(shout, HELLO, explore="deep")  # type: ignore[arg-type]
+
+
+# -- checking
+
+
+def test_a_correct_handler_passes() -> None:
+    check_handler(shout, HELLO)
+
+
+def test_thoroughly() -> None:
+    check_handler(shout, Peer().reset(), explore="thorough")
+
+
+def test_sweeps_say_how_much_they_tried() -> None:
+    steps = sweep_cancellations(shout, HELLO)
+    assert steps == run_conversation(shout, HELLO).steps
+    # 4 acts at each step, 4 faults at each byte up and 3 at each byte down.
+    assert sweep_faults(shout, HELLO) == 4 * (steps + 1) + 4 * 7 + 3 * 7
+
+
+def test_a_failure_says_what_when_and_where() -> None:
+    with pytest.raises(HandlerFailure) as failed:
+        check_handler(swallows, HELLO)
+    failure = failed.value
+    assert failure.law == "cancelled"
+    assert failure.case.act == "cancel"
+    text = str(failure)
+    assert "it was cancelled, and returned as if nothing was" in text
+    assert "The law: a Cancelled that it got is not swallowed." in text
+    assert "run_conversation(\n        handler,\n" in text
+    assert "test_check.py" in text
+    assert " in shout" in text
+    assert "cancels the handler" in text
+    # It runs again as it says.
+    with pytest.raises(HandlerFailure, match="'cancelled'"):
+        run_conversation(
+            swallows, *failure.case.peers, act="cancel", at=failure.case.at
+        )
+
+
+def test_a_law_is_switched_off_by_name() -> None:
+    check_handler(swallows, HELLO, without={"cancelled": "it is what is tested"})
+
+
+def test_what_a_handler_may_raise() -> None:
+    class Rude(Exception):
+        pass
+
+    async def raises(stream: Connection) -> None:
+        await shout(stream)
+        raise ExceptionGroup("several", [Rude()])
+
+    # What it raises after EOF resets the connection.
+    rude = Peer().send(b"a").expect(b"A").half_close().expect_reset()
+    with pytest.raises(HandlerFailure, match="it raised Rude"):
+        run_conversation(raises, rude)
+    run_conversation(raises, rude, raises=[Rude])
+
+
+def test_everything_waits() -> None:
+    async def waits(stream: Connection) -> None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(trio.sleep_forever)
+            await shout(stream)
+
+    with pytest.raises(HandlerFailure) as failed:
+        run_conversation(waits, HELLO)
+    text = str(failed.value)
+    assert failed.value.law == "ends"
+    assert "everything waits, and nothing will ever happen:\n" in text
+    assert "handler 1 is at test_check.py" in text
+    assert "task trio.sleep_forever is at" in text
+    assert "peer 1, at .expect_eof()" in text
+
+
+def test_a_handler_that_spins_is_named() -> None:
+    async def spins(stream: Connection) -> None:
+        while True:
+            await stream.send_all((await stream.receive_some()).upper())
+
+    with pytest.raises(HandlerFailure) as failed:
+        run_conversation(spins, HELLO)
+    text = str(failed.value)
+    assert failed.value.law == "ends"
+    assert "it goes on and on, and no byte moves:\n" in text
+    assert "spins" in text
+    assert " times more" in text or "rows more" in text
+
+
+def test_a_handler_that_cannot_be_stopped_is_given_up() -> None:
+    async def undead(stream: Connection) -> None:
+        while True:
+            with contextlib.suppress(BaseException):
+                await trio.lowlevel.checkpoint()
+
+    with pytest.raises(HandlerFailure, match="goes on and on"):
+        run_conversation(undead, HELLO)
+
+
+def test_a_handler_that_polls_for_ever_is_found() -> None:
+    async def polls(stream: Connection) -> None:
+        while True:
+            await trio.sleep(1)
+
+    with pytest.raises(HandlerFailure, match="goes on and on"):
+        run_conversation(polls, Peer())
+
+
+def test_a_task_that_outlives_it_is_named() -> None:
+    async def leaks(stream: Connection) -> None:
+        trio.lowlevel.spawn_system_task(trio.sleep, math.inf, name="the leak")
+        await shout(stream)
+
+    with pytest.raises(HandlerFailure, match="its task the leak still runs"):
+        run_conversation(leaks, HELLO)
+
+
+def test_a_cancel_that_nobody_asked_for_is_an_error() -> None:
+    stolen = list[trio.Cancelled]()
+
+    async def hides(stream: Connection) -> None:
+        with trio.CancelScope() as scope:
+            scope.cancel()
+            try:
+                await trio.lowlevel.checkpoint()
+            except trio.Cancelled as error:
+                stolen.append(error)
+                raise
+        await shout(stream)
+        raise stolen.pop()
+
+    with pytest.raises(HandlerFailure, match="it raised Cancelled"):
+        run_conversation(hides, Peer().half_close().expect_reset())
+
+
+def test_importing_it_imports_no_hypothesis() -> None:
+    import subprocess
+    import sys
+
+    code = "import sys, trioserve.testing; sys.exit('hypothesis' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+@pytest.mark.parametrize("handler", [trioserve.echo], ids=["echo"])
+def test_our_own_handlers(handler: Any) -> None:
+    check_handler(handler, Peer().send(b"hello").expect(b"hello").half_close())
+
+
+def test_faults_are_faults() -> None:
+    run = run_conversation(shout, HELLO, HELLO, faults=Faults(refuse=True), rounds=2)
+    assert [[one.tail for one in heard] for heard in run.heard] == [
+        ["reset"] * 2,
+        ["eof"] * 2,
+    ]

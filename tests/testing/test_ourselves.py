@@ -1,0 +1,83 @@
+"""What the package ships, checked by the kit it ships."""
+
+from __future__ import annotations
+
+import functools
+import socket
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import pytest
+import trio
+
+import trioserve
+from links import trio_stream
+from trioserve import Connection, ConnectionReport, open_listeners, proxy, relay, serve
+from trioserve.testing import Law, Peer, check_handler
+
+Handler = Callable[[Connection], Coroutine[Any, Any, object]]
+
+TALK = Peer().send(b"hello").expect(b"hello").half_close().expect_eof()
+ONE_WAY = Peer().send(b"to be or not to be").half_close().expect(b"to be or not to be")
+
+
+async def relay_with_itself(stream: Connection) -> None:
+    await relay(stream, stream)
+
+
+def between(a: socket.socket, b: socket.socket) -> tuple[trio.SocketStream, ...]:
+    return trio_stream(a), trio_stream(b)
+
+
+async def by_sockets(stream: Connection) -> None:
+    """Both data paths, one after the other, to an echo over sockets.
+
+    From memory to a socket the portable path relays, between sockets the engine.
+    """
+    here, there = between(*socket.socketpair())
+    onward, end = between(*socket.socketpair())
+    try:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(relay, there, onward)
+            nursery.start_soon(relay, end, end)
+            await relay(stream, here)
+            nursery.cancel_scope.cancel(reason="the client is done")
+    finally:
+        for one in (here, there, onward, end):
+            one.socket.close()
+
+
+async def _silent(reports: trio.MemoryReceiveChannel[ConnectionReport]) -> None:
+    async for _ in reports:
+        pass
+
+
+async def by_proxy(stream: Connection) -> None:
+    """To an echo server behind a proxy, over loopback."""
+    listeners = await open_listeners("127.0.0.1:0")
+    async with trio.open_nursery() as nursery:
+        server = await nursery.start(
+            functools.partial(serve, collector=_silent), trioserve.echo, listeners
+        )
+        await proxy(server.addresses[0])(stream)
+        nursery.cancel_scope.cancel(reason="the client is done")
+
+
+KERNEL: dict[Law, str] = {"memory": "kernels hold much between sockets"}
+
+
+@pytest.mark.parametrize("peer", [TALK, ONE_WAY], ids=["talk", "one way"])
+@pytest.mark.parametrize(
+    ("handler", "without"),
+    [
+        (trioserve.echo, {}),
+        (relay_with_itself, {}),
+        (by_sockets, KERNEL),
+        (by_proxy, KERNEL),
+    ],
+)
+def test_what_we_ship_keeps_all_laws(
+    handler: Handler, without: dict[Law, str], peer: Peer
+) -> None:
+    """Laws 4, 7, 8, 9, 10, 12 and 13, of whatever moves the bytes."""
+    check_handler(handler, peer, without=without)

@@ -1,0 +1,205 @@
+"""Peers: scripts that read like the conversation, and what they hear."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import trio
+import trio.testing
+
+from support import run
+from trioserve.testing import MemoryStream, Peer, stream_pair
+from trioserve.testing._peer import Meetings, Player, SurpriseError
+
+
+def test_a_script_prints_as_what_makes_it() -> None:
+    script = (
+        Peer().send(b"GET k\n").expect(b"v\n").receive(2).receive_until(b"\n")
+        .wait(0.5).stop_reading().read_on().meet("both").half_close().expect_eof()
+    )  # fmt: skip
+    assert eval(repr(script)) == script
+    assert repr(Peer().send(b"a").close()) == "Peer().send(b'a').close()"
+
+
+def test_a_script_is_a_value() -> None:
+    begun = Peer().send(b"a")
+    assert begun.send(b"b") != begun == Peer().send(b"a")
+    assert hash(begun) == hash(Peer().send(b"a"))
+    assert begun.send(b"b").sends == b"ab"
+
+
+@pytest.mark.parametrize(
+    ("make", "complaint"),
+    [
+        (lambda: Peer().close().send(b"x"), r"nothing after close\(\)"),
+        (lambda: Peer().reset().close(), r"nothing after reset\(\)"),
+        (lambda: Peer().half_close().send(b"x"), r"can't send after half_close\(\)"),
+        (lambda: Peer().half_close().half_close(), "can't half_close after"),
+        (lambda: Peer().send(b""), "data must be bytes, and some, not b''"),
+        (lambda: Peer().expect("v"), "data must be bytes, and some, not 'v'"),  # type: ignore[arg-type]
+        (lambda: Peer().receive(0), "count must be an int of 1 or more, not 0"),
+        (lambda: Peer().receive(True), "count must be an int of 1 or more, not True"),
+        (lambda: Peer().receive_until(b""), "end must be bytes"),
+        (lambda: Peer().wait(-1), "seconds must be 0 or more and finite, not -1"),
+        (lambda: Peer().wait(float("inf")), "seconds must be 0 or more and finite"),
+    ],
+)
+def test_a_script_that_cannot_be_played_is_refused(
+    make: Callable[[], Peer], complaint: str
+) -> None:
+    with pytest.raises(ValueError, match=complaint):
+        make()
+
+
+def play(script: Peer, other: Callable[[MemoryStream], Any]) -> str:
+    """Play a script against ``other``, which has the other end; what surprised it."""
+
+    async def main() -> str:
+        client, server = stream_pair(buffer=8)
+        player = Player(script, client, Meetings((script,)))
+        surprise = ""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(other, server)
+            try:
+                await player.play()
+            except SurpriseError as error:
+                surprise = str(error)
+            nursery.cancel_scope.cancel()
+        assert player.is_over
+        return surprise
+
+    return str(run(main))
+
+
+async def echoes(stream: MemoryStream) -> None:
+    with contextlib.suppress(trio.BrokenResourceError):
+        async for data in stream:
+            await stream.send_all(data)
+        await stream.aclose()
+
+
+async def resets(stream: MemoryStream) -> None:
+    await stream.receive_some()
+    stream.reset()
+
+
+async def leaves(stream: MemoryStream) -> None:
+    await stream.aclose()
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        Peer(),
+        Peer().send(b"ab").expect(b"a").expect(b"b"),
+        Peer().send(b"a\nb\n").receive_until(b"\n").receive(2),
+        Peer().send(b"a" * 100).expect(b"a" * 100).half_close().expect_eof(),
+        Peer().send(b"a").half_close().expect_any(),
+        Peer().stop_reading().send(b"ab").wait(3).read_on().expect(b"ab").close(),
+        Peer().send(b"a").reset(),
+        Peer().meet("whoever is there").close(),
+    ],
+    ids=repr,
+)
+def test_what_an_echo_does_is_expected(script: Peer) -> None:
+    assert play(script, echoes) == ""
+
+
+@pytest.mark.parametrize(
+    ("script", "other", "surprise"),
+    [
+        (Peer().send(b"ab").expect(b"ax"), echoes, "expected b'ax', got b'ab'"),
+        (
+            Peer().send(b"ab").half_close().expect(b"abc"),
+            echoes,
+            "expected b'abc', got b'ab' and then EOF",
+        ),
+        (Peer().send(b"a"), echoes, "expected EOF, got b'a'"),
+        (Peer().stop_reading().send(b"a"), echoes, "expected EOF, got b'a'"),
+        (Peer().half_close().receive(3), echoes, "expected 3 bytes, got EOF"),
+        (
+            Peer().half_close().receive_until(b"."),
+            echoes,
+            "expected something that ends in b'.', got EOF",
+        ),
+        (Peer().half_close().expect_reset(), echoes, "expected a reset, got EOF"),
+        (Peer().send(b"a").expect(b"a"), resets, "expected b'a', got a reset"),
+        (Peer().send(b"a").expect_eof(), resets, "expected EOF, got a reset"),
+        (Peer().send(b"a").expect_any(), resets, "expected EOF, got a reset"),
+        (Peer().send(b"a").expect_reset(), resets, ""),
+        (
+            Peer().wait(1).send(b"a").wait(1).send(b"b").half_close().expect_reset(),
+            leaves,
+            "expected a reset, got EOF",
+        ),
+    ],
+    ids=repr,
+)
+def test_what_is_not_expected_is_said(
+    script: Peer, other: Callable[[MemoryStream], Any], surprise: str
+) -> None:
+    assert play(script, other) == surprise
+
+
+def test_who_meets_waits_for_all_others() -> None:
+    said = list[str]()
+
+    async def main() -> None:
+        scripts = (Peer().meet("a").close(), Peer().wait(5).meet("a").close())
+        meetings = Meetings(scripts)
+
+        async def one(script: Peer) -> None:
+            client, _server = stream_pair()
+            await Player(script, client, meetings).play()
+            said.append(f"{trio.current_time():g}")
+
+        async with trio.open_nursery() as nursery:
+            for script in scripts:
+                nursery.start_soon(one, script)
+
+    run(main)
+    assert said == ["5", "5"]
+
+
+def test_nobody_waits_for_one_who_was_surprised() -> None:
+    async def main() -> None:
+        scripts = (Peer().meet("a").close(), Peer().expect(b"x").meet("a"))
+        meetings = Meetings(scripts)
+        async with trio.open_nursery() as nursery:
+            for script in scripts:
+                client, server = stream_pair()
+                nursery.start_soon(surprised, Player(script, client, meetings))
+                await server.aclose()
+
+    async def surprised(player: Player) -> None:
+        with contextlib.suppress(SurpriseError):
+            await player.play()
+
+    run(main)
+
+
+def test_a_stream_closed_under_its_hands_ends_the_script() -> None:
+    async def main() -> None:
+        client, _server = stream_pair()
+        player = Player(Peer().wait(1).send(b"x"), client, Meetings(()))
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(player.play)
+            await trio.testing.wait_all_tasks_blocked()
+            client.reset()
+        assert player.is_over
+
+    run(main)
+
+
+def test_it_says_where_it_is() -> None:
+    async def main() -> None:
+        client, _server = stream_pair()
+        player = Player(Peer().send(b"x"), client, Meetings(()))
+        assert str(player) == "peer 1, at .send(b'x')"
+        player.at = 1
+        assert str(player) == "peer 1, at its end"
+
+    run(main)
