@@ -95,6 +95,8 @@ class _Life:
         self.is_over = False
         self.raised: BaseException | None = None
         self.returned = False
+        self.received = self.sent = 0
+        self.is_closed = False
         self.blocked = False
         self.taken = 0
 
@@ -116,6 +118,8 @@ class World:
         self._root = trio.CancelScope()
         self._server: Server | None = None
         self._lives: dict[int, _Life] = {}
+        # Of the server's streams; the server counts them in the same way.
+        self._numbers: dict[MemoryStream, int] = {}
         self._players: list[Player] = []
         self._reported = trio.Event()
         self._cancels = False
@@ -180,6 +184,8 @@ class World:
         """What is broken when ``law`` is, unless nobody else was here, or is."""
         if self.round > 0:
             return "nothing_left"
+        if self.case.act == "drain" and law == "ends":
+            return "drain"
         return law if self.case.copies == 1 else "alone"
 
     async def _play_round(
@@ -391,27 +397,34 @@ class World:
                 self._watch.moved()
                 what = _WORDS[kind]
         self._follow(event)
-        who = stream.name.replace("server", "handler").replace("client", "peer")
+        who = stream.name.replace("client", "peer")
+        if is_server:
+            who = f"handler {self._numbers[stream]}"
         self._record(who, what, caller() if is_server else "")
 
     def _follow(self, event: Event) -> None:
-        """The law of memory: what is taken while a send waits."""
-        life = self._lives.get(_number(event.stream.name))
-        if life is None or not event.stream.name.startswith("server"):
+        """Keep account of what a handler takes and gives."""
+        if event.kind == "accept":
+            self._numbers[event.stream] = len(self._numbers) + 1
+        life = self._lives.get(self._numbers.get(event.stream, 0))
+        if life is None:
             return
+        size = len(event.data) if isinstance(event.data, bytes) else 0
         match event.kind:
             case "wait_send":
                 life.blocked = True
             case "send":
+                life.sent += size
                 life.blocked, life.taken = False, 0
-            case "receive" if life.blocked:
-                life.taken += len(event.data or b"")
+            case "receive":
+                life.received += size
+                life.taken += size if life.blocked else 0
                 if life.taken > MEMORY:
-                    life.blocked = False
-                    self._violated(
-                        "memory",
-                        f"it took {life.taken} bytes while its own wait to be sent",
-                    )
+                    life.taken = 0
+                    how = f"it took over {MEMORY} bytes while its own wait to be sent"
+                    self._violated("memory", how)
+            case "close":
+                life.is_closed = True
             case _:
                 pass
 
@@ -443,13 +456,26 @@ class World:
                 f"{len(self.reports)} reports for {statistics.accepted} connections",
             )
 
+    def _look_at_report(self, report: ConnectionReport, life: _Life) -> None:
+        if not life.is_closed:
+            self._violated("nothing_left", f"connection {report.id} is not closed")
+        # Of a send that failed, what had gone by then can't be known.
+        is_true = report.bytes_received == life.received
+        if not is_true or report.bytes_sent > life.sent:
+            self._violated(
+                "record",
+                f"{life.received} bytes were received and {life.sent} sent, and the"
+                f" report says {report.bytes_received} and {report.bytes_sent}",
+            )
+
     def _look_at_lives(self) -> None:
         if self._has_stopped:
             return
         before, self.violations = self.violations, []
         reports = {report.id: report for report in self.reports}
-        for number, life in self._lives.items():
-            report = reports[number]
+        for number in sorted(self._lives.keys() & reports.keys()):
+            life, report = self._lives[number], reports[number]
+            self._look_at_report(report, life)
             was_cut = report.outcome in (Outcome.CUT, Outcome.TIMEOUT)
             allowed = _CUT if was_cut or life.scope.cancelled_caught else _OWN
             for error in _leaves(life.raised):
@@ -478,10 +504,6 @@ _WORDS: Final = {
     "receive_reset": "finds it was reset",
     "close": "closes",
 }
-
-
-def _number(name: str) -> int:
-    return int(name.rpartition(" ")[2])
 
 
 def _flooding(peer: Peer, size: int) -> Peer:
