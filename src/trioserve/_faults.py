@@ -150,24 +150,24 @@ class Impairment:
 
     def _items(self) -> Iterator[str]:
         if self.latency:
-            yield self.latency_text
+            yield self._latency_text
         if self.bandwidth is not None:
-            yield self.bandwidth_text
+            yield self._bandwidth_text
         if self.slice is not None:
-            yield self.slice_text
+            yield self._slice_text
         for offset in self.cuts:
             yield f"cut@{offset}"
         if self.slow_close:
-            yield self.slow_close_text
+            yield self._slow_close_text
         yield from map(str, self.endings)
 
     @property
-    def first_by_bytes(self) -> Ending | None:
+    def _first_by_bytes(self) -> Ending | None:
         """The first ending by bytes; what would be after it can't be reached."""
         return next((e for e in self.endings if e.bytes is not None), None)
 
     @property
-    def timed(self) -> tuple[Ending, ...]:
+    def _timed(self) -> tuple[Ending, ...]:
         """The endings by time that can be reached, in their order.
 
         After the first stall or EOF, that is the first one of both directions.
@@ -178,12 +178,12 @@ class Impairment:
         return (*first, *last[:1])
 
     @property
-    def latency_text(self) -> str:
+    def _latency_text(self) -> str:
         jitter = f"+-{_seconds_text(self.jitter)}" if self.jitter else ""
         return f"latency={_seconds_text(self.latency)}{jitter}"
 
     @property
-    def bandwidth_text(self) -> str:
+    def _bandwidth_text(self) -> str:
         assert self.bandwidth is not None
         size, unit = self.bandwidth, ""
         for unit_of_size, factor in _SIZES.items():
@@ -192,7 +192,7 @@ class Impairment:
         return f"bandwidth={size}{unit}/s"
 
     @property
-    def slice_text(self) -> str:
+    def _slice_text(self) -> str:
         assert self.slice is not None
         least, most = self.slice
         upto = f"..{most}" if most != least else ""
@@ -200,7 +200,7 @@ class Impairment:
         return f"slice={least}{upto}{pause}"
 
     @property
-    def slow_close_text(self) -> str:
+    def _slow_close_text(self) -> str:
         return f"slow_close={_seconds_text(self.slow_close)}"
 
 
@@ -413,13 +413,13 @@ class Course:
 
     def __init__(self, impairment: Impairment, seed: int | str) -> None:
         self.ending: Ending | None = None
-        self.timed = impairment.timed
+        self.timed = impairment._timed
         self._impairment = impairment
         self._suffered: dict[str, None] = {}
         self._offset = 0
         self._over = False
         self._last_at = 0.0
-        self._first = impairment.first_by_bytes
+        self._first = impairment._first_by_bytes
         self._latest = self.timed[0].seconds if self.timed else None
         # Where the next cut is, and the end of this slice.
         self._cuts = iter(impairment.cuts)
@@ -490,7 +490,7 @@ class Course:
         at = max(self._last_at, now + suffers.latency)
         if suffers.slow_close:
             at += suffers.slow_close
-            self._suffered[suffers.slow_close_text] = None
+            self._suffered[suffers._slow_close_text] = None
         self._over = True
         return at if self._latest is None or at <= self._latest else math.inf
 
@@ -536,9 +536,9 @@ class Course:
         """Some bytes were sent at ``now``."""
         suffers, rate = self._impairment, self._impairment.bandwidth
         if suffers.latency:
-            self._suffered[suffers.latency_text] = None
+            self._suffered[suffers._latency_text] = None
         if rate is not None:
-            self._suffered[suffers.bandwidth_text] = None
+            self._suffered[suffers._bandwidth_text] = None
             if now > self._busy_since + self._passed / rate:
                 self._busy_since, self._passed = now, 0
 
@@ -546,7 +546,7 @@ class Course:
         """Whether here a piece ends; then look for the next place."""
         at_edge, at_cut = self._offset == self._edge, self._offset == self._cut
         if at_edge:
-            self._suffered[self._impairment.slice_text] = None
+            self._suffered[self._impairment._slice_text] = None
             self._edge = next(self._edges)
             self._fresh = True
         if at_cut:

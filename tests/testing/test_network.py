@@ -132,13 +132,18 @@ async def test_data_for_one_that_half_closed_and_then_closed_is_a_reset() -> Non
 
 
 async def test_who_has_had_both_ends_cannot_be_reset() -> None:
-    client, server = stream_pair()
+    events = list[str]()
+    network = MemoryNetwork(watch=lambda event: events.append(event.kind))
+    listener = network.listen()
+    client = await network.connect(listener)
+    server = await listener.accept()
     await client.send_all(b"unread")
     await client.send_eof()
     await server.send_eof()
     server.reset()
     assert await client.receive_some() == b""
     await client.send_eof()
+    assert "reset" not in events
 
 
 async def test_a_reset_of_one_that_is_gone_changes_nothing() -> None:
@@ -180,6 +185,26 @@ async def test_nothing_is_sent_after_eof_or_a_close() -> None:
     await server.aclose()
     with pytest.raises(trio.ClosedResourceError):
         await server.send_eof()
+
+
+async def test_eof_at_once_comes_after_what_a_send_that_waits_has_sent(
+    nursery: trio.Nursery,
+) -> None:
+    """The rest of it fails as with shutdown(2) from another thread."""
+    client, server = stream_pair(buffer=3)
+    codes = list[int | None]()
+
+    async def send() -> None:
+        codes.append(await _code(lambda: client.send_all(b"abcdef")))
+
+    nursery.start_soon(send)
+    await trio.testing.wait_all_tasks_blocked()
+    for _ in range(2):
+        client.send_eof_now()
+    assert await receive_all(server) == b"abc"
+    assert codes == [errno.EPIPE]
+    server.reset()
+    server.send_eof_now()
 
 
 # -- Who waits

@@ -106,6 +106,16 @@ async def test_that_nobody_is_there_is_known_after_a_round_trip(
     assert told == [(b"", 3), (errno.EPIPE, 4)]
 
 
+async def test_a_reset_came_back_when_it_was_due_though_nobody_looked(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    client, server = stream_pair(faults="latency=3s")
+    await server.aclose()
+    await client.send_all(b"x")
+    await trio.sleep(7)
+    assert await result(sends(client, b"y")) == errno.EPIPE
+
+
 async def test_who_waits_for_a_late_piece_is_told_of_an_earlier_end(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
@@ -122,6 +132,25 @@ async def test_bytes_pass_no_faster_than_the_bandwidth(
     nursery.start_soon(client.send_all, bytes(2500))
     await receive_exactly(server, 2500)
     assert trio.current_time() == pytest.approx(2.5)
+
+
+@given(begin=st.floats(0, 1e6), later=st.floats(0, 1e6))
+@settings(deadline=None)
+def test_what_is_not_late_is_there_at_once_at_any_time(
+    begin: float, later: float
+) -> None:
+    """However the clock's numbers are rounded."""
+
+    async def main() -> None:
+        await trio.sleep(begin)
+        client, server = stream_pair(faults="down: latency=1s")
+        await trio.sleep(later)
+        await client.send_all(b"x")
+        now = trio.current_time()
+        assert await server.receive_some() == b"x"
+        assert trio.current_time() == now
+
+    trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0))
 
 
 # -- Pieces
@@ -267,6 +296,25 @@ async def test_a_stalled_connection_may_still_be_reset(
     assert await result(server.receive_some) == errno.ECONNRESET
     assert trio.current_time() == 5
     assert server.suffered == ("stall@0", "reset@5s")
+
+
+async def test_after_a_reset_nothing_happens_any_more(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    client, server = stream_pair(faults="up: reset@1s; down: eof@2s")
+    await trio.sleep(3)
+    for stream in (client, server):
+        assert await result(stream.receive_some) == errno.ECONNRESET
+
+
+async def test_a_reset_that_comes_after_the_end_is_lost(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    client, server = stream_pair(faults="up: latency=5s, eof@2s")
+    client.reset()
+    for _ in range(2):
+        assert await result(server.receive_some) == b""
+        assert trio.current_time() == 2
 
 
 async def test_eof_that_comes_after_the_end_is_lost(

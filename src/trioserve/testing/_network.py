@@ -113,26 +113,20 @@ class _Pipe:
         """Send bytes, for which there is room."""
         self._unreceived += len(data)
         if self.end is None:
-            since = now - self._begin
-            for piece in self._course.feed(data, since):
-                # Without a rounding error where there is no delay.
-                at = now + (piece.at - since)
+            for piece in self._course.feed(data, now - self._begin):
+                at = self._begin + piece.at
                 self._way.append(_Segment(piece.data, at, piece.boundary))
             self._foresee_end(now)
 
     def put_fin(self, now: float) -> None:
         if self.end is None:
-            since = now - self._begin
-            # Never, if another ending comes before.
-            if (at := self._course.feed_eof(since)) < math.inf:
-                self._way.append(_Segment(_Signal.FIN, now + (at - since)))
+            at = self._begin + self._course.feed_eof(now - self._begin)
+            if at < math.inf:  # Else another ending comes before.
+                self._way.append(_Segment(_Signal.FIN, at))
 
     def put_rst(self, now: float) -> None:
         if self.end is None:
-            at = now + self._latency
-            if self._way:
-                at = max(at, self._way[-1].at)
-            self._way.append(_Segment(_Signal.RST, at))
+            self._way.append(_Segment(_Signal.RST, now + self._latency))
 
     def _foresee_end(self, now: float) -> None:
         """The last bytes before an ending are under way: so is the ending."""
@@ -195,9 +189,6 @@ class _Pipe:
         """A receive waits: whether there is something that it was not given yet."""
         self._is_held = False
         return self.unread
-
-    def throw_away(self) -> None:
-        self._arrived = collections.deque([bytearray()])
 
 
 class _Turn:
@@ -373,6 +364,12 @@ class MemoryStream(trio.abc.HalfCloseableStream):
                 raise _broken(_error(errno.ENOTCONN))
             self._send_eof()
 
+    def send_eof_now(self) -> None:
+        """:meth:`send_eof` at once, if it is possible, whoever is sending."""
+        self._settle()
+        if not (self._is_closed or self._has_sent_eof or self._error):
+            self._send_eof()
+
     async def aclose(self) -> None:
         """Close: with FIN, or with RST if something that arrived was not received.
 
@@ -386,11 +383,6 @@ class MemoryStream(trio.abc.HalfCloseableStream):
         """Close with RST, at once. Twice is once."""
         self._close(reset=True)
 
-    def send_eof_now(self) -> None:
-        """:meth:`send_eof` without a checkpoint, if there is still something to end."""
-        if not (self._is_closed or self._has_sent_eof or self._error):
-            self._send_eof()
-
     def stall(self) -> None:
         """From now on, nothing that this end sends arrives."""
         self._settle()
@@ -402,12 +394,6 @@ class MemoryStream(trio.abc.HalfCloseableStream):
         self._suffer("vanish")
 
     # -- What is tried
-
-    def _send_eof(self) -> None:
-        self._has_sent_eof = True
-        self._tell("send_eof")
-        self._peer._in.put_fin(trio.current_time())
-        self._settle()
 
     def _try_to_receive(self, limit: int) -> bytes | None:
         self._settle()
@@ -428,6 +414,8 @@ class MemoryStream(trio.abc.HalfCloseableStream):
         self._settle()
         self._check_open()
         self._check_intact()
+        if self._has_sent_eof:  # While this send waited.
+            raise _broken(_error(errno.EPIPE))
         pipe = self._peer._in
         if not pipe.room:
             return None
@@ -444,6 +432,13 @@ class MemoryStream(trio.abc.HalfCloseableStream):
         self._check_open()
         fails = self._error is not None or self._has_sent_eof
         return True if fails or self._peer._in.room else None
+
+    def _send_eof(self) -> None:
+        self._has_sent_eof = True
+        self._tell("send_eof")
+        self._peer._in.put_fin(trio.current_time())
+        self._sending.wake()
+        self._settle()
 
     def _check_open(self) -> None:
         if self._is_closed:
@@ -505,15 +500,13 @@ class MemoryStream(trio.abc.HalfCloseableStream):
                 end._break()
             elif kind in ("close", "eof"):
                 end._take_eof()
-                end._peer._sending.wake()
 
     def _take_eof(self) -> None:
         self._has_eof = True
         self._receiving.wake()
 
     def _break(self) -> None:
-        is_over = self._has_eof and self._has_sent_eof
-        if not self._is_closed and not is_over and self._error is None:
+        if not self._is_closed and self._error is None:
             # Linux, tcp_reset(): who has had the peer's FIN is told EPIPE.
             self._error = _error(errno.EPIPE if self._has_eof else errno.ECONNRESET)
             self._receiving.wake()
@@ -531,7 +524,6 @@ class MemoryStream(trio.abc.HalfCloseableStream):
                 self._send_reset(trio.current_time())
             elif not self._has_sent_eof:
                 self._peer._in.put_fin(trio.current_time())
-        self._in.throw_away()
         self._receiving.wake()
         self._sending.wake()
         self._settle()
