@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from real.tools import needs
 
 ROOT = Path(__file__).parents[1]
@@ -14,10 +16,10 @@ ROOT = Path(__file__).parents[1]
 pytestmark = needs("redis-server", "redis-benchmark", "stdbuf", "setpriv")
 
 
-def bench(*options: str) -> str:
+def bench(*options: str, module: str = "bench") -> str:
     """What ``python -m bench`` prints; it has 50 seconds."""
     ran = subprocess.run(
-        [sys.executable, "-m", "bench", *options],
+        [sys.executable, "-m", module, *options],
         cwd=ROOT,
         capture_output=True,
         text=True,
@@ -51,3 +53,17 @@ def test_a_quick_run_has_figures_of_every_peer_and_a_report_can_be_made_anew(
             assert float(row["cost / trio"]) > 0
     assert "### Failed" not in printed
     assert bench("--read", str(raw)) == printed
+
+
+@needs("curl")
+def test_what_faults_do_is_measured() -> None:
+    heading, _, *lines = bench("--quick", module="bench.faults").splitlines()
+    assert heading == "| faults | unit | asked | seen | seen / asked |"
+    cells = [[c.strip() for c in line.split("|")[1:-1]] for line in lines]
+    assert [row[0] for row in cells] == [
+        "`up:latency=2ms`",
+        "`down:bandwidth=1024KiB/s`",
+        "`down:latency=20ms`",
+    ]
+    for _, _, asked, seen, ratio in cells:
+        assert float(seen) / float(asked) == pytest.approx(float(ratio), abs=0.01)

@@ -16,6 +16,7 @@ __main__
 app testing
 __init__
 _echo _proxy
+_faulty
 _serve _relay
 _gates
 _connection _dial _engine

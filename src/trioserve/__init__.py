@@ -8,7 +8,8 @@ The map, from the bottom up; a module imports only from rows below its own:
                 _pump
                 _connection   _dial   _engine
                 _gates
-    engines     _relay   _serve
+    engines     _faulty
+                _relay   _serve
     handlers    _echo   _proxy
 
 ``app`` is the command and uses only the names below.

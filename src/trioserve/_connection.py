@@ -95,6 +95,13 @@ class Dials(Protocol):
     def attempts(self) -> Sequence[Attempt]: ...
 
 
+class Suffers(Protocol):
+    """What a connection goes through because somebody wants to see it suffer."""
+
+    @property
+    def suffered(self) -> Sequence[str]: ...
+
+
 class Connection(trio.abc.HalfCloseableStream):
     """One accepted peer: a Trio stream that knows its own story.
 
@@ -112,9 +119,10 @@ class Connection(trio.abc.HalfCloseableStream):
     __slots__ = (
         "__weakref__", "_accepted_at", "_alarm", "_bound", "_connected", "_dialing",
         "_drained", "_eof_first", "_error", "_exception", "_host", "_idle_scope",
-        "_lingers", "_notes", "_phase", "_queued", "_reason", "_relay", "_relay_ended",
-        "_result", "_says_goodbye", "_scope", "_side", "_slot", "_task", "_timeouts",
-        "_timers", "_transport", "_upstream", "_upstream_discarded", "_wall_clock",
+        "_lingers", "_notes", "_ordeal", "_phase", "_queued", "_reason", "_relay",
+        "_relay_ended", "_result", "_says_goodbye", "_scope", "_side", "_slot",
+        "_task", "_timeouts", "_timers", "_transport", "_upstream",
+        "_upstream_discarded", "_wall_clock",
         "draining", "id", "listener", "local", "peer",
     )  # fmt: skip
 
@@ -146,6 +154,7 @@ class Connection(trio.abc.HalfCloseableStream):
         self._queued: float | None = None
         self._connected: float | None = None
         self._dialing: Dials | None = None
+        self._ordeal: Suffers | None = None
         self._host = host
         self._phase = Phase.QUEUE
         self._scope = trio.CancelScope()
@@ -631,6 +640,7 @@ class Connection(trio.abc.HalfCloseableStream):
             bound=self._bound,
             error=describe(self._exception) if self._exception else self._error,
             exception=self._exception,
+            faults=tuple(self._ordeal.suffered) if self._ordeal else (),
             draining=self.draining.is_set(),
             open_at_close=open_at_close,
             result=self._result,

@@ -1,4 +1,4 @@
-"""Proxy: each connection is relayed to a target."""
+"""Proxy: each connection is relayed to a target, or suffers on its way there."""
 
 from __future__ import annotations
 
@@ -11,8 +11,10 @@ import trio
 from ._address import Address, TcpAddress, UnixAddress, parse_address
 from ._connection import Connection
 from ._dial import Dialing, Ends, GivenUpError
+from ._faults import Faults, parse_faults
+from ._faulty import FaultyRelay, Ordeal
 from ._options import Timeouts
-from ._relay import make_relay
+from ._relay import Relay, make_relay
 from ._report import Phase, Reason
 from ._transport import SocketTransport
 
@@ -28,7 +30,11 @@ _UNWATCHED: Final = 0.05
 
 
 def proxy(
-    target: str | Address, *others: str | Address, timeouts: Timeouts | None = None
+    target: str | Address,
+    *others: str | Address,
+    timeouts: Timeouts | None = None,
+    faults: str | Faults | None = None,
+    seed: int = 0,
 ) -> Callable[[Connection], Awaitable[None]]:
     """A handler that dials ``target``, or the first of ``others``, and relays.
 
@@ -49,15 +55,28 @@ def proxy(
       target, others: what :func:`parse_address` reads, with a host and a port
         or a Unix socket's path; or addresses.
       timeouts: for dialing and relaying; default: those of the server.
+      faults: what connections are to suffer, for tests: faults, or what
+        :func:`parse_faults` reads. The report says what they have suffered.
+      seed: what is random in the faults. The same bytes of the n-th connection
+        suffer the same with the same seed.
 
     Raises:
-      ValueError: a target can't be read, or can't be dialed.
+      ValueError: a target can't be read, or can't be dialed; or faults can't be
+        read.
     """
     targets = [_dialable(each) for each in (target, *others)]
+    trials = parse_faults(faults) if isinstance(faults, str) else faults
     ends = Ends()
 
     async def proxy_handler(conn: Connection) -> None:
         times = timeouts or conn._timeouts
+        ordeal = None
+        if trials:
+            ordeal = conn._ordeal = Ordeal(trials, seed, conn.id)
+            if ordeal.refused:
+                conn._conclude(Reason.FAULT)
+                conn._transport.abort()
+                return
         conn._phase = Phase.CONNECT
         dialing = conn._dialing = Dialing(targets, ends)
         if (conn.peer, conn.local) in ends:
@@ -71,9 +90,7 @@ def proxy(
         conn._phase = Phase.DATA
         conn._connected = trio.current_time() - conn._accepted_at
         try:
-            await make_relay(
-                conn._transport, upstream, conn, closes=True, timeouts=times
-            ).run()
+            await _make_relay(conn, upstream, times, ordeal).run()
         except BaseException:
             upstream.abort()
             raise
@@ -81,6 +98,14 @@ def proxy(
         conn._close_if_over()
 
     return proxy_handler
+
+
+def _make_relay(
+    conn: Connection, upstream: SocketTransport, times: Timeouts, ordeal: Ordeal | None
+) -> Relay:
+    if ordeal is not None:
+        return FaultyRelay(ordeal, conn._transport, upstream, conn, times)
+    return make_relay(conn._transport, upstream, conn, closes=True, timeouts=times)
 
 
 class _Watch:

@@ -32,7 +32,7 @@ from ._timers import Timers
 from ._transport import SocketTransport, StreamTransport, Transport
 
 #: How long a reset waits for the bytes before it to be acknowledged.
-_FLUSH: Final = 1.0
+FLUSH: Final = 1.0
 
 #: What the other side calls it.
 _MIRRORED: Final = {
@@ -177,7 +177,7 @@ class Relay(abc.ABC):
         reason = self._lost_by(transport)
         other = self._b if transport is self._a else self._a
         if other is not transport:
-            await other.flushed(_FLUSH)
+            await other.flushed(FLUSH)
         self._end(reason)
 
     def _end(
@@ -211,6 +211,9 @@ class Relay(abc.ABC):
             await self._a.wait_closed()
             await self._b.wait_closed()
             return
+        await self._say_eof()
+
+    async def _say_eof(self) -> None:
         for transport in (self._a, self._b):
             if transport.can_send_eof:
                 await transport.send_eof()
@@ -304,7 +307,7 @@ class Relay(abc.ABC):
             self._timers.watch(self, due)
 
 
-class _TaskPump(Pump):
+class TaskPump(Pump):
     """A pump that is run by a task of its own, over streams of any kind.
 
     Attributes:
@@ -324,9 +327,9 @@ class TaskRelay(Relay):
     __slots__ = ("_closed_whole", "_first_bytes", "_scope", "_tasks")
 
     def __init__(self, a: Transport, b: Transport, first: bytes, *options: Any) -> None:
-        self._tasks = [_TaskPump(a, b, len(first))]
+        self._tasks = [TaskPump(a, b, len(first))]
         if a is not b:
-            self._tasks.append(_TaskPump(b, a))
+            self._tasks.append(TaskPump(b, a))
         super().__init__(self._tasks, *options)
         self._first_bytes = first
         self._closed_whole: Transport | None = None
@@ -342,7 +345,7 @@ class TaskRelay(Relay):
     def _stop(self) -> None:
         self._scope.cancel(reason="the relay is over")
 
-    async def _run_pump(self, pump: _TaskPump) -> None:
+    async def _run_pump(self, pump: TaskPump) -> None:
         source, sink = pump.source, pump.sink
         try:
             if pump is self._tasks[0] and self._first_bytes:
@@ -365,7 +368,7 @@ class TaskRelay(Relay):
         finally:
             pump.reading = False
 
-    async def _receive(self, pump: _TaskPump) -> bytes:
+    async def _receive(self, pump: TaskPump) -> bytes:
         pump.receiving = True
         try:
             data = await pump.source.receive()

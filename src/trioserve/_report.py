@@ -70,6 +70,7 @@ class Reason(enum.StrEnum):
     WRITE_STALL = "write_stall"
     LIFETIME = "lifetime"
     ABORTED = "aborted"
+    FAULT = "fault"
     HANDLER_ERROR = "handler_error"
     CUT = "cut"
     CANCELLED = "cancelled"
@@ -123,6 +124,7 @@ _REASONS: dict[Reason, tuple[Outcome, str, str]] = {
     Reason.WRITE_STALL: (Outcome.TIMEOUT, "t", "the receiver took no bytes"),
     Reason.LIFETIME: (Outcome.TIMEOUT, "K", "it reached the longest time allowed"),
     Reason.ABORTED: (Outcome.ABORTED, "P", "the handler aborted it"),
+    Reason.FAULT: (Outcome.ABORTED, "P", "a fault that was asked for ended it"),
     Reason.HANDLER_ERROR: (Outcome.HANDLER_ERROR, "I", "the handler raised"),
     Reason.CUT: (Outcome.CUT, "K", "it was still open when the drain ended"),
     Reason.CANCELLED: (Outcome.CUT, "K", "the server was cancelled"),
@@ -193,6 +195,8 @@ class ConnectionReport:
         to last, and None if that was cut short.
       error: what went wrong, in one line of printable ASCII.
       exception: the exception itself; not part of :meth:`as_dict`.
+      faults: what it has suffered because it was asked for, as items that
+        :func:`parse_faults` reads, like ``up:reset@4096``.
       draining: whether the server was draining when it ended.
       open_at_close: other connections that the server had open when it ended.
       result: what the handler returned; not part of :meth:`as_dict`.
@@ -226,6 +230,7 @@ class ConnectionReport:
     exception: BaseException | None = dataclasses.field(
         default=None, repr=False, compare=False
     )
+    faults: Sequence[str] = ()
     draining: bool = False
     open_at_close: int = 0
     result: object = dataclasses.field(default=None, repr=False, compare=False)
@@ -262,6 +267,7 @@ class ConnectionReport:
             {"address": a.address, "seconds": round(a.seconds, 6), "error": a.error}
             for a in self.attempts
         ]
+        fields["faults"] = list(self.faults)
         fields["notes"] = {name: _plain(noted) for name, noted in self.notes.items()}
         fields["state"] = self.termination_state
         return fields

@@ -56,6 +56,7 @@ def test_a_report_comes_back_as_it_was_written() -> None:
         upstream_unacknowledged=8,
         bound=60.0,
         error="wrong",
+        faults=["up:latency=1s", "down:reset@4096"],
         draining=True,
         open_at_close=9,
         notes={"user": "bob", "n": 1},
@@ -63,6 +64,7 @@ def test_a_report_comes_back_as_it_was_written() -> None:
     record = parse_record(json.dumps(full.as_dict()).encode())
     known = full.as_dict()
     known["attempts"] = full.attempts
+    known["faults"] = ("up:latency=1s", "down:reset@4096")
     del known["state"]
     assert record._asdict() == known | {"attempts": tuple(full.attempts)}
 
@@ -137,6 +139,8 @@ def test_a_host_has_no_port(peer: str, host: str) -> None:
         line(duration=10**400),
         line(accepted_at=1e12),
         line(draining=1),
+        line(faults={}),
+        line(faults=[1]),
         line(attempts={}),
         line(attempts=[1]),
         line(attempts=[{"address": "a:1"}]),

@@ -15,6 +15,7 @@ import click
 
 from trioserve import Address, Timeouts
 
+from ._faults import Case, fault_options
 from ._options import (
     address,
     count,
@@ -51,7 +52,7 @@ def _print_version(ctx: click.Context, param: click.Parameter, wanted: bool) -> 
     cls=Program,
     invoke_without_command=True,
     context_settings={"help_option_names": ["-h", "--help"]},
-    epilog=f"Topics: trioserve help {'|'.join(TOPICS)}",
+    epilog=f"Topics: {', '.join(TOPICS)}",
 )
 @click.option(
     "--version",
@@ -83,6 +84,7 @@ def main() -> NoReturn:
 @click.argument("first", type=address, metavar="LISTEN")
 @click.argument("targets", type=address, metavar="TARGET...", nargs=-1, required=True)
 @serving_options()
+@fault_options()
 def proxy_command(first: Address, targets: tuple[Address, ...], **options: Any) -> int:
     """Accept connections on LISTEN and relay each to the first TARGET that answers.
 
@@ -308,20 +310,27 @@ def _serve(
     live: bool,
     reports: str | None,
     port_file: str | None,
+    fault: Case | None = None,
+    seed: int | None = None,
     **durations: float,
 ) -> int:
     # Run echo, or a proxy when there are targets; return the exit code.
     import trio
 
-    from trioserve import echo, proxy
+    from trioserve import Faults, echo, proxy
 
-    from ._job import Job
+    from ._job import Handler, Job
     from ._output import open_output
     from ._run import main
 
     timeouts = Timeouts(**durations)
+    faults = fault.faults if fault else Faults()
+    if seed is None:
+        seed = fault.seed if fault and fault.seed else 0
+    handler: Handler = echo
     try:
-        handler = proxy(*targets, timeouts=timeouts) if targets else echo
+        if targets:
+            handler = proxy(*targets, timeouts=timeouts, faults=faults, seed=seed)
     except ValueError as error:
         raise WrongUsage(str(error)) from None
     job = Job(
@@ -333,6 +342,8 @@ def _serve(
         timeouts=timeouts,
         port_file=port_file,
         live=live,
+        faults=faults,
+        seed=seed,
     )
     # What is imported stays, and what connections leave behind makes no cycles:
     # with thousands that are open, to look for some takes half a second.

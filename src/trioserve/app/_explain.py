@@ -113,6 +113,7 @@ _REASONS: Final = {
         "--lifetime",
     ),
     "aborted": _Story("see in the handler's code why it aborts"),
+    "fault": _Story("see how both ends took it: it was broken on purpose"),
     "handler_error": _Story(
         "see the handler's code: this is its mistake, and not its peer's",
         "it was reset",
@@ -217,6 +218,8 @@ def _sentences(record: Record) -> Iterator[str]:
     yield from _attempts(record.attempts)
     if record.error and record.error not in (each.error for each in record.attempts):
         yield f"Error: {record.error}"
+    if record.faults:
+        yield f"It was made to suffer: {', '.join(record.faults)}."
     yield from _times(record)
     yield from _bytes(record)
     if record.draining:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Awaitable, Callable
 
-from trioserve import Address, Connection, Limits, Timeouts
+from trioserve import Address, Connection, Faults, Limits, Timeouts
 
 Handler = Callable[[Connection], Awaitable[object]]
 
@@ -21,6 +21,7 @@ class Job:
       handler: what serves a connection.
       port_file: a file that gets the port's number while it listens, or None.
       live: whether to show all the time how it stands.
+      faults, seed: what a proxy breaks on purpose.
     """
 
     name: str
@@ -31,6 +32,8 @@ class Job:
     timeouts: Timeouts
     port_file: str | None = None
     live: bool = False
+    faults: Faults = dataclasses.field(default_factory=Faults)
+    seed: int = 0
 
     @property
     def route(self) -> str:

@@ -102,6 +102,8 @@ class Log:
             why += f" ({report.error})"
         if len(report.attempts) > 1:
             why += f"; attempt {len(report.attempts)}"
+        if report.faults:
+            why += f"; on purpose: {', '.join(report.faults)}"
         return (
             f"{clock} #{report.id} {printable(route)} {outcome}/{report.reason}"
             f" {format_bytes(report.bytes_received)} in,"

@@ -53,8 +53,20 @@ def say_ready(log: Log, job: Job, server: Server) -> None:
             for name, value in dataclasses.asdict(job.timeouts).items()
         },
     )
+    _say_faults(log, job)
     _say_exposed(log, server)
     _say_files(log, job)
+
+
+def _say_faults(log: Log, job: Job) -> None:
+    if job.faults:
+        log.say(
+            "faults",
+            f"this proxy breaks connections on purpose: {job.faults} (seed {job.seed})",
+            level="warning",
+            faults=str(job.faults),
+            seed=job.seed,
+        )
 
 
 def _say_exposed(log: Log, server: Server) -> None:

@@ -63,28 +63,28 @@ def serving_options(
     """
     defaults = dataclasses.asdict(Timeouts())
     options = [
-        _option(
+        option(
             "--listen",
             type=address,
             multiple=True,
             metavar="ADDRESS",
             help="Listen here too; may be given several times.",
         ),
-        _option(
+        option(
             "--max-connections",
             type=count,
             metavar="N",
             show_default="from ulimit -n",
             help="Serve so many connections at once.",
         ),
-        _option(
+        option(
             "--per-peer",
             type=count,
             metavar="N",
             show_default="any number",
             help="Of these, so many from one IP address; refuse others.",
         ),
-        _option(
+        option(
             "--when-full",
             type=click.Choice(["backlog", "refuse"]),
             default="backlog",
@@ -92,7 +92,7 @@ def serving_options(
             help="Leave others in the kernel's queue, or close them.",
         ),
         *(
-            _option(
+            option(
                 f"--{name.replace('_', '-')}",
                 type=_duration,
                 default=format_duration(defaults[name]),
@@ -104,29 +104,29 @@ def serving_options(
             for name, text in _TIMEOUT_HELP.items()
             if name not in without
         ),
-        _option(
+        option(
             "--log",
             type=click.Choice(["text", "logfmt", "json", "haproxy"]),
             show_default="text on a terminal, else logfmt",
             help="How to write messages, on stderr.",
         ),
-        _option(
+        option(
             "--quiet",
             is_flag=True,
             help="Log no connections, only what the server itself has to say.",
         ),
-        _option(
+        option(
             "--live",
             is_flag=True,
             help="Show all the time how it stands, on stderr.",
         ),
-        _option(
+        option(
             "--reports",
             type=click.Path(allow_dash=True),
             metavar="FILE",
             help="Append a line of JSON per connection; '-' is stdout.",
         ),
-        _option(
+        option(
             "--port-file",
             type=click.Path(),
             metavar="FILE",
@@ -135,8 +135,8 @@ def serving_options(
     ]
 
     def decorate(command: Command) -> Command:
-        for option in reversed(options):
-            command = option(command)
+        for add in reversed(options):
+            command = add(command)
         return command
 
     return decorate
@@ -216,8 +216,8 @@ def _value_text(ctx: click.Context, option: click.Option) -> str:
             return str(value)
 
 
-def _option(name: str, **attributes: Any) -> Callable[[Command], Command]:
-    # Every one of them can be given in the environment, too.
+def option(name: str, **attributes: Any) -> Callable[[Command], Command]:
+    """`click.option`, which can be given in the environment too."""
     envvar = _PREFIX + name.removeprefix("--").replace("-", "_").upper()
     return click.option(name, envvar=envvar, **attributes)
 

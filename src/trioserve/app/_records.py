@@ -65,6 +65,7 @@ class Record(NamedTuple):
     upstream_unacknowledged: int | None = None
     bound: float | None = None
     error: str | None = None
+    faults: tuple[str, ...] = ()
     draining: bool | None = None
     open_at_close: int | None = None
     notes: Mapping[str, object] | None = None
@@ -206,6 +207,12 @@ def _attempt(value: object) -> Attempt:
     )
 
 
+def _texts(value: object) -> tuple[str, ...]:
+    if not isinstance(value, list):
+        raise ValueError("not a list of texts")
+    return tuple(map(_text, value))
+
+
 def _object(value: object) -> dict[str, object]:
     if not isinstance(value, dict):
         raise ValueError("not an object")
@@ -224,6 +231,7 @@ _NAMES: Final[dict[Callable[[Any], object], str]] = {
     ),
     _truth: "draining",
     _attempts: "attempts",
+    _texts: "faults",
     _object: "notes",
 }
 

@@ -38,6 +38,34 @@ TARGETs are tried in their order, each with an equal share of what is left of
 --connect; the addresses of one name are tried side by side (RFC 8305). An
 answer for a name is used for 10 seconds, and the last good one as long as there
 is no new one.""",
+    "faults": """\
+A proxy can break connections on purpose, to see how both ends take it:
+
+  trioserve proxy :6380 :6379 --fault 'latency=50ms; down:reset@4096' --seed 7
+
+FAULTS are clauses between semicolons, of items between commas. A clause that
+begins with 'up:' (from the client) or 'down:' (from the target) is about that
+direction, any other about both.
+
+  latency=TIME[+-TIME]   bytes come later, by so much more or less
+  bandwidth=BYTES/s      so many bytes pass in a second
+  slice=N[..M][/TIME]    in pieces of N to M bytes, so long after each other
+  cut@BYTES              what is before and after do not come together
+  slow_close=TIME        FIN comes later
+  stall                  nothing more comes, in this direction
+  vanish                 nothing more comes, nor is a close seen
+  reset                  RST to both ends
+  close                  FIN to both ends
+  eof                    FIN in this direction; what comes after is thrown away
+  refuse                 the connection is reset at once
+
+Those from stall to eof may have a place: reset@4096 is after so many bytes of
+the direction, reset@2s so long after the connection began; alone, they are at
+the beginning. TIME has a unit (50ms, 2s, 1m), BYTES may have one (64KiB, 1MiB).
+
+What is random depends on --seed, the connection's number and the place in its
+bytes. Reports say what each connection has suffered. --fault @FILE reads both
+from JSON: {"faults": "latency=50ms", "seed": 7}.""",
     "settings": """\
 Every option of 'echo' and 'proxy' can be given in the environment, in capitals
 and with TRIOSERVE_ before it: --half-closed 5m is TRIOSERVE_HALF_CLOSED=5m. The

@@ -1,0 +1,87 @@
+"""What a proxy is to break on purpose: options, or a file that says both.
+
+Words of the command line or the environment in, faults and a seed out. Nothing
+here knows what they do to a connection.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+import click
+
+from trioserve import Faults, parse_faults
+
+from ._options import option
+from ._values import printable
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+_FORM: Final = 'use an object like {"faults": "up:reset@4096", "seed": 7}'
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """Faults, and the seed that they were found with; None if it was not said."""
+
+    faults: Faults
+    seed: int | None = None
+
+    def __str__(self) -> str:
+        return str(self.faults)
+
+
+def fault_options() -> Callable[[Command], Command]:
+    """Add them to a command: what to break, and how chance decides."""
+
+    def decorate(command: Command) -> Command:
+        command = option(
+            "--seed",
+            type=_seed,
+            metavar="N",
+            show_default="0, or that of the file",
+            help="Decides what is random in the faults.",
+        )(command)
+        return option(
+            "--fault",
+            type=_case,
+            metavar="FAULTS",
+            help="Break connections on purpose: 'latency=50ms; down:reset@4096',"
+            " or @FILE with a case of JSON; see trioserve help faults.",
+        )(command)
+
+    return decorate
+
+
+def _case(text: str) -> Case:
+    try:
+        return _read_case(text[1:]) if text[:1] == "@" else Case(parse_faults(text))
+    except ValueError as error:
+        raise click.BadParameter(printable(str(error))) from None
+
+
+def _seed(text: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise click.BadParameter(f"{text!r} is not a whole number") from None
+
+
+def _read_case(path: str) -> Case:
+    try:
+        found = json.loads(Path(path).read_bytes())
+    except OSError as error:
+        raise ValueError(f"can't read {path}: {error.strerror}") from None
+    except (ValueError, RecursionError):
+        raise ValueError(f"{path} is not JSON; {_FORM}") from None
+    match found:
+        case {"faults": str(faults), "seed": int(seed)} if not isinstance(seed, bool):
+            return Case(parse_faults(faults), seed)
+        case {"faults": str(faults)} if "seed" not in found:
+            return Case(parse_faults(faults))
+        case _:
+            raise ValueError(f"there is no case in {path}; {_FORM}")

@@ -1,0 +1,150 @@
+"""What a proxy breaks on purpose: by options, or by a file that has a case."""
+
+from __future__ import annotations
+
+import json
+import resource
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+import pytest
+from click.testing import CliRunner, Result
+
+from app.process import Start
+from app.reports import make_report
+from trioserve import Reason, parse_faults
+from trioserve.app import _run
+from trioserve.app._cli import cli
+from trioserve.app._explain import explain_record
+from trioserve.app._job import Job
+from trioserve.app._log import Log
+from trioserve.app._records import parse_record
+
+
+@pytest.fixture(autouse=True)
+def open_files() -> Iterator[None]:
+    """The command raises the limit of this process; put it back."""
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    yield
+    resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+
+
+@pytest.fixture
+def jobs(monkeypatch: pytest.MonkeyPatch) -> list[Job]:
+    """What the command would serve."""
+    asked: list[Job] = []
+
+    async def main(job: Job, output: object) -> int:
+        asked.append(job)
+        return 0
+
+    monkeypatch.setattr(_run, "main", main)
+    return asked
+
+
+def _proxy(*options: str, **env: str) -> Result:
+    return CliRunner().invoke(cli, ["proxy", ":0", "a:1", *options], env=env)
+
+
+def test_faults_and_seed_come_from_options_or_the_environment(jobs: list[Job]) -> None:
+    assert _proxy().exit_code == 0
+    assert _proxy("--fault", "up: reset", "--seed", "7").exit_code == 0
+    assert _proxy(TRIOSERVE_FAULT="refuse", TRIOSERVE_SEED="-3").exit_code == 0
+    assert [(str(job.faults), job.seed) for job in jobs] == [
+        ("", 0),
+        ("up:reset@0", 7),
+        ("refuse", -3),
+    ]
+
+
+def test_a_file_has_both_and_the_option_comes_before_its_seed(
+    jobs: list[Job], tmp_path: Path
+) -> None:
+    file = tmp_path / "case.json"
+    file.write_text('{"faults": "down:eof@5", "seed": 9, "peers": []}')
+    assert _proxy("--fault", f"@{file}").exit_code == 0
+    assert _proxy("--fault", f"@{file}", "--seed", "0").exit_code == 0
+    file.write_text('{"faults": "down:eof@5"}')
+    assert _proxy("--fault", f"@{file}").exit_code == 0
+    assert [job.seed for job in jobs] == [9, 0, 0]
+    assert {job.faults for job in jobs} == {parse_faults("down:eof@5")}
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("", "is not JSON; use an object like"),
+        ("[" * 10**6, "is not JSON; use an object like"),
+        ("\xff", "is not JSON; use an object like"),
+        ("[]", "there is no case in"),
+        ('{"seed": 7}', "there is no case in"),
+        ('{"faults": 7}', "there is no case in"),
+        ('{"faults": "", "seed": true}', "there is no case in"),
+        ('{"faults": "", "seed": "7"}', "there is no case in"),
+        ('{"faults": "lag=5\\u001b"}', "'lag=5\\x1b' is not a fault; use latency="),
+    ],
+)
+def test_a_file_that_has_no_case_is_one_line(
+    content: str, said: str, tmp_path: Path
+) -> None:
+    file = tmp_path / "case.json"
+    file.write_bytes(content.encode("latin-1"))
+    result = _proxy("--fault", f"@{file}")
+    assert result.exit_code == 2
+    assert said in result.stderr
+    assert result.stderr.count("\n") == 1
+    assert result.stderr.rstrip("\n").isprintable()
+
+
+def test_a_directory_is_no_file(tmp_path: Path) -> None:
+    result = _proxy("--fault", f"@{tmp_path}")
+    assert f"--fault: can't read {tmp_path}: Is a directory" in result.stderr
+
+
+def test_the_settings_show_them() -> None:
+    words = ["help", "settings", "proxy", ":0", "a:1", "--fault", "latency=50ms"]
+    shown = CliRunner().invoke(cli, words).stdout
+    assert "--fault            latency=50ms" in shown
+    assert "0, or that of the file" in shown
+
+
+def test_a_proxy_says_loudly_what_it_breaks_and_reports_say_what_it_broke(
+    start: Start,
+) -> None:
+    target = f"127.0.0.1:{start('echo', '127.0.0.1:0').port()}"
+    options = ["--fault", "down:reset@3", "--seed", "7", "--reports", "-"]
+    proxy = start("proxy", "127.0.0.1:0", target, *options, "--log", "text")
+    port = int(proxy.err.until("trioserve proxy: ").split(" -> ")[0].split(":")[-1])
+    loud = proxy.err.until("warning")
+    assert loud.endswith(
+        "this proxy breaks connections on purpose: down:reset@3 (seed 7)"
+    )
+    with proxy.connect(port) as client:
+        client.sendall(b"hello")
+        assert client.recv(3) == b"hel"
+        with pytest.raises(ConnectionResetError):
+            client.recv(1)
+    report = json.loads(proxy.out.until("{"))
+    assert (report["reason"], report["faults"]) == ("fault", ["down:reset@3"])
+    assert "on purpose: down:reset@3" in proxy.err.until("aborted/fault")
+    proxy.signal(signal.SIGTERM)
+    assert proxy.code() == 0
+
+
+def test_a_connection_that_suffered_is_explained() -> None:
+    report = make_report(reason=Reason.FAULT, faults=["up:latency=1s", "up:reset@3"])
+    record = parse_record(json.dumps(report.as_dict()).encode())
+    text = click.unstyle("\n".join(explain_record(record)))
+    assert "A fault that was asked for ended it." in text
+    assert "It was made to suffer: up:latency=1s, up:reset@3." in text
+    assert "Next: see how both ends took it: it was broken on purpose." in text
+
+
+def test_the_log_says_what_a_connection_suffered() -> None:
+    lines: list[str] = []
+    log = Log(lines.append, "text")
+    log.connection(make_report(faults=["down:latency=1s"]))
+    log.connection(make_report())
+    assert ["on purpose: down:latency=1s" in line for line in lines] == [True, False]
