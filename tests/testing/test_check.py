@@ -16,7 +16,7 @@ import pytest
 import trio
 
 import trioserve
-from trioserve import Connection, Faults, Limits, Reason, Timeouts
+from trioserve import Connection, Course, Faults, Limits, Reason, Timeouts, parse_faults
 from trioserve.testing import (
     Case,
     HandlerFailure,
@@ -171,13 +171,11 @@ def test_a_slow_reader_and_a_narrow_network() -> None:
 
 
 def test_a_case_prints_as_what_runs_it_again() -> None:
-    case = Case(
-        (HELLO,), faults=trioserve.parse_faults("up:reset@3"), act="cancel", at=3
-    )
+    case = Case((HELLO,), faults=parse_faults("up:reset@3"), act="cancel", at=3)
     assert repr(Case((Peer().close(),))) == "run_conversation(handler, Peer().close())"
 
     def made(*peers: Peer, faults: str, act: Any, at: int) -> Case:
-        return Case(peers, faults=trioserve.parse_faults(faults), act=act, at=at)
+        return Case(peers, faults=parse_faults(faults), act=act, at=at)
 
     again = eval(
         repr(case).replace("run_conversation", "made").replace("handler,", ""),
@@ -186,12 +184,25 @@ def test_a_case_prints_as_what_runs_it_again() -> None:
     assert again == case
 
 
+def test_a_seed_does_the_same_in_memory_and_on_the_wire() -> None:
+    """What the second connection suffers, whoever executes it."""
+    seen = dict[int, list[int]]()
+
+    async def counts(stream: Connection) -> None:
+        seen[stream.id] = [len(data) async for data in stream]
+
+    words = bytes(range(200))
+    run_conversation(counts, *[Peer().send(words)] * 2, faults="up:slice=1..9", seed=7)
+    course = Course(parse_faults("up:slice=1..9").up, "7 2 up")
+    assert seen[2] == [len(piece.data) for piece in course.feed(words, 0)]
+
+
 def test_a_case_is_saved_for_the_proxy(tmp_path: Path) -> None:
-    case = Case((HELLO,), faults=trioserve.parse_faults("up:reset@3"), seed=7)
+    case = Case((HELLO,), faults=parse_faults("up:reset@3"), seed=7)
     case.save(tmp_path / "case.json")
     saved = json.loads((tmp_path / "case.json").read_text())
     assert saved["seed"] == 7
-    assert trioserve.parse_faults(saved["faults"]) == case.faults
+    assert parse_faults(saved["faults"]) == case.faults
     assert saved["case"] == repr(case)
 
 

@@ -148,7 +148,11 @@ class World:
         timeouts = self._setting.timeouts
         if timeouts is None:
             timeouts = _FOR_EVER if self.case.is_undisturbed else _FINITE
-        network = MemoryNetwork(buffer=self.case.buffer, watch=self._saw)
+        # Seeded as the command's faults are, so that a case can be done to real
+        # traffic: the n-th connection suffers the same.
+        network = MemoryNetwork(
+            buffer=self.case.buffer, seed=self.case.seed, watch=self._saw
+        )
         listener = network.listen()
         began = trio.current_time()
         with self._root:
@@ -222,9 +226,8 @@ class World:
         for _ in range(case.copies):
             meetings = Meetings(case.peers)
             for peer in case.peers:
-                seed = case.seed + len(players)
                 try:
-                    client = await network.connect(listener, faults=faults, seed=seed)
+                    client = await network.connect(listener, faults=faults)
                 except ConnectionRefusedError:
                     players.append(None)
                     meetings.give_up()
