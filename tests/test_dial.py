@@ -18,7 +18,7 @@ import trio.testing
 from support import open_fds, run
 from sweep import Begin, sweep
 from trioserve import Address, Attempt, TcpAddress, UnixAddress, _dial
-from trioserve._dial import Dialing, Ends
+from trioserve._dial import Dialing, Ends, _End
 from trioserve._transport import SocketTransport
 
 
@@ -189,7 +189,7 @@ def test_addresses_of_a_name_race_with_a_head_start_each() -> None:
             assert transport.sock.getpeername() == (address.host, address.port)
             transport.close()
             assert trio.current_time() == 0.25
-            assert dialing.attempts == [
+            assert list(dialing.attempts) == [
                 Attempt(address=str(address), seconds=0),
                 Attempt(
                     address=str(hole),
@@ -431,7 +431,7 @@ async def test_a_socket_that_reaches_itself_has_reached_nobody(
 ) -> None:
     """A target on a free port of this machine: the kernel may pick the same one."""
 
-    class Unlucky(socket.socket):
+    class Unlucky(_End):
         asked = not late
 
         def connect_ex(self, address: Any) -> int:
@@ -446,7 +446,7 @@ async def test_a_socket_that_reaches_itself_has_reached_nobody(
 
     with _refusing() as address:
         pass
-    monkeypatch.setattr(socket, "socket", Unlucky)
+    monkeypatch.setattr(_dial, "_End", Unlucky)
     with pytest.raises(ConnectionRefusedError):
         await dial(address, 5)
 
@@ -456,13 +456,13 @@ async def test_what_connect_raises_leaves_no_socket(
 ) -> None:
     """Law 13: be it a mistake of ours."""
 
-    class Broken(socket.socket):
+    class Broken(_End):
         def connect_ex(self, address: Any) -> int:
             raise OverflowError("port must be 0-65535")
 
     before = open_fds()
     with _listening() as address, monkeypatch.context() as m:
-        m.setattr(socket, "socket", Broken)
+        m.setattr(_dial, "_End", Broken)
         with pytest.raises(OverflowError):
             await dial(address, 5)
     assert open_fds() == before
@@ -484,7 +484,7 @@ async def test_a_target_that_resets_before_we_look_was_reached(
         target.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
         target.close()
 
-    class Slow(socket.socket):
+    class Slow(_End):
         """A socket whose peer is done before its owner gets a result."""
 
         waited_for = False
@@ -509,7 +509,7 @@ async def test_a_target_that_resets_before_we_look_was_reached(
 
     with socket.create_server(("127.0.0.1", 0)) as listener, monkeypatch.context() as m:
         address = TcpAddress("127.0.0.1", listener.getsockname()[1])
-        m.setattr(socket, "socket", Slow)
+        m.setattr(_dial, "_End", Slow)
         transport = await dial(address, 5)
         assert await transport.receive() == b"hello"
         for _ in range(2):
@@ -543,14 +543,14 @@ async def test_a_target_that_this_machine_cannot_even_try_is_tried_and_the_next(
 ) -> None:
     """No IPv6 here, or an interface that isn't there: an attempt that failed."""
 
-    class OldSocket(socket.socket):
+    class OldSocket(_End):
         def __init__(self, family: int = -1, *options: Any, **more: Any) -> None:
             if family == socket.AF_INET6:
                 raise OSError(errno.EAFNOSUPPORT, "no IPv6 on this machine")
             super().__init__(family, *options, **more)
 
     with _listening() as address, monkeypatch.context() as m:
-        m.setattr(socket, "socket", OldSocket)
+        m.setattr(_dial, "_End", OldSocket)
         targets = [TcpAddress("::1", 1), TcpAddress("fe80::1%nosuch0", 1), address]
         dialing = Dialing(targets, Ends())
         (await dialing.dial(5)).close()
@@ -569,12 +569,12 @@ def test_an_address_of_a_name_that_this_machine_cannot_even_try_is_noted(
     async def main() -> None:
         trio.socket.set_custom_hostname_resolver(_Names(["::1", "127.0.0.1"]))
         with _listening() as address, monkeypatch.context() as m:
-            m.setattr(socket, "socket", OldSocket)
+            m.setattr(_dial, "_End", OldSocket)
             dialing = Dialing([TcpAddress("target.test", address.port)], Ends())
             (await dialing.dial(5)).close()
         assert [a.error is None for a in dialing.attempts] == [False, True]
 
-    class OldSocket(socket.socket):
+    class OldSocket(_End):
         def __init__(self, family: int = -1, *options: Any, **more: Any) -> None:
             if family == socket.AF_INET6:
                 raise OSError(errno.EAFNOSUPPORT, "no IPv6 on this machine")

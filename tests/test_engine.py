@@ -54,7 +54,6 @@ from sweep import Begin, sweep
 from trioserve import Connection, Flow, Reason, RelayResult, Timeouts, relay
 from trioserve._engine import Direction, Engine, Pair
 from trioserve._pipes import DEEP_SIZE, MOST, Pipes
-from trioserve._pump import Pump
 from trioserve._relay import EngineRelay, _run_with_timers, _transport_of, make_relay
 from trioserve._transport import CHUNK, SocketTransport, Transport
 
@@ -67,9 +66,9 @@ async def relay_transports(*sides: Any, **options: Any) -> RelayResult:
 
 
 @contextlib.contextmanager
-def begun(pair: Pair) -> Generator[Pair]:
+def begun(pair: Pair, *directions: Direction) -> Generator[Pair]:
     """The engine moves bytes for the block."""
-    pair.begin()
+    pair.begin(Engine.of_this_run(), directions)
     try:
         yield pair
     finally:
@@ -115,13 +114,14 @@ async def _talk(a: Sockets, b: Sockets) -> None:
     assert await receive_exactly(a.peer, 8) == b"and back"
 
 
-class Heard:
+class Heard(Pair):
     """Rules that write down what they are told."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.told: list[str] = []
 
-    def ended(self, pump: Pump) -> None:
+    def ended(self, direction: Direction) -> None:
         self.told.append("ended")
 
     def broke(self, transport: SocketTransport) -> None:
@@ -156,7 +156,7 @@ def _paired(a: Sockets, b: Sockets, rules: Heard) -> Generator[list[Direction]]:
         assert isinstance(other, SocketTransport)
         there, back = Direction(one, other), Direction(other, one)
         there.back, back.back = back, there
-        with begun(Pair(Engine.of_this_run(), [there, back], rules)):
+        with begun(rules, there, back):
             yield [there, back]
 
 
@@ -534,7 +534,7 @@ async def test_a_descriptor_that_changes_hands_between_two_events_of_a_look(
         heard = Heard()
 
         class Hands(Heard):
-            def ended(self, pump: Pump) -> None:
+            def ended(self, direction: Direction) -> None:
                 c.ours.socket.close()
                 os.dup2(stranger.ours.socket.fileno(), number)
                 mine = stack.enter_context(socket.socket(fileno=number))
@@ -544,8 +544,7 @@ async def test_a_descriptor_that_changes_hands_between_two_events_of_a_look(
                     assert isinstance(there, SocketTransport)
                     forth, back = Direction(here, there), Direction(there, here)
                     forth.back, back.back = back, forth
-                    pair = Pair(Engine.of_this_run(), [forth, back], heard)
-                    stack.enter_context(begun(pair))
+                    stack.enter_context(begun(heard, forth, back))
 
         async with trio.open_nursery() as nursery:
             stack.enter_context(_paired(a, b, Hands()))
@@ -775,7 +774,7 @@ async def test_what_is_raised_in_one_relay_comes_out_of_that_one(
 ) -> None:
     """Law 1: and no other notices."""
 
-    def ended(self: EngineRelay, pump: Pump) -> None:
+    def ended(self: EngineRelay, direction: Direction) -> None:
         raise RuntimeError("a bug")
 
     with sockets() as a, sockets() as b, sockets() as c, sockets() as d:
@@ -1361,7 +1360,7 @@ async def test_a_pair_is_waited_for_once_it_is_over() -> None:
         assert isinstance(other, SocketTransport)
         there, back = Direction(one, other), Direction(other, one)
         there.back, back.back = back, there
-        with begun(Pair(Engine.of_this_run(), [there, back], Heard())) as pair:
+        with begun(Heard(), there, back) as pair:
             pair.stop()
             pair.wake()
             await pair.wait()
@@ -1371,23 +1370,19 @@ async def test_a_pair_is_waited_for_once_it_is_over() -> None:
 
 async def test_a_pair_that_is_over_keeps_nobody() -> None:
     """Nor does anybody keep it: no memory waits for the garbage collector."""
-
-    class Keeper(Heard):
-        pair: Pair
-
     with sockets() as a, sockets() as b, _sides(a, b) as (one, other):
         assert isinstance(one, SocketTransport)
         assert isinstance(other, SocketTransport)
         there, back = Direction(one, other), Direction(other, one)
         there.back, back.back = back, there
-        rules = Keeper()
-        rules.pair = Pair(Engine.of_this_run(), [there, back], rules)
-        with begun(rules.pair):
+        pair = Heard()
+        with begun(pair, there, back):
             await _talk(a, b)
-        kept = weakref.ref(rules)
+        kept = weakref.ref(pair)
         gc.disable()
         try:
-            del rules, there, back
+            del pair, there, back
+            await _settle()  # the engine's task, which it has ended, knows how
             assert kept() is None
         finally:
             gc.enable()

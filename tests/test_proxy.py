@@ -90,6 +90,34 @@ async def test_the_report_tells_both_sides(
         assert report.phase is Phase.CLOSING
 
 
+async def test_a_handler_may_proxy_and_go_on_afterwards(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """Then the proxy is over, and what it did is in the report."""
+
+    async def handler(conn: Connection) -> str:
+        await proxied(conn)
+        conn.note(sent=conn.bytes_sent)
+        return "after that"
+
+    async with serving(echo) as there, serving(handler) as running:
+        proxied = proxy(there.address)
+        client = await running.connect()
+        await client.send_all(b"hello")
+        await client.send_eof()
+        assert await receive_all(client) == b"hello"
+        await client.aclose()
+        with _refusing() as address:
+            proxied = proxy(address)
+            refused = await running.connect()
+            assert await is_reset(refused)
+        await trio.testing.wait_all_tasks_blocked()
+        went_well, refused_report = running.reports
+        assert (went_well.reason, went_well.result) == ("client_closed", "after that")
+        assert went_well.notes == {"sent": 5}
+        assert refused_report.reason is Reason.CONNECT_REFUSED
+
+
 @given(
     clients=st.lists(
         st.tuples(

@@ -11,11 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from support import run
-from trioserve._timers import Timers
+from trioserve._timers import Alarm, Timers
 
 
 class _Alarmed:
     """Notes when it was woken; watches again if ``again`` says when."""
+
+    _alarm: Alarm | None = None
 
     def __init__(self, timers: Timers, again: list[float] | None = None) -> None:
         self.timers = timers

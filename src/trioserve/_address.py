@@ -222,9 +222,10 @@ def is_numeric(host: str) -> bool:
 
 def sockaddr_text(sockaddr: object) -> str:
     """Write what ``getpeername`` or ``getsockname`` returned as a person reads it."""
+    if isinstance(sockaddr, tuple):  # a pattern would cost as much as accept(2)
+        host, port = sockaddr[:2]
+        return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
     match sockaddr:
-        case (str(host), int(port), *_):
-            return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
         case bytes(path):
             return "unix:@" + path.lstrip(b"\0").decode("utf-8", "backslashreplace")
         case str(path) if path:

@@ -22,9 +22,9 @@ import contextlib
 import contextvars
 import math
 import time
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Coroutine, Generator, Mapping, Sequence
 from types import TracebackType
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 import trio
 
@@ -32,14 +32,15 @@ from ._admission import Slot
 from ._options import Timeouts
 from ._report import (
     Attempt,
+    Conclusion,
     ConnectionReport,
+    Draft,
     Phase,
     Reason,
-    RelayResult,
     Side,
     describe,
 )
-from ._timers import Timers
+from ._timers import Alarm, Timers
 from ._transport import CHUNK, SocketTransport, Transport
 
 #: What a lingering close throws away before it gives up on the client's EOF.
@@ -86,6 +87,15 @@ class Relayed(Protocol):
         ...
 
 
+class Running(Protocol):
+    """A relay that a handler leaves to the server to run."""
+
+    def enter(self) -> None: ...
+    def move(self) -> Coroutine[Any, Any, Any]: ...
+    async def part(self) -> None: ...
+    def leave(self) -> None: ...
+
+
 class Dials(Protocol):
     """What connects to a target for a connection."""
 
@@ -117,12 +127,11 @@ class Connection(trio.abc.HalfCloseableStream):
     """
 
     __slots__ = (
-        "__weakref__", "_accepted_at", "_alarm", "_bound", "_connected", "_dialing",
-        "_drained", "_eof_first", "_error", "_exception", "_host", "_idle_scope",
-        "_lingers", "_notes", "_ordeal", "_phase", "_queued", "_reason", "_relay",
-        "_relay_ended", "_result", "_says_goodbye", "_scope", "_side", "_slot",
-        "_task", "_timeouts", "_timers", "_transport", "_upstream",
-        "_upstream_discarded", "_wall_clock",
+        "__weakref__", "_accepted_at", "_alarm", "_connected", "_dialing", "_drained",
+        "_ending", "_eof_first", "_exception", "_host", "_idle_scope", "_left",
+        "_lingers", "_notes", "_ordeal", "_phase", "_queued", "_relay", "_relay_ended",
+        "_result", "_says_goodbye", "_scope", "_slot", "_task", "_timeouts", "_timers",
+        "_transport", "_upstream", "_upstream_discarded", "_wall_clock",
         "draining", "id", "listener", "local", "peer",
     )  # fmt: skip
 
@@ -150,7 +159,7 @@ class Connection(trio.abc.HalfCloseableStream):
         self._timeouts = timeouts
         self._timers = timers
         self._wall_clock = time.time()
-        self._accepted_at = trio.current_time()
+        self._accepted_at = transport.moved_at  # it was made just now
         self._queued: float | None = None
         self._connected: float | None = None
         self._dialing: Dials | None = None
@@ -160,22 +169,20 @@ class Connection(trio.abc.HalfCloseableStream):
         self._scope = trio.CancelScope()
         self._idle_scope: trio.CancelScope | None = None
         self._relay: Relayed | None = None
+        self._left: Running | None = None
         self._upstream: Transport | None = None
         self._upstream_discarded = 0
-        self._reason: Reason | None = None
-        self._side: Side | None = None
-        self._bound: float | None = None
+        self._ending: Conclusion | None = None
         self._exception: BaseException | None = None
-        self._error: str | None = None
         self._drained = False
         self._says_goodbye = False
         self._eof_first = False
         self._lingers = False
-        self._relay_ended: RelayResult | None = None
+        self._relay_ended: Conclusion | None = None
         self._result: object = None
         self._notes: dict[str, object] | None = None
         self._task: trio.lowlevel.Task | None = None
-        self._alarm = math.inf
+        self._alarm: Alarm | None = None
         transport.on_wait = self._waits
 
     def __repr__(self) -> str:
@@ -405,11 +412,8 @@ class Connection(trio.abc.HalfCloseableStream):
         exception: BaseException | None = None,
     ) -> None:
         """Say why it ends. The first reason stays."""
-        if self._reason is None:
-            self._reason = reason
-            self._side = side
-            self._bound = bound
-            self._error = error
+        if self._ending is None:
+            self._ending = Conclusion(reason, side, bound, error)
         self._exception = self._exception or exception
 
     def _stop(
@@ -451,8 +455,22 @@ class Connection(trio.abc.HalfCloseableStream):
         passed_over = self._relay.discarded()[0] if self._relay is not None else 0
         return self._transport.discarded + passed_over
 
+    def _run(self, relay: Running) -> Coroutine[Any, Any, Any]:
+        """Begin a relay that the handler has left to us, and wait for it.
+
+        To be awaited at once. :meth:`_finish` does what comes after.
+        """
+        # Not async itself, nor is the handler there any more: two coroutines less
+        # for each connection that waits.
+        self._left = relay
+        relay.enter()
+        return relay.move()
+
     async def _finish(self) -> None:
         """The handler returned."""
+        if self._left is not None:
+            await self._left.part()
+            self._relay_left_is_over()
         await trio.lowlevel.checkpoint_if_cancelled()
         self._close_if_over()
         if not self._transport.closed:
@@ -538,7 +556,7 @@ class Connection(trio.abc.HalfCloseableStream):
         return not self._transport.readable()
 
     def _watch(self) -> None:
-        self._alarm = self._timers.watch(self, self._due()[0])
+        self._timers.watch(self, self._due()[0])
 
     def _waits(self) -> None:
         """The transport begins to wait: a timer starts."""
@@ -550,7 +568,7 @@ class Connection(trio.abc.HalfCloseableStream):
         )
         due = transport.receiving_since + self._timeouts.idle
         # The alarm of an earlier wait is early enough, and looks again then.
-        if not starts_idle_timer_only or due < self._alarm:
+        if not starts_idle_timer_only or self._alarm is None or due < self._alarm[0]:
             self._watch()
 
     def expire(self, now: float) -> None:
@@ -564,37 +582,39 @@ class Connection(trio.abc.HalfCloseableStream):
             )
             return
         self._end_idle()
-        self._alarm = self._timers.watch(self, due)
+        self._timers.watch(self, due)
 
     def _relay_began(self, relay: Relayed) -> None:
         self._relay = relay
         self._upstream = relay.target_transport
+        self._transport.on_wait = None  # a relay has timers of its own
 
-    def _relay_over(self, result: RelayResult | None) -> None:
+    def _relay_left_is_over(self) -> None:
+        relay, self._left = self._left, None
+        if relay is not None:
+            relay.leave()
+
+    def _relay_over(self, ending: Conclusion | None) -> None:
         """Take over how a relay ended; a handler that raises has the last word."""
         assert self._relay is not None
         discarded, upstream_discarded = self._relay.discarded()
         self._relay = None
         self._transport.discarded += discarded
+        self._transport.on_wait = self._waits
         self._upstream_discarded += upstream_discarded
-        if result is not None:
-            self._relay_ended = result
+        if ending is not None:
+            self._relay_ended = ending
 
     def _ended(self, error: BaseException | None, *, cancelled: bool) -> None:
         """The handler is over, with what it raised; say why if nobody has."""
+        self._relay_left_is_over()
         transport = self._transport
-        if self._reason is not None and _is_broken(error):
+        if self._ending is not None and _is_broken(error):
             return
         if error is None and self._drained:
             self._conclude(Reason.DRAINED)
         elif self._relay_ended is not None and _is_broken(error):
-            result = self._relay_ended
-            self._conclude(
-                result.reason,
-                side=result.side,
-                bound=result.bound,
-                error=result.error,
-            )
+            self._ending = self._relay_ended
         elif transport.error is not None and _is_broken(error):
             self._conclude(Reason.CLIENT_RESET, exception=transport.error)
         elif cancelled:
@@ -608,19 +628,20 @@ class Connection(trio.abc.HalfCloseableStream):
 
     def _report(self, open_at_close: int) -> ConnectionReport:
         """The record. Everything must be closed and concluded by now."""
-        assert self._reason is not None
+        assert self._ending is not None
+        reason, side, bound, error = self._ending
         transport = self._transport
         first_byte = transport.first_byte_at
         upstream, upstream_discarded = self._upstream, self._upstream_discarded
         if self._relay is not None:
             upstream_discarded += self._relay.discarded()[1]
-        return ConnectionReport(
+        return Draft(
             id=self.id,
             listener=self.listener,
             peer=self.peer,
             local=self.local,
             target=self.target,
-            attempts=tuple(self._dialing.attempts) if self._dialing else (),
+            attempts=self._dialing.attempts if self._dialing is not None else (),
             accepted_at=self._wall_clock,
             queued=self._queued,
             connect=self._connected,
@@ -634,18 +655,18 @@ class Connection(trio.abc.HalfCloseableStream):
             upstream_bytes_sent=upstream.sent if upstream else None,
             upstream_bytes_discarded=upstream_discarded if upstream else None,
             upstream_unacknowledged=upstream.unacknowledged if upstream else None,
-            reason=self._reason,
+            reason=reason,
             phase=self._phase,
-            side=self._side,
-            bound=self._bound,
-            error=describe(self._exception) if self._exception else self._error,
+            side=side,
+            bound=bound,
+            error=describe(self._exception) if self._exception else error,
             exception=self._exception,
             faults=tuple(self._ordeal.suffered) if self._ordeal else (),
             draining=self.draining.is_set(),
             open_at_close=open_at_close,
             result=self._result,
             notes=dict(self.notes),
-        )
+        ).finished()
 
 
 def _is_broken(error: BaseException | None) -> bool:

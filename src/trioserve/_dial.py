@@ -13,7 +13,6 @@ import os
 import socket
 from collections.abc import Callable, Sequence
 from typing import Any, Final, NamedTuple
-from weakref import WeakValueDictionary
 
 import trio
 
@@ -54,24 +53,34 @@ class Dialing:
 
     Attributes:
       target: the one that is being tried, or has answered.
-      attempts: each try that is over, in the order in which they ended.
       on_wait: called without arguments when there is somebody to wait for.
     """
 
     __slots__ = (
-        "_begun", "_ends", "_given_up", "_scope", "_targets", "attempts", "on_wait",
-        "target",
+        "_begun", "_ends", "_given_up", "_reached", "_scope", "_seconds", "_targets",
+        "_tried", "on_wait", "target",
     )  # fmt: skip
 
     def __init__(self, targets: Sequence[Address], ends: Ends) -> None:
         self.target = targets[0]
-        self.attempts: list[Attempt] = []
+        self._tried: tuple[Attempt, ...] = ()
+        self._reached: Place | None = None
+        self._seconds = 0.0
         self.on_wait: Callable[[], None] | None = None
         self._targets = targets
         self._ends = ends
         self._given_up = False
         self._scope: trio.CancelScope | None = None
         self._begun: _Begun | None = None
+
+    @property
+    def attempts(self) -> tuple[Attempt, ...]:
+        """Each try that is over, in the order in which they ended."""
+        if self._reached is None:
+            return self._tried
+        # Not made before it is asked for: nearly all have but this one.
+        address = _written(self._reached.sockaddr)
+        return (*self._tried, Attempt(address=address, seconds=self._seconds))
 
     async def dial(self, seconds: float) -> SocketTransport:
         """Connect, within ``seconds`` for all of it, look-ups of names included.
@@ -87,12 +96,12 @@ class Dialing:
         Cancelled, it leaves no socket behind.
         """
         await trio.lowlevel.checkpoint_if_cancelled()
-        deadline = trio.current_time() + seconds
-        if (transport := self._at_once()) is not None:
+        now = trio.current_time()
+        if (transport := self._at_once(now)) is not None:
             return transport
-        return await self._in_turn(deadline)
+        return await self._in_turn(now + seconds)
 
-    def _at_once(self) -> SocketTransport | None:
+    def _at_once(self, now: float) -> SocketTransport | None:
         """Connect to a target that needs no waiting, or begin to.
 
         One on this machine is connected when connect(2) returns, though it says
@@ -104,14 +113,15 @@ class Dialing:
             place = numeric_place(self.target)
             if place is None:
                 return None
-            self._begun = begun = _begin(place, self._ends)
+            sock, code = _begin(place, self._ends)
         except OSError:
             return None  # an attempt that fails, when its turn comes
-        if begun.code:
+        if code:
+            self._begun = _Begun(place, sock, code, now)
             return None
-        self._begun = None
-        self._note(_written(place.sockaddr), begun.at, None)
-        return SocketTransport(begun.sock)
+        transport = SocketTransport(sock)
+        self._reached, self._seconds = place, transport.moved_at - now
+        return transport
 
     async def _in_turn(self, deadline: float) -> SocketTransport:
         failed: OSError | None = None
@@ -120,7 +130,7 @@ class Dialing:
             now = trio.current_time()
             share = max(0.0, deadline - now) / (len(self._targets) - turn)
             failed = TimeoutError(errno.ETIMEDOUT, f"no answer within {share:.4g} s")
-            before = len(self.attempts)
+            before = len(self._tried)
             with trio.CancelScope(deadline=now + share) as self._scope:
                 try:
                     return await self._reach(target)
@@ -129,7 +139,8 @@ class Dialing:
             if self._given_up:
                 raise GivenUpError
             if self._scope.cancelled_caught:
-                self.attempts[before:] = map(_unanswered, self.attempts[before:])
+                unanswered = map(_unanswered, self._tried[before:])
+                self._tried = (*self._tried[:before], *unanswered)
         assert failed is not None
         raise failed
 
@@ -156,10 +167,10 @@ class Dialing:
         try:
             return await look_up(target)
         except trio.Cancelled:
-            self._note(str(target), began, GIVEN_UP)
+            self._note(str(target), trio.current_time() - began, GIVEN_UP)
             raise
         except OSError as failed:
-            self._note(str(target), began, describe(failed))
+            self._note(str(target), trio.current_time() - began, describe(failed))
             raise
 
     async def _race(self, places: Sequence[Place]) -> SocketTransport:
@@ -198,27 +209,29 @@ class Dialing:
         self, place: Place, won: Sequence[SocketTransport] = ()
     ) -> SocketTransport:
         begun, self._begun = self._begun, None
-        address = _written(place.sockaddr)
         began = begun.at if begun is not None else trio.current_time()
+        error: str | None = None
         try:
-            begun = begun or _begin(place, self._ends)
-            transport = await _finish(begun, self._waits)
+            if begun is None:
+                begun = _Begun(place, *_begin(place, self._ends), began)
+            return await _finish(begun, self._waits)
         except trio.Cancelled:
-            self._note(address, began, OUTRUN if won else GIVEN_UP)
+            error = OUTRUN if won else GIVEN_UP
             raise
         except OSError as failed:
-            self._note(address, began, describe(failed))
+            error = describe(failed)
             raise
-        self._note(address, began, None)
-        return transport
+        finally:
+            seconds = trio.current_time() - began
+            self._note(_written(place.sockaddr), seconds, error)
 
     def _waits(self) -> None:
         if self.on_wait is not None:
             self.on_wait()
 
-    def _note(self, address: str, began: float, error: str | None) -> None:
-        seconds = trio.current_time() - began
-        self.attempts.append(Attempt(address=address, seconds=seconds, error=error))
+    def _note(self, address: str, seconds: float, error: str | None) -> None:
+        attempt = Attempt(address=address, seconds=seconds, error=error)
+        self._tried = (*self._tried, attempt)
 
 
 #: Of what is dialed, which is the same again and again.
@@ -241,22 +254,41 @@ class Ends:
     """
 
     def __init__(self) -> None:
-        self._sockets: WeakValueDictionary[tuple[str, str], socket.socket] = (
-            WeakValueDictionary()
-        )
+        # Two addresses in one text, and a dict, which is smaller than a set.
+        self._open: dict[str, None] = {}
 
     def __contains__(self, addresses: tuple[str, str]) -> bool:
         """Whether a connection from the first address to the second is one of them."""
-        # Of a socket that is closed, somebody else may have the addresses by now.
-        sock = self._sockets.get(addresses)
-        return sock is not None and sock.fileno() >= 0
+        return " ".join(addresses) in self._open
 
-    def add(self, sock: socket.socket, place: Place) -> None:
-        """From now on, until ``sock`` is closed."""
-        ours, theirs = sock.getsockname(), place.sockaddr
+    def add(self, end: _End, ours: Any, place: Place) -> None:
+        """From now on, until it is closed."""
+        theirs = place.sockaddr
         if theirs[0] in ("0.0.0.0", "::"):  # which is this machine
             theirs = (ours[0], *theirs[1:])
-        self._sockets[_seen(ours), _seen(theirs)] = sock
+        end.addresses = f"{_seen(ours)} {_dialed(theirs)}"
+        end.known = self._open
+        self._open[end.addresses] = None
+
+
+class _End(socket.socket):
+    """A socket that may be known as one of our own ends, until it is closed.
+
+    Then somebody else may have its addresses.
+    """
+
+    __slots__ = ("addresses", "known")
+
+    known: dict[str, None]
+
+    def __init__(self, family: int, kind: int, protocol: int) -> None:
+        super().__init__(family, kind, protocol)
+        self.addresses: str | None = None
+
+    def close(self) -> None:
+        if self.addresses is not None:
+            self.known.pop(self.addresses, None)
+        super().close()
 
 
 def _seen(sockaddr: Any) -> str:
@@ -266,8 +298,11 @@ def _seen(sockaddr: Any) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
+_dialed = functools.lru_cache(1024)(_seen)
+
+
 class _Begun(NamedTuple):
-    """A socket that connects: ``code`` is 0 if it has, or EINPROGRESS, or an error."""
+    """A socket that connects: ``code`` is EINPROGRESS or an error."""
 
     place: Place
     sock: socket.socket
@@ -275,22 +310,23 @@ class _Begun(NamedTuple):
     at: float
 
 
-def _begin(place: Place, ends: Ends) -> _Begun:
-    at = trio.current_time()
-    sock = socket.socket(place.family, place.kind | _NONBLOCK, place.protocol)
+def _begin(place: Place, ends: Ends) -> tuple[socket.socket, int]:
+    """A socket that connects, and 0 if it has, or EINPROGRESS, or an error."""
+    sock = _End(place.family, place.kind | _NONBLOCK, place.protocol)
     try:
         if not _NONBLOCK:  # pragma: no cover - on other systems
             sock.setblocking(False)
         code = sock.connect_ex(place.sockaddr)
         if place.family != socket.AF_UNIX:
             # Before anybody else runs: the accept loop may be next.
-            ends.add(sock, place)
+            ours = sock.getsockname()
+            ends.add(sock, ours, place)
             if code in (0, errno.EINPROGRESS):
-                code = _verdict(sock)
+                code = _verdict(sock, ours)
     except BaseException:
         sock.close()
         raise
-    return _Begun(place, sock, code, at)
+    return sock, code
 
 
 async def _finish(begun: _Begun, waits: Callable[[], None]) -> SocketTransport:
@@ -305,7 +341,7 @@ async def _finish(begun: _Begun, waits: Callable[[], None]) -> SocketTransport:
             waits()
             await trio.lowlevel.wait_writable(sock)
             code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-            if not code and _verdict(sock) == errno.ECONNREFUSED:
+            if not code and _verdict(sock, sock.getsockname()) == errno.ECONNREFUSED:
                 code = errno.ECONNREFUSED
         if code and code not in _RESET_AFTER:
             raise OSError(code, os.strerror(code))
@@ -320,7 +356,7 @@ async def _finish(begun: _Begun, waits: Callable[[], None]) -> SocketTransport:
         raise
 
 
-def _verdict(sock: socket.socket) -> int:
+def _verdict(sock: socket.socket, ours: Any) -> int:
     """0 if it is connected, else why it is not."""
     try:
         peer = sock.getpeername()
@@ -328,4 +364,4 @@ def _verdict(sock: socket.socket) -> int:
         return errno.EINPROGRESS  # or it is over; its error will tell
     # A free port of this machine may be given to our own end, which then
     # connects to itself (RFC 9293, section 3.5, simultaneous open).
-    return errno.ECONNREFUSED if peer == sock.getsockname() else 0
+    return errno.ECONNREFUSED if peer == ours else 0

@@ -18,12 +18,13 @@ sides, is decided by the rules it is given.
 
 from __future__ import annotations
 
+import abc
 import contextlib
 import errno
 import math
 import select
 from collections.abc import Coroutine, Generator, Sequence
-from typing import Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final
 
 import trio
 
@@ -53,25 +54,6 @@ _MUCH: Final = 67_108_864
 
 #: Seconds in which a pipe has not moved a byte before another direction gets it.
 _STALE: Final = 1.0
-
-
-class Rules(Protocol):
-    """What a pair is told by, in the engine's task; must not wait."""
-
-    def ended(self, pump: Pump) -> None:
-        """EOF was received, and all before it is delivered."""
-
-    def broke(self, transport: SocketTransport) -> None:
-        """It has an error, and nobody will receive from it any more."""
-
-    def closed(self) -> None:
-        """One of the sides was closed by somebody else."""
-
-    def failed(self, error: Exception) -> None:
-        """Somebody else uses one of the sides, or this module has a bug."""
-
-    def waits(self) -> None:
-        """A deadline may come earlier than it did."""
 
 
 class Direction(Pump):
@@ -121,10 +103,10 @@ class Direction(Pump):
             self.source.receiving_since = math.inf
             raise
 
-    def send_first(self, now: float) -> None:
+    def send_first(self) -> None:
         """Hold what was received before, until the sink takes it."""
         if self._held:
-            self._block(now)
+            self._block(trio.current_time())
 
     def end(self) -> None:
         """Have nothing to do with the engine any more."""
@@ -134,7 +116,8 @@ class Direction(Pump):
             self.sink.sending_since = math.inf
         self.blocked = False
         engine = self._pair.engine
-        engine.want(self, 0)
+        if self.mask:
+            engine.want(self, 0)
         if self._pipe is not None:
             engine.take_back(self, self._pipe)
         # A cycle would keep the whole relay until garbage is collected.
@@ -211,7 +194,7 @@ class Direction(Pump):
         source.received += count
         source.moved_at = pipe.moved_at = now
         if pipe.moved < _MUCH <= pipe.moved + count:
-            self.sink.let_kernel_hold(much=True)
+            pipe.little = self.sink.let_kernel_hold(0)
         pipe.moved += count
         self._bulk = self._bulk + 1 if count < CHUNK // 4 else 0
         if not self._push():
@@ -234,13 +217,13 @@ class Direction(Pump):
     def _block(self, now: float) -> None:
         """Stop reading until the sink takes what we hold."""
         if self.sink.sending_since < math.inf:
-            self._pair.rules.failed(trio.BusyResourceError("another task is sending"))
+            self._pair.failed(trio.BusyResourceError("another task is sending"))
             return
         self.blocked = True
         self.sink.sending_since = now
         self._want()
         self.back._want()
-        self._pair.rules.waits()
+        self._pair.waits()
 
     def _unblock(self, now: float) -> None:
         """The sink may take some of what we hold."""
@@ -254,7 +237,7 @@ class Direction(Pump):
         if self._held or (self._pipe is not None and self._pipe.filled):
             return
         self._stop_waiting()
-        self._pair.rules.waits()
+        self._pair.waits()
 
     def _stop_waiting(self) -> None:
         if self.blocked:
@@ -300,69 +283,94 @@ class Direction(Pump):
         self._want()
         if self.source.error is not None:
             # The kernel has told it once, and says EOF from then on.
-            self._pair.rules.broke(self.source)
+            self._pair.broke(self.source)
             return
         self.source.eof = self.done = True
-        self._pair.rules.ended(self)
+        self._pair.ended(self)
 
     def _cannot_receive(self, error: OSError) -> None:
         self._stop_reading()
         self._want()
         if self.source.breaks(error):
-            self._pair.rules.broke(self.source)
+            self._pair.broke(self.source)
         else:
-            self._pair.rules.closed()
+            self._pair.closed()
 
     def _cannot_send(self, error: OSError) -> None:
         self._stop_reading()
         self._stop_waiting()
         if self.sink.sent_eof or not self.sink.breaks(error):
-            self._pair.rules.closed()
+            self._pair.closed()
         elif self.back is self or not self.back.reading:
-            self._pair.rules.broke(self.sink)
+            self._pair.broke(self.sink)
         # Else there may be something to be received from it yet, and then our
         # back finds out how it ends.
 
 
-class Pair:
-    """The directions of one relay, while the engine moves their bytes."""
+class Pair(abc.ABC):
+    """A relay's directions while the engine moves their bytes, and its rules.
 
-    __slots__ = ("_directions", "_task", "_woken", "engine", "rules")
+    The rules are told what happens, in the engine's task, and must not wait.
+    """
 
-    def __init__(
-        self, engine: Engine, directions: Sequence[Direction], rules: Rules
-    ) -> None:
-        self.engine = engine
-        self.rules = rules
-        self._directions = directions
-        self._task: trio.lowlevel.Task | None = None
+    #: For the class that has the rules: only one of its bases may have slots.
+    SLOTS: Final = ("_directions", "_task", "_woken", "engine")
+    if TYPE_CHECKING:
+        engine: Engine
+        _directions: Sequence[Direction]
+        _task: trio.lowlevel.Task | None
+        _woken: bool
+    else:
+        __slots__ = ()
+
+    def __init__(self) -> None:
+        self._directions = ()
+        self._task = None
         self._woken = False
 
-    def begin(self) -> None:
+    @abc.abstractmethod
+    def ended(self, direction: Direction) -> None:
+        """EOF was received, and all before it is delivered."""
+
+    @abc.abstractmethod
+    def broke(self, transport: SocketTransport) -> None:
+        """It has an error, and nobody will receive from it any more."""
+
+    @abc.abstractmethod
+    def closed(self) -> None:
+        """One of the sides was closed by somebody else."""
+
+    @abc.abstractmethod
+    def failed(self, error: Exception) -> None:
+        """Somebody else uses one of the sides, or this module has a bug."""
+
+    @abc.abstractmethod
+    def waits(self) -> None:
+        """A deadline may come earlier than it did."""
+
+    def begin(self, engine: Engine, directions: Sequence[Direction]) -> None:
         """Let the engine move bytes, until :meth:`stop`.
 
         Raises:
           trio.BusyResourceError, trio.ClosedResourceError: a side is in use, or
             was closed.
         """
-        directions, self._directions = self._directions, ()
-        self.engine.hold()
-        begun: list[Direction] = []
+        engine.hold()
+        self.engine = engine
+        begun = 0
         try:
             for direction in directions:
                 direction.begin(self)
-                begun.append(direction)
+                begun += 1
         except BaseException:
-            for direction in begun:
+            for direction in directions[:begun]:
                 direction.end()
-            self.engine.let_go()
+            engine.let_go()
             raise
-        self._directions = begun
-        now, closed = trio.current_time(), self.rules.closed
-        for direction in begun:
-            direction.source.when_closed(closed)
-        for direction in begun:
-            direction.send_first(now)
+        self._directions = directions
+        for direction in directions:
+            direction.source.when_closed(self)
+        directions[0].send_first()
 
     def wait(self) -> Coroutine[Any, Any, Any]:
         """Wait until :meth:`wake` or :meth:`stop`; cancelled, it stops too.
@@ -373,7 +381,7 @@ class Pair:
         if self._woken:
             return trio.lowlevel.checkpoint()  # noqa: ASYNC105
         self._task = trio.lowlevel.current_task()
-        return trio.lowlevel.wait_task_rescheduled(self._give_up)  # noqa: ASYNC105
+        return trio.lowlevel.wait_task_rescheduled(self)  # noqa: ASYNC105
 
     def wake(self) -> None:
         """End the waiting. Twice is once."""
@@ -384,21 +392,21 @@ class Pair:
 
     def stop(self) -> None:
         """End the waiting; no byte moves any more. Twice is once."""
-        self._end()
+        self._let_go()
         self.wake()
 
-    def _give_up(self, _: object) -> trio.lowlevel.Abort:
+    def __call__(self, _: object) -> trio.lowlevel.Abort:
+        """It is what Trio calls to cancel the wait: there is one for each."""
         self._task = None
-        self._end()
+        self._let_go()
         return trio.lowlevel.Abort.SUCCEEDED
 
-    def _end(self) -> None:
+    def _let_go(self) -> None:
         directions, self._directions = self._directions, ()
         if directions:
             for direction in directions:
                 direction.source.when_closed(None)
                 direction.end()
-            del self.rules
             self.engine.let_go()
 
 
@@ -418,7 +426,8 @@ class Engine:
         self.pipes = Pipes()
         self._epoll: select.epoll | None = None
         self._scope = trio.CancelScope()
-        self._directions: dict[int, Direction] = {}
+        # By descriptor: the system gives out the lowest that is free.
+        self._directions: list[Direction | None] = []
         self._splicing: dict[Direction, Pipe] = {}
         self._holders = 0
 
@@ -488,8 +497,8 @@ class Engine:
                 self._epoll = None
                 with contextlib.suppress(OSError):
                     epoll.close()
-                for pair in {each.pair for each in self._directions.values()}:
-                    pair.rules.failed(error)
+                for pair in {each.pair for each in filter(None, self._directions)}:
+                    pair.failed(error)
 
     def _turn(self, epoll: select.epoll) -> None:
         """Do what there is to do, up to a bound."""
@@ -501,7 +510,7 @@ class Engine:
                 return
             now = trio.current_time()
             for fd, events in happened:
-                direction = directions.get(fd)
+                direction = directions[fd]
                 if direction is None:
                     continue
                 try:
@@ -510,7 +519,7 @@ class Engine:
                     else:
                         direction.happened(self, events, now)
                 except Exception as error:
-                    direction.pair.rules.failed(error)
+                    direction.pair.failed(error)
 
     # -- what directions use
 
@@ -537,12 +546,14 @@ class Engine:
             except OSError:
                 # Somebody has closed a descriptor that was not his: our epoll.
                 self._begin_anew(self._epoll).register(direction.fd, mask)
+            if (missing := direction.fd + 1 - len(self._directions)) > 0:
+                self._directions += [None] * missing
             self._directions[direction.fd] = direction
 
     def _forget(self, direction: Direction) -> None:
-        known = self._directions.get(direction.fd) is direction
+        known = self._directions[direction.fd] is direction
         if known:
-            del self._directions[direction.fd]
+            self._directions[direction.fd] = None
         if self._epoll is None:
             return
         try:
@@ -561,7 +572,7 @@ class Engine:
         with contextlib.suppress(OSError):
             epoll.close()
         another = self._start()
-        for direction in self._directions.values():
+        for direction in filter(None, self._directions):
             with contextlib.suppress(OSError):
                 another.register(direction.fd, direction.mask)
         return another
@@ -586,7 +597,7 @@ class Engine:
         del self._splicing[direction]
         self.pipes.give_back(pipe)
         if pipe.moved >= _MUCH:
-            direction.sink.let_kernel_hold(much=False)
+            direction.sink.let_kernel_hold(pipe.little)
 
 
 def engine_held() -> contextlib.AbstractContextManager[object]:

@@ -157,17 +157,17 @@ class FaultyRelay(TaskRelay):
         client: Connection,
         timeouts: Timeouts,
     ) -> None:
-        options = (client, None, timeouts, timeouts.drain_idle, client._timers)
-        super().__init__(a, b, b"", *options)
+        began, drain_idle = client._accepted_at, timeouts.drain_idle
+        options = (client, None, timeouts, drain_idle, client._timers)
+        super().__init__(a, b, b"", b.moved_at, True, *options)
         up, down = self._tasks
-        began = self._accepted_at
         self._ways: dict[TaskPump, _Way] = {
             up: _Way(ordeal.up, ordeal.window_up, began),
             down: _Way(ordeal.down, ordeal.window_down, began),
         }
         self._by_fin = False
 
-    async def _move(self) -> None:
+    async def move(self) -> None:
         async with trio.open_nursery() as nursery:
             for pump, way in self._ways.items():
                 for ending in way.course.timed:
@@ -175,7 +175,7 @@ class FaultyRelay(TaskRelay):
                         nursery.start_soon(self._end_at_its_time, pump, ending)
                     else:
                         way.scope.deadline = self._time_of(ending)
-            await super()._move()
+            await super().move()
             nursery.cancel_scope.cancel(reason="the relay is over")
 
     async def _run_pump(self, pump: TaskPump) -> None:
@@ -239,7 +239,7 @@ class FaultyRelay(TaskRelay):
 
     async def _end_at_its_time(self, pump: TaskPump, ending: Ending) -> None:
         await trio.sleep_until(self._time_of(ending))
-        if self._reason is None:
+        if self._ending is None:
             way = self._ways[pump]
             way.course.suffer(ending)
             if ending.kind == "vanish":
@@ -262,9 +262,9 @@ class FaultyRelay(TaskRelay):
             await pump.sink.flushed(FLUSH)
         self._stop()
 
-    async def _part(self) -> None:
+    async def _part(self, reason: Reason) -> None:
         if not self._by_fin:
-            await super()._part()
+            await super()._part(reason)
             return
         await self._say_eof()
         # Closed with bytes that nobody has read, it would be reset.
@@ -273,4 +273,4 @@ class FaultyRelay(TaskRelay):
 
     def _time_of(self, ending: Ending) -> float:
         assert ending.seconds is not None
-        return self._accepted_at + ending.seconds
+        return self._accepted_at() + ending.seconds

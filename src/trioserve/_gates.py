@@ -176,6 +176,20 @@ class Gate(trio.abc.Listener[Connection]):
         await self._wait_out(error)
 
 
+class _Listening(socket.socket):
+    """A socket that accepts: with its family and type as plain numbers.
+
+    Those that it accepts are made with them, and an enum costs as much as accept(2).
+    """
+
+    __slots__ = ("family", "type")
+
+    def __init__(self, fileno: int) -> None:
+        super().__init__(fileno=fileno)
+        self.family = int(super().family)  # type: ignore[assignment,misc]
+        self.type = int(super().type)  # type: ignore[assignment,misc]
+
+
 class SocketGate(Gate):
     """A gate before a listening socket: look, take a slot, then accept.
 
@@ -192,7 +206,7 @@ class SocketGate(Gate):
         self._anywhere = isinstance(name, tuple) and name[0] in ("0.0.0.0", "::")
         # Trio's socket can't accept without waiting. This one shares its
         # descriptor and must never close it.
-        self._sock = socket.socket(fileno=self._listener.socket.fileno())
+        self._sock = _Listening(fileno=self._listener.socket.fileno())
         self._sock.setblocking(False)
         self._batch: collections.deque[Connection] = collections.deque()
         self._more = False

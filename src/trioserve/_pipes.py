@@ -33,9 +33,10 @@ class Pipe:
       filled: bytes that are in it.
       moved, moved_at: bytes that went through it, and when the last did, as
         its user has it.
+      little: what the kernel might hold of its sink's bytes before there were many.
     """
 
-    __slots__ = ("filled", "moved", "moved_at", "reader", "size", "writer")
+    __slots__ = ("filled", "little", "moved", "moved_at", "reader", "size", "writer")
 
     def __init__(self, size: int) -> None:
         self.reader, self.writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
@@ -46,6 +47,7 @@ class Pipe:
         self.filled = 0
         self.moved = 0
         self.moved_at = 0.0
+        self.little = 0
 
     def fill(self, source: int) -> int:
         """Move what there is from a socket into the empty pipe.

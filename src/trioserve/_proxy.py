@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
 
 import trio
@@ -16,6 +16,7 @@ from ._faulty import FaultyRelay, Ordeal
 from ._options import Timeouts
 from ._relay import Relay, make_relay
 from ._report import Phase, Reason
+from ._timers import Alarm
 from ._transport import SocketTransport
 
 #: Seconds that a client is waited with that has said nothing and closed, while
@@ -66,54 +67,65 @@ def proxy(
     """
     targets = [_dialable(each) for each in (target, *others)]
     trials = parse_faults(faults) if isinstance(faults, str) else faults
-    ends = Ends()
+    return _Proxy(targets, timeouts, trials, seed)
 
-    async def proxy_handler(conn: Connection) -> None:
-        times = timeouts or conn._timeouts
+
+class _Proxy:
+    """The handler; see :func:`proxy`."""
+
+    def __init__(
+        self,
+        targets: Sequence[Address],
+        timeouts: Timeouts | None,
+        faults: Faults | None,
+        seed: int,
+    ) -> None:
+        self._targets = targets
+        self._ends = Ends()
+        self._timeouts = timeouts
+        self._faults = faults
+        self._seed = seed
+
+    async def __call__(self, conn: Connection) -> None:
+        relay = await self._begin_relay(conn)
+        if relay is not None:
+            await relay.run()
+            conn._close_if_over()
+
+    async def _begin_relay(self, conn: Connection) -> Relay | None:
+        """Connect, for a relay that is left to whoever calls; None: it is over."""
+        times = self._timeouts or conn._timeouts
         ordeal = None
-        if trials:
-            ordeal = conn._ordeal = Ordeal(trials, seed, conn.id)
+        if self._faults:
+            ordeal = conn._ordeal = Ordeal(self._faults, self._seed, conn.id)
             if ordeal.refused:
                 conn._conclude(Reason.FAULT)
                 conn._transport.abort()
-                return
+                return None
         conn._phase = Phase.CONNECT
-        dialing = conn._dialing = Dialing(targets, ends)
-        if (conn.peer, conn.local) in ends:
+        dialing = conn._dialing = Dialing(self._targets, self._ends)
+        if (conn.peer, conn.local) in self._ends:
             conn._conclude(Reason.LOOP)
             conn._transport.abort()
-            return
+            return None
         upstream = await _dial(conn, dialing, times.connect)
         if upstream is None:
             conn._transport.abort()
-            return
+            return None
         conn._phase = Phase.DATA
-        conn._connected = trio.current_time() - conn._accepted_at
-        try:
-            await _make_relay(conn, upstream, times, ordeal).run()
-        except BaseException:
-            upstream.abort()
-            raise
-        upstream.close()
-        conn._close_if_over()
-
-    return proxy_handler
-
-
-def _make_relay(
-    conn: Connection, upstream: SocketTransport, times: Timeouts, ordeal: Ordeal | None
-) -> Relay:
-    if ordeal is not None:
-        return FaultyRelay(ordeal, conn._transport, upstream, conn, times)
-    return make_relay(conn._transport, upstream, conn, closes=True, timeouts=times)
+        conn._connected = upstream.moved_at - conn._accepted_at  # it was made just now
+        if ordeal is not None:
+            return FaultyRelay(ordeal, conn._transport, upstream, conn, times)
+        return make_relay(conn._transport, upstream, conn, closes=True, timeouts=times)
 
 
 class _Watch:
     """Ends the dialing for a client that is gone."""
 
-    __slots__ = ("_conn", "_dialing", "_scope")
+    __slots__ = ("_alarm", "_conn", "_dialing", "_scope")
 
     def __init__(self, conn: Connection, dialing: Dialing) -> None:
+        self._alarm: Alarm | None = None
         self._conn = conn
         self._dialing = dialing
         self._scope: trio.CancelScope | None = None

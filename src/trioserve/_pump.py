@@ -50,7 +50,8 @@ class Pump:
     @property
     def discarded(self) -> int:
         """What was received and is not delivered; while it runs, what it holds."""
-        return self.received - self.delivered
+        brought = self.source.received - self._received_before
+        return brought - (self.sink.sent - self._sent_before)
 
     def flow(self) -> Flow:
         return Flow(

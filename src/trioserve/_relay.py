@@ -27,8 +27,8 @@ from ._engine import SUPPORTED as HAS_ENGINE
 from ._engine import Direction, Engine, Pair
 from ._options import Timeouts
 from ._pump import Pump
-from ._report import Flow, Outcome, Reason, RelayResult, Side, describe
-from ._timers import Timers
+from ._report import Conclusion, Flow, Outcome, Reason, RelayResult, Side, describe
+from ._timers import Alarm, Timers
 from ._transport import SocketTransport, StreamTransport, Transport
 
 #: How long a reset waits for the bytes before it to be acknowledged.
@@ -42,6 +42,9 @@ _MIRRORED: Final = {
     Reason.SERVER_RESET: Reason.CLIENT_RESET,
 }
 
+_CLIENT_CLOSED: Final = Conclusion(Reason.CLIENT_CLOSED)
+_SERVER_CLOSED: Final = Conclusion(Reason.SERVER_CLOSED)
+
 #: Timers that end a relay by FIN, if no byte is held.
 _BY_FIN: Final = (Reason.IDLE, Reason.FIRST_BYTE, Reason.DRAINED)
 
@@ -49,19 +52,25 @@ _BY_FIN: Final = (Reason.IDLE, Reason.FIRST_BYTE, Reason.DRAINED)
 class Relay(abc.ABC):
     """A relay that runs: its pumps, its timers, and why it ended.
 
+    :meth:`run` is all of it. Who has thousands of them that wait does what it
+    does, and saves its coroutine.
+
     Args:
       pumps: from ``a`` to ``b`` and, unless they are the same, back.
+      closes: ``b`` is closed when it is over, and ``a`` by whoever says so.
     """
 
     __slots__ = (
-        "_a", "_accepted_at", "_b", "_began", "_client", "_drain_idle", "_draining",
-        "_drains_since", "_error", "_failure", "_first", "_half_since", "_lost",
-        "_pumps", "_reason", "_server", "_side", "_timeouts", "_timers",
+        "_a", "_alarm", "_b", "_began", "_client", "_closes", "_drain_idle",
+        "_drains_since", "_ending", "_failure", "_first", "_half_since", "_has_parted",
+        "_lost", "_pumps", "_server", "_timeouts", "_timers",
     )  # fmt: skip
 
     def __init__(
         self,
         pumps: Sequence[Pump],
+        began: float,
+        closes: bool,
         client: Connection | None,
         server: Connection | None,
         timeouts: Timeouts,
@@ -76,17 +85,15 @@ class Relay(abc.ABC):
         self._timeouts = timeouts
         self._drain_idle = drain_idle
         self._timers = timers
-        owner = client or server
-        self._draining = owner.draining if owner else None
+        self._alarm: Alarm | None = None
+        self._closes = closes
+        self._has_parted = False
         self._drains_since = math.inf
-        self._began = trio.current_time()
-        self._accepted_at = client._accepted_at if client else self._began
+        self._began = began
         self._lost: Transport | None = None
         self._first: Transport | None = None
         self._half_since = -math.inf
-        self._reason: Reason | None = None
-        self._side: Side | None = None
-        self._error: BaseException | None = None
+        self._ending: Conclusion | None = None
         self._failure: Exception | None = None
 
     # -- for the report of a connection
@@ -106,44 +113,75 @@ class Relay(abc.ABC):
 
     async def run(self) -> RelayResult:
         """Relay until both directions are done, or something ends both."""
-        a, b, client, server = self._a, self._b, self._client, self._server
-        a_waits, b_waits = a.on_wait, b.on_wait
-        a.on_wait = b.on_wait = None
+        self.enter()
+        try:
+            await self.move()
+            await self.part()
+        finally:
+            self.leave()
+        return self._result()
+
+    def enter(self) -> None:
+        """From now on the timers run, and the connections know of it."""
+        client, server = self._client, self._server
         if client is not None:
             client._relay_began(self)
         if server is not None:
-            server._relay_began(_Mirror(self, a))
-        result: RelayResult | None = None
-        try:
-            if self._draining is not None and self._draining.is_set():
-                self._drains_since = self._began
-            self._watch()
-            await self._move()
-            if self._lost is not None:
-                await self._lose(self._lost)
-            if self._failure is not None:
-                raise self._failure
-            await self._part()
-            result = self._result()
-        except BaseException:
+            server._relay_began(_Mirror(self, self._a))
+        owner = client or server
+        if owner is not None and owner.draining.is_set():
+            self._drains_since = self._began
+        self._watch()
+
+    def leave(self) -> None:
+        """To be called at the end, whatever was raised."""
+        ending: Conclusion | None = None
+        if self._has_parted:
+            ending = self._how_it_ended()
+        elif self._holds():
             # Ended in the middle of something, it must look like that.
-            if self._holds():
-                self._abort()
-            raise
-        finally:
-            self._stop()
-            self._timers.forget(self)
-            a.on_wait, b.on_wait = a_waits, b_waits
-            if client is not None:
-                client._relay_over(result)
-            if server is not None:
-                server._relay_over(_mirrored(result) if result is not None else None)
-        assert result is not None
-        return result
+            self._abort()
+        self._stop()
+        self._timers.forget(self)
+        if self._closes and ending is not None:
+            self._b.close()
+        elif self._closes:
+            self._b.abort()
+        if self._client is not None:
+            self._client._relay_over(ending)
+        if self._server is not None:
+            self._server._relay_over(_mirrored(ending) if ending is not None else None)
 
     @abc.abstractmethod
-    def _move(self) -> Coroutine[Any, Any, Any]:
+    def move(self) -> Coroutine[Any, Any, Any]:
         """Move bytes until all pumps are done, or it was stopped."""
+
+    async def part(self) -> None:
+        """Leave both sides as the way it ended asks for."""
+        if self._lost is not None:
+            await self._lose(self._lost)
+        if self._failure is not None:
+            raise self._failure
+        if self._ending is not None:
+            await self._part(self._ending.reason)
+        self._has_parted = True
+
+    async def _part(self, reason: Reason) -> None:
+        """Leave both sides by FIN, or by RST, for ``reason``."""
+        if reason in _BY_FIN and not self._holds():
+            await self._say_eof()
+        else:
+            self._abort()
+            await self._a.wait_closed()
+            await self._b.wait_closed()
+
+    async def _say_eof(self) -> None:
+        for transport in (self._a, self._b):
+            if transport.can_send_eof:
+                await transport.send_eof()
+            else:
+                transport.close()
+                await transport.wait_closed()
 
     @abc.abstractmethod
     def _stop(self) -> None:
@@ -199,27 +237,9 @@ class Relay(abc.ABC):
         error: BaseException | None = None,
     ) -> None:
         """Say why it ends; the first reason stays."""
-        if self._reason is None:
-            self._reason, self._side, self._error = reason, side, error
-
-    async def _part(self) -> None:
-        """Leave both sides as the way it ended asks for."""
-        if self._reason is None:
-            return
-        if self._reason not in _BY_FIN or self._holds():
-            self._abort()
-            await self._a.wait_closed()
-            await self._b.wait_closed()
-            return
-        await self._say_eof()
-
-    async def _say_eof(self) -> None:
-        for transport in (self._a, self._b):
-            if transport.can_send_eof:
-                await transport.send_eof()
-            else:
-                transport.close()
-                await transport.wait_closed()
+        if self._ending is None:
+            said = describe(error) if error is not None else None
+            self._ending = Conclusion(reason, side, self._bound(reason), said)
 
     def _abort(self) -> None:
         self._a.abort()
@@ -229,28 +249,31 @@ class Relay(abc.ABC):
         """Whether a pump has received what it has not delivered."""
         return any(pump.discarded for pump in self._pumps)
 
+    def _how_it_ended(self) -> Conclusion:
+        if self._ending is not None:
+            return self._ending
+        return _CLIENT_CLOSED if self._first is self._a else _SERVER_CLOSED
+
     def _result(self) -> RelayResult:
-        normal = (
-            Reason.CLIENT_CLOSED if self._first is self._a else Reason.SERVER_CLOSED
-        )
+        reason, side, bound, error = self._how_it_ended()
         nothing = Flow(received=0, delivered=0, discarded=0)
         return RelayResult(
-            reason=self._reason or normal,
+            reason=reason,
             a_to_b=self._pumps[0].flow(),
             b_to_a=self._pumps[1].flow() if len(self._pumps) == 2 else nothing,
-            side=self._side,
-            bound=self._bound(),
-            error=describe(self._error) if self._error is not None else None,
+            side=side,
+            bound=bound,
+            error=error,
         )
 
     # -- timers
 
-    def _bound(self) -> float | None:
-        """The value of the timer that ended it, if one did."""
-        if self._reason is Reason.DRAINED:
+    def _bound(self, reason: Reason) -> float | None:
+        """The value of the timer that ends it, if it is one that does."""
+        if reason is Reason.DRAINED:
             return self._drain_idle
-        if self._reason is not None and self._reason.outcome is Outcome.TIMEOUT:
-            seconds: float = getattr(self._timeouts, self._reason)
+        if reason.outcome is Outcome.TIMEOUT:
+            seconds: float = getattr(self._timeouts, reason)
             return seconds
         return None
 
@@ -270,7 +293,7 @@ class Relay(abc.ABC):
             due = max(moved, self._half_since) + timeouts.half_closed
             reason = Reason.HALF_CLOSED
         if timeouts.first_byte < math.inf and self._awaits_first_byte():
-            first_byte = self._accepted_at + timeouts.first_byte
+            first_byte = self._accepted_at() + timeouts.first_byte
             if first_byte < due:
                 due, reason, side = first_byte, Reason.FIRST_BYTE, "client"
         for transport in (a, b):
@@ -291,6 +314,9 @@ class Relay(abc.ABC):
         said = self._a.received or self._pumps[0].received  # by whomever it was read
         return not (said or self._a.eof or self._a.readable())
 
+    def _accepted_at(self) -> float:
+        return self._client._accepted_at if self._client else self._began
+
     def _side_of(self, transport: Transport) -> Side:
         return "client" if transport is self._a else "target"
 
@@ -298,7 +324,7 @@ class Relay(abc.ABC):
         self._timers.watch(self, self._due()[0])
 
     def expire(self, now: float) -> None:
-        if self._reason is not None:
+        if self._ending is not None:
             return  # it is ending
         due, reason, side = self._due()
         if due <= now:
@@ -335,7 +361,7 @@ class TaskRelay(Relay):
         self._closed_whole: Transport | None = None
         self._scope = trio.CancelScope()
 
-    async def _move(self) -> None:
+    async def move(self) -> None:
         self._a.on_wait = self._b.on_wait = self._watch
         with self._scope:
             async with trio.open_nursery() as nursery:
@@ -344,6 +370,7 @@ class TaskRelay(Relay):
 
     def _stop(self) -> None:
         self._scope.cancel(reason="the relay is over")
+        self._a.on_wait = self._b.on_wait = None
 
     async def _run_pump(self, pump: TaskPump) -> None:
         source, sink = pump.source, pump.sink
@@ -392,59 +419,52 @@ class TaskRelay(Relay):
         self._watch()
 
 
-class EngineRelay(Relay):
-    """A relay between two sockets: the engine runs its pumps, a task waits.
+class EngineRelay(Relay, Pair):
+    """A relay between two sockets: the engine runs its pumps, a task waits."""
 
-    Args:
-      closes: both are closed when it is over, which sends the last EOF.
-    """
-
-    __slots__ = ("_closes", "_pair")
+    __slots__ = ("_both", *Pair.SLOTS)
 
     def __init__(
         self,
         a: SocketTransport,
         b: SocketTransport,
         first: bytes,
-        closes: bool,
         *options: Any,
     ) -> None:
-        directions = [Direction(a, b, first)]
-        if a is not b:
-            directions.append(Direction(b, a))
-            directions[0].back, directions[1].back = directions[1], directions[0]
-        super().__init__(directions, *options)
-        self._closes = closes
-        self._pair = Pair(Engine.of_this_run(), directions, self)
+        there = Direction(a, b, first)
+        directions = (there,) if a is b else (there, Direction(b, a))
+        there.back, directions[-1].back = directions[-1], there
+        Relay.__init__(self, directions, *options)
+        Pair.__init__(self)
+        self._both = directions
 
-    def _move(self) -> Coroutine[Any, Any, Any]:
-        self._pair.begin()
-        return self._pair.wait()
+    def move(self) -> Coroutine[Any, Any, Any]:
+        self.begin(Engine.of_this_run(), self._both)
+        return self.wait()
 
     def _stop(self) -> None:
-        self._pair.stop()
+        self.stop()
 
     # -- what the engine tells
 
-    def ended(self, pump: Pump) -> None:
-        self._ended(pump)
-        sink = pump.sink
-        assert isinstance(sink, SocketTransport)
-        over = all(pump.done for pump in self._pumps)
-        if not (over and self._closes):
+    def ended(self, direction: Direction) -> None:
+        self._ended(direction)
+        sink, over = direction.sink, direction.back.done
+        if not (over and self._closes):  # closing sends EOF, too
             sink.send_eof_now()
         if sink.error is not None and not self._still_reads(sink):
             self.broke(sink)
         elif over:
-            self._pair.stop()
+            self.stop()
         else:
-            self._watch()
+            # No timer but the one that has just begun can run out before it did.
+            self._timers.watch(self, self._half_since + self._timeouts.half_closed)
 
     def broke(self, transport: SocketTransport) -> None:
         if self._lost is None:
             self._lost = transport
             self._lost_by(transport)
-            self._pair.wake()
+            self.wake()
 
     def closed(self) -> None:
         self._end(
@@ -473,18 +493,12 @@ class _Mirror:
         self._relay.server_drains()
 
 
-def _mirrored(result: RelayResult) -> RelayResult:
+def _mirrored(ending: Conclusion) -> Conclusion:
     side: Side | None = None
-    if result.side is not None:
-        side = "target" if result.side == "client" else "client"
-    return RelayResult(
-        reason=_MIRRORED.get(result.reason, result.reason),
-        a_to_b=result.b_to_a,
-        b_to_a=result.a_to_b,
-        side=side,
-        bound=result.bound,
-        error=result.error,
-    )
+    if ending.side is not None:
+        side = "target" if ending.side == "client" else "client"
+    reason = _MIRRORED.get(ending.reason, ending.reason)
+    return ending._replace(reason=reason, side=side)
 
 
 def _transport_of(stream: trio.abc.Stream) -> Transport:
@@ -578,7 +592,8 @@ def make_relay(
 ) -> Relay:
     """:func:`relay` without streams; ``client`` and ``server`` get to know of it.
 
-    Whoever ``closes`` both sides when it has ended well saves it a system call.
+    With ``closes`` it closes ``b`` when it is over, and the caller closes ``a``:
+    that saves a system call.
     """
     owner = client or server
     if timeouts is None:
@@ -586,9 +601,11 @@ def make_relay(
     if drain_idle is None:
         drain_idle = timeouts.drain_idle
     timers = owner._timers if owner else Timers()
-    options = (client, server, timeouts, drain_idle, timers)
+    # What is closed with the relay was made for it, just now.
+    began = b.moved_at if closes else trio.current_time()
+    options = (began, closes, client, server, timeouts, drain_idle, timers)
     if HAS_ENGINE and isinstance(a, SocketTransport) and isinstance(b, SocketTransport):
-        return EngineRelay(a, b, first, closes, *options)
+        return EngineRelay(a, b, first, *options)
     return TaskRelay(a, b, first, *options)
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import enum
 from collections.abc import Mapping, Sequence
-from typing import Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 
 Side = Literal["client", "target"]
 
@@ -129,6 +129,15 @@ _REASONS: dict[Reason, tuple[Outcome, str, str]] = {
     Reason.CUT: (Outcome.CUT, "K", "it was still open when the drain ended"),
     Reason.CANCELLED: (Outcome.CUT, "K", "the server was cancelled"),
 }
+
+
+class Conclusion(NamedTuple):
+    """Why something ended, in the words of a report."""
+
+    reason: Reason
+    side: Side | None = None
+    bound: float | None = None
+    error: str | None = None
 
 
 #: Errors of an attempt that nobody waited for any longer.
@@ -271,6 +280,33 @@ class ConnectionReport:
         fields["notes"] = {name: _plain(noted) for name, noted in self.notes.items()}
         fields["state"] = self.termination_state
         return fields
+
+
+class Draft(ConnectionReport):
+    """A report that is being made; then its class is changed to what it is.
+
+    To make what is frozen is a call for each field, and costs more than accept(2).
+    """
+
+    __slots__ = ()
+
+    def finished(self) -> ConnectionReport:
+        """It, as a report; not to be changed any more."""
+        self.__class__ = ConnectionReport  # type: ignore[assignment]
+        return self
+
+    if TYPE_CHECKING:
+        ...
+    else:
+        __setattr__ = object.__setattr__
+        __init__ = dataclasses.make_dataclass(
+            "Draft",
+            [
+                (each.name, each.type, each)
+                for each in dataclasses.fields(ConnectionReport)
+            ],
+            kw_only=True,
+        ).__init__
 
 
 #: What a report tells under its own name.

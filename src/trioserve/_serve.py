@@ -29,7 +29,7 @@ import trio
 from ._address import TcpAddress
 from ._admission import Slot, Slots
 from ._collector import Collector, Reports, log_reports
-from ._connection import Connection, _current
+from ._connection import Connection, Running, _current
 from ._engine import engine_held
 from ._errors import PROGRAM_ENDS, only
 from ._gates import Gate, gate_for
@@ -102,6 +102,7 @@ class Server(Sequence[Gate]):
         self._timers = Timers()
         self._nursery: _Spawns | None = None
         self._handler: Callable[[Any], Awaitable[object]] | None = None
+        self._begin: Callable[[Connection], Awaitable[Running | None]] | None = None
         # Connections.
         self._ids = itertools.count(1)
         self._open: dict[int, Connection] = {}
@@ -371,27 +372,22 @@ class Server(Sequence[Gate]):
         connection._task = trio.lowlevel.current_task()
         connection._phase = Phase.DATA
         _current.set(connection)
-        error: BaseException | None = None
-        cancelled = False
         try:
             connection._watch()
             with connection._scope:
-                connection._result = await self._handler(connection)
+                if self._begin is None:
+                    connection._result = await self._handler(connection)
+                elif (relay := await self._begin(connection)) is not None:
+                    await connection._run(relay)
                 await connection._finish()
-        except BaseException as exception:  # noqa: ASYNC103 - isolation; see below
-            error = exception
-            # A Cancelled that no scope above us asked for is a handler's
-            # mistake, and would cancel the whole server without a word.
-            cancelled = trio.current_effective_deadline() == -math.inf
-            passing: tuple[type[BaseException], ...] = PROGRAM_ENDS
-            if cancelled:
-                passing += (trio.Cancelled,)
-            if (rest := only(exception, passing)) is not None:
-                if rest is exception:
+        except BaseException as error:  # noqa: ASYNC103 - isolation
+            if (rest := _isolate(connection, error)) is not None:
+                if rest is error:
                     raise
                 raise rest from None  # noqa: ASYNC104 - without what is isolated
+        else:
+            connection._ended(None, cancelled=False)
         finally:
-            connection._ended(error, cancelled=cancelled)
             self._settle(connection)
             await connection._transport.wait_closed()  # noqa: ASYNC102 - shielded
 
@@ -412,7 +408,8 @@ class Server(Sequence[Gate]):
         if connection._slot is not None:
             connection._slot.release()
         self._reports.put(report)
-        self._wait_for_room.unpark_all()
+        if self._wait_for_room:
+            self._wait_for_room.unpark_all()
         self._finish_if_over()
 
     # -- the whole
@@ -425,6 +422,8 @@ class Server(Sequence[Gate]):
         task_status: _TaskStatus,
     ) -> DrainSummary:
         self._handler = handler
+        # A proxy leaves its relays to us.
+        self._begin = getattr(handler, "_begin_relay", None)
         # In a nursery that isn't ours, connections may outlive us; what they
         # need must live there too, and must not keep it from being cancelled.
         self._timing.shield = handler_nursery is None
@@ -558,6 +557,15 @@ class _Starter:
 
 async def _unused(_stream: object) -> None:
     raise AssertionError("_Starter starts something else")  # pragma: no cover
+
+
+def _isolate(connection: Connection, error: BaseException) -> BaseException | None:
+    """What a handler raised is its connection's; all but what is returned."""
+    # A Cancelled that no scope above us asked for is a handler's mistake, and
+    # would cancel the whole server without a word.
+    cancelled = trio.current_effective_deadline() == -math.inf
+    connection._ended(error, cancelled=cancelled)
+    return only(error, (*PROGRAM_ENDS, trio.Cancelled) if cancelled else PROGRAM_ENDS)
 
 
 def _stands_at(connection: Connection) -> str:

@@ -10,13 +10,22 @@ from __future__ import annotations
 import heapq
 import itertools
 import math
-from typing import NoReturn, Protocol
+from typing import NoReturn, Protocol, TypeAlias
 
 import trio
 
+#: When, a number that settles who is first, and whom it wakes.
+Alarm: TypeAlias = "tuple[float, int, Timed]"
+
 
 class Timed(Protocol):
-    """Something with timers."""
+    """Something with timers.
+
+    Attributes:
+      _alarm: for us to keep; None at first.
+    """
+
+    _alarm: Alarm | None
 
     def expire(self, now: float) -> None:
         """Do what is due at ``now``, and watch again if more will be.
@@ -33,9 +42,9 @@ class Timers:
     """
 
     def __init__(self) -> None:
-        # An entry is stale unless it is the one that _alarms has for its owner.
-        self._heap: list[tuple[float, int, Timed]] = []
-        self._alarms: dict[Timed, tuple[float, int, Timed]] = {}
+        # An entry is stale unless it is the one that its owner has.
+        self._heap: list[Alarm] = []
+        self._watched = 0
         self._count = itertools.count()
         self._sleep = trio.CancelScope()
 
@@ -44,28 +53,31 @@ class Timers:
 
         Returns the time at which it will be called; ``math.inf`` if never.
         """
-        alarm = self._alarms.get(timed)
+        alarm = timed._alarm
         if alarm is not None and alarm[0] <= when:
             return alarm[0]
         if when == math.inf:
-            return when
-        alarm = self._alarms[timed] = (when, next(self._count), timed)
-        heapq.heappush(self._heap, alarm)
+            return math.inf  # this one, of which there is one for all
+        if alarm is None:
+            self._watched += 1
+        timed._alarm = (when, next(self._count), timed)
+        heapq.heappush(self._heap, timed._alarm)
         if when < self._sleep.deadline:
             self._sleep.deadline = when
         return when
 
     def forget(self, timed: Timed) -> None:
         """Never call ``timed.expire`` again, unless it is watched anew."""
-        if self._alarms.pop(timed, None) is None:
+        alarm, timed._alarm = timed._alarm, None
+        if alarm is None:
             return
-        if len(self._heap) > 2 * len(self._alarms) + 64:
-            self._heap = [e for e in self._heap if self._alarms.get(e[2]) is e]
+        self._watched -= 1
+        if alarm is self._heap[0]:
+            # A stale head would wake us, and move a virtual clock, for nothing.
+            self._sleep.deadline = self._earliest()
+        elif len(self._heap) > 2 * self._watched + 64:
+            self._heap = [each for each in self._heap if each[2]._alarm is each]
             heapq.heapify(self._heap)
-        # A stale head would wake us, and move a virtual clock, for nothing.
-        earliest = self._earliest()
-        if earliest != self._sleep.deadline:
-            self._sleep.deadline = earliest
 
     async def run(self) -> NoReturn:
         """Wait for deadlines until cancelled."""
@@ -75,10 +87,11 @@ class Timers:
             now = trio.current_time()
             while self._earliest() <= now:
                 _, _, timed = heapq.heappop(self._heap)
-                del self._alarms[timed]
+                timed._alarm = None
+                self._watched -= 1
                 timed.expire(now)
 
     def _earliest(self) -> float:
-        while self._heap and self._alarms.get(self._heap[0][2]) is not self._heap[0]:
+        while self._heap and self._heap[0][2]._alarm is not self._heap[0]:
             heapq.heappop(self._heap)
         return self._heap[0][0] if self._heap else math.inf

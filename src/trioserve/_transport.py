@@ -28,7 +28,7 @@ import socket
 import struct
 import termios
 from collections.abc import Callable
-from typing import Final
+from typing import Final, Protocol
 
 import trio
 
@@ -46,6 +46,12 @@ _TCP_NODELAY: Final = int(socket.TCP_NODELAY)
 _TCP_NOTSENT_LOWAT: Final = getattr(socket, "TCP_NOTSENT_LOWAT", 25)
 
 _RESET_ON_CLOSE: Final = struct.pack("ii", 1, 0)
+
+
+class Closes(Protocol):
+    """Who is to know that a transport is about to be closed."""
+
+    def closed(self) -> None: ...
 
 
 class Transport(abc.ABC):
@@ -243,7 +249,7 @@ class SocketTransport(Transport):
         it is the owner that is closed, and :meth:`release` leaves it open.
     """
 
-    __slots__ = ("_has_just_sent", "_is_lent", "_little", "_on_close", "_owner", "sock")
+    __slots__ = ("_closes", "_has_just_sent", "_is_lent", "_owner", "sock")
 
     can_send_eof = True
 
@@ -254,10 +260,8 @@ class SocketTransport(Transport):
         self.sock = sock
         self._owner = owner
         self._is_lent = False
-        self._on_close: Callable[[], None] | None = None
+        self._closes: Closes | None = None
         self._has_just_sent = False
-        #: What the kernel may hold unsent when it is not to hold much.
-        self._little = _NOTSENT_LOWAT
         if sock.gettimeout() != 0:
             sock.setblocking(False)
         if owner is None:
@@ -296,14 +300,14 @@ class SocketTransport(Transport):
     def is_relayed(self) -> bool:
         """Whether somebody is to be told when it is closed."""
         owned = self._owner is not None and "close" in vars(self._owner)
-        return owned or self._on_close is not None
+        return owned or self._closes is not None
 
-    def when_closed(self, call: Callable[[], None] | None) -> None:
-        """Call this when it is about to be closed, by whomever; None: nobody."""
-        self._on_close = call
+    def when_closed(self, told: Closes | None) -> None:
+        """Tell when it is about to be closed, by whomever; None: nobody."""
+        self._closes = told
         if self._owner is not None:
             # Trio tells nobody but its own waiters that a socket is closed.
-            if call is None:
+            if told is None:
                 vars(self._owner).pop("close", None)
             else:
                 self._owner.close = self._owner_closes  # type: ignore[method-assign]
@@ -315,10 +319,9 @@ class SocketTransport(Transport):
         owner.close()
 
     def _tell_closing(self) -> None:
-        on_close = self._on_close
-        self.when_closed(None)
-        if on_close is not None:
-            on_close()
+        if (told := self._closes) is not None:
+            self.when_closed(None)
+            told.closed()
 
     async def see_that_nobody_receives(self) -> None:
         """See that no task receives from the Trio socket that owns it.
@@ -332,16 +335,16 @@ class SocketTransport(Transport):
                 await trio.lowlevel.wait_readable(self.sock)
             self._check_open()
 
-    def let_kernel_hold(self, *, much: bool) -> None:
-        """Whether the kernel may hold as much unsent as it likes, or little.
+    def let_kernel_hold(self, most: int) -> int:
+        """How much the kernel may hold unsent, 0: as it likes; and how much it might.
 
         Much is for bulk: with little, one flow costs a third more. Linux, tcp(7).
         """
+        before = 0
         with contextlib.suppress(OSError):  # a Unix socket
-            if much:
-                self._little = self.sock.getsockopt(_TCP, _TCP_NOTSENT_LOWAT)
-            most = 0 if much else self._little  # 0 is the system's default
+            before = self.sock.getsockopt(_TCP, _TCP_NOTSENT_LOWAT)
             self.sock.setsockopt(_TCP, _TCP_NOTSENT_LOWAT, most)
+        return before
 
     def breaks(self, error: OSError) -> bool:
         """Keep an error of the peer's making; False if it is that this was closed."""
