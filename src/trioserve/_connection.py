@@ -234,14 +234,28 @@ class Connection(trio.abc.HalfCloseableStream):
         return self._transport.trio_socket()
 
     def setsockopt(self, level: int, option: int, value: int | bytes) -> None:
-        """Set an option of the socket, as :meth:`trio.SocketStream.setsockopt`."""
-        self.socket.setsockopt(level, option, value)
+        """Set an option of the socket, as :meth:`trio.SocketStream.setsockopt`.
+
+        Over another stream that has options, of that one.
+
+        Raises:
+          AttributeError: there is neither under this connection.
+        """
+        self._has_options.setsockopt(level, option, value)
 
     def getsockopt(self, level: int, option: int, buffersize: int = 0) -> int | bytes:
-        """Get an option of the socket, as :meth:`trio.SocketStream.getsockopt`."""
-        if buffersize == 0:
-            return self.socket.getsockopt(level, option)
-        return self.socket.getsockopt(level, option, buffersize)
+        """Get an option, as :meth:`trio.SocketStream.getsockopt`; see
+        :meth:`setsockopt`.
+        """
+        sizes = (buffersize,) if buffersize else ()
+        value: int | bytes = self._has_options.getsockopt(level, option, *sizes)
+        return value
+
+    @property
+    def _has_options(self) -> Any:
+        """The socket, or a stream that has options as a socket has them."""
+        below = getattr(self._transport, "stream", None)
+        return below if hasattr(below, "setsockopt") else self.socket
 
     def note(self, **fields: object) -> None:
         """Add fields to the report; a later value replaces an earlier one.

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import json
 import math
+import socket
 import unittest
 from pathlib import Path
 from typing import Any
@@ -335,6 +336,44 @@ def test_a_handler_that_cannot_be_stopped_is_given_up() -> None:
 
     with pytest.raises(HandlerFailure, match="goes on and on"):
         run_conversation(undead, HELLO)
+
+
+def test_long_work_is_no_spinning() -> None:
+    async def works(stream: Connection) -> None:
+        async for data in stream:
+            for _ in range(5000):
+                await trio.lowlevel.checkpoint()
+            await stream.send_all(data.upper())
+
+    run_conversation(works, HELLO)
+
+
+def test_no_time_passes_while_a_thread_works() -> None:
+    async def works(stream: Connection) -> None:
+        async for data in stream:
+            with trio.fail_after(60):
+                answer = await trio.to_thread.run_sync(data.upper)
+            await stream.send_all(answer)
+
+    assert run_conversation(works, HELLO).seconds < 60
+
+
+def test_a_handler_that_lingers_is_found() -> None:
+    async def sleeps(stream: Connection) -> None:
+        await shout(stream)
+        await trio.sleep(3600)
+
+    with pytest.raises(HandlerFailure, match="1000 seconds after its peers have left"):
+        run_conversation(sleeps, Peer().send(b"x").close())
+
+
+def test_socket_options_are_no_matter_in_memory() -> None:
+    async def hurries(stream: Connection) -> None:
+        stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        assert stream.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) == 1
+        await shout(stream)
+
+    run_conversation(hurries, HELLO)
 
 
 def test_a_handler_that_polls_for_ever_is_found() -> None:

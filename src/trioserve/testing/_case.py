@@ -122,10 +122,18 @@ _PLAIN: Final = Case((Peer(),))
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Heard:
-    """What a peer heard: all bytes, what came after them, and what surprised it."""
+    """What a peer heard.
+
+    Attributes:
+      data: all bytes that came.
+      tail: what came after them.
+      taken: how many of them its steps have waited for.
+      surprise: what it did not expect, if there was such a thing.
+    """
 
     data: bytes
     tail: Tail
+    taken: int
     surprise: str | None = None
 
 

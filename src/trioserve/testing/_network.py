@@ -288,6 +288,7 @@ class MemoryStream(trio.abc.HalfCloseableStream):
         self.name = name
         self._in = pipe
         self._watch = watch
+        self._options: dict[tuple[int, int], int | bytes] = {}
         self._is_closed = False
         self._has_sent_eof = False
         self._has_sent_reset = False
@@ -378,6 +379,14 @@ class MemoryStream(trio.abc.HalfCloseableStream):
         """
         self._close(reset=trio.current_effective_deadline() <= trio.current_time())
         await trio.lowlevel.checkpoint()
+
+    def setsockopt(self, level: int, option: int, value: int | bytes) -> None:
+        """Keep an option of a socket. In memory, it changes nothing."""
+        self._options[level, option] = value
+
+    def getsockopt(self, level: int, option: int, buffersize: int = 0) -> int | bytes:
+        """What was set, or 0."""
+        return self._options.get((level, option), 0)
 
     def reset(self) -> None:
         """Close with RST, at once. Twice is once."""

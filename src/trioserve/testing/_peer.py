@@ -123,6 +123,11 @@ class Peer:
         return b"".join(step.value for step in self.steps if step.name == "send")
 
     @property
+    def waits(self) -> float:
+        """Seconds that it waits, in all."""
+        return math.fsum(step.value for step in self.steps if step.name == "wait")
+
+    @property
     def leaves(self) -> bool:
         """Whether it ends by itself, rather than wait for the other's EOF."""
         return bool(self.steps) and self.steps[-1].name in _FAREWELLS
@@ -173,6 +178,7 @@ class Player:
     Attributes:
       heard: all bytes that came.
       tail: what came after them: nothing yet, EOF or RST.
+      taken: how many of the bytes its steps have waited for.
       at: the step that it is at, or the one at which it gave up.
       is_over: whether it is done, one way or the other.
     """
@@ -185,7 +191,7 @@ class Player:
         self.tail: Tail = "open"
         self.at = 0
         self.is_over = False
-        self._taken = 0
+        self.taken = 0
         self._deaf_for = 0.0
         self._meetings = meetings
         self._heard_more = trio.Event()
@@ -278,7 +284,7 @@ class Player:
             await self._heard_more.wait()
             return
         end = "EOF" if self.tail == "eof" else "a reset"
-        got = bytes(self.heard[self._taken :])
+        got = bytes(self.heard[self.taken :])
         after = f"{got!r} and then {end}" if got else end
         raise SurpriseError(f"expected {wanted}, got {after}")
 
@@ -293,27 +299,27 @@ class Player:
 
     async def _expect(self, data: bytes) -> None:
         while True:
-            got = bytes(self.heard[self._taken : self._taken + len(data)])
+            got = bytes(self.heard[self.taken : self.taken + len(data)])
             if got == data:
-                self._taken += len(data)
+                self.taken += len(data)
                 return
             if got != data[: len(got)]:
                 raise SurpriseError(f"expected {data!r}, got {got!r}")
             await self._more(repr(data))
 
     async def _receive(self, count: int) -> None:
-        while len(self.heard) - self._taken < count:
+        while len(self.heard) - self.taken < count:
             await self._more(f"{count} bytes")
-        self._taken += count
+        self.taken += count
 
     async def _receive_until(self, end: bytes) -> None:
-        while (found := self.heard.find(end, self._taken)) < 0:
+        while (found := self.heard.find(end, self.taken)) < 0:
             await self._more(f"something that ends in {end!r}")
-        self._taken = found + len(end)
+        self.taken = found + len(end)
 
     async def _expect_eof(self, _: None) -> None:
         while True:
-            if got := bytes(self.heard[self._taken :]):
+            if got := bytes(self.heard[self.taken :]):
                 raise SurpriseError(f"expected EOF, got {got!r}")
             if self.tail == "eof":
                 return
@@ -321,14 +327,14 @@ class Player:
 
     async def _expect_any(self, _: None) -> None:
         while self.tail != "eof":
-            self._taken = len(self.heard)
+            self.taken = len(self.heard)
             await self._more("EOF")
-        self._taken = len(self.heard)
+        self.taken = len(self.heard)
 
     async def _expect_reset(self, _: None) -> None:
         while self.tail != "reset":
             await self._more("a reset")
-        self._taken = len(self.heard)
+        self.taken = len(self.heard)
 
     async def _half_close(self, _: None) -> None:
         try:

@@ -42,13 +42,17 @@ _FOR_EVER: Final = Timeouts(
     idle=math.inf, half_closed=math.inf, write_stall=math.inf, drain=30, linger=2
 )
 #: When something does, its timers end what would wait for ever.
-_FINITE: Final = Timeouts(idle=60, half_closed=60, write_stall=60, drain=30, linger=2)
+_SILENCE: Final = 60.0
 
 #: Seconds that a handler has to end once it was cancelled.
 _CLEANUP: Final = 30.0
 
-#: Seconds that a peer has for its script when something happens to it.
+#: Seconds that a peer has for its script when something happens to it, beside
+#: those that it waits.
 _SCRIPT: Final = 200.0
+
+#: Seconds that a handler has to end once all peers have left.
+_PATIENCE: Final = 1000.0
 
 #: Seconds after which a run is over, whatever happens.
 _LIFETIME: Final = 100_000.0
@@ -61,6 +65,9 @@ _OWN: Final = (trio.BrokenResourceError,)
 
 #: And when it was the server who ended the connection.
 _CUT: Final = (trio.BrokenResourceError, trio.ClosedResourceError)
+
+#: How a connection goes that the server, or somebody in it, has ended.
+_NOT_BY_ITSELF: Final = (Outcome.CUT, Outcome.TIMEOUT, Outcome.ABORTED)
 
 _REASON: Final = "cancelled by the test"
 
@@ -114,7 +121,8 @@ class World:
         self.steps = 0
         self._handler = handler
         self._setting = setting
-        self._watch = Watch(self._spins, self._give_up)
+        self._clock = trio.testing.MockClock(autojump_threshold=0)
+        self._watch = Watch(self._clock, self._spins, self._give_up)
         self._root = trio.CancelScope()
         self._server: Server | None = None
         self._lives: dict[int, _Life] = {}
@@ -127,9 +135,8 @@ class World:
         self._timers: trio.Nursery | None = None
 
     def run(self) -> Run:
-        clock = trio.testing.MockClock(autojump_threshold=0)
         with schedule(self.case.seed):
-            seconds = trio.run(self._main, clock=clock, instruments=[self._watch])
+            seconds = trio.run(self._main, clock=self._clock, instruments=[self._watch])
         if self._misuse is not None:
             raise self._misuse
         return Run(
@@ -145,9 +152,7 @@ class World:
     # -- playing
 
     async def _main(self) -> float:
-        timeouts = self._setting.timeouts
-        if timeouts is None:
-            timeouts = _FOR_EVER if self.case.is_undisturbed else _FINITE
+        timeouts = self._setting.timeouts or self._timeouts()
         # Seeded as the command's faults are, so that a case can be done to real
         # traffic: the n-th connection suffers the same.
         network = MemoryNetwork(
@@ -180,6 +185,19 @@ class World:
         self._look_at_lives()
         return trio.current_time() - began
 
+    def _timeouts(self) -> Timeouts:
+        if self.case.is_undisturbed:
+            return _FOR_EVER
+        silence = _SILENCE + self._waits
+        return dataclasses.replace(
+            _FOR_EVER, idle=silence, half_closed=silence, write_stall=silence
+        )
+
+    @property
+    def _waits(self) -> float:
+        """Seconds that the slowest script waits."""
+        return self.case.deaf + max(peer.waits for peer in self.case.peers)
+
     @property
     def _has_stopped(self) -> bool:
         return self._root.cancel_called
@@ -199,7 +217,7 @@ class World:
         reported = len(self.reports)
         players = await self._connect(network, listener)
         self._players = [player for player in players if player is not None]
-        heard = [Heard(b"", "reset")] * len(players)
+        heard = [Heard(b"", "reset", 0)] * len(players)
         self.heard.append(heard)
         async with trio.open_nursery() as self._timers:
             async with trio.open_nursery() as talking:
@@ -208,6 +226,7 @@ class World:
                 for index, player in enumerate(players):
                     if player is not None:
                         talking.start_soon(self._talk, player, heard, index)
+            self._after(_PATIENCE, self._should_have_left)
             while len(self.reports) < reported + len(self._players):
                 await self._reported.wait()
             if is_first:
@@ -242,12 +261,13 @@ class World:
         surprise = None
         if self.round == 0 and self.case.deaf:
             player.deafen(self.case.deaf)
-        with trio.move_on_after(_SCRIPT if disturbed else math.inf):
+        patience = _SCRIPT + self._waits if disturbed else math.inf
+        with trio.move_on_after(patience):
             try:
                 await player.play()
             except SurpriseError as error:
                 surprise = str(error)
-        heard[index] = Heard(bytes(player.heard), player.tail, surprise)
+        heard[index] = Heard(bytes(player.heard), player.tail, player.taken, surprise)
         if surprise is not None and not disturbed:
             self._violated(self._law_of("answer"), f"{player}: {surprise}")
 
@@ -334,14 +354,19 @@ class World:
         self._timers.start_soon(wait)
 
     def _should_have_ended(self) -> None:
+        self._nobody_runs(f"{_CLEANUP:.0f} seconds after it was cancelled")
+
+    def _should_have_left(self) -> None:
+        self._nobody_runs(f"{_PATIENCE:.0f} seconds after its peers have left")
+
+    def _nobody_runs(self, when: str) -> None:
         for life in self._lives.values():
             if not life.is_over:
-                self._violated(
-                    "ends",
-                    f"{_CLEANUP:.0f} seconds after it was cancelled it still waits"
-                    f" at {standing(life.driven.stack())}",
-                )
+                where = standing(life.driven.stack())
+                how = f"{when} it still runs, at {where}"
+                self._violated(self._law_of("ends"), how)
                 self._stop()
+                break
 
     async def _wait_for_the_end_of_time(self) -> None:
         # When everything waits, a virtual clock jumps to what is waited for next.
@@ -479,7 +504,7 @@ class World:
         for number in sorted(self._lives.keys() & reports.keys()):
             life, report = self._lives[number], reports[number]
             self._look_at_report(report, life)
-            was_cut = report.outcome in (Outcome.CUT, Outcome.TIMEOUT)
+            was_cut = report.outcome in _NOT_BY_ITSELF
             allowed = _CUT if was_cut or life.scope.cancelled_caught else _OWN
             for error in _leaves(life.raised):
                 if isinstance(error, trio.Cancelled) and was_cut:

@@ -1,0 +1,59 @@
+"""Those examples that are a handler and its conversation keep every law."""
+
+from __future__ import annotations
+
+import runpy
+from typing import Any
+
+import pytest
+import trio
+
+from test_docs import ROOT
+from trioserve import Reason
+from trioserve.testing import Law, Peer, check_handler, run_conversation
+
+#: Laws that an example does not keep, and why it need not.
+EXCEPTIONS: dict[str, dict[Law, str]] = {
+    "chat": {"alone": "everybody in the room hears everything"}
+}
+
+
+def example(name: str) -> dict[str, Any]:
+    return runpy.run_path(str(ROOT / "examples" / f"{name}.py"))
+
+
+@pytest.mark.parametrize("name", ["chat", "keyvalue", "rpc", "upgrade"])
+def test_an_example_keeps_every_law(name: str) -> None:
+    names = example(name)
+    check_handler(names["handler"], *names["PEERS"], without=EXCEPTIONS.get(name))
+
+
+def test_who_does_not_read_the_chat_is_let_go_and_holds_up_nobody() -> None:
+    chat = example("chat")
+    talk = b"hello\n" * 1000
+    quick = chat["HELLO"].send(talk).expect(talk).meet("all was said")
+    slow = chat["HELLO"].stop_reading().meet("all was said").read_on().expect_reset()
+    run = run_conversation(
+        chat["handler"],
+        quick,
+        slow,
+        buffer=64,
+        raises=[trio.ClosedResourceError],  # what an abort is to who is aborted
+    )
+    assert run.seconds < 10
+    reasons = {report.reason for report in run.reports}
+    assert reasons == {Reason.CLIENT_CLOSED, Reason.ABORTED}
+
+
+@pytest.mark.parametrize(
+    ("name", "said", "heard"),
+    [
+        ("keyvalue", b"GET x\nPUT x\n", b"nothing\nSET key value, or GET key\n"),
+        ("keyvalue", b"GET x\n" + b"x" * 2000, b"nothing\n"),
+        ("rpc", b'\0\x0c["most",1,2]', b"\0\x012"),
+        ("upgrade", b"RAW\nRAW\nRAW\n", b"OK\nRAW\nRAW\n"),
+    ],
+)
+def test_what_an_example_answers(name: str, said: bytes, heard: bytes) -> None:
+    peer = Peer().send(said).half_close().expect(heard).expect_eof()
+    run_conversation(example(name)["handler"], peer)
