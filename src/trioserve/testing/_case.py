@@ -188,7 +188,7 @@ class HandlerFailure(AssertionError):  # noqa: N818 - it is the handler's
             f"law {law!r}: {how}\n\n"
             f"The law: {LAWS[law]}.\n\n"
             f"To run it again:\n\n{_indented(repr(run.case))}\n\n"
-            f"What happened:\n\n{run.timeline}\n"
+            f"What happened:\n\n{run.timeline}"
         )
 
 
