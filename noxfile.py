@@ -71,6 +71,13 @@ def bench(session: nox.Session) -> None:
     session.run("python", "-m", "bench", *(session.posargs or ["--page"]))
 
 
+@nox.session(default=False)
+def mutations(session: nox.Session) -> None:
+    """Mistakes in a copy of the package, each of which tests must notice."""
+    session.install(*group("test"), ".")
+    session.run("python", "tests/mutations.py", *session.posargs)
+
+
 @nox.session
 def tests(session: nox.Session) -> None:
     """The tests, and whether they run every branch of the package."""

@@ -141,6 +141,7 @@ class Running:
         self.check()
         stats = self.server.statistics()
         assert stats.open == stats.slots_used == 0
+        assert self.server._timers._watched == 0
         if not self.collects:
             return
         assert stats.collected == len(self.reports)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import os
 import socket
 from typing import Any
 
@@ -135,7 +136,8 @@ async def test_lingering_throws_away_a_bounded_amount(autojump_clock: object) ->
 
 async def test_lingering_takes_a_bounded_time(autojump_clock: object) -> None:
     """Law 12: a client that never closes holds its slot for ``linger`` seconds."""
-    async with serving(_returns, timeouts=Timeouts(linger=9)) as running:
+    timeouts = Timeouts(linger=9, idle=5, half_closed=5)
+    async with serving(_returns, timeouts=timeouts) as running:
         stream = await running.connect()
         assert await receive_all(stream) == b"bye"
         while running.server.statistics().open:
@@ -320,6 +322,42 @@ async def test_a_timer_is_exact_after_a_conversation_too(
                 await trio.sleep(0.25)
     (report,) = running.reports
     assert (report.reason, report.duration) == (reason, 17 + seconds)
+
+
+async def test_bytes_that_are_sent_extend_silence_too(autojump_clock: object) -> None:
+    """Law 12: who is talked to is not silent, though it says nothing."""
+
+    async def handler(conn: Connection) -> None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(conn.receive_some)
+            for _ in range(3):
+                await trio.sleep(5)
+                await conn.send_all(b"news")
+
+    async with serving(handler, timeouts=Timeouts(idle=7)) as running:
+        stream = await running.connect()
+        assert await receive_all(stream) == b"newsnewsnews"
+        assert trio.current_time() == 22
+    assert running.reports[0].reason is Reason.IDLE
+
+
+@given(schedule=st.random_module())
+@settings(deadline=None, max_examples=30)
+def test_bytes_that_come_at_the_last_moment_make_no_reset_of_it(
+    schedule: object,
+) -> None:
+    """Idle, it ends by FIN; also if there is something by now that nobody reads."""
+
+    async def main() -> None:
+        async with serving(_receives, timeouts=Timeouts(idle=7)) as running:
+            stream = await running.connect()
+            await trio.sleep_until(7)
+            with contextlib.suppress(BrokenPipeError):
+                os.write(stream.socket.fileno(), b"late")
+            assert not await is_reset(stream)
+        assert running.reports[0].reason is Reason.IDLE
+
+    run(main)
 
 
 async def test_asking_again_and_again_extends_no_total(autojump_clock: object) -> None:
@@ -673,9 +711,9 @@ class OneWay(trio.abc.Stream):
 class OneListener(trio.abc.Listener[OneWay]):
     """Accepts one stream."""
 
-    def __init__(self) -> None:
+    def __init__(self, kind: type[OneWay] = OneWay) -> None:
         self.client, theirs = trio.testing.memory_stream_pair()
-        self.accepted = OneWay(theirs)
+        self.accepted = kind(theirs)
         self._streams = [self.accepted]
 
     async def accept(self) -> OneWay:
@@ -710,6 +748,33 @@ async def test_a_stream_without_half_close_is_closed_whole(
         await trio.testing.wait_all_tasks_blocked()
         assert running.server.statistics().open == 0
     assert listener.accepted.closed_within == (-math.inf if raises else 2)
+
+
+class _TakesItsTime(OneWay):
+    """A stream that takes a second to close."""
+
+    async def aclose(self) -> None:
+        await trio.sleep(1)
+        await super().aclose()
+
+
+@pytest.mark.parametrize("ending", ["drain", "cancel"])
+async def test_a_stream_that_takes_its_time_to_close_is_waited_for(
+    ending: str, autojump_clock: object
+) -> None:
+    """Law 13: when serving is over, it is closed."""
+    listener = OneListener(_TakesItsTime)
+    async with serving(
+        _receives, listeners=[listener], timeouts=Timeouts(idle=5)
+    ) as running:
+        await trio.sleep(5.5)
+        if ending == "cancel":
+            running.scope.cancel()
+        else:
+            running.server.start_draining()
+        await running.ended.wait()
+        assert trio.current_time() == 6
+    assert listener.accepted.closed_within is not None
 
 
 async def test_an_idle_stream_is_closed_politely(autojump_clock: object) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections
 import contextlib
 import errno
+import os
 import socket
 from dataclasses import replace
 from functools import partial
@@ -33,6 +34,7 @@ from trioserve import (
     Limits,
     Outcome,
     Reason,
+    Server,
     Timeouts,
     echo,
     open_listeners,
@@ -209,7 +211,7 @@ async def test_a_crowd_in_front_does_not_cost_the_others_their_last_chance(
                         listener.getsockname(), source_address=(source, 0)
                     )
                 )
-                for source in [*70 * ["127.0.0.2"], "127.0.0.3"]
+                for source in [*140 * ["127.0.0.2"], "127.0.0.3"]
             ]
             last.sendall(b"?")
             last.shutdown(socket.SHUT_WR)
@@ -218,8 +220,40 @@ async def test_a_crowd_in_front_does_not_cost_the_others_their_last_chance(
             await running.server.drain()
             assert last.recv(10) == b"?"
     reasons = collections.Counter(report.reason for report in running.reports)
-    assert reasons[Reason.PEER_LIMIT] == 69
+    assert reasons[Reason.PEER_LIMIT] == 139
     assert Reason.STOPPING not in reasons
+
+
+async def test_who_is_found_in_the_queue_at_the_end_is_counted(
+    autojump_clock: object,
+) -> None:
+    """Law 6: whether it is served or told."""
+    async with serving(echo, limits=Limits(max_connections=2)) as running:
+        listener = running.server[0].socket
+        assert listener is not None
+        await trio.testing.wait_all_tasks_blocked()
+        with contextlib.ExitStack() as stack:
+            for _ in range(5):
+                sock = socket.create_connection(listener.getsockname())
+                stack.enter_context(sock)
+            summary = await running.server.drain()
+    assert (summary.swept, summary.finished, summary.refused) == (5, 2, 3)
+
+
+async def test_who_is_being_told_is_not_one_of_its_peers_any_more(
+    autojump_clock: object,
+) -> None:
+    """Law 2: the next one need not wait until a refused one has read why."""
+    limits = Limits(max_per_peer=1, refusal=b"no\n")
+    async with serving(echo, limits=limits) as running:
+        first, second = await running.connect(), await running.connect()
+        assert await receive_exactly(second, 3) == b"no\n"
+        await first.aclose()
+        await trio.testing.wait_all_tasks_blocked()
+        third = await running.connect()
+        await third.send_all(b"?")
+        assert await receive_exactly(third, 1) == b"?"
+        assert running.server.statistics().open == 2
 
 
 async def test_peers_without_an_ip_address_are_not_counted(
@@ -301,6 +335,21 @@ async def test_accept_errors_do_not_end_it(
     assert len(caplog.records) == (1 if pause else 0)
 
 
+async def test_a_pause_is_a_second_at_most_and_the_next_one_is_short_again(
+    autojump_clock: object,
+) -> None:
+    """Law 1: trouble that was there for long costs no more when it is over."""
+    async with serving(echo) as running:
+        gate: Any = running.server[0]
+        for errors, seconds in ((12, 0.005 * (2**8 - 1) + 4), (1, 0.005)):
+            gate._sock = _Flaky(gate._sock, ["ENOBUFS"] * errors)
+            began = trio.current_time()
+            stream = await running.connect()
+            await stream.send_all(b"x")
+            assert await receive_exactly(stream, 1) == b"x"
+            assert trio.current_time() - began == pytest.approx(seconds)
+
+
 async def test_an_error_after_the_first_of_a_batch(autojump_clock: object) -> None:
     """Law 6: what was accepted before an error is served."""
     async with serving(echo, limits=Limits(max_connections=0)) as running:
@@ -323,16 +372,59 @@ async def test_many_at_once(autojump_clock: object) -> None:
             assert await receive_exactly(stream, 1) == b"x"
 
 
+class _LargestStep(trio.abc.Instrument):
+    """The most connections that were accepted in one step of a task."""
+
+    def __init__(self, server: Server) -> None:
+        self.accepted = 0
+        self._server = server
+        self._before = server.statistics().accepted
+
+    def after_task_step(self, task: trio.lowlevel.Task) -> None:
+        accepted = self._server.statistics().accepted
+        self.accepted = max(self.accepted, accepted - self._before)
+        self._before = accepted
+
+
+@pytest.mark.parametrize(
+    "limits",
+    [
+        Limits(max_connections=200),
+        Limits(max_connections=200, max_per_peer=1),
+        Limits(max_connections=0, when_full="refuse"),
+    ],
+    ids=["served", "one served", "refused"],
+)
+async def test_a_crowd_is_accepted_in_parts(
+    limits: Limits, autojump_clock: object
+) -> None:
+    """Law 1: between two of them it is everybody else's turn."""
+    async with serving(echo, limits=Limits(max_connections=0)) as running:
+        for _ in range(150):
+            await running.connect()
+        steps = _LargestStep(running.server)
+        trio.lowlevel.add_instrument(steps)
+        running.server.limits = limits
+        await trio.testing.wait_all_tasks_blocked()
+        trio.lowlevel.remove_instrument(steps)
+        assert running.server.statistics().accepted == 150
+    # One that is served may come before a batch of those that are not.
+    assert 0 < steps.accepted <= 65
+
+
 async def test_who_waits_is_refused_when_that_is_the_rule_now(
     autojump_clock: object,
 ) -> None:
     """Law 2: new limits hold for those too that wait in the kernel's queue."""
     async with serving(echo, limits=Limits(max_connections=0)) as running:
         streams = [await running.connect() for _ in range(150)]
+        for stream in streams:
+            await stream.send_all(b"hello")
         await trio.testing.wait_all_tasks_blocked()
         running.server.limits = Limits(max_connections=0, when_full="refuse")
         for stream in streams:
             assert await receive_all(stream) == b""
+            await stream.send_all(b"is it")  # and not after a RST
         assert trio.current_time() == 0
     assert [r.reason for r in running.reports] == [Reason.LIMIT] * 150
 
@@ -349,10 +441,19 @@ async def test_closed_while_it_waits_for_a_slot(autojump_clock: object) -> None:
         await trio.testing.wait_all_tasks_blocked()
         socket_ = running.server[0].socket
         assert socket_ is not None
-        socket_.close()
-        await first.aclose()
-        await trio.testing.wait_all_tasks_blocked()
-        assert running.server.statistics().accept_errors == {"EBADF": 1}
+        number = socket_.fileno()
+        with (
+            socket.create_server(("127.0.0.1", 0)) as stranger,
+            socket.create_connection(stranger.getsockname()),
+        ):
+            stranger.setblocking(False)
+            socket_.close()
+            os.dup2(stranger.fileno(), number)
+            await first.aclose()
+            await trio.testing.wait_all_tasks_blocked()
+            os.close(number)
+            assert running.server.statistics().accept_errors == {"EBADF": 1}
+            stranger.accept()[0].close()
 
 
 async def test_nobody_is_turned_away_for_a_moments_shortage(
@@ -722,6 +823,27 @@ async def test_a_lent_nursery_is_left_alone(
     assert reports[0].reason is (
         Reason.CLIENT_CLOSED if cancelled == "serving" else Reason.CANCELLED
     )
+
+
+async def test_a_lent_nursery_that_is_cancelled_is_not_held_up_for_long(
+    autojump_clock: object,
+) -> None:
+    """Though serving goes on, nobody will start connections or make reports there."""
+    async with trio.open_nursery() as accepting:
+        accepting.cancel_scope.deadline = 60
+        async with trio.open_nursery() as handlers:
+            serve_it = partial(
+                serve_tcp,
+                echo,
+                0,
+                host="127.0.0.1",
+                handler_nursery=handlers,
+                timeouts=Timeouts(cleanup=3),
+            )
+            await accepting.start(serve_it)
+            handlers.cancel_scope.cancel()
+        accepting.cancel_scope.cancel()
+    assert trio.current_time() == 3
 
 
 async def test_a_lent_nursery_that_is_closed_ends_serving(

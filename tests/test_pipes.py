@@ -98,6 +98,12 @@ def test_a_closed_pipe_has_no_descriptor() -> None:
     assert open_fds() == before
 
 
+def test_no_other_program_inherits_a_pipe(pipe: Pipe) -> None:
+    """Law 13: it would keep what is closed here."""
+    assert not os.get_inheritable(pipe.reader)
+    assert not os.get_inheritable(pipe.writer)
+
+
 # -- All pipes of a run
 
 

@@ -76,12 +76,14 @@ async def test_the_report_tells_both_sides(
         serving(proxy(parse(there.address))) as running,
     ):
         client = await running.connect()
+        await trio.sleep(1)
         await client.send_all(b"hello")
         await client.send_eof()
         assert await receive_all(client) == b"good bye"
         await client.aclose()
         await trio.testing.wait_all_tasks_blocked()
         (report,) = running.reports
+        assert report.first_byte == 1
         assert report.target == there.address
         assert (report.bytes_received, report.upstream_bytes_sent) == (5, 5)
         assert (report.bytes_sent, report.upstream_bytes_received) == (8, 8)

@@ -24,6 +24,7 @@ from links import (
     Peer,
     RealMedium,
     Whole,
+    memory,
     narrow,
     sockets,
     some_bytes,
@@ -362,6 +363,30 @@ def test_a_reset_comes_after_the_bytes_before_it(
 
 
 @pytest.mark.parametrize("medium", REAL_MEDIA)
+@given(schedule=st.random_module())
+@settings(deadline=None, max_examples=20)
+def test_last_words_of_a_peer_that_takes_nothing_are_delivered(
+    medium: RealMedium, schedule: object
+) -> None:
+    """Law 8: whoever is first to find out that it is gone."""
+
+    async def main() -> None:
+        with medium() as a, medium() as b:
+            peer = Peer(b.peer)
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(relay, a.ours, b.ours)
+                nursery.start_soon(peer.send, 30_000_000)
+                await trio.testing.wait_all_tasks_blocked()
+                # In one step, so that both directions find out in the same turn.
+                os.write(a.peer.socket.fileno(), b"last words")
+                reset(a.peer)
+                await peer.read()
+            assert (bytes(peer.received), peer.tail) == (b"last words", "reset")
+
+    run(main)
+
+
+@pytest.mark.parametrize("medium", REAL_MEDIA)
 async def test_an_eof_for_somebody_who_is_gone(medium: RealMedium) -> None:
     """Law 8: nobody reads there any more, so it is found out by telling."""
     with medium() as a, medium() as b:
@@ -374,11 +399,12 @@ async def test_an_eof_for_somebody_who_is_gone(medium: RealMedium) -> None:
         assert result.value.reason is Reason.SERVER_RESET
 
 
+@pytest.mark.parametrize("medium", REAL_MEDIA)
 async def test_a_reset_that_waits_for_its_flush_stays_a_reset(
-    autojump_clock: trio.testing.MockClock,
+    medium: RealMedium, autojump_clock: trio.testing.MockClock
 ) -> None:
     """Law 8: no timer turns it into a clean end, however slow the other side is."""
-    with sockets() as a, sockets() as b:
+    with medium() as a, sockets() as b:
         narrow(b.peer)
         async with trio.open_nursery() as nursery:
             result = Result(nursery, a.ours, b.ours, timeouts=Timeouts(idle=10))
@@ -421,6 +447,44 @@ async def test_a_peer_that_never_reads_costs_one_chunk(
         assert flow.received == flow.delivered + flow.discarded
         assert 0 < flow.discarded <= CHUNK <= 65536
         assert await is_reset(receiver.peer)
+
+
+@pytest.mark.parametrize("medium", REAL_MEDIA)
+@pytest.mark.parametrize("who", [0, 1])
+async def test_idle_with_bytes_that_nobody_took_it_is_a_reset(
+    medium: RealMedium, who: int, autojump_clock: trio.testing.MockClock
+) -> None:
+    """Law 8: unfinished; and it was the one who took nothing that was silent."""
+    with medium() as a, medium() as b:
+        sender, receiver = (a, b)[who], (b, a)[who]
+        timeouts = Timeouts(idle=5, write_stall=30)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(Peer(sender.peer).send, 30_000_000)
+            result = await relay(a.ours, b.ours, timeouts=timeouts)
+            nursery.cancel_scope.cancel()
+        assert (result.reason, trio.current_time()) == (Reason.IDLE, 5)
+        assert result.side == ("target", "client")[who]
+        assert (result.a_to_b, result.b_to_a)[who].discarded > 0
+        assert await is_reset(receiver.peer)
+
+
+async def test_what_a_stalled_target_did_not_take_is_in_the_report(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """Law 4: bytes of the client that the target never got are discarded ones."""
+
+    async def handler(conn: Connection) -> RelayResult:
+        with sockets() as target:
+            return await relay(conn, target.ours)
+
+    async with serving(handler, timeouts=Timeouts(write_stall=5)) as running:
+        client = await running.connect()
+        await Peer(client).send(30_000_000)
+    (report,) = running.reports
+    assert isinstance(report.result, RelayResult)
+    assert report.reason is Reason.WRITE_STALL
+    assert report.bytes_received == report.result.a_to_b.received
+    assert report.bytes_discarded == report.result.a_to_b.discarded > 0
 
 
 async def test_a_slow_reader_is_no_stalled_one(
@@ -578,6 +642,27 @@ async def test_an_idle_side_that_cannot_send_eof_is_closed(
         result = await relay(Whole(a.ours), b.ours, timeouts=Timeouts(idle=5))
         assert result.reason is Reason.IDLE
         assert await receive_all(a.peer) == await receive_all(b.peer) == b""
+
+
+class _TakesItsTime(Whole):
+    """A stream that takes a second to close, whoever is in a hurry."""
+
+    async def aclose(self) -> None:
+        with trio.CancelScope(shield=True):
+            await trio.sleep(1)
+        await super().aclose()
+
+
+async def test_a_side_that_takes_its_time_to_close_is_waited_for(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """Law 13: when a relay that resets its sides is over, they are closed."""
+    with sockets() as a, memory() as b:
+        async with trio.open_nursery() as nursery:
+            result = Result(nursery, a.ours, _TakesItsTime(b.ours))
+            await trio.testing.wait_all_tasks_blocked()
+            reset(a.peer)
+        assert (result.value.reason, result.at) == (Reason.CLIENT_RESET, 1)
 
 
 # -- Echo
@@ -746,16 +831,17 @@ def test_a_descriptor_that_changes_hands_while_bytes_arrive(schedule: object) ->
 async def test_cancelled_without_bytes_it_leaves_both_open(
     medium: Medium, autojump_clock: trio.testing.MockClock
 ) -> None:
-    """And they work as before."""
+    """And they work as before, be it for another relay."""
     with medium() as a, medium() as b:
-        with trio.move_on_after(1) as scope:
-            await relay(a.ours, b.ours)
-        assert scope.cancelled_caught
-        for link in (a, b):
-            await link.ours.send_all(b"there")
-            assert await receive_exactly(link.peer, 5) == b"there"
-            await link.peer.send_all(b"and back")
-            assert await receive_exactly(link.ours, 8) == b"and back"
+        for _ in range(2):
+            with trio.move_on_after(1) as scope:
+                await relay(a.ours, b.ours)
+            assert scope.cancelled_caught
+            for link in (a, b):
+                await link.ours.send_all(b"there")
+                assert await receive_exactly(link.peer, 5) == b"there"
+                await link.peer.send_all(b"and back")
+                assert await receive_exactly(link.ours, 8) == b"and back"
 
 
 @pytest.mark.parametrize("medium", REAL_MEDIA)
@@ -870,6 +956,32 @@ async def test_two_relayed_connections_drain(
                 nursery.start_soon(_expect_eof_and_close, client)
     assert {report.reason for report in running.reports} == {Reason.DRAINED}
     assert {report.duration for report in running.reports} == {3}
+
+
+async def test_a_relay_that_holds_bytes_is_not_idle_while_the_server_drains(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """Law 5: what was on its way then arrives, if it is taken before the deadline."""
+    size = 10_000_000
+
+    async def handler(conn: Connection) -> None:
+        with sockets() as target:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(relay, conn, target.ours)
+                await conn.draining.wait()
+                await trio.sleep(9)
+                assert len(await receive_all(target.peer)) == size
+
+    async with serving(handler, timeouts=Timeouts(drain_idle=2)) as running:
+        client = await running.connect()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(client.send_all, bytes(size))
+            await trio.testing.wait_all_tasks_blocked()
+            running.server.start_draining()
+        assert await receive_all(client) == b""
+        await client.aclose()
+    (report,) = running.reports
+    assert (report.reason, report.bytes_discarded) == (Reason.DRAINED, 0)
 
 
 async def test_a_relay_that_begins_while_draining_drains(

@@ -52,6 +52,8 @@ def test_every_reason_has_an_outcome_and_a_sentence(reason: Reason) -> None:
         (Reason.IDLE, Phase.DATA, "client", "cD"),
         (Reason.WRITE_STALL, Phase.DATA, "target", "sD"),
         (Reason.CUT, Phase.DATA, None, "K-"),
+        (Reason.CUT, Phase.CLOSING, None, "K-"),
+        (Reason.CUT, Phase.CONNECT, None, "KC"),
     ],
 )
 def test_the_state_is_what_haproxy_would_log(

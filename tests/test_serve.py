@@ -147,11 +147,10 @@ async def test_a_reset_is_not_the_handlers_error(autojump_clock: object) -> None
         await good.send_all(b"still here")
         assert await receive_exactly(good, 10) == b"still here"
         await good.aclose()
-    assert [r.reason for r in sorted(running.reports, key=lambda r: r.id)] == [
-        Reason.CLIENT_RESET,
-        Reason.CLIENT_CLOSED,
-    ]
-    assert "ConnectionResetError" in str(running.reports[0].error)
+    first, second = sorted(running.reports, key=lambda r: r.id)
+    assert first.reason is Reason.CLIENT_RESET
+    assert second.reason is Reason.CLIENT_CLOSED
+    assert "ConnectionResetError" in str(first.error)
 
 
 @settings(deadline=None, max_examples=50)
@@ -338,16 +337,17 @@ async def test_telling_has_a_limit_too(autojump_clock: object) -> None:
     """Law 12: refused clients that do not read cost a bounded time and number."""
     limits = Limits(max_connections=0, when_full="refuse", refusal=b"busy\n")
     async with serving(echo, limits=limits) as running:
-        streams = [await running.connect() for _ in range(70)]
-        await trio.testing.wait_all_tasks_blocked()
-        assert running.server.statistics().open == 64
-        started = trio.current_time()
-        while running.server.statistics().open:
-            await trio.sleep(0.1)
-        assert trio.current_time() - started == pytest.approx(2, abs=0.2)
-        for stream in streams:
-            await stream.aclose()
-    assert len(running.reports) == 70
+        for _ in range(2):
+            streams = [await running.connect() for _ in range(70)]
+            await trio.testing.wait_all_tasks_blocked()
+            assert running.server.statistics().open == 64
+            started = trio.current_time()
+            while running.server.statistics().open:
+                await trio.sleep(0.1)
+            assert trio.current_time() - started == pytest.approx(2, abs=0.2)
+            for stream in streams:
+                await stream.aclose()
+    assert len(running.reports) == 140
 
 
 async def test_cut_while_it_is_told(autojump_clock: object) -> None:
@@ -526,6 +526,43 @@ async def test_a_collector_may_end_the_program() -> None:
             await running.ended.wait()
 
 
+async def test_a_report_counts_the_others_that_were_open(
+    autojump_clock: object,
+) -> None:
+    """Without the one that it is about."""
+    async with serving(echo) as running:
+        clients = [await running.connect() for _ in range(3)]
+        await trio.testing.wait_all_tasks_blocked()
+        for client in clients:
+            await client.aclose()
+            await trio.testing.wait_all_tasks_blocked()
+    assert [report.open_at_close for report in running.reports] == [2, 1, 0]
+
+
+async def test_what_a_collector_left_in_its_buffer_is_lost(
+    autojump_clock: object, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Law 3: and counted, though nobody has it any more."""
+    enough = trio.Event()
+
+    async def collector(
+        reports: trio.MemoryReceiveChannel[ConnectionReport],
+    ) -> None:
+        async with reports:
+            await reports.receive()
+            await enough.wait()
+
+    async with serving(echo, collector=collector) as running:
+        for _ in range(3):
+            await (await running.connect()).aclose()
+            await trio.testing.wait_all_tasks_blocked()
+        enough.set()
+        await trio.testing.wait_all_tasks_blocked()
+        stats = running.server.statistics()
+        assert (stats.collected, stats.buffered, stats.lost) == (1, 0, 2)
+    assert "2 already" in caplog.text
+
+
 async def test_results_and_notes_are_reported(autojump_clock: object) -> None:
     """A handler's return value and notes are in the report; escaped in as_dict."""
 
@@ -676,6 +713,19 @@ async def test_who_finishes_in_time_is_untouched(autojump_clock: object) -> None
     assert running.reports[0].reason is Reason.SERVER_CLOSED
 
 
+async def test_the_summary_counts_from_where_the_drain_began(
+    autojump_clock: object,
+) -> None:
+    """Law 5: what had ended before is in the statistics only."""
+    async with serving(echo) as running:
+        first, _ = await running.connect(), await running.connect()
+        await first.aclose()
+        await trio.testing.wait_all_tasks_blocked()
+        summary = await running.server.drain()
+    assert (summary.open_at_start, summary.finished) == (1, 1)
+    assert (summary.refused, summary.cut) == (0, 0)
+
+
 @settings(deadline=None, max_examples=30)
 @given(
     waiting=st.integers(0, 8),
@@ -743,18 +793,27 @@ async def test_a_hurry_ends_the_lame_duck(autojump_clock: object) -> None:
     assert summary.cut + summary.refused == 1
 
 
-async def test_cancelling_resets_and_reports(autojump_clock: object) -> None:
+@pytest.mark.parametrize("shielded", [False, True])
+async def test_cancelling_resets_and_reports(
+    shielded: bool, autojump_clock: object
+) -> None:
     """Law 3: cancelled from outside, every connection is reset and reported."""
-    async with serving(_wait_for_ever) as running:
-        stream = await running.connect()
+
+    async def handler(conn: Connection) -> None:
+        with trio.CancelScope(shield=shielded):
+            await conn.receive_some()
+
+    async with serving(handler) as running:
+        streams = [await running.connect() for _ in range(20)]
         await trio.testing.wait_all_tasks_blocked()
         running.scope.cancel()
         await running.ended.wait()
-        assert await is_reset(stream)
+        for stream in streams:
+            assert await is_reset(stream)
         summary = await running.server.drain()
-    assert summary.cut == 1
-    assert running.reports[0].reason is Reason.CANCELLED
-    assert running.reports[0].unacknowledged == 0
+    assert (summary.open_at_start, summary.cut) == (20, 20)
+    assert {report.reason for report in running.reports} == {Reason.CANCELLED}
+    assert {report.unacknowledged for report in running.reports} == {0}
 
 
 async def test_bad_deadlines_are_refused() -> None:
@@ -824,15 +883,18 @@ async def test_a_relay_that_is_stuck_has_its_account(
     released = trio.Event()
 
     class Deaf(trio.abc.Stream):
-        """It takes nothing, and can't be cancelled."""
+        """It talks and talks, takes nothing, and can't be cancelled."""
 
-        async def wait(self, *_: object) -> bytes:
+        async def wait(self, *_: object) -> None:
             with trio.CancelScope(shield=True):
                 await released.wait()
-            return b""
 
-        receive_some = send_all = wait  # type: ignore[assignment]
-        wait_send_all_might_not_block = aclose = wait  # type: ignore[assignment]
+        send_all = wait  # type: ignore[assignment]
+        wait_send_all_might_not_block = aclose = wait
+
+        async def receive_some(self, max_bytes: int | None = None) -> bytes:
+            await trio.lowlevel.checkpoint()
+            return bytes(1000)
 
     async def handler(conn: Connection) -> None:
         await trioserve.relay(conn, Deaf())
@@ -842,10 +904,12 @@ async def test_a_relay_that_is_stuck_has_its_account(
         await client.send_all(b"hello")
         await trio.testing.wait_all_tasks_blocked()
         summary = await running.server.drain()
-        assert len(summary.stuck) == 1
-        assert running.reports[0].bytes_discarded == 5
-        assert running.reports[0].upstream_bytes_discarded == 0
+        (report,) = running.reports
         released.set()
+    assert len(summary.stuck) == 1
+    assert report.bytes_discarded == 5
+    assert report.upstream_bytes_received == 1000 * (report.bytes_sent // 1000 + 1)
+    assert report.upstream_bytes_discarded == 1000 - report.bytes_sent % 1000
 
 
 def test_a_connection_that_is_over_is_no_garbage() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import random
 
 import pytest
 import trio
@@ -107,6 +108,17 @@ async def test_an_earlier_watch_replaces_a_later_one(
     assert sleeper.woken == [5]
 
 
+async def test_a_watch_that_was_replaced_is_over(
+    timers: Timers, autojump_clock: trio.testing.MockClock
+) -> None:
+    """It does not come back with the next one."""
+    sleeper = _Alarmed(timers, again=[9])
+    timers.watch(sleeper, 7)
+    timers.watch(sleeper, 5)
+    await trio.sleep(10)
+    assert sleeper.woken == [5, 9]
+
+
 async def test_who_watches_again_when_woken_is_woken_again(
     timers: Timers, autojump_clock: trio.testing.MockClock
 ) -> None:
@@ -122,11 +134,20 @@ async def test_all_that_is_due_wakes_in_one_step(
 ) -> None:
     """Two deadlines of one moment need one wake-up."""
     sleepers = [_Alarmed(timers), _Alarmed(timers)]
+    steps: list[str] = []
+
+    class Steps(trio.abc.Instrument):
+        def after_task_step(self, task: trio.lowlevel.Task) -> None:
+            steps.append(task.name)
+
     for sleeper in sleepers:
         timers.watch(sleeper, 5)
+    await trio.testing.wait_all_tasks_blocked()
+    trio.lowlevel.add_instrument(Steps())
     await trio.sleep_until(5)
     await trio.testing.wait_all_tasks_blocked()
     assert [sleeper.woken for sleeper in sleepers] == [[5], [5]]
+    assert sum("Timers.run" in name for name in steps) == 1
 
 
 async def test_the_forgotten_do_not_pile_up(
@@ -142,6 +163,21 @@ async def test_the_forgotten_do_not_pile_up(
     assert len(timers._heap) < 100
     await trio.sleep(7)
     assert stays.woken == [5]
+
+
+async def test_who_stays_when_many_were_forgotten_wakes_in_time(
+    timers: Timers, autojump_clock: trio.testing.MockClock
+) -> None:
+    """Law 12: thrown out together, they leave all others in order."""
+    sleepers = [_Alarmed(timers) for _ in range(1000)]
+    moments = random.Random(0).sample(range(1, 1001), 1000)
+    for sleeper, moment in zip(sleepers, moments, strict=True):
+        timers.watch(sleeper, moment)
+    for sleeper in sleepers[::5] + sleepers[1::5] + sleepers[2::5]:
+        timers.forget(sleeper)
+    await trio.sleep(2000)
+    for number, moment in enumerate(moments):
+        assert sleepers[number].woken == ([moment] if number % 5 > 2 else [])
 
 
 def test_the_forgotten_do_not_move_a_virtual_clock() -> None:

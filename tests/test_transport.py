@@ -437,6 +437,15 @@ async def test_an_eof_that_finds_the_reset_does_not_hide_it(medium: RealMedium) 
             await transport.receive()
 
 
+async def test_the_first_error_is_the_one_that_stays() -> None:
+    """Law 8: what fails because of it says less."""
+    with _over(sockets) as (transport, link):
+        reset(link.peer)
+        assert transport.readable()
+        await transport.send_eof()
+        assert isinstance(transport.error, ConnectionResetError)
+
+
 @pytest.mark.parametrize("sends", [b"", b"hello"])
 @pytest.mark.parametrize("ends", ["eof", "reset", "eof, then reset"])
 async def test_who_is_gone_is_known_and_nothing_is_taken(
@@ -787,6 +796,47 @@ def test_a_sender_that_could_go_on_when_its_descriptor_changed_hands(
     run(main)
 
 
+@given(schedule=st.random_module())
+@settings(deadline=None)
+def test_a_receiver_that_could_go_on_when_its_descriptor_changed_hands(
+    schedule: object,
+) -> None:
+    """Law 1: woken for the old socket, nobody takes what came to the new one."""
+
+    async def main() -> None:
+        with (
+            _over(sockets) as (transport, link),
+            sockets() as stranger,
+            sockets() as bell,
+        ):
+            ours, number = link.ours.socket, link.ours.socket.fileno()
+            await stranger.peer.send_all(b"not yours")
+
+            async def change_hands() -> None:
+                await bell.ours.receive_some()
+                ours.close()
+                os.dup2(stranger.ours.socket.fileno(), number)
+
+            async def receive() -> None:
+                # It may have been faster.
+                with contextlib.suppress(trio.ClosedResourceError):
+                    assert await transport.receive() == b"yours"
+
+            try:
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(receive)
+                    nursery.start_soon(change_hands)
+                    await trio.testing.wait_all_tasks_blocked()
+                    # In one step, so that both wake up in the same turn.
+                    os.write(link.peer.socket.fileno(), b"yours")
+                    os.write(bell.peer.socket.fileno(), b"!")
+                assert await stranger.ours.receive_some() == b"not yours"
+            finally:
+                os.close(number)
+
+    run(main)
+
+
 async def test_a_closed_stream_cannot_be_shared() -> None:
     """There is nothing to share."""
     with sockets() as link:
@@ -875,11 +925,39 @@ async def test_flushed_is_what_the_peer_has_acknowledged(
         assert transport.unsent() is None
 
 
+async def test_nobody_waits_until_a_broken_one_has_acknowledged(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """It never will."""
+    with _over(sockets) as (transport, link):
+        with trio.move_on_after(1):
+            await transport.send(bytes(30_000_000))
+        reset(link.peer)
+        with pytest.raises(trio.BrokenResourceError):
+            await transport.receive()
+        await transport.flushed(5)
+        assert trio.current_time() == 1
+
+
 @pytest.mark.parametrize("medium", MEDIA)
 async def test_an_unused_stream_is_writable(medium: Medium) -> None:
     """Waiting for it returns at once."""
     with _over(medium) as (transport, _):
         await transport.wait_writable()
+
+
+async def test_of_what_nobody_reads_the_kernel_holds_little(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """Law 9: some kilobytes, where it would take megabytes."""
+    one, other = socket_pair()
+    other.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1)
+    transport = SocketTransport(one)
+    with other, trio.move_on_after(1):
+        while True:
+            await transport.send(bytes(1000))
+    assert 0 < transport.sent < 100_000
+    transport.close()
 
 
 async def test_a_unix_socket_is_a_socket() -> None:
@@ -910,7 +988,6 @@ class _Hangs(Whole):
         try:
             await trio.sleep_forever()
         finally:
-            await self.below.aclose()
             raise RuntimeError("and now this")
 
 

@@ -1,0 +1,918 @@
+"""Mutations: mistakes that somebody could make, each noticed by tests.
+
+Run as a program, this file makes each of them in a copy of the package, and runs
+the tests that are named beside it against that copy: every one of these has to
+fail, and to pass without the mistake. With ``--table`` it writes the page.
+"""
+
+from __future__ import annotations
+
+import argparse
+import collections
+import dataclasses
+import itertools
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+TESTS = Path(__file__).parent
+ROOT = TESTS.parent
+PACKAGE = ROOT / "src" / "trioserve"
+PAGE = ROOT / "docs" / "mutations.md"
+
+#: Seconds that the tests of one mutation may take. Most need one or two; more
+#: of them than this hang.
+PATIENCE = 30.0
+
+#: Copies that are tested at the same time.
+AT_ONCE = 2
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Mutation:
+    """A mistake, in one place.
+
+    Attributes:
+      law: what it breaks, by the number in docs/laws.md.
+      breaks: the same as a sentence.
+      file: the module, in the folder of the package.
+      old: a text that is there exactly once.
+      new: what stands there instead.
+      tests: the file, and those in it that have to fail.
+    """
+
+    law: int
+    breaks: str
+    file: str
+    old: str
+    new: str
+    tests: tuple[str, ...]
+
+    @property
+    def names(self) -> list[str]:
+        """The tests, as pytest names them."""
+        file, *names = self.tests
+        return [f"{file}::{name}" for name in names]
+
+    def __str__(self) -> str:
+        return f"{self.file}: {self.breaks}"
+
+    def source(self) -> str:
+        """The module with the mistake.
+
+        Raises:
+          ValueError: the old text is not there exactly once.
+        """
+        source = (PACKAGE / self.file).read_text()
+        if (count := source.count(self.old)) != 1:
+            raise ValueError(f"{self.file} has it {count} times, not once: {self.old}")
+        return source.replace(self.old, self.new)
+
+
+MUTATIONS: Sequence[Mutation] = (
+    # 1. Isolation
+    Mutation(
+        law=1,
+        breaks="a handler that raises a Cancelled of its own cancels the server",
+        file="_serve.py",
+        old="cancelled = trio.current_effective_deadline() == -math.inf",
+        new="cancelled = isinstance(exception, trio.Cancelled)",
+        tests=("test_serve.py", "test_what_a_handler_raises_is_its_own_report"),
+    ),
+    Mutation(
+        law=1,
+        breaks="all who wait in the queue are accepted before anybody else runs",
+        file="_gates.py",
+        old="            if len(self._batch) == _BATCH:\n                return\n",
+        new="",
+        tests=("test_gates.py", "test_a_crowd_is_accepted_in_parts"),
+    ),
+    Mutation(
+        law=1,
+        breaks="a peer that comes again and again in vain keeps all others waiting",
+        file="_gates.py",
+        old="        for _ in range(_BATCH):\n            try:\n",
+        new="        while True:\n            try:\n",
+        tests=("test_gates.py", "test_a_crowd_is_accepted_in_parts"),
+    ),
+    Mutation(
+        law=1,
+        breaks="trouble that is over makes the next pause as long as the last",
+        file="_gates.py",
+        old="        self._pause = _FIRST_PAUSE\n        if self._spare is None:\n",
+        new="        if self._spare is None:\n",
+        tests=(
+            "test_gates.py",
+            "test_a_pause_is_a_second_at_most_and_the_next_one_is_short_again",
+        ),
+    ),
+    Mutation(
+        law=1,
+        breaks="a closed listener accepts from whoever has its descriptor by now",
+        file="_gates.py",
+        old="if self._listener.socket.fileno() < 0:\n            raise _closed()",
+        new="if False:\n            raise _closed()",
+        tests=("test_gates.py", "test_closed_while_it_waits_for_a_slot"),
+    ),
+    Mutation(
+        law=1,
+        breaks="a receive takes bytes from whoever has its descriptor by now",
+        file="_transport.py",
+        old="""\
+                if self._owner is not None:
+                    self._check_open()
+                if (data""",
+        new="                if (data",
+        tests=(
+            "test_transport.py",
+            "test_a_receiver_that_could_go_on_when_its_descriptor_changed_hands",
+        ),
+    ),
+    Mutation(
+        law=1,
+        breaks="an exception of a foreign stream that closes ends the program",
+        file="_transport.py",
+        old="with contextlib.suppress(Exception), trio.move_on_after(seconds):",
+        new="with trio.move_on_after(seconds):",
+        tests=(
+            "test_transport.py",
+            "test_a_foreign_stream_that_does_not_close_is_not_waited_for",
+        ),
+    ),
+    Mutation(
+        law=1,
+        breaks="bytes that wait for their sink are overwritten by what others receive",
+        file="_engine.py",
+        old="self._held = memoryview(bytes(engine.view[sent:count]))",
+        new="self._held = engine.view[sent:count]",
+        tests=(
+            "test_engine.py",
+            "test_what_is_held_is_not_touched_by_what_comes_to_others",
+        ),
+    ),
+    Mutation(
+        law=1,
+        breaks="an event for a socket that is gone ends all relays",
+        file="_engine.py",
+        old="                if direction is None:\n                    continue\n",
+        new="",
+        tests=(
+            "test_engine.py",
+            "test_a_descriptor_that_changes_hands_between_two_events_of_a_look",
+        ),
+    ),
+    Mutation(
+        law=1,
+        breaks="the end of a relay unregisters another one that has its number by now",
+        file="_engine.py",
+        old="known = self._directions[direction.fd] is direction",
+        new="known = self._directions[direction.fd] is not None",
+        tests=("test_engine.py", "test_a_number_that_another_relay_has_by_now"),
+    ),
+    Mutation(
+        law=1,
+        breaks="the engine works on for as long as there is something to do",
+        file="_engine.py",
+        old="        for _ in range(_LOOKS):\n",
+        new="        while True:\n",
+        tests=(
+            "test_engine.py",
+            "test_bytes_that_go_round_for_ever_leave_others_their_turn",
+        ),
+    ),
+    Mutation(
+        law=1,
+        breaks="a pipe with bytes in it is lent to the next relay",
+        file="_pipes.py",
+        old="        if pipe.filled:\n            pipe.close()\n        else:\n",
+        new="        if True:\n",
+        tests=(
+            "test_pipes.py",
+            "test_a_pipe_with_bytes_in_it_is_never_lent_again",
+        ),
+    ),
+    Mutation(
+        law=1,
+        breaks="a backslash of a peer's looks like an escape of ours",
+        file="_report.py",
+        old='if " " <= c <= "~" and c != "\\\\" else',
+        new='if " " <= c <= "~" else',
+        tests=("test_report.py", "test_escapes_are_those_of_python"),
+    ),
+    # 2. Limit
+    Mutation(
+        law=2,
+        breaks="a slot that is released twice is two",
+        file="_admission.py",
+        old="            self._limiter = None\n",
+        new="",
+        tests=("test_admission.py", "test_exactly_as_many_are_in_as_may_be"),
+    ),
+    Mutation(
+        law=2,
+        breaks="an error of accept(2) costs a slot for ever",
+        file="_gates.py",
+        old="            except BaseException:\n                slot.release()\n",
+        new="            except BaseException:\n",
+        tests=(
+            "test_gates.py",
+            "test_accept_errors_do_not_end_it",
+            "test_an_error_after_the_first_of_a_batch",
+        ),
+    ),
+    Mutation(
+        law=2,
+        breaks="new limits do not hold for those that wait in the queue",
+        file="_gates.py",
+        old='        self._queueing.cancel(reason="the limits have changed")\n',
+        new="        pass\n",
+        tests=(
+            "test_gates.py",
+            "test_who_waits_is_refused_when_that_is_the_rule_now",
+        ),
+    ),
+    Mutation(
+        law=2,
+        breaks="a peer gets one connection more than its share",
+        file="_serve.py",
+        old="self._of_peer.get(host, 0) >= most",
+        new="self._of_peer.get(host, 0) > most",
+        tests=("test_gates.py", "test_no_peer_has_more_than_its_share"),
+    ),
+    Mutation(
+        law=2,
+        breaks="who is refused counts as one of its peer's until it has read why",
+        file="_serve.py",
+        old="        self._uncount(connection)\n        self._refused += 1\n",
+        new="        self._refused += 1\n",
+        tests=(
+            "test_gates.py",
+            "test_who_is_being_told_is_not_one_of_its_peers_any_more",
+        ),
+    ),
+    # 3. One record
+    Mutation(
+        law=3,
+        breaks="a connection that was settled, and ends later, is reported again",
+        file="_serve.py",
+        old="""\
+        if self._open.pop(connection.id, None) is None:
+            return
+""",
+        new="        self._open.pop(connection.id, None)\n",
+        tests=("test_serve.py", "test_a_task_that_does_not_end_is_named"),
+    ),
+    Mutation(
+        law=3,
+        breaks="reports in the buffer of a collector that ends count as collected",
+        file="_collector.py",
+        old="async with self._receive.clone() as reports:",
+        new="async with self._receive as reports:",
+        tests=("test_serve.py", "test_what_a_collector_left_in_its_buffer_is_lost"),
+    ),
+    Mutation(
+        law=3,
+        breaks="the collector is cancelled with the server, before the last reports",
+        file="_collector.py",
+        old="self._scope = trio.CancelScope(shield=True)",
+        new="self._scope = trio.CancelScope()",
+        tests=("test_serve.py", "test_cancelling_resets_and_reports"),
+    ),
+    Mutation(
+        law=3,
+        breaks="a report counts the connection that it is about among the others",
+        file="_serve.py",
+        old="connection._report(len(self._open))",
+        new="connection._report(len(self._open) + 1)",
+        tests=("test_serve.py", "test_a_report_counts_the_others_that_were_open"),
+    ),
+    # 4. Byte ledger
+    Mutation(
+        law=4,
+        breaks="what a relay has not passed on is missing in the client's report",
+        file="_connection.py",
+        old="        self._transport.discarded += discarded\n",
+        new="",
+        tests=(
+            "test_relay.py",
+            "test_what_a_stalled_target_did_not_take_is_in_the_report",
+        ),
+    ),
+    Mutation(
+        law=4,
+        breaks="what a relay that hangs holds of the target's is in no report",
+        file="_connection.py",
+        old="            upstream_discarded += self._relay.discarded()[1]\n",
+        new="            pass\n",
+        tests=("test_serve.py", "test_a_relay_that_is_stuck_has_its_account"),
+    ),
+    Mutation(
+        law=4,
+        breaks="a cancel hides that the last bytes of a send went",
+        file="_transport.py",
+        old="cancel_shielded_checkpoint()\n        self._has_just_sent = True",
+        new="checkpoint()\n        self._has_just_sent = True",
+        tests=(
+            "test_transport.py",
+            "test_a_send_cancelled_at_any_step_has_counted_what_went",
+        ),
+    ),
+    Mutation(
+        law=4,
+        breaks="what is in a pipe is lost when its flow gives it up",
+        file="_engine.py",
+        old="            self._held = memoryview(pipe.read())\n",
+        new="            pipe.read()\n",
+        tests=(
+            "test_engine.py",
+            "test_a_pipe_that_does_not_move_goes_to_a_flow_that_does",
+        ),
+    ),
+    Mutation(
+        law=4,
+        breaks="bytes that were received before do not count as received",
+        file="_pump.py",
+        old="self._received_before = source.received - already",
+        new="self._received_before = source.received",
+        tests=("test_engine.py", "test_bytes_that_were_received_before_go_first"),
+    ),
+    # 5. Drain ends
+    Mutation(
+        law=5,
+        breaks="whoever drains again can put the deadline off",
+        file="_serve.py",
+        old="self._deadline = min(self._deadline, now + within)",
+        new="self._deadline = now + within",
+        tests=(
+            "test_serve.py",
+            "test_a_drain_can_only_be_tightened",
+            "test_the_report_says_who_decided_when_it_was_cut",
+        ),
+    ),
+    Mutation(
+        law=5,
+        breaks="a hurry does not end the lame duck",
+        file="_serve.py",
+        old="self._accepting.deadline = min(self._accepting.deadline, self._deadline)",
+        new="pass",
+        tests=("test_serve.py", "test_a_hurry_ends_the_lame_duck"),
+    ),
+    Mutation(
+        law=5,
+        breaks="the summary of a drain has connections that had ended before it",
+        file="_serve.py",
+        old="        ends = self._ends - self._ends_before\n",
+        new="        ends = self._ends\n",
+        tests=(
+            "test_serve.py",
+            "test_the_summary_counts_from_where_the_drain_began",
+        ),
+    ),
+    Mutation(
+        law=5,
+        breaks="a drain ends the wait for a message that has arrived",
+        file="_connection.py",
+        old="        if self._transport.readable():\n            return\n        grown",
+        new="        grown",
+        tests=("test_connection.py", "test_what_arrived_before_the_drain_is_read"),
+    ),
+    Mutation(
+        law=5,
+        breaks="a drain resets a relay that has bytes on their way",
+        file="_relay.py",
+        old="if drained < due and not self._holds():",
+        new="if drained < due:",
+        tests=(
+            "test_relay.py",
+            "test_a_relay_that_holds_bytes_is_not_idle_while_the_server_drains",
+        ),
+    ),
+    # 6. No lost hello
+    Mutation(
+        law=6,
+        breaks="who waits behind a crowd that is refused is not served at the end",
+        file="_gates.py",
+        old="        self._more = True\n",
+        new="",
+        tests=(
+            "test_gates.py",
+            "test_a_crowd_in_front_does_not_cost_the_others_their_last_chance",
+        ),
+    ),
+    Mutation(
+        law=6,
+        breaks="who is served at the end is not in the summary of the drain",
+        file="_gates.py",
+        old="            self.swept += len(self._batch)\n",
+        new="",
+        tests=(
+            "test_gates.py",
+            "test_who_is_found_in_the_queue_at_the_end_is_counted",
+        ),
+    ),
+    Mutation(
+        law=6,
+        breaks="who is refused, and has said something, gets a RST after its EOF",
+        file="_serve.py",
+        old="            transport.discard_readable(65536)\n",
+        new="",
+        tests=(
+            "test_gates.py",
+            "test_who_waits_is_refused_when_that_is_the_rule_now",
+        ),
+    ),
+    Mutation(
+        law=6,
+        breaks="once so many refused clients were told, no other one ever is",
+        file="_serve.py",
+        old="            self._told -= 1\n",
+        new="            pass\n",
+        tests=("test_serve.py", "test_telling_has_a_limit_too"),
+    ),
+    # 7. Half-close
+    Mutation(
+        law=7,
+        breaks="the mark of urgent data among bulk is an EOF",
+        file="_engine.py",
+        old="""\
+            self.give_up_pipe()
+            self.pull(engine, now)
+""",
+        new="""\
+            self.give_up_pipe()
+            self._receive_eof()
+""",
+        tests=("test_engine.py", "test_urgent_data_among_bulk_is_no_end"),
+    ),
+    Mutation(
+        law=7,
+        breaks="who has closed last is said to have closed first",
+        file="_relay.py",
+        old="        if self._first is None:\n            self._first = pump.source\n",
+        new="        if True:\n            self._first = pump.source\n",
+        tests=("test_relay.py", "test_relay_does_what_the_script_says"),
+    ),
+    # 8. Resets
+    Mutation(
+        law=8,
+        breaks="what fails because of a reset is the error that is told",
+        file="_transport.py",
+        old="        if self.error is None:\n            self.error = error\n",
+        new="        self.error = error\n",
+        tests=("test_transport.py", "test_the_first_error_is_the_one_that_stays"),
+    ),
+    Mutation(
+        law=8,
+        breaks="a reset that a send has found reads like an EOF",
+        file="_transport.py",
+        old="        elif self.error is not None:\n            raise",
+        new="        elif False:\n            raise",
+        tests=(
+            "test_transport.py",
+            "test_bytes_then_reset_and_reset_for_ever",
+            "test_a_send_that_finds_the_reset_does_not_hide_it",
+        ),
+    ),
+    Mutation(
+        law=8,
+        breaks="last words are dropped if it is a send that finds the reset first",
+        file="_engine.py",
+        old="elif self.back is self or not self.back.reading:",
+        new="else:",
+        tests=(
+            "test_engine.py",
+            "test_bytes_of_a_peer_that_is_gone_wait_for_who_reads_late",
+        ),
+    ),
+    Mutation(
+        law=8,
+        breaks="the same, where tasks move the bytes",
+        file="_relay.py",
+        old="if lost is sink and sink is not source and self._still_reads(sink):",
+        new="if False:",
+        tests=(
+            "test_relay.py",
+            "test_last_words_of_a_peer_that_takes_nothing_are_delivered",
+        ),
+    ),
+    Mutation(
+        law=8,
+        breaks="idle with bytes undelivered ends like a transfer that is complete",
+        file="_relay.py",
+        old="if reason in _BY_FIN and not self._holds():",
+        new="if reason in _BY_FIN:",
+        tests=(
+            "test_relay.py",
+            "test_idle_with_bytes_that_nobody_took_it_is_a_reset",
+        ),
+    ),
+    Mutation(
+        law=8,
+        breaks="what happens right after a reset is the reason in the report",
+        file="_relay.py",
+        old="            self._lost_by(transport)\n",
+        new="",
+        tests=(
+            "test_engine.py",
+            "test_a_reset_is_the_reason_whatever_happens_right_after_it",
+        ),
+    ),
+    Mutation(
+        law=8,
+        breaks="the bytes before a reset do not get a second to arrive",
+        file="_relay.py",
+        old="            await other.flushed(FLUSH)\n",
+        new="            pass\n",
+        tests=(
+            "test_relay.py",
+            "test_a_reset_that_waits_for_its_flush_stays_a_reset",
+        ),
+    ),
+    Mutation(
+        law=8,
+        breaks="an idle end with bytes that the client has not taken looks complete",
+        file="_connection.py",
+        old="if self._says_goodbye and not self._transport.unsent():",
+        new="if self._says_goodbye:",
+        tests=(
+            "test_connection.py",
+            "test_an_idle_end_with_bytes_unread_by_the_client_is_a_reset",
+        ),
+    ),
+    # 9. Backpressure
+    Mutation(
+        law=9,
+        breaks="the kernel holds megabytes for a client that does not read",
+        file="_transport.py",
+        old="sock.setsockopt(_TCP, _TCP_NOTSENT_LOWAT, _NOTSENT_LOWAT)",
+        new="pass",
+        tests=(
+            "test_transport.py",
+            "test_of_what_nobody_reads_the_kernel_holds_little",
+        ),
+    ),
+    Mutation(
+        law=9,
+        breaks="a direction goes on receiving while its sink takes nothing",
+        file="_engine.py",
+        old="mask = IN if self.reading and not self.blocked else 0",
+        new="mask = IN if self.reading else 0",
+        tests=("test_relay.py", "test_a_peer_that_never_reads_costs_one_chunk"),
+    ),
+    Mutation(
+        law=9,
+        breaks="alarms of connections that are over pile up",
+        file="_timers.py",
+        old="elif len(self._heap) > 2 * self._watched + 64:",
+        new="elif False:",
+        tests=("test_timers.py", "test_the_forgotten_do_not_pile_up"),
+    ),
+    # 10. Chunking means nothing
+    Mutation(
+        law=10,
+        breaks="of what the kernel takes in parts, the first one is sent twice",
+        file="_engine.py",
+        old="                    self._held = self._held[count:]\n",
+        new="                    if count == len(self._held):\n"
+        '                        self._held = b""\n',
+        tests=(
+            "test_engine.py",
+            "test_many_bytes_that_were_received_before_arrive_as_they_are",
+        ),
+    ),
+    # 11. Fast is slow
+    Mutation(
+        law=11,
+        breaks="bytes that go through a pipe do not count as moving",
+        file="_engine.py",
+        old="        source.moved_at = pipe.moved_at = now\n",
+        new="        pipe.moved_at = now\n",
+        tests=("test_engine.py", "test_bulk_is_no_silence"),
+    ),
+    Mutation(
+        law=11,
+        breaks="a report does not say when the first byte of a relay came",
+        file="_engine.py",
+        old="            source.first_byte_at = now\n",
+        new="            pass\n",
+        tests=("test_proxy.py", "test_the_report_tells_both_sides"),
+    ),
+    # 12. Finite
+    Mutation(
+        law=12,
+        breaks="who is sent something all the time is idle all the same",
+        file="_connection.py",
+        old="since = max(transport.receiving_since, transport.moved_at)",
+        new="since = transport.receiving_since",
+        tests=("test_connection.py", "test_bytes_that_are_sent_extend_silence_too"),
+    ),
+    Mutation(
+        law=12,
+        breaks="a lingering close is ended by other timers than its own",
+        file="_connection.py",
+        old="if self._relay is not None or self._lingers:",
+        new="if self._relay is not None:",
+        tests=("test_connection.py", "test_lingering_takes_a_bounded_time"),
+    ),
+    Mutation(
+        law=12,
+        breaks="a deadline that was replaced by an earlier one comes back later",
+        file="_timers.py",
+        old="self._heap[0][2]._alarm is not self._heap[0]",
+        new="self._heap[0][2]._alarm is None",
+        tests=("test_timers.py", "test_a_watch_that_was_replaced_is_over"),
+    ),
+    Mutation(
+        law=12,
+        breaks="once many have forgotten their deadlines, others are woken too late",
+        file="_timers.py",
+        old="            heapq.heapify(self._heap)\n",
+        new="",
+        tests=(
+            "test_timers.py",
+            "test_who_stays_when_many_were_forgotten_wakes_in_time",
+        ),
+    ),
+    Mutation(
+        law=12,
+        breaks="a timer that runs out while a reset is passed on cuts that short",
+        file="_relay.py",
+        old="            return  # it is ending\n",
+        new="            pass\n",
+        tests=(
+            "test_relay.py",
+            "test_a_reset_that_waits_for_its_flush_stays_a_reset",
+        ),
+    ),
+    Mutation(
+        law=12,
+        breaks="who took nothing, and was idle by that, is not the one who is blamed",
+        file="_relay.py",
+        old='"target" if b.sending_since < a.sending_since else "client"',
+        new='"client"',
+        tests=(
+            "test_relay.py",
+            "test_idle_with_bytes_that_nobody_took_it_is_a_reset",
+        ),
+    ),
+    Mutation(
+        law=12,
+        breaks="a lent nursery that is cancelled waits for as long as serving goes on",
+        file="_serve.py",
+        old="                self._reports.give_up_in(self.timeouts.cleanup)\n",
+        new="                pass\n",
+        tests=(
+            "test_gates.py",
+            "test_a_lent_nursery_that_is_cancelled_is_not_held_up_for_long",
+        ),
+    ),
+    # 13. Nothing left
+    Mutation(
+        law=13,
+        breaks="serving is over before its streams are closed",
+        file="_serve.py",
+        old="            await connection._transport.wait_closed()",
+        new="            await trio.lowlevel.checkpoint()",
+        tests=(
+            "test_connection.py",
+            "test_a_stream_that_takes_its_time_to_close_is_waited_for",
+        ),
+    ),
+    Mutation(
+        law=13,
+        breaks="a connection that is over keeps its alarm, and is kept by it",
+        file="_serve.py",
+        old="        self._timers.forget(connection)\n",
+        new="",
+        tests=("test_connection.py", "test_how_it_closes"),
+    ),
+    Mutation(
+        law=13,
+        breaks="a relay that is over keeps its alarm, and is kept by it",
+        file="_relay.py",
+        old="        self._timers.forget(self)\n",
+        new="",
+        tests=("test_proxy.py", "test_the_report_tells_both_sides"),
+    ),
+    Mutation(
+        law=13,
+        breaks="a stream that was relayed is in use for ever",
+        file="_engine.py",
+        old="                direction.source.when_closed(None)\n",
+        new="",
+        tests=("test_relay.py", "test_cancelled_without_bytes_it_leaves_both_open"),
+    ),
+    Mutation(
+        law=13,
+        breaks="what is over waits for the garbage collector",
+        file="_engine.py",
+        old="        del self._pair, self.back\n",
+        new="",
+        tests=("test_serve.py", "test_a_connection_that_is_over_is_no_garbage"),
+    ),
+    Mutation(
+        law=13,
+        breaks="programs that are started inherit the pipes",
+        file="_pipes.py",
+        old="os.O_NONBLOCK | os.O_CLOEXEC",
+        new="os.O_NONBLOCK",
+        tests=("test_pipes.py", "test_no_other_program_inherits_a_pipe"),
+    ),
+)
+
+
+# -- Running tests against a copy
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """What came of some tests.
+
+    Attributes:
+      passed: those that ran, and did not fail.
+      failed: those that failed, with one of their parameters at least.
+      hung: whether they were ended, as they took too long.
+      seconds: how long they took.
+      output: what pytest said.
+    """
+
+    passed: frozenset[str]
+    failed: frozenset[str]
+    hung: bool
+    seconds: float
+    output: str
+
+
+def run(tests: Iterable[str], mutation: Mutation | None = None) -> Run:
+    """Run these tests against a copy of the package, with a mistake in it or none.
+
+    Raises:
+      ValueError: the mistake can't be made.
+      RuntimeError: the tests could not be run, or not against the copy.
+    """
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name).resolve()
+        copy = folder / PACKAGE.name
+        shutil.copytree(PACKAGE, copy, ignore=shutil.ignore_patterns("__pycache__"))
+        if mutation is not None:
+            (copy / mutation.file).write_text(mutation.source())
+        told, said = folder / "told", folder / "said"
+        told.touch()
+        began, hung = time.perf_counter(), False
+        with said.open("w") as output:
+            try:
+                status = subprocess.run(
+                    [sys.executable, __file__, "--inside", copy, told, *tests],
+                    cwd=ROOT,
+                    env={**_environment(), "PYTHONPATH": name},
+                    stdout=output,
+                    stderr=subprocess.STDOUT,
+                    timeout=PATIENCE,
+                ).returncode
+            except subprocess.TimeoutExpired:
+                hung, status = True, pytest.ExitCode.TESTS_FAILED
+        seconds = time.perf_counter() - began
+        if status not in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED):
+            raise RuntimeError(f"the tests did not run:\n{said.read_text()}")
+        outcomes = {line.partition(" ")[::2] for line in told.read_text().splitlines()}
+        failed = frozenset(test for outcome, test in outcomes if outcome == "failed")
+        passed = frozenset(test for _, test in outcomes) - failed
+        return Run(passed, failed, hung, seconds, said.read_text())
+
+
+def _environment() -> dict[str, str]:
+    """Ours, without coverage's: what is measured is the package, not its copies."""
+    return {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith("COVERAGE_")
+    }
+
+
+class Inside:
+    """A plugin for the pytest that runs them.
+
+    It sees that the package is the copy, and writes down what came of each test.
+    """
+
+    def __init__(self, copy: Path, told: Path) -> None:
+        self._copy = copy
+        self._told = told
+
+    def pytest_configure(self) -> None:
+        import hypothesis
+
+        import trioserve
+
+        if Path(trioserve.__file__).parent != self._copy:
+            raise RuntimeError(f"{trioserve.__file__} is not in {self._copy}")
+        # The same examples each time, and the first that fails is enough.
+        hypothesis.settings.register_profile(
+            "mutations",
+            database=None,
+            derandomize=True,
+            phases=[hypothesis.Phase.explicit, hypothesis.Phase.generate],
+        )
+        hypothesis.settings.load_profile("mutations")
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        test = report.nodeid.partition("[")[0].removeprefix(f"{TESTS.name}/")
+        with self._told.open("a") as file:
+            print(report.outcome, test, file=file)
+
+
+def inside(copy: str, told: str, *tests: str) -> int:
+    """Run tests in this process; pytest's exit status."""
+    # What hangs is ended by whoever waits for this process.
+    options = ["-q", "-o", "faulthandler_timeout=0", "-p", "no:cacheprovider"]
+    files = [str(TESTS / test) for test in tests]
+    return pytest.main([*options, *files], plugins=[Inside(Path(copy), Path(told))])
+
+
+# -- What came of it
+
+
+def verdict(mutation: Mutation) -> tuple[bool, str]:
+    """Whether it was noticed, and a line that says so."""
+    ran = run(mutation.names, mutation)
+    word = "hung" if ran.hung else "killed"
+    missed = [] if ran.hung else [t for t in mutation.names if t not in ran.failed]
+    if missed:
+        word = "SURVIVED"
+    line = f"{word:8} {ran.seconds:5.1f} s  {mutation}"
+    return not missed, "\n".join([line, *(f"    passes: {test}" for test in missed)])
+
+
+def without_mutation(tests: Sequence[str]) -> tuple[bool, str]:
+    """Whether these, of one file, pass as they should, and a line that says so."""
+    ran = run(tests)
+    wrong = sorted(set(tests) - ran.passed)
+    word = "FAILED" if wrong else "passed"
+    file = tests[0].partition("::")[0]
+    line = f"{word:8} {ran.seconds:5.1f} s  {file}: {len(tests)} without a mutation"
+    return not wrong, "\n".join([line, *wrong, *([ran.output] if wrong else [])])
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("word", nargs="*", help="only mutations with one of these")
+    parser.add_argument("--table", action="store_true", help=f"write {PAGE.name}")
+    options = parser.parse_args()
+    if options.table:
+        PAGE.write_text(page())
+        return 0
+    words = options.word or [""]
+    chosen = [each for each in MUTATIONS if any(word in str(each) for word in words)]
+    named = collections.defaultdict[str, set[str]](set)
+    for each in chosen:
+        named[each.tests[0]].update(each.names)
+    good = True
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        verdicts = itertools.chain(
+            pool.map(without_mutation, map(sorted, named.values())),
+            pool.map(verdict, chosen),
+        )
+        for fine, line in verdicts:
+            print(line, flush=True)
+            good = good and fine
+    return 0 if good else 1
+
+
+# -- The page
+
+_HEAD = """\
+# Mutations
+
+A test that can't fail proves nothing. These are mistakes that somebody could
+make, each in one place and a line or two long. `nox -s mutations` makes one
+after the other in a copy of the package, and sees that the tests beside it fail,
+and that they pass without it. What exactly is changed is in `tests/mutations.py`,
+which also writes this page (`--table`); the laws are [these](laws.md).
+
+| law | where | what goes wrong | what notices it |
+|---|---|---|---|
+"""
+
+
+def page() -> str:
+    rows = [
+        f"| {each.law} | `{each.file}` | {each.breaks} | "
+        + "<br>".join(f"`{name}`" for name in each.names)
+        + " |\n"
+        for each in MUTATIONS
+    ]
+    return _HEAD + "".join(rows)
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["--inside"]:
+        sys.exit(inside(*sys.argv[2:]))
+    sys.exit(main())
