@@ -5,10 +5,15 @@ imports Hypothesis only when a strategy or a machine is asked for:
 
     _network   _schedule   _driven   _watch
     _peer   _timeline
-    _case
-    _run
-    _check
+    _case   _client   _driver   _strategies
+    _run   _served
+    _check   _machine
 """
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any, Final
 
 from ._case import LAWS, Act, Case, HandlerFailure, Heard, Law, Run, Violation
 from ._check import (
@@ -18,14 +23,24 @@ from ._check import (
     sweep_cancellations,
     sweep_faults,
 )
+from ._client import Client
+from ._driver import Driver, StuckError
 from ._network import Event, MemoryListener, MemoryNetwork, MemoryStream, stream_pair
 from ._peer import Peer, Step
+from ._served import SERVE_LAWS, ServeFailure, ServeLaw
 from ._timeline import Row, Timeline
+
+if TYPE_CHECKING:
+    from ._machine import ServeMachine
+    from ._strategies import chunkings, faults, schedules, scripts
 
 __all__ = [
     "LAWS",
+    "SERVE_LAWS",
     "Act",
     "Case",
+    "Client",
+    "Driver",
     "Event",
     "Explore",
     "HandlerFailure",
@@ -37,12 +52,44 @@ __all__ = [
     "Peer",
     "Row",
     "Run",
+    "ServeFailure",
+    "ServeLaw",
+    "ServeMachine",
     "Step",
+    "StuckError",
     "Timeline",
     "Violation",
     "check_handler",
+    "chunkings",
+    "faults",
     "run_conversation",
+    "schedules",
+    "scripts",
     "stream_pair",
     "sweep_cancellations",
     "sweep_faults",
 ]
+
+#: What needs Hypothesis, and where it is.
+_WITH_HYPOTHESIS: Final = {
+    "ServeMachine": "_machine",
+    "chunkings": "_strategies",
+    "faults": "_strategies",
+    "schedules": "_strategies",
+    "scripts": "_strategies",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import Hypothesis, and what needs it, when it is asked for."""
+    if name not in _WITH_HYPOTHESIS:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    try:
+        module = importlib.import_module(f".{_WITH_HYPOTHESIS[name]}", __name__)
+    except ModuleNotFoundError as error:
+        if error.name != "hypothesis":
+            raise
+        raise ImportError(
+            f'{__name__}.{name} needs Hypothesis: pip install "trioserve[testing]"'
+        ) from None
+    return getattr(module, name)

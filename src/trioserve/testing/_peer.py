@@ -51,6 +51,10 @@ class Peer:
     def __repr__(self) -> str:
         return "".join(["Peer()", *(f".{step}" for step in self.steps)])
 
+    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
+        """For Hypothesis, which else prints a dataclass by its fields."""
+        printer.text(repr(self))
+
     def _then(self, name: str, value: Any = None) -> Self:
         if self.steps and self.steps[-1].name in _FAREWELLS:
             raise ValueError(f"a peer can do nothing after {self.steps[-1]}")

@@ -1,0 +1,218 @@
+"""A machine that uses a server in every way, and checks its laws at every step.
+
+Plain rules over a driver; what a rule does, and what must hold after it, is known
+to what it drives.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import sys
+from collections.abc import Awaitable, Callable, Sequence
+from typing import ClassVar, Final
+
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    Bundle,
+    MultipleResults,
+    RuleBasedStateMachine,
+    consumes,
+    initialize,
+    invariant,
+    multiple,
+    precondition,
+    rule,
+)
+
+from trioserve import ConnectionReport, Limits, Server, Timeouts, echo
+
+from ._client import Client
+from ._driver import Driver
+from ._served import Served
+from ._strategies import schedules
+
+_MOST_BYSTANDERS: Final = 2
+
+
+class ServeMachine(RuleBasedStateMachine):
+    """Hypothesis uses ``trioserve.serve`` in every way, and all laws are checked.
+
+    Subclass it, say what is served, and let pytest or unittest run its
+    ``TestCase``::
+
+        class EchoMachine(ServeMachine):
+            handler = trioserve.echo
+            limits = trioserve.Limits(max_connections=2)
+
+        TestEcho = EchoMachine.TestCase
+
+    Its rules connect, send, half-close, reset, close, vanish, stop reading and
+    read on, let time pass, change the limit, drain, kill the collector, and let
+    handlers raise and abort. Add rules and invariants of your own with
+    ``client=ServeMachine.clients``, which gives a :class:`Client`; at the end of a
+    rule, ``self.driver.settle()`` lets happen what happens at once.
+
+    The order of tasks is drawn too. Time passes in the rule for it only.
+
+    Attributes:
+      handler: what is served, an async function of one argument.
+      limits, timeouts: of the server.
+      messages: what clients send, a strategy for bytes.
+      raises: exceptions that the handler may raise.
+      driver: of the Trio run.
+      server: what is tested.
+      reports: what its collector got so far.
+    """
+
+    handler: ClassVar[Callable[..., Awaitable[object]]] = echo
+    limits: ClassVar[Limits] = Limits(max_connections=2)
+    timeouts: ClassVar[Timeouts] = Timeouts(
+        first_byte=50, idle=20, half_closed=10, write_stall=10, drain=10, cleanup=5
+    )
+    messages: ClassVar[st.SearchStrategy[bytes]] = st.binary(min_size=1, max_size=8)
+    raises: ClassVar[Sequence[type[BaseException]]] = ()
+
+    clients: ClassVar[Bundle[Client]] = Bundle("clients")
+
+    driver: Driver
+
+    _served: Served
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._handled = sys.exception()
+        self._after = contextlib.ExitStack()
+
+    @property
+    def server(self) -> Server:
+        return self._served.server
+
+    @property
+    def reports(self) -> Sequence[ConnectionReport]:
+        return self._served.reports
+
+    # -- rules
+
+    @initialize(seed=schedules())
+    def start(self, seed: int) -> None:
+        """Begin to serve."""
+        handler = type(self).handler
+        try:
+            inspect.signature(handler).bind(None)
+        except TypeError:
+            raise TypeError(
+                "handler must be an async function of one argument, the stream, not"
+                f" {handler!r}"
+            ) from None
+        self.driver = self._after.enter_context(Driver(seed=seed))
+        self._served = Served(
+            self.driver, handler, self.limits, self.timeouts, self.raises
+        )
+
+    @rule(target=clients)
+    def connect(self) -> Client | MultipleResults[Client]:
+        client = self._served.connect()
+        return multiple() if client is None else client
+
+    @precondition(lambda self: self._has_room_for_a_bystander)
+    @rule()
+    def connect_a_bystander(self) -> None:
+        """Somebody to whom nothing is done, whose bytes must always come back."""
+        self._served.connect(is_bystander=True)
+        self.driver.settle()
+
+    @rule(client=clients, data=st.runner().flatmap(lambda self: self.messages))
+    def send(self, client: Client, data: bytes) -> None:
+        client.send(data)
+        self.driver.settle()
+
+    @rule(client=clients, size=st.sampled_from((1024, 16384, 50_000)))
+    def send_much(self, client: Client, size: int) -> None:
+        client.send(bytes(size))
+        self.driver.settle()
+
+    @rule(client=clients)
+    def send_eof(self, client: Client) -> None:
+        client.send_eof()
+        self.driver.settle()
+
+    @rule(client=clients)
+    def stop_reading(self, client: Client) -> None:
+        client.stop_reading()
+
+    @rule(client=clients)
+    def read_on(self, client: Client) -> None:
+        client.read_on()
+        self.driver.settle()
+
+    @rule(client=consumes(clients))
+    def reset(self, client: Client) -> None:
+        client.reset()
+        self.driver.settle()
+
+    @rule(client=consumes(clients))
+    def close(self, client: Client) -> None:
+        self.driver.call(client.close)
+
+    @rule(client=consumes(clients))
+    def vanish(self, client: Client) -> None:
+        client.vanish()
+        self.driver.settle()
+
+    @rule(client=clients)
+    def let_its_handler_raise(self, client: Client) -> None:
+        self._served.let_handler_raise(client)
+        self.driver.settle()
+
+    @rule(client=clients)
+    def let_its_handler_abort(self, client: Client) -> None:
+        self._served.let_handler_abort(client)
+        self.driver.settle()
+
+    @rule(seconds=st.sampled_from((0.1, 1.0, 10.0, 60.0)))
+    def pass_time(self, seconds: float) -> None:
+        self.driver.sleep(seconds)
+
+    @rule(most=st.integers(0, 3))
+    def change_limit(self, most: int) -> None:
+        self._served.change_limit(most)
+        self.driver.settle()
+
+    @precondition(lambda self: not self._served.collector_dies)
+    @rule()
+    def kill_collector(self) -> None:
+        """With the next report, the collector raises."""
+        self._served.collector_dies = True
+
+    @rule(within=st.sampled_from((0.0, 1.0, 10.0)))
+    def drain(self, within: float) -> None:
+        self._served.drain(within)
+        self.driver.settle()
+
+    @property
+    def _has_room_for_a_bystander(self) -> bool:
+        alive = [client for client in self._served.bystanders if client.tail == "open"]
+        return len(alive) < _MOST_BYSTANDERS
+
+    # -- the laws
+
+    @invariant()
+    def laws_hold(self) -> None:
+        """What must hold whenever everything waits."""
+        self._served.check()
+
+    def teardown(self) -> None:
+        """Drain, check the laws once more and that nothing is left; end the run."""
+        try:
+            if not self._has_failed:
+                self._served.end()
+        finally:
+            # What comes of a failure is not to be said instead of it.
+            unsaid = (Exception,) if self._has_failed else ()
+            with contextlib.suppress(*unsaid):
+                self._after.close()
+
+    @property
+    def _has_failed(self) -> bool:
+        return sys.exception() is not self._handled

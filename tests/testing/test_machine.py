@@ -1,0 +1,469 @@
+"""The machine: it passes on the real server, and finds each law that is broken."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+import trio
+from hypothesis import Phase, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import invariant, rule, run_state_machine_as_test
+
+from trioserve import Connection, Limits, Reason, Server, Timeouts
+from trioserve._admission import Slot, Slots
+from trioserve._collector import Reports
+from trioserve._gates import StreamGate
+from trioserve._transport import StreamTransport
+from trioserve.testing import Client, ServeFailure, ServeMachine
+
+pytestmark = pytest.mark.filterwarnings("error")
+
+FAST = settings(
+    max_examples=20,
+    stateful_step_count=25,
+    deadline=None,
+    database=None,
+    derandomize=True,
+)
+#: What fails is found, not made small.
+HUNT = settings(FAST, max_examples=200, phases=[Phase.generate])
+
+
+def failure(machine: type[ServeMachine]) -> ServeFailure:
+    with pytest.raises(ServeFailure) as caught:
+        run_state_machine_as_test(machine, settings=HUNT)
+    return caught.value
+
+
+def nothing(*_: object, **__: object) -> None: ...
+
+
+def leaks_slots(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Slot, "release", nothing)
+
+
+def forgets_a_lost_report(patch: pytest.MonkeyPatch) -> None:
+    put = Reports.put
+
+    def put_and_forget(self: Reports, report: Any) -> None:
+        put(self, report)
+        self.lost = 0
+
+    patch.setattr(Reports, "put", put_and_forget)
+
+
+def miscounts_slots(patch: pytest.MonkeyPatch, by: int) -> None:
+    init = Slots.__init__
+
+    def miscounted(self: Slots, total: int) -> None:
+        init(self, total + by)
+
+    patch.setattr(Slots, "__init__", miscounted)
+
+
+def lets_one_more_in(patch: pytest.MonkeyPatch) -> None:
+    miscounts_slots(patch, +1)
+
+
+def lets_one_less_in(patch: pytest.MonkeyPatch) -> None:
+    miscounts_slots(patch, -1)
+
+
+def hangs_when_all_is_over(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Server, "_finish_if_over", nothing)
+
+
+def does_not_cut(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Connection, "_stop", nothing)
+
+
+def cuts_at_once(patch: pytest.MonkeyPatch) -> None:
+    def server_drains(self: Connection) -> None:
+        self._stop(Reason.CUT)
+
+    patch.setattr(Connection, "_server_drains", server_drains)
+
+
+def counts_what_it_received_twice(patch: pytest.MonkeyPatch) -> None:
+    took = StreamTransport._took
+
+    def took_twice(self: StreamTransport, data: bytes) -> bytes:
+        self.received += len(data)
+        return took(self, data)
+
+    patch.setattr(StreamTransport, "_took", took_twice)
+
+
+def forgets_bytes_of_the_dead(patch: pytest.MonkeyPatch) -> None:
+    settle = Server._settle
+
+    def settle_and_forget(self: Server, connection: Connection) -> None:
+        settle(self, connection)
+        self._bytes[1] = 0
+
+    patch.setattr(Server, "_settle", settle_and_forget)
+
+
+def ends_with_a_handler_that_raises(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr("trioserve._serve.PROGRAM_ENDS", (Exception,))
+
+
+def aborts_another_one(patch: pytest.MonkeyPatch) -> None:
+    settle = Server._settle
+
+    def settle_another(self: Server, connection: Connection) -> None:
+        settle(self, connection)
+        for other in self.connections[:1]:
+            other.abort()
+
+    patch.setattr(Server, "_settle", settle_another)
+
+
+def forgets_who_waits_for_a_slot(patch: pytest.MonkeyPatch) -> None:
+    refuse = Server._refuse
+
+    def refuse_or_not(self: Server, connection: Connection, reason: Reason) -> None:
+        if reason is not Reason.STOPPING:
+            refuse(self, connection, reason)
+        else:
+            self._open.pop(connection.id)
+
+    patch.setattr(Server, "_refuse", refuse_or_not)
+
+
+def does_not_tell_who_waits_for_a_slot(patch: pytest.MonkeyPatch) -> None:
+    refuse = Server._refuse
+
+    def refuse_or_not(self: Server, connection: Connection, reason: Reason) -> None:
+        connection._transport.closed = reason is Reason.STOPPING
+        refuse(self, connection, reason)
+
+    patch.setattr(Server, "_refuse", refuse_or_not)
+
+
+def takes_clients_while_it_drains(patch: pytest.MonkeyPatch) -> None:
+    async def leave_open(_: StreamGate) -> None:
+        await trio.lowlevel.checkpoint()
+
+    patch.setattr(StreamGate, "aclose", leave_open)
+
+
+def takes_no_more_after_the_first(patch: pytest.MonkeyPatch) -> None:
+    admit = StreamGate._admit
+
+    def admit_the_last(self: StreamGate, stream: trio.abc.Stream) -> Connection | None:
+        self._listener._is_closed = True  # type: ignore[attr-defined]
+        return admit(self, stream)
+
+    patch.setattr(StreamGate, "_admit", admit_the_last)
+
+
+def ends_with_the_first_connection(patch: pytest.MonkeyPatch) -> None:
+    settle = Server._settle
+
+    def settle_and_drain(self: Server, connection: Connection) -> None:
+        settle(self, connection)
+        self.start_draining()
+
+    patch.setattr(Server, "_settle", settle_and_drain)
+
+
+def garbles_bytes(patch: pytest.MonkeyPatch) -> None:
+    took = StreamTransport._took
+
+    def garble(self: StreamTransport, data: bytes) -> bytes:
+        return took(self, data)[::-1]
+
+    patch.setattr(StreamTransport, "_took", garble)
+
+
+def blames_everybody_for_the_first_error(patch: pytest.MonkeyPatch) -> None:
+    ended = Connection._ended
+    errors = list[BaseException]()
+
+    def ended_like_the_first(
+        self: Connection, error: BaseException | None, *, cancelled: bool
+    ) -> None:
+        if isinstance(error, Exception):
+            errors.append(error)
+        ended(self, errors[0] if errors else error, cancelled=cancelled)
+
+    patch.setattr(Connection, "_ended", ended_like_the_first)
+
+
+def refuses_everybody(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Slots, "take_nowait", nothing)
+
+
+def accepts_on_paper(patch: pytest.MonkeyPatch) -> None:
+    admit = Server._admit
+
+    def admit_two(self: Server, *args: Any, **options: Any) -> Connection:
+        self._accepted += 1
+        return admit(self, *args, **options)
+
+    patch.setattr(Server, "_admit", admit_two)
+
+
+def loses_a_report_now_and_then(patch: pytest.MonkeyPatch) -> None:
+    put = Reports.put
+
+    def put_or_not(self: Reports, report: Any) -> None:
+        if report.id % 2:
+            put(self, report)
+        else:
+            self.lost += 1
+
+    patch.setattr(Reports, "put", put_or_not)
+
+
+def reports_twice(patch: pytest.MonkeyPatch) -> None:
+    put = Reports.put
+
+    def put_twice(self: Reports, report: Any) -> None:
+        put(self, report)
+        put(self, report)
+
+    patch.setattr(Reports, "put", put_twice)
+
+
+def counts_what_it_sent_twice(patch: pytest.MonkeyPatch) -> None:
+    send = StreamTransport.send
+
+    async def send_and_count(self: StreamTransport, data: bytes) -> None:
+        await send(self, data)
+        self.sent += len(data)
+
+    patch.setattr(StreamTransport, "send", send_and_count)
+
+
+def leaves_a_task_behind(patch: pytest.MonkeyPatch) -> None:
+    sum_up = Server._sum_up
+
+    def sum_up_and_spawn(self: Server) -> None:
+        sum_up(self)
+        trio.lowlevel.spawn_system_task(trio.sleep_forever)
+
+    patch.setattr(Server, "_sum_up", sum_up_and_spawn)
+
+
+class RefusingMachine(ServeMachine):
+    limits = Limits(max_connections=1, when_full="refuse", refusal=None)
+
+
+@pytest.mark.parametrize(
+    ("law", "break_it"),
+    [
+        ("limit", leaks_slots),
+        ("one record", forgets_a_lost_report),
+        ("limit", lets_one_more_in),
+        ("limit", lets_one_less_in),
+        ("drain ends", hangs_when_all_is_over),
+        ("drain ends", does_not_cut),
+        ("drain ends", cuts_at_once),
+        ("byte ledger", counts_what_it_received_twice),
+        ("byte ledger", forgets_bytes_of_the_dead),
+        ("isolation", ends_with_a_handler_that_raises),
+        ("isolation", aborts_another_one),
+        ("one record", forgets_who_waits_for_a_slot),
+        ("no lost hello", does_not_tell_who_waits_for_a_slot),
+        ("drain ends", takes_clients_while_it_drains),
+        ("no lost hello", takes_no_more_after_the_first),
+        ("isolation", ends_with_the_first_connection),
+        ("isolation", garbles_bytes),
+        ("isolation", blames_everybody_for_the_first_error),
+        ("limit", refuses_everybody),
+        ("one record", accepts_on_paper),
+        ("one record", loses_a_report_now_and_then),
+        ("one record", reports_twice),
+        ("byte ledger", counts_what_it_sent_twice),
+        ("nothing left", leaves_a_task_behind),
+    ],
+)
+def test_a_server_that_breaks_a_law_is_found_out(
+    law: str,
+    break_it: Callable[[pytest.MonkeyPatch], None],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    break_it(monkeypatch)
+    refuses = break_it is refuses_everybody
+    assert failure(RefusingMachine if refuses else ServeMachine).law == law
+
+
+def test_the_smallest_way_to_break_a_law_reads_well(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    leaks_slots(monkeypatch)
+    with pytest.raises(ServeFailure) as caught:
+        run_state_machine_as_test(
+            ServeMachine, settings=settings(HUNT, phases=[Phase.generate, Phase.shrink])
+        )
+    assert str(caught.value) == (
+        "law 'limit': slots taken: 1, connections served: 0\n\n"
+        "The law: never do more hold a slot than may,"
+        " and nobody waits while one is free."
+    )
+    told = "\n".join(caught.value.__notes__)
+    steps = re.findall(r"^(?:clients_\d+ = )?state[. ].*$", told, re.MULTILINE)
+    steps = [step for step in steps if "laws_hold" not in step]
+    assert steps[:2] == ["state = ServeMachine()", "state.start(seed=0)"]
+    assert "connect" in steps[2]
+    assert len(steps) <= 5
+    assert steps[-1] == "state.teardown()"
+
+
+def test_the_steps_that_are_printed_are_python() -> None:
+    state = ServeMachine()
+    state.start(seed=0)
+    clients_0 = state.connect()
+    assert isinstance(clients_0, Client)
+    state.stop_reading(client=clients_0)
+    state.stop_reading(client=clients_0)
+    for _ in range(2):
+        # More than the network holds: an answer waits, and is cut in the middle.
+        state.send_much(client=clients_0, size=50_000)
+        state.laws_hold()
+    state.read_on(client=clients_0)
+    state.laws_hold()
+    assert clients_0.heard == clients_0.said
+    state.stop_reading(client=clients_0)
+    state.send_much(client=clients_0, size=50_000)
+    state.drain(within=1.0)
+    state.pass_time(seconds=1.0)
+    state.laws_hold()
+    state.read_on(client=clients_0)
+    state.laws_hold()
+    assert clients_0.tail == "reset"
+    state.teardown()
+    assert [report.reason for report in state.reports] == ["cut"]
+    assert not state.driver.is_open
+
+
+# -- other handlers, limits and timeouts
+
+
+async def answer_lines(stream: Connection) -> None:
+    """Answer each line, and be idle between two."""
+    while True:
+        line = b""
+        while not line.endswith(b"\n"):
+            if line:
+                data = await stream.receive_some(1)
+            else:
+                data = b""
+                with stream.idle():
+                    data = await stream.receive_some(1)
+            if not data:
+                return
+            line += data
+        await stream.send_all(line.upper())
+
+
+class LineMachine(ServeMachine):
+    handler = answer_lines
+    limits = Limits(max_connections=1, when_full="refuse")
+    timeouts = Timeouts(idle=20, lame_duck=2, drain=5, cleanup=1, linger=0.5)
+    messages = st.sampled_from([b"a\n", b"b", b"\n", b"cd\nef\n"])
+
+    @rule(client=ServeMachine.clients)
+    def ask(self, client: Client) -> None:
+        before = len(client.heard)
+        client.send(b"\n")
+        self.driver.settle()
+        if len(client.heard) > before:
+            assert client.heard.endswith(b"\n")
+
+    @invariant()
+    def answers_are_for_what_was_said(self) -> None:
+        for report in self.reports:
+            assert report.bytes_sent <= report.bytes_received
+        assert self.server.draining.is_set() or self.server[0].address
+
+
+async def refuse_everybody(stream: Connection) -> None:
+    raise RuntimeError("out of order")
+
+
+class GrumpyMachine(ServeMachine):
+    handler = refuse_everybody
+    limits = Limits(max_connections=3, refusal=None)
+    raises = (RuntimeError,)
+
+
+@pytest.mark.parametrize("machine", [ServeMachine, LineMachine, GrumpyMachine])
+def test_the_real_server_keeps_its_laws(machine: type[ServeMachine]) -> None:
+    run_state_machine_as_test(machine, settings=FAST)
+
+
+# -- handlers that are no good
+
+
+async def fail_when_spoken_to(stream: Connection) -> None:
+    async for _ in stream:
+        async with trio.open_nursery():
+            raise KeyError("nobody")
+
+
+async def never_end(stream: Connection) -> None:
+    with trio.CancelScope(shield=True):
+        await trio.sleep_forever()
+
+
+async def outlive_the_cleanup(stream: Connection) -> None:
+    try:
+        await trio.sleep_forever()
+    finally:
+        with trio.move_on_after(8, shield=True):
+            await trio.sleep_forever()
+
+
+@pytest.mark.parametrize(
+    ("handle", "law", "how"),
+    [
+        (fail_when_spoken_to, "errors", r"the handler of conn-\d+ raised .*Exception"),
+        (never_end, "drain ends", "nothing is open, but .*conn-1 .*is at .*never_end"),
+        (
+            outlive_the_cleanup,
+            "drain ends",
+            "left who did not end: conn-1 .*outlive",
+        ),
+    ],
+)
+def test_a_handler_that_is_no_good_is_found_out(
+    handle: Callable[[Connection], Awaitable[None]], law: str, how: str
+) -> None:
+    class Machine(ServeMachine):
+        handler = handle
+
+    failed = failure(Machine)
+    assert failed.law == law
+    assert re.search(how, str(failed))
+    trio.run(trio.lowlevel.checkpoint)  # no run is left
+
+
+def test_what_is_no_handler_is_said_at_once() -> None:
+    class Machine(ServeMachine):
+        async def handler(self, stream: Connection) -> None: ...
+
+    with pytest.raises(TypeError, match=r"handler must be an async function of one"):
+        run_state_machine_as_test(Machine, settings=HUNT)
+
+
+def test_what_a_rule_of_ones_own_raises_comes_out_as_it_is() -> None:
+    class Machine(ServeMachine):
+        handler = never_end
+
+        @rule(client=ServeMachine.clients)
+        def be_wrong(self, client: Client) -> None:
+            raise ZeroDivisionError(client)
+
+    with pytest.raises(ZeroDivisionError, match="<Client 1>"):
+        run_state_machine_as_test(Machine, settings=HUNT)
+    trio.run(trio.lowlevel.checkpoint)  # no run is left
+
+
+TestServe = ServeMachine.TestCase
+TestServe.settings = FAST
