@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import errno
 import importlib.metadata
-import inspect
 import json
 import os
 import resource
@@ -19,8 +18,9 @@ from typing import Any
 
 import pytest
 import trio
-from click.testing import CliRunner, Result
+from click.testing import Result
 
+from app.invoked import invoke
 from trioserve import Address, Timeouts
 from trioserve.app import _demo, _run
 from trioserve.app._cli import cli
@@ -35,15 +35,6 @@ def open_files() -> Iterator[None]:
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)
     yield
     resource.setrlimit(resource.RLIMIT_NOFILE, limits)
-
-
-# Before 8.2, click mixed the two streams unless it was asked not to.
-_MIXES = "mix_stderr" in inspect.signature(CliRunner).parameters
-_APART: dict[str, Any] = {"mix_stderr": False} if _MIXES else {}
-
-
-def invoke(*args: str, **env: str) -> Result:
-    return CliRunner(**_APART).invoke(cli, args, env=env)
 
 
 def error_of(result: Result) -> str:

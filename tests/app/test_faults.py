@@ -10,13 +10,13 @@ from pathlib import Path
 
 import click
 import pytest
-from click.testing import CliRunner, Result
+from click.testing import Result
 
+from app.invoked import invoke
 from app.process import Start
 from app.reports import make_report
 from trioserve import Reason, parse_faults
 from trioserve.app import _run
-from trioserve.app._cli import cli
 from trioserve.app._explain import explain_record
 from trioserve.app._job import Job
 from trioserve.app._log import Log
@@ -45,7 +45,7 @@ def jobs(monkeypatch: pytest.MonkeyPatch) -> list[Job]:
 
 
 def _proxy(*options: str, **env: str) -> Result:
-    return CliRunner().invoke(cli, ["proxy", ":0", "a:1", *options], env=env)
+    return invoke("proxy", ":0", "a:1", *options, **env)
 
 
 def test_faults_and_seed_come_from_options_or_the_environment(jobs: list[Job]) -> None:
@@ -105,7 +105,7 @@ def test_a_directory_is_no_file(tmp_path: Path) -> None:
 
 def test_the_settings_show_them() -> None:
     words = ["help", "settings", "proxy", ":0", "a:1", "--fault", "latency=50ms"]
-    shown = CliRunner().invoke(cli, words).stdout
+    shown = invoke(*words).stdout
     assert "--fault            latency=50ms" in shown
     assert "0, or that of the file" in shown
 

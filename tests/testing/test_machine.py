@@ -460,7 +460,7 @@ def test_what_a_rule_of_ones_own_raises_comes_out_as_it_is() -> None:
         def be_wrong(self, client: Client) -> None:
             raise ZeroDivisionError(client)
 
-    with pytest.raises(ZeroDivisionError, match="<Client 1>"):
+    with pytest.raises(ZeroDivisionError, match="<Client "):
         run_state_machine_as_test(Machine, settings=HUNT)
     trio.run(trio.lowlevel.checkpoint)  # no run is left
 
