@@ -6,6 +6,7 @@ Which mistakes are found is for the zoo to show.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import math
 import socket
@@ -17,10 +18,21 @@ import pytest
 import trio
 
 import trioserve
-from trioserve import Connection, Course, Faults, Limits, Reason, Timeouts, parse_faults
+from trioserve import (
+    Connection,
+    ConnectionReport,
+    Course,
+    Faults,
+    Limits,
+    Reason,
+    Server,
+    Timeouts,
+    parse_faults,
+)
 from trioserve.testing import (
     Case,
     HandlerFailure,
+    MemoryStream,
     Peer,
     check_handler,
     run_conversation,
@@ -410,6 +422,78 @@ def test_a_cancel_that_nobody_asked_for_is_an_error() -> None:
 
     with pytest.raises(HandlerFailure, match="it raised Cancelled"):
         run_conversation(hides, Peer().half_close().expect_reset())
+
+
+def test_what_the_next_connection_sees_is_found_within_one_server_too() -> None:
+    async def counts(stream: Connection) -> None:
+        await stream.send_all(b"%d" % stream.id)
+
+    with pytest.raises(HandlerFailure, match=r"'nothing_left': peer 2, at .expect"):
+        check_handler(counts, Peer().expect(b"1"))
+
+
+def test_what_does_not_happen_again_is_said_so() -> None:
+    calls = list[Connection]()
+
+    async def fails_once(stream: Connection) -> None:
+        calls.append(stream)
+        if len(calls) == 7:
+            raise ZeroDivisionError
+        await shout(stream)
+
+    with pytest.raises(HandlerFailure, match="not when this case runs again"):
+        check_handler(fails_once, HELLO)
+
+
+def test_what_no_script_expects_is_compared_too() -> None:
+    async def measures(stream: Connection) -> None:
+        async for data in stream:
+            await stream.send_all(b"%d" % len(data) * len(data))
+
+    with pytest.raises(HandlerFailure, match=r"heard b'11', where plainly .* b'22'"):
+        check_handler(measures, Peer().send(b"ab").receive(2))
+
+
+@pytest.mark.parametrize(
+    ("lie", "law", "how"),
+    [
+        ({"open": 1}, "nothing_left", "1 connections are open"),
+        ({"accepted": 2}, "record", "1 reports for 2 connections"),
+    ],
+)
+def test_the_servers_counters_are_looked_at(
+    lie: dict[str, Any], law: str, how: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    honest = Server.statistics
+    monkeypatch.setattr(
+        Server, "statistics", lambda server: dataclasses.replace(honest(server), **lie)
+    )
+    with pytest.raises(HandlerFailure, match=f"{law!r}: {how}"):
+        run_conversation(shout, HELLO)
+
+
+def test_a_report_is_compared_with_the_wire(monkeypatch: pytest.MonkeyPatch) -> None:
+    honest = Connection._report
+
+    def lies(connection: Connection, others: int) -> ConnectionReport:
+        return dataclasses.replace(honest(connection, others), bytes_received=7)
+
+    monkeypatch.setattr(Connection, "_report", lies)
+    how = "6 bytes were received and 6 sent, and the report says 7 and 6"
+    with pytest.raises(HandlerFailure, match=f"'record': {how}"):
+        run_conversation(shout, HELLO)
+
+
+def test_a_stream_that_stays_open_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    tell = MemoryStream._tell
+
+    def hides(stream: MemoryStream, kind: Any, data: Any = None) -> None:
+        if kind != "close":
+            tell(stream, kind, data)
+
+    monkeypatch.setattr(MemoryStream, "_tell", hides)
+    with pytest.raises(HandlerFailure, match="connection 1 is not closed"):
+        run_conversation(shout, HELLO)
 
 
 def test_importing_it_imports_no_hypothesis() -> None:

@@ -65,11 +65,10 @@ class Driven:
                 awaited, "gi_yieldfrom", None
             )
 
-    def stack(self) -> Iterator[tuple[types.FrameType, int]]:
+    def stack(self) -> list[tuple[types.FrameType, int]]:
         """Where it stands: its frames and their lines, the outermost first."""
-        for awaited in self._chain():
-            frame = getattr(awaited, "cr_frame", None) or getattr(
-                awaited, "gi_frame", None
-            )
-            if frame is not None:
-                yield frame, frame.f_lineno
+        frames = (
+            getattr(awaited, "cr_frame", None) or getattr(awaited, "gi_frame", None)
+            for awaited in self._chain()
+        )
+        return [(frame, frame.f_lineno) for frame in frames if frame is not None]

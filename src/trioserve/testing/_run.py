@@ -175,12 +175,11 @@ class World:
                 for number in range(self.case.rounds):
                     self.round = number
                     await self._play_round(network, listener)
-                    if self._has_stopped or server.draining.is_set():
+                    if server.draining.is_set():
                         break
                 self._look_for_tasks()
-                if not self._has_stopped:
-                    await server.drain(reason="the run is over")
-                    self._look_at_server(server)
+                await server.drain(reason="the run is over")
+                self._look_at_server(server)
                 nursery.cancel_scope.cancel(reason="the run is over")
         self._look_at_lives()
         return trio.current_time() - began
