@@ -496,6 +496,110 @@ def test_a_stream_that_stays_open_is_noticed(monkeypatch: pytest.MonkeyPatch) ->
         run_conversation(shout, HELLO)
 
 
+@pytest.mark.parametrize("faults", ["", "down:latency=1ms"])
+def test_a_thread_is_waited_for_at_the_end_too(faults: str) -> None:
+    async def works(stream: Connection) -> None:
+        await shout(stream)
+        await trio.to_thread.run_sync(int)
+
+    run_conversation(works, HELLO, faults=faults)
+
+
+def test_whoever_sends_finds_out_that_its_peer_has_vanished() -> None:
+    """As from a kernel, whose retransmissions fail in the end."""
+
+    async def beats(stream: Connection) -> None:
+        async def beat() -> None:
+            while True:
+                await trio.sleep(20)
+                await stream.send_all(b"still here\n")
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(beat)
+            await shout(stream)
+            nursery.cancel_scope.cancel()
+
+    sweep_faults(beats, Peer().send(b"a").expect(b"A"))
+
+
+def test_what_handlers_share_is_put_back_before_each_run() -> None:
+    stock = {"left": 0}
+
+    async def sells(stream: Connection) -> None:
+        async for _ in stream:
+            sold, stock["left"] = stock["left"] > 0, 0
+            await stream.send_all(b"sold" if sold else b"none")
+
+    run = run_conversation(
+        sells,
+        Peer().send(b"?").expect(b"sold"),
+        before_run=lambda: stock.update(left=1),
+    )
+    assert run.heard[0][0].data == b"sold"
+    asks = Peer().send(b"?").receive(4)
+    check_handler(
+        sells,
+        asks,
+        before_run=lambda: stock.update(left=1),
+        without={"alone": "there is one", "nothing_left": "it is sold"},
+    )
+
+
+def test_a_handler_that_cannot_be_called_is_the_users_mistake() -> None:
+    async def two(reader: object, writer: object) -> None:
+        raise AssertionError
+
+    with pytest.raises(TypeError, match="missing 1 required positional argument"):
+        run_conversation(two, HELLO)  # type: ignore[arg-type]
+
+
+def test_an_error_is_told_with_its_line_and_is_the_cause() -> None:
+    def look_up(key: str) -> str:
+        return dict[str, str]()[key]
+
+    async def fails(stream: Connection) -> None:
+        look_up("nothing")
+
+    with pytest.raises(
+        HandlerFailure, match=r"KeyError\('nothing'\), at .*look_up"
+    ) as e:
+        run_conversation(fails, Peer().expect_reset())
+    assert isinstance(e.value.__cause__, KeyError)
+    with pytest.raises(HandlerFailure, match="handler 1 raised BrokenResourceError"):
+        run_conversation(resets_itself, HELLO)
+
+
+async def resets_itself(stream: Connection) -> None:
+    await stream.receive_some()
+    raise trio.BrokenResourceError
+
+
+def test_much_data_makes_no_long_message_and_no_long_check() -> None:
+    data = bytes(range(256)) * 400
+
+    async def turns(stream: Connection) -> None:
+        async for chunk in stream:
+            await stream.send_all(chunk[::-1])
+
+    with pytest.raises(HandlerFailure) as failed:
+        check_handler(turns, Peer().send(data).expect(data[::-1]))
+    assert len(str(failed.value)) < 10_000
+    assert "all of it is repr(failure.case)" in str(failed.value)
+    assert "which differ from byte " in str(failed.value)
+    check_handler(trioserve.echo, Peer().send(data).expect(data))
+
+
+def test_what_no_proxy_can_do_is_not_saved(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="this case has no faults"):
+        Case((HELLO,), act="reset", at=0).save(tmp_path / "case.json")
+    assert not list(tmp_path.iterdir())
+
+
+def test_laws_are_switched_off_with_reasons() -> None:
+    with pytest.raises(TypeError, match=r"without must map laws"):
+        run_conversation(shout, HELLO, without=["alone"])  # type: ignore[arg-type]
+
+
 def test_importing_it_imports_no_hypothesis() -> None:
     import subprocess
     import sys

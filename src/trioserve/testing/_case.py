@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final, Literal, get_args
@@ -111,10 +112,17 @@ class Case:
 
         Raises:
           OSError: it can't be written.
+          ValueError: the network did nothing; what happens after a step of tasks
+            can't be done to another program.
         """
+        if not self.faults:
+            raise ValueError(f"this case has no faults that a proxy could do: {self!r}")
         told = {"faults": str(self.faults), "seed": self.seed, "case": repr(self)}
         Path(path).write_text(json.dumps(told, indent=2) + "\n", "utf-8")
 
+
+#: Characters of a case from which on its bytes are left out where it is shown.
+_MOST_TEXT: Final = 2000
 
 #: A case of which nothing is said.
 _PLAIN: Final = Case((Peer(),))
@@ -143,6 +151,7 @@ class Violation:
 
     law: Law
     how: str
+    cause: BaseException | None = None
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -187,9 +196,19 @@ class HandlerFailure(AssertionError):  # noqa: N818 - it is the handler's
         super().__init__(
             f"law {law!r}: {how}\n\n"
             f"The law: {LAWS[law]}.\n\n"
-            f"To run it again:\n\n{_indented(repr(run.case))}\n\n"
+            f"To run it again:\n\n{_indented(_brief(run.case))}\n\n"
             f"What happened:\n\n{run.timeline}"
         )
+
+
+def _brief(case: Case) -> str:
+    """A case as people can read it, if that is not what it is."""
+    text = repr(case)
+    if len(text) <= _MOST_TEXT:
+        return text
+    long = re.compile(r"b(['\"])(?:\\.|(?!\1).){200,}\1")
+    brief = long.sub(lambda found: f"{found[0][:60]}…{found[1]}", text)
+    return f"{brief}\n# where … is left out; all of it is repr(failure.case)"
 
 
 def _indented(text: str) -> str:

@@ -7,8 +7,9 @@ from the smallest up, so that the first that fails is a small one.
 from __future__ import annotations
 
 import dataclasses
+import math
 import random
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Final, Literal, get_args
 
 from trioserve import Faults, Limits, Timeouts, parse_faults
@@ -22,17 +23,31 @@ Explore = Literal["quick", "thorough"]
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class _Effort:
-    """How much is tried: at most so many cases of each kind."""
+    """How much is tried: at most so many cases of each kind, if a run costs no
+    more than so many steps, a thousand bytes being worth one.
+    """
 
     cuts: int
     schedules: int
     steps: int
     offsets: int
+    cost: float
+
+    def for_runs_of(self, cost: float) -> _Effort:
+        """Less of each kind where a run costs more than it may."""
+        share = min(1.0, self.cost / cost)
+        numbers = (self.cuts, self.schedules, self.steps, self.offsets)
+        cuts, schedules, steps, offsets = (max(3, int(n * share)) for n in numbers)
+        return dataclasses.replace(
+            self, cuts=cuts, schedules=schedules, steps=steps, offsets=offsets
+        )
 
 
 _EFFORTS: Final[Mapping[Explore, _Effort]] = {
-    "quick": _Effort(cuts=40, schedules=20, steps=60, offsets=24),
-    "thorough": _Effort(cuts=2000, schedules=500, steps=5000, offsets=5000),
+    "quick": _Effort(cuts=40, schedules=20, steps=60, offsets=24, cost=150),
+    "thorough": _Effort(
+        cuts=2000, schedules=500, steps=5000, offsets=5000, cost=math.inf
+    ),
 }
 
 #: What one step can do to a connection, besides cancelling its handler.
@@ -62,6 +77,7 @@ def run_conversation(
     flood: int = 0,
     raises: Iterable[type[BaseException]] = (),
     without: Mapping[Law, str] | None = None,
+    before_run: Callable[[], object] | None = None,
     limits: Limits | None = None,
     timeouts: Timeouts | None = None,
 ) -> Run:
@@ -87,6 +103,7 @@ def run_conversation(
       raises: exceptions that the handler may raise, besides the
         ``BrokenResourceError`` of its stream.
       without: laws that are not looked at, each with the reason.
+      before_run: called before each run, to put back what handlers share.
       limits, timeouts: of the server. Without, there is room for everybody, and
         nothing ends by a timer unless something happens to the network; then
         60 seconds of silence do.
@@ -94,6 +111,7 @@ def run_conversation(
     Raises:
       HandlerFailure: a law is broken.
     """
+    __tracebackhide__ = True
     case = Case(
         peers,
         faults=parse_faults(faults) if isinstance(faults, str) else faults,
@@ -106,7 +124,7 @@ def run_conversation(
         deaf=deaf,
         flood=flood,
     )
-    check = _Check(handler, peers, raises, without, limits, timeouts)
+    check = _Check(handler, peers, raises, without, before_run, limits, timeouts)
     return check.run(case)
 
 
@@ -117,6 +135,7 @@ def check_handler(
     seed: int = 0,
     raises: Iterable[type[BaseException]] = (),
     without: Mapping[Law, str] | None = None,
+    before_run: Callable[[], object] | None = None,
     limits: Limits | None = None,
     timeouts: Timeouts | None = None,
 ) -> None:
@@ -132,14 +151,15 @@ def check_handler(
       explore: ``"quick"`` takes a second or two, and samples where there is too
         much; ``"thorough"`` tries all, and may take minutes.
       seed: of what is sampled.
-      handler, peers, raises, without, limits, timeouts: as for
+      handler, peers, raises, without, before_run, limits, timeouts: as for
         :func:`run_conversation`.
 
     Raises:
       HandlerFailure: a law is broken; it says which, how, the smallest case, and
         what happened.
     """
-    check = _Check(handler, peers, raises, without, limits, timeouts)
+    __tracebackhide__ = True
+    check = _Check(handler, peers, raises, without, before_run, limits, timeouts)
     if explore not in _EFFORTS:
         raise ValueError(f"explore must be one of {get_args(Explore)}, not {explore!r}")
     check.everything(_EFFORTS[explore], random.Random(seed))
@@ -150,6 +170,7 @@ def sweep_cancellations(
     *peers: Peer,
     raises: Iterable[type[BaseException]] = (),
     without: Mapping[Law, str] | None = None,
+    before_run: Callable[[], object] | None = None,
     limits: Limits | None = None,
     timeouts: Timeouts | None = None,
 ) -> int:
@@ -161,7 +182,8 @@ def sweep_cancellations(
     Raises:
       HandlerFailure: a law is broken.
     """
-    check = _Check(handler, peers, raises, without, limits, timeouts)
+    __tracebackhide__ = True
+    check = _Check(handler, peers, raises, without, before_run, limits, timeouts)
     base = check.plain()
     check.all_of(check.acts("cancel", range(base.steps + 1)))
     return base.steps
@@ -172,6 +194,7 @@ def sweep_faults(
     *peers: Peer,
     raises: Iterable[type[BaseException]] = (),
     without: Mapping[Law, str] | None = None,
+    before_run: Callable[[], object] | None = None,
     limits: Limits | None = None,
     timeouts: Timeouts | None = None,
 ) -> int:
@@ -182,7 +205,8 @@ def sweep_faults(
     Raises:
       HandlerFailure: a law is broken.
     """
-    check = _Check(handler, peers, raises, without, limits, timeouts)
+    __tracebackhide__ = True
+    check = _Check(handler, peers, raises, without, before_run, limits, timeouts)
     base = check.plain()
     runs = 0
     for act in _FAULT_ACTS:
@@ -200,11 +224,14 @@ class _Check:
         peers: tuple[Peer, ...],
         raises: Iterable[type[BaseException]],
         without: Mapping[Law, str] | None,
+        before_run: Callable[[], object] | None,
         limits: Limits | None,
         timeouts: Timeouts | None,
     ) -> None:
         self._handler = handler
         self._case = Case(peers)
+        if not isinstance(without or {}, Mapping):
+            raise TypeError(f"without must map laws to reasons, not be {without!r}")
         self._without = dict(without or {})
         for law, reason in self._without.items():
             if law not in LAWS:
@@ -214,12 +241,15 @@ class _Check:
         self._is_the_same = False
         # Bytes of the smallest piece: one, unless there are many.
         self._grain = 1
-        self._setting = Setting(timeouts=timeouts, raises=tuple(raises))
+        self._setting = Setting(
+            timeouts=timeouts, raises=tuple(raises), before_run=before_run
+        )
         if limits is not None:
             self._setting = dataclasses.replace(self._setting, limits=limits)
 
     def run(self, case: Case, law: Law | None = None) -> Run:
         """Run a case; what only breaks in this kind of case breaks ``law``."""
+        __tracebackhide__ = True
         run = play(self._handler, case, self._setting)
         for violation in run.violations:
             broken = violation.law
@@ -230,7 +260,7 @@ class _Check:
                 if not play(self._handler, case, self._setting).violations:
                     how += " (not when this case runs again: something of the runs"
                     how += " before it was left)"
-                raise HandlerFailure(broken, how, run)
+                raise HandlerFailure(broken, how, run) from violation.cause
         return run
 
     @property
@@ -239,9 +269,11 @@ class _Check:
         return 1 if "nothing_left" in self._without else 2
 
     def plain(self) -> Run:
+        __tracebackhide__ = True
         return self.run(self._case)
 
     def all_of(self, cases: Iterable[Case], law: Law | None = None) -> int:
+        __tracebackhide__ = True
         count = 0
         for case in cases:
             self.run(case, law)
@@ -249,11 +281,13 @@ class _Check:
         return count
 
     def everything(self, effort: _Effort, draw: random.Random) -> None:
+        __tracebackhide__ = True
         base = self._first(effort)
         left_behind = self._again()
         again = self.run(self._case, "nothing_left")
         self._is_the_same = _heard(base) == _heard(again)
         self._grain = max(1, max(self.lengths(base)) // _PIECES)
+        effort = effort.for_runs_of(base.steps + sum(self.lengths(base)) / 1000)
         self._same(base, "schedule", self._shuffled(effort))
         if left_behind is not None:
             raise left_behind
@@ -278,6 +312,7 @@ class _Check:
 
     def _first(self, effort: _Effort) -> Run:
         """The plain run. What goes wrong in some orders of tasks only is just that."""
+        __tracebackhide__ = True
         try:
             return self.plain()
         except HandlerFailure as failure:
@@ -292,6 +327,7 @@ class _Check:
 
     def _same(self, base: Run, law: Law | None, cases: Iterable[Case]) -> None:
         """Whatever is varied, the peers hear the same; unless they never do."""
+        __tracebackhide__ = True
         broken: Law = law or "answer"
         for case in cases:
             run = self.run(case, law)

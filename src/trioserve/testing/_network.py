@@ -402,6 +402,17 @@ class MemoryStream(trio.abc.HalfCloseableStream):
         self._settle()
         self._suffer("vanish")
 
+    def give_up(self) -> None:
+        """Break both ends if something that was sent is lost: ``ETIMEDOUT``.
+
+        A kernel does it after a quarter of an hour of retransmissions.
+        """
+        self._settle()
+        ends = (self, self._peer)
+        if any(end._in.end in ("stall", "vanish") for end in ends):
+            for end in ends:
+                end._break(errno.ETIMEDOUT)
+
     # -- What is tried
 
     def _try_to_receive(self, limit: int) -> bytes | None:
@@ -514,10 +525,12 @@ class MemoryStream(trio.abc.HalfCloseableStream):
         self._has_eof = True
         self._receiving.wake()
 
-    def _break(self) -> None:
+    def _break(self, code: int | None = None) -> None:
+        """Be reset, or broken by an error of one's own."""
         if not self._is_closed and self._error is None:
             # Linux, tcp_reset(): who has had the peer's FIN is told EPIPE.
-            self._error = _error(errno.EPIPE if self._has_eof else errno.ECONNRESET)
+            reset = errno.EPIPE if self._has_eof else errno.ECONNRESET
+            self._error = _error(code or reset)
             self._receiving.wake()
             self._sending.wake()
 

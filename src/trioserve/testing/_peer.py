@@ -19,6 +19,10 @@ Tail = Literal["open", "eof", "reset"]
 
 #: Steps after which a peer says nothing more, and those after which it is gone.
 _LAST_WORDS: Final = ("half_close", "close", "reset")
+#: Bytes from which on what was heard is not shown as a whole.
+_MOST_BYTES: Final = 100
+
+#: Steps that wait for bytes.
 _ANSWERS: Final = ("expect", "receive", "receive_until")
 _FAREWELLS: Final = ("close", "reset")
 
@@ -32,6 +36,13 @@ class Step:
 
     def __str__(self) -> str:
         return f"{self.name}({'' if self.value is None else repr(self.value)})"
+
+    @property
+    def brief(self) -> str:
+        """The same, without most of many bytes."""
+        if not isinstance(self.value, bytes):
+            return str(self)
+        return f"{self.name}({_said(self.value)})"
 
 
 @dataclasses.dataclass(frozen=True, slots=True, repr=False)
@@ -153,6 +164,20 @@ class SurpriseError(Exception):
     """A peer did not get what its script expects."""
 
 
+def _said(data: bytes) -> str:
+    if len(data) <= _MOST_BYTES:
+        return repr(data)
+    return f"{data[:_MOST_BYTES]!r}… ({len(data)} bytes)"
+
+
+def _differ(expected: bytes, got: bytes) -> str:
+    said = f"expected {_said(expected)}, got {_said(got)}"
+    if len(got) <= _MOST_BYTES:
+        return said
+    at = next(n for n, byte in enumerate(got) if byte != expected[n])
+    return f"{said}, which differ from byte {at} on"
+
+
 class Meetings:
     """Where peers wait for each other."""
 
@@ -204,8 +229,8 @@ class Player:
 
     def __str__(self) -> str:
         steps = self.peer.steps
-        step = f".{steps[self.at]}" if self.at < len(steps) else "its end"
-        return f"{self.name}, at {step}"
+        at_end = self.at >= len(steps)
+        return f"{self.name}, at {'its end' if at_end else f'.{steps[self.at].brief}'}"
 
     @property
     def waits_for_an_answer(self) -> bool:
@@ -289,7 +314,7 @@ class Player:
             return
         end = "EOF" if self.tail == "eof" else "a reset"
         got = bytes(self.heard[self.taken :])
-        after = f"{got!r} and then {end}" if got else end
+        after = f"{_said(got)} and then {end}" if got else end
         raise SurpriseError(f"expected {wanted}, got {after}")
 
     # -- the steps
@@ -308,8 +333,8 @@ class Player:
                 self.taken += len(data)
                 return
             if got != data[: len(got)]:
-                raise SurpriseError(f"expected {data!r}, got {got!r}")
-            await self._more(repr(data))
+                raise SurpriseError(_differ(data, got))
+            await self._more(_said(data))
 
     async def _receive(self, count: int) -> None:
         while len(self.heard) - self.taken < count:
@@ -324,7 +349,7 @@ class Player:
     async def _expect_eof(self, _: None) -> None:
         while True:
             if got := bytes(self.heard[self.taken :]):
-                raise SurpriseError(f"expected EOF, got {got!r}")
+                raise SurpriseError(f"expected EOF, got {_said(got)}")
             if self.tail == "eof":
                 return
             await self._more("EOF")

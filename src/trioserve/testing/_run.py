@@ -11,6 +11,7 @@ import dataclasses
 import functools
 import math
 import threading
+import traceback
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, Final, TypeAlias
 
@@ -51,6 +52,10 @@ _CLEANUP: Final = 30.0
 #: those that it waits.
 _SCRIPT: Final = 200.0
 
+#: Seconds after which a kernel gives up a peer that acknowledges nothing. Linux,
+#: ip-sysctl(5), tcp_retries2.
+_RETRIES: Final = 924.6
+
 #: Seconds that a handler has to end once all peers have left.
 _PATIENCE: Final = 1000.0
 
@@ -77,12 +82,14 @@ class Setting:
     """What is the same for all runs of a handler.
 
     Args:
+      before_run: called before each run.
       limits: of the server; by default there is room for everybody.
       timeouts: of the server; by default nothing ends by a timer, unless
         something happens to the network.
       raises: exceptions that the handler may raise.
     """
 
+    before_run: Callable[[], object] | None = None
     limits: Limits = dataclasses.field(
         default_factory=lambda: Limits(max_connections=1000)
     )
@@ -135,6 +142,8 @@ class World:
         self._timers: trio.Nursery | None = None
 
     def run(self) -> Run:
+        if self._setting.before_run is not None:
+            self._setting.before_run()
         with schedule(self.case.seed):
             seconds = trio.run(self._main, clock=self._clock, instruments=[self._watch])
         if self._misuse is not None:
@@ -225,6 +234,7 @@ class World:
                 for index, player in enumerate(players):
                     if player is not None:
                         talking.start_soon(self._talk, player, heard, index)
+            self._after(_RETRIES, self._give_up_peers)
             self._after(_PATIENCE, self._should_have_left)
             while len(self.reports) < reported + len(self._players):
                 await self._reported.wait()
@@ -279,11 +289,14 @@ class World:
             self._reported = trio.Event()
 
     async def _handle(self, stream: Connection) -> object:
-        coroutine = self._handler(stream)
-        if not isinstance(coroutine, Coroutine):
-            self._misuse = TypeError(
-                f"a handler must be an async function, not {self._handler!r}"
-            )
+        try:
+            coroutine = self._handler(stream)
+            if not isinstance(coroutine, Coroutine):
+                raise TypeError(
+                    f"a handler must be an async function, not {self._handler!r}"
+                )
+        except TypeError as error:
+            self._misuse = error
             self._stop()
             return None
         driven = Driven(coroutine)
@@ -304,7 +317,8 @@ class World:
         finally:
             life.is_over = True
             self._watch.family.discard(life.task)
-            self._record(f"handler {stream.id}", self._last_words(life))
+            where = _raised_at(life.raised) if life.raised is not None else ""
+            self._record(f"handler {stream.id}", self._last_words(life), where)
 
     def _last_words(self, life: _Life) -> str:
         if life.raised is not None:
@@ -316,7 +330,9 @@ class World:
     def _act(self) -> None:
         match self.case.act:
             case "cancel":
-                self._record("test", "cancels the handler; its peer says nothing more")
+                self._record(
+                    "test", "cancels the handler; nothing more arrives from its peer"
+                )
                 self._cancels = True
                 for life in self._lives.values():
                     life.scope.cancel(reason=_REASON)
@@ -333,7 +349,7 @@ class World:
             case "reset":
                 self._each("resets", MemoryStream.reset)
             case "stall":
-                self._each("says nothing more", MemoryStream.stall)
+                self._each("says nothing more that arrives", MemoryStream.stall)
             case "vanish":
                 self._each("is cut off", MemoryStream.vanish)
             case None:  # pragma: no cover
@@ -357,6 +373,10 @@ class World:
 
     def _should_have_left(self) -> None:
         self._nobody_runs(f"{_PATIENCE:.0f} seconds after its peers have left")
+
+    def _give_up_peers(self) -> None:
+        for player in self._players:
+            player.stream.give_up()
 
     def _nobody_runs(self, when: str) -> None:
         for life in self._lives.values():
@@ -463,8 +483,8 @@ class World:
 
     # -- the laws
 
-    def _violated(self, law: Law, how: str) -> None:
-        self.violations.append(Violation(law, how))
+    def _violated(self, law: Law, how: str, cause: BaseException | None = None) -> None:
+        self.violations.append(Violation(law, how, cause))
 
     def _look_for_tasks(self) -> None:
         for task in self._watch.family:
@@ -509,14 +529,22 @@ class World:
                 if isinstance(error, trio.Cancelled) and was_cut:
                     continue
                 if not isinstance(error, (*allowed, *self._setting.raises)):
-                    self._violated("errors", f"it raised {error!r}")
+                    how = f"it raised {error!r}, at {_raised_at(error)}"
+                    self._violated("errors", how, life.raised)
             reasons = [_REASON, str(report.reason)]
             if life.returned and any(r in reasons for r in life.driven.cancels):
                 self._violated(
                     "cancelled", "it was cancelled, and returned as if nothing was"
                 )
         # What it did is why its peers did not get what they expected.
-        self.violations += before
+        raised = [
+            f"handler {number} raised {life.raised!r}"
+            for number, life in self._lives.items()
+            if life.raised is not None
+        ]
+        for violation in before:
+            how = "; ".join([violation.how, *raised])
+            self.violations.append(dataclasses.replace(violation, how=how))
 
 
 #: What a peer or a handler does, in words.
@@ -538,6 +566,11 @@ def _flooding(peer: Peer, size: int) -> Peer:
     if not words:
         return peer
     return Peer().stop_reading().send(words * (size // len(words) + 1))
+
+
+def _raised_at(error: BaseException) -> str:
+    """The line of the user's own code that raised."""
+    return standing(traceback.walk_tb(error.__traceback__))
 
 
 def _leaves(error: BaseException | None) -> Sequence[BaseException]:

@@ -47,6 +47,7 @@ class Watch(trio.abc.Instrument):
         self._on_spin = on_spin
         self._on_undead = on_undead
         self._clock = clock
+        self._thread_works = False
         self._counts = False
         self._at = -1
         self._act: Callable[[], object] | None = None
@@ -84,10 +85,11 @@ class Watch(trio.abc.Instrument):
         self.family.discard(task)
 
     def after_task_step(self, task: trio.lowlevel.Task) -> None:
-        if task in self.family:
+        if task in self.family or self._thread_works:
             # While a thread works for it, no time passes but what really does.
-            works = trio.testing.active_thread_count() > 0
-            self._clock.autojump_threshold = math.inf if works else 0
+            self._thread_works = trio.testing.active_thread_count() > 0
+            threshold = math.inf if self._thread_works else 0
+            self._clock.autojump_threshold = threshold
         self._idle_at_once += 1
         self._idle_in_all += 1
         if self._idle_at_once >= _MOST_AT_ONCE or self._idle_in_all >= _MOST_IN_ALL:
