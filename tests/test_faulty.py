@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import socket
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from typing import Any
 
@@ -295,6 +296,35 @@ async def test_what_comes_after_an_eof_is_thrown_away(
     assert report.outcome is Outcome.OK
     assert report.upstream_bytes_sent == 3
     assert report.bytes_discarded == 5_000_000
+
+
+async def test_the_ending_that_came_first_counts(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """While a reset waits for the bytes before it, nothing else ends it."""
+    was_reset = False
+
+    async def target(conn: Connection) -> None:
+        nonlocal was_reset
+        conn.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1)
+        await trio.sleep(1.5)
+        await conn.send_all(b"four")
+        await trio.sleep(0.1)
+        try:
+            async for _ in conn:
+                pass
+        except trio.BrokenResourceError:
+            was_reset = True
+
+    async with suffering("up:reset@1s; down:close@4", target) as (running, _):
+        client = await running.connect()
+        await trio.sleep(0.5)
+        with contextlib.suppress(trio.BrokenResourceError):
+            await client.send_all(bytes(300_000))
+        await trio.sleep(5)
+    assert was_reset
+    (report,) = running.reports
+    assert report.reason is Reason.FAULT
 
 
 async def test_a_client_that_resets_while_it_is_not_listened_to(

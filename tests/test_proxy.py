@@ -120,6 +120,33 @@ async def test_a_handler_may_proxy_and_go_on_afterwards(
         assert refused_report.reason is Reason.CONNECT_REFUSED
 
 
+async def test_what_wraps_a_proxy_is_called(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """Also if it has all attributes of the proxy, as decorators have."""
+
+    class Counts:
+        def __init__(self, handler: Any) -> None:
+            self.handler = handler
+            self.calls = 0
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self.handler, name)
+
+        async def __call__(self, conn: Connection) -> None:
+            self.calls += 1
+            await self.handler(conn)
+
+    async with serving(echo) as there:
+        counts = Counts(proxy(there.address))
+        async with serving(counts) as running:
+            client = await running.connect()
+            await client.send_all(b"hello")
+            await client.send_eof()
+            assert await receive_all(client) == b"hello"
+        assert counts.calls == 1
+
+
 @given(
     clients=st.lists(
         st.tuples(

@@ -714,6 +714,29 @@ async def test_somebody_else_uses_a_stream(medium: Medium, who: int) -> None:
         assert await receive_exactly(a.peer, 10) == b"still open"
 
 
+async def test_a_connection_is_relayed_once_at_a_time() -> None:
+    """The second relay says so, plainly, and the first one goes on."""
+    results = list[RelayResult]()
+
+    async def handler(conn: Connection) -> None:
+        with memory() as a, memory() as b:
+            async with trio.open_nursery() as nursery:
+                first = Result(nursery, conn, a.ours)
+                await trio.testing.wait_all_tasks_blocked()
+                with pytest.raises(trio.BusyResourceError):
+                    await relay(conn, b.ours)
+                await a.peer.send_all(b"goes on")
+                await a.peer.aclose()
+            results.append(first.value)
+
+    async with serving(handler) as running:
+        client = await running.connect()
+        await client.send_eof()
+        assert await receive_all(client) == b"goes on"
+    (result,) = results
+    assert result.b_to_a.delivered == 7
+
+
 @pytest.mark.parametrize("who", [0, 1])
 async def test_a_socket_that_was_closed_before(who: int) -> None:
     """The relay says so, and leaves the other one as it is."""

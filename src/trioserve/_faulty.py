@@ -255,7 +255,9 @@ class FaultyRelay(TaskRelay):
             each.scope.cancel(reason=str(ending))
 
     async def _end_as_asked(self, pump: TaskPump, ending: Ending) -> None:
-        """End both directions, by RST or by FIN."""
+        """End both directions, by RST or by FIN; unless they are ended already."""
+        if self._ending is not None:
+            await trio.sleep_forever()
         self._conclude(Reason.FAULT)
         self._by_fin = ending.kind == "close"
         if not self._by_fin:

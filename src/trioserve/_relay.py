@@ -124,6 +124,9 @@ class Relay(abc.ABC):
     def enter(self) -> None:
         """From now on the timers run, and the connections know of it."""
         client, server = self._client, self._server
+        for connection in (client, server):
+            if connection is not None and connection._relay is not None:
+                raise trio.BusyResourceError("another task is relaying")
         if client is not None:
             client._relay_began(self)
         if server is not None:

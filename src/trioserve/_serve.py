@@ -422,8 +422,10 @@ class Server(Sequence[Gate]):
         task_status: _TaskStatus,
     ) -> DrainSummary:
         self._handler = handler
-        # A proxy leaves its relays to us.
-        self._begin = getattr(handler, "_begin_relay", None)
+        # A proxy leaves its relays to us; not one in something that only passes on
+        # its attributes, and is to be called itself.
+        if hasattr(type(handler), "_begin_relay"):
+            self._begin = getattr(handler, "_begin_relay")  # noqa: B009 - not all have
         # In a nursery that isn't ours, connections may outlive us; what they
         # need must live there too, and must not keep it from being cancelled.
         self._timing.shield = handler_nursery is None

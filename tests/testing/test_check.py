@@ -149,6 +149,11 @@ def test_time_passes_at_once() -> None:
     assert run.seconds >= 3600
 
 
+def test_a_peer_may_wait_for_as_long_as_it_likes() -> None:
+    peer = Peer().wait(1e6).send(b"x").expect(b"X")
+    assert run_conversation(shout, peer, rounds=2).seconds == 2e6
+
+
 def test_nothing_ends_by_a_timer_unless_asked() -> None:
     quiet = Peer().wait(7200).close()
     assert run_conversation(shout, quiet).reports[0].reason == "client_closed"
@@ -232,6 +237,10 @@ def test_a_case_is_saved_for_the_proxy(tmp_path: Path) -> None:
         ({"copies": 0}, "copies must be 1 or more"),
         ({"rounds": 0}, "rounds must be 1 or more"),
         ({"buffer": 0}, "buffer must be 1 or more"),
+        ({"act": "cancel", "at": -1}, "at must be 0 or more"),
+        ({"flood": -1}, "flood must be 0 or more"),
+        ({"deaf": -1}, "deaf must be 0 or more and finite"),
+        ({"deaf": math.inf}, "deaf must be 0 or more and finite"),
         ({"without": {"gravity": "no"}}, "without must name laws.*'gravity'"),
         ({"without": {"alone": " "}}, "without needs a reason for 'alone'"),
         ({"faults": "reset@x"}, "reset"),
@@ -368,6 +377,103 @@ def test_no_time_passes_while_a_thread_works() -> None:
             await stream.send_all(answer)
 
     assert run_conversation(works, HELLO).seconds < 60
+
+
+def test_time_goes_on_when_a_thread_was_the_last_that_it_did() -> None:
+    async def works(stream: Connection) -> None:
+        answer = await trio.to_thread.run_sync((await stream.receive_some()).upper)
+        with trio.CancelScope(shield=True):
+            await stream.send_all(answer)
+        await trio.to_thread.run_sync(bytes)
+
+    peer = Peer().send(b"x").expect(b"X").wait(1).expect_eof()
+    assert run_conversation(works, peer).seconds == 1
+    assert run_conversation(works, peer, faults="latency=0.1s").seconds > 1
+
+
+def test_a_shield_that_is_never_left_is_found() -> None:
+    async def waits(stream: Connection) -> None:
+        with trio.CancelScope(shield=True):
+            await trio.sleep_forever()
+
+    async def has_a_task_that_waits(stream: Connection) -> None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(waits, stream)
+
+    async def leaks(stream: Connection) -> None:
+        trio.lowlevel.spawn_system_task(waits, stream)
+        await shout(stream)
+
+    async def cleans_up(stream: Connection) -> None:
+        try:
+            await shout(stream)
+        finally:
+            await waits(stream)
+
+    for handler in (waits, has_a_task_that_waits):
+        with pytest.raises(HandlerFailure, match="everything waits"):
+            run_conversation(handler, HELLO)
+    with pytest.raises(HandlerFailure, match="still runs, at"):
+        run_conversation(leaks, HELLO)
+    with pytest.raises(HandlerFailure, match="30 seconds after it was cancelled"):
+        run_conversation(cleans_up, HELLO, act="cancel", at=5)
+
+
+def test_a_task_that_cannot_be_stopped_is_given_up() -> None:
+    """Nor does what is left of it keep the interpreter from ending."""
+
+    async def polls() -> None:
+        while True:
+            with contextlib.suppress(BaseException):
+                await trio.sleep(1)
+
+    async def has_a_task_that_polls(stream: Connection) -> None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(polls)
+            await shout(stream)
+
+    async def polls_itself(stream: Connection) -> None:
+        await polls()
+
+    for handler in (has_a_task_that_polls, polls_itself):
+        with pytest.raises(HandlerFailure, match="goes on and on"):
+            run_conversation(handler, HELLO)
+
+
+def test_what_is_done_to_a_handler_is_not_its_task() -> None:
+    async def spins(stream: Connection) -> None:
+        while True:
+            with contextlib.suppress(trio.Cancelled):
+                await trio.sleep_forever()
+
+    for at in range(4, 7):
+        with pytest.raises(HandlerFailure) as failed:
+            run_conversation(spins, HELLO, act="cancel", at=at)
+        assert "  task " not in failed.value.how
+
+
+def test_who_does_not_end_when_a_drain_has_cut_it_is_found() -> None:
+    async def takes_its_time(stream: Connection) -> None:
+        try:
+            await shout(stream)
+        finally:
+            with trio.CancelScope(shield=True):
+                await trio.sleep(600)
+
+    waits = Peer().send(b"x").expect(b"X").wait(2000)
+    with pytest.raises(HandlerFailure, match="after a drain has cut it") as failed:
+        run_conversation(takes_its_time, waits, act="drain", at=5)
+    assert failed.value.law == "drain"
+
+
+def test_a_handler_does_not_end_the_program() -> None:
+    async def exits(stream: Connection) -> None:
+        async with trio.open_nursery():
+            raise SystemExit(1)
+
+    with pytest.raises(HandlerFailure, match="it raised SystemExit") as failed:
+        run_conversation(exits, HELLO)
+    assert failed.value.law == "errors"
 
 
 def test_a_handler_that_lingers_is_found() -> None:

@@ -11,7 +11,8 @@ import trio
 import trio.testing
 
 from support import run
-from trioserve.testing import MemoryStream, Peer, stream_pair
+from trioserve import Connection
+from trioserve.testing import MemoryStream, Peer, run_conversation, stream_pair
 from trioserve.testing._peer import Meetings, Player, SurpriseError
 
 
@@ -142,6 +143,25 @@ def test_what_is_not_expected_is_said(
     script: Peer, other: Callable[[MemoryStream], Any], surprise: str
 ) -> None:
     assert play(script, other) == surprise
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_who_has_stopped_reading_takes_nothing_more(seed: int) -> None:
+    """What comes stays in the network: eight bytes, and not what a receive brings."""
+    sent = 0
+
+    async def floods(stream: Connection) -> None:
+        nonlocal sent
+        await stream.send_all(await stream.receive_some())
+        await stream.receive_some()
+        with trio.move_on_after(5):
+            while True:
+                await stream.send_all(b"x")
+                sent += 1
+
+    stops = Peer().send(b"a").expect(b"a").stop_reading().send(b"b").wait(10).reset()
+    run_conversation(floods, stops, buffer=8, seed=seed)
+    assert sent == 8
 
 
 def test_who_meets_waits_for_all_others() -> None:

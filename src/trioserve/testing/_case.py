@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -85,6 +86,12 @@ class Case:
         for name in ("copies", "rounds", "buffer"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be 1 or more")
+        if self.at is not None and self.at < 0:
+            raise ValueError("at must be 0 or more")
+        if self.flood < 0:
+            raise ValueError("flood must be 0 or more")
+        if not 0 <= self.deaf < math.inf:
+            raise ValueError("deaf must be 0 or more and finite")
 
     def __repr__(self) -> str:
         parts = ["handler", *map(repr, self.peers)]

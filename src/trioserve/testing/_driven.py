@@ -2,20 +2,57 @@
 
 A handler that swallows whatever is raised in it, for ever, can't be stopped by
 anything that is raised in it. So its coroutine is driven by hand, inside of the
-task that would have awaited it.
+task that would have awaited it. Of tasks that it has started, nothing is left to
+run but their end.
 """
 
 from __future__ import annotations
 
+import ctypes
 import types
 from collections.abc import Coroutine, Generator, Iterator
-from typing import Any, Final
+from typing import Any, NoReturn
 
 import trio
 
-#: Coroutines that would not end. Collected, they would be closed once more, and
-#: complain.
-_UNDEAD: Final[list[object]] = []
+
+def keep_for_ever(undead: object) -> None:
+    """Never collect it: then its coroutines would be closed once more.
+
+    They would complain, or, swallowing that too, never let the interpreter end. So
+    it is not enough that a module knows it.
+    """
+    ctypes.pythonapi.Py_IncRef(ctypes.py_object(undead))
+
+
+class TornOut(BaseException):
+    """Raised in whoever can't be cancelled."""
+
+
+def tear_out(task: trio.lowlevel.Task) -> None:
+    """Raise :class:`TornOut` where it waits, if it does, shielded or not."""
+    # What Trio does to cancel, without asking whether it may.
+    if task._abort_func is not None:
+        task._attempt_abort(_raise_torn_out)
+
+
+def _raise_torn_out() -> NoReturn:
+    raise TornOut
+
+
+def end_now(task: trio.lowlevel.Task) -> None:
+    """Let a task end, and nothing more of it run, whatever it would do next."""
+    keep_for_ever(task.coro)
+    end: Any = _its_end()
+    next(end)
+    task.coro = end
+    if task._next_send_fn is not None:
+        task._next_send_fn = end.send
+    tear_out(task)
+
+
+def _its_end() -> Generator[None, object, None]:
+    yield
 
 
 class Driven:
@@ -54,7 +91,7 @@ class Driven:
         try:
             self.coroutine.close()
         except BaseException:  # noqa: ASYNC103 - whatever it still says
-            _UNDEAD.extend(chain)
+            keep_for_ever(chain)
 
     def _chain(self) -> Iterator[Any]:
         """The coroutine, what it awaits, what that awaits, ..."""

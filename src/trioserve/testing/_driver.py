@@ -14,12 +14,13 @@ import sys
 import warnings
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 from types import TracebackType
-from typing import Any, Final, Generic, NoReturn, Self, TypeVar, TypeVarTuple
+from typing import Any, Final, Generic, Self, TypeVar, TypeVarTuple
 
 import outcome
 import trio
 import trio.testing
 
+from ._driven import keep_for_ever, tear_out
 from ._schedule import schedule
 from ._timeline import standing
 
@@ -36,9 +37,6 @@ _MOST_DEADLINES: Final = 1_000
 
 #: Errors that are raised in who can't be cancelled, before it is dropped.
 _MOST_TEARS: Final = 3
-
-#: Runs that would not end. Collected, their tasks would be closed, and complain.
-_DROPPED: Final[list[object]] = []
 
 
 class StuckError(AssertionError):
@@ -270,15 +268,14 @@ class Driver:
         """Raise an error where somebody waits who can't be cancelled, a few times."""
         for _ in range(_MOST_TEARS):
             for task in self.tasks:
-                # What Trio does to cancel, without asking whether it may.
-                if task._abort_func is not None:
-                    task._attempt_abort(_raise_torn_out)
+                tear_out(task)
             if self._runs_out():
                 break
 
     def _drop(self) -> None:
         """Let go of the run as it is, and of all its tasks."""
-        _DROPPED.append((trio.lowlevel.current_root_task(), *self.tasks))
+        # Collected, its tasks would be closed.
+        keep_for_ever((trio.lowlevel.current_root_task(), *self.tasks))
         with warnings.catch_warnings():
             # Trio says that it was abandoned. So it was.
             warnings.simplefilter("ignore", RuntimeWarning)
@@ -339,14 +336,6 @@ def _below(nursery: trio.Nursery) -> Iterator[trio.lowlevel.Task]:
         for inner in task.child_nurseries:
             yield from _below(inner)
         yield task
-
-
-class _TornOut(BaseException):
-    """Raised in whoever can't be cancelled."""
-
-
-def _raise_torn_out() -> NoReturn:
-    raise _TornOut
 
 
 def _only(error: BaseException) -> BaseException:

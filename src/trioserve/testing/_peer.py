@@ -226,6 +226,7 @@ class Player:
         self._heard_more = trio.Event()
         self._may_read = trio.Event()
         self._may_read.set()
+        self._receiving = trio.CancelScope()
 
     def __str__(self) -> str:
         steps = self.peer.steps
@@ -244,7 +245,7 @@ class Player:
 
     def fall_silent(self) -> None:
         """Read no more, ever."""
-        self._may_read = trio.Event()
+        self._stop_hearing()
 
     async def play(self) -> None:
         """Play the script to its end, and close.
@@ -256,7 +257,7 @@ class Player:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._read)
                 if self._deaf_for:
-                    self._may_read = trio.Event()
+                    self._stop_hearing()
                     nursery.start_soon(self._hear_later)
                 for at, step in enumerate(self.peer.steps):
                     self.at = at
@@ -289,19 +290,25 @@ class Player:
 
     async def _read(self) -> None:
         try:
-            while True:
+            while self.tail == "open":
                 await self._may_read.wait()
-                data = await self.stream.receive_some()
-                if not data:
-                    break
-                self.heard += data
-                self._tell()
-            self.tail = "eof"
+                if not self._may_read.is_set():
+                    continue  # it was told to stop meanwhile
+                with trio.CancelScope() as self._receiving:
+                    if data := await self.stream.receive_some():
+                        self.heard += data
+                        self._tell()
+                    else:
+                        self.tail = "eof"
         except trio.BrokenResourceError:
             self.tail = "reset"
         except trio.ClosedResourceError:
             pass  # it was this peer who closed
         self._tell()
+
+    def _stop_hearing(self) -> None:
+        self._may_read = trio.Event()
+        self._receiving.cancel(reason="it reads no more")
 
     def _tell(self) -> None:
         self._heard_more.set()
@@ -382,7 +389,7 @@ class Player:
         await trio.sleep(seconds)
 
     async def _stop_reading(self, _: None) -> None:
-        self._may_read = trio.Event()
+        self._stop_hearing()
         await trio.lowlevel.checkpoint()
 
     async def _read_on(self, _: None) -> None:

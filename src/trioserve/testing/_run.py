@@ -29,7 +29,7 @@ from trioserve import (
 )
 
 from ._case import Case, Heard, Law, Run, Violation
-from ._driven import Driven
+from ._driven import Driven, end_now, tear_out
 from ._network import Event, MemoryListener, MemoryNetwork, MemoryStream
 from ._peer import Meetings, Peer, Player, SurpriseError
 from ._schedule import schedule
@@ -59,7 +59,8 @@ _RETRIES: Final = 924.6
 #: Seconds that a handler has to end once all peers have left.
 _PATIENCE: Final = 1000.0
 
-#: Seconds after which a run is over, whatever happens.
+#: Seconds after which a run is over, whatever happens, beside those that its peers
+#: wait.
 _LIFETIME: Final = 100_000.0
 
 #: Bytes that a handler may take while its peer takes none of its own.
@@ -112,6 +113,8 @@ class _Life:
         self.received = self.sent = 0
         self.is_closed = False
         self.blocked = False
+        # Of a send that failed or was cancelled, what had gone by then can't be known.
+        self.has_gaps = False
         self.taken = 0
 
 
@@ -138,6 +141,7 @@ class World:
         self._players: list[Player] = []
         self._reported = trio.Event()
         self._cancels = False
+        self._has_given_up = False
         self._misuse: TypeError | None = None
         self._timers: trio.Nursery | None = None
 
@@ -145,7 +149,13 @@ class World:
         if self._setting.before_run is not None:
             self._setting.before_run()
         with schedule(self.case.seed):
-            seconds = trio.run(self._main, clock=self._clock, instruments=[self._watch])
+            try:
+                trio.run(self._main, clock=self._clock, instruments=[self._watch])
+            except Exception:
+                # Whoever was given up has not left its scopes and nurseries in
+                # order, and they complain.
+                if not (self._has_given_up and self.violations):
+                    raise
         if self._misuse is not None:
             raise self._misuse
         return Run(
@@ -153,14 +163,14 @@ class World:
             heard=self.heard,
             reports=self.reports,
             steps=self.steps,
-            seconds=seconds,
+            seconds=self._clock.current_time(),
             violations=self.violations,
             timeline=self.timeline,
         )
 
     # -- playing
 
-    async def _main(self) -> float:
+    async def _main(self) -> None:
         timeouts = self._setting.timeouts or self._timeouts()
         # Seeded as the command's faults are, so that a case can be done to real
         # traffic: the n-th connection suffers the same.
@@ -168,7 +178,6 @@ class World:
             buffer=self.case.buffer, seed=self.case.seed, watch=self._saw
         )
         listener = network.listen()
-        began = trio.current_time()
         with self._root:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._wait_for_the_end_of_time)
@@ -191,7 +200,6 @@ class World:
                 self._look_at_server(server)
                 nursery.cancel_scope.cancel(reason="the run is over")
         self._look_at_lives()
-        return trio.current_time() - began
 
     def _timeouts(self) -> Timeouts:
         if self.case.is_undisturbed:
@@ -313,12 +321,23 @@ class World:
             return None
         except BaseException as error:
             life.raised = error
+            if self._ends_the_program(error):
+                return None
             raise
         finally:
             life.is_over = True
             self._watch.family.discard(life.task)
             where = _raised_at(life.raised) if life.raised is not None else ""
             self._record(f"handler {stream.id}", self._last_words(life), where)
+
+    def _ends_the_program(self, error: BaseException) -> bool:
+        """Whether it would also end the run, and whoever runs it."""
+        ends = [leaf for leaf in _leaves(error) if isinstance(leaf, SystemExit)]
+        if not ends or issubclass(SystemExit, self._setting.raises):
+            return False
+        self._violated("errors", f"it raised {ends[0]!r}, which ends the program")
+        self._stop()
+        return True
 
     def _last_words(self, life: _Life) -> str:
         if life.raised is not None:
@@ -344,6 +363,9 @@ class World:
                 assert self._server is not None
                 self._record("test", "drains the server")
                 self._server.start_draining(reason="the test drains")
+                timeouts = self._server.timeouts
+                seconds = timeouts.lame_duck + timeouts.drain + _CLEANUP
+                self._after(seconds, self._should_have_drained)
             case "eof":
                 self._each("sends EOF", MemoryStream.send_eof_now)
             case "reset":
@@ -371,6 +393,9 @@ class World:
     def _should_have_ended(self) -> None:
         self._nobody_runs(f"{_CLEANUP:.0f} seconds after it was cancelled")
 
+    def _should_have_drained(self) -> None:
+        self._nobody_runs(f"{_CLEANUP:.0f} seconds after a drain has cut it")
+
     def _should_have_left(self) -> None:
         self._nobody_runs(f"{_PATIENCE:.0f} seconds after its peers have left")
 
@@ -389,7 +414,7 @@ class World:
 
     async def _wait_for_the_end_of_time(self) -> None:
         # When everything waits, a virtual clock jumps to what is waited for next.
-        await trio.sleep_until(_LIFETIME)
+        await trio.sleep_until(_LIFETIME + self.case.rounds * self._waits)
         law: Law = "ends"
         asked = any(p.waits_for_an_answer for p in self._players if not p.is_over)
         if asked and not any(life.blocked for life in self._lives.values()):
@@ -418,9 +443,15 @@ class World:
         self._root.cancel(reason="the run is stopped")
 
     def _give_up(self) -> None:
-        for life in self._lives.values():
-            if not life.is_over:
-                life.driven.give_up()
+        lives = {life.task: life for life in self._lives.values() if not life.is_over}
+        for task in tuple(self._watch.family):
+            self._has_given_up = True
+            if task in lives:
+                lives[task].driven.give_up()
+                tear_out(task)
+            else:
+                self._watch.family.discard(task)
+                end_now(task)
 
     # -- what is seen
 
@@ -470,8 +501,11 @@ class World:
                     life.taken = 0
                     how = f"it took over {MEMORY} bytes while its own wait to be sent"
                     self._violated("memory", how)
+            case "cancelled" | "receive_reset":
+                life.has_gaps = True
             case "close":
                 life.is_closed = True
+                life.has_gaps = life.has_gaps or life.blocked
             case _:
                 pass
 
@@ -506,9 +540,11 @@ class World:
     def _look_at_report(self, report: ConnectionReport, life: _Life) -> None:
         if not life.is_closed:
             self._violated("nothing_left", f"connection {report.id} is not closed")
-        # Of a send that failed, what had gone by then can't be known.
-        is_true = report.bytes_received == life.received
-        if not is_true or report.bytes_sent > life.sent:
+        is_true = report.bytes_received == life.received and (
+            report.bytes_sent == life.sent
+            or (life.has_gaps and report.bytes_sent < life.sent)
+        )
+        if not is_true:
             self._violated(
                 "record",
                 f"{life.received} bytes were received and {life.sent} sent, and the"
