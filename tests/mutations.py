@@ -127,10 +127,10 @@ MUTATIONS: Sequence[Mutation] = (
         breaks="a receive takes bytes from whoever has its descriptor by now",
         file="_transport.py",
         old="""\
-                if self._owner is not None:
-                    self._check_open()
-                if (data""",
-        new="                if (data",
+                    if self._owner is not None:
+                        self._check_open()
+                    if (data""",
+        new="                    if (data",
         tests=(
             "test_transport.py",
             "test_a_receiver_that_could_go_on_when_its_descriptor_changed_hands",
@@ -318,8 +318,8 @@ MUTATIONS: Sequence[Mutation] = (
         law=4,
         breaks="a cancel hides that the last bytes of a send went",
         file="_transport.py",
-        old="cancel_shielded_checkpoint()\n        self._has_just_sent = True",
-        new="checkpoint()\n        self._has_just_sent = True",
+        old="cancel_shielded_checkpoint()\n            self._has_just_sent = True",
+        new="checkpoint()\n            self._has_just_sent = True",
         tests=(
             "test_transport.py",
             "test_a_send_cancelled_at_any_step_has_counted_what_went",
@@ -551,8 +551,8 @@ MUTATIONS: Sequence[Mutation] = (
     Mutation(
         law=9,
         breaks="the kernel holds megabytes for a client that does not read",
-        file="_transport.py",
-        old="sock.setsockopt(_TCP, _TCP_NOTSENT_LOWAT, _NOTSENT_LOWAT)",
+        file="_tcp.py",
+        old="sock.setsockopt(_TCP, _NOTSENT_LOWAT, _LITTLE)",
         new="pass",
         tests=(
             "test_transport.py",

@@ -7,6 +7,7 @@ import contextlib
 import errno
 import os
 import socket
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -59,6 +60,30 @@ async def test_a_bad_listener_leaves_the_good_ones_usable() -> None:
     assert open_fds() == before
     assert good.socket.getsockname()
     await good.aclose()
+
+
+@pytest.mark.parametrize("whose", ["ours", "Trio's"])
+async def test_what_is_accepted_sends_at_once_and_the_kernel_holds_little(
+    whose: str, autojump_clock: object
+) -> None:
+    """Whether the listener hands it down or not."""
+    listeners: Sequence[trio.abc.Listener[trio.SocketStream]]
+    if whose == "ours":
+        listeners = await open_listeners("127.0.0.1:0")
+    else:
+        listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
+    limit = getattr(socket, "TCP_NOTSENT_LOWAT", 25)
+    seen: list[object] = []
+
+    async def handler(conn: Connection) -> None:
+        seen.append(conn.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
+        seen.append(conn.getsockopt(socket.IPPROTO_TCP, limit))
+
+    async with serving(handler, listeners=listeners) as running:
+        client = await running.connect()
+        assert await receive_all(client) == b""
+        await client.aclose()
+    assert seen == [1, 16384]
 
 
 # -- a limit for each peer

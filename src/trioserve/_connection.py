@@ -41,7 +41,7 @@ from ._report import (
     describe,
 )
 from ._timers import Alarm, Timers
-from ._transport import CHUNK, SocketTransport, Transport
+from ._transport import CHUNK, FAILURES, SocketTransport, Transport
 
 #: What a lingering close throws away before it gives up on the client's EOF.
 _LINGER_BYTES: Final = 65536
@@ -50,14 +50,6 @@ _LINGER_BYTES: Final = 65536
 _YOUNG: Final = 1.0
 
 _MOST_NOTES: Final = 32
-
-#: After one of these, the next call fails at once. Whoever ignores it and calls
-#: again, for ever, must not keep all others from running.
-_FAILURES: Final = (
-    trio.BrokenResourceError,
-    trio.BusyResourceError,
-    trio.ClosedResourceError,
-)
 
 _current: contextvars.ContextVar[Connection] = contextvars.ContextVar(
     "trioserve_connection"
@@ -127,12 +119,13 @@ class Connection(trio.abc.HalfCloseableStream):
     """
 
     __slots__ = (
-        "__weakref__", "_accepted_at", "_alarm", "_connected", "_dialing", "_drained",
-        "_ending", "_eof_first", "_exception", "_host", "_idle_scope", "_left",
-        "_lingers", "_notes", "_ordeal", "_phase", "_queued", "_relay", "_relay_ended",
-        "_result", "_says_goodbye", "_scope", "_slot", "_task", "_timeouts", "_timers",
-        "_transport", "_upstream", "_upstream_discarded", "_wall_clock",
-        "draining", "id", "listener", "local", "peer",
+        "__weakref__", "_accepted_at", "_alarm", "_connected_at", "_dialing",
+        "_drained", "_ending", "_eof_first", "_exception", "_host", "_idle_scope",
+        "_left", "_lingers", "_notes", "_ordeal", "_phase", "_queued",
+        "_received_before_idle", "_relay", "_relay_ended", "_result", "_says_goodbye",
+        "_scope", "_slot", "_task", "_timeouts", "_timers", "_transport", "_upstream",
+        "_upstream_discarded", "_wall_clock", "draining", "id", "listener", "local",
+        "peer",
     )  # fmt: skip
 
     def __init__(
@@ -161,13 +154,14 @@ class Connection(trio.abc.HalfCloseableStream):
         self._wall_clock = time.time()
         self._accepted_at = transport.moved_at  # it was made just now
         self._queued: float | None = None
-        self._connected: float | None = None
+        self._connected_at: float | None = None
         self._dialing: Dials | None = None
         self._ordeal: Suffers | None = None
         self._host = host
         self._phase = Phase.QUEUE
         self._scope = trio.CancelScope()
         self._idle_scope: trio.CancelScope | None = None
+        self._received_before_idle = 0
         self._relay: Relayed | None = None
         self._left: Running | None = None
         self._upstream: Transport | None = None
@@ -268,7 +262,13 @@ class Connection(trio.abc.HalfCloseableStream):
             raise ValueError(f"more than {_MOST_NOTES} notes on one connection")
         self._notes = notes
 
-    async def receive_some(self, max_bytes: int | None = None) -> bytes:
+    # Receiving and sending are not async themselves: a coroutine in between would
+    # cost each message some percent. (They return what async functions do; Pyright
+    # infers a narrower type for those.)
+
+    def receive_some(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, max_bytes: int | None = None
+    ) -> Coroutine[Any, Any, bytes]:
         """Receive 1 to ``max_bytes`` bytes (default 64 KiB), or ``b""`` at EOF.
 
         Cancelled, it has taken nothing. It lets other tasks run, except right
@@ -288,26 +288,16 @@ class Connection(trio.abc.HalfCloseableStream):
             raise TypeError(f"max_bytes must be an int, not {max_bytes!r}")
         elif max_bytes < 1:
             raise ValueError(f"max_bytes must be 1 or more, not {max_bytes}")
-        try:
-            data = await self._transport.receive(max_bytes)
-        except _FAILURES:
-            await trio.lowlevel.cancel_shielded_checkpoint()
-            raise
-        self._idle_scope = None  # something arrived, bytes or EOF
-        return data
+        return self._transport.receive(max_bytes)
 
-    async def __anext__(self) -> bytes:
-        try:
-            data = await self._transport.receive()
-        except _FAILURES:
-            await trio.lowlevel.cancel_shielded_checkpoint()
-            raise
-        self._idle_scope = None
-        if not data:
-            raise StopAsyncIteration
-        return data
+    def __anext__(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self,
+    ) -> Coroutine[Any, Any, bytes]:
+        return self._transport.receive(CHUNK, StopAsyncIteration)
 
-    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+    def send_all(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, data: bytes | bytearray | memoryview
+    ) -> Coroutine[Any, Any, None]:
         """Send all of ``data``.
 
         It always lets other tasks run. Cancelled or failed it may have sent a
@@ -318,17 +308,13 @@ class Connection(trio.abc.HalfCloseableStream):
           trio.ClosedResourceError: as :meth:`receive_some`; the last also after
             :meth:`send_eof`.
         """
-        try:
-            await self._transport.send(data)
-        except _FAILURES:
-            await trio.lowlevel.cancel_shielded_checkpoint()
-            raise
+        return self._transport.send(data)
 
     async def wait_send_all_might_not_block(self) -> None:
         """Wait until :meth:`send_all` might not have to wait."""
         try:
             await self._transport.wait_writable()
-        except _FAILURES:
+        except FAILURES:
             await trio.lowlevel.cancel_shielded_checkpoint()
             raise
 
@@ -340,7 +326,7 @@ class Connection(trio.abc.HalfCloseableStream):
         """
         try:
             await self._transport.send_eof()
-        except _FAILURES:
+        except FAILURES:
             await trio.lowlevel.cancel_shielded_checkpoint()
             raise
 
@@ -400,8 +386,9 @@ class Connection(trio.abc.HalfCloseableStream):
         Raises:
           RuntimeError: it is entered already.
         """
-        if self._idle_scope is not None:
+        if self._is_idle():
             raise RuntimeError("conn.idle() is entered already")
+        self._received_before_idle = self._transport.received
         with trio.CancelScope() as self._idle_scope:
             self._end_idle()
             try:
@@ -523,9 +510,18 @@ class Connection(trio.abc.HalfCloseableStream):
             with trio.move_on_after(self._timeouts.linger):
                 await transport.discard(_LINGER_BYTES)
 
+    def _is_idle(self) -> bool:
+        """Whether it is in :meth:`idle`, and has received nothing there, nor EOF."""
+        transport = self._transport
+        return (
+            self._idle_scope is not None
+            and transport.received == self._received_before_idle
+            and not transport.eof
+        )
+
     def _end_idle(self) -> None:
         """Cancel the idle scope if the server drains and nothing has arrived."""
-        if self._idle_scope is None or not self.draining.is_set():
+        if not (self._is_idle() and self.draining.is_set()):
             return
         if self._transport.readable():
             return
@@ -534,6 +530,7 @@ class Connection(trio.abc.HalfCloseableStream):
             self._timers.watch(self, grown)
             return
         self._drained = True
+        assert self._idle_scope is not None
         self._idle_scope.cancel(reason="draining")
 
     def _server_drains(self) -> None:
@@ -645,7 +642,7 @@ class Connection(trio.abc.HalfCloseableStream):
         assert self._ending is not None
         reason, side, bound, error = self._ending
         transport = self._transport
-        first_byte = transport.first_byte_at
+        first_byte, connected_at = transport.first_byte_at, self._connected_at
         upstream, upstream_discarded = self._upstream, self._upstream_discarded
         if self._relay is not None:
             upstream_discarded += self._relay.discarded()[1]
@@ -658,7 +655,7 @@ class Connection(trio.abc.HalfCloseableStream):
             attempts=self._dialing.attempts if self._dialing is not None else (),
             accepted_at=self._wall_clock,
             queued=self._queued,
-            connect=self._connected,
+            connect=None if connected_at is None else connected_at - self._accepted_at,
             first_byte=None if first_byte is None else first_byte - self._accepted_at,
             duration=trio.current_time() - self._accepted_at,
             bytes_received=transport.received,

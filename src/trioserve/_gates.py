@@ -11,6 +11,7 @@ from __future__ import annotations
 import collections
 import contextlib
 import errno
+import functools
 import logging
 import os
 import socket
@@ -24,6 +25,7 @@ from ._connection import Connection
 from ._listeners import Listener
 from ._options import Limits, Timeouts
 from ._report import Reason
+from ._tcp import sets_up
 from ._transport import SocketTransport, StreamTransport, Transport
 
 logger = logging.getLogger("trioserve")
@@ -208,6 +210,7 @@ class SocketGate(Gate):
         # descriptor and must never close it.
         self._sock = _Listening(fileno=self._listener.socket.fileno())
         self._sock.setblocking(False)
+        self._sets_up = sets_up(self._sock)
         self._batch: collections.deque[Connection] = collections.deque()
         self._more = False
         self._spare: int | None = None
@@ -301,7 +304,7 @@ class SocketGate(Gate):
         if self._anywhere:
             local = sockaddr_text(sock.getsockname())
         return self.door._admit(
-            SocketTransport(sock),
+            SocketTransport(sock, is_set_up=self._sets_up),
             self,
             peer=sockaddr_text(sockaddr),
             host=host,
@@ -456,7 +459,11 @@ def _closed() -> OSError:
 
 def _host(sockaddr: Any) -> str | None:
     """The IP address of a peer, or None if it has none."""
-    return sockaddr[0] if isinstance(sockaddr, tuple) else None
+    return _shared(sockaddr[0]) if isinstance(sockaddr, tuple) else None
+
+
+#: One text for all connections of a peer, as long as it is one of the last.
+_shared = functools.lru_cache(1024)(str)
 
 
 def gate_for(listener: trio.abc.Listener[Any], door: Door) -> Gate:

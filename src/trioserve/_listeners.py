@@ -16,6 +16,7 @@ from typing import Any, Final, TypeAlias
 import trio
 
 from ._address import Address, TcpAddress, UnixAddress, is_numeric, parse_address
+from ._tcp import set_up
 
 #: As large as the kernel allows; it clamps.
 _BACKLOG: Final = 0xFFFF
@@ -159,6 +160,7 @@ async def _listen(
         if family == socket.AF_INET6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         await sock.bind(name)
+        set_up(sock)  # once, instead of each that is accepted
         sock.listen(backlog)
         return trio.SocketListener(sock)
     except BaseException:

@@ -113,7 +113,7 @@ class _Proxy:
             conn._transport.abort()
             return None
         conn._phase = Phase.DATA
-        conn._connected = upstream.moved_at - conn._accepted_at  # it was made just now
+        conn._connected_at = upstream.moved_at  # it was made just now
         if ordeal is not None:
             return FaultyRelay(ordeal, conn._transport, upstream, conn, times)
         return make_relay(conn._transport, upstream, conn, closes=True, timeouts=times)

@@ -92,7 +92,7 @@ class Relay(abc.ABC):
         self._began = began
         self._lost: Transport | None = None
         self._first: Transport | None = None
-        self._half_since = -math.inf
+        self._half_since = math.inf
         self._ending: Conclusion | None = None
         self._failure: Exception | None = None
 
@@ -425,7 +425,9 @@ class TaskRelay(Relay):
 class EngineRelay(Relay, Pair):
     """A relay between two sockets: the engine runs its pumps, a task waits."""
 
-    __slots__ = ("_both", *Pair.SLOTS)
+    __slots__ = Pair.SLOTS
+
+    _pumps: Sequence[Direction]
 
     def __init__(
         self,
@@ -439,10 +441,9 @@ class EngineRelay(Relay, Pair):
         there.back, directions[-1].back = directions[-1], there
         Relay.__init__(self, directions, *options)
         Pair.__init__(self)
-        self._both = directions
 
     def move(self) -> Coroutine[Any, Any, Any]:
-        self.begin(Engine.of_this_run(), self._both)
+        self.begin(Engine.of_this_run(), self._pumps)
         return self.wait()
 
     def _stop(self) -> None:

@@ -32,18 +32,18 @@ from typing import Final, Protocol
 
 import trio
 
+from ._tcp import let_kernel_hold, set_up
+
 #: Bytes per read. Trio's own default.
 CHUNK: Final = 65536
 
-#: Unsent bytes that the kernel may hold before a socket stops being writable;
-#: as Trio sets it. It keeps what a peer that never reads costs to ~160 KB of
-#: kernel memory instead of ~4 MB, and makes write timeouts mean something.
-_NOTSENT_LOWAT: Final = 16384
-
-# As plain numbers: an enum costs as much as the system call.
-_TCP: Final = int(socket.IPPROTO_TCP)
-_TCP_NODELAY: Final = int(socket.TCP_NODELAY)
-_TCP_NOTSENT_LOWAT: Final = getattr(socket, "TCP_NOTSENT_LOWAT", 25)
+#: After one of these, the next call fails at once. Whoever ignores it and calls
+#: again, for ever, must not keep all others from running.
+FAILURES: Final = (
+    trio.BrokenResourceError,
+    trio.BusyResourceError,
+    trio.ClosedResourceError,
+)
 
 _RESET_ON_CLOSE: Final = struct.pack("ii", 1, 0)
 
@@ -61,7 +61,7 @@ class Transport(abc.ABC):
       received, sent: bytes taken from and given to the peer, so far.
       discarded: of those received, thrown away by :meth:`discard`.
       eof: whether the peer's EOF was received.
-      sent_eof, sent_eof_at: whether EOF was sent, and when.
+      sent_eof, sent_eof_at: whether EOF was sent; and when, ``math.inf`` if not.
       error: the first error of the peer's making, or None.
       closed: whether nothing more can be done with it.
       unacknowledged: bytes that the peer had not acknowledged when the
@@ -88,7 +88,7 @@ class Transport(abc.ABC):
         self.discarded: int = 0
         self.eof = False
         self.sent_eof = False
-        self.sent_eof_at = -math.inf
+        self.sent_eof_at = math.inf
         self.error: BaseException | None = None
         self.closed = False
         self.unacknowledged: int | None = None
@@ -100,8 +100,15 @@ class Transport(abc.ABC):
         self.on_wait: Callable[[], None] | None = None
 
     @abc.abstractmethod
-    async def receive(self, max_bytes: int = CHUNK) -> bytes:
+    async def receive(
+        self, max_bytes: int = CHUNK, at_eof: type[Exception] | None = None
+    ) -> bytes:
         """Receive 1 to ``max_bytes`` bytes, or ``b""`` at EOF.
+
+        It lets others run also when it fails, as :meth:`send` does.
+
+        Args:
+          at_eof: what is raised at EOF instead.
 
         Raises:
           trio.BrokenResourceError: the connection is broken; everything that
@@ -168,6 +175,7 @@ class Transport(abc.ABC):
         budget = max_bytes
         over = trio.BrokenResourceError, trio.ClosedResourceError
         with contextlib.suppress(*over):
+            self._check_receivable()  # now, for a receive that fails lets others run
             while budget > 0:
                 data = await self.receive(min(budget, CHUNK))
                 if not data:
@@ -211,7 +219,7 @@ class Transport(abc.ABC):
         if self.error is not None:
             raise trio.BrokenResourceError(str(self.error)) from self.error
 
-    def _took(self, data: bytes) -> bytes:
+    def _took(self, data: bytes, at_eof: type[Exception] | None) -> bytes:
         """Account for what a receive returned."""
         if data:
             self.moved_at = self._clock.current_time()
@@ -222,6 +230,8 @@ class Transport(abc.ABC):
             raise trio.BrokenResourceError(str(self.error)) from self.error
         else:
             self.eof = True
+            if at_eof is not None:
+                raise at_eof
         return data
 
     def _has_sent_eof(self) -> None:
@@ -247,6 +257,7 @@ class SocketTransport(Transport):
       sock: the socket; the transport owns it and closes it.
       owner: a Trio socket that shares ``sock``'s descriptor and owns it. Then
         it is the owner that is closed, and :meth:`release` leaves it open.
+      is_set_up: whether ``sock`` has the options that it should have.
     """
 
     __slots__ = ("_closes", "_has_just_sent", "_is_lent", "_owner", "sock")
@@ -254,7 +265,11 @@ class SocketTransport(Transport):
     can_send_eof = True
 
     def __init__(
-        self, sock: socket.socket, owner: trio.socket.SocketType | None = None
+        self,
+        sock: socket.socket,
+        owner: trio.socket.SocketType | None = None,
+        *,
+        is_set_up: bool = False,
     ) -> None:
         super().__init__()
         self.sock = sock
@@ -264,12 +279,8 @@ class SocketTransport(Transport):
         self._has_just_sent = False
         if sock.gettimeout() != 0:
             sock.setblocking(False)
-        if owner is None:
-            try:
-                sock.setsockopt(_TCP, _TCP_NODELAY, 1)
-                sock.setsockopt(_TCP, _TCP_NOTSENT_LOWAT, _NOTSENT_LOWAT)
-            except OSError:
-                pass  # a Unix socket
+        if not is_set_up:
+            set_up(sock)
 
     @classmethod
     def share(cls, stream: trio.SocketStream) -> SocketTransport:
@@ -277,7 +288,7 @@ class SocketTransport(Transport):
         owner = stream.socket
         if owner.fileno() < 0:
             raise trio.ClosedResourceError("this stream was closed")
-        return cls(socket.socket(fileno=owner.fileno()), owner)
+        return cls(socket.socket(fileno=owner.fileno()), owner, is_set_up=True)
 
     def trio_socket(self) -> trio.socket.SocketType:
         """The socket as Trio has it, for options and names."""
@@ -336,15 +347,8 @@ class SocketTransport(Transport):
             self._check_open()
 
     def let_kernel_hold(self, most: int) -> int:
-        """How much the kernel may hold unsent, 0: as it likes; and how much it might.
-
-        Much is for bulk: with little, one flow costs a third more. Linux, tcp(7).
-        """
-        before = 0
-        with contextlib.suppress(OSError):  # a Unix socket
-            before = self.sock.getsockopt(_TCP, _TCP_NOTSENT_LOWAT)
-            self.sock.setsockopt(_TCP, _TCP_NOTSENT_LOWAT, most)
-        return before
+        """How much the kernel may hold unsent; and how much it might before."""
+        return let_kernel_hold(self.sock, most)
 
     def breaks(self, error: OSError) -> bool:
         """Keep an error of the peer's making; False if it is that this was closed."""
@@ -353,24 +357,32 @@ class SocketTransport(Transport):
             self._broken(error)
         return not self.closed
 
-    async def receive(self, max_bytes: int = CHUNK) -> bytes:
-        if self._has_just_sent:
-            self._has_just_sent = False
-            self._check_receivable()
-            await trio.lowlevel.checkpoint_if_cancelled()
-            if (data := self._try_to_receive(max_bytes)) is not None:
-                return self._took(data)
-        self.start_receiving()
+    async def receive(
+        self, max_bytes: int = CHUNK, at_eof: type[Exception] | None = None
+    ) -> bytes:
         try:
-            while True:
-                await trio.lowlevel.wait_readable(self.sock)
-                if self._owner is not None:
-                    self._check_open()
+            if self._has_just_sent:
+                self._has_just_sent = False
+                # A socket of our own that was closed says so itself.
+                if self._owner is not None or self.receiving_since < math.inf:
+                    self._check_receivable()
+                await trio.lowlevel.checkpoint_if_cancelled()
                 if (data := self._try_to_receive(max_bytes)) is not None:
-                    return self._took(data)
-        finally:
-            self.receiving_since = math.inf
-            self._has_just_sent = False
+                    return self._took(data, at_eof)
+            self.start_receiving()
+            try:
+                while True:
+                    await trio.lowlevel.wait_readable(self.sock)
+                    if self._owner is not None:
+                        self._check_open()
+                    if (data := self._try_to_receive(max_bytes)) is not None:
+                        return self._took(data, at_eof)
+            finally:
+                self.receiving_since = math.inf
+                self._has_just_sent = False
+        except FAILURES:
+            await trio.lowlevel.cancel_shielded_checkpoint()
+            raise
 
     def _try_to_receive(self, max_bytes: int) -> bytes | None:
         """What is there, ``b""`` at EOF, or None if nothing is there yet."""
@@ -383,16 +395,20 @@ class SocketTransport(Transport):
             raise self._broken(error) from self.error
 
     async def send(self, data: bytes | bytearray | memoryview) -> None:
-        self._start_sending()
-        await trio.lowlevel.checkpoint_if_cancelled()
-        size = len(data) if isinstance(data, bytes) else memoryview(data).nbytes
-        count = self._try_to_send(data) if size else 0
-        if count < size:
-            await self._send_rest(data, count)
-        else:
-            # After the bytes went: a cancel must not hide that they did.
+        try:
+            self._start_sending()
+            await trio.lowlevel.checkpoint_if_cancelled()
+            size = len(data) if isinstance(data, bytes) else memoryview(data).nbytes
+            count = self._try_to_send(data) if size else 0
+            if count < size:
+                await self._send_rest(data, count)
+            else:
+                # After the bytes went: a cancel must not hide that they did.
+                await trio.lowlevel.cancel_shielded_checkpoint()
+            self._has_just_sent = True
+        except FAILURES:
             await trio.lowlevel.cancel_shielded_checkpoint()
-        self._has_just_sent = True
+            raise
 
     async def _send_rest(
         self, data: bytes | bytearray | memoryview, position: int
@@ -588,27 +604,37 @@ class StreamTransport(Transport):
         self._grace = grace
         self._gone = trio.Event()
 
-    async def receive(self, max_bytes: int = CHUNK) -> bytes:
-        self.start_receiving()
+    async def receive(
+        self, max_bytes: int = CHUNK, at_eof: type[Exception] | None = None
+    ) -> bytes:
         try:
-            data = await self.stream.receive_some(max_bytes)
-        except trio.BrokenResourceError as error:
-            raise self._broken(error.__cause__ or error) from self.error
-        finally:
-            self.receiving_since = math.inf
-        return self._took(bytes(data))
+            self.start_receiving()
+            try:
+                data = await self.stream.receive_some(max_bytes)
+            except trio.BrokenResourceError as error:
+                raise self._broken(error.__cause__ or error) from self.error
+            finally:
+                self.receiving_since = math.inf
+            return self._took(bytes(data), at_eof)
+        except FAILURES:
+            await trio.lowlevel.cancel_shielded_checkpoint()
+            raise
 
     async def send(self, data: bytes | bytearray | memoryview) -> None:
-        self._start_sending()
-        self.sending_since = self._clock.current_time()
-        if self.on_wait is not None:
-            self.on_wait()
         try:
-            await self.stream.send_all(data)
-        except trio.BrokenResourceError as error:
-            raise self._broken(error.__cause__ or error) from self.error
-        finally:
-            self.sending_since = math.inf
+            self._start_sending()
+            self.sending_since = self._clock.current_time()
+            if self.on_wait is not None:
+                self.on_wait()
+            try:
+                await self.stream.send_all(data)
+            except trio.BrokenResourceError as error:
+                raise self._broken(error.__cause__ or error) from self.error
+            finally:
+                self.sending_since = math.inf
+        except FAILURES:
+            await trio.lowlevel.cancel_shielded_checkpoint()
+            raise
         self.sent += len(data)
         self.moved_at = self._clock.current_time()
 

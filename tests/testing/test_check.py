@@ -701,6 +701,16 @@ def test_what_no_proxy_can_do_is_not_saved(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+def test_who_gives_up_a_send_may_go_on_to_read() -> None:
+    async def sends_once(stream: Connection) -> None:
+        with trio.move_on_after(1):
+            await stream.send_all(bytes(100_000))
+        async for _ in stream:
+            pass
+
+    run_conversation(sends_once, Peer().send(b"x"), buffer=64, flood=131_072)
+
+
 def test_laws_are_switched_off_with_reasons() -> None:
     with pytest.raises(TypeError, match=r"without must map laws"):
         run_conversation(shout, HELLO, without=["alone"])  # type: ignore[arg-type]

@@ -503,6 +503,8 @@ class World:
                     self._violated("memory", how)
             case "cancelled" | "receive_reset":
                 life.has_gaps = True
+                # Of a send that is given up, nothing waits any more.
+                life.blocked, life.taken = False, 0
             case "close":
                 life.is_closed = True
                 life.has_gaps = life.has_gaps or life.blocked
