@@ -26,6 +26,7 @@ from trioserve import (
     Limits,
     Reason,
     Server,
+    Statistics,
     Timeouts,
     parse_faults,
 )
@@ -397,7 +398,7 @@ def test_a_shield_that_is_never_left_is_found() -> None:
             await trio.sleep_forever()
 
     async def has_a_task_that_waits(stream: Connection) -> None:
-        async with trio.open_nursery() as nursery:
+        async with trio.open_nursery() as nursery:  # noqa: ASYNC112
             nursery.start_soon(waits, stream)
 
     async def leaks(stream: Connection) -> None:
@@ -408,7 +409,7 @@ def test_a_shield_that_is_never_left_is_found() -> None:
         try:
             await shout(stream)
         finally:
-            await waits(stream)
+            await waits(stream)  # noqa: ASYNC102
 
     for handler in (waits, has_a_task_that_waits):
         with pytest.raises(HandlerFailure, match="everything waits"):
@@ -571,9 +572,11 @@ def test_the_servers_counters_are_looked_at(
     lie: dict[str, Any], law: str, how: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     honest = Server.statistics
-    monkeypatch.setattr(
-        Server, "statistics", lambda server: dataclasses.replace(honest(server), **lie)
-    )
+
+    def lies(server: Server) -> Statistics:
+        return dataclasses.replace(honest(server), **lie)
+
+    monkeypatch.setattr(Server, "statistics", lies)
     with pytest.raises(HandlerFailure, match=f"{law!r}: {how}"):
         run_conversation(shout, HELLO)
 

@@ -90,9 +90,9 @@ def cuts_at_once(patch: pytest.MonkeyPatch) -> None:
 def counts_what_it_received_twice(patch: pytest.MonkeyPatch) -> None:
     took = StreamTransport._took
 
-    def took_twice(self: StreamTransport, data: bytes) -> bytes:
+    def took_twice(self: StreamTransport, data: bytes, at_eof: Any) -> bytes:
         self.received += len(data)
-        return took(self, data)
+        return took(self, data, at_eof)
 
     patch.setattr(StreamTransport, "_took", took_twice)
 
@@ -174,8 +174,8 @@ def ends_with_the_first_connection(patch: pytest.MonkeyPatch) -> None:
 def garbles_bytes(patch: pytest.MonkeyPatch) -> None:
     took = StreamTransport._took
 
-    def garble(self: StreamTransport, data: bytes) -> bytes:
-        return took(self, data)[::-1]
+    def garble(self: StreamTransport, data: bytes, at_eof: Any) -> bytes:
+        return took(self, data, at_eof)[::-1]
 
     patch.setattr(StreamTransport, "_took", garble)
 
