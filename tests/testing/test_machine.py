@@ -454,8 +454,6 @@ def test_what_is_no_handler_is_said_at_once() -> None:
 
 def test_what_a_rule_of_ones_own_raises_comes_out_as_it_is() -> None:
     class Machine(ServeMachine):
-        handler = never_end
-
         @rule(client=ServeMachine.clients)
         def be_wrong(self, client: Client) -> None:
             raise ZeroDivisionError(client)
