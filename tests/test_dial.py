@@ -468,6 +468,22 @@ async def test_what_connect_raises_leaves_no_socket(
     assert open_fds() == before
 
 
+async def test_what_connect_raises_is_no_success(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Broken(_End):
+        def connect_ex(self, address: Any) -> int:
+            raise OverflowError("no such number")
+
+    monkeypatch.setattr(_dial, "_End", Broken)
+    dialing = Dialing([UnixAddress("/nowhere")], Ends())
+    with pytest.raises(OverflowError):
+        await dialing.dial(5)
+    (attempt,) = dialing.attempts
+    assert attempt.error == "OverflowError: no such number"
+    assert attempt.failed
+
+
 @pytest.mark.parametrize("call", ["connect_ex", "getsockopt"])
 @pytest.mark.parametrize("closes_first", [False, True])
 async def test_a_target_that_resets_before_we_look_was_reached(

@@ -179,6 +179,14 @@ def test_what_is_wrong_is_said(text: str, message: str) -> None:
         (lambda: Impairment(latency=-1), "latency must be 0 or more"),
         (lambda: Impairment(latency="1s"), "latency must be a number of seconds"),  # type: ignore[arg-type]
         (lambda: Impairment(pause=1), "a pause is between slices"),
+        (lambda: Impairment(slice=5), "slice must be a tuple of int, not 5"),  # type: ignore[arg-type]
+        (lambda: Impairment(cuts=3), "cuts must be a tuple of int, not 3"),  # type: ignore[arg-type]
+        (
+            lambda: Impairment(endings=("reset",)),  # type: ignore[arg-type]
+            "endings must be a tuple of Ending, not ('reset',)",
+        ),
+        (lambda: Faults(up="reset"), "up must be an Impairment, not 'reset'"),  # type: ignore[arg-type]
+        (lambda: Faults(down=None), "down must be an Impairment, not None"),  # type: ignore[arg-type]
     ],
 )
 def test_a_value_that_cannot_be(make: Any, message: str) -> None:

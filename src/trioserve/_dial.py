@@ -218,7 +218,7 @@ class Dialing:
         except trio.Cancelled:
             error = OUTRUN if won else GIVEN_UP
             raise
-        except OSError as failed:
+        except BaseException as failed:
             error = describe(failed)
             raise
         finally:

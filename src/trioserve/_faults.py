@@ -129,13 +129,16 @@ class Impairment:
         if self.bandwidth is not None:
             _check_count("bandwidth", self.bandwidth, least=1)
         if self.slice is not None:
+            _check_tuple("slice", self.slice, int)
             least, most = self.slice
             _check_count("slice", least, least=1)
             _check_count("slice", most, least=least)
         elif self.pause:
             raise ValueError("a pause is between slices: say how long these are")
+        _check_tuple("cuts", self.cuts, int)
         for offset in self.cuts:
             _check_count("cut@", offset, least=1)
+        _check_tuple("endings", self.endings, Ending)
         # What means the same is the same.
         object.__setattr__(self, "cuts", tuple(sorted(set(self.cuts))))
         object.__setattr__(
@@ -225,6 +228,10 @@ class Faults:
     up: Impairment = dataclasses.field(default_factory=Impairment)
     down: Impairment = dataclasses.field(default_factory=Impairment)
     refuse: bool = False
+
+    def __post_init__(self) -> None:
+        _check_impairment("up", self.up)
+        _check_impairment("down", self.down)
 
     def __bool__(self) -> bool:
         return bool(self.up or self.down or self.refuse)
@@ -362,6 +369,16 @@ def _check_count(name: str, value: object, *, least: int) -> None:
         raise TypeError(f"{name} must be a number of bytes, not {value!r}")
     if value < least:
         raise ValueError(f"{name} must be {least} or more, not {value}")
+
+
+def _check_tuple(name: str, value: object, of: type) -> None:
+    if not isinstance(value, tuple) or not all(isinstance(each, of) for each in value):
+        raise TypeError(f"{name} must be a tuple of {of.__name__}, not {value!r}")
+
+
+def _check_impairment(name: str, value: object) -> None:
+    if not isinstance(value, Impairment):
+        raise TypeError(f"{name} must be an Impairment, not {value!r}")
 
 
 def _check_seconds(name: str, value: object) -> None:

@@ -295,9 +295,7 @@ class Draft(ConnectionReport):
         self.__class__ = ConnectionReport  # type: ignore[assignment]
         return self
 
-    if TYPE_CHECKING:
-        ...
-    else:
+    if not TYPE_CHECKING:
         __setattr__ = object.__setattr__
         __init__ = dataclasses.make_dataclass(
             "Draft",

@@ -48,23 +48,17 @@ class Timers:
         self._count = itertools.count()
         self._sleep = trio.CancelScope()
 
-    def watch(self, timed: Timed, when: float) -> float:
-        """Call ``timed.expire`` at ``when``, or before if that was asked already.
-
-        Returns the time at which it will be called; ``math.inf`` if never.
-        """
+    def watch(self, timed: Timed, when: float) -> None:
+        """Call ``timed.expire`` at ``when``, or before if that was asked already."""
         alarm = timed._alarm
-        if alarm is not None and alarm[0] <= when:
-            return alarm[0]
-        if when == math.inf:
-            return math.inf  # this one, of which there is one for all
+        if when == math.inf or (alarm is not None and alarm[0] <= when):
+            return
         if alarm is None:
             self._watched += 1
         timed._alarm = (when, next(self._count), timed)
         heapq.heappush(self._heap, timed._alarm)
         if when < self._sleep.deadline:
             self._sleep.deadline = when
-        return when
 
     def forget(self, timed: Timed) -> None:
         """Never call ``timed.expire`` again, unless it is watched anew."""

@@ -756,7 +756,7 @@ def test_our_own_handlers(handler: Any) -> None:
     check_handler(handler, Peer().send(b"hello").expect(b"hello").half_close())
 
 
-def test_faults_are_faults() -> None:
+def test_who_is_refused_is_one_whom_nobody_served() -> None:
     run = run_conversation(shout, HELLO, HELLO, faults=Faults(refuse=True), rounds=2)
     assert [[one.tail for one in heard] for heard in run.heard] == [
         ["reset"] * 2,

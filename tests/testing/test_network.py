@@ -367,8 +367,10 @@ def test_a_send_cancelled_at_any_step_has_sent_a_prefix() -> None:
 
 
 def test_a_connection_without_a_buffer_is_an_error() -> None:
-    with pytest.raises(ValueError, match="must be 1 byte or more"):
-        stream_pair(buffer=0)
+    """Found when it is made, before anybody waits in a queue."""
+    for make in (stream_pair, MemoryNetwork):
+        with pytest.raises(ValueError, match="must be 1 byte or more"):
+            make(buffer=0)
 
 
 async def test_a_receive_of_nothing_is_an_error() -> None:

@@ -1,7 +1,8 @@
 """Cases, and what came of them.
 
-A case is everything that decides a run: the same case runs the same way. It
-prints as the Python that runs it again.
+With the handler and the options of its server, a case is everything that decides a
+run: the same case runs the same way. It prints as the Python that runs it again, to
+which the options have to be added.
 """
 
 from __future__ import annotations

@@ -577,11 +577,17 @@ def stream_pair(
       faults: what the connection suffers; one that is refused is reset at once.
       seed: what is random in its faults.
     """
-    faults = _faults(faults)
+    faults, buffer = _faults(faults), _checked(buffer)
     client, server = _pair("client 1", "server 1", buffer, faults, seed, None)
     if faults.refuse:
         client._suffer("reset")
     return client, server
+
+
+def _checked(buffer: int) -> int:
+    if buffer < 1:
+        raise ValueError(f"buffer must be 1 byte or more, not {buffer}")
+    return buffer
 
 
 def _faults(faults: Faults | str) -> Faults:
@@ -596,8 +602,6 @@ def _pair(
     seed: int | str,
     watch: Watch | None,
 ) -> tuple[MemoryStream, MemoryStream]:
-    if buffer < 1:
-        raise ValueError(f"buffer must be 1 byte or more, not {buffer}")
     one = MemoryStream(client, _Pipe(buffer, faults.down, f"{seed} down"), watch)
     other = MemoryStream(server, _Pipe(buffer, faults.up, f"{seed} up"), watch)
     one._peer, other._peer = other, one
@@ -684,7 +688,7 @@ class MemoryNetwork:
         seed: int | str = 0,
         watch: Watch | None = None,
     ) -> None:
-        self._buffer = buffer
+        self._buffer = _checked(buffer)
         self._faults = _faults(faults)
         self._seed = seed
         self._watch = watch

@@ -19,12 +19,13 @@ Tail = Literal["open", "eof", "reset"]
 
 #: Steps after which a peer says nothing more, and those after which it is gone.
 _LAST_WORDS: Final = ("half_close", "close", "reset")
-#: Bytes from which on what was heard is not shown as a whole.
-_MOST_BYTES: Final = 100
+_FAREWELLS: Final = ("close", "reset")
 
 #: Steps that wait for bytes.
 _ANSWERS: Final = ("expect", "receive", "receive_until")
-_FAREWELLS: Final = ("close", "reset")
+
+#: Bytes from which on what was heard is not shown as a whole.
+_MOST_BYTES: Final = 100
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -42,7 +42,8 @@ Handler: TypeAlias = Callable[[Any], Coroutine[Any, Any, object]]
 _FOR_EVER: Final = Timeouts(
     idle=math.inf, half_closed=math.inf, write_stall=math.inf, drain=30, linger=2
 )
-#: When something does, its timers end what would wait for ever.
+#: When something does, so many seconds of silence end what would wait for ever;
+#: beside those that scripts wait.
 _SILENCE: Final = 60.0
 
 #: Seconds that a handler has to end once it was cancelled.
@@ -404,6 +405,7 @@ class World:
             player.stream.give_up()
 
     def _nobody_runs(self, when: str) -> None:
+        """By now no handler may run any more; if one does, that is the end."""
         for life in self._lives.values():
             if not life.is_over:
                 where = standing(life.driven.stack())
