@@ -254,27 +254,35 @@ class Player:
         Raises:
           SurpriseError: what came is not what a step expects; in one line, why.
         """
+        surprise: SurpriseError | None = None
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._read)
                 if self._deaf_for:
                     self._stop_hearing()
                     nursery.start_soon(self._hear_later)
-                for at, step in enumerate(self.peer.steps):
-                    self.at = at
-                    await self._STEPS[step.name](self, step.value)
-                self.at = len(self.peer.steps)
-                if not self.peer.leaves:
-                    await self._leave()
+                try:
+                    await self._follow()
+                except SurpriseError as error:
+                    surprise = error
+                    self._meetings.give_up()
                 nursery.cancel_scope.cancel(reason="the script is over")
         except* trio.ClosedResourceError:
             pass  # it was closed or shut under our hands: the script is over
-        except* SurpriseError as surprises:
-            self._meetings.give_up()
-            raise surprises.exceptions[0] from None  # noqa: ASYNC123 - it has none
         finally:
             self.is_over = True
             await trio.aclose_forcefully(self.stream)
+        if surprise is not None:
+            raise surprise
+
+    async def _follow(self) -> None:
+        """Do what the script says, from the first step to the last."""
+        for at, step in enumerate(self.peer.steps):
+            self.at = at
+            await self._STEPS[step.name](self, step.value)
+        self.at = len(self.peer.steps)
+        if not self.peer.leaves:
+            await self._leave()
 
     async def _hear_later(self) -> None:
         await trio.sleep(self._deaf_for)
