@@ -81,6 +81,7 @@ def test_a_file_has_both_and_the_option_comes_before_its_seed(
         ("[]", "there is no case in"),
         ('{"seed": 7}', "there is no case in"),
         ('{"faults": 7}', "there is no case in"),
+        ('{"faults": ""}', "there are no faults in"),
         ('{"faults": "", "seed": true}', "there is no case in"),
         ('{"faults": "", "seed": "7"}', "there is no case in"),
         ('{"faults": "lag=5\\u001b"}', "'lag=5\\x1b' is not a fault; use latency="),

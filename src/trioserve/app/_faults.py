@@ -80,8 +80,11 @@ def _read_case(path: str) -> Case:
         raise ValueError(f"{path} is not JSON; {_FORM}") from None
     match found:
         case {"faults": str(faults), "seed": int(seed)} if not isinstance(seed, bool):
-            return Case(parse_faults(faults), seed)
+            case = Case(parse_faults(faults), seed)
         case {"faults": str(faults)} if "seed" not in found:
-            return Case(parse_faults(faults))
+            case = Case(parse_faults(faults))
         case _:
             raise ValueError(f"there is no case in {path}; {_FORM}")
+    if not case.faults:
+        raise ValueError(f"there are no faults in {path}; {_FORM}")
+    return case
