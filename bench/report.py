@@ -11,7 +11,7 @@ from statistics import median
 from typing import NotRequired, TypedDict
 
 #: Whose cost the others' is divided by.
-REFERENCES = ("haproxy", "uvloop-protocol", "trio", "trio-handler")
+REFERENCES = ("haproxy", "haproxy-splice", "uvloop-protocol", "trio", "trio-handler")
 
 #: The figures of a peer at a work by their names, one for each round.
 Figures = dict[str, list[float]]

@@ -36,6 +36,7 @@ from trioserve.testing import (
     MemoryStream,
     Peer,
     Violation,
+    _watch,
     check_handler,
     run_conversation,
     sweep_cancellations,
@@ -55,6 +56,14 @@ async def shout(stream: Connection) -> str:
 async def swallows(stream: Connection) -> None:
     with contextlib.suppress(BaseException):
         await shout(stream)
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A tenth of the steps is found to be too many: it is the same, and quick."""
+    for name in ("_MOST_AT_ONCE", "_MOST_IN_ALL"):
+        monkeypatch.setattr(_watch, name, getattr(_watch, name) // 10)
+    monkeypatch.setattr(_watch, "_LAST_STEPS", _watch._LAST_STEPS // 10)
 
 
 # -- one conversation
@@ -422,7 +431,7 @@ def test_a_shield_that_is_never_left_is_found() -> None:
         run_conversation(cleans_up, HELLO, act="cancel", at=5)
 
 
-def test_a_task_that_cannot_be_stopped_is_given_up() -> None:
+def test_a_task_that_cannot_be_stopped_is_given_up(impatient: None) -> None:
     """Nor does what is left of it keep the interpreter from ending."""
 
     async def polls() -> None:
@@ -443,7 +452,7 @@ def test_a_task_that_cannot_be_stopped_is_given_up() -> None:
             run_conversation(handler, HELLO)
 
 
-def test_what_is_done_to_a_handler_is_not_its_task() -> None:
+def test_what_is_done_to_a_handler_is_not_its_task(impatient: None) -> None:
     async def spins(stream: Connection) -> None:
         while True:
             with contextlib.suppress(trio.Cancelled):
