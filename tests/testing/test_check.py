@@ -18,6 +18,7 @@ import pytest
 import trio
 
 import trioserve
+import trioserve.testing
 from trioserve import (
     Connection,
     ConnectionReport,
@@ -212,6 +213,34 @@ def test_a_case_prints_as_what_runs_it_again() -> None:
         {"Peer": Peer, "made": made},
     )
     assert again == case
+
+
+def test_a_failure_prints_what_runs_it_again_in_the_same_setting() -> None:
+    calls = list[int]()
+
+    async def raises_at_last(stream: Connection) -> None:
+        async for _ in stream:
+            pass
+        raise ValueError("v")
+
+    setting: dict[str, Any] = {
+        "raises": (KeyError, OSError),
+        "without": {"record": "it's no matter"},
+        "before_run": lambda: calls.append(1),
+        "limits": Limits(max_connections=3, refusal=None),
+        "timeouts": Timeouts(idle=5, half_closed=math.inf),
+    }
+    with pytest.raises(HandlerFailure) as failed:
+        run_conversation(raises_at_last, Peer().send(b"x").close(), **setting)
+    again = failed.value.again
+    assert "timeouts=Timeouts(idle=5, half_closed=math.inf)" in again
+    assert "raises=[KeyError, OSError]" in again
+    names = {"handler": raises_at_last, "before_run": setting["before_run"]}
+    del calls[:]
+    with pytest.raises(HandlerFailure) as failed_again:
+        eval(again, vars(trioserve) | vars(trioserve.testing) | names | {"math": math})
+    assert calls
+    assert str(failed_again.value) == str(failed.value)
 
 
 def test_a_seed_does_the_same_in_memory_and_on_the_wire() -> None:
@@ -704,7 +733,7 @@ def test_much_data_makes_no_long_message_and_no_long_check() -> None:
     with pytest.raises(HandlerFailure) as failed:
         check_handler(turns, Peer().send(data).expect(data[::-1]))
     assert len(str(failed.value)) < 10_000
-    assert "all of it is repr(failure.case)" in str(failed.value)
+    assert "all of it is failure.again" in str(failed.value)
     assert "which differ from byte " in str(failed.value)
     check_handler(trioserve.echo, Peer().send(data).expect(data))
 

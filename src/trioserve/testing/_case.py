@@ -1,8 +1,7 @@
 """Cases, and what came of them.
 
-With the handler and the options of its server, a case is everything that decides a
-run: the same case runs the same way. It prints as the Python that runs it again, to
-which the options have to be added.
+With the handler and its setting, a case is everything that decides a run: the same
+case runs the same way. It prints as the Python that runs it again.
 """
 
 from __future__ import annotations
@@ -11,11 +10,11 @@ import dataclasses
 import json
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Final, Literal, get_args
 
-from trioserve import ConnectionReport, Faults
+from trioserve import ConnectionReport, Faults, Limits, Timeouts
 
 from ._peer import Peer, Tail
 from ._timeline import Timeline
@@ -95,12 +94,17 @@ class Case:
             raise ValueError("deaf must be 0 or more and finite")
 
     def __repr__(self) -> str:
+        return self.in_setting(Setting())
+
+    def in_setting(self, setting: Setting) -> str:
+        """The call that runs it again, where the handler is called ``handler``."""
         parts = ["handler", *map(repr, self.peers)]
         for field in dataclasses.fields(self)[1:]:
             value = getattr(self, field.name)
             if value != getattr(_PLAIN, field.name):
                 shown = str(value) if field.name == "faults" else value
                 parts.append(f"{field.name}={shown!r}")
+        parts += setting.arguments()
         line = f"run_conversation({', '.join(parts)})"
         if len(line) <= 88:
             return line
@@ -127,6 +131,52 @@ class Case:
             raise ValueError(f"this case has no faults that a proxy could do: {self!r}")
         told = {"faults": str(self.faults), "seed": self.seed, "case": repr(self)}
         Path(path).write_text(json.dumps(told, indent=2) + "\n", "utf-8")
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Setting:
+    """What is the same for all runs of a handler.
+
+    Args:
+      raises: exceptions that the handler may raise.
+      without: laws that are not looked at, and why.
+      before_run: called before each run.
+      limits: of the server; by default there is room for everybody.
+      timeouts: of the server; by default nothing ends by a timer, unless
+        something happens to the network.
+    """
+
+    raises: tuple[type[BaseException], ...] = ()
+    without: Mapping[Law, str] = dataclasses.field(default_factory=dict)
+    before_run: Callable[[], object] | None = None
+    limits: Limits | None = None
+    timeouts: Timeouts | None = None
+
+    def arguments(self) -> list[str]:
+        """As they are written in Python; a function goes by its argument's name."""
+        written = list[str]()
+        if self.raises:
+            names = ", ".join(each.__name__ for each in self.raises)
+            written.append(f"raises=[{names}]")
+        if self.without:
+            written.append(f"without={dict(self.without)!r}")
+        if self.before_run is not None:
+            written.append("before_run=before_run")
+        if self.limits is not None:
+            written.append(f"limits={_changed(self.limits, Limits())}")
+        if self.timeouts is not None:
+            written.append(f"timeouts={_changed(self.timeouts, Timeouts())}")
+        return written
+
+
+def _changed(options: Limits | Timeouts, default: Limits | Timeouts) -> str:
+    parts = list[str]()
+    for field in dataclasses.fields(options):
+        value = getattr(options, field.name)
+        if value != getattr(default, field.name):
+            shown = "math.inf" if value == math.inf else repr(value)
+            parts.append(f"{field.name}={shown}")
+    return f"{type(options).__name__}({', '.join(parts)})"
 
 
 #: Characters of a case from which on its bytes are left out where it is shown.
@@ -194,29 +244,30 @@ class HandlerFailure(AssertionError):  # noqa: N818 - it is the handler's
       how: how, in a sentence.
       case: the case in which it did.
       run: all that came of it.
+      again: the Python that runs it again.
     """
 
-    def __init__(self, law: Law, how: str, run: Run) -> None:
+    def __init__(self, law: Law, how: str, run: Run, setting: Setting) -> None:
         self.law = law
         self.how = how
         self.case = run.case
         self.run = run
+        self.again = run.case.in_setting(setting)
         super().__init__(
             f"law {law!r}: {how}\n\n"
             f"The law: {LAWS[law]}.\n\n"
-            f"To run it again:\n\n{_indented(_brief(run.case))}\n\n"
+            f"To run it again:\n\n{_indented(_brief(self.again))}\n\n"
             f"What happened:\n\n{run.timeline}"
         )
 
 
-def _brief(case: Case) -> str:
+def _brief(text: str) -> str:
     """A case as people can read it, if that is not what it is."""
-    text = repr(case)
     if len(text) <= _MOST_TEXT:
         return text
     long = re.compile(r"b(['\"])(?:\\.|(?!\1).){200,}\1")
     brief = long.sub(lambda found: f"{found[0][:60]}…{found[1]}", text)
-    return f"{brief}\n# where … is left out; all of it is repr(failure.case)"
+    return f"{brief}\n# where … is left out; all of it is failure.again"
 
 
 def _indented(text: str) -> str:

@@ -14,9 +14,9 @@ from typing import Final, Literal, get_args
 
 from trioserve import Faults, Limits, Timeouts, parse_faults
 
-from ._case import LAWS, Act, Case, HandlerFailure, Law, Run
+from ._case import LAWS, Act, Case, HandlerFailure, Law, Run, Setting
 from ._peer import Peer
-from ._run import MEMORY, Handler, Setting, play
+from ._run import MEMORY, Handler, play
 
 Explore = Literal["quick", "thorough"]
 
@@ -242,10 +242,12 @@ class _Check:
         # Bytes of the smallest piece: one, unless there are many.
         self._grain = 1
         self._setting = Setting(
-            timeouts=timeouts, raises=tuple(raises), before_run=before_run
+            raises=tuple(raises),
+            without=self._without,
+            before_run=before_run,
+            limits=limits,
+            timeouts=timeouts,
         )
-        if limits is not None:
-            self._setting = dataclasses.replace(self._setting, limits=limits)
 
     def run(self, case: Case, law: Law | None = None) -> Run:
         """Run a case; what only breaks in this kind of case breaks ``law``."""
@@ -260,8 +262,11 @@ class _Check:
                 if not play(self._handler, case, self._setting).violations:
                     how += " (not when this case runs again: something of the runs"
                     how += " before it was left)"
-                raise HandlerFailure(broken, how, run) from violation.cause
+                raise self._failure(broken, how, run) from violation.cause
         return run
+
+    def _failure(self, law: Law, how: str, run: Run) -> HandlerFailure:
+        return HandlerFailure(law, how, run, self._setting)
 
     @property
     def _rounds(self) -> int:
@@ -320,7 +325,7 @@ class _Check:
                 for case in self._shuffled(effort):
                     if not play(self._handler, case, self._setting).violations:
                         how = f"in another order of tasks it is fine: {failure.how}"
-                        raise HandlerFailure("schedule", how, failure.run) from None
+                        raise self._failure("schedule", how, failure.run) from None
             raise
 
     # -- what must be the same
@@ -336,7 +341,7 @@ class _Check:
             for was, now in zip(_heard(base), _heard(run), strict=True):
                 if was != now:
                     how = f"a peer heard {now!r}, where plainly it hears {was!r}"
-                    raise HandlerFailure(broken, how, run)
+                    raise self._failure(broken, how, run)
 
     def _again(self) -> HandlerFailure | None:
         """One after the other. What fails may be due to the order of tasks; then

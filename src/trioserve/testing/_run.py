@@ -28,7 +28,7 @@ from trioserve import (
     serve,
 )
 
-from ._case import Case, Heard, Law, Run, Violation
+from ._case import Case, Heard, Law, Run, Setting, Violation
 from ._driven import Driven, end_now, tear_out
 from ._network import Event, MemoryListener, MemoryNetwork, MemoryStream
 from ._peer import Meetings, Peer, Player, SurpriseError
@@ -37,6 +37,9 @@ from ._timeline import Row, Timeline, caller, shown, standing
 from ._watch import Watch
 
 Handler: TypeAlias = Callable[[Any], Coroutine[Any, Any, object]]
+
+#: Room for everybody.
+_ROOM: Final = Limits(max_connections=1000)
 
 #: While nothing happens to the network, nothing ends by a timer of the server.
 _FOR_EVER: Final = Timeouts(
@@ -77,26 +80,6 @@ _CUT: Final = (trio.BrokenResourceError, trio.ClosedResourceError)
 _NOT_BY_ITSELF: Final = (Outcome.CUT, Outcome.TIMEOUT, Outcome.ABORTED)
 
 _REASON: Final = "cancelled by the test"
-
-
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Setting:
-    """What is the same for all runs of a handler.
-
-    Args:
-      before_run: called before each run.
-      limits: of the server; by default there is room for everybody.
-      timeouts: of the server; by default nothing ends by a timer, unless
-        something happens to the network.
-      raises: exceptions that the handler may raise.
-    """
-
-    before_run: Callable[[], object] | None = None
-    limits: Limits = dataclasses.field(
-        default_factory=lambda: Limits(max_connections=1000)
-    )
-    timeouts: Timeouts | None = None
-    raises: tuple[type[BaseException], ...] = ()
 
 
 class _Life:
@@ -186,7 +169,7 @@ class World:
                     serve,
                     self._handle,
                     [listener],
-                    limits=self._setting.limits,
+                    limits=self._setting.limits or _ROOM,
                     timeouts=timeouts,
                     collector=self._collect,
                 )
