@@ -94,21 +94,7 @@ class Case:
             raise ValueError("deaf must be 0 or more and finite")
 
     def __repr__(self) -> str:
-        return self.in_setting(Setting())
-
-    def in_setting(self, setting: Setting) -> str:
-        """The call that runs it again, where the handler is called ``handler``."""
-        parts = ["handler", *map(repr, self.peers)]
-        for field in dataclasses.fields(self)[1:]:
-            value = getattr(self, field.name)
-            if value != getattr(_PLAIN, field.name):
-                shown = str(value) if field.name == "faults" else value
-                parts.append(f"{field.name}={shown!r}")
-        parts += setting.arguments()
-        line = f"run_conversation({', '.join(parts)})"
-        if len(line) <= 88:
-            return line
-        return "\n".join(["run_conversation(", *(f"    {p}," for p in parts), ")"])
+        return _call(self, Setting())
 
     @property
     def is_undisturbed(self) -> bool:
@@ -167,6 +153,21 @@ class Setting:
         if self.timeouts is not None:
             written.append(f"timeouts={_changed(self.timeouts, Timeouts())}")
         return written
+
+
+def _call(case: Case, setting: Setting) -> str:
+    """The Python that runs it again, where the handler is called ``handler``."""
+    parts = ["handler", *map(repr, case.peers)]
+    for field in dataclasses.fields(case)[1:]:
+        value = getattr(case, field.name)
+        if value != getattr(_PLAIN, field.name):
+            shown = str(value) if field.name == "faults" else value
+            parts.append(f"{field.name}={shown!r}")
+    parts += setting.arguments()
+    line = f"run_conversation({', '.join(parts)})"
+    if len(line) <= 88:
+        return line
+    return "\n".join(["run_conversation(", *(f"    {p}," for p in parts), ")"])
 
 
 def _changed(options: Limits | Timeouts, default: Limits | Timeouts) -> str:
@@ -252,7 +253,7 @@ class HandlerFailure(AssertionError):  # noqa: N818 - it is the handler's
         self.how = how
         self.case = run.case
         self.run = run
-        self.again = run.case.in_setting(setting)
+        self.again = _call(run.case, setting)
         super().__init__(
             f"law {law!r}: {how}\n\n"
             f"The law: {LAWS[law]}.\n\n"
