@@ -597,3 +597,39 @@ def test_an_address_of_a_name_that_this_machine_cannot_even_try_is_noted(
             super().__init__(family, *options, **more)
 
     run(main)
+
+
+async def test_each_attempt_is_told_the_moment_it_is_over(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """Law 15: what a target did is said when it is seen, not when all is over."""
+    told: list[tuple[float, str, str, str | None]] = []
+
+    def on_attempt(target: Address, attempt: Attempt) -> None:
+        now = trio.current_time()
+        told.append((now, str(target), attempt.address, attempt.error))
+
+    with _refusing() as refuses, _black_hole() as silent, _listening() as answers:
+        dialing = Dialing([refuses, silent, answers], Ends(), on_attempt)
+        (await dialing.dial(8)).close()
+    refused = "ConnectionRefusedError: [Errno 111] Connection refused"
+    assert told == [
+        (0, str(refuses), str(refuses), refused),
+        (4, str(silent), str(silent), "no answer"),
+        (4, str(answers), str(answers), None),
+    ]
+
+
+async def test_an_attempt_that_was_given_up_is_not_told(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """Law 15: nobody knows what the target would have done."""
+    told: list[object] = []
+    with _black_hole() as silent:
+        dialing = Dialing([silent], Ends(), lambda *said: told.append(said))
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(dialing.dial, 8)
+            await trio.sleep(1)
+            nursery.cancel_scope.cancel()
+    assert not told
+    assert [attempt.error for attempt in dialing.attempts] == ["given up"]

@@ -490,7 +490,7 @@ async def test_what_a_stalled_target_did_not_take_is_in_the_report(
 async def test_a_slow_reader_is_no_stalled_one(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
-    """Law 12: write_stall is a silence; as long as bytes are taken it starts again."""
+    """Laws 12 and 14: write_stall is a silence; a byte that is taken ends it."""
     with sockets() as a, sockets() as b:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(Peer(a.peer).send, 50_000_000)

@@ -12,13 +12,13 @@ import functools
 import os
 import socket
 from collections.abc import Callable, Sequence
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, TypeAlias
 
 import trio
 
 from ._address import Address, TcpAddress, UnixAddress, sockaddr_text
 from ._names import Place, look_up, numeric_place
-from ._report import GIVEN_UP, OUTRUN, Attempt, describe
+from ._report import GIVEN_UP, NO_ANSWER, OUTRUN, Attempt, describe
 from ._transport import SocketTransport
 
 #: Seconds that an address has before the next one of its name is tried too.
@@ -40,6 +40,10 @@ _NONBLOCK: Final = getattr(socket, "SOCK_NONBLOCK", 0)
 _MOST_PLACES: Final = 6
 
 
+#: Is told of each try to connect: the target as it was given, and the try.
+OnAttempt: TypeAlias = Callable[[Address, Attempt], object]
+
+
 class GivenUpError(Exception):
     """Nobody wants the connection any more."""
 
@@ -50,6 +54,8 @@ class Dialing:
     Args:
       targets: at least one, in the order in which they are tried.
       ends: where our own ends are noted.
+      on_attempt: called with the target and each try, when it is known how it
+        ended; not with tries that were given up.
 
     Attributes:
       target: the one that is being tried, or has answered.
@@ -57,12 +63,18 @@ class Dialing:
     """
 
     __slots__ = (
-        "_begun", "_ends", "_given_up", "_reached", "_scope", "_seconds", "_targets",
-        "_tried", "on_wait", "target",
+        "_begun", "_ends", "_given_up", "_on_attempt", "_reached", "_scope", "_seconds",
+        "_targets", "_tried", "on_wait", "target",
     )  # fmt: skip
 
-    def __init__(self, targets: Sequence[Address], ends: Ends) -> None:
+    def __init__(
+        self,
+        targets: Sequence[Address],
+        ends: Ends,
+        on_attempt: OnAttempt | None = None,
+    ) -> None:
         self.target = targets[0]
+        self._on_attempt = on_attempt
         self._tried: tuple[Attempt, ...] = ()
         self._reached: Place | None = None
         self._seconds = 0.0
@@ -121,6 +133,8 @@ class Dialing:
             return None
         transport = SocketTransport(sock)
         self._reached, self._seconds = place, transport.moved_at - now
+        if self._on_attempt is not None:
+            self._on_attempt(self.target, self.attempts[-1])
         return transport
 
     async def _in_turn(self, deadline: float) -> SocketTransport:
@@ -141,6 +155,9 @@ class Dialing:
             if self._scope.cancelled_caught:
                 unanswered = map(_unanswered, self._tried[before:])
                 self._tried = (*self._tried[:before], *unanswered)
+                for attempt in self._tried[before:]:
+                    if attempt.error == NO_ANSWER:
+                        self._tell(attempt)
         assert failed is not None
         raise failed
 
@@ -232,6 +249,12 @@ class Dialing:
     def _note(self, address: str, seconds: float, error: str | None) -> None:
         attempt = Attempt(address=address, seconds=seconds, error=error)
         self._tried = (*self._tried, attempt)
+        if error not in (GIVEN_UP, OUTRUN):
+            self._tell(attempt)
+
+    def _tell(self, attempt: Attempt) -> None:
+        if self._on_attempt is not None:
+            self._on_attempt(self.target, attempt)
 
 
 #: Of what is dialed, which is the same again and again.
@@ -242,7 +265,7 @@ def _unanswered(attempt: Attempt) -> Attempt:
     """What was given up because its time was over had no answer."""
     if attempt.error != GIVEN_UP:
         return attempt
-    return dataclasses.replace(attempt, error="no answer")
+    return dataclasses.replace(attempt, error=NO_ANSWER)
 
 
 class Ends:

@@ -10,12 +10,12 @@ import trio
 
 from ._address import Address, TcpAddress, UnixAddress, parse_address
 from ._connection import Connection
-from ._dial import Dialing, Ends, GivenUpError
+from ._dial import Dialing, Ends, GivenUpError, OnAttempt
 from ._faults import Faults, parse_faults
 from ._faulty import FaultyRelay, Ordeal
 from ._options import Timeouts
 from ._relay import Relay, make_relay
-from ._report import Phase, Reason
+from ._report import Attempt, Phase, Reason
 from ._timers import Alarm
 from ._transport import SocketTransport
 
@@ -36,6 +36,7 @@ def proxy(
     timeouts: Timeouts | None = None,
     faults: str | Faults | None = None,
     seed: int = 0,
+    on_attempt: Callable[[Address, Attempt], object] | None = None,
 ) -> Callable[[Connection], Awaitable[None]]:
     """A handler that dials ``target``, or the first of ``others``, and relays.
 
@@ -60,6 +61,11 @@ def proxy(
         :func:`parse_faults` reads. The report says what they have suffered.
       seed: what is random in the faults. The same bytes of the n-th connection
         suffer the same with the same seed.
+      on_attempt: called with the target (as an address) and an
+        :class:`Attempt` the moment a try to connect has succeeded or failed,
+        long before the connection's report; not for tries that were given up.
+        It must return at once. What it raises is the connection's
+        ``handler_error``.
 
     Raises:
       ValueError: a target can't be read, or can't be dialed; or faults can't be
@@ -67,7 +73,7 @@ def proxy(
     """
     targets = [_dialable(each) for each in (target, *others)]
     trials = parse_faults(faults) if isinstance(faults, str) else faults
-    return _Proxy(targets, timeouts, trials, seed)
+    return _Proxy(targets, timeouts, trials, seed, on_attempt)
 
 
 class _Proxy:
@@ -79,7 +85,9 @@ class _Proxy:
         timeouts: Timeouts | None,
         faults: Faults | None,
         seed: int,
+        on_attempt: OnAttempt | None,
     ) -> None:
+        self._on_attempt = on_attempt
         self._targets = targets
         self._ends = Ends()
         self._timeouts = timeouts
@@ -103,7 +111,9 @@ class _Proxy:
                 conn._transport.abort()
                 return None
         conn._phase = Phase.CONNECT
-        dialing = conn._dialing = Dialing(self._targets, self._ends)
+        dialing = conn._dialing = Dialing(
+            self._targets, self._ends, self._on_attempt
+        )
         if (conn.peer, conn.local) in self._ends:
             conn._conclude(Reason.LOOP)
             conn._transport.abort()

@@ -25,6 +25,7 @@ class Outcome(enum.StrEnum):
     HANDLER_ERROR = "handler_error"
     ABORTED = "aborted"
     CUT = "cut"
+    RESOURCE = "resource"
 
 
 class Phase(enum.StrEnum):
@@ -63,6 +64,7 @@ class Reason(enum.StrEnum):
     LIMIT = "limit"
     PEER_LIMIT = "peer_limit"
     NO_FDS = "no_fds"
+    RESOURCE = "resource"
     STOPPING = "stopping"
     FIRST_BYTE = "first_byte"
     IDLE = "idle"
@@ -113,6 +115,11 @@ _REASONS: dict[Reason, tuple[Outcome, str, str]] = {
         "its peer had as many connections as one may",
     ),
     Reason.NO_FDS: (Outcome.REFUSED, "R", "no file descriptor was free"),
+    Reason.RESOURCE: (
+        Outcome.RESOURCE,
+        "R",
+        "this machine ran out of something that the connection needed",
+    ),
     Reason.STOPPING: (Outcome.REFUSED, "K", "the server was stopping"),
     Reason.FIRST_BYTE: (Outcome.TIMEOUT, "t", "the client sent nothing in time"),
     Reason.IDLE: (Outcome.TIMEOUT, "t", "no byte moved within the idle timeout"),
@@ -143,6 +150,8 @@ class Conclusion(NamedTuple):
 #: Errors of an attempt that nobody waited for any longer.
 OUTRUN: Final = "another address was faster"
 GIVEN_UP: Final = "given up"
+#: And of one whose time was over.
+NO_ANSWER: Final = "no answer"
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

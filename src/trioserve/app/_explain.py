@@ -83,6 +83,12 @@ _REASONS: Final = {
         " lower --max-connections",
         "it was refused",
     ),
+    "resource": _Story(
+        "the error says what this machine lacks: open files (ulimit -Hn), memory, or"
+        " local ports (net.ipv4.ip_local_port_range); the target and the client are"
+        " not at fault",
+        "it was reset",
+    ),
     "stopping": _Story(
         "send clients elsewhere before the server stops; --lame-duck leaves the time",
         "it was refused",
