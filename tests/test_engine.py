@@ -134,8 +134,11 @@ class Heard(Pair):
     def failed(self, error: Exception) -> None:
         self.told.append(repr(error))
 
-    def waits(self) -> None:
+    def waits(self, direction: Direction, now: float) -> None:
         self.told.append("waits")
+
+    def stirs(self, now: float) -> None:
+        self.told.append("stirs")
 
 
 @contextlib.contextmanager

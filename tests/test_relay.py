@@ -196,7 +196,7 @@ class Expected:
             timers.append(half_closed)
         else:
             timers.append((self.moved_at + self.timeouts.idle, Reason.IDLE, "client"))
-        if not self.sent[0] and not self.ended[0]:
+        if not any(self.sent) and not self.ended[0]:
             timers.append((self.timeouts.first_byte, Reason.FIRST_BYTE, "client"))
         return min(timers, key=lambda timer: timer[0])
 
@@ -547,19 +547,23 @@ def test_how_bytes_are_cut_makes_no_difference(
 
 
 @pytest.mark.parametrize("medium", MEDIA)
-async def test_bytes_of_the_target_do_not_extend_the_first_byte(
-    medium: Medium, autojump_clock: trio.testing.MockClock
+@pytest.mark.parametrize("who", [None, 0, 1])
+async def test_a_byte_of_either_side_is_the_first(
+    medium: Medium, who: int | None, autojump_clock: trio.testing.MockClock
 ) -> None:
-    """Law 12: first_byte is a total; only the client's first byte ends it."""
+    """Law 12: first_byte is a total; what ends it is a byte, no matter whose."""
     with medium() as a, medium() as b:
         async with trio.open_nursery() as nursery:
-            timeouts = Timeouts(first_byte=10, idle=4)
+            timeouts = Timeouts(first_byte=10, idle=30)
             result = Result(nursery, a.ours, b.ours, timeouts=timeouts)
-            while result.is_pending:
-                await b.peer.send_all(b"banner")
-                await trio.sleep(3)
-        assert result.at == 10
-        assert (result.value.reason, result.value.side) == ("first_byte", "client")
+            await trio.sleep(3)
+            if who is not None:
+                await (a, b)[who].peer.send_all(b"x")
+        if who is None:
+            assert (result.value.reason, result.at) == (Reason.FIRST_BYTE, 10)
+            assert result.value.side == "client"
+        else:
+            assert (result.value.reason, result.at) == (Reason.IDLE, 33)
 
 
 async def test_first_byte_counts_from_accept(

@@ -127,11 +127,12 @@ async def test_who_watches_again_when_woken_is_woken_again(
     assert sleeper.woken == [5, 6, 9]
 
 
-async def test_all_that_is_due_wakes_in_one_step(
-    timers: Timers, autojump_clock: trio.testing.MockClock
+@pytest.mark.parametrize("count", [1, 2, 1000])
+async def test_all_that_is_due_wakes_together(
+    timers: Timers, count: int, autojump_clock: trio.testing.MockClock
 ) -> None:
-    """Two deadlines of one moment need one wake-up."""
-    sleepers = [_Alarmed(timers), _Alarmed(timers)]
+    """Deadlines of one moment need one wake-up, and two steps that are for others."""
+    sleepers = [_Alarmed(timers) for _ in range(count)]
     steps: list[str] = []
 
     class Steps(trio.abc.Instrument):
@@ -144,8 +145,8 @@ async def test_all_that_is_due_wakes_in_one_step(
     trio.lowlevel.add_instrument(Steps())
     await trio.sleep_until(5)
     await trio.testing.wait_all_tasks_blocked()
-    assert [sleeper.woken for sleeper in sleepers] == [[5], [5]]
-    assert sum("Timers.run" in name for name in steps) == 1
+    assert [sleeper.woken for sleeper in sleepers] == count * [[5]]
+    assert sum("Timers.run" in name for name in steps) == 3
 
 
 async def test_the_forgotten_do_not_pile_up(

@@ -40,7 +40,7 @@ from ._report import (
     Side,
     describe,
 )
-from ._timers import Alarm, Timers
+from ._timers import Alarm, Timers, next_look
 from ._transport import CHUNK, FAILURES, SocketTransport, Transport
 
 #: What a lingering close throws away before it gives up on the client's EOF.
@@ -121,7 +121,7 @@ class Connection(trio.abc.HalfCloseableStream):
     __slots__ = (
         "__weakref__", "_accepted_at", "_alarm", "_connected_at", "_dialing",
         "_drained", "_ending", "_eof_first", "_exception", "_host", "_idle_scope",
-        "_left", "_lingers", "_notes", "_ordeal", "_phase", "_queued",
+        "_is_quiet", "_left", "_lingers", "_notes", "_ordeal", "_phase", "_queued",
         "_received_before_idle", "_relay", "_relay_ended", "_result", "_says_goodbye",
         "_scope", "_slot", "_task", "_timeouts", "_timers", "_transport", "_upstream",
         "_upstream_discarded", "_wall_clock", "draining", "id", "listener", "local",
@@ -177,6 +177,7 @@ class Connection(trio.abc.HalfCloseableStream):
         self._notes: dict[str, object] | None = None
         self._task: trio.lowlevel.Task | None = None
         self._alarm: Alarm | None = None
+        self._is_quiet = False
         transport.on_wait = self._waits
 
     def __repr__(self) -> str:
@@ -546,7 +547,10 @@ class Connection(trio.abc.HalfCloseableStream):
         if self._relay is not None or self._lingers:
             return due  # a relay, and lingering, have timers of their own
         if transport.receiving_since < math.inf:
-            since = max(transport.receiving_since, transport.moved_at)
+            # What the peer acknowledges has moved, too.
+            since = max(
+                transport.receiving_since, transport.moved_at, transport.acked_at
+            )
             if transport.sent_eof:
                 since = max(since, transport.sent_eof_at)
                 due = min(due, (since + timeouts.half_closed, Reason.HALF_CLOSED))
@@ -556,15 +560,13 @@ class Connection(trio.abc.HalfCloseableStream):
                 first_byte = self._accepted_at + timeouts.first_byte
                 due = min(due, (first_byte, Reason.FIRST_BYTE))
         if transport.sending_since < math.inf:
-            stalled = transport.sending_since + timeouts.write_stall
-            due = min(due, (stalled, Reason.WRITE_STALL))
+            taken = max(transport.sending_since, transport.acked_at)
+            due = min(due, (taken + timeouts.write_stall, Reason.WRITE_STALL))
         return due
 
     def _awaits_first_byte(self) -> bool:
-        """Whether the client has not said a thing, as far as can be known."""
-        if self._timeouts.first_byte == math.inf or self._transport.received:
-            return False
-        return not self._transport.readable()
+        """Whether no byte has moved, in either direction."""
+        return not (self._transport.received or self._transport.sent)
 
     def _watch(self) -> None:
         self._timers.watch(self, self._due()[0])
@@ -572,28 +574,51 @@ class Connection(trio.abc.HalfCloseableStream):
     def _waits(self) -> None:
         """The transport begins to wait: a timer starts."""
         transport = self._transport
+        sends = transport.sending_since < math.inf
         starts_idle_timer_only = (
-            transport.received
-            and not transport.sent_eof
-            and transport.sending_since == math.inf
+            transport.received and not transport.sent_eof and not sends
         )
         due = transport.receiving_since + self._timeouts.idle
         # The alarm of an earlier wait is early enough, and looks again then.
-        if not starts_idle_timer_only or self._alarm is None or due < self._alarm[0]:
-            self._watch()
+        if (
+            not starts_idle_timer_only
+            or self._is_quiet
+            or self._alarm is None
+            or due < self._alarm[0]
+        ):
+            self._is_quiet = False
+            now = trio.current_time()
+            if sends:  # from now on it is known what the peer takes
+                transport.look(now)
+            self._timers.watch(self, min(self._due()[0], next_look(now)))
 
     def expire(self, now: float) -> None:
         """A timer may have run out; called by the server's timers."""
+        holds = self._relay is None and self._transport.look(now)
         due, reason = self._due()
         if due <= now:
-            self._stop(
-                reason,
-                bound=getattr(self._timeouts, reason),
-                goodbye=reason in (Reason.IDLE, Reason.FIRST_BYTE),
-            )
-            return
+            if not self._can_move(reason):
+                self._stop(
+                    reason,
+                    bound=getattr(self._timeouts, reason),
+                    goodbye=reason in (Reason.IDLE, Reason.FIRST_BYTE),
+                )
+                return
+            due = math.inf
         self._end_idle()
-        self._timers.watch(self, due)
+        # As long as the kernel holds bytes, we look whether they become fewer.
+        self._is_quiet = not holds and due < math.inf
+        self._timers.watch(self, due if self._is_quiet else min(due, next_look(now)))
+
+    def _can_move(self, reason: Reason) -> bool:
+        """Whether a byte that a timer has waited for can move at this moment."""
+        match reason:
+            case Reason.LIFETIME:
+                return False
+            case Reason.WRITE_STALL:
+                return self._transport.writable()
+            case _:
+                return self._transport.readable()
 
     def _relay_began(self, relay: Relayed) -> None:
         self._relay = relay

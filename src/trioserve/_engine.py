@@ -136,6 +136,8 @@ class Direction(Pump):
             self._pull_through(self._pipe, engine, now)
             return
         source, sink = self.source, self.sink
+        if self._pair.quiet:
+            self._pair.stirs(now)
         try:
             count = source.sock.recv_into(engine.buffer)
         except (BlockingIOError, InterruptedError):
@@ -174,6 +176,8 @@ class Direction(Pump):
 
     def _pull_through(self, pipe: Pipe, engine: Engine, now: float) -> None:
         source = self.source
+        if self._pair.quiet:
+            self._pair.stirs(now)
         try:
             count = pipe.fill(source.sock.fileno())
         except (BlockingIOError, InterruptedError):
@@ -223,7 +227,7 @@ class Direction(Pump):
         self.sink.sending_since = now
         self._want()
         self.back._want()
-        self._pair.waits()
+        self._pair.waits(self, now)
 
     def _unblock(self, now: float) -> None:
         """The sink may take some of what we hold."""
@@ -237,7 +241,7 @@ class Direction(Pump):
         if self._held or (self._pipe is not None and self._pipe.filled):
             return
         self._stop_waiting()
-        self._pair.waits()
+        self._pair.waits(self, now)
 
     def _stop_waiting(self) -> None:
         if self.blocked:
@@ -311,6 +315,9 @@ class Pair(abc.ABC):
     """A relay's directions while the engine moves their bytes, and its rules.
 
     The rules are told what happens, in the engine's task, and must not wait.
+
+    Attributes:
+      quiet: set by the rules, to be told when a byte moves again.
     """
 
     #: For the class that has the rules: only one of its bases may have slots.
@@ -320,6 +327,7 @@ class Pair(abc.ABC):
         _directions: Sequence[Direction]
         _task: trio.lowlevel.Task | None
         _woken: bool
+        quiet: bool
     else:
         __slots__ = ()
 
@@ -327,6 +335,7 @@ class Pair(abc.ABC):
         self._directions = ()
         self._task = None
         self._woken = False
+        self.quiet = False
 
     @abc.abstractmethod
     def ended(self, direction: Direction) -> None:
@@ -345,8 +354,12 @@ class Pair(abc.ABC):
         """Somebody else uses one of the sides, or this module has a bug."""
 
     @abc.abstractmethod
-    def waits(self) -> None:
-        """A deadline may come earlier than it did."""
+    def waits(self, direction: Direction, now: float) -> None:
+        """It is blocked, or it no longer is: a deadline may come earlier."""
+
+    @abc.abstractmethod
+    def stirs(self, now: float) -> None:
+        """A byte moves, and :attr:`quiet` is set."""
 
     def begin(self, engine: Engine, directions: Sequence[Direction]) -> None:
         """Let the engine move bytes, until :meth:`stop`.

@@ -85,13 +85,16 @@ class Timeouts:
     """How long to wait for what, in seconds; ``math.inf`` means for ever.
 
     A total runs from its start whatever arrives; an inactivity starts again
-    with every byte that moves. A timer runs only while a receive or a send of
-    the connection is waiting: a handler that computes is not idle.
+    with every byte that moves, and with every byte that a peer acknowledges: as
+    long as it takes what the kernel holds for it, no inactivity runs out. A timer
+    runs only while a receive or a send of the connection is waiting: a handler
+    that computes is not idle. One that is late, because the process was stopped,
+    first lets move what has arrived meanwhile.
 
     Args:
       connect: total, for dialing a target, name look-up included. Default 5.
-      first_byte: total, from accept to the client's first byte. Default: for
-        ever, because *idle* covers it.
+      first_byte: total, from accept to the first byte of either side. Default:
+        for ever, because *idle* covers it.
       idle: inactivity, while both directions are open. Default 3600.
       half_closed: inactivity, once one direction has ended. Default 60.
       write_stall: inactivity, while a send waits for a peer that takes no

@@ -111,9 +111,7 @@ class _Proxy:
                 conn._transport.abort()
                 return None
         conn._phase = Phase.CONNECT
-        dialing = conn._dialing = Dialing(
-            self._targets, self._ends, self._on_attempt
-        )
+        dialing = conn._dialing = Dialing(self._targets, self._ends, self._on_attempt)
         if (conn.peer, conn.local) in self._ends:
             conn._conclude(Reason.LOOP)
             conn._transport.abort()

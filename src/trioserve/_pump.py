@@ -7,6 +7,8 @@ and when that ends, is not known here.
 
 from __future__ import annotations
 
+import math
+
 from ._report import Flow
 from ._transport import Transport
 
@@ -52,6 +54,12 @@ class Pump:
         """What was received and is not delivered; while it runs, what it holds."""
         brought = self.source.received - self._received_before
         return brought - (self.sink.sent - self._sent_before)
+
+    def can_move(self) -> bool:
+        """Whether what it waits for has happened, as far as can be known."""
+        if self.sink.sending_since < math.inf:
+            return self.sink.writable()
+        return self.source.receiving_since < math.inf and self.source.readable()
 
     def flow(self) -> Flow:
         return Flow(

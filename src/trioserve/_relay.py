@@ -28,7 +28,7 @@ from ._engine import Direction, Engine, Pair
 from ._options import Timeouts
 from ._pump import Pump
 from ._report import Conclusion, Flow, Outcome, Reason, RelayResult, Side, describe
-from ._timers import Alarm, Timers
+from ._timers import Alarm, Timers, next_look
 from ._transport import SocketTransport, StreamTransport, Transport
 
 #: How long a reset waits for the bytes before it to be acknowledged.
@@ -63,7 +63,7 @@ class Relay(abc.ABC):
     __slots__ = (
         "_a", "_alarm", "_b", "_began", "_client", "_closes", "_drain_idle",
         "_drains_since", "_ending", "_failure", "_first", "_half_since", "_has_parted",
-        "_lost", "_pumps", "_server", "_timeouts", "_timers",
+        "_lost", "_pumps", "_server", "_timeouts", "_timers", "quiet",
     )  # fmt: skip
 
     def __init__(
@@ -95,6 +95,7 @@ class Relay(abc.ABC):
         self._half_since = math.inf
         self._ending: Conclusion | None = None
         self._failure: Exception | None = None
+        self.quiet = False
 
     # -- for the report of a connection
 
@@ -107,7 +108,7 @@ class Relay(abc.ABC):
 
     def server_drains(self) -> None:
         self._drains_since = trio.current_time()
-        self._watch()
+        self._watch_from(self._drains_since)
 
     # -- the relay
 
@@ -134,7 +135,7 @@ class Relay(abc.ABC):
         owner = client or server
         if owner is not None and owner.draining.is_set():
             self._drains_since = self._began
-        self._watch()
+        self._watch_from(self._began)
 
     def leave(self) -> None:
         """To be called at the end, whatever was raised."""
@@ -283,7 +284,8 @@ class Relay(abc.ABC):
     def _due(self) -> tuple[float, Reason, Side | None]:
         """When the earliest timer runs out, which it is, and who is waited for."""
         timeouts, a, b = self._timeouts, self._a, self._b
-        moved = max(self._began, a.moved_at, b.moved_at)
+        # What a peer acknowledges has moved, too.
+        moved = max(self._began, a.moved_at, b.moved_at, a.acked_at, b.acked_at)
         side: Side | None
         if self._first is None:
             # Who takes nothing is silent, too.
@@ -295,13 +297,13 @@ class Relay(abc.ABC):
             )
             due = max(moved, self._half_since) + timeouts.half_closed
             reason = Reason.HALF_CLOSED
-        if timeouts.first_byte < math.inf and self._awaits_first_byte():
-            first_byte = self._accepted_at() + timeouts.first_byte
-            if first_byte < due:
-                due, reason, side = first_byte, Reason.FIRST_BYTE, "client"
+        first_byte = self._accepted_at() + timeouts.first_byte
+        if first_byte < due and self._awaits_first_byte():
+            due, reason, side = first_byte, Reason.FIRST_BYTE, "client"
         for transport in (a, b):
-            stalled = transport.sending_since + timeouts.write_stall
-            if stalled < due:
+            taken = max(transport.sending_since, transport.acked_at)
+            stalled = taken + timeouts.write_stall
+            if stalled < due and transport.sending_since < math.inf:
                 due, reason, side = (
                     stalled,
                     Reason.WRITE_STALL,
@@ -313,9 +315,10 @@ class Relay(abc.ABC):
         return due, reason, side
 
     def _awaits_first_byte(self) -> bool:
-        """Whether the client has not said a thing, as far as can be known."""
-        said = self._a.received or self._pumps[0].received  # by whomever it was read
-        return not (said or self._a.eof or self._a.readable())
+        """Whether no byte has come from either side."""
+        a, b = self._a, self._b
+        # The pump counts what was read by somebody else, too.
+        return not (a.received or b.received or self._pumps[0].received or a.eof)
 
     def _accepted_at(self) -> float:
         return self._client._accepted_at if self._client else self._began
@@ -324,16 +327,43 @@ class Relay(abc.ABC):
         return "client" if transport is self._a else "target"
 
     def _watch(self) -> None:
-        self._timers.watch(self, self._due()[0])
+        self._watch_from(trio.current_time())
+
+    def _watch_from(self, now: float) -> None:
+        """Look soon, and at the latest when the earliest timer runs out."""
+        self.quiet = False
+        self._timers.watch(self, min(self._due()[0], next_look(now)))
+
+    def stirs(self, now: float) -> None:
+        """A byte has moved after it was quiet: what becomes of it is looked at."""
+        self.quiet = False
+        self._timers.watch(self, next_look(now))
 
     def expire(self, now: float) -> None:
         if self._ending is not None:
             return  # it is ending
+        holds = self._a.look(now)
+        holds = self._b.look(now) or holds
         due, reason, side = self._due()
         if due <= now:
-            self._end(reason, side=side)
-        else:
-            self._timers.watch(self, due)
+            if not self._can_move(reason, side):
+                self._end(reason, side=side)
+                return
+            due = math.inf
+        # While the kernel holds bytes, a look now and then finds out whether they
+        # become fewer. Else there is nothing to see before the next byte moves.
+        self.quiet = not holds and due < math.inf
+        self._timers.watch(self, due if self.quiet else min(due, next_look(now)))
+
+    def _can_move(self, reason: Reason, side: Side | None) -> bool:
+        """Whether a byte that a timer has waited for can move at this moment.
+
+        The timer may be late, as when the process was stopped, and what moves the
+        bytes has not had its turn yet.
+        """
+        if reason is Reason.WRITE_STALL:
+            return (self._a if side == "client" else self._b).writable()
+        return any(pump.can_move() for pump in self._pumps if not pump.done)
 
 
 class TaskPump(Pump):
@@ -408,6 +438,8 @@ class TaskRelay(Relay):
                 raise
             data = b""
         pump.receiving = False
+        if self.quiet:
+            self.stirs(trio.current_time())
         return data
 
     async def _pass_eof(self, sink: Transport) -> None:
@@ -461,8 +493,7 @@ class EngineRelay(Relay, Pair):
         elif over:
             self.stop()
         else:
-            # No timer but the one that has just begun can run out before it did.
-            self._timers.watch(self, self._half_since + self._timeouts.half_closed)
+            self._watch_from(self._half_since)
 
     def broke(self, transport: SocketTransport) -> None:
         if self._lost is None:
@@ -478,8 +509,10 @@ class EngineRelay(Relay, Pair):
     def failed(self, error: Exception) -> None:
         self._fail(error)
 
-    def waits(self) -> None:
-        self._watch()
+    def waits(self, direction: Direction, now: float) -> None:
+        if direction.blocked:
+            direction.sink.look(now)  # from now on it is known what it takes
+        self._watch_from(now)
 
 
 class _Mirror:

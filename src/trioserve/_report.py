@@ -121,7 +121,7 @@ _REASONS: dict[Reason, tuple[Outcome, str, str]] = {
         "this machine ran out of something that the connection needed",
     ),
     Reason.STOPPING: (Outcome.REFUSED, "K", "the server was stopping"),
-    Reason.FIRST_BYTE: (Outcome.TIMEOUT, "t", "the client sent nothing in time"),
+    Reason.FIRST_BYTE: (Outcome.TIMEOUT, "t", "no byte came from either side in time"),
     Reason.IDLE: (Outcome.TIMEOUT, "t", "no byte moved within the idle timeout"),
     Reason.HALF_CLOSED: (
         Outcome.TIMEOUT,

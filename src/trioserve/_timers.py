@@ -9,10 +9,16 @@ from __future__ import annotations
 
 import heapq
 import itertools
+import logging
 import math
-from typing import NoReturn, Protocol, TypeAlias
+from typing import Final, NoReturn, Protocol, TypeAlias
 
 import trio
+
+logger = logging.getLogger("trioserve")
+
+#: Seconds after which it is said that a deadline was met late.
+_LATE: Final = 1.0
 
 #: When, a number that settles who is first, and whom it wakes.
 Alarm: TypeAlias = "tuple[float, int, Timed]"
@@ -33,6 +39,14 @@ class Timed(Protocol):
         Called once per :meth:`Timers.watch`, perhaps for nothing: activity
         since then may have moved the deadline. Must not raise.
         """
+
+
+def next_look(now: float) -> float:
+    """When to look again: in more than half a second, and one at most.
+
+    Twice a second for all, so that ten thousand looks cost one wait.
+    """
+    return math.floor(now * 2) / 2 + 1.0
 
 
 class Timers:
@@ -57,8 +71,9 @@ class Timers:
             self._watched += 1
         timed._alarm = (when, next(self._count), timed)
         heapq.heappush(self._heap, timed._alarm)
+        self._drop_stale()
         if when < self._sleep.deadline:
-            self._sleep.deadline = when
+            self._sleep.deadline = max(when, trio.current_time())
 
     def forget(self, timed: Timed) -> None:
         """Never call ``timed.expire`` again, unless it is watched anew."""
@@ -69,16 +84,32 @@ class Timers:
         if alarm is self._heap[0]:
             # A stale head would wake us, and move a virtual clock, for nothing.
             self._sleep.deadline = self._earliest()
-        elif len(self._heap) > 2 * self._watched + 64:
+        else:
+            self._drop_stale()
+
+    def _drop_stale(self) -> None:
+        if len(self._heap) > 2 * self._watched + 64:
             self._heap = [each for each in self._heap if each[2]._alarm is each]
             heapq.heapify(self._heap)
 
     async def run(self) -> NoReturn:
         """Wait for deadlines until cancelled."""
         while True:
-            with trio.CancelScope(deadline=self._earliest()) as self._sleep:
+            due = max(self._earliest(), trio.current_time())
+            with trio.CancelScope(deadline=due) as self._sleep:
                 await trio.sleep_forever()
             now = trio.current_time()
+            late = now - self._sleep.deadline
+            if late > _LATE:
+                logger.warning(
+                    "nothing ran for %.1f s: the process was stopped, or something"
+                    " blocked its event loop",
+                    late,
+                )
+            # Late or not, what has arrived by now is moved first, and an error that
+            # has is told: then no timer takes it for silence.
+            await trio.lowlevel.checkpoint()
+            await trio.lowlevel.checkpoint()
             while self._earliest() <= now:
                 _, _, timed = heapq.heappop(self._heap)
                 timed._alarm = None

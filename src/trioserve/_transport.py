@@ -28,7 +28,7 @@ import socket
 import struct
 import termios
 from collections.abc import Callable
-from typing import Final, Protocol
+from typing import Final, NamedTuple, Protocol
 
 import trio
 
@@ -44,6 +44,15 @@ FAILURES: Final = (
     trio.BusyResourceError,
     trio.ClosedResourceError,
 )
+
+_TCP: Final = int(socket.IPPROTO_TCP)
+_TCP_INFO: Final = getattr(socket, "TCP_INFO", 11)
+#: Of struct tcp_info in linux/tcp.h: tcpi_last_data_sent (ms), tcpi_notsent_bytes.
+_INFO: Final = struct.Struct("=44xI96xI")
+
+#: Milliseconds that an ACK may be delayed by. RFC 1122 allows 500; Linux takes 40,
+#: and 200 at most.
+_FRESH: Final = 200
 
 _RESET_ON_CLOSE: Final = struct.pack("ii", 1, 0)
 
@@ -71,13 +80,15 @@ class Transport(abc.ABC):
       receiving_since, sending_since: when the receive that waits now began to
         wait, and when the send that waits now last got rid of a byte; else
         ``math.inf``.
+      acked_at: when :meth:`look` last found that the peer takes what the kernel
+        holds; ``-math.inf`` before that.
       on_wait: called without arguments when a receive or a send starts to wait.
     """
 
     __slots__ = (
-        "_clock", "closed", "discarded", "eof", "error", "first_byte_at", "moved_at",
-        "on_wait", "received", "receiving_since", "sending_since", "sent", "sent_eof",
-        "sent_eof_at", "unacknowledged",
+        "_clock", "_seen", "acked_at", "closed", "discarded", "eof", "error",
+        "first_byte_at", "moved_at", "on_wait", "received", "receiving_since",
+        "sending_since", "sent", "sent_eof", "sent_eof_at", "unacknowledged",
     )  # fmt: skip
 
     can_send_eof: bool
@@ -94,6 +105,8 @@ class Transport(abc.ABC):
         self.unacknowledged: int | None = None
         self._clock = trio.lowlevel.current_clock()
         self.moved_at = self._clock.current_time()
+        self.acked_at = -math.inf
+        self._seen: _Seen | None = None
         self.first_byte_at: float | None = None
         self.receiving_since = math.inf
         self.sending_since = math.inf
@@ -158,8 +171,23 @@ class Transport(abc.ABC):
         """Whether a receive would not wait, as far as can be known."""
 
     @abc.abstractmethod
+    def writable(self) -> bool:
+        """Whether a send would not wait, as far as can be known."""
+
+    @abc.abstractmethod
     def unsent(self) -> int | None:
         """Bytes sent that the peer has not acknowledged; None if unknown."""
+
+    def look(self, now: float) -> bool:
+        """Look what the kernel still holds; whether it holds anything.
+
+        What the peer acknowledges is movement too, but there is no event for it.
+        So whoever keeps timers looks from time to time, and :attr:`acked_at` says
+        when a look found that the peer had made progress. Of bytes that no look has
+        seen before that can't be known: it counts as progress, so that a timer is
+        late by the time between two looks at most.
+        """
+        return False
 
     async def wait_gone(self, patience: float) -> None:
         """Wait until the peer is gone, with nothing taken from it.
@@ -184,14 +212,18 @@ class Transport(abc.ABC):
                 budget -= len(data)
 
     async def flushed(self, seconds: float) -> None:
-        """Wait until the peer has acknowledged all bytes, ``seconds`` at most.
+        """Wait until the peer has acknowledged all bytes.
 
-        Not for one that is broken. There is no event for it, so this looks again
-        after 1 ms, 2 ms, ...
+        Not for longer than ``seconds`` in which it acknowledges nothing, and not if
+        it is broken. There is no event for it, so this looks again after 1 ms,
+        2 ms, ... 50 ms.
         """
-        pause = 0.001
-        with trio.move_on_after(seconds):
-            while self.error is None and self.unsent():
+        pause, least = 0.001, math.inf
+        with trio.CancelScope() as patience:
+            while self.error is None and (unsent := self.unsent()):
+                if unsent < least:
+                    least = unsent
+                    patience.deadline = self._clock.current_time() + seconds
                 await trio.sleep(pause)
                 pause = min(2 * pause, 0.05)
 
@@ -243,6 +275,14 @@ class Transport(abc.ABC):
         if self.error is None:
             self.error = error
         return trio.BrokenResourceError(str(self.error))
+
+
+class _Seen(NamedTuple):
+    """Bytes that had been sent, had left for the peer and were acknowledged."""
+
+    sent: int
+    left: int
+    acked: int
 
 
 class SocketTransport(Transport):
@@ -558,6 +598,14 @@ class SocketTransport(Transport):
             return True
         return self._peek() >= 0
 
+    def writable(self) -> bool:
+        self._notice_owner()
+        if self.closed:
+            return True
+        poll = select.poll()
+        poll.register(self.sock, select.POLLOUT)
+        return bool(poll.poll(0))
+
     def unsent(self) -> int | None:
         self._notice_owner()
         if self.closed:
@@ -567,6 +615,43 @@ class SocketTransport(Transport):
         except OSError:
             return None
         return int(struct.unpack("i", answer)[0])
+
+    def look(self, now: float) -> bool:
+        unacknowledged = self.unsent()
+        before = self._seen
+        if not unacknowledged:
+            # Has more been sent since, then that is known to have moved.
+            if before is not None and before.sent == self.sent:
+                self.acked_at = now
+            self._seen = None
+            return False
+        waiting, is_fresh = self._waiting(unacknowledged)
+        if is_fresh and not waiting:
+            return True  # all of it is under way
+        left = self.sent - waiting
+        acked = self.sent - unacknowledged
+        if before is None:
+            self.acked_at = now
+        else:
+            if left > before.left or (acked > before.acked and not is_fresh):
+                self.acked_at = now
+            if is_fresh:
+                acked = before.acked
+        self._seen = _Seen(self.sent, left, acked)
+        return True
+
+    def _waiting(self, unacknowledged: int) -> tuple[int, bool]:
+        """Bytes that wait for room at the peer; and whether others have just left.
+
+        What has just left is acknowledged in a moment, perhaps by a delayed ACK:
+        that says nothing of whether the peer reads. RFC 1122, section 4.2.3.2.
+        """
+        try:
+            info = self.sock.getsockopt(_TCP, _TCP_INFO, _INFO.size)
+            milliseconds, waiting = _INFO.unpack(info)
+        except (OSError, struct.error):  # a Unix socket, or another system
+            return unacknowledged, False
+        return waiting, milliseconds < _FRESH
 
     def discard_readable(self, max_bytes: int) -> None:
         """Throw away what has arrived, without waiting."""
@@ -693,6 +778,9 @@ class StreamTransport(Transport):
         self.closed = True
 
     def readable(self) -> bool:
+        return False
+
+    def writable(self) -> bool:
         return False
 
     def unsent(self) -> int | None:

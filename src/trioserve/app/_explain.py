@@ -94,8 +94,8 @@ _REASONS: Final = {
         "it was refused",
     ),
     "first_byte": _Story(
-        "is {host} a health check or a scanner? if clients wait for the server to"
-        " speak first, raise --first-byte",
+        "is {host} a health check or a scanner? if both sides may be silent for so"
+        " long at first, raise --first-byte",
         "it was closed",
         "--first-byte",
     ),
