@@ -1,4 +1,7 @@
-"""For every test: no time passes but virtually, and no signal is ignored."""
+"""For every test: no time passes but virtually, and no signal is ignored.
+
+Nor does a test fail because the machine is slow.
+"""
 
 from __future__ import annotations
 
@@ -10,10 +13,19 @@ from pathlib import Path
 import pytest
 import trio
 import trio.testing
+from hypothesis import HealthCheck, settings
 
 from support import virtual_clock
 
 TESTS = str(Path(__file__).parent)
+
+settings.register_profile(
+    "patient",
+    settings.default,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow],
+)
+settings.load_profile("patient")
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -8,16 +8,17 @@ from __future__ import annotations
 import contextlib
 import os
 import queue
+import random
 import re
 import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Generator, Iterable
+from collections.abc import Generator, Iterable, Iterator
 from pathlib import Path
 
-#: How long a command may take to say its next line.
-PATIENCE = 30.0
+#: How long a command may take to say its next line, on a busy machine too.
+PATIENCE = 120.0
 
 
 def environment(folder: Path) -> dict[str, str]:
@@ -45,19 +46,29 @@ def environment(folder: Path) -> dict[str, str]:
     }
 
 
+#: No system has a client's port of its own choice here, so that what is free stays
+#: free unless somebody asks for this very port.
+_PORTS = range(10_000, 30_000)
+
+
 @contextlib.contextmanager
 def free_ports(numbers: Iterable[str]) -> Generator[dict[str, str]]:
-    """A port that nobody uses for each of these, which a text has instead.
-
-    They are free again when the block begins: another program may be faster.
-    """
+    """A port that nobody uses for each of these, which a text has instead."""
     with contextlib.ExitStack() as stack:
         found: dict[str, str] = {}
+        candidates = iter(random.Random().sample(_PORTS, len(_PORTS)))
         for number in numbers:
             probe = stack.enter_context(socket.socket())
-            probe.bind(("127.0.0.1", 0))
-            found[number] = str(probe.getsockname()[1])
+            found[number] = str(_bind_to_one(probe, candidates))
     yield found
+
+
+def _bind_to_one(probe: socket.socket, candidates: Iterator[int]) -> int:
+    for port in candidates:
+        with contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+    raise AssertionError("no port is free")
 
 
 def replaced(text: str, words: dict[str, str]) -> str:

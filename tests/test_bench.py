@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from real.tools import needs
+from real.tools import PATIENCE, needs
 
 ROOT = Path(__file__).parents[1]
 
@@ -17,13 +17,13 @@ pytestmark = needs("redis-server", "redis-benchmark", "stdbuf", "setpriv")
 
 
 def bench(*options: str, module: str = "bench") -> str:
-    """What ``python -m bench`` prints; it has 50 seconds."""
+    """What ``python -m bench`` prints."""
     ran = subprocess.run(
         [sys.executable, "-m", module, *options],
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=50,
+        timeout=PATIENCE,
     )
     assert ran.returncode == 0, ran.stderr
     return ran.stdout

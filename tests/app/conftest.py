@@ -21,6 +21,8 @@ def start() -> Iterator[Start]:
             )
             assert process.stdout
             assert process.stderr
-            return Command(process, Lines(process.stdout), Lines(process.stderr))
+            command = Command(process, Lines(process.stdout), Lines(process.stderr))
+            stack.callback(command.kill)
+            return command
 
         yield start

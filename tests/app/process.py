@@ -14,7 +14,8 @@ import threading
 from collections.abc import Callable, Generator
 from typing import IO
 
-_PATIENCE = 30.0
+#: How long anything may take, on a busy machine too.
+PATIENCE = 120.0
 
 
 def fill(fd: int) -> int:
@@ -35,16 +36,21 @@ class Lines:
     def __init__(self, stream: IO[str]) -> None:
         self.seen: list[str] = []
         self._queue: queue.Queue[str | None] = queue.Queue()
-        threading.Thread(target=self._read, args=(stream,), daemon=True).start()
+        self._reader = threading.Thread(target=self._read, args=(stream,), daemon=True)
+        self._reader.start()
 
     def _read(self, stream: IO[str]) -> None:
         for line in stream:
             self._queue.put(line.rstrip("\n"))
         self._queue.put(None)
 
+    def join(self) -> None:
+        """Wait until the stream has ended and nobody reads it any more."""
+        self._reader.join(PATIENCE)
+
     def until(self, part: str) -> str:
         """The next line with ``part`` in it."""
-        while (line := self._queue.get(timeout=_PATIENCE)) is not None:
+        while (line := self._queue.get(timeout=PATIENCE)) is not None:
             self.seen.append(line)
             if part in line:
                 return line
@@ -53,7 +59,7 @@ class Lines:
     def rest(self) -> list[str]:
         """The lines until the end."""
         rest: list[str] = []
-        while (line := self._queue.get(timeout=_PATIENCE)) is not None:
+        while (line := self._queue.get(timeout=PATIENCE)) is not None:
             rest.append(line)
         self.seen += rest
         return rest
@@ -75,14 +81,21 @@ class Command:
         return int(found[1])
 
     def connect(self, port: int) -> socket.socket:
-        return socket.create_connection(("127.0.0.1", port), timeout=_PATIENCE)
+        return socket.create_connection(("127.0.0.1", port), timeout=PATIENCE)
 
     def signal(self, number: signal.Signals) -> None:
         self.process.send_signal(number)
 
     def code(self) -> int:
         """Wait for its end, return its exit code."""
-        return self.process.wait(_PATIENCE)
+        return self.process.wait(PATIENCE)
+
+    def kill(self) -> None:
+        """End it whatever it does, and read what it wrote before that."""
+        self.process.kill()
+        self.process.wait()
+        for lines in (self.out, self.err):
+            lines.join()
 
 
 @contextlib.contextmanager

@@ -15,7 +15,7 @@ from typing import IO
 
 import pytest
 
-from app.process import Command, Start, fill, spawned
+from app.process import PATIENCE, Command, Start, fill, spawned
 
 HELD = ["--drain", "1h", "--idle", "never"]
 
@@ -182,7 +182,7 @@ def test_it_listens_in_several_places_and_leaves_no_file(
         client.connect(str(path))
         _say_hello(client)
     for host, port in (("127.0.0.1", ports[0]), ("127.0.0.2", ports[1])):
-        with socket.create_connection((host, int(port)), timeout=30) as client:
+        with socket.create_connection((host, int(port)), timeout=PATIENCE) as client:
             _say_hello(client)
     command.signal(signal.SIGTERM)
     assert command.code() == 0
@@ -309,7 +309,7 @@ def test_nobody_reading_stderr_does_not_hold_up_anybody() -> None:
         for number in range(1, 20):
             _meet(port, number, process.stdout)
         process.send_signal(signal.SIGTERM)
-        assert process.wait(30) == 0
+        assert process.wait(PATIENCE) == 0
     os.close(reader)
     os.close(writer)
 
@@ -327,7 +327,7 @@ def test_nobody_there_to_read_stderr_does_not_end_it() -> None:
         for number in range(1, 4):
             _meet(port, number, process.stdout)
         process.send_signal(signal.SIGTERM)
-        assert process.wait(30) == 0
+        assert process.wait(PATIENCE) == 0
 
 
 def test_a_reader_of_reports_may_leave_and_come_back(

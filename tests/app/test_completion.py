@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from shell import PATIENCE
+
 #: A line to complete, and what has to be among the proposals.
 LINES = [
     ("trioserve pr", "proxy"),
@@ -42,7 +44,7 @@ def run(path: str, *argv: str, **env: str) -> str:
         capture_output=True,
         text=True,
         check=True,
-        timeout=30,
+        timeout=PATIENCE,
     )
     assert done.stderr == ""
     return done.stdout

@@ -215,7 +215,7 @@ def test_threads_take_turns() -> None:
         logging.start()
         for height in range(100):
             screen.show(["view"] * (height % 4))
-        logging.join(30)
+        logging.join()
     finally:
         sys.setswitchinterval(interval)
     screen.show(["end"])

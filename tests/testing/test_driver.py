@@ -21,12 +21,13 @@ from trioserve.testing import Driver, StuckError
 @pytest.fixture(autouse=True)
 def nothing_is_left() -> Iterator[None]:
     """No run, no thread, no hook, and nothing that complains when it is collected."""
-    threads, hooks = threading.enumerate(), sys.get_asyncgen_hooks()
+    threads, hooks = set(threading.enumerate()), sys.get_asyncgen_hooks()
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         yield
         gc.collect()
-    assert threading.enumerate() == threads
+    # Threads of earlier tests may end at any time: Trio's do when idle for long.
+    assert set(threading.enumerate()) <= threads
     assert sys.get_asyncgen_hooks() == hooks
     trio.run(trio.lowlevel.checkpoint)
 
