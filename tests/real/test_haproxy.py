@@ -43,6 +43,10 @@ _TCPLOG = re.compile(
 )
 
 
+#: In /proc/net/tcp.
+_SYN_SENT = "02"
+
+
 @dataclasses.dataclass(frozen=True)
 class Settings:
     """What a scenario needs of a forwarder; seconds."""
@@ -210,7 +214,7 @@ class Scene:
         self._bound = stack.enter_context(socket.socket())
         self._bound.bind(("127.0.0.1", 0))
         self._bound.settimeout(PATIENCE)
-        self._in_the_way: list[object] = []
+        self._in_the_way: list[tuple[str, int]] = []
         self.target: int = self._bound.getsockname()[1]
         self.forwarder: Forwarder
 
@@ -246,8 +250,19 @@ class Scene:
         self.fall_silent()
         client = self.client()
         client.sendall(data)
+        while not self._is_dialed():
+            assert is_silent(client, 0.01)
         assert is_silent(client, 0.3)
         return client
+
+    def _is_dialed(self) -> bool:
+        """Whether a SYN of the forwarder waits for the target, which is silent."""
+        waits = f":{self.target:04X} {_SYN_SENT} "
+        ours = [f":{port:04X} " for _, port in self._in_the_way]
+        return any(
+            waits in line and not any(port in line for port in ours)
+            for line in Path("/proc/net/tcp").read_text().splitlines()
+        )
 
 
 def until_end(sock: socket.socket) -> tuple[bytes, str]:
@@ -280,11 +295,7 @@ def _normal(scene: Scene) -> Seen:
 
 
 def _refused(scene: Scene) -> Seen:
-    try:
-        return [until_end(scene.client())]
-    except ConnectionResetError:
-        # It was reset before it knew that it was connected.
-        return [(b"", "RST")]
+    return [_until_refused(scene)]
 
 
 def _connect_time_out(scene: Scene) -> Seen:
@@ -529,15 +540,23 @@ def _gone_before_there_was_a_slot(scene: Scene) -> Seen:
 def _refused_for_lack_of_a_slot(scene: Scene) -> Seen:
     scene.listen()
     scene.both()
-    return [until_end(scene.client())]
+    return [_until_refused(scene)]
 
 
 def _refused_for_lack_of_a_slot_having_sent(scene: Scene) -> Seen:
     scene.listen()
     scene.both()
-    client = scene.client()
-    client.sendall(b"question")
-    return [until_end(client)]
+    return [_until_refused(scene, b"question")]
+
+
+def _until_refused(scene: Scene, data: bytes = b"") -> tuple[bytes, str]:
+    """How a client ends, which may be before it knows that it is connected."""
+    try:
+        client = scene.client()
+        client.sendall(data)
+        return until_end(client)
+    except ConnectionError:
+        return b"", "RST"
 
 
 def _fill(sock: socket.socket) -> None:
@@ -582,11 +601,11 @@ CASES = [
     Case(_client_shuts_down_while_connecting, "CC", visibly=True),
     Case(_client_resets_while_connecting, "CC", states_there="CD"),
     Case(_client_sends_and_resets_while_connecting, "CC", states_there="CD"),
-    Case(_client_sends_and_closes_while_connecting, "sC", Settings(connect=1)),
+    Case(_client_sends_and_closes_while_connecting, "sC", Settings(connect=2)),
     Case(
         _client_sends_and_shuts_down_while_connecting,
         "sC",
-        Settings(connect=1),
+        Settings(connect=2),
         visibly=True,
     ),
     Case(_client_sends_and_shuts_down_and_the_target_answers, "--"),
@@ -619,7 +638,7 @@ CASES = [
     Case(
         _cut_when_it_has_drained_for_long_enough,
         "K-",
-        Settings(drain=1),
+        Settings(drain=2),
         visibly=True,
     ),
     Case(_no_slot, "-- --", Settings(most=1)),

@@ -25,8 +25,9 @@ from real.tools import (
 
 _COOKIE = 37
 
-#: Blocks of 1 MiB, 0.21 s apart: when the second is over, the last has arrived.
-_PACED = ("--length", "1M", "--bitrate", "40M")
+#: Two blocks of 1 MiB, half a second apart: when the second is over, so is the
+#: last block's journey, for longer than any busy machine needs.
+_PACED = ("--length", "1M", "--bitrate", "16M")
 
 pytestmark = [
     needs("iperf3"),
@@ -49,7 +50,7 @@ def proxy(start: Start, serve: Serve) -> Trioserve:
 def test_a_paced_stream_is_counted_alike(proxy: Trioserve, *, back: bool) -> None:
     sent, received = _iperf3(proxy, *_PACED, back=back)
     data = _data_connection(proxy.stop(), back=back)
-    assert sent == received > 4_000_000
+    assert sent == received == 2 * 1024 * 1024
     assert data["outcome"] == "ok"
     there, here = (_COOKIE, sent) if back else (_COOKIE + sent, 0)
     assert data["bytes_received"] == data["upstream_bytes_sent"] == there
@@ -71,7 +72,7 @@ def test_at_full_speed_every_byte_is_accounted_for(
         assert data["upstream_bytes_received"] == data["bytes_sent"] == 0
         taken = data["bytes_received"] - _COOKIE
         given = data["upstream_bytes_sent"] - _COOKIE
-    assert sent >= taken >= given >= received > 50_000_000
+    assert sent >= taken >= given >= received > 1_000_000
 
 
 def _iperf3(proxy: Trioserve, *options: str, back: bool) -> tuple[int, int]:

@@ -37,7 +37,6 @@ from trioserve.testing import (
     MemoryStream,
     Peer,
     Violation,
-    _watch,
     check_handler,
     run_conversation,
     sweep_cancellations,
@@ -57,14 +56,6 @@ async def shout(stream: Connection) -> str:
 async def swallows(stream: Connection) -> None:
     with contextlib.suppress(BaseException):
         await shout(stream)
-
-
-@pytest.fixture
-def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A tenth of the steps is found to be too many: it is the same, and quick."""
-    for name in ("_MOST_AT_ONCE", "_MOST_IN_ALL"):
-        monkeypatch.setattr(_watch, name, getattr(_watch, name) // 10)
-    monkeypatch.setattr(_watch, "_LAST_STEPS", _watch._LAST_STEPS // 10)
 
 
 # -- one conversation
