@@ -1573,10 +1573,17 @@ async def test_two_streams_over_one_descriptor_are_one() -> None:
 
 
 async def test_out_of_descriptors_no_engine_begins() -> None:
-    """The relay says so, leaves both sides as they are, and the next one works."""
+    """Law 15: the relay says what was lacking, and the next one works."""
     with sockets() as a, sockets() as b:
-        with no_free_fd(), pytest.raises(OSError, match="Too many open files"):
-            await relay(a.ours, b.ours)
+        with no_free_fd():
+            result = await relay(a.ours, b.ours)
+        assert (result.reason, result.error) == (
+            Reason.RESOURCE,
+            "OSError: [Errno 24] Too many open files",
+        )
+        assert await is_reset(a.peer)
+        assert await is_reset(b.peer)
+    with sockets() as a, sockets() as b:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(relay, a.ours, b.ours)
             await _talk(a, b)

@@ -29,6 +29,7 @@ from typing import Any, Final, Protocol
 import trio
 
 from ._admission import Slot
+from ._errors import is_ours
 from ._options import Timeouts
 from ._report import (
     Attempt,
@@ -324,6 +325,8 @@ class Connection(trio.abc.HalfCloseableStream):
 
         Raises:
           TypeError: the stream below can't be closed by half.
+          trio.BrokenResourceError: the system would not send it. A client that is
+            gone is no error here; who receives finds out.
         """
         try:
             await self._transport.send_eof()
@@ -506,7 +509,7 @@ class Connection(trio.abc.HalfCloseableStream):
         if not transport.can_send_eof:
             return
         # Another task that still uses it is told by the closing, as with Trio's.
-        with contextlib.suppress(trio.BusyResourceError):
+        with contextlib.suppress(trio.BusyResourceError, trio.BrokenResourceError):
             await transport.send_eof()
             with trio.move_on_after(self._timeouts.linger):
                 await transport.discard(_LINGER_BYTES)
@@ -652,7 +655,9 @@ class Connection(trio.abc.HalfCloseableStream):
         elif self._relay_ended is not None and _is_broken(error):
             self._ending = self._relay_ended
         elif transport.error is not None and _is_broken(error):
-            self._conclude(Reason.CLIENT_RESET, exception=transport.error)
+            ours = is_ours(transport.error)
+            reason = Reason.RESOURCE if ours else Reason.CLIENT_RESET
+            self._conclude(reason, exception=transport.error)
         elif cancelled:
             self._conclude(Reason.CANCELLED)
         elif error is not None:

@@ -21,6 +21,7 @@ from __future__ import annotations
 import abc
 import contextlib
 import errno
+import logging
 import math
 import select
 from collections.abc import Coroutine, Generator, Sequence
@@ -28,16 +29,25 @@ from typing import TYPE_CHECKING, Any, Final
 
 import trio
 
+from ._complaints import Complaints
+from ._errors import is_closed, is_ours
 from ._pipes import SUPPORTED as CAN_SPLICE
 from ._pipes import Pipe, Pipes
 from ._pump import Pump
 from ._transport import CHUNK, SocketTransport
+
+logger = logging.getLogger("trioserve")
 
 #: Whether this system has what the engine needs: Linux.
 SUPPORTED: Final = hasattr(select, "epoll")
 
 IN: Final = getattr(select, "EPOLLIN", 0)
 OUT: Final = getattr(select, "EPOLLOUT", 0)
+
+#: What is waited for at a source of which nothing is wanted now: it stays
+#: registered, for registering takes memory that there may not be later. A hang-up
+#: can't be masked, and this way it is reported once, not all the time.
+_NOTHING: Final = getattr(select, "EPOLLONESHOT", 0)
 
 #: Events of one look, and looks of one turn, after which others get theirs.
 _EVENTS: Final = 128
@@ -51,6 +61,9 @@ _LITTLE: Final = 8
 #: Bytes through one pipe after which the kernel may hold as many as it likes.
 #: Earlier, a receiver who stops would have megabytes waiting for it.
 _MUCH: Final = 67_108_864
+
+#: Seconds between two looks while Trio can't wait for the epoll.
+_PAUSE: Final = 0.05
 
 #: Seconds in which a pipe has not moved a byte before another direction gets it.
 _STALE: Final = 1.0
@@ -98,7 +111,7 @@ class Direction(Pump):
         self.source.start_receiving()
         self.fd = self.source.sock.fileno()
         try:
-            pair.engine.want(self, IN)
+            pair.engine.add(self)
         except BaseException:
             self.source.receiving_since = math.inf
             raise
@@ -116,8 +129,7 @@ class Direction(Pump):
             self.sink.sending_since = math.inf
         self.blocked = False
         engine = self._pair.engine
-        if self.mask:
-            engine.want(self, 0)
+        engine.forget(self)
         if self._pipe is not None:
             engine.take_back(self, self._pipe)
         # A cycle would keep the whole relay until garbage is collected.
@@ -183,9 +195,10 @@ class Direction(Pump):
         except (BlockingIOError, InterruptedError):
             count = 0
         except OSError as error:
-            if error.errno == errno.EINVAL:  # a kind of socket that can't
-                self.give_up_pipe()
-                self._bulk = -math.inf
+            if is_ours(error) or is_closed(error):
+                # Of splice(2), or of the pipe: recv(2) knows about the socket.
+                self._splice_no_more(pipe, error)
+                self.pull(engine, now)
             else:
                 self._cannot_receive(error)
             return
@@ -203,18 +216,29 @@ class Direction(Pump):
         self._bulk = self._bulk + 1 if count < CHUNK // 4 else 0
         if not self._push():
             return
-        if pipe.filled:
+        if self._held or pipe.filled:
             self._block(now)
         elif self._bulk >= _LITTLE:
             self.give_up_pipe()
+
+    def _splice_no_more(self, pipe: Pipe, error: OSError) -> None:
+        """Copy from now on, for the system says that splicing is impossible."""
+        engine = self._pair.engine
+        pipe.failed = True
+        self.give_up_pipe()
+        self._bulk = -math.inf
+        if error.errno in (errno.ENOSYS, errno.EPERM):
+            engine.splice_no_more(error)
 
     def give_up_pipe(self) -> None:
         """Go on without; what is in it comes into our hands."""
         pipe, self._pipe, self._bulk = self._pipe, None, 0
         assert pipe is not None
-        if pipe.filled:
-            self._held = memoryview(pipe.read())
-        self._pair.engine.take_back(self, pipe)
+        try:
+            if pipe.filled:
+                self._held = memoryview(pipe.read())
+        finally:
+            self._pair.engine.take_back(self, pipe)
 
     # -- when the sink takes nothing
 
@@ -265,6 +289,10 @@ class Direction(Pump):
         except (BlockingIOError, InterruptedError):
             pass
         except OSError as error:
+            if pipe is not None and (is_ours(error) or is_closed(error)):
+                # Of splice(2), or of the pipe: send(2) knows about the socket.
+                self._splice_no_more(pipe, error)
+                return self._push()
             self._cannot_send(error)
             return False
         return True
@@ -305,10 +333,12 @@ class Direction(Pump):
         self._stop_waiting()
         if self.sink.sent_eof or not self.sink.breaks(error):
             self._pair.closed()
-        elif self.back is self or not self.back.reading:
+            return
+        # There may be something to be received from it yet, and then our back finds
+        # out how it ends.
+        back = self.back
+        if back is self or not (back.reading and self.sink.tells_its_end()):
             self._pair.broke(self.sink)
-        # Else there may be something to be received from it yet, and then our
-        # back finds out how it ends.
 
 
 class Pair(abc.ABC):
@@ -351,7 +381,9 @@ class Pair(abc.ABC):
 
     @abc.abstractmethod
     def failed(self, error: Exception) -> None:
-        """Somebody else uses one of the sides, or this module has a bug."""
+        """The system does not let it go on, or a side is used by somebody else, or
+        this module has a bug.
+        """
 
     @abc.abstractmethod
     def waits(self, direction: Direction, now: float) -> None:
@@ -431,12 +463,15 @@ class Engine:
 
     Attributes:
       buffer, view: what is received into, and it again, to be cut.
+      pipes: those that bulk goes through.
+      may_splice: whether the system lets us use splice(2), as far as is known.
     """
 
     def __init__(self) -> None:
         self.buffer = bytearray(CHUNK)
         self.view = memoryview(self.buffer)
         self.pipes = Pipes()
+        self.may_splice = True
         self._epoll: select.epoll | None = None
         self._scope = trio.CancelScope()
         # By descriptor: the system gives out the lowest that is free.
@@ -495,14 +530,22 @@ class Engine:
         epoll, self._epoll = self._epoll, None
         if epoll is not None:
             self._scope.cancel(reason="no relay is left")
-            epoll.close()
+            with contextlib.suppress(OSError):
+                epoll.close()
         self.pipes.close()
 
     async def _run(self, epoll: select.epoll, scope: trio.CancelScope) -> None:
+        trouble = Complaints("relays are slow: can't wait for their sockets: %s")
         with scope:
             try:
                 while not epoll.closed:
-                    await trio.lowlevel.wait_readable(epoll)
+                    try:
+                        await trio.lowlevel.wait_readable(epoll)
+                    except OSError as error:
+                        if _is_gone(epoll):
+                            raise
+                        trouble.say(error)
+                        await trio.sleep(_PAUSE)
                     self._turn(epoll)
             except Exception as error:
                 # A system task that raises ends the program. Somebody has
@@ -536,34 +579,50 @@ class Engine:
 
     # -- what directions use
 
+    def add(self, direction: Direction) -> None:
+        """Wait for bytes of a direction's source, until :meth:`forget`.
+
+        Raises:
+          trio.BusyResourceError: another direction has that source.
+          OSError: the system has no room for one more.
+        """
+        direction.mask = IN
+        epoll = self._epoll
+        assert epoll is not None
+        try:
+            epoll.register(direction.fd, IN)
+        except FileExistsError:
+            raise trio.BusyResourceError("another task is relaying") from None
+        except OSError:
+            if not _is_gone(epoll):
+                raise
+            self._begin_anew(epoll).register(direction.fd, IN)
+        if (missing := direction.fd + 1 - len(self._directions)) > 0:
+            self._directions += [None] * missing
+        self._directions[direction.fd] = direction
+
     def want(self, direction: Direction, mask: int) -> None:
         """Wait for these events of a direction's source; 0: for none.
 
-        One that is not waited for is not registered, as a hang-up can't be
-        masked and would be reported all the time.
+        Raises:
+          OSError: the source was closed, or the system won't.
         """
         before, direction.mask = direction.mask, mask
         if mask == before:
             return
-        if not mask:
-            self._forget(direction)
-            return
-        assert self._epoll is not None
-        if before:
-            self._epoll.modify(direction.fd, mask)
-        else:
-            try:
-                self._epoll.register(direction.fd, mask)
-            except FileExistsError:
-                raise trio.BusyResourceError("another task is relaying") from None
-            except OSError:
-                # Somebody has closed a descriptor that was not his: our epoll.
-                self._begin_anew(self._epoll).register(direction.fd, mask)
-            if (missing := direction.fd + 1 - len(self._directions)) > 0:
-                self._directions += [None] * missing
-            self._directions[direction.fd] = direction
+        epoll = self._epoll
+        assert epoll is not None
+        try:
+            epoll.modify(direction.fd, mask or _NOTHING)
+        except OSError:
+            if not _is_gone(epoll):
+                raise
+            self._begin_anew(epoll)
 
-    def _forget(self, direction: Direction) -> None:
+    def forget(self, direction: Direction) -> None:
+        """Wait for nothing of a direction's source."""
+        if direction.fd < 0:  # lost, when the engine began anew
+            return
         known = self._directions[direction.fd] is direction
         if known:
             self._directions[direction.fd] = None
@@ -577,18 +636,46 @@ class Engine:
         if not known:
             # Closed behind our back: it can't be unregistered, and while there
             # is a copy of it, its events go on.
-            self._begin_anew(self._epoll)
+            with contextlib.suppress(OSError):
+                self._begin_anew(self._epoll)
 
     def _begin_anew(self, epoll: select.epoll) -> select.epoll:
-        """Wait for those that are registered, by another epoll."""
+        """Wait for those that are registered, by another epoll.
+
+        Raises:
+          OSError: there is none to be had; then all relays end, a bit later.
+        """
         self._scope.cancel(reason="the engine begins anew")
+        self._epoll = None
         with contextlib.suppress(OSError):
             epoll.close()
-        another = self._start()
-        for direction in filter(None, self._directions):
-            with contextlib.suppress(OSError):
-                another.register(direction.fd, direction.mask)
+        registered = list(filter(None, self._directions))
+        try:
+            another = self._start()
+        except OSError as error:
+            for direction in registered:
+                self._lose(direction, error)
+            raise
+        for direction in registered:
+            try:
+                another.register(direction.fd, direction.mask or _NOTHING)
+            except OSError as error:
+                self._lose(direction, error)
         return another
+
+    def _lose(self, direction: Direction, error: OSError) -> None:
+        self._directions[direction.fd] = None
+        direction.fd = -1
+        # Not now: its pair may be in the middle of something.
+        token = trio.lowlevel.current_trio_token()
+        token.run_sync_soon(direction.pair.failed, error)
+
+    def splice_no_more(self, error: OSError) -> None:
+        """Copy all bytes from now on."""
+        if self.may_splice:
+            self.may_splice = False
+            self.pipes.stop()
+            logger.warning("splice(2) can't be used: %s; bulk is copied", error)
 
     def pipe_for(self, direction: Direction, now: float) -> Pipe | None:
         """A pipe, perhaps one that nothing has gone through for a while."""
@@ -611,6 +698,15 @@ class Engine:
         self.pipes.give_back(pipe)
         if pipe.moved >= _MUCH:
             direction.sink.let_kernel_hold(pipe.little)
+
+
+def _is_gone(epoll: select.epoll) -> bool:
+    """Whether its descriptor is nobody's any more, or something else's."""
+    try:
+        epoll.poll(0, 1)
+    except (OSError, ValueError):
+        return True
+    return False
 
 
 def engine_held() -> contextlib.AbstractContextManager[object]:

@@ -1,4 +1,4 @@
-"""Errors: which end the program, which say what this machine lacks."""
+"""Errors: which end the program, and which are no peer's doing."""
 
 from __future__ import annotations
 
@@ -32,3 +32,22 @@ def is_shortage(error: BaseException | None) -> bool:
     whoever connects has to know: of bind(2) it is not.
     """
     return isinstance(error, OSError) and error.errno in _SHORTAGES
+
+
+#: What this machine does not let us do: a filter of system calls, a kernel without one
+#: of them, a kind of file that can't. No network and no peer brings these about.
+_DENIALS: Final = frozenset((errno.EPERM, errno.ENOSYS, errno.EINVAL, errno.EIO))
+
+#: A descriptor was closed behind our back: it is nobody's, or something else by now.
+_CLOSED: Final = frozenset((errno.EBADF, errno.ENOTSOCK, errno.ENOENT))
+
+
+def is_ours(error: BaseException | None) -> bool:
+    """Whether this machine says no, to whatever is done with any socket."""
+    denied = isinstance(error, OSError) and error.errno in _DENIALS
+    return denied or is_shortage(error)
+
+
+def is_closed(error: BaseException | None) -> bool:
+    """Whether ``error`` says that a descriptor was closed by somebody else."""
+    return isinstance(error, OSError) and error.errno in _CLOSED

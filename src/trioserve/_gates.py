@@ -21,6 +21,7 @@ import trio
 
 from ._address import sockaddr_text
 from ._admission import Slot, Slots
+from ._complaints import Complaints
 from ._connection import Connection
 from ._listeners import Listener
 from ._options import Limits, Timeouts
@@ -55,6 +56,13 @@ _DEAD: Final = _errnos("EBADF", "ENOTSOCK")
 
 #: Connections accepted before others get a turn.
 _BATCH: Final = 64
+
+#: Connections in a row that are gone before they are accepted: more are believed
+#: only after a pause.
+_MOST_GONE: Final = 16
+
+#: Errors after which the kernel's queue is left alone when accepting ends.
+_MOST_ERRORS: Final = 16
 
 #: Go's net/http waits 5 ms doubling to 1 s; Trio 100 ms, nginx 500 ms.
 _FIRST_PAUSE: Final = 0.005
@@ -125,8 +133,7 @@ class Gate(trio.abc.Listener[Connection]):
         self.door = door
         self.swept = 0
         self._pause = _FIRST_PAUSE
-        self._complained_at = float("-inf")
-        self._kept_silent = 0
+        self._complaints = Complaints("can't accept on %s: %s")
         self._queueing = trio.CancelScope()
 
     def __repr__(self) -> str:
@@ -155,15 +162,8 @@ class Gate(trio.abc.Listener[Connection]):
     def _complain(self, error: OSError) -> None:
         """Accepting failed: count it, and say so, once a second at most."""
         self._count(error)
-        now = trio.current_time()
-        if error.errno in _DEAD:
-            return
-        if now - self._complained_at >= 1:
-            more = f" ({self._kept_silent} more)" if self._kept_silent else ""
-            logger.warning("can't accept on %s: %s%s", self.address, error, more)
-            self._complained_at, self._kept_silent = now, 0
-        else:
-            self._kept_silent += 1
+        if error.errno not in _DEAD:
+            self._complaints.say(self.address, error)
 
     async def _wait_out(self, error: OSError) -> None:
         """Wait until accepting may work again; for ever, if it never will."""
@@ -224,8 +224,11 @@ class SocketGate(Gate):
         while not self._batch:
             try:
                 await trio.lowlevel.wait_readable(self._listener.socket.fileno())
-            except (OSError, ValueError, trio.ClosedResourceError):
+            except (ValueError, trio.ClosedResourceError):
                 await self._trouble(_closed())
+            except OSError as error:
+                # It can't be waited for, and perhaps there is somebody.
+                await self._trouble(error)
             slot = await self._slot()
             try:
                 if slot is None:
@@ -263,14 +266,13 @@ class SocketGate(Gate):
                 return
             slot = self.door._slots.take_nowait()
 
-    def _refuse_batch(self, reason: Reason) -> int:
-        """Refuse up to a batch of those that wait; how many there were."""
-        for count in range(_BATCH):
+    def _refuse_batch(self, reason: Reason) -> None:
+        """Refuse up to a batch of those that wait."""
+        for _ in range(_BATCH):
             connection = self._accept_one(None)
             if connection is None:
-                return count
+                return
             self.door._refuse(connection, reason)
-        return _BATCH
 
     def _accept_one(self, slot: Slot | None) -> Connection | None:
         """Accept without waiting: None if there is nothing, or not for a slot."""
@@ -279,16 +281,20 @@ class SocketGate(Gate):
         # Whoever comes again and again in vain gets no more than a batch of
         # answers before it is somebody else's turn.
         self._more = False
+        gone = 0
         for _ in range(_BATCH):
             try:
                 sock, sockaddr = self._sock.accept()
             except OSError as error:
                 if error.errno in _NOTHING:
                     return None
-                if error.errno not in _ONE_IS_GONE:
+                gone += 1
+                # So many in a row are not those that are gone: it is always said.
+                if error.errno not in _ONE_IS_GONE or gone == _MOST_GONE:
                     raise
                 self._count(error)
                 continue
+            gone = 0
             host = _host(sockaddr)
             if slot is None or not self.door._has_enough(host):
                 return self._admit(sock, sockaddr, host, slot)
@@ -302,9 +308,15 @@ class SocketGate(Gate):
     ) -> Connection:
         local = self.address
         if self._anywhere:
-            local = sockaddr_text(sock.getsockname())
+            with contextlib.suppress(OSError):
+                local = sockaddr_text(sock.getsockname())
+        try:
+            transport = SocketTransport(sock, is_set_up=self._sets_up)
+        except BaseException:  # it can't be made one that does not wait
+            sock.close()
+            raise
         return self.door._admit(
-            SocketTransport(sock, is_set_up=self._sets_up),
+            transport,
             self,
             peer=sockaddr_text(sockaddr),
             host=host,
@@ -350,34 +362,50 @@ class SocketGate(Gate):
         try:
             if self._listener.socket.fileno() >= 0:
                 self._sweep()
-        except OSError as error:
-            if error.errno in _NO_FDS:
-                while count := self._shed(Reason.STOPPING):
-                    self.swept += count
         finally:
             # Left only if a connection could not be started.
             for connection in self._batch:
                 self.door._refuse(connection, Reason.STOPPING)
             self._batch.clear()
             self.dispose()
-            await self._listener.aclose()
+            with contextlib.suppress(OSError):  # it is closed, whatever it says
+                await self._listener.aclose()
 
     def dispose(self) -> None:
         self._sock.detach()
         self._give_up_reserve()
 
     def _sweep(self) -> None:
+        """Serve or refuse all that wait, in spite of some errors."""
         # Room for one more at most while we look for the last ones.
-        self._sock.listen(0)
+        with contextlib.suppress(OSError):
+            self._sock.listen(0)
+        for _ in range(_MOST_ERRORS):
+            try:
+                self._empty_queue()
+            except OSError as error:
+                self._complain(error)
+                if error.errno in _DEAD:
+                    return
+                if error.errno in _NO_FDS:
+                    while count := self._shed(Reason.STOPPING):
+                        self.swept += count
+            else:
+                return
+
+    def _empty_queue(self) -> None:
         while self.door._serves_last():
-            self._accept_batch(self.door._slots.take_nowait())
-            if not self._batch and not self._more:
+            try:
+                self._accept_batch(self.door._slots.take_nowait())
+            finally:
+                self.swept += (served := len(self._batch))
+                while self._batch:
+                    self.door._start(self._batch.popleft())
+            if not served and not self._more:
                 break
-            self.swept += len(self._batch)
-            while self._batch:
-                self.door._start(self._batch.popleft())
-        while count := self._refuse_batch(Reason.STOPPING):
-            self.swept += count
+        while (connection := self._accept_one(None)) is not None:
+            self.door._refuse(connection, Reason.STOPPING)
+            self.swept += 1
 
 
 class StreamGate(Gate):

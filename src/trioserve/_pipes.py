@@ -8,6 +8,7 @@ who needs one most, is not known here.
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 from typing import Final
@@ -34,16 +35,28 @@ class Pipe:
       moved, moved_at: bytes that went through it, and when the last did, as
         its user has it.
       little: what the kernel might hold of its sink's bytes before there were many.
+      failed: whether it is not to be used again.
     """
 
-    __slots__ = ("filled", "little", "moved", "moved_at", "reader", "size", "writer")
+    __slots__ = (
+        "failed",
+        "filled",
+        "little",
+        "moved",
+        "moved_at",
+        "reader",
+        "size",
+        "writer",
+    )
 
     def __init__(self, size: int) -> None:
         self.reader, self.writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         try:
-            self.size = fcntl.fcntl(self.writer, fcntl.F_SETPIPE_SZ, size)
-        except OSError:  # EPERM: the user has no more
-            self.size = fcntl.fcntl(self.writer, fcntl.F_GETPIPE_SZ)
+            self.size = _made_as_deep_as(self.writer, size)
+        except BaseException:
+            self.close()
+            raise
+        self.failed = False
         self.filled = 0
         self.moved = 0
         self.moved_at = 0.0
@@ -83,8 +96,17 @@ class Pipe:
         return data
 
     def close(self) -> None:
-        os.close(self.reader)
-        os.close(self.writer)
+        for fd in (self.reader, self.writer):
+            with contextlib.suppress(OSError):  # it is closed whatever this says
+                os.close(fd)
+
+
+def _made_as_deep_as(pipe: int, size: int) -> int:
+    """Let it hold ``size`` bytes, if that is allowed; how many it holds."""
+    try:
+        return fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, size)
+    except OSError:  # EPERM: the user has no more
+        return fcntl.fcntl(pipe, fcntl.F_GETPIPE_SZ)
 
 
 _FLAGS: Final = getattr(os, "SPLICE_F_NONBLOCK", 0) | getattr(os, "SPLICE_F_MOVE", 0)
@@ -118,7 +140,7 @@ class Pipes:
             return None
         try:
             pipe = Pipe(DEEP_SIZE if self.lent < DEEP else SIZE)
-        except OSError:  # out of descriptors
+        except OSError:  # out of descriptors, or of memory, or not allowed
             return None
         if pipe.size < _LEAST:
             pipe.close()
@@ -126,12 +148,17 @@ class Pipes:
         return pipe
 
     def give_back(self, pipe: Pipe) -> None:
-        """Take it back; one with bytes in it is never lent again."""
+        """Take it back; one with bytes in it, or that failed, is never lent again."""
         self.lent -= 1
-        if pipe.filled:
+        if pipe.filled or pipe.failed:
             pipe.close()
         else:
             self._free.append(pipe)
+
+    def stop(self) -> None:
+        """Lend none any more: the system does not let us use them."""
+        self._most = 0
+        self.close()
 
     def close(self) -> None:
         """Close those that are not in use."""

@@ -16,6 +16,7 @@ What it does is decided by these rules, whoever moves the bytes:
 from __future__ import annotations
 
 import abc
+import contextlib
 import math
 from collections.abc import Coroutine, Sequence
 from typing import Any, Final
@@ -25,6 +26,7 @@ import trio
 from ._connection import Connection
 from ._engine import SUPPORTED as HAS_ENGINE
 from ._engine import Direction, Engine, Pair
+from ._errors import is_closed, is_ours
 from ._options import Timeouts
 from ._pump import Pump
 from ._report import Conclusion, Flow, Outcome, Reason, RelayResult, Side, describe
@@ -182,7 +184,8 @@ class Relay(abc.ABC):
     async def _say_eof(self) -> None:
         for transport in (self._a, self._b):
             if transport.can_send_eof:
-                await transport.send_eof()
+                with contextlib.suppress(trio.BrokenResourceError):
+                    await transport.send_eof()
             else:
                 transport.close()
                 await transport.wait_closed()
@@ -203,19 +206,22 @@ class Relay(abc.ABC):
         self._failure = error
         self._stop()
 
-    def _still_reads(self, transport: Transport) -> bool:
-        """Whether a pump will find out how ``transport`` ended."""
-        return any(p.source is transport and p.reading for p in self._pumps)
+    def _will_tell(self, transport: Transport) -> bool:
+        """Whether a pump will find out how ``transport``, which is broken, ended."""
+        reads = any(p.source is transport and p.reading for p in self._pumps)
+        return reads and transport.tells_its_end()
 
     def _lost_by(self, transport: Transport) -> Reason:
-        """``transport`` was reset: say so, before what happens meanwhile can."""
+        """``transport`` is broken: say so, before what happens meanwhile can."""
         at_client = transport is self._a
         reason = Reason.CLIENT_RESET if at_client else Reason.SERVER_RESET
+        if is_ours(transport.error):
+            reason = Reason.RESOURCE
         self._conclude(reason, error=transport.error)
         return reason
 
     async def _lose(self, transport: Transport) -> None:
-        """``transport`` was reset: so is the other, after the bytes before it."""
+        """``transport`` is broken: the other is reset, after the bytes before it."""
         reason = self._lost_by(transport)
         other = self._b if transport is self._a else self._a
         if other is not transport:
@@ -418,7 +424,7 @@ class TaskRelay(Relay):
             lost = source if pump.receiving else sink
             # What the sink had sent before it broke is still to be read: its
             # own pump does that, and then comes here too.
-            if lost is sink and sink is not source and self._still_reads(sink):
+            if lost is sink and sink is not source and self._will_tell(sink):
                 return
             await self._lose(lost)
         except trio.ClosedResourceError as error:
@@ -449,7 +455,7 @@ class TaskRelay(Relay):
             self._closed_whole = sink
             sink.close()
             await sink.wait_closed()
-        if sink.error is not None and not self._still_reads(sink):
+        if sink.error is not None and not self._will_tell(sink):
             await self._lose(sink)
         self._watch()
 
@@ -475,7 +481,10 @@ class EngineRelay(Relay, Pair):
         Pair.__init__(self)
 
     def move(self) -> Coroutine[Any, Any, Any]:
-        self.begin(Engine.of_this_run(), self._pumps)
+        try:
+            self.begin(Engine.of_this_run(), self._pumps)
+        except OSError as error:
+            self.failed(error)
         return self.wait()
 
     def _stop(self) -> None:
@@ -488,7 +497,7 @@ class EngineRelay(Relay, Pair):
         sink, over = direction.sink, direction.back.done
         if not (over and self._closes):  # closing sends EOF, too
             sink.send_eof_now()
-        if sink.error is not None and not self._still_reads(sink):
+        if sink.error is not None and not self._will_tell(sink):
             self.broke(sink)
         elif over:
             self.stop()
@@ -507,7 +516,12 @@ class EngineRelay(Relay, Pair):
         )
 
     def failed(self, error: Exception) -> None:
-        self._fail(error)
+        if is_closed(error):
+            self.closed()
+        elif isinstance(error, OSError):
+            self._end(Reason.RESOURCE, error=error)
+        else:
+            self._fail(error)
 
     def waits(self, direction: Direction, now: float) -> None:
         if direction.blocked:

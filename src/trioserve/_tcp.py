@@ -48,7 +48,7 @@ def let_kernel_hold(sock: socket.socket, most: int) -> int:
 
     Much is for bulk: with little, one flow costs a third more. Linux, tcp(7).
     """
-    before = 0
+    before = _LITTLE
     with contextlib.suppress(OSError):  # a Unix socket
         before = sock.getsockopt(_TCP, _NOTSENT_LOWAT)
         sock.setsockopt(_TCP, _NOTSENT_LOWAT, most)

@@ -32,6 +32,8 @@ from typing import Final, NamedTuple, Protocol
 
 import trio
 
+from ._complaints import Complaints
+from ._errors import is_closed, is_ours
 from ._tcp import let_kernel_hold, set_up
 
 #: Bytes per read. Trio's own default.
@@ -56,6 +58,13 @@ _FRESH: Final = 200
 
 _RESET_ON_CLOSE: Final = struct.pack("ii", 1, 0)
 
+#: What poll(2) says of a socket that has something to tell of its end.
+_ENDED: Final = select.POLLERR | select.POLLHUP | getattr(select, "POLLRDHUP", 0)
+
+_no_resets: trio.lowlevel.RunVar[Complaints] = trio.lowlevel.RunVar(
+    "trioserve_no_resets"
+)
+
 
 class Closes(Protocol):
     """Who is to know that a transport is about to be closed."""
@@ -71,7 +80,7 @@ class Transport(abc.ABC):
       discarded: of those received, thrown away by :meth:`discard`.
       eof: whether the peer's EOF was received.
       sent_eof, sent_eof_at: whether EOF was sent; and when, ``math.inf`` if not.
-      error: the first error of the peer's making, or None.
+      error: the first error, or None: of the peer's making, or of this machine's.
       closed: whether nothing more can be done with it.
       unacknowledged: bytes that the peer had not acknowledged when the
         transport was aborted; None if it wasn't or the system doesn't tell.
@@ -189,6 +198,14 @@ class Transport(abc.ABC):
         """
         return False
 
+    @abc.abstractmethod
+    def tells_its_end(self) -> bool:
+        """Whether who receives finds out how it ended, after a send that failed.
+
+        What the peer has sent before is still to be received, and then comes its
+        reset. But if this machine would not send, the peer knows nothing of it.
+        """
+
     async def wait_gone(self, patience: float) -> None:
         """Wait until the peer is gone, with nothing taken from it.
 
@@ -271,7 +288,7 @@ class Transport(abc.ABC):
         self.sent_eof_at = self._clock.current_time()
 
     def _broken(self, error: BaseException) -> trio.BrokenResourceError:
-        """Remember the first error of the peer's making."""
+        """Remember the first error."""
         if self.error is None:
             self.error = error
         return trio.BrokenResourceError(str(self.error))
@@ -381,7 +398,7 @@ class SocketTransport(Transport):
           trio.BusyResourceError: one does.
         """
         if self._owner is not None:
-            with trio.CancelScope() as at_once:
+            with trio.CancelScope() as at_once, contextlib.suppress(OSError):
                 at_once.cancel(reason="only looking")
                 await trio.lowlevel.wait_readable(self.sock)
             self._check_open()
@@ -391,11 +408,23 @@ class SocketTransport(Transport):
         return let_kernel_hold(self.sock, most)
 
     def breaks(self, error: OSError) -> bool:
-        """Keep an error of the peer's making; False if it is that this was closed."""
+        """Keep an error; False if it is that this was closed."""
         self._notice_owner()
-        if not self.closed:
-            self._broken(error)
-        return not self.closed
+        if self.closed or is_closed(error):
+            return False
+        self._broken(error)
+        return True
+
+    def _failure(self, error: OSError) -> Exception:
+        """What is raised for an error of the system, which is kept."""
+        if self.breaks(error):
+            return trio.BrokenResourceError(str(self.error))
+        return trio.ClosedResourceError("this side was closed")
+
+    def tells_its_end(self) -> bool:
+        look = select.poll()
+        look.register(self.sock, _ENDED)
+        return any(events & _ENDED for _, events in look.poll(0))
 
     async def receive(
         self, max_bytes: int = CHUNK, at_eof: type[Exception] | None = None
@@ -423,6 +452,9 @@ class SocketTransport(Transport):
         except FAILURES:
             await trio.lowlevel.cancel_shielded_checkpoint()
             raise
+        except OSError as error:  # it can't be waited for
+            await trio.lowlevel.cancel_shielded_checkpoint()
+            raise self._failure(error) from self.error
 
     def _try_to_receive(self, max_bytes: int) -> bytes | None:
         """What is there, ``b""`` at EOF, or None if nothing is there yet."""
@@ -431,8 +463,7 @@ class SocketTransport(Transport):
         except (BlockingIOError, InterruptedError):
             return None
         except OSError as error:
-            self._check_open()
-            raise self._broken(error) from self.error
+            raise self._failure(error) from self.error
 
     async def send(self, data: bytes | bytearray | memoryview) -> None:
         try:
@@ -449,6 +480,9 @@ class SocketTransport(Transport):
         except FAILURES:
             await trio.lowlevel.cancel_shielded_checkpoint()
             raise
+        except OSError as error:  # it can't be waited for
+            await trio.lowlevel.cancel_shielded_checkpoint()
+            raise self._failure(error) from self.error
 
     async def _send_rest(
         self, data: bytes | bytearray | memoryview, position: int
@@ -473,8 +507,7 @@ class SocketTransport(Transport):
         except (BlockingIOError, InterruptedError):
             return 0
         except OSError as error:
-            self._check_open()
-            raise self._broken(error) from self.error
+            raise self._failure(error) from self.error
         self.sent += count
         self.moved_at = self._clock.current_time()
         if self.sending_since < math.inf:
@@ -488,6 +521,8 @@ class SocketTransport(Transport):
             self.on_wait()
         try:
             await trio.lowlevel.wait_writable(self.sock)
+        except OSError as error:
+            raise self._failure(error) from self.error
         finally:
             self.sending_since = math.inf
 
@@ -495,9 +530,11 @@ class SocketTransport(Transport):
         await trio.lowlevel.checkpoint_if_cancelled()
         self.send_eof_now()
         await trio.lowlevel.cancel_shielded_checkpoint()
+        if self.error is not None and not (self.closed or self.tells_its_end()):
+            raise trio.BrokenResourceError(str(self.error)) from self.error
 
     def send_eof_now(self) -> None:
-        """:meth:`send_eof`, which never waits."""
+        """:meth:`send_eof`, which never waits; an error is kept."""
         self._check_open()
         if self.sending_since < math.inf:
             raise trio.BusyResourceError("another task is sending")
@@ -506,28 +543,36 @@ class SocketTransport(Transport):
             try:
                 self.sock.shutdown(socket.SHUT_WR)
             except OSError as error:
-                # The peer is gone. What it sent before can still be received,
-                # and then comes this error.
-                self._broken(error)
+                # Most often, the peer is gone. What it sent before can still be
+                # received, and then comes this error.
+                self.breaks(error)
             if self.on_wait is not None:
                 self.on_wait()
 
     async def wait_gone(self, patience: float) -> None:
+        # Without room for another epoll, or another wait, the system can't tell.
+        with contextlib.suppress(OSError):
+            if await self._wait_gone(patience):
+                return
+        await trio.sleep_forever()
+
+    async def _wait_gone(self, patience: float) -> bool:
+        """Wait until there is something to know: whether it is gone for good."""
         # Trio waits for bytes too, which must not wake us; so it waits for an
         # epoll that was asked for less.
         self._notice_owner()
         if self.closed:
-            await trio.sleep_forever()
+            return False
         try:
             ends = select.epoll()
-        except (AttributeError, OSError):  # another system, or out of descriptors
-            await trio.sleep_forever()
+        except AttributeError:  # another system
+            return False
         with ends:
             ends.register(self.sock, select.EPOLLRDHUP)
             await trio.lowlevel.wait_readable(ends)
             self._notice_owner()
             if self.closed:  # in the step in which we were woken
-                await trio.sleep_forever()
+                return False
             silent = self._peek() <= 0
             # From now on only what ends both directions: a reset, or that a
             # Unix socket was closed, which may have sent something before.
@@ -541,9 +586,8 @@ class SocketTransport(Transport):
                 if code:
                     self._broken(OSError(code, os.strerror(code)))
                 elif self.error is None and not silent:
-                    await trio.sleep_forever()
-        if self.closed:
-            await trio.sleep_forever()
+                    return False
+        return not self.closed
 
     def _peek(self) -> int:
         """Bytes that are there, or -1 if there are none yet; an error is kept."""
@@ -552,18 +596,22 @@ class SocketTransport(Transport):
         except BlockingIOError:
             return -1
         except OSError as error:
-            # Peeking has taken the error from the kernel: keep it.
-            self._broken(error)
+            # Peeking has taken the peer's error from the kernel: keep it.
+            if not is_ours(error):
+                self.breaks(error)
             return 0
 
     def abort(self) -> None:
         self._notice_owner()
         if not self.closed:
             self.unacknowledged = self.unsent()
-            with contextlib.suppress(OSError):
+            try:
                 self.sock.setsockopt(
                     socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE
                 )
+            except OSError as error:
+                if is_ours(error):
+                    _complain_of_no_reset(error)
             self.close()
 
     def close(self) -> None:
@@ -571,14 +619,16 @@ class SocketTransport(Transport):
         if not self.closed:
             self.closed = True
             self._tell_closing()
-            if self._owner is not None:
-                self.sock.detach()
-                self._owner.close()
-            else:
-                # Costs as much as closing, so only for somebody who may wait.
-                if self._is_lent or self._is_waited_for():
-                    trio.lowlevel.notify_closing(self.sock)
-                self.sock.close()
+            # Whatever close(2) says, the descriptor is not ours any more.
+            with contextlib.suppress(OSError):
+                if self._owner is not None:
+                    self.sock.detach()
+                    self._owner.close()
+                else:
+                    # Costs as much as closing, so only for somebody who may wait.
+                    if self._is_lent or self._is_waited_for():
+                        trio.lowlevel.notify_closing(self.sock)
+                    self.sock.close()
 
     def _is_waited_for(self) -> bool:
         return self.receiving_since < math.inf or self.sending_since < math.inf
@@ -671,6 +721,15 @@ class SocketTransport(Transport):
                 self.sent += self.sock.send(message)
             self.sent_eof = True
             self.sock.shutdown(socket.SHUT_WR)
+
+
+def _complain_of_no_reset(error: OSError) -> None:
+    try:
+        complaints = _no_resets.get()
+    except LookupError:
+        complaints = Complaints("can't reset: %s; closed as if it had ended well")
+        _no_resets.set(complaints)
+    complaints.say(error)
 
 
 class StreamTransport(Transport):
@@ -785,3 +844,6 @@ class StreamTransport(Transport):
 
     def unsent(self) -> int | None:
         return None
+
+    def tells_its_end(self) -> bool:
+        return not is_ours(self.error)
