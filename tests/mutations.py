@@ -192,8 +192,8 @@ MUTATIONS: Sequence[Mutation] = (
         law=1,
         breaks="a pipe with bytes in it is lent to the next relay",
         file="_pipes.py",
-        old="        if pipe.filled or pipe.failed:\n            pipe.close()\n        else:\n",
-        new="        if True:\n",
+        old="        if pipe.filled or pipe.failed:\n",
+        new="        if pipe.failed:\n",
         tests=(
             "test_pipes.py",
             "test_a_pipe_with_bytes_in_it_is_never_lent_again",

@@ -14,7 +14,7 @@ class Complaints:
     """Warnings about one thing.
 
     Args:
-      message: a format of :mod:`logging`.
+      message: a format, with ``%s`` for each argument of :meth:`say`.
     """
 
     def __init__(self, message: str) -> None:
@@ -23,11 +23,11 @@ class Complaints:
         self._kept_silent = 0
 
     def say(self, *args: object) -> None:
-        """Log the message with ``args``, and how often it was not since the last time."""
+        """Log the message with ``args``, and how often it was left out before."""
         now = trio.current_time()
         if now - self._said_at < 1:
             self._kept_silent += 1
             return
         more = f" ({self._kept_silent} more)" if self._kept_silent else ""
-        logger.warning(f"{self._message}%s", *args, more)
+        logger.warning("%s%s", self._message % args, more)
         self._said_at, self._kept_silent = now, 0

@@ -509,7 +509,7 @@ class Connection(trio.abc.HalfCloseableStream):
         if not transport.can_send_eof:
             return
         # Another task that still uses it is told by the closing, as with Trio's.
-        with contextlib.suppress(trio.BusyResourceError, trio.BrokenResourceError):
+        with contextlib.suppress(*FAILURES):
             await transport.send_eof()
             with trio.move_on_after(self._timeouts.linger):
                 await transport.discard(_LINGER_BYTES)

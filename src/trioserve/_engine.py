@@ -135,6 +135,11 @@ class Direction(Pump):
         # A cycle would keep the whole relay until garbage is collected.
         del self._pair, self.back
 
+    def lost(self, error: OSError) -> None:
+        """It could not be registered again: end the pair, unless that is over."""
+        if hasattr(self, "_pair"):
+            self._pair.failed(error)
+
     def happened(self, engine: Engine, events: int, now: float) -> None:
         """Something happened to the source, which may be our back's sink too."""
         if events & ~IN and self.back.blocked:
@@ -668,7 +673,7 @@ class Engine:
         direction.fd = -1
         # Not now: its pair may be in the middle of something.
         token = trio.lowlevel.current_trio_token()
-        token.run_sync_soon(direction.pair.failed, error)
+        token.run_sync_soon(direction.lost, error)
 
     def splice_no_more(self, error: OSError) -> None:
         """Copy all bytes from now on."""

@@ -35,8 +35,12 @@ def is_shortage(error: BaseException | None) -> bool:
 
 
 #: What this machine does not let us do: a filter of system calls, a kernel without one
-#: of them, a kind of file that can't. No network and no peer brings these about.
-_DENIALS: Final = frozenset((errno.EPERM, errno.ENOSYS, errno.EINVAL, errno.EIO))
+#: of them, a kind of file that can't, an epoll that won't. No network and no peer
+#: brings these about.
+_DENIALS: Final = frozenset(
+    (errno.EPERM, errno.ENOSYS, errno.EINVAL, errno.EIO)
+    + (errno.ESPIPE, errno.EEXIST, errno.ELOOP)
+)
 
 #: A descriptor was closed behind our back: it is nobody's, or something else by now.
 _CLOSED: Final = frozenset((errno.EBADF, errno.ENOTSOCK, errno.ENOENT))

@@ -155,6 +155,10 @@ class Gate(trio.abc.Listener[Connection]):
             with trio.CancelScope() as self._queueing:
                 return await self.door._slots.take()
 
+    def _is_over(self, error: OSError) -> bool:
+        """Whether ``error`` says that this will never accept again."""
+        return error.errno in _DEAD
+
     def _count(self, error: OSError) -> None:
         name = errno.errorcode.get(error.errno or 0, str(error))
         self.door._accept_errors[name] += 1
@@ -162,12 +166,12 @@ class Gate(trio.abc.Listener[Connection]):
     def _complain(self, error: OSError) -> None:
         """Accepting failed: count it, and say so, once a second at most."""
         self._count(error)
-        if error.errno not in _DEAD:
+        if not self._is_over(error):
             self._complaints.say(self.address, error)
 
     async def _wait_out(self, error: OSError) -> None:
         """Wait until accepting may work again; for ever, if it never will."""
-        if error.errno in _DEAD:
+        if self._is_over(error):
             self.door._gate_died(self, error)
             await trio.sleep_forever()
         await self.door._room(self._pause)
@@ -215,6 +219,17 @@ class SocketGate(Gate):
         self._more = False
         self._spare: int | None = None
         self._reserve()
+
+    def _is_over(self, error: OSError) -> bool:
+        if not super()._is_over(error):
+            return False
+        try:
+            listens = self._listener.socket.getsockopt(
+                socket.SOL_SOCKET, socket.SO_ACCEPTCONN
+            )
+        except OSError:
+            return True
+        return not listens
 
     async def accept(self) -> Connection:
         """The next connection that holds a slot. Everything else is dealt with."""
@@ -385,8 +400,6 @@ class SocketGate(Gate):
                 self._empty_queue()
             except OSError as error:
                 self._complain(error)
-                if error.errno in _DEAD:
-                    return
                 if error.errno in _NO_FDS:
                     while count := self._shed(Reason.STOPPING):
                         self.swept += count

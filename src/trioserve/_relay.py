@@ -47,6 +47,9 @@ _MIRRORED: Final = {
 _CLIENT_CLOSED: Final = Conclusion(Reason.CLIENT_CLOSED)
 _SERVER_CLOSED: Final = Conclusion(Reason.SERVER_CLOSED)
 
+#: Nothing can be said to it any more.
+_GONE: Final = (trio.BrokenResourceError, trio.ClosedResourceError)
+
 #: Timers that end a relay by FIN, if no byte is held.
 _BY_FIN: Final = (Reason.IDLE, Reason.FIRST_BYTE, Reason.DRAINED)
 
@@ -184,7 +187,7 @@ class Relay(abc.ABC):
     async def _say_eof(self) -> None:
         for transport in (self._a, self._b):
             if transport.can_send_eof:
-                with contextlib.suppress(trio.BrokenResourceError):
+                with contextlib.suppress(*_GONE):
                     await transport.send_eof()
             else:
                 transport.close()
@@ -496,7 +499,11 @@ class EngineRelay(Relay, Pair):
         self._ended(direction)
         sink, over = direction.sink, direction.back.done
         if not (over and self._closes):  # closing sends EOF, too
-            sink.send_eof_now()
+            try:
+                sink.send_eof_now()
+            except trio.ClosedResourceError:
+                self.closed()
+                return
         if sink.error is not None and not self._will_tell(sink):
             self.broke(sink)
         elif over:

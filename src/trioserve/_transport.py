@@ -59,7 +59,8 @@ _FRESH: Final = 200
 _RESET_ON_CLOSE: Final = struct.pack("ii", 1, 0)
 
 #: What poll(2) says of a socket that has something to tell of its end.
-_ENDED: Final = select.POLLERR | select.POLLHUP | getattr(select, "POLLRDHUP", 0)
+_ENDED: Final = select.POLLERR | select.POLLHUP
+_EOF: Final = getattr(select, "POLLRDHUP", 0)
 
 _no_resets: trio.lowlevel.RunVar[Complaints] = trio.lowlevel.RunVar(
     "trioserve_no_resets"
@@ -422,9 +423,11 @@ class SocketTransport(Transport):
         return trio.ClosedResourceError("this side was closed")
 
     def tells_its_end(self) -> bool:
+        # An EOF that was received is no news.
+        news = _ENDED if self.eof else _ENDED | _EOF
         look = select.poll()
-        look.register(self.sock, _ENDED)
-        return any(events & _ENDED for _, events in look.poll(0))
+        look.register(self.sock, news)
+        return any(events & news for _, events in look.poll(0))
 
     async def receive(
         self, max_bytes: int = CHUNK, at_eof: type[Exception] | None = None
@@ -534,7 +537,7 @@ class SocketTransport(Transport):
             raise trio.BrokenResourceError(str(self.error)) from self.error
 
     def send_eof_now(self) -> None:
-        """:meth:`send_eof`, which never waits; an error is kept."""
+        """:meth:`send_eof`, which never waits. An error is kept, and not raised."""
         self._check_open()
         if self.sending_since < math.inf:
             raise trio.BusyResourceError("another task is sending")
@@ -545,7 +548,8 @@ class SocketTransport(Transport):
             except OSError as error:
                 # Most often, the peer is gone. What it sent before can still be
                 # received, and then comes this error.
-                self.breaks(error)
+                if not self.breaks(error):
+                    raise trio.ClosedResourceError("this side was closed") from None
             if self.on_wait is not None:
                 self.on_wait()
 

@@ -1,0 +1,954 @@
+"""Every error that a system call can give, at the first call and for ever after.
+
+What is told of each: the connection that it is about ends at once and its report
+blames the right one, all others and the listeners live, nothing spins, little is
+logged, and when it stops all is as before.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import math
+import os
+import select
+import socket
+import stat
+from collections.abc import AsyncGenerator, Callable, Generator
+from typing import Any
+
+import pytest
+import trio
+import trio.testing
+
+import trioserve._dial
+import trioserve._relay
+from failing import Failing, FailingEpolls, Fault, Steps, Waits
+from links import Peer, Sockets, roomy, sockets
+from support import (
+    Result,
+    Running,
+    is_reset,
+    open_fds,
+    receive_all,
+    receive_exactly,
+    serving,
+)
+from trioserve import (
+    Connection,
+    Limits,
+    Outcome,
+    Reason,
+    RelayResult,
+    proxy,
+    relay,
+)
+from trioserve._engine import Engine
+from trioserve._relay import _run_with_timers, _transport_of, make_relay
+
+pytestmark = pytest.mark.skipif(
+    not hasattr(select, "epoll"), reason="the table is Linux's"
+)
+
+#: First call only, or for ever.
+TIMES = {"once": 1, "for ever": math.inf}
+
+#: What this machine lacks, or does not allow.
+OURS = ["ENOBUFS", "ENOMEM", "EMFILE", "ENFILE", "ENOSPC", "EPERM", "EINVAL", "EIO"]
+#: What the network or the peer did.
+THEIRS = [
+    "ECONNRESET", "EPIPE", "ETIMEDOUT", "EHOSTUNREACH", "ENETUNREACH", "ENETDOWN",
+    "ENETRESET", "ECONNABORTED", "ECONNREFUSED", "ENOTCONN", "EACCES", "EPROTO",
+    "EMSGSIZE", "EDESTADDRREQ", "EOPNOTSUPP", "ENOPROTOOPT", "EFAULT", "EISCONN",
+]  # fmt: skip
+#: Somebody has closed the descriptor.
+CLOSED = ["EBADF", "ENOTSOCK"]
+#: It is not now, but may be in a moment.
+LATER = ["EAGAIN", "EINTR"]
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_left() -> Generator[None]:
+    """Law 13: no descriptor outlives a test, whatever failed."""
+    before = open_fds()
+    yield
+    assert open_fds() == before
+
+
+async def _settle() -> None:
+    """Wait until nothing happens; less than what makes a virtual clock jump."""
+    await trio.testing.wait_all_tasks_blocked(0.0005)
+
+
+def _hang_up(stream: trio.SocketStream) -> None:
+    """Send EOF without a checkpoint."""
+    stream.socket.shutdown(socket.SHUT_WR)
+
+
+async def _talk(a: Sockets, b: Sockets) -> None:
+    """See that bytes pass both ways."""
+    await a.peer.send_all(b"there")
+    assert await receive_exactly(b.peer, 5) == b"there"
+    await b.peer.send_all(b"and back")
+    assert await receive_exactly(a.peer, 8) == b"and back"
+
+
+# -- A relay: what fails is a call of one of its sockets
+
+
+class Scene:
+    """A relay whose sockets fail, and beside it one that shall not notice."""
+
+    def __init__(self, a: Sockets, b: Sockets, nursery: trio.Nursery) -> None:
+        self.a, self.b = a, b
+        self.result: RelayResult | None = None
+        self.sides: list[Any] = []
+        self._nursery = nursery
+
+    async def run(self) -> None:
+        self.sides = [_transport_of(link.ours) for link in (self.a, self.b)]
+        try:
+            a, b = self.sides
+            self.result = await _run_with_timers(make_relay(a, b, None))
+        finally:
+            for side in self.sides:
+                side.release()
+
+    def fail(self, side: int, fault: Fault) -> None:
+        self.sides[side].sock = Failing(self.sides[side].sock, fault)
+
+
+@contextlib.asynccontextmanager
+async def _scene(
+    way: str, monkeypatch: pytest.MonkeyPatch, link: Callable[[], Sockets] = sockets
+) -> AsyncGenerator[Scene]:
+    """The scene, at the end of which the relay beside it still works."""
+    with link() as a, link() as b, sockets() as c, sockets() as d:
+        async with trio.open_nursery() as nursery:
+            beside = Result(nursery, c.ours, d.ours)
+            await _talk(c, d)
+            with monkeypatch.context() as patch:
+                if way == "tasks":
+                    patch.setattr(trioserve._relay, "HAS_ENGINE", False)
+                scene = Scene(a, b, nursery)
+                nursery.start_soon(scene.run)
+                await _talk(a, b)
+            yield scene
+            await _talk(c, d)
+            assert beside.is_pending
+            steps = Steps()
+            trio.lowlevel.add_instrument(steps)
+            for _ in range(20):
+                await trio.lowlevel.checkpoint()
+            trio.lowlevel.remove_instrument(steps)
+            assert steps.count < 80, "it spins"
+            nursery.cancel_scope.cancel()
+
+
+def _reason(name: str, theirs: Reason) -> Reason:
+    """What is said of an error: theirs, ours, or that somebody closed it."""
+    if name in CLOSED:
+        return Reason.ABORTED
+    return Reason.RESOURCE if name in OURS else theirs
+
+
+both_ways = pytest.mark.parametrize("way", ["engine", "tasks"])
+any_times = pytest.mark.parametrize("times", TIMES.values(), ids=TIMES)
+any_errno = pytest.mark.parametrize("name", [*OURS, *THEIRS, *CLOSED])
+
+
+@both_ways
+@any_times
+@any_errno
+@pytest.mark.parametrize("call", ["recv", "send"])
+async def test_a_socket_that_fails_ends_its_relay_at_once(
+    call: str,
+    name: str,
+    times: float,
+    way: str,
+    monkeypatch: pytest.MonkeyPatch,
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """Laws 1, 4 and 15: it alone, and who is blamed is who did it."""
+    async with _scene(way, monkeypatch) as scene:
+        scene.fail(1, Fault(call, name, times))
+        if call == "recv":
+            await scene.b.peer.send_all(b"hello")
+        else:
+            await scene.a.peer.send_all(b"hello")
+        assert await is_reset(scene.a.peer)
+        assert await is_reset(scene.b.peer)
+        await _settle()
+        result = scene.result
+        assert result is not None
+        assert result.reason is _reason(name, Reason.SERVER_RESET)
+        there = result.a_to_b
+        assert there.received == there.delivered + there.discarded
+        assert trio.current_time() <= 1  # a reset waits for what was sent before
+        assert there.discarded == (5 if call == "send" else 0)
+
+
+@both_ways
+@pytest.mark.parametrize("name", LATER)
+@pytest.mark.parametrize("call", ["recv", "send"])
+async def test_what_is_not_possible_now_is_done_later(
+    call: str,
+    name: str,
+    way: str,
+    monkeypatch: pytest.MonkeyPatch,
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """Law 4: a call that would wait, or was interrupted, is no error."""
+    async with _scene(way, monkeypatch) as scene:
+        for side in (0, 1):
+            scene.fail(side, Fault(call, name, 1))
+        await _talk(scene.a, scene.b)
+        assert scene.result is None
+
+
+@both_ways
+@any_times
+@any_errno
+async def test_an_eof_that_can_not_be_sent_ends_its_relay(
+    name: str,
+    times: float,
+    way: str,
+    monkeypatch: pytest.MonkeyPatch,
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """Laws 7 and 15: a peer that waits for EOF would wait for ever."""
+    async with _scene(way, monkeypatch) as scene:
+        scene.fail(1, Fault("shutdown", name, times))
+        await scene.a.peer.send_eof()
+        assert await is_reset(scene.b.peer)
+        await _settle()
+        assert scene.result is not None
+        assert scene.result.reason is _reason(name, Reason.SERVER_RESET)
+        assert trio.current_time() <= 1
+
+
+# -- Bulk: what fails is splice(2), or the pipe
+
+
+def _splice_fails(monkeypatch: pytest.MonkeyPatch, where: str, fault: Fault) -> None:
+    """Let splice(2) fail that fills a pipe (``"in"``), or that empties one."""
+    splice = os.splice
+
+    def call(source: int, sink: int, count: int, **options: Any) -> int:
+        is_in = stat.S_ISFIFO(os.fstat(sink).st_mode)
+        if is_in is (where == "in"):
+            fault.check("splice")
+        return splice(source, sink, count, **options)
+
+    monkeypatch.setattr(os, "splice", call)
+
+
+@any_times
+@pytest.mark.parametrize("name", ["ENOSYS", *OURS, *CLOSED, "ESPIPE"])
+@pytest.mark.parametrize("where", ["in", "out"])
+async def test_bulk_is_copied_where_it_can_not_be_spliced(
+    where: str,
+    name: str,
+    times: float,
+    monkeypatch: pytest.MonkeyPatch,
+    autojump_clock: trio.testing.MockClock,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Law 4: no byte is lost; what is forbidden is tried once, and said once."""
+    fault = Fault("splice", name, times)
+    _splice_fails(monkeypatch, where, fault)
+    engine = Engine.of_this_run()
+    for _ in range(2):
+        async with _scene("engine", monkeypatch, roomy) as scene:
+            sender, receiver = Peer(scene.a.peer), Peer(scene.b.peer)
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(sender.send, 3_000_000)
+                await _settle()
+                nursery.start_soon(receiver.read)
+                while len(receiver.received) < 3_000_000:
+                    assert scene.result is None
+                    await _settle()
+                nursery.cancel_scope.cancel()
+            assert receiver.received == sender.sent
+            assert scene.result is None
+    forbidden = name in ("ENOSYS", "EPERM")
+    assert fault.hits == (1 if forbidden or times == 1 else 2)
+    said = [r for r in caplog.records if "splice(2) can't be used" in r.message]
+    assert len(said) == len(caplog.records) == forbidden
+    assert engine.pipes.lent == 0
+
+
+@pytest.mark.parametrize("name", THEIRS[:8])
+@pytest.mark.parametrize("where", ["in", "out"])
+async def test_a_peer_that_breaks_in_the_middle_of_bulk_is_no_error_of_ours(
+    where: str,
+    name: str,
+    monkeypatch: pytest.MonkeyPatch,
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """Laws 8 and 15: the kernel says it once, be it to splice(2)."""
+    _splice_fails(monkeypatch, where, Fault("splice", name, 1))
+    async with _scene("engine", monkeypatch, roomy) as scene:
+        sender = Peer(scene.a.peer)
+        await sender.send(3_000_000)
+        assert sender.broke or await is_reset(scene.a.peer)
+        assert await is_reset(scene.b.peer)
+        await _settle()
+        assert scene.result is not None
+        expected = Reason.CLIENT_RESET if where == "in" else Reason.SERVER_RESET
+        assert scene.result.reason is expected
+
+
+@any_times
+@pytest.mark.parametrize(
+    ("call", "name"),
+    [
+        ("pipe2", "EMFILE"), ("pipe2", "ENFILE"), ("pipe2", "ENOSYS"),
+        ("pipe2", "EPERM"), ("pipe2", "EINVAL"), ("pipe2", "ENOMEM"),
+        ("fcntl", "EPERM"), ("fcntl", "ENOMEM"), ("fcntl", "EBUSY"),
+        ("fcntl", "EINVAL"), ("fcntl", "EBADF"),
+    ],
+)  # fmt: skip
+async def test_bulk_is_copied_where_there_is_no_pipe(
+    call: str,
+    name: str,
+    times: float,
+    monkeypatch: pytest.MonkeyPatch,
+    autojump_clock: trio.testing.MockClock,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Laws 4 and 13: nor is one left open that is of no use."""
+    fault = Fault(call, name, times)
+
+    def failing(name: str, work: Any) -> Any:
+        def call(*args: Any) -> Any:
+            fault.check(name)
+            return work(*args)
+
+        return call
+
+    monkeypatch.setattr(os, "pipe2", failing("pipe2", os.pipe2))
+    monkeypatch.setattr(fcntl, "fcntl", failing("fcntl", fcntl.fcntl))
+    async with _scene("engine", monkeypatch, roomy) as scene:
+        sender, receiver = Peer(scene.a.peer), Peer(scene.b.peer)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(receiver.read)
+            await sender.send(3_000_000)
+            while len(receiver.received) < 3_000_000:
+                assert scene.result is None
+                await _settle()
+            nursery.cancel_scope.cancel()
+        assert receiver.received == sender.sent
+        lent = Engine.of_this_run().pipes.lent
+        assert lent == 0 if times == math.inf else lent <= 1
+    assert fault.hits >= 1
+    assert caplog.records == []
+
+
+# -- The engine's epoll
+
+
+@pytest.fixture
+async def epolls(
+    autojump_clock: object, monkeypatch: pytest.MonkeyPatch
+) -> FailingEpolls:
+    """Those that are made from now on, when Trio has its own."""
+    epolls = FailingEpolls()
+    monkeypatch.setattr(select, "epoll", epolls)
+    return epolls
+
+
+@any_times
+@pytest.mark.parametrize("name", ["ENOMEM", "ENOSPC", "EPERM", "ELOOP", "EINVAL"])
+async def test_a_relay_that_can_not_be_registered_ends_alone(
+    name: str,
+    times: float,
+    epolls: FailingEpolls,
+    autojump_clock: trio.testing.MockClock,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Laws 1 and 15: however long there is no room for more."""
+    async with _scene("engine", monkeypatch) as scene:
+        for _ in range(3 if times == math.inf else 1):
+            with sockets() as e, sockets() as f:
+                fault = Fault("epoll_ctl(ADD)", name, times)
+                epolls.faults = [fault]
+                result = await relay(e.ours, f.ours)
+                assert result.reason is Reason.RESOURCE
+                assert fault.hits == 1
+                assert await is_reset(e.peer)
+                assert await is_reset(f.peer)
+        await _talk(scene.a, scene.b)
+        epolls.faults = []
+        with sockets() as e, sockets() as f:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(relay, e.ours, f.ours)
+                await _talk(e, f)
+                nursery.cancel_scope.cancel()
+        assert epolls.made == 1
+
+
+@any_times
+async def test_who_holds_bytes_needs_no_room(
+    times: float,
+    epolls: FailingEpolls,
+    autojump_clock: trio.testing.MockClock,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Law 1: a relay that is registered stays so, whatever it waits for."""
+    async with _scene("engine", monkeypatch) as scene:
+        fault = Fault("epoll_ctl(ADD)", "ENOSPC", times)
+        epolls.faults = [fault]
+        sender, receiver = Peer(scene.a.peer), Peer(scene.b.peer)
+
+        async def send() -> None:
+            await sender.send(5_000_000)
+            await sender.send_eof()
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(send)
+            await _settle()
+            nursery.start_soon(receiver.read)
+            while receiver.tail == "open":
+                await _settle()
+        assert receiver.received == sender.sent
+        assert fault.hits == 0
+        await scene.b.peer.send_all(b"and back")
+        assert await receive_exactly(scene.a.peer, 8) == b"and back"
+
+
+@any_times
+@pytest.mark.parametrize("name", ["ENOMEM", "ENOENT", "EBADF", "EINVAL", "EPERM"])
+async def test_a_relay_whose_events_can_not_be_changed_ends_alone(
+    name: str,
+    times: float,
+    epolls: FailingEpolls,
+    autojump_clock: trio.testing.MockClock,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Laws 1 and 15: others need no change."""
+    async with _scene("engine", monkeypatch) as scene:
+        epolls.faults = [Fault("epoll_ctl(MOD)", name, times)]
+        await scene.a.peer.send_eof()
+        assert await is_reset(scene.b.peer)
+        await _settle()
+        assert scene.result is not None
+        closed = name in ("EBADF", "ENOENT")
+        assert scene.result.reason is (Reason.ABORTED if closed else Reason.RESOURCE)
+        assert epolls.made == 1
+
+
+@any_times
+@pytest.mark.parametrize("name", ["ENOMEM", "ENOENT", "EBADF", "EINVAL", "EPERM"])
+async def test_a_relay_that_can_not_be_unregistered_ends_alone(
+    name: str,
+    times: float,
+    epolls: FailingEpolls,
+    autojump_clock: trio.testing.MockClock,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Law 1: the others are waited for by another epoll."""
+    async with _scene("engine", monkeypatch) as scene:
+        epolls.faults = [Fault("epoll_ctl(DEL)", name, times)]
+        await scene.a.peer.send_eof()
+        await scene.b.peer.send_eof()
+        assert await receive_all(scene.a.peer) == b""
+        await _settle()
+        assert scene.result is not None
+        assert scene.result.reason is Reason.CLIENT_CLOSED
+        epolls.faults = []
+
+
+@pytest.mark.parametrize("call", ["epoll_create1", "epoll_ctl(ADD)"])
+async def test_without_another_epoll_all_relays_end(
+    call: str,
+    epolls: FailingEpolls,
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """Law 15: they say what was lacking, and the next ones work."""
+    with contextlib.ExitStack() as stack:
+        links = [stack.enter_context(sockets()) for _ in range(6)]
+        pairs = list(zip(links[::2], links[1::2], strict=True))
+        async with trio.open_nursery() as nursery:
+            results = [Result(nursery, a.ours, b.ours) for a, b in pairs[:2]]
+            await _talk(*pairs[0])
+            # Closed behind everybody's back, one is to be unregistered in vain.
+            epolls.faults = [Fault("epoll_ctl(DEL)", "EBADF", 1), Fault(call, "ENOMEM")]
+            for link in pairs[0]:
+                _hang_up(link.peer)
+            for link in pairs[1]:
+                assert await is_reset(link.peer)
+            await _settle()
+            assert [r.value.reason for r in results] == [
+                Reason.CLIENT_CLOSED,
+                Reason.RESOURCE,
+            ]
+            epolls.faults = []
+            e, f = pairs[2]
+            nursery.start_soon(relay, e.ours, f.ours)
+            await _talk(e, f)
+            nursery.cancel_scope.cancel()
+
+
+@pytest.fixture
+def waits(monkeypatch: pytest.MonkeyPatch) -> Waits:
+    """Trio's waits, which can fail."""
+    waits = Waits(trio.lowlevel.wait_readable)
+    monkeypatch.setattr(trio.lowlevel, "wait_readable", waits)
+    return waits
+
+
+@pytest.mark.parametrize("name", ["ENOMEM", "ENOSPC", "EEXIST"])
+async def test_relays_go_on_while_the_engine_can_not_be_waited_for(
+    name: str,
+    waits: Waits,
+    epolls: FailingEpolls,
+    autojump_clock: trio.testing.MockClock,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Law 1: slower, and said once a second at most."""
+    async with _scene("engine", monkeypatch) as scene:
+        began = trio.current_time()
+        epoll: Any = Engine.of_this_run()._epoll
+        waits.fd = epoll.fileno()
+        waits.fault = Fault("epoll_ctl(ADD)", name)
+        while trio.current_time() < began + 5:
+            await _talk(scene.a, scene.b)
+        seconds = trio.current_time() - began
+        assert waits.fault.hits <= 20 * seconds + 2
+        assert 1 <= len(caplog.records) <= seconds + 1
+        assert "can't wait for their sockets" in caplog.text
+        waits.fault.stop()
+        await trio.sleep(1)
+        began = trio.current_time()
+        for _ in range(20):
+            await _talk(scene.a, scene.b)
+        assert trio.current_time() == pytest.approx(began, abs=0.04)
+        assert scene.result is None
+
+
+# -- A server: what fails is a call for one of its connections, or for its listener
+
+
+async def _by_hand(conn: Connection) -> None:
+    """An echo that receives and sends itself."""
+    async for data in conn:
+        await conn.send_all(data)
+    await conn.send_eof()
+
+
+async def _says(client: trio.SocketStream, word: bytes = b"hello") -> None:
+    """See that an echo answers."""
+    await client.send_all(word)
+    assert await receive_exactly(client, len(word)) == word
+
+
+@contextlib.asynccontextmanager
+async def _served(
+    handler: Any = _by_hand, **options: Any
+) -> AsyncGenerator[tuple[Running, trio.SocketStream, Any]]:
+    """A server with a client, its connection, and one more that shall not notice."""
+    async with serving(handler, **options) as running:
+        beside = await running.connect()
+        await _says(beside)
+        client = await running.connect()
+        await _says(client)
+        yield running, client, running.server.connections[-1]
+        await _says(beside)
+        await beside.aclose()
+
+
+def _only(running: Running, number: int = 2) -> Any:
+    return next(report for report in running.reports if report.id == number)
+
+
+@any_times
+@any_errno
+@pytest.mark.parametrize("call", ["recv", "send", "shutdown"])
+async def test_a_handler_sees_that_its_stream_is_broken(
+    call: str, name: str, times: float, autojump_clock: trio.testing.MockClock
+) -> None:
+    """Law 15: the report says by whom; it is the handler only who closed it itself."""
+    async with _served() as (running, client, conn):
+        conn._transport.sock = Failing(conn._transport.sock, Fault(call, name, times))
+        if call == "shutdown":
+            await client.send_eof()
+        else:
+            await client.send_all(b"more")
+        assert await is_reset(client)
+        await _settle()
+        expected = _reason(name, Reason.CLIENT_RESET)
+        if expected is Reason.ABORTED:
+            expected = Reason.HANDLER_ERROR
+        assert _only(running).reason is expected
+    if name in OURS:
+        assert _only(running).outcome is Outcome.RESOURCE
+        assert os.strerror(getattr(errno, name)) in _only(running).error
+
+
+@pytest.mark.parametrize("name", ["ENOMEM", "ENOSPC", "EPERM", "EEXIST", "EBADF"])
+@pytest.mark.parametrize("wait", ["readable", "writable", "writable, asked for"])
+async def test_a_connection_that_can_not_be_waited_for_ends_alone(
+    wait: str,
+    name: str,
+    autojump_clock: trio.testing.MockClock,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Law 15: it is no mistake of its handler."""
+
+    async def handler(conn: Connection) -> None:
+        async for data in conn:
+            if data == b"fail":
+                if wait == "writable, asked for":
+                    await conn.wait_send_all_might_not_block()
+                elif wait == "writable":
+                    await conn.send_all(bytes(10_000_000))
+                else:
+                    await conn.receive_some()
+            await conn.send_all(data)
+
+    word = wait[:8]
+    waits = Waits(getattr(trio.lowlevel, f"wait_{word}"))
+    monkeypatch.setattr(trio.lowlevel, f"wait_{word}", waits)
+    async with _served(handler) as (running, client, conn):
+        waits.fd = conn._transport.sock.fileno()
+        waits.fault = Fault("epoll_ctl(ADD)", name)
+        await client.send_all(b"fail")
+        assert await is_reset(client)
+        waits.fault.stop()
+        await _settle()
+        ours = Reason.HANDLER_ERROR if name == "EBADF" else Reason.RESOURCE
+        assert _only(running).reason is ours
+
+
+@pytest.mark.parametrize("name", ["ENOMEM", "EPERM", "EINVAL", "ENOTTY", "EBADF"])
+@pytest.mark.parametrize("call", ["ioctl", "getsockopt", "setsockopt", "close"])
+async def test_what_is_only_asked_for_may_fail(
+    call: str,
+    name: str,
+    autojump_clock: trio.testing.MockClock,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Law 5: what can't be reset is closed, and that is said."""
+    fault = Fault(call, name)
+
+    def ioctl(*_: object) -> bytes:
+        fault.check("ioctl")
+        raise AssertionError
+
+    async with _served() as (running, client, conn):
+        if call == "ioctl":
+            monkeypatch.setattr(fcntl, "ioctl", ioctl)
+        below = conn._transport.sock
+        conn._transport.sock = Failing(below, fault)
+        conn.abort()
+        below.close()
+        assert await is_reset(client) is (call != "setsockopt")
+        await _settle()
+        assert _only(running).reason is Reason.ABORTED
+        assert (_only(running).unacknowledged is None) is (call == "ioctl")
+        monkeypatch.undo()
+    said = call == "setsockopt" and name in ("ENOMEM", "EPERM", "EINVAL")
+    assert ("can't reset" in caplog.text) is said
+
+
+async def test_what_can_not_be_reset_is_said_once_a_second(
+    autojump_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with serving(_by_hand) as running:
+        for _ in range(20):
+            await _says(await running.connect())
+        for number, conn in enumerate(running.server.connections):
+            transport: Any = conn._transport
+            transport.sock = Failing(transport.sock, Fault("setsockopt", "EPERM"))
+            conn.abort()
+            if number == 10:
+                await trio.sleep(1)
+    assert len(caplog.records) == 2
+    assert "(10 more)" in caplog.text
+
+
+async def test_a_descriptor_that_a_handler_has_closed_ends_its_connection(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """Law 1: though it can't even be closed any more."""
+
+    async def handler(conn: Connection) -> None:
+        await _says_hello(conn)
+        if conn.id == 2:
+            os.close(conn.socket.fileno())
+        await _by_hand(conn)
+
+    async def _says_hello(conn: Connection) -> None:
+        await conn.send_all(await conn.receive_some())
+
+    async with _served(handler) as (running, client, _):
+        assert await receive_all(client) == b""
+        await _settle()
+        assert _only(running).reason is Reason.HANDLER_ERROR
+
+
+# -- Listeners
+
+#: All that accept(2) names, and some that a system call filter might. The kernel
+#: does not say EAGAIN of a queue in which somebody is.
+ACCEPT = [
+    "EBADF", "ECONNABORTED", "EFAULT", "EINVAL", "EMFILE", "ENFILE",
+    "ENOBUFS", "ENOMEM", "ENOTSOCK", "EOPNOTSUPP", "EPERM", "EPROTO", "ENETDOWN",
+    "ENOPROTOOPT", "EHOSTDOWN", "ENONET", "EHOSTUNREACH", "ENETUNREACH", "ENOSR",
+    "ESOCKTNOSUPPORT", "EPROTONOSUPPORT", "ETIMEDOUT", "ENOSYS", "EACCES", "EIO",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ACCEPT)
+@pytest.mark.parametrize("spare", [True, False], ids=["a spare one", "none to spare"])
+async def test_a_listener_that_can_not_accept_waits_and_says_so(
+    name: str,
+    spare: bool,
+    autojump_clock: trio.testing.MockClock,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Laws 1 and 2: it goes on by itself, and meanwhile costs nothing."""
+    async with serving(_by_hand, addresses=("127.0.0.1:0",) * 2) as running:
+        gate: Any = running.server[0]
+        if not spare:
+            gate._give_up_reserve()
+            gate._reserve = lambda: None
+        inside = await running.connect()
+        await _says(inside)
+        good, fault = gate._sock, Fault("accept4", name)
+        gate._sock = Failing(good, fault)
+        began = trio.current_time()
+        waiting = await running.connect()
+        await trio.sleep(20)
+        await _says(inside)
+        await _says(await running.connect(1))
+        seconds = trio.current_time() - began
+        assert fault.hits <= 16 * (8 + seconds + 1) + 2 * 64
+        assert 1 <= len(caplog.records) <= seconds + 1
+        gate._sock = good
+        await _says(waiting)
+        assert trio.current_time() <= began + seconds + 1
+        ((said, count),) = running.server.statistics().accept_errors.items()
+        assert said == errno.errorcode[getattr(errno, name)]
+        assert 0 < count <= fault.hits
+
+
+@pytest.mark.parametrize("name", ACCEPT)
+async def test_a_listener_that_can_not_accept_can_be_stopped(
+    name: str, autojump_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Laws 5 and 6: what waits can't be told, and is not waited for."""
+    async with serving(_by_hand, addresses=("127.0.0.1:0",) * 2) as running:
+        inside = await running.connect(1)
+        await _says(inside)
+        gate: Any = running.server[0]
+        good, fault = gate._sock, Fault("accept4", name)
+        gate._sock = Failing(good, fault)
+        waiting = await running.connect()
+        running.server.start_draining()
+        assert await is_reset(waiting)
+        await _says(inside)
+        await inside.aclose()
+        await running.ended.wait()
+        assert fault.hits <= 16 * 16 + 64
+    assert len(caplog.records) <= 2
+
+
+@pytest.mark.parametrize("name", ["ENOMEM", "ENOSPC", "EEXIST", "EPERM"])
+async def test_a_listener_that_can_not_be_waited_for_is_looked_at(
+    name: str,
+    waits: Waits,
+    autojump_clock: trio.testing.MockClock,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Law 1: it accepts, a second later at most; and is not taken for closed."""
+    async with serving(_by_hand) as running:
+        gate: Any = running.server[0]
+        waits.fd = gate.socket.fileno()
+        await _says(await running.connect())
+        waits.fault = Fault("epoll_ctl(ADD)", name)
+        began = trio.current_time()
+        for _ in range(5):
+            await trio.sleep(3)
+            now = trio.current_time()
+            await _says(await running.connect())
+            assert trio.current_time() <= now + 1
+        seconds = trio.current_time() - began
+        assert waits.fault.hits <= 8 * 5 + seconds + 5
+        assert 1 <= len(caplog.records) <= seconds + 1
+        waits.fault.stop()
+        await _says(await running.connect())
+
+
+@any_times
+@pytest.mark.parametrize("name", ["ENOBUFS", "EINVAL", "ENOTCONN"])
+async def test_who_has_no_name_is_served(
+    name: str,
+    times: float,
+    autojump_clock: trio.testing.MockClock,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Law 3: the report has the listener's."""
+    fault = Fault("getsockname", name, times)
+    getsockname = socket.socket.getsockname
+    none = Limits(max_connections=0)
+    async with serving(_by_hand, addresses=("0.0.0.0:0",), limits=none) as running:
+        client = await running.connect()
+
+        def fails(sock: socket.socket) -> Any:
+            fault.check("getsockname")
+            return getsockname(sock)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(socket.socket, "getsockname", fails)
+            running.server.limits = Limits()
+            await _says(client)
+        await client.aclose()
+    assert fault.hits == 1
+    (report,) = running.reports
+    assert report.local == report.listener
+    assert report.outcome is Outcome.OK
+
+
+@any_times
+@pytest.mark.parametrize("name", ["EPERM", "ENOTTY", "ENOMEM", "EBADF"])
+async def test_what_can_not_be_made_not_to_wait_is_closed(
+    name: str,
+    times: float,
+    autojump_clock: trio.testing.MockClock,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Laws 3 and 13: and counted as an error of accepting."""
+    fault = Fault("ioctl", name, times)
+    setblocking = socket.socket.setblocking
+
+    def fails(sock: socket.socket, flag: bool) -> None:
+        fault.check("ioctl")
+        setblocking(sock, flag)
+
+    async with serving(_by_hand, limits=Limits(max_connections=1)) as running:
+        inside = await running.connect()
+        await _says(inside)
+        outside = await running.connect()
+        with monkeypatch.context() as patch:
+            patch.setattr(socket.socket, "setblocking", fails)
+            running.server.limits = Limits()
+            assert await receive_all(outside) == b""
+            await _says(inside)
+        await _says(await running.connect())
+        assert running.server.statistics().accept_errors == {name: 1}
+        assert running.server.statistics().accepted == 2
+    assert len(caplog.records) == 1
+
+
+async def test_a_queue_that_can_not_be_made_shorter_is_swept_all_the_same(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """Law 6: nobody in it is reset without a word."""
+    async with serving(_by_hand, limits=Limits(max_connections=0)) as running:
+        gate: Any = running.server[0]
+        gate._sock = Failing(gate._sock, Fault("listen", "EINVAL"))
+        waiting = await running.connect()
+        running.server.start_draining()
+        assert await receive_all(waiting) == b""
+
+
+# -- A target: what fails is a call for the socket that connects to it
+
+#: connect(2), socket(2), and what tcp(7) and a system call filter add to it.
+CONNECT = [
+    "EACCES", "EPERM", "EADDRINUSE", "EADDRNOTAVAIL", "EAFNOSUPPORT", "EAGAIN",
+    "EBADF", "ECONNREFUSED", "EFAULT", "EINTR", "EISCONN", "ENETUNREACH", "ENOTSOCK",
+    "EPROTOTYPE", "ETIMEDOUT", "EHOSTUNREACH", "ENOBUFS", "ENOMEM", "ENOSYS",
+]  # fmt: skip
+DIALS = [
+    *(("connect", name) for name in CONNECT),
+    *(("getsockname", name) for name in ("ENOBUFS", "EBADF", "EPERM")),
+    *(("getsockopt", name) for name in ("ENOBUFS", "ENOMEM", "EBADF", "EPERM")),
+    *(("wait", name) for name in ("ENOMEM", "ENOSPC", "EPERM", "EEXIST")),
+    *(("socket", name) for name in ("EMFILE", "ENFILE", "ENOBUFS", "ENOMEM",
+                                    "EACCES", "EAFNOSUPPORT", "EINVAL", "EPERM",
+                                    "EPROTONOSUPPORT")),
+]  # fmt: skip
+
+
+@any_times
+@pytest.mark.parametrize(("call", "name"), DIALS)
+async def test_a_target_that_can_not_be_connected_to(
+    call: str,
+    name: str,
+    times: float,
+    autojump_clock: trio.testing.MockClock,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Laws 1, 13 and 15: one client is reset, at once, and the next is served."""
+    fault = Fault(call, name, times)
+    # Connected later, as over a network.
+    later = call in ("getsockopt", "wait")
+
+    def connect_ex(sock: socket.socket, address: Any) -> int:
+        try:
+            fault.check("connect")
+        except OSError as error:
+            assert error.errno is not None
+            return error.errno
+        code = socket.socket.connect_ex(sock, address)
+        return errno.EINPROGRESS if later else code
+
+    def getpeername(sock: socket.socket) -> Any:
+        if later:
+            raise OSError(errno.ENOTCONN, os.strerror(errno.ENOTCONN))
+        return socket.socket.getpeername(sock)
+
+    def failing(name: str) -> Any:
+        def method(sock: socket.socket, *args: Any) -> Any:
+            fault.check(name)
+            return getattr(socket.socket, name)(sock, *args)
+
+        return method
+
+    class FailingEnd(trioserve._dial._End):
+        __slots__ = ()
+
+        def __init__(self, *args: Any) -> None:
+            fault.check("socket")
+            super().__init__(*args)
+
+    async def wait(sock: Any) -> None:
+        if isinstance(sock, FailingEnd):
+            fault.check("wait")
+        await wait_writable(sock)
+
+    wait_writable = trio.lowlevel.wait_writable
+    async with serving(_by_hand) as target, serving(proxy(target.address)) as running:
+        beside = await running.connect()
+        await _says(beside)
+        with monkeypatch.context() as patch:
+            for method in ("getsockname", "getsockopt"):
+                setattr(FailingEnd, method, failing(method))
+            patch.setattr(FailingEnd, "connect_ex", connect_ex)
+            patch.setattr(FailingEnd, "getpeername", getpeername)
+            patch.setattr(trioserve._dial, "_End", FailingEnd)
+            patch.setattr(trio.lowlevel, "wait_writable", wait)
+            client = await running.connect()
+            if times == 1 and call in ("socket", "getsockname"):
+                await _says(client)  # what has not begun is tried once more
+                return
+            assert await is_reset(client)
+            await _says(beside)
+            if times == 1:
+                await _says(await running.connect())
+        assert fault.hits >= 1
+        await _says(await running.connect())
+        await _settle()
+        report = _only(running)
+        if report.outcome is Outcome.RESOURCE:
+            assert name in (*OURS, "EADDRNOTAVAIL", "EEXIST", "ENOSYS")
+        else:
+            assert report.outcome is Outcome.TARGET_ERROR
+        assert trio.current_time() <= 1
