@@ -38,8 +38,10 @@ def is_shortage(error: BaseException | None) -> bool:
 #: of them, a kind of file that can't, an epoll that won't. No network and no peer
 #: brings these about.
 _DENIALS: Final = frozenset(
-    (errno.EPERM, errno.ENOSYS, errno.EINVAL, errno.EIO)
-    + (errno.ESPIPE, errno.EEXIST, errno.ELOOP)
+    (
+        *(errno.EPERM, errno.ENOSYS, errno.EINVAL, errno.EIO),
+        *(errno.ESPIPE, errno.EEXIST, errno.ELOOP),
+    )
 )
 
 #: A descriptor was closed behind our back: it is nobody's, or something else by now.

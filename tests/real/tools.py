@@ -286,12 +286,16 @@ class Target:
         """Connect through a proxy: the client's end, and the server's."""
         client = connect(proxy.port)
         try:
-            server, _ = self._listener.accept()
+            return client, self.accept()
         except BaseException:
             client.close()
             raise
+
+    def accept(self) -> socket.socket:
+        """The server's end of the next connection."""
+        server, _ = self._listener.accept()
         server.settimeout(PATIENCE)
-        return client, server
+        return server
 
     def close(self) -> None:
         self._listener.close()

@@ -1,0 +1,288 @@
+"""The command, with system calls below it that fail: one kind after the other.
+
+tests/test_errnos.py has the whole table, on a clock of its own. Here it is the
+process that is seen to live, between a kernel and peers that are real, and to end
+when it is told to.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import mmap
+import shutil
+import socket
+import struct
+import subprocess
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from real.tools import (
+    PATIENCE,
+    Serve,
+    Target,
+    Trioserve,
+    connect,
+    needs_linux,
+    random_bytes,
+    receive_exactly,
+    sha256,
+)
+
+pytestmark = [
+    needs_linux,
+    pytest.mark.skipif(shutil.which("cc") is None, reason="no compiler: cc"),
+]
+
+#: In the order of the enum in failing.c.
+_CALLS = (
+    "accept4", "connect", "recv", "send", "splice", "epoll_ctl(ADD)",
+    "epoll_ctl(MOD)", "epoll_ctl(DEL)", "epoll_wait", "epoll_create1", "shutdown",
+    "getsockopt", "setsockopt", "getsockname", "pipe2", "fcntl", "ioctl", "socket",
+)  # fmt: skip
+_RULE = struct.Struct("4i")
+_ALWAYS = -1
+_ANY_PORT = -1
+
+#: Calls that fail while 50 round trips are made beside them, at most: nothing spins.
+_MOST_HITS = 1500
+
+
+class Faults:
+    """What fails in the programs that are started ``under`` it."""
+
+    def __init__(self, library: Path, control: Path) -> None:
+        control.write_bytes(bytes(_RULE.size * len(_CALLS)))
+        with control.open("r+b") as file:
+            self._rules = mmap.mmap(file.fileno(), 0)
+        self.under = ("env", f"LD_PRELOAD={library}", f"FAILING={control}")
+
+    @contextlib.contextmanager
+    def fail(
+        self, call: str, name: str, times: int = _ALWAYS, port: int = 0
+    ) -> Iterator[Callable[[], int]]:
+        """For the block; what it gives tells how often it has failed so far."""
+        where = _RULE.size * _CALLS.index(call)
+
+        def hits() -> int:
+            count: int = _RULE.unpack_from(self._rules, where)[3]
+            return count
+
+        _RULE.pack_into(self._rules, where, getattr(errno, name), times, port, 0)
+        yield hits
+        _RULE.pack_into(self._rules, where, 0, 0, 0, 0)
+
+    def close(self) -> None:
+        self._rules.close()
+
+
+@pytest.fixture(scope="session")
+def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What is preloaded, compiled."""
+    made = tmp_path_factory.mktemp("failing") / "failing.so"
+    source = Path(__file__).with_name("failing.c")
+    command = ["cc", "-O1", "-shared", "-fPIC", "-o", str(made), str(source), "-ldl"]
+    subprocess.run(command, check=True)
+    return made
+
+
+@pytest.fixture
+def faults(library: Path, tmp_path: Path) -> Iterator[Faults]:
+    with contextlib.closing(Faults(library, tmp_path / "failing")) as faults:
+        yield faults
+
+
+class Pair:
+    """A connection through a proxy that works: the client's end, and the target's."""
+
+    def __init__(self, target: Target, proxy: Trioserve) -> None:
+        self.client = connect(proxy.port)
+        self.client.sendall(b"first")
+        # Some that failed may have reached the target before.
+        while self._says(server := target.accept()) != b"first":
+            server.close()
+        self.server = server
+
+    def _says(self, server: socket.socket) -> bytes:
+        with contextlib.suppress(ConnectionError):
+            return server.recv(5)
+        return b""
+
+    @property
+    def port(self) -> int:
+        port: int = self.client.getsockname()[1]
+        return port
+
+    def talk(self) -> None:
+        self.client.sendall(b"there")
+        assert receive_exactly(self.server, 5) == b"there"
+        self.server.sendall(b"back")
+        assert receive_exactly(self.client, 4) == b"back"
+
+    def ends(self) -> None:
+        """Wait until both ends are told that it is over."""
+        for sock in (self.client, self.server):
+            with contextlib.suppress(ConnectionError):
+                while sock.recv(1 << 16):
+                    pass
+
+    def close(self) -> None:
+        self.client.close()
+        self.server.close()
+
+
+_SOCKET_CALLS = [
+    *(("recv", name) for name in ("ENOMEM", "ENOBUFS", "EIO", "EPERM", "EBADF",
+                                  "ETIMEDOUT", "ECONNRESET", "EINVAL", "EFAULT")),
+    *(("send", name) for name in ("ENOMEM", "ENOBUFS", "EIO", "EPERM", "EBADF",
+                                  "ETIMEDOUT", "EPIPE", "EACCES", "ENETDOWN",
+                                  "EMSGSIZE", "EDESTADDRREQ", "EOPNOTSUPP")),
+    *(("shutdown", name) for name in ("ENOTCONN", "ENOBUFS", "EINVAL", "ENOTSOCK")),
+    *(("epoll_ctl(MOD)", name) for name in ("ENOMEM", "ENOENT", "EBADF", "EPERM")),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("times", [1, _ALWAYS], ids=["once", "for ever"])
+def test_a_call_that_fails_for_one_connection_ends_that_one(
+    times: int, serve: Serve, target: Target, faults: Faults
+) -> None:
+    """Laws 1, 4 and 15: it is told to both ends; all others go on."""
+    proxy = serve("proxy", target.address, under=faults.under)
+    beside = Pair(target, proxy)
+    for call, name in _SOCKET_CALLS:
+        victim = Pair(target, proxy)
+        victim.talk()
+        with faults.fail(call, name, times, victim.port) as hits:
+            match call:
+                case "recv":
+                    victim.client.sendall(b"more")
+                case "send":
+                    victim.server.sendall(b"more")
+                case "shutdown":
+                    victim.server.shutdown(socket.SHUT_WR)
+                case _:
+                    victim.client.shutdown(socket.SHUT_WR)
+            victim.ends()
+            for _ in range(50):
+                beside.talk()
+            assert 0 < hits() < _MOST_HITS, (call, name)
+        victim.close()
+        after = Pair(target, proxy)
+        after.talk()
+        after.close()
+    beside.close()
+    reports = {report["id"]: report for report in proxy.stop()}
+    for number, (call, name) in enumerate(_SOCKET_CALLS):
+        report = reports[2 + 2 * number]
+        told = (call, name, report["outcome"], report["error"])
+        if name in ("ENOMEM", "ENOBUFS", "EIO", "EPERM", "EINVAL"):
+            assert report["reason"] == "resource", told
+        elif name in ("EBADF", "ENOTSOCK", "ENOENT"):
+            assert report["reason"] == "aborted", told
+        else:
+            assert report["reason"] == "client_reset", told
+
+
+_ANY_CALLS = [
+    *(("accept4", name) for name in (
+        "EPERM", "ENOMEM", "ENOBUFS", "EMFILE", "ENFILE", "EINVAL", "EBADF",
+        "ENOTSOCK", "EOPNOTSUPP", "EPROTO", "ECONNABORTED", "ENOSYS", "EFAULT")),
+    *(("socket", name) for name in ("EMFILE", "ENFILE", "ENOBUFS", "ENOMEM",
+                                    "EACCES", "EAFNOSUPPORT", "EPERM")),
+    *(("connect", name) for name in (
+        "ECONNREFUSED", "EADDRNOTAVAIL", "EADDRINUSE", "ENETUNREACH", "EACCES",
+        "EPERM", "EAGAIN", "ENOBUFS", "ENOMEM", "EBADF", "ETIMEDOUT", "EINTR")),
+    *(("epoll_ctl(ADD)", name) for name in ("ENOMEM", "ENOSPC", "EPERM", "ELOOP")),
+    *(("epoll_ctl(DEL)", name) for name in ("ENOMEM", "ENOENT", "EPERM")),
+    *(("setsockopt", name) for name in ("EPERM", "ENOMEM", "EINVAL")),
+    *(("getsockopt", name) for name in ("EPERM", "ENOMEM", "ENOBUFS")),
+    *(("getsockname", name) for name in ("ENOBUFS", "EPERM")),
+    *(("ioctl", name) for name in ("EPERM", "ENOTTY")),
+]  # fmt: skip
+#: Which fail that are not even called when nothing goes wrong.
+_RARE = ("getsockopt",)
+
+
+@pytest.mark.parametrize("times", [1, _ALWAYS], ids=["once", "for ever"])
+def test_a_call_that_fails_for_all_new_connections_does_not_touch_the_others(
+    times: int, serve: Serve, target: Target, faults: Faults
+) -> None:
+    """Laws 1 and 2: and when it stops, new ones are served again."""
+    proxy = serve("proxy", target.address, under=faults.under)
+    beside = Pair(target, proxy)
+    for call, name in _ANY_CALLS:
+        with faults.fail(call, name, times) as hits:
+            if call == "epoll_ctl(DEL)":
+                Pair(target, proxy).close()
+            with contextlib.closing(connect(proxy.port)):
+                for _ in range(50):
+                    beside.talk()
+            for _ in range(50):
+                beside.talk()
+            assert hits() < _MOST_HITS, (call, name)
+            if call not in _RARE:
+                assert hits() > 0, (call, name)
+        after = Pair(target, proxy)
+        after.talk()
+        after.close()
+        beside.talk()
+    beside.close()
+    proxy.stop()
+
+
+@pytest.mark.parametrize(
+    ("call", "name"), [("splice", "ENOSYS"), ("splice", "EPERM"), ("splice", "EINVAL"),
+                       ("splice", "ENOMEM"), ("pipe2", "EMFILE"), ("pipe2", "ENFILE"),
+                       ("fcntl", "EPERM"), ("fcntl", "EBUSY")],
+)  # fmt: skip
+@pytest.mark.parametrize("times", [1, _ALWAYS], ids=["once", "for ever"])
+def test_bulk_is_copied_where_it_can_not_be_spliced(
+    call: str,
+    name: str,
+    times: int,
+    serve: Serve,
+    target: Target,
+    faults: Faults,
+    threads: ThreadPoolExecutor,
+) -> None:
+    """Law 4: no byte is lost, and what the system forbids is said once."""
+    proxy = serve("proxy", target.address, under=faults.under)
+    data = random_bytes(8_000_000)
+    with faults.fail(call, name, times) as hits:
+        for _ in range(2):
+            with contextlib.closing(Pair(target, proxy)) as pair:
+                sent = threads.submit(pair.client.sendall, data)
+                received = receive_exactly(pair.server, len(data))
+                assert sha256(received) == sha256(data)
+                sent.result(PATIENCE)
+        assert hits() > 0
+    proxy.stop()
+    said = [e for e in proxy.events() if "splice(2)" in e.get("message", "")]
+    assert len(said) == (call == "splice" and name in ("ENOSYS", "EPERM"))
+
+
+@pytest.mark.parametrize(
+    ("call", "name"),
+    [("accept4", "EPERM"), ("accept4", "ENOMEM"), ("accept4", "EMFILE"),
+     ("send", "ENOBUFS"), ("epoll_ctl(ADD)", "ENOSPC"), ("setsockopt", "EPERM")],
+)  # fmt: skip
+def test_whatever_fails_it_can_be_stopped(
+    call: str, name: str, serve: Serve, target: Target, faults: Faults
+) -> None:
+    """Law 5: it drains, and what can't be accepted is not waited for."""
+    proxy = serve("proxy", target.address, under=faults.under)
+    beside = Pair(target, proxy)
+    beside.talk()
+    # Trio wakes itself up through a socket that has no port.
+    port = _ANY_PORT if call == "send" else 0
+    with faults.fail(call, name, port=port):
+        waiting = connect(proxy.port)
+        proxy.terminate()
+        proxy.event("draining")
+        beside.close()
+        waiting.close()
+        target.close()  # and with it what has reached its queue
+        assert proxy.wait() == 0
