@@ -279,6 +279,29 @@ async def test_bulk_is_copied_where_it_can_not_be_spliced(
     assert engine.pipes.lent == 0
 
 
+async def test_what_is_forbidden_is_said_once_for_all(
+    monkeypatch: pytest.MonkeyPatch,
+    autojump_clock: trio.testing.MockClock,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Law 4: also to those that have a pipe already, with bytes in it."""
+    async with _scene("engine", monkeypatch, roomy) as scene:
+        with roomy() as e, roomy() as f:
+            flows = [(scene.a.peer, scene.b.peer), (e.peer, f.peer)]
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(relay, e.ours, f.ours)
+                senders = [Peer(sender) for sender, _ in flows]
+                for sender in senders:
+                    nursery.start_soon(sender.send, 5_000_000)
+                await _settle()
+                assert Engine.of_this_run().pipes.lent == 2
+                _splice_fails(monkeypatch, "out", Fault("splice", "ENOSYS"))
+                for sender, (_, sink) in zip(senders, flows, strict=True):
+                    assert await receive_exactly(sink, 5_000_000) == sender.sent
+                nursery.cancel_scope.cancel()
+    assert len(caplog.records) == 1
+
+
 @pytest.mark.parametrize("name", THEIRS[:8])
 @pytest.mark.parametrize("where", ["in", "out"])
 async def test_a_peer_that_breaks_in_the_middle_of_bulk_is_no_error_of_ours(
@@ -437,6 +460,59 @@ async def test_a_relay_whose_events_can_not_be_changed_ends_alone(
         closed = name in ("EBADF", "ENOENT")
         assert scene.result.reason is (Reason.ABORTED if closed else Reason.RESOURCE)
         assert epolls.made == 1
+
+
+def _make_it_something_else(epoll: Any) -> None:
+    """Somebody thinks that the number is his, and by now it is."""
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(nothing, epoll.fileno())
+    os.close(nothing)
+
+
+async def test_another_epoll_waits_for_what_was_changed_too(
+    autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Law 1: whoever notices first that the epoll is gone."""
+    async with _scene("engine", monkeypatch) as scene:
+        engine = Engine.of_this_run()
+        (there, _) = [d for d in engine._directions if d and d.source in scene.sides]
+        _make_it_something_else(engine._epoll)
+        one, other = scene.a, scene.b
+        if there.source is scene.sides[1]:
+            one, other = other, one
+        _hang_up(one.peer)
+        while there.reading:
+            await trio.lowlevel.checkpoint()
+            there.pull(engine, trio.current_time())
+        assert await receive_all(other.peer) == b""
+        await other.peer.send_all(b"and back")
+        assert await receive_exactly(one.peer, 8) == b"and back"
+
+
+async def test_an_epoll_that_is_gone_can_not_be_waited_for(
+    waits: Waits, autojump_clock: trio.testing.MockClock
+) -> None:
+    """Law 1: its relays end, the next one has another."""
+    with sockets() as a, sockets() as b, sockets() as c, sockets() as d:
+        async with trio.open_nursery() as nursery:
+            result = Result(nursery, a.ours, b.ours)
+            await _talk(a, b)
+            epoll: Any = Engine.of_this_run()._epoll
+
+            class Gone(Fault):
+                def check(self, call: str) -> None:
+                    if not self.hits:
+                        _make_it_something_else(epoll)
+                    super().check(call)
+
+            waits.fd, waits.fault = epoll.fileno(), Gone("epoll_ctl(ADD)", "EPERM", 1)
+            await a.peer.send_all(b"last words")
+            assert await receive_exactly(b.peer, 10) == b"last words"
+            assert await is_reset(b.peer)
+            nursery.start_soon(relay, c.ours, d.ours)
+            await _talk(c, d)
+            nursery.cancel_scope.cancel()
+        assert result.value.reason is Reason.RESOURCE
 
 
 @any_times
@@ -689,6 +765,22 @@ async def test_a_descriptor_that_a_handler_has_closed_ends_its_connection(
         assert await receive_all(client) == b""
         await _settle()
         assert _only(running).reason is Reason.HANDLER_ERROR
+
+
+@any_times
+@pytest.mark.parametrize("name", ["ENOMEM", "ENOBUFS", "EPERM", "EIO"])
+async def test_looking_for_bytes_in_vain_changes_nothing(
+    name: str, times: float, autojump_clock: trio.testing.MockClock
+) -> None:
+    """Law 15: whoever receives is told, if it is so then."""
+    async with _served() as (_, client, conn):
+        below = conn._transport.sock
+        conn._transport.sock = Failing(below, Fault("recv", name, times))
+        assert conn._transport.readable()
+        assert conn._transport.error is None
+        conn._transport.sock = below
+        await _says(client)
+        await client.aclose()
 
 
 # -- Listeners
