@@ -14,7 +14,7 @@ from typing import TypeAlias
 
 import trio
 
-from ._errors import PROGRAM_ENDS, only
+from ._errors import PROGRAM_ENDS, log_error, only
 from ._report import ConnectionReport, Outcome, describe
 
 logger = logging.getLogger("trioserve")
@@ -38,7 +38,8 @@ async def log_reports(reports: trio.MemoryReceiveChannel[ConnectionReport]) -> N
         Outcome.HANDLER_ERROR: logging.ERROR,
     }
     async for report in reports:
-        log.log(
+        log_error(
+            log,
             levels.get(report.outcome, logging.WARNING),
             "conn-%d %s: %s%s; received %d, sent %d bytes in %.3f s",
             report.id,
@@ -48,9 +49,7 @@ async def log_reports(reports: trio.MemoryReceiveChannel[ConnectionReport]) -> N
             report.bytes_received,
             report.bytes_sent,
             report.duration,
-            exc_info=report.exception
-            if report.outcome is Outcome.HANDLER_ERROR
-            else None,
+            error=report.exception if report.outcome is Outcome.HANDLER_ERROR else None,
         )
 
 
@@ -121,8 +120,10 @@ class Reports:
             if self._scope.cancelled_caught:
                 why = f"did not end within {self._grace:g} s"
         except BaseException as exception:  # noqa: ASYNC103 - isolation
-            if only(exception, PROGRAM_ENDS) is not None:
+            if (ends := only(exception, PROGRAM_ENDS)) is exception:
                 raise
+            if ends is not None:
+                raise ends from None  # noqa: ASYNC104 - without what is isolated
             why, error = f"raised {describe(exception)}", exception
         finally:
             left = self.buffered
@@ -131,9 +132,12 @@ class Reports:
             self.lost += left
             self.over.set()
         if left or not self._ended:
-            logger.error(
+            log_error(
+                logger,
+                logging.ERROR,
                 "the collector %s; reports are lost from now on, %d already",
                 why,
                 left,
-                exc_info=error,
+                error=error,
             )
+        del error  # its traceback has this frame

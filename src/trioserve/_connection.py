@@ -29,7 +29,7 @@ from typing import Any, Final, Protocol
 import trio
 
 from ._admission import Slot
-from ._errors import is_ours
+from ._errors import is_a, is_ours, leaves
 from ._options import Timeouts
 from ._report import (
     Attempt,
@@ -419,7 +419,8 @@ class Connection(trio.abc.HalfCloseableStream):
         """Say why it ends. The first reason stays."""
         if self._ending is None:
             self._ending = Conclusion(reason, side, bound, error)
-        self._exception = self._exception or exception
+        if self._exception is None:
+            self._exception = exception
 
     def _stop(
         self,
@@ -700,7 +701,7 @@ class Connection(trio.abc.HalfCloseableStream):
             phase=self._phase,
             side=side,
             bound=bound,
-            error=describe(self._exception) if self._exception else error,
+            error=error if self._exception is None else describe(self._exception),
             exception=self._exception,
             faults=tuple(self._ordeal.suffered) if self._ordeal else (),
             draining=self.draining.is_set(),
@@ -712,7 +713,5 @@ class Connection(trio.abc.HalfCloseableStream):
 
 def _is_broken(error: BaseException | None) -> bool:
     """Whether all that was raised is what a broken stream raises, if anything."""
-    if isinstance(error, BaseExceptionGroup):
-        return all(_is_broken(e) for e in error.exceptions)
     broken = (trio.BrokenResourceError, trio.ClosedResourceError)
-    return error is None or isinstance(error, broken)
+    return error is None or all(is_a(each, broken) for each in leaves(error))

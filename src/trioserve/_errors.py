@@ -1,21 +1,109 @@
-"""Errors: which end the program, and which are no peer's doing."""
+"""Errors: what is in them, which end the program, which are no peer's doing.
+
+An error comes from a handler, and its class may have been written to say anything:
+its attributes raise, its ``__class__`` is another one, a group has no end. Nothing
+here asks the error itself; what is asked is its type, and the attributes that
+``BaseException`` has and no subclass can change.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import errno
-from typing import Final
+import logging
+import traceback
+from collections.abc import Iterator
+from typing import Any, Final
+
+import trio
 
 #: No layer may keep these to itself.
 PROGRAM_ENDS: Final = (KeyboardInterrupt, SystemExit)
 
 
+_members: Final = BaseExceptionGroup.__dict__["exceptions"].__get__
+_cause: Final = BaseException.__dict__["__cause__"].__get__
+
+
+def is_a(error: BaseException | None, kinds: type[Any] | tuple[type[Any], ...]) -> bool:
+    """Whether ``error`` is of one of these types, whatever its ``__class__`` says."""
+    return issubclass(type(error), kinds)
+
+
+def leaves(error: BaseException) -> Iterator[BaseException]:
+    """``error``, or of a group the errors in it, however deep they are.
+
+    A group that is in another one twice counts once.
+    """
+    seen = set[int]()
+    left = [error]
+    while left:
+        each = left.pop()
+        if not is_a(each, BaseExceptionGroup):
+            yield each
+        elif id(each) not in seen:
+            seen.add(id(each))
+            left += reversed(_members(each))
+
+
 def only(
     error: BaseException, kinds: tuple[type[BaseException], ...]
 ) -> BaseException | None:
-    """The part of ``error`` that is of these kinds."""
-    if isinstance(error, BaseExceptionGroup):
-        return error.subgroup(kinds)
-    return error if isinstance(error, kinds) else None
+    """The part of ``error`` that is of these kinds: one error, or a group of ours."""
+    return _together([each for each in leaves(error) if is_a(each, kinds)])
+
+
+def without(error: BaseException, kind: type[BaseException]) -> BaseException | None:
+    """The part of ``error`` that is not of this kind: one error, or a group of ours."""
+    return _together([each for each in leaves(error) if not is_a(each, kind)])
+
+
+def _together(errors: list[BaseException]) -> BaseException | None:
+    if len(errors) > 1:
+        # An error that has no class to show can't be put into a group.
+        with contextlib.suppress(BaseException):
+            return BaseExceptionGroup("out of a group of errors", errors)
+    return errors[0] if errors else None
+
+
+def cause_of(error: BaseException) -> BaseException | None:
+    """What ``error`` was raised from."""
+    found: BaseException | None = _cause(error)
+    return found
+
+
+def log_error(
+    logger: logging.Logger,
+    level: int,
+    message: str,
+    *args: object,
+    error: BaseException | None,
+) -> None:
+    """Log a message, and the traceback of ``error`` if it can be formatted.
+
+    It raises nothing but what ends the program, whatever ``error`` is, and whatever
+    the log's handlers do with it.
+    """
+    if error is not None and not _can_be_formatted(error):
+        # A handler whose formatter fails prints that failure, and not the message.
+        message, error = f"{message} (its traceback can't be formatted)", None
+    try:
+        logger.log(level, message, *args, exc_info=error, stacklevel=2)
+    except PROGRAM_ENDS:
+        raise
+    except BaseException:  # noqa: ASYNC103 - isolation
+        with contextlib.suppress(Exception):
+            logger.log(level, message, *args, stacklevel=2)
+
+
+@trio.lowlevel.enable_ki_protection  # so that what is raised here is the error's own
+def _can_be_formatted(error: BaseException) -> bool:
+    try:
+        str(error)
+        traceback.format_exception(error, limit=1)
+    except BaseException:  # noqa: ASYNC103 - the error's own doing
+        return False
+    return True
 
 
 #: What this machine or this process has too little of: descriptors, memory, buffers,

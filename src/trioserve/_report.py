@@ -8,8 +8,12 @@ from __future__ import annotations
 
 import dataclasses
 import enum
-from collections.abc import Mapping, Sequence
+import itertools
+import math
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
+
+from ._errors import cause_of, is_a, leaves
 
 Side = Literal["client", "target"]
 
@@ -286,7 +290,9 @@ class ConnectionReport:
             for a in self.attempts
         ]
         fields["faults"] = list(self.faults)
-        fields["notes"] = {name: _plain(noted) for name, noted in self.notes.items()}
+        fields["notes"] = {
+            _cut(name): _plain(noted) for name, noted in self.notes.items()
+        }
         fields["state"] = self.termination_state
         return fields
 
@@ -438,21 +444,74 @@ def escape(text: str, limit: int = 256) -> str:
     return plain if len(plain) <= limit else plain[: limit - 3] + "..."
 
 
+#: Errors of a group that are described; of the others, the number is told.
+_MOST_DESCRIBED: Final = 3
+
+
 def describe(error: BaseException) -> str:
-    """``error`` in one line; of a broken stream, its cause."""
-    if isinstance(error, BaseExceptionGroup):
-        inner = "; ".join(describe(e) for e in error.exceptions[:3])
-        more = len(error.exceptions) - 3
-        return escape(inner + (f"; {more} more" if more > 0 else ""))
-    cause = error.__cause__
-    if isinstance(cause, OSError) and not isinstance(error, OSError):
+    """``error`` in one line; of a broken stream, its cause.
+
+    It raises nothing, whatever ``error`` is: where the error's own methods do, that
+    is what is said.
+    """
+    found = leaves(error)
+    text = "; ".join(_described(e) for e in itertools.islice(found, _MOST_DESCRIBED))
+    more = sum(1 for _ in found)
+    return escape(text + (f"; {more} more" if more else ""))
+
+
+def _described(error: BaseException) -> str:
+    cause = cause_of(error)
+    if is_a(cause, OSError) and not is_a(error, OSError):
+        assert cause is not None
         error = cause
-    text = str(error)
-    name = type(error).__name__
-    return escape(f"{name}: {text}" if text else name)
+    text = _told_by("__str__", str, error)
+    name = _name_of(error)
+    return f"{name}: {text}" if text else name
+
+
+def _told_by(method: str, ask: Callable[[object], str], value: object) -> str:
+    """What ``value`` says of itself, not escaped; or what it raised instead."""
+    try:
+        return _cut(ask(value), _MOST_TOLD)
+    except BaseException as error:  # noqa: ASYNC103 - of the value's own making
+        return f"its {method} raised {_name_of(error)}"
+
+
+def _cut(text: str, length: int | None = None) -> str:
+    """The beginning of ``text``, as a ``str`` and nothing that is derived from it."""
+    return str.__getitem__(text, slice(length))
+
+
+def _name_of(value: object) -> str:
+    """The name of its class, whatever its metaclass says."""
+    name: str = _class_name(type(value))
+    return name
+
+
+_class_name: Final = type.__dict__["__name__"].__get__
+
+#: Characters that are looked at of what a value says of itself.
+_MOST_TOLD: Final = 300
 
 
 def _plain(value: object) -> object:
-    if value is None or isinstance(value, bool | int | float):
+    """A noted value as JSON can write it, whatever its class does or says."""
+    kind: type[Any] = type(value)
+    if value is None or kind is bool:
         return value
-    return escape(value if isinstance(value, str) else repr(value))
+    if issubclass(kind, int):
+        whole = int.__index__(value)  # type: ignore[arg-type]
+        if whole.bit_length() <= _MOST_BITS:
+            return whole
+    elif issubclass(kind, float):
+        number = float.__float__(value)  # type: ignore[arg-type]
+        if math.isfinite(number):
+            return number
+    elif issubclass(kind, str):
+        return escape(_cut(value, _MOST_TOLD))  # type: ignore[arg-type]
+    return escape(_told_by("__repr__", repr, value))
+
+
+#: Of a number; Python writes no longer ones than of 4,300 digits, and others less.
+_MOST_BITS: Final = 64

@@ -31,7 +31,7 @@ from ._admission import Slot, Slots
 from ._collector import Collector, Reports, log_reports
 from ._connection import Connection, Running, _current
 from ._engine import engine_held
-from ._errors import PROGRAM_ENDS, only
+from ._errors import PROGRAM_ENDS, only, without
 from ._gates import Gate, gate_for
 from ._listeners import open_listeners
 from ._options import Limits, Timeouts
@@ -372,25 +372,44 @@ class Server(Sequence[Gate]):
         connection._task = trio.lowlevel.current_task()
         connection._phase = Phase.DATA
         _current.set(connection)
+        raised: BaseException | None = None
         try:
             connection._watch()
             with connection._scope:
-                if self._begin is None:
-                    connection._result = await self._handler(connection)
-                elif (relay := await self._begin(connection)) is not None:
-                    await connection._run(relay)
-                await connection._finish()
-        except BaseException as error:  # noqa: ASYNC103 - isolation
-            if (rest := _isolate(connection, error)) is not None:
-                if rest is error:
-                    raise
+                try:
+                    if self._begin is None:
+                        connection._result = await self._handler(connection)
+                    elif (relay := await self._begin(connection)) is not None:
+                        await connection._run(relay)
+                    await connection._finish()
+                except BaseException as error:  # noqa: ASYNC103 - isolation
+                    raised = error
+                    # Trio asks what it gets for its class and its parts, and some
+                    # errors answer anything. It gets what it has to know.
+                    if (passed := only(error, _PASSED)) is error:
+                        raise
+                    if passed is not None:
+                        raise passed from None  # noqa: ASYNC104 - what it has to know
+            if raised is not None and connection._scope.cancelled_caught:
+                raised = without(raised, trio.Cancelled)
+            cancelled = raised is not None and _is_cancelled()
+            connection._ended(raised, cancelled=cancelled)
+        except BaseException as passed:  # noqa: ASYNC103 - isolation
+            # A Cancelled that no scope above us asked for is a handler's mistake,
+            # and would cancel the whole server without a word.
+            cancelled = _is_cancelled()
+            connection._ended(raised, cancelled=cancelled)
+            rest = only(passed, _PASSED if cancelled else PROGRAM_ENDS)
+            if rest is passed:
+                raise
+            if rest is not None:
                 raise rest from None  # noqa: ASYNC104 - without what is isolated
-        else:
-            connection._ended(None, cancelled=False)
         finally:
+            del raised  # its traceback has this frame
             self._settle(connection)
             await connection._transport.wait_closed()  # noqa: ASYNC102 - shielded
 
+    @trio.lowlevel.enable_ki_protection  # so that an interrupt comes before or after
     def _settle(self, connection: Connection) -> None:
         """Close, record, release, report; in one step, and once."""
         if self._open.pop(connection.id, None) is None:
@@ -561,13 +580,13 @@ async def _unused(_stream: object) -> None:
     raise AssertionError("_Starter starts something else")  # pragma: no cover
 
 
-def _isolate(connection: Connection, error: BaseException) -> BaseException | None:
-    """What a handler raised is its connection's; all but what is returned."""
-    # A Cancelled that no scope above us asked for is a handler's mistake, and
-    # would cancel the whole server without a word.
-    cancelled = trio.current_effective_deadline() == -math.inf
-    connection._ended(error, cancelled=cancelled)
-    return only(error, (*PROGRAM_ENDS, trio.Cancelled) if cancelled else PROGRAM_ENDS)
+#: Of what a handler raises, what is not its connection's alone.
+_PASSED: Final = (*PROGRAM_ENDS, trio.Cancelled)
+
+
+def _is_cancelled() -> bool:
+    """Whether a scope around this task's own is cancelled."""
+    return trio.current_effective_deadline() == -math.inf
 
 
 def _stands_at(connection: Connection) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import types
 from typing import Final
 
 import trio
@@ -22,7 +24,9 @@ def whereabouts(task: trio.lowlevel.Task | None) -> list[str]:
         if children:
             tasks += children
             continue
-        frames = list(task.iter_await_frames())
+        frames: list[tuple[types.FrameType, int]] = []
+        with contextlib.suppress(Exception):  # what it awaits may be of any class
+            frames.extend(task.iter_await_frames())
         own = [f for f in frames if not f[0].f_code.co_filename.startswith(_TRIO)]
         for frame, line in (own or frames)[-1:]:
             code = frame.f_code
