@@ -18,6 +18,7 @@ Two rules hold it together:
 from __future__ import annotations
 
 import collections
+import contextvars
 import itertools
 import logging
 import math
@@ -101,6 +102,7 @@ class Server(Sequence[Gate]):
         self._limits = limits
         self._timers = Timers()
         self._nursery: _Spawns | None = None
+        self._lent: _Spawns | None = None
         self._handler: Callable[[Any], Awaitable[object]] | None = None
         self._begin: Callable[[Connection], Awaitable[Running | None]] | None = None
         # Connections.
@@ -118,8 +120,14 @@ class Server(Sequence[Gate]):
         self._accepting = trio.CancelScope()
         self._accept_over = False
         self._patience = trio.CancelScope()
-        self._timing = trio.CancelScope()
+        self._serving = trio.CancelScope()
+        self._timing = trio.CancelScope(shield=True)
         self._all_closed = trio.Event()
+        self._holds = trio.Event()
+        self._starts_no_more = trio.Event()
+        self._was_cancelled = False
+        self._is_gone = False
+        self._ends_program: BaseException | None = None
         self._over = trio.Event()
         self._drain_reason: str | None = None
         self._drain_began = math.inf
@@ -296,10 +304,11 @@ class Server(Sequence[Gate]):
         return connection
 
     def _start(self, connection: Connection) -> None:
-        assert self._nursery is not None
+        where = self._nursery if self._lent is None else self._lent
+        assert where is not None
         name = f"conn-{connection.id} {connection.peer}"
         try:
-            self._nursery.start_soon(self._run, connection, name=name)
+            where.start_soon(self._run, connection, name=name)
         except BaseException:
             # A nursery that we were lent is closed.
             connection._conclude(Reason.CANCELLED)
@@ -343,6 +352,7 @@ class Server(Sequence[Gate]):
 
     async def _tell(self, connection: Connection) -> None:
         """Wait until a refused client has read why."""
+        connection._scope.shield = True
         try:
             with connection._scope, trio.move_on_after(self.timeouts.linger):
                 await connection._transport.discard(65536)
@@ -369,6 +379,9 @@ class Server(Sequence[Gate]):
     async def _run(self, connection: Connection) -> None:
         """A connection's task, from its first step to the last."""
         assert self._handler is not None
+        # In a nursery of ours nothing is cancelled from outside: a handler may cancel
+        # the one that it runs in, and that is everybody's. See _hold().
+        connection._scope.shield = self._lent is None
         connection._task = trio.lowlevel.current_task()
         connection._phase = Phase.DATA
         _current.set(connection)
@@ -386,20 +399,24 @@ class Server(Sequence[Gate]):
                     raised = error
                     # Trio asks what it gets for its class and its parts, and some
                     # errors answer anything. It gets what it has to know.
-                    if (passed := only(error, _PASSED)) is error:
+                    passed = only(error, (*PROGRAM_ENDS, trio.Cancelled))
+                    if passed is error:
                         raise
                     if passed is not None:
                         raise passed from None  # noqa: ASYNC104 - what it has to know
             if raised is not None and connection._scope.cancelled_caught:
                 raised = without(raised, trio.Cancelled)
-            cancelled = raised is not None and _is_cancelled()
+            cancelled = raised is not None and self._is_cancelled_from_outside()
             connection._ended(raised, cancelled=cancelled)
         except BaseException as passed:  # noqa: ASYNC103 - isolation
             # A Cancelled that no scope above us asked for is a handler's mistake,
-            # and would cancel the whole server without a word.
-            cancelled = _is_cancelled()
+            # and would cancel a whole nursery without a word.
+            cancelled = self._is_cancelled_from_outside()
             connection._ended(raised, cancelled=cancelled)
-            rest = only(passed, _PASSED if cancelled else PROGRAM_ENDS)
+            if self._lent is None and only(passed, PROGRAM_ENDS) is not None:
+                self._serving.cancel(reason="a handler ends the program")
+            kinds = (*PROGRAM_ENDS, trio.Cancelled) if cancelled else PROGRAM_ENDS
+            rest = only(passed, kinds)
             if rest is passed:
                 raise
             if rest is not None:
@@ -441,40 +458,96 @@ class Server(Sequence[Gate]):
         task_status: _TaskStatus,
     ) -> DrainSummary:
         self._handler = handler
+        self._lent = handler_nursery
         # A proxy leaves its relays to us; not one in something that only passes on
         # its attributes, and is to be called itself.
         if hasattr(type(handler), "_begin_relay"):
             self._begin = getattr(handler, "_begin_relay")  # noqa: B009 - not all have
-        # In a nursery that isn't ours, connections may outlive us; what they
-        # need must live there too, and must not keep it from being cancelled.
-        self._timing.shield = handler_nursery is None
         try:
             with engine_held():
                 async with trio.open_nursery() as helpers:
-                    where = handler_nursery or helpers
-                    where.start_soon(
-                        self._reports.collect, collector, name="trioserve collector"
-                    )
-                    where.start_soon(self._time, name="trioserve timers")
-                    async with trio.open_nursery() as connections:
-                        self._nursery = handler_nursery or connections
-                        try:
+                    try:
+                        with self._serving:
+                            self._start_helpers(helpers, collector)
+                            helpers.start_soon(self._hold, name="trioserve connections")
+                            # Cancelled here, nobody would close the listeners.
+                            with trio.CancelScope(shield=True):
+                                await self._holds.wait()
                             task_status.started(self)
                             await self._accept()
                             await self._wait_out()
-                        except BaseException:
-                            self._cancelled(cut=handler_nursery is None)
-                            raise
-                        await self._reports.over.wait()
-                        self._sum_up()
+                            await self._reports.over.wait()
+                            self._sum_up()
+                        if self._serving.cancelled_caught:
+                            self._cancelled(cut=self._lent is None)
+                    except BaseException:
+                        self._cancelled(cut=self._lent is None)
+                        raise
+                    finally:
+                        self._starts_no_more.set()
         finally:
+            self._is_gone = True
             for gate in self._gates:
                 gate.dispose()
             self._sum_up()
+        if self._ends_program is not None:
+            raise self._ends_program
+        if self._was_cancelled:
+            raise RuntimeError("a task of the server's own has cancelled the server")
         if self._dead and len(self._dead) == len(self._gates):
             raise self._dead[-1]
         assert self._summary is not None
         return self._summary
+
+    def _start_helpers(self, nursery: trio.Nursery, collector: Collector) -> None:
+        """Start what connections need: someone who takes reports, and timers."""
+        collect, timers = "trioserve collector", "trioserve timers"
+        if self._lent is None:
+            nursery.start_soon(self._reports.collect, collector, name=collect)
+            nursery.start_soon(self._time, name=timers)
+            return
+        # In a nursery that isn't ours connections may outlive us, and it shall hold
+        # nothing but connections: what they need is in no nursery of anybody's.
+        spawn = trio.lowlevel.spawn_system_task
+        context = contextvars.copy_context()
+        spawn(self._collect_apart, collector, name=collect, context=context)
+        spawn(self._time, name=timers)
+
+    async def _collect_apart(self, collector: Collector) -> None:
+        """The collector in a task without a parent; what ends the program ends us."""
+        try:
+            await self._reports.collect(collector)
+        except BaseException as error:  # noqa: ASYNC103 - raised by serve()
+            if self._is_gone:
+                raise
+            self._ends_program = error
+            self._serving.cancel(reason="the collector ends the program")
+
+    async def _hold(self) -> None:
+        """Hold the nursery that our tasks run in, as long as more may be started.
+
+        A handler can cancel the nursery of its own task. Serving does not happen in
+        this one, and what runs in it is shielded, so that ends nobody.
+        """
+        async with trio.open_nursery() as nursery:
+            self._nursery = nursery
+            self._holds.set()
+            try:
+                await self._starts_no_more.wait()
+            except trio.Cancelled as cancelled:
+                scope = nursery.cancel_scope
+                if scope.cancel_called and not self._serving.cancel_called:
+                    logger.error(
+                        "%s has cancelled the nursery that handlers run in; that ends"
+                        " no connection, and serving goes on until it is drained, as"
+                        " by server.start_draining()",
+                        escape(cancelled.source_task or "a task"),
+                    )
+                with trio.CancelScope(shield=True):
+                    await self._starts_no_more.wait()
+                raise
+            # A handler may have started a task in it that has no end.
+            nursery.cancel_scope.cancel(reason="the server is over")
 
     async def _accept(self) -> None:
         """Accept until told to drain, or cancelled."""
@@ -514,15 +587,18 @@ class Server(Sequence[Gate]):
 
     def _cancelled(self, *, cut: bool) -> None:
         """Serving was cancelled: stop now."""
+        self._was_cancelled = True
         if self._drain_reason is None:
             self._drain_reason = "cancelled"
             self._drain_began = trio.current_time()
             self._open_at_start = len(self._open) + self._ends[Outcome.CUT]
             self._ends_before = self._ends.copy()
-        self.draining.set()
         if cut:
+            self.draining.set()
             for connection in self.connections:
                 connection._stop(Reason.CANCELLED)
+        self._accept_over = True
+        self._finish_if_over()
 
     def _finish_if_over(self) -> None:
         """After the last report: let collector and timers end."""
@@ -554,14 +630,13 @@ class Server(Sequence[Gate]):
     # -- the helpers
 
     async def _time(self) -> None:
-        try:
-            with self._timing:
-                await self._timers.run()
-        finally:
-            if not self._timing.cancel_called:
-                # The nursery we were lent is cancelled. It shall not wait for
-                # reports of connections that nobody will start.
-                self._reports.give_up_in(self.timeouts.cleanup)
+        with self._timing:
+            await self._timers.run()
+
+    def _is_cancelled_from_outside(self) -> bool:
+        """Whether a nursery that we were lent is cancelled, asked by a task in it."""
+        lent = self._lent is not None
+        return lent and trio.current_effective_deadline() == -math.inf
 
 
 class _Starter:
@@ -578,15 +653,6 @@ class _Starter:
 
 async def _unused(_stream: object) -> None:
     raise AssertionError("_Starter starts something else")  # pragma: no cover
-
-
-#: Of what a handler raises, what is not its connection's alone.
-_PASSED: Final = (*PROGRAM_ENDS, trio.Cancelled)
-
-
-def _is_cancelled() -> bool:
-    """Whether a scope around this task's own is cancelled."""
-    return trio.current_effective_deadline() == -math.inf
 
 
 def _stands_at(connection: Connection) -> str:
@@ -626,8 +692,9 @@ async def serve(
       report_buffer: reports that may wait for the collector; more are lost,
         and counted.
       handler_nursery: where connections are started, instead of a nursery of
-        our own. It is never cancelled and gets no deadline by us: when serving
-        is cancelled, the connections in it go on.
+        our own; nothing else is in it. It is never cancelled and gets no deadline
+        by us: when serving is cancelled, it ends at once, and the connections go
+        on, with their timers; each is reported when it ends.
       task_status: gets the :class:`Server`.
 
     Returns:
@@ -636,6 +703,7 @@ async def serve(
     Raises:
       ValueError: there is no listener.
       OSError: no listener can accept any more; after draining.
+      RuntimeError: something that runs in it has cancelled a nursery of its own.
       trio.Cancelled: cancelled from outside; all connections were reset, and
         all reports sent.
     """
