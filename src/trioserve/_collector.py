@@ -7,15 +7,17 @@ makes reports, and what a collector does with them, is not known here.
 
 from __future__ import annotations
 
+import collections
+import contextlib
 import logging
 import math
 from collections.abc import Awaitable, Callable
-from typing import TypeAlias
+from typing import Final, NamedTuple, TypeAlias
 
 import trio
 
 from ._errors import PROGRAM_ENDS, log_error, only
-from ._report import ConnectionReport, Outcome, describe
+from ._report import ConnectionReport, Outcome, Reason, describe
 
 logger = logging.getLogger("trioserve")
 
@@ -24,33 +26,116 @@ Collector: TypeAlias = Callable[
 ]
 
 
+#: Reports that a collector of ours takes before others get their turn.
+_AT_ONCE: Final = 256
+
+#: Of one kind, how many are logged in a second; of more, only how many there were.
+_FEW: Final = 10
+
+_LEVELS: Final = {
+    Outcome.OK: logging.DEBUG,
+    Outcome.PEER_ERROR: logging.INFO,
+    Outcome.REFUSED: logging.INFO,
+    Outcome.HANDLER_ERROR: logging.ERROR,
+}
+
+
 async def log_reports(reports: trio.MemoryReceiveChannel[ConnectionReport]) -> None:
     """Log each report to the standard logger ``trioserve.reports``; the default.
 
     What went well is logged at DEBUG, what the peer did and who was refused at
     INFO, a handler's exception at ERROR with its traceback, the rest at WARNING.
+
+    Of those that did not go well, ten of a kind are logged in a second (the
+    same reason, target and type of error); of more, one line says how many there
+    were.
     """
-    log = logging.getLogger("trioserve.reports")
-    levels = {
-        Outcome.OK: logging.DEBUG,
-        Outcome.PEER_ERROR: logging.INFO,
-        Outcome.REFUSED: logging.INFO,
-        Outcome.HANDLER_ERROR: logging.ERROR,
-    }
-    async for report in reports:
-        log_error(
-            log,
-            levels.get(report.outcome, logging.WARNING),
-            "conn-%d %s: %s%s; received %d, sent %d bytes in %.3f s",
-            report.id,
-            report.peer,
-            report.reason.sentence,
-            f" ({report.error})" if report.error else "",
-            report.bytes_received,
-            report.bytes_sent,
-            report.duration,
-            error=report.exception if report.outcome is Outcome.HANDLER_ERROR else None,
-        )
+    lines = _Lines()
+    try:
+        while True:
+            with trio.move_on_at(lines.due):
+                lines.add(await reports.receive())
+                # A receive is a pass of the scheduler, in which many may have ended.
+                with contextlib.suppress(trio.WouldBlock):
+                    for _ in range(_AT_ONCE):
+                        lines.add(reports.receive_nowait())
+            if trio.current_time() >= lines.due:
+                lines.sum_up()
+    except trio.EndOfChannel:
+        pass
+    finally:
+        lines.sum_up()
+
+
+class _Kind(NamedTuple):
+    # What reports have in common that are one line.
+
+    level: int
+    reason: Reason
+    target: str | None
+    error: str
+
+
+class _Lines:
+    # The log of reports; equal ones are counted, and summed up after a second.
+    #
+    # due: when that is; never, if every report was logged.
+
+    def __init__(self) -> None:
+        self.due = math.inf
+        self._log = logging.getLogger("trioserve.reports")
+        self._seen = collections.Counter[_Kind]()
+        self._second_ends = -math.inf
+
+    def add(self, report: ConnectionReport) -> None:
+        level = _LEVELS.get(report.outcome, logging.WARNING)
+        if not self._log.isEnabledFor(level):
+            return
+        if report.outcome is Outcome.OK or self._is_one_of_few(level, report):
+            log_error(
+                self._log,
+                level,
+                "conn-%d %s: %s%s; received %d, sent %d bytes in %.3f s",
+                report.id,
+                report.peer,
+                report.reason.sentence,
+                f" ({report.error})" if report.error else "",
+                report.bytes_received,
+                report.bytes_sent,
+                report.duration,
+                error=report.exception
+                if report.outcome is Outcome.HANDLER_ERROR
+                else None,
+            )
+
+    def _is_one_of_few(self, level: int, report: ConnectionReport) -> bool:
+        now = trio.current_time()
+        if now >= self._second_ends:
+            self.sum_up()
+            self._second_ends = now + 1
+        error = (report.error or "").partition(":")[0]
+        kind = _Kind(level, report.reason, report.target, error)
+        self._seen[kind] += 1
+        if self._seen[kind] <= _FEW:
+            return True
+        self.due = self._second_ends
+        return False
+
+    def sum_up(self) -> None:
+        for kind, count in self._seen.items():
+            if count > _FEW:
+                where = f" ({kind.target})" if kind.target else ""
+                error = f": {kind.error}" if kind.error else ""
+                self._log.log(
+                    kind.level,
+                    "%d more within 1 s: %s%s%s",
+                    count - _FEW,
+                    kind.reason.sentence,
+                    where,
+                    error,
+                )
+        self._seen.clear()
+        self.due = math.inf
 
 
 class Reports:
@@ -70,6 +155,8 @@ class Reports:
         self._send, self._receive = trio.open_memory_channel[ConnectionReport](most)
         self._sent = 0
         self._ended = False
+        self._said = 0
+        self._said_at = -math.inf
         self._grace = math.inf
         self._scope = trio.CancelScope(shield=True)
 
@@ -84,11 +171,19 @@ class Reports:
         return self._sent - self.buffered
 
     def put(self, report: ConnectionReport) -> None:
-        """Pass a report on, or count it as lost."""
+        """Pass a report on, or count it as lost, and say so once a second at most."""
         try:
             self._send.send_nowait(report)
-        except (trio.WouldBlock, trio.BrokenResourceError):
+        except trio.WouldBlock:
             self.lost += 1
+            now = trio.current_time()
+            if now - self._said_at >= 1:
+                self._said, self._said_at = self.lost, now
+                logger.warning(
+                    "the collector is too slow; reports lost so far: %d", self.lost
+                )
+        except trio.BrokenResourceError:
+            self.lost += 1  # the collector is over, which has been said
         else:
             self._sent += 1
 
@@ -97,6 +192,8 @@ class Reports:
         self._ended = True
         self._send.close()
         self.give_up_in(seconds)
+        if self.over.is_set():
+            self._say_total()
 
     def give_up_in(self, seconds: float) -> None:
         """Cancel the collector in ``seconds``."""
@@ -132,12 +229,20 @@ class Reports:
             self.lost += left
             self.over.set()
         if left or not self._ended:
+            self._said = self.lost
             log_error(
                 logger,
                 logging.ERROR,
                 "the collector %s; reports are lost from now on, %d already",
                 why,
-                left,
+                self.lost,
                 error=error,
             )
         del error  # its traceback has this frame
+        if self._ended:
+            self._say_total()
+
+    def _say_total(self) -> None:
+        if self.lost > self._said:
+            self._said = self.lost
+            logger.warning("reports lost in all: %d", self.lost)

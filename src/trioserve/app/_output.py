@@ -27,6 +27,9 @@ from ._writer import LineWriter, open_to_append
 
 _STDOUT, _STDERR = 1, 2
 
+#: Reports that are taken before others get their turn.
+_AT_ONCE = 256
+
 
 class Output:
     """A log, the reports that are written beside it, and a view if there is one.
@@ -62,13 +65,20 @@ class Output:
     ) -> None:
         """Log every report, and write it where reports go."""
         async for report in reports:
-            self._tally.add(report)
-            for change in self._targets.add(report):
-                say_target(self.log, change)
-            if not self._quiet:
-                self.log.connection(report)
-            if self._reports is not None:
-                self._reports.write(json.dumps(report.as_dict()))
+            self._take(report)
+            # A receive is a pass of the scheduler, in which many may have ended.
+            with contextlib.suppress(trio.WouldBlock, trio.EndOfChannel):
+                for _ in range(_AT_ONCE):
+                    self._take(reports.receive_nowait())
+
+    def _take(self, report: ConnectionReport) -> None:
+        self._tally.add(report)
+        for change in self._targets.add(report):
+            say_target(self.log, change)
+        if not self._quiet:
+            self.log.connection(report)
+        if self._reports is not None:
+            self._reports.write(json.dumps(report.as_dict()))
 
     async def show(self, server: Server) -> NoReturn:
         """Show how ``server`` stands, until cancelled.

@@ -1,0 +1,210 @@
+"""Reports on their way: collectors that keep up, and what is said if one does not."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Iterator
+
+import pytest
+import trio
+import trio.testing
+
+from app.reports import make_report
+from support import Running, receive_all, serving
+from trioserve import ConnectionReport, Limits, Reason, echo, log_reports
+from trioserve._collector import _FEW, Collector, Reports
+from trioserve.app._log import Log
+from trioserve.app._output import Output
+from trioserve.app._writer import LineWriter
+
+#: More than the default channel holds.
+_MANY = 40_000
+
+
+@pytest.fixture
+def output() -> Iterator[Output]:
+    """The command's collector, with a log that keeps nothing."""
+    writer = LineWriter(-1)
+    yield Output(Log(lambda line: None, "json"), writer)
+    writer.close(10)
+
+
+@pytest.fixture(params=["log_reports", "command"])
+def collector(request: pytest.FixtureRequest) -> Collector:
+    """Each collector that trioserve has of its own."""
+    if request.param == "log_reports":
+        return log_reports
+    output: Output = request.getfixturevalue("output")
+    return output.collect
+
+
+async def test_a_collector_of_ours_keeps_up_with_many_that_end_in_one_pass(
+    collector: Collector,
+) -> None:
+    """Law 3: a hundred connections that end in each pass lose no report."""
+    reports = Reports(1000)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(reports.collect, collector)
+        for number in range(_MANY):
+            reports.put(make_report(id=number))
+            if number % 100 == 99:
+                await trio.lowlevel.checkpoint()
+        reports.end(60)
+        await reports.over.wait()
+    assert (reports.collected, reports.lost) == (_MANY, 0)
+
+
+@pytest.fixture
+def reports_log(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
+    caplog.set_level(logging.DEBUG, "trioserve.reports")
+    return caplog
+
+
+async def _log(*batches: list[ConnectionReport], seconds: float = 0.0) -> None:
+    # Through `log_reports`, with so long between two batches.
+    send, receive = trio.open_memory_channel[ConnectionReport](10_000)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(log_reports, receive)
+        for batch in batches:
+            for report in batch:
+                send.send_nowait(report)
+            await trio.sleep(seconds)
+        send.close()
+
+
+async def test_of_equal_reports_a_few_are_logged_and_the_others_counted(
+    autojump_clock: object, reports_log: pytest.LogCaptureFixture
+) -> None:
+    """Law 15: what is said is said with a count of what was folded."""
+    cut = [make_report(id=n, reason=Reason.CUT) for n in range(9000)]
+    refused = [
+        make_report(
+            target="10.0.0.1:80",
+            reason=Reason.CONNECT_REFUSED,
+            error=f"ConnectionRefusedError: {n}",
+        )
+        for n in range(_FEW + 1)
+    ]
+    await _log(cut + refused)
+    texts = [record.getMessage() for record in reports_log.records]
+    assert len(texts) == 2 * _FEW + 2
+    assert texts[-2:] == [
+        f"{9000 - _FEW} more within 1 s: it was still open when the drain ended",
+        "1 more within 1 s: the target refused (10.0.0.1:80): ConnectionRefusedError",
+    ]
+    assert {record.levelno for record in reports_log.records} == {logging.WARNING}
+
+
+async def test_what_ended_well_is_never_folded(
+    autojump_clock: object, reports_log: pytest.LogCaptureFixture
+) -> None:
+    await _log([make_report()] * 500)
+    assert len(reports_log.records) == 500
+
+
+async def test_reports_that_differ_are_not_folded(
+    autojump_clock: object, reports_log: pytest.LogCaptureFixture
+) -> None:
+    await _log(
+        [
+            make_report(reason=reason, target=target, error=error)
+            for reason in (Reason.CONNECT_FAILED, Reason.SERVER_RESET)
+            for target in ("10.0.0.1:80", "10.0.0.2:80")
+            for error in ("OSError: 1", "ValueError: 2")
+            for _ in range(_FEW)
+        ]
+    )
+    assert len(reports_log.records) == 8 * _FEW
+
+
+async def test_what_was_folded_is_said_after_a_second(
+    autojump_clock: object, reports_log: pytest.LogCaptureFixture
+) -> None:
+    """While nothing else ends, and before the next ones are logged."""
+    batch = [make_report(reason=Reason.IDLE)] * (_FEW + 5)
+    await _log(batch, [], [], seconds=0.6)
+    counts = Counter("more" in r.getMessage() for r in reports_log.records)
+    assert counts == {False: _FEW, True: 1}
+    reports_log.clear()
+    await _log(batch, batch, batch, seconds=0.6)
+    folded = [n for n, r in enumerate(reports_log.records) if "more" in r.getMessage()]
+    assert folded == [_FEW, 2 * _FEW + 1]
+    assert reports_log.records[_FEW].getMessage().startswith(f"{_FEW + 10} more")
+
+
+async def test_seconds_in_which_few_ended_are_not_added_up(
+    autojump_clock: object, reports_log: pytest.LogCaptureFixture
+) -> None:
+    await _log(*[[make_report(reason=Reason.IDLE)]] * (3 * _FEW), seconds=1.0)
+    assert len(reports_log.records) == 3 * _FEW
+
+
+async def test_what_was_folded_is_said_when_it_is_cancelled(
+    autojump_clock: object, reports_log: pytest.LogCaptureFixture
+) -> None:
+    send, receive = trio.open_memory_channel[ConnectionReport](100)
+    for _ in range(_FEW + 7):
+        send.send_nowait(make_report(reason=Reason.CUT))
+    with trio.move_on_after(0.1):
+        await log_reports(receive)
+    assert reports_log.records[-1].getMessage().startswith("7 more")
+
+
+async def test_nothing_is_counted_that_is_not_logged(
+    autojump_clock: object, caplog: pytest.LogCaptureFixture
+) -> None:
+    await _log([make_report(reason=Reason.CLIENT_RESET)] * 100)
+    assert caplog.records == []
+
+
+# -- a collector of somebody else's
+
+
+async def _let_go(running: Running, count: int) -> None:
+    for _ in range(count):
+        client = await running.connect()
+        await client.send_eof()
+        assert await receive_all(client) == b""
+        await trio.testing.wait_all_tasks_blocked()
+
+
+async def test_a_collector_that_is_too_slow_is_said_once_a_second(
+    autojump_clock: object, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Law 15: at once, with the number so far, and at the end with the total."""
+    release = trio.Event()
+
+    async def collector(
+        reports: trio.MemoryReceiveChannel[ConnectionReport],
+    ) -> None:
+        await release.wait()
+        async for _ in reports:
+            pass
+
+    slow = "the collector is too slow; reports lost so far: "
+    async with serving(
+        echo, collector=collector, report_buffer=1, limits=Limits(max_connections=10)
+    ) as running:
+        await _let_go(running, 1)
+        assert caplog.messages == []
+        await _let_go(running, 4)
+        assert caplog.messages == [f"{slow}1"]
+        await trio.sleep(1)
+        await _let_go(running, 3)
+        assert caplog.messages == [f"{slow}1", f"{slow}5"]
+        release.set()
+    assert caplog.messages[2:] == ["reports lost in all: 7"]
+    assert running.server.statistics().lost == 7
+
+
+async def test_reports_that_a_dead_collector_did_not_take_are_said_at_the_end(
+    autojump_clock: object, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def collector(_: object) -> None:
+        raise ValueError("no room")
+
+    async with serving(echo, collector=collector) as running:
+        await _let_go(running, 3)
+        assert len(caplog.messages) == 1
+    assert caplog.messages[1:] == ["reports lost in all: 3"]
