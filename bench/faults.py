@@ -115,7 +115,7 @@ def _proxy(target: int, faults: str, folder: Path) -> Generator[int]:
     port = free_port()
     addresses = f"127.0.0.1:{port}", f"127.0.0.1:{target}"
     command = [sys.executable, "-m", "trioserve", "proxy", *addresses]
-    options = ["--fault", faults, "--quiet"]
+    options = ["--fault", faults, "--log-connections", "none"]
     with running([*command, *options], port, PROXY_CORES, folder):
         yield port
 

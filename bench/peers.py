@@ -150,7 +150,7 @@ def _trioserve(*options: str) -> Command:
 _FEW = 600
 _MORE = ("--max-connections", "10000")
 #: As the others, which log nothing of a connection.
-_QUIET = (*_MORE, "--quiet")
+_QUIET = (*_MORE, "--log-connections", "none")
 _REPORTS = (*_MORE, "--reports", "reports.jsonl")
 
 PEERS = [
@@ -186,7 +186,12 @@ PEERS = [
         most=_FEW,
     ),
     Peer("trio", "trio", "bench/servers/naive_trio.py", _script("naive_trio.py")),
-    Peer("trioserve", "trioserve", "trioserve proxy --quiet", _trioserve(*_QUIET)),
+    Peer(
+        "trioserve",
+        "trioserve",
+        "trioserve proxy --log-connections none",
+        _trioserve(*_QUIET),
+    ),
     Peer(
         "trioserve-reports",
         "trioserve",

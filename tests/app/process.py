@@ -30,6 +30,11 @@ def fill(fd: int) -> int:
         return taken
 
 
+def without_time(line: str) -> str:
+    """What a line of text says: the time is before it, or as much space."""
+    return re.sub(r"^(\d\d:\d\d:\d\d| {8}) ", "", line)
+
+
 class Lines:
     """The lines of a stream, read by a thread so that waiting for one can end."""
 

@@ -47,6 +47,50 @@ def error_of(result: Result) -> str:
     return error
 
 
+@pytest.mark.parametrize(
+    ("command", "env", "code", "message"),
+    [
+        ("echo unix:/no/folder/a --log json", {}, 1, "there is no folder /no/folder"),
+        ("echo --log=json --idle soon", {}, 2, "'soon' is not a duration"),
+        ("echo --idel 5 --log json", {}, 2, "no such option '--idel'"),
+        ("proxy --log json", {}, 2, "LISTEN is missing"),
+        ("echo unix:/no/folder/a", {"TRIOSERVE_LOG": "json"}, 1, "no folder"),
+        ("echo 1 --log text --log json", {"TRIOSERVE_LOG": "text"}, 2, "bare port"),
+    ],
+)
+def test_an_error_is_an_event_if_the_log_is_for_machines(
+    command: str, env: dict[str, str], code: int, message: str
+) -> None:
+    result = invoke(*command.split(), **env)
+    assert result.exit_code == code
+    record = json.loads(result.stderr)
+    assert message in record.pop("message")
+    assert record.pop("ts")
+    assert record == {"level": "error", "event": "error"}
+    result = invoke(*command.replace("json", "logfmt").split(), **env)
+    assert result.exit_code == code
+    if not env:
+        assert " level=error event=error message=" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("command", "env"),
+    [
+        ("echo 7000 --log text", {}),
+        ("echo 7000 --log haproxy", {"TRIOSERVE_LOG": "json"}),
+        ("echo 7000 --log xml", {}),
+        ("echo 7000 --log", {}),
+        ("ecoh --log json", {"TRIOSERVE_LOG": "json"}),
+        ("reports /no/file", {"TRIOSERVE_LOG": "json"}),
+        ("--log json", {}),
+    ],
+)
+def test_an_error_is_text_for_people(command: str, env: dict[str, str]) -> None:
+    result = invoke(*command.split(), **env)
+    assert result.exit_code in (1, 2)
+    assert result.stderr.startswith("trioserve: error: ")
+
+
 @pytest.mark.parametrize("args", [[], ["-h"], ["--help"]])
 def test_without_a_command_there_is_help(args: list[str]) -> None:
     result = invoke(*args)

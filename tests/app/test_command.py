@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import resource
 import signal
 import socket
 import stat
@@ -49,10 +50,11 @@ def test_echo_drains_on_a_signal_and_exits_with_0(
     assert command.out.rest() == []
 
 
-def test_quiet_it_says_nothing_of_connections_and_reports_them_all_the_same(
+def test_asked_to_it_logs_no_connections_and_reports_them_all_the_same(
     start: Start,
 ) -> None:
-    command = start("echo", "127.0.0.1:0", "--quiet", "--reports", "-")
+    quiet = ("--log-connections", "none")
+    command = start("echo", "127.0.0.1:0", *quiet, "--reports", "-")
     with command.connect(command.port()) as client:
         _say_hello(client)
     assert json.loads(command.out.until("{"))["bytes_received"] == 5
@@ -97,6 +99,53 @@ def test_a_target_that_is_not_there_is_a_fact_of_the_report(start: Start) -> Non
         assert f"address={target} " in down
         proxy.signal(signal.SIGTERM)
         assert proxy.code() == 0
+
+
+def test_a_target_that_fails_is_said_at_once_and_not_when_a_connection_ends(
+    start: Start,
+) -> None:
+    """Law 15: the connection goes on, to the next target."""
+    echo = start("echo", "127.0.0.1:0")
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        down = f"127.0.0.1:{unused.getsockname()[1]}"
+        up = f"127.0.0.1:{echo.port()}"
+        proxy = start("proxy", "127.0.0.1:0", down, up)
+        port = proxy.port()
+        with proxy.connect(port) as client:
+            assert f"address={down} " in proxy.err.until("event=target-down")
+            _say_hello(client)
+            unused.listen()
+            with proxy.connect(port):
+                assert f"address={down}" in proxy.err.until("event=target-up")
+
+
+def test_a_target_that_refuses_does_not_fill_the_log(
+    start: Start, tmp_path: Path
+) -> None:
+    """Law 15: what is logged and what is counted are all there were."""
+    path = tmp_path / "reports"
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        target = f"127.0.0.1:{unused.getsockname()[1]}"
+        options = ("--log", "json", "--reports", str(path))
+        proxy = start("proxy", "127.0.0.1:0", target, *options)
+        ready = json.loads(proxy.err.until('"event":"listening"'))
+        address = ("127.0.0.1", int(ready["addresses"].split(":")[1]))
+        for _ in range(300):
+            with (
+                contextlib.suppress(ConnectionResetError),
+                socket.create_connection(address) as client,
+            ):
+                client.recv(1)
+        proxy.signal(signal.SIGTERM)
+        assert proxy.code() == 0
+    events = [json.loads(line) for line in proxy.err.rest()]
+    logged = [e for e in events if e["event"] == "connection"]
+    folded = [e for e in events if e["event"] == "folded"]
+    assert len(logged) + sum(e["count"] for e in folded) == 300
+    assert {e["reason"] for e in logged + folded} == {"connect_refused"}
+    assert len(path.read_text().splitlines()) == 300
 
 
 def test_what_is_not_over_at_the_deadline_is_cut_and_the_code_is_3(
@@ -287,13 +336,63 @@ def test_a_full_disk_is_said_and_serving_goes_on(start: Start) -> None:
         with command.connect(port) as client:
             _say_hello(client)
         command.err.until("event=connection")
-    command.signal(signal.SIGTERM)
-    assert command.code() == 0
-    command.err.rest()
+    said_lost = 0
+    while said_lost < 2:
+        said_lost += int(command.err.until("event=reports-lost ").split(" lost=")[1])
+    command.signal(signal.SIGUSR1)
+    assert " reports_lost=2 " in command.err.until("event=status")
+    assert _lost_reports(command) == 2
     said = [line for line in command.err.seen if "reports-failed" in line]
     assert len(said) == 1
     assert "can't write to /dev/full: No space left on device" in said[0]
-    assert "event=reports-lost lost=2" in command.err.seen[-1]
+
+
+def _lost_reports(command: Command) -> int:
+    # End it; every loss was said once, and at the end how many there were.
+    command.signal(signal.SIGTERM)
+    assert command.code() == 0
+    command.err.rest()
+    lost = [
+        int(line.split(" lost=")[1])
+        for line in command.err.seen
+        if "event=reports-lost " in line
+    ]
+    (drained,) = [line for line in command.err.seen if "event=drained " in line]
+    assert drained.endswith(f" reports_lost={sum(lost)}")
+    return sum(lost)
+
+
+def test_a_file_that_may_not_grow_costs_reports_that_are_counted(
+    start: Start, tmp_path: Path
+) -> None:
+    """Law 15: and no signal (SIGXFSZ) ends the command."""
+    path = tmp_path / "reports"
+    command = start("echo", "127.0.0.1:0", "--reports", str(path))
+    port = command.port()
+    resource.prlimit(command.process.pid, resource.RLIMIT_FSIZE, (1000, 1000))
+    for _ in range(3):
+        with command.connect(port) as client:
+            _say_hello(client)
+        command.err.until("event=connection")
+    # Half a line is none.
+    assert _lost_reports(command) == 3 - path.read_text().count("\n") >= 2
+    (said,) = [line for line in command.err.seen if "reports-failed" in line]
+    assert "File too large" in said
+
+
+def test_what_is_wrong_with_stdout_is_said_of_stdout() -> None:
+    reader, writer = os.pipe()
+    argv = [sys.executable, "-m", "trioserve", "echo", "127.0.0.1:0", "--reports", "-"]
+    with spawned(argv, stderr=writer) as process, os.fdopen(reader) as stderr:
+        os.close(writer)
+        assert process.stdout
+        process.stdout.close()
+        port = int(stderr.readline().split("addresses=127.0.0.1:")[1].split()[0])
+        with socket.create_connection(("127.0.0.1", port)) as client:
+            _say_hello(client)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(30) == 0
+        assert "can't write to stdout: Broken pipe" in stderr.read()
 
 
 def test_nobody_reading_stderr_does_not_hold_up_anybody() -> None:
@@ -344,9 +443,7 @@ def test_a_reader_of_reports_may_leave_and_come_back(
     assert "Broken pipe" in command.err.until("event=reports-failed")
     with path.open() as reports:
         _meet(port, 3, reports)
-        assert " lost=1" in command.err.until("event=reports-lost")
-        command.signal(signal.SIGTERM)
-        assert command.code() == 0
+        assert _lost_reports(command) == 1
 
 
 def _meet(port: int, number: int, reports: IO[str]) -> None:

@@ -49,6 +49,7 @@ def _moment(**changes: Any) -> Moment:
         "before": _statistics(accepted=1200, closed=1229, bytes_received=1_000_000),
         "seconds": 2.0,
         "waiting": 0,
+        "reports_lost": 0,
         "drain_left": None,
     }
     return Moment(**(fields | changes))
@@ -94,8 +95,8 @@ def test_numbers_end_where_they_did_before() -> None:
 
 
 def test_it_says_what_nobody_hopes_to_see() -> None:
-    now = _statistics(lost=3, accept_errors={"EMFILE": 1000}, slots=0)
-    moment = _moment(now=now, before=now, waiting=37)
+    now = _statistics(accept_errors={"EMFILE": 1000}, slots=0)
+    moment = _moment(now=now, before=now, waiting=37, reports_lost=3)
     lines = list(view_lines(moment, Tally()))
     assert lines[1] == "  open    [################] 0 open, 0 of 0 slots, 37 waiting"
     assert lines[4] == "  but     3 reports lost, EMFILE 1,000 times"

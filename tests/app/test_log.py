@@ -2,9 +2,11 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 
 import pytest
 
+from app.process import without_time
 from app.reports import make_report
 from trioserve import Reason
 from trioserve.app._log import (
@@ -25,7 +27,24 @@ def test_text_is_for_people() -> None:
     log, lines = _log("text")
     log.say("listening", "on 127.0.0.1:1", "try: nc", port=1)
     log.say("oh", "mind\x1b[2J this", level="warning")
-    assert lines == ["on 127.0.0.1:1", "try: nc", "warning: mind\\x1b[2J this"]
+    assert [without_time(line) for line in lines] == [
+        "on 127.0.0.1:1",
+        "try: nc",
+        "warning: mind\\x1b[2J this",
+    ]
+
+
+def test_the_time_is_before_every_event_in_text() -> None:
+    """And what belongs to it stands below it."""
+    log, lines = _log("haproxy")
+    log.say("listening", "on 127.0.0.1:1", "try: nc")
+    log.say("oh", "mind this", "and that", level="error")
+    assert [re.sub(r"^\d\d:\d\d:\d\d ", "TIME ", line) for line in lines] == [
+        "TIME on 127.0.0.1:1",
+        "         try: nc",
+        "TIME error: mind this",
+        "         and that",
+    ]
 
 
 def test_machines_get_fields() -> None:
@@ -88,7 +107,7 @@ def test_a_connection_as_haproxy_has_it() -> None:
     log, lines = _log("haproxy")
     log.say("listening", "on 127.0.0.1:1", port=1)
     log.connection(make_report(target="10.0.0.1:80"))
-    assert lines[0] == "on 127.0.0.1:1"
+    assert without_time(lines[0]) == "on 127.0.0.1:1"
     assert " trioserve/10.0.0.1:80 0/-1/250 0 -- 1/1/0/0/0 0/0" in lines[1]
 
 
@@ -99,6 +118,7 @@ def test_a_connection_as_haproxy_has_it() -> None:
         (Reason.CLIENT_RESET, "info"),
         (Reason.CONNECT_REFUSED, "warning"),
         (Reason.CUT, "warning"),
+        (Reason.RESOURCE, "warning"),
         (Reason.HANDLER_ERROR, "error"),
     ],
 )
@@ -130,7 +150,12 @@ def test_a_connection_for_machines_has_every_field() -> None:
 
 @pytest.mark.parametrize(
     ("reason", "colour"),
-    [(Reason.IDLE, 31), (Reason.CLIENT_CLOSED, 32), (Reason.LIMIT, 33)],
+    [
+        (Reason.IDLE, 31),
+        (Reason.RESOURCE, 31),
+        (Reason.CLIENT_CLOSED, 32),
+        (Reason.LIMIT, 33),
+    ],
 )
 def test_colours_say_how_it_went(reason: Reason, colour: int) -> None:
     log, lines = _log("text", colour=True)
@@ -164,7 +189,7 @@ def test_what_the_library_logs_is_one_line() -> None:
     logger.warning("accept: %s", "EMFILE")
     logger.error("the collector is dead", exc_info=ValueError("two\nlines"))
     logger.removeHandler(handler)
-    assert lines == [
+    assert [without_time(line) for line in lines] == [
         "warning: accept: EMFILE",
         "error: the collector is dead: ValueError: two\\nlines",
     ]

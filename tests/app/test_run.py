@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import resource
 import signal
+import socket
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import pytest
 import trio
 import trio.testing
 
+from app.process import without_time
 from support import DeadNames
 from trioserve import (
     Connection,
@@ -40,6 +42,7 @@ class Lines:
         self._send, self._receive = trio.open_memory_channel[str](1000)
 
     def write(self, line: str) -> None:
+        line = without_time(line)
         self.seen.append(line)
         self._send.send_nowait(line)
 
@@ -190,6 +193,27 @@ async def test_it_says_all_the_time_how_it_stands_if_it_is_asked_to(
         scene.signal(signal.SIGTERM)
     assert any("draining: 0 open" in line for line in scene.lines.seen)
     assert scene.code == 0
+
+
+async def test_it_says_when_it_is_full_and_when_it_is_not_any_more(
+    scene: Scene, autojump_clock: trio.testing.MockClock
+) -> None:
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(scene.run, job(limits=Limits(max_connections=1)))
+        client = await scene.connect()
+        await client.send_all(b"x")
+        await client.receive_some()
+        name = client.socket.getpeername()
+        waiting = [socket.create_connection(name, 10) for _ in range(2)]
+        said = await scene.lines.until("full: ")
+        assert said == "warning: full: 1 of 1 connection, 2 waiting"
+        for each in waiting:
+            each.close()
+        client.socket.close()
+        said = await scene.lines.until("room again: ")
+        assert said.startswith("room again: 0 of 1 connection; it was full for ")
+        scene.signal(signal.SIGTERM)
+    assert sum("full" in line for line in scene.lines.seen) == 2
 
 
 async def test_it_says_what_to_try_for_a_unix_socket(
@@ -380,7 +404,8 @@ async def test_reports_nobody_could_take_are_said(
         await client.send_eof()
         assert await client.receive_some() == b""
         scene.signal(signal.SIGTERM)
-    assert scene.lines.seen[-1] == "warning: reports lost: 1"
+    assert "warning: reports lost: 1" in scene.lines.seen
+    assert scene.lines.seen[-1] == "served 1 connection: 0 B in, 0 B out, 1 report lost"
 
 
 @pytest.fixture

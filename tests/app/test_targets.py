@@ -1,45 +1,58 @@
 from __future__ import annotations
 
-from app.reports import make_report
-from trioserve import Attempt, Reason
+import itertools
+from collections.abc import Sequence
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from trioserve import Attempt, TcpAddress
 from trioserve.app._targets import Change, Targets
 
+TARGET = TcpAddress("db", 80)
 DOWN = Attempt(address="10.0.0.1:80", seconds=0.1, error="OSError: no")
 UP = Attempt(address="10.0.0.1:80", seconds=0.1)
 OTHER = Attempt(address="10.0.0.2:80", seconds=0.1)
+UNKNOWN = Attempt(address="db:80", seconds=0.1, error="gaierror: no")
+
+
+def _told(attempts: Sequence[Attempt]) -> list[Change]:
+    targets = Targets()
+    return [change for each in attempts for change in targets.note(TARGET, each)]
 
 
 def test_only_what_changes_is_told() -> None:
-    targets = Targets()
-    rounds = [[OTHER], [DOWN, OTHER], [DOWN, OTHER], [UP], [UP], [DOWN]]
-    told = [
-        list(targets.add(make_report(attempts=attempts, connect=1.0)))
-        for attempts in rounds
-    ]
     down, up = Change("10.0.0.1:80", "OSError: no"), Change("10.0.0.1:80", None)
-    assert told == [[], [down], [], [up], [], [down]]
+    attempts = [OTHER, DOWN, OTHER, DOWN, UP, UP, DOWN]
+    assert _told(attempts) == [down, up, down]
 
 
 def test_to_be_slower_than_another_address_is_no_failure() -> None:
     slower = Attempt(
         address="[::1]:80", seconds=0.25, error="another address was faster"
     )
-    report = make_report(attempts=[OTHER, slower], connect=0.25)
-    assert list(Targets().add(report)) == []
+    assert _told([slower, OTHER]) == []
 
 
 def test_what_was_given_up_might_have_answered() -> None:
-    given_up = Attempt(address="10.0.0.2:80", seconds=1.0, error="given up")
-    report = make_report(reason=Reason.CLIENT_RESET, attempts=[DOWN, given_up])
-    assert [change.address for change in Targets().add(report)] == ["10.0.0.1:80"]
+    assert _told([Attempt(address="10.0.0.2:80", seconds=1.0, error="given up")]) == []
 
 
 def test_a_name_that_can_be_looked_up_again_answers_again() -> None:
-    targets = Targets()
-    unknown = Attempt(address="db:80", seconds=0.1, error="gaierror: no")
-    report = make_report(target="db:80", attempts=[unknown])
-    assert list(targets.add(report)) == [Change("db:80", "gaierror: no")]
-    assert list(targets.add(report)) == []
-    report = make_report(target="db:80", attempts=[UP], connect=0.1)
-    assert list(targets.add(report)) == [Change("db:80", None)]
-    assert list(targets.add(report)) == []
+    """With the first of its addresses that answers, whichever it is."""
+    assert _told([UNKNOWN, UNKNOWN, DOWN, OTHER, OTHER]) == [
+        Change("db:80", "gaierror: no"),
+        Change("10.0.0.1:80", "OSError: no"),
+        Change("db:80", None),
+    ]
+
+
+@given(st.lists(st.sampled_from([DOWN, UP, OTHER, UNKNOWN])))
+def test_what_is_told_last_is_how_it_stands(attempts: list[Attempt]) -> None:
+    """Law 15: never twice the same of one address, and the last one is true."""
+    told = _told(attempts)
+    for address in (DOWN.address, OTHER.address):
+        errors = [change.error for change in told if change.address == address]
+        assert all(a != b for a, b in itertools.pairwise(errors))
+        tries = [each.error for each in attempts if each.address == address]
+        assert (errors or [None])[-1] == (tries or [None])[-1]

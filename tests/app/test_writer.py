@@ -218,3 +218,23 @@ def test_half_a_line_is_ended_before_the_next_one(
     assert written == b"line\nline\nline"[:14] + b"\nnext\n"
     assert said == [2]
     assert writer.lost == 2
+
+
+def test_a_disk_that_stays_full_loses_each_line_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Though half of the first one is on it, and is to be ended."""
+    room = [2]
+
+    def write_some(fd: int, data: memoryview) -> int:
+        if not room:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return room.pop()
+
+    monkeypatch.setattr(_writer, "_write_some", write_some)
+    monkeypatch.setattr(_writer, "_BATCH", 1)
+    writer = LineWriter(-1)
+    for _ in range(3):
+        writer.write("line")
+    assert writer.close(10)
+    assert writer.lost == 3

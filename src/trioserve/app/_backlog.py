@@ -5,6 +5,7 @@ A server's listeners in, a number out. Nothing here knows why they wait.
 
 from __future__ import annotations
 
+import select
 import socket
 import struct
 
@@ -25,6 +26,15 @@ def waiting(server: Server) -> int | None:
     queues = [_queue(gate.socket) for gate in server if gate.socket is not None]
     known = [queue for queue in queues if queue is not None]
     return sum(known) if known else None
+
+
+def somebody_waits(server: Server) -> bool:
+    """Whether there is a client in one of the kernel's queues; any socket can tell."""
+    poll = select.poll()
+    for gate in server:
+        if gate.socket is not None and gate.socket.fileno() >= 0:
+            poll.register(gate.socket.fileno(), select.POLLIN)
+    return any(events & select.POLLIN for _, events in poll.poll(0))
 
 
 def _queue(listening: trio.socket.SocketType) -> int | None:

@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 
 import click
 
-from trioserve import Address, Timeouts
+from trioserve import Address, Attempt, Timeouts
 
 from ._faults import Case, fault_options
 from ._options import (
@@ -306,7 +306,7 @@ def _serve(
     per_peer: int | None,
     when_full: str,
     log: Any,
-    quiet: bool,
+    log_connections: Any,
     live: bool,
     reports: str | None,
     port_file: str | None,
@@ -323,6 +323,10 @@ def _serve(
     from ._output import open_output
     from ._run import main
 
+    def on_attempt(target: Address, attempt: Attempt) -> None:
+        # While it serves; then there is an output.
+        output.attempt(target, attempt)
+
     timeouts = Timeouts(**durations)
     faults = fault.faults if fault else Faults()
     if seed is None:
@@ -330,7 +334,13 @@ def _serve(
     handler: Handler = echo
     try:
         if targets:
-            handler = proxy(*targets, timeouts=timeouts, faults=faults, seed=seed)
+            handler = proxy(
+                *targets,
+                timeouts=timeouts,
+                faults=faults,
+                seed=seed,
+                on_attempt=on_attempt,
+            )
     except ValueError as error:
         raise WrongUsage(str(error)) from None
     job = Job(
@@ -349,7 +359,7 @@ def _serve(
     # with thousands that are open, to look for some takes half a second.
     gc.freeze()
     gc.set_threshold(*_GARBAGE)
-    with open_output(name, log, reports, quiet=quiet) as output:
+    with open_output(name, log, reports, connections=log_connections) as output:
         for text in misspelt_variables(cli.commands.values(), os.environ):
             output.log.say("misspelt", text, level="warning")
         return trio.run(main, job, output)

@@ -59,6 +59,7 @@ class Moment:
       now, before: its counters; at the first moment the same.
       seconds: between the two.
       waiting: clients in the kernel's queues, or None if nobody knows.
+      reports_lost: on the way to the collector, or after it.
       drain_left: None until it drains; then seconds until what is open is cut,
         or fewer.
     """
@@ -68,6 +69,7 @@ class Moment:
     before: Statistics
     seconds: float
     waiting: int | None
+    reports_lost: int
     drain_left: float | None
 
     def rate(self, counter: str) -> float:
@@ -79,9 +81,14 @@ class Moment:
 
 
 class Watch:
-    """Looks at a server again and again."""
+    """Looks at a server again and again.
 
-    def __init__(self, server: Server) -> None:
+    Args:
+      unwritten: tells how many reports were collected and lost after that.
+    """
+
+    def __init__(self, server: Server, unwritten: Callable[[], int] = int) -> None:
+        self._unwritten = unwritten
         self._server = server
         self._began = trio.current_time()
         self._looks = collections.deque([(self._began, server.statistics())])
@@ -104,6 +111,7 @@ class Watch:
             before=before,
             seconds=at - before_at,
             waiting=waiting(self._server),
+            reports_lost=now.lost + self._unwritten(),
             drain_left=self._drain_left(at),
         )
 
@@ -163,7 +171,7 @@ def view_lines(moment: Moment, tally: Tally, *, colour: bool = False) -> Iterato
         format_bytes(now.bytes_received),
         format_bytes(now.bytes_sent),
     )
-    if troubles := ", ".join(_troubles(now)):
+    if troubles := ", ".join(_troubles(moment)):
         yield f"  but     {troubles}"
     ends = (
         f"{_coloured(reason, colour)} {count:,}"
@@ -183,7 +191,7 @@ def view_line(moment: Moment) -> str:
         f" {format_bytes(round(moment.rate('bytes_sent')))}/s out,"
         f" {now.accepted} accepted, {now.refused} refused"
     )
-    return ", ".join([line, *_troubles(now)])
+    return ", ".join([line, *_troubles(moment)])
 
 
 def view_fields(moment: Moment, tally: Tally) -> dict[str, Any]:
@@ -203,7 +211,7 @@ def view_fields(moment: Moment, tally: Tally) -> dict[str, Any]:
         "refused": now.refused,
         "bytes_received": now.bytes_received,
         "bytes_sent": now.bytes_sent,
-        "reports_lost": now.lost,
+        "reports_lost": moment.reports_lost,
         "accept_errors": dict(now.accept_errors),
         "accepted_per_second": round(moment.rate("accepted"), 3),
         "closed_per_second": round(moment.rate("closed"), 3),
@@ -232,11 +240,11 @@ def _waiting(moment: Moment) -> str:
     return f", {moment.waiting:,} waiting" if moment.waiting else ""
 
 
-def _troubles(now: Statistics) -> Iterator[str]:
+def _troubles(moment: Moment) -> Iterator[str]:
     # What an operator hopes never to see, only when it is there.
-    if now.lost:
-        yield f"{now.lost:,} reports lost"
-    for name, count in now.accept_errors.items():
+    if moment.reports_lost:
+        yield f"{moment.reports_lost:,} reports lost"
+    for name, count in moment.now.accept_errors.items():
         yield f"{name} {count:,} times"
 
 

@@ -13,7 +13,7 @@ import logging
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping
-from typing import Literal
+from typing import Final, Literal
 
 import click
 
@@ -35,10 +35,12 @@ _LEVELS: dict[Outcome, Level] = {
     Outcome.HANDLER_ERROR: "error",
 }
 _LEVEL_COLOURS = {"warning": "yellow", "error": "red"}
+#: Before the second line of an event: as wide as the time before the first.
+_INDENT = " " * 9
 
 
 class Log:
-    """Says events, one line each (in text some have a few).
+    """Says events, one line each (in text some have a few, the first with the time).
 
     Args:
       write: takes a finished line, without its newline; must not block.
@@ -57,7 +59,7 @@ class Log:
         colour: bool = False,
     ) -> None:
         self._write = write
-        self._form = form
+        self.form: Final = form
         self._name = name
         self.colour = colour
 
@@ -68,33 +70,31 @@ class Log:
 
         An event without fields carries its lines as ``message``.
         """
-        if self._form in ("logfmt", "json"):
+        if self.form in ("logfmt", "json"):
             self._record(event, level, fields or {"message": " ".join(lines)})
             return
+        before = self._clock()
+        if level != "info":
+            before += self._style(f"{level}:", _LEVEL_COLOURS[level]) + " "
         for line in lines:
-            text = printable(line)
-            if level != "info":
-                mark = self._style(f"{level}:", _LEVEL_COLOURS[level])
-                text = f"{mark} {text}"
-            self._write(text)
+            self._write(before + printable(line))
+            before = _INDENT
 
     def connection(self, report: ConnectionReport) -> None:
         """Say how a connection went."""
-        match self._form:
+        match self.form:
             case "text":
                 self._write(self._connection_text(report))
             case "haproxy":
                 self._write(tcplog(report, self._name))
             case _:
-                level = _LEVELS.get(report.outcome, "warning")
-                self._record("connection", level, report.as_dict())
+                self._record("connection", level_of(report), report.as_dict())
 
     def _record(self, event: str, level: Level, fields: Mapping[str, object]) -> None:
         record = {"ts": _timestamp(), "level": level, "event": event, **fields}
-        self._write(as_json(record) if self._form == "json" else as_logfmt(record))
+        self._write(as_json(record) if self.form == "json" else as_logfmt(record))
 
     def _connection_text(self, report: ConnectionReport) -> str:
-        clock = self._style(time.strftime("%H:%M:%S"), "bright_black")
         route = f"{report.peer} > {report.target}" if report.target else report.peer
         outcome = self._style(report.outcome, _outcome_colour(report.outcome))
         why = sentence_of(report.reason, report.target)
@@ -105,14 +105,22 @@ class Log:
         if report.faults:
             why += f"; on purpose: {', '.join(report.faults)}"
         return (
-            f"{clock} #{report.id} {printable(route)} {outcome}/{report.reason}"
+            f"{self._clock()}#{report.id} {printable(route)} {outcome}/{report.reason}"
             f" {format_bytes(report.bytes_received)} in,"
             f" {format_bytes(report.bytes_sent)} out,"
             f" {format_duration(report.duration)}: {printable(why)}"
         )
 
+    def _clock(self) -> str:
+        return self._style(time.strftime("%H:%M:%S"), "bright_black") + " "
+
     def _style(self, text: str, colour: str) -> str:
         return click.style(text, fg=colour) if self.colour else text
+
+
+def level_of(report: ConnectionReport) -> Level:
+    """How much of a worry it is how a connection ended."""
+    return _LEVELS.get(report.outcome, "warning")
 
 
 class LogHandler(logging.Handler):

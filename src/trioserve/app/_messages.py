@@ -22,6 +22,8 @@ from trioserve import (
     parse_address,
 )
 
+from ._folding import Kind
+from ._fullness import Full, Room
 from ._job import Job
 from ._log import Log
 from ._targets import Change
@@ -142,6 +144,55 @@ def say_target(log: Log, change: Change) -> None:
         )
 
 
+def target_kind(change: Change) -> Kind:
+    """What changes of one address have in common."""
+    if change.error is None:
+        words = f"{change.address} answers again"
+        return Kind("target-up", "info", words, (("address", change.address),))
+    words = f"{change.address} does not answer"
+    return Kind("target-down", "warning", words, (("address", change.address),))
+
+
+def say_folded(log: Log, kind: Kind, count: int) -> None:
+    """Say how often something was not said again within a second."""
+    log.say(
+        "folded",
+        f"{count:,} more within 1s: {kind.words}",
+        level=kind.level,
+        of=kind.event,
+        count=count,
+        **dict(kind.fields),
+    )
+
+
+def say_fullness(log: Log, change: Full | Room) -> None:
+    """Say that all slots are taken and somebody waits, or that this is over."""
+    match change:
+        case Full(slots=slots, waiting=waiting):
+            who = "others wait" if waiting is None else f"{waiting} waiting"
+            log.say(
+                "full",
+                f"full: {slots} of {_count(slots, 'connection')}, {who}",
+                level="warning",
+                slots=slots,
+                waiting=waiting,
+            )
+        case Room(slots_used=used, slots=slots, seconds=seconds):
+            log.say(
+                "room",
+                f"room again: {used} of {_count(slots, 'connection')}; it was full for"
+                f" {format_duration(seconds)}",
+                slots_used=used,
+                slots=slots,
+                seconds=round(seconds, 3),
+            )
+
+
+def say_lost(log: Log, lost: int) -> None:
+    """Say how many reports were lost, since it was said the last time."""
+    log.say("reports-lost", f"reports lost: {lost}", level="warning", lost=lost)
+
+
 def say_unknown_names(log: Log, names: Iterable[str]) -> None:
     """Say which targets' names can't be looked up, which may change."""
     for name in names:
@@ -169,8 +220,11 @@ def say_cutting(log: Log, server: Server) -> None:
     log.say("cutting", f"cutting {_count(count, 'connection')}", open=count)
 
 
-def say_drained(log: Log, summary: DrainSummary, server: Server) -> None:
+def say_drained(
+    log: Log, summary: DrainSummary, server: Server, reports_lost: int
+) -> None:
     """Say how the drain went, what hangs, and what was served in all."""
+    missing = f", {_count(reports_lost, 'report')} lost" if reports_lost else ""
     totals = server.statistics()
     log.say(
         "drained",
@@ -179,7 +233,7 @@ def say_drained(log: Log, summary: DrainSummary, server: Server) -> None:
         f" {summary.cut} cut, {summary.refused} refused",
         f"served {_count(totals.accepted, 'connection')}:"
         f" {format_bytes(totals.bytes_received)} in,"
-        f" {format_bytes(totals.bytes_sent)} out",
+        f" {format_bytes(totals.bytes_sent)} out{missing}",
         reason=summary.reason,
         seconds=round(summary.seconds, 3),
         swept=summary.swept,
@@ -189,17 +243,10 @@ def say_drained(log: Log, summary: DrainSummary, server: Server) -> None:
         accepted=totals.accepted,
         bytes_received=totals.bytes_received,
         bytes_sent=totals.bytes_sent,
-        reports_lost=summary.reports_lost,
+        reports_lost=reports_lost,
     )
     for task in summary.stuck:
         log.say("stuck", f"stuck: {task}", level="error", task=task)
-    if summary.reports_lost:
-        log.say(
-            "reports-lost",
-            f"reports lost: {summary.reports_lost}",
-            level="warning",
-            lost=summary.reports_lost,
-        )
 
 
 def why_not(error: OSError) -> str:

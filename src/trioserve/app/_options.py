@@ -16,6 +16,7 @@ import click
 
 from trioserve import Address, Limits, Timeouts, parse_address
 
+from ._folding import CHOICES
 from ._program import WrongUsage, closest, origin_of
 from ._values import format_duration, parse_duration
 
@@ -111,9 +112,12 @@ def serving_options(
             help="How to write messages, on stderr.",
         ),
         option(
-            "--quiet",
-            is_flag=True,
-            help="Log no connections, only what the server itself has to say.",
+            "--log-connections",
+            type=click.Choice(CHOICES),
+            default="active",
+            show_default=True,
+            help="Which to log: 'active' leaves out those that came and went without"
+            " a byte, 'failed' also those that ended well.",
         ),
         option(
             "--live",

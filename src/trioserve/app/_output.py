@@ -16,11 +16,19 @@ from typing import NoReturn
 import click
 import trio
 
-from trioserve import ConnectionReport, Server
+from trioserve import Address, Attempt, ConnectionReport, Outcome, Server
 
+from ._folding import Choice, Folding, connection_kind, is_wanted
+from ._fullness import Fullness
 from ._live import Moment, Tally, Watch, view_fields, view_line, view_lines
 from ._log import Format, Log, LogHandler, wants_colour
-from ._messages import say_target
+from ._messages import (
+    say_folded,
+    say_fullness,
+    say_lost,
+    say_target,
+    target_kind,
+)
 from ._screen import Screen, open_screen
 from ._targets import Targets
 from ._writer import LineWriter, open_to_append
@@ -39,7 +47,7 @@ class Output:
       log_writer: what writes the log's lines.
       reports: what writes the reports, or None.
       screen: the terminal below the log, or None if there is none.
-      quiet: whether connections are left out of the log.
+      connections: which of them are logged.
     """
 
     def __init__(
@@ -49,15 +57,20 @@ class Output:
         reports: LineWriter | None = None,
         screen: Screen | None = None,
         *,
-        quiet: bool = False,
+        connections: Choice = "active",
     ) -> None:
         self.log = log
         self._log_writer = log_writer
         self._reports = reports
         self._screen = screen
-        self._quiet = quiet
+        self._connections: Choice = connections
         self._tally = Tally()
         self._targets = Targets()
+        self._folding = Folding()
+        self._lost_said = 0
+        self._lines_lost = 0
+        self._lines_said = 0
+        self._is_over = False
         self._watch: Watch | None = None
 
     async def collect(
@@ -73,19 +86,89 @@ class Output:
 
     def _take(self, report: ConnectionReport) -> None:
         self._tally.add(report)
-        for change in self._targets.add(report):
-            say_target(self.log, change)
-        if not self._quiet:
+        if is_wanted(self._connections, report) and self._is_one_of_few(report):
             self.log.connection(report)
         if self._reports is not None:
             self._reports.write(json.dumps(report.as_dict()))
+
+    def _is_one_of_few(self, report: ConnectionReport) -> bool:
+        # What reads HAProxy's lines expects one for each; and no two that ended
+        # well are equal.
+        if self.log.form == "haproxy" or report.outcome is Outcome.OK:
+            return True
+        return self._folding.passes(connection_kind(report))
+
+    def attempt(self, target: Address, attempt: Attempt) -> None:
+        """Say it if a target has just failed, or answers again."""
+        for change in self._targets.note(target, attempt):
+            if self._folding.passes(target_kind(change)):
+                say_target(self.log, change)
+
+    @property
+    def unwritten(self) -> int:
+        """Reports that were collected and could not be written."""
+        return 0 if self._reports is None else self._reports.lost
+
+    async def watch(self, server: Server) -> NoReturn:
+        """Say once a second what there is to say of many things, until cancelled.
+
+        That is how often something was said that is not said again, how many
+        reports were lost, and whether ``server`` is full.
+        """
+        fullness = Fullness(server)
+        while True:
+            await trio.sleep(1)
+            self._sum_up(self.unwritten)
+            if (change := fullness.look()) is not None:
+                say_fullness(self.log, change)
+
+    def _sum_up(self, lost: int) -> None:
+        for kind, count in self._folding.take():
+            say_folded(self.log, kind, count)
+        # Each loss is said once: a sum over the events is the number of them all.
+        if lost > self._lost_said:
+            say_lost(self.log, lost - self._lost_said)
+            self._lost_said = lost
+        self._say_lines_lost()
+
+    def lines_got_through(self, lost: int) -> None:
+        """The log has a reader again, or room, after so many lines were lost.
+
+        Called in the thread that writes them; said with the next sum.
+        """
+        self._lines_lost += lost
+        if self._is_over:
+            self._say_lines_lost()
+
+    def _say_lines_lost(self) -> None:
+        lost = self._lines_lost - self._lines_said
+        if lost:
+            self._lines_said += lost
+            text = f"log lines lost: {lost}"
+            self.log.say("log-lost", text, level="warning", lost=lost)
+
+    def end_reports(self, lost: int = 0, *, within: float = 2.0) -> int:
+        """Write the reports that are queued, and take no more.
+
+        Args:
+          lost: reports that never came here.
+          within: seconds to wait; what can't be written by then is lost.
+
+        Returns:
+          how many were lost in all, which has been said.
+        """
+        if self._reports is not None:
+            self._reports.close(within)
+        lost += self.unwritten
+        self._sum_up(lost)
+        return lost
 
     async def show(self, server: Server) -> NoReturn:
         """Show how ``server`` stands, until cancelled.
 
         In place at the bottom of a terminal; else as an event a second.
         """
-        self._watch = Watch(server)
+        self._watch = Watch(server, lambda: self.unwritten)
         if self._screen is not None:
             await self._watch.run(self._show_moment)
         await self._watch.run(self._show_moment, every=1.0)
@@ -109,17 +192,10 @@ class Output:
         """Write what is queued, and take no more.
 
         Waits for each destination ``within`` seconds at most; what can't be
-        written by then is lost, and said to be if it was a report.
+        written by then is lost, and said to be lost if it was a report.
         """
-        if self._reports is not None:
-            self._reports.close(within)
-            if lost := self._reports.lost:
-                self.log.say(
-                    "reports-lost",
-                    f"reports lost in all: {lost}",
-                    level="warning",
-                    lost=lost,
-                )
+        self._is_over = True
+        self.end_reports(within=within)
         self._log_writer.close(within)
 
 
@@ -129,7 +205,7 @@ def open_output(
     form: Format | None,
     reports_file: str | None,
     *,
-    quiet: bool = False,
+    connections: Choice = "active",
 ) -> Generator[Output]:
     """Open stderr for messages and ``reports_file`` for reports; flush at the end.
 
@@ -137,14 +213,14 @@ def open_output(
       name: what serves, for HAProxy's format.
       form: how messages look; None is text on a terminal, else logfmt.
       reports_file: a path, ``-`` for stdout, or None for no reports.
-      quiet: whether connections are left out of the log.
+      connections: which of them are logged.
 
     Raises:
       click.ClickException: if ``reports_file`` can't be opened.
     """
     _fill_standard_files()
     reports_fd = None if reports_file is None else _open_reports(reports_file)
-    output = _make_output(name, form, reports_fd, reports_file, quiet=quiet)
+    output = _make_output(name, form, reports_fd, reports_file, connections)
     handler = LogHandler(output.log)
     logging.getLogger().addHandler(handler)
     try:
@@ -159,20 +235,20 @@ def _make_output(
     form: Format | None,
     reports_fd: int | None,
     reports_file: str | None,
-    *,
-    quiet: bool,
+    connections: Choice,
 ) -> Output:
-    def log_lost(count: int) -> None:
-        log.say("log-lost", f"log lines lost: {count}", level="warning", lost=count)
-
-    def reports_lost(count: int) -> None:
-        log.say("reports-lost", f"reports lost: {count}", level="warning", lost=count)
+    def lines_lost(count: int) -> None:
+        output.lines_got_through(count)
 
     def reports_failed(error: OSError) -> None:
-        text = f"can't write to {reports_file}: {error.strerror}; serving goes on"
+        where = "stdout" if reports_file == "-" else reports_file
+        text = (
+            f"can't write to {where}: {error.strerror}; reports are lost, serving"
+            " goes on"
+        )
         log.say("reports-failed", text, level="error", message=text)
 
-    log_writer = LineWriter(_STDERR, on_lost=log_lost)
+    log_writer = LineWriter(_STDERR, on_lost=lines_lost)
     terminal = os.isatty(_STDERR)
     # Reports on a terminal would move the cursor behind the view's back.
     shared = reports_fd is not None and os.isatty(reports_fd)
@@ -183,16 +259,16 @@ def _make_output(
         name=name,
         colour=wants_colour(terminal, os.environ),
     )
-    if reports_fd is None:
-        return Output(log, log_writer, screen=screen, quiet=quiet)
-    reports = LineWriter(
-        reports_fd,
-        close_fd=reports_fd != _STDOUT,
-        path=None if reports_fd == _STDOUT else reports_file,
-        on_lost=reports_lost,
-        on_error=reports_failed,
-    )
-    return Output(log, log_writer, reports, screen, quiet=quiet)
+    reports = None
+    if reports_fd is not None:
+        reports = LineWriter(
+            reports_fd,
+            close_fd=reports_fd != _STDOUT,
+            path=None if reports_fd == _STDOUT else reports_file,
+            on_error=reports_failed,
+        )
+    output = Output(log, log_writer, reports, screen, connections=connections)
+    return output
 
 
 def _open_reports(path: str) -> int:

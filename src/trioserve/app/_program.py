@@ -7,6 +7,8 @@ knows which commands there are.
 from __future__ import annotations
 
 import difflib
+import itertools
+import os
 import sys
 from collections.abc import Iterable, Sequence
 from typing import Any, NoReturn
@@ -35,11 +37,36 @@ class Program(click.Group):
         try:
             code = super().main(args, **extra)
         except click.ClickException as error:
-            click.echo(f"{self.name}: error: {_error_text(error)}", err=True)
+            self._say_error(_error_text(error), sys.argv[1:] if args is None else args)
             code = error.exit_code
         except click.Abort:
             code = 130
         sys.exit(code)
+
+    def _say_error(self, text: str, args: Sequence[str]) -> None:
+        from ._log import Format, Log
+
+        forms: dict[str | None, Format] = {"logfmt": "logfmt", "json": "json"}
+        form = forms.get(self._form_asked_for(args))
+        if form is None:
+            click.echo(f"{self.name}: error: {text}", err=True)
+        else:
+            log = Log(lambda line: click.echo(line, err=True), form)
+            log.say("error", text, level="error", message=text)
+
+    def _form_asked_for(self, args: Sequence[str]) -> str | None:
+        # What --log says, as it was written: it may be the words behind it that
+        # could not be read.
+        command = self.commands.get(next(iter(args), ""))
+        if command is None or "--log" not in _options_of(command):
+            return None
+        form = os.environ.get("TRIOSERVE_LOG")
+        for word, after in itertools.pairwise((*args, "")):
+            if word == "--log":
+                form = after
+            elif word.startswith("--log="):
+                form = word.removeprefix("--log=")
+        return form
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(self.commands)

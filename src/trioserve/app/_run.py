@@ -176,8 +176,9 @@ async def run(
             )
         )
         say_ready(output.log, job, server)
-        stop = _Stop(server, output.log, port_file, leave)
+        stop = _Stop(server, output, port_file, leave)
         nursery.start_soon(stop.obey, signals)
+        nursery.start_soon(output.watch, server)
         nursery.start_soon(say_whom_nobody_knows, job, output.log)
         if job.live:
             nursery.start_soon(output.show, server)
@@ -185,13 +186,14 @@ async def run(
         # Without a deadline of its own: it would bring the one that is set forward.
         summary = await server.drain()
         output.end_show()
-        say_drained(output.log, summary, server)
+        lost = output.end_reports(server.statistics().lost)
+        say_drained(output.log, summary, server, lost)
         code = EXIT_DRAINED if summary.clean and not stop.hurried else EXIT_CUT
         if summary.stuck:
             output.flush()
             leave(code)
-        # Only the task that obeys signals is left: it has to be there until the
-        # very end, because Trio raises again whatever it has not taken.
+        # The task that obeys signals has to be there until the very end, because
+        # Trio raises again whatever it has not taken.
         nursery.cancel_scope.cancel()
     return code
 
@@ -202,14 +204,15 @@ class _Stop:
     def __init__(
         self,
         server: Server,
-        log: Log,
+        output: Output,
         port_file: PortFile | None,
         leave: Callable[[int], None],
     ) -> None:
         self.asked = trio.Event()
         self.hurried = False
         self._server = server
-        self._log = log
+        self._output = output
+        self._log = output.log
         self._port_file = port_file
         self._leave = leave
         self._last: tuple[int, float] = (0, -math.inf)
@@ -217,8 +220,9 @@ class _Stop:
     async def obey(self, signals: AsyncIterable[int]) -> None:
         async for number in signals:
             if number == signal.SIGUSR1:
-                fields = status_fields(self._server)
-                self._log.say("status", *status_text(self._server), **fields)
+                lost = self._output.unwritten
+                fields = status_fields(self._server, lost)
+                self._log.say("status", *status_text(self._server, lost), **fields)
             elif not self.asked.is_set():
                 self._drain(signal.Signals(number).name)
             elif number == signal.SIGHUP:

@@ -21,14 +21,18 @@ _MOST = 50
 _TRIO = f"{Path(trio.__file__).parent}/"  # and not that of trioserve beside it
 
 
-def status_text(server: Server) -> Iterator[str]:
-    """How it stands, line by line: counters, who holds the slots, the task tree."""
+def status_text(server: Server, unwritten: int = 0) -> Iterator[str]:
+    """How it stands, line by line: counters, who holds the slots, the task tree.
+
+    Args:
+      unwritten: reports that were collected and lost after that.
+    """
     now = server.statistics()
     yield (
         f"status: {now.open} open, {now.slots_used} of {now.slots} slots,"
         f" {now.accepted} accepted, {now.refused} refused,"
         f" {format_bytes(now.bytes_received)} in, {format_bytes(now.bytes_sent)} out,"
-        f" {now.lost} reports lost"
+        f" {now.lost + unwritten} reports lost"
     )
     for name, count in now.accept_errors.items():
         yield f"  accept: {count} times {name}"
@@ -37,7 +41,7 @@ def status_text(server: Server) -> Iterator[str]:
     yield from _tree_text()
 
 
-def status_fields(server: Server) -> dict[str, Any]:
+def status_fields(server: Server, unwritten: int = 0) -> dict[str, Any]:
     """The same for machines, without the task tree's shape."""
     now = server.statistics()
     return {
@@ -48,7 +52,7 @@ def status_fields(server: Server) -> dict[str, Any]:
         "refused": now.refused,
         "bytes_received": now.bytes_received,
         "bytes_sent": now.bytes_sent,
-        "reports_lost": now.lost,
+        "reports_lost": now.lost + unwritten,
         "accept_errors": dict(now.accept_errors),
         "connections": [_holder_fields(c) for c in server.connections[:_MOST]],
         "tasks": [line.strip() for line in _tree_text()],

@@ -1,6 +1,6 @@
-"""Targets: which of them answer, as far as the connections' reports tell.
+"""Targets: which of them answer, as far as the tries to connect to them tell.
 
-Reports in, what has changed out. Nothing is dialed here, and nothing here says
+Tries in, what has changed out. Nothing is dialed here, and nothing here says
 it to anybody.
 """
 
@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from trioserve import ConnectionReport
+from trioserve import Address, Attempt
 
 
 class Change(NamedTuple):
@@ -25,14 +25,14 @@ class Targets:
     def __init__(self) -> None:
         self._down: set[str] = set()
 
-    def add(self, report: ConnectionReport) -> Iterator[Change]:
-        """What changes by one more report."""
-        for attempt in report.attempts:
-            if attempt.failed or attempt.error is None:
-                yield from self._note(attempt.address, attempt.error)
-        # A name has an attempt of its own only if it can't be looked up.
-        if report.connect is not None and report.target in self._down:
-            yield from self._note(report.target, None)
+    def note(self, target: Address, attempt: Attempt) -> Iterator[Change]:
+        """What changes by one more try to connect to ``target``."""
+        if attempt.failed:
+            yield from self._note(attempt.address, attempt.error)
+        elif attempt.error is None:
+            yield from self._note(attempt.address, None)
+            # A name has a try of its own only if it can't be looked up.
+            yield from self._note(str(target), None)
 
     def _note(self, address: str, error: str | None) -> Iterator[Change]:
         if (address in self._down) is not (error is not None):

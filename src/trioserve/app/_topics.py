@@ -98,9 +98,19 @@ then.""",
 
 Messages go to stderr: text if that is a terminal, else logfmt. Colours are
 used on a terminal, unless NO_COLOR is set or TERM is 'dumb', and with
-FORCE_COLOR also elsewhere. --reports FILE appends a line of JSON for each
-connection; 'trioserve explain FILE' and 'trioserve reports FILE' read it. To
-rotate it, rename it: it is made anew with the next connection that ends.
+FORCE_COLOR also elsewhere.
+
+  --log-connections all     a line for each connection
+  --log-connections active  not for those that came and went without a byte
+  --log-connections failed  of these, for those that did not end well
+  --log-connections none    only what the server itself has to say
+
+Of equal ones that did not end well, five are logged in a second; of more, one
+line says how many there were. --log haproxy has a line for each.
+
+--reports FILE appends a line of JSON for each connection; 'trioserve explain
+FILE' and 'trioserve reports FILE' read it. To rotate it, rename it: it is made
+anew with the next connection that ends.
 
 Nobody has to read what is written: what finds no reader or no room is dropped,
 counted, and said when there is one again; connections never wait for it. What

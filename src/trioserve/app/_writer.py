@@ -157,8 +157,9 @@ class LineWriter:
 
     def _write(self, batch: list[str]) -> None:
         text = "".join(line + "\n" for line in batch)
+        begin = 0
         if self._torn:
-            text = "\n" + text
+            text, begin = "\n" + text, 1
         data = memoryview(text.encode("utf-8", "backslashreplace"))
         done = 0
         try:
@@ -171,7 +172,7 @@ class LineWriter:
             if done:
                 self._torn = data[done - 1] != ord("\n")
             with self._wake:
-                self._count_lost(bytes(data[done:]).count(b"\n"))
+                self._count_lost(bytes(data[max(begin, done) :]).count(b"\n"))
             raise
 
     def _failed(self, error: OSError) -> None:
