@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import contextlib
+import signal
 import sys
 from collections.abc import Iterator
 
@@ -26,3 +27,13 @@ def start() -> Iterator[Start]:
             return command
 
         yield start
+
+
+@pytest.fixture(autouse=True)
+def dispositions() -> Iterator[None]:
+    """Put back what signals do: a command that serves sets it for its process."""
+    before = {number: signal.getsignal(number) for number in signal.valid_signals()}
+    yield
+    for number, handler in before.items():
+        if signal.getsignal(number) is not handler:
+            signal.signal(number, handler)

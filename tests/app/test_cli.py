@@ -22,7 +22,7 @@ from click.testing import Result
 
 from app.invoked import invoke
 from trioserve import Address, Timeouts
-from trioserve.app import _demo, _run
+from trioserve.app import _run
 from trioserve.app._cli import cli
 from trioserve.app._job import Job
 from trioserve.app._topics import TOPICS
@@ -391,7 +391,7 @@ def test_options_become_limits_and_timeouts(
 ) -> None:
     jobs: list[Job] = []
 
-    async def main(job: Job, output: object) -> int:
+    async def main(job: Job, output: object, signals: object) -> int:
         jobs.append(job)
         return 0
 
@@ -417,7 +417,7 @@ def test_the_limit_of_open_files_is_raised_before_the_default_is_computed(
 ) -> None:
     jobs: list[Job] = []
 
-    async def main(job: Job, output: object) -> int:
+    async def main(job: Job, output: object, signals: object) -> int:
         jobs.append(job)
         return 0
 
@@ -427,24 +427,6 @@ def test_the_limit_of_open_files_is_raised_before_the_default_is_computed(
     assert invoke("echo", ":0").exit_code == 0
     assert resource.getrlimit(resource.RLIMIT_NOFILE) == (hard, hard)
     assert jobs[0].limits.max_connections == min(10_000, (hard - 64) // 4)
-
-
-@pytest.mark.parametrize(
-    ("error", "code"),
-    [
-        (BaseExceptionGroup("", [KeyboardInterrupt()]), 130),
-        (KeyboardInterrupt(), 130),
-        (BaseExceptionGroup("", [RuntimeError()]), 1),
-    ],
-)
-def test_how_the_demo_is_interrupted(
-    error: BaseException, code: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    async def main(*args: object) -> int:
-        raise error
-
-    monkeypatch.setattr(_demo, "main", main)
-    assert invoke("demo").exit_code == code
 
 
 def test_python_m_trioserve_is_the_command(

@@ -11,6 +11,7 @@ import socket
 import stat
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import IO
 
@@ -33,9 +34,7 @@ def _is_reset(sock: socket.socket) -> bool:
         return True
 
 
-@pytest.mark.parametrize(
-    "number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP], ids=str
-)
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=str)
 def test_echo_drains_on_a_signal_and_exits_with_0(
     start: Start, number: signal.Signals
 ) -> None:
@@ -248,9 +247,36 @@ def test_nobody_is_sent_to_a_server_that_drains(start: Start, tmp_path: Path) ->
         assert client.recv(1) == b"x"
         command.signal(signal.SIGTERM)
         command.err.until("event=draining")
-        assert not port_file.exists()
+        _wait_until_gone(port_file)
+        with pytest.raises(ConnectionRefusedError):
+            command.connect(port)
         client.sendall(b"y")
         assert client.recv(1) == b"y"
+
+
+def _wait_until_gone(path: Path) -> None:
+    # There is no event for it.
+    deadline = time.monotonic() + 30
+    while path.exists():
+        assert time.monotonic() < deadline
+
+
+def test_a_lame_duck_keeps_its_port_file_as_long_as_it_accepts(
+    start: Start, tmp_path: Path
+) -> None:
+    port_file = tmp_path / "port"
+    words = ["127.0.0.1:0", "--port-file", str(port_file), "--lame-duck", "1h"]
+    command = start("echo", *words, *HELD)
+    port = command.port()
+    command.signal(signal.SIGTERM)
+    command.err.until("event=draining")
+    assert port_file.read_text() == f"{port}\n"
+    with command.connect(port) as client:
+        _say_hello(client)
+    assert port_file.exists()
+    command.signal(signal.SIGINT)
+    assert command.code() == 3
+    assert not port_file.exists()
 
 
 def test_a_crash_leaves_nothing_that_has_to_be_removed_by_hand(
@@ -327,6 +353,95 @@ def test_reports_are_appended_to_a_file(start: Start, tmp_path: Path) -> None:
     before, *reports = path.read_text().splitlines()
     assert before == "before"
     assert [json.loads(report)["id"] for report in reports] == [1, 2, 3]
+
+
+def test_a_pipe_that_nobody_reads_yet_holds_up_nobody(
+    start: Start, tmp_path: Path
+) -> None:
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    command = start("echo", "127.0.0.1:0", "--reports", str(fifo))
+    port = command.port()
+    with command.connect(port) as client:
+        _say_hello(client)
+    command.err.until("event=connection")
+    # Somebody who has it open for both waits for what comes, and not for a writer.
+    with os.fdopen(os.open(fifo, os.O_RDWR)) as reports:
+        with command.connect(port) as client:
+            _say_hello(client)
+        # The reader may have come in time for the first one, too.
+        first = json.loads(reports.readline())["id"]
+        assert first == 2 or json.loads(reports.readline())["id"] == 2
+    command.signal(signal.SIGTERM)
+    assert command.code() == 0
+    command.err.rest()
+    (said,) = [line for line in command.err.seen if "event=reports-failed" in line]
+    assert "level=warning" in said
+    assert f"nobody reads {fifo}; until somebody does, reports are lost" in said
+    assert first == 1 or any("event=reports-lost" in x for x in command.err.seen)
+
+
+def test_a_pipe_that_nobody_empties_does_not_hold_up_the_end(
+    start: Start, tmp_path: Path
+) -> None:
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    reader = os.open(fifo, os.O_RDONLY | os.O_NONBLOCK)
+    writer = os.open(fifo, os.O_WRONLY | os.O_NONBLOCK)
+    fill(writer)
+    command = start("echo", "127.0.0.1:0", "--reports", str(fifo))
+    with command.connect(command.port()) as client:
+        _say_hello(client)
+    command.err.until("event=connection")
+    command.signal(signal.SIGTERM)
+    assert command.code() == 0
+    os.close(reader)
+    os.close(writer)
+
+
+def test_what_reports_can_never_be_written_to_is_refused(
+    start: Start, tmp_path: Path
+) -> None:
+    with socket.socket(socket.AF_UNIX) as listening:
+        path = tmp_path / "socket"
+        listening.bind(str(path))
+        on_socket = start("echo", "127.0.0.1:0", "--reports", str(path))
+        (said,) = on_socket.err.rest()
+        assert said == (
+            f"trioserve: error: can't write reports to {path}: it is a socket; use a"
+            " file, a named pipe, or '-' for stdout"
+        )
+        assert on_socket.code() == 1
+    on_folder = start("echo", "127.0.0.1:0", "--reports", str(tmp_path))
+    assert on_folder.err.rest() == [
+        f"trioserve: error: can't write reports to {tmp_path}: Is a directory"
+    ]
+
+
+def test_a_hangup_opens_the_reports_anew_and_ends_nothing(
+    start: Start, tmp_path: Path
+) -> None:
+    path, old = tmp_path / "reports", tmp_path / "reports.1"
+    command = start("echo", "127.0.0.1:0", "--reports", str(path), *HELD)
+    port = command.port()
+    path.rename(old)
+    command.signal(signal.SIGHUP)
+    assert f"hangup: reopened {path}" in command.err.until("event=hangup")
+    assert path.read_bytes() == b""
+    with command.connect(port) as client:
+        _say_hello(client)
+        command.signal(signal.SIGTERM)
+        command.err.until("event=draining")
+        path.rename(old)
+        path.mkdir()
+        command.signal(signal.SIGHUP)
+        said = command.err.until("event=hangup")
+        assert f"hangup: can't reopen {path}: Is a directory" in said
+        assert "level=error" in said
+        client.sendall(b"still there?")
+        assert client.recv(12) == b"still there?"
+    assert command.code() == 0
+    assert json.loads(old.read_text())["id"] == 1
 
 
 def test_a_full_disk_is_said_and_serving_goes_on(start: Start) -> None:
@@ -460,18 +575,26 @@ def _port_in(fd: int) -> int:
     return int(text.decode().split("addresses=127.0.0.1:")[1].split()[0])
 
 
-def test_a_closed_stderr_is_not_taken_for_a_clients_socket() -> None:
+def test_closed_standard_files_are_not_taken_for_others() -> None:
     code = (
-        "import os, trioserve.app._output as output; output._fill_standard_files();"
-        "print(os.path.samestat(os.fstat(2), os.stat(os.devnull)), os.dup(0))"
+        "import os, trioserve.app._standard_files as files;"
+        "files.fill_standard_files();"
+        "same = [os.path.samestat(os.fstat(n), os.stat(os.devnull)) for n in range(3)];"
+        "os._exit(same != [True] * 3 or os.dup(0) != 3 or files.is_writable(1))"
     )
+    closed = 'exec "$0" -c "$1" <&- >&- 2>&-'
+    subprocess.run(["sh", "-c", closed, sys.executable, code], check=True)
+
+
+def test_reports_for_a_closed_stdout_are_refused() -> None:
+    words = f"{sys.executable} -m trioserve echo 127.0.0.1:0 --reports - >&-"
     done = subprocess.run(
-        ["sh", "-c", 'exec "$0" -c "$1" 2>&-', sys.executable, code],
-        stdout=subprocess.PIPE,
-        text=True,
-        check=True,
+        ["sh", "-c", words], stderr=subprocess.PIPE, text=True, timeout=30
     )
-    assert done.stdout == "True 3\n"
+    assert done.stderr == (
+        "trioserve: error: can't write reports to stdout: it is closed\n"
+    )
+    assert done.returncode == 1
 
 
 def test_demo_shows_it_all(start: Start) -> None:

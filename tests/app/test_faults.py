@@ -36,7 +36,7 @@ def jobs(monkeypatch: pytest.MonkeyPatch) -> list[Job]:
     """What the command would serve."""
     asked: list[Job] = []
 
-    async def main(job: Job, output: object) -> int:
+    async def main(job: Job, output: object, signals: object) -> int:
         asked.append(job)
         return 0
 

@@ -6,7 +6,7 @@ import os
 import resource
 import signal
 import socket
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,8 @@ from trioserve.app import _run
 from trioserve.app._job import Job
 from trioserve.app._log import Format, Log
 from trioserve.app._output import Output
-from trioserve.app._run import run, stop_signals
+from trioserve.app._run import run
+from trioserve.app._signals import Signals
 from trioserve.app._writer import LineWriter
 
 
@@ -131,9 +132,7 @@ async def test_it_warns_when_everybody_can_connect(scene: Scene, listen: str) ->
     )
 
 
-@pytest.mark.parametrize(
-    "number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP], ids=str
-)
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=str)
 async def test_a_signal_drains_and_what_is_served_ends_well(
     scene: Scene, number: signal.Signals
 ) -> None:
@@ -147,7 +146,7 @@ async def test_a_signal_drains_and_what_is_served_ends_well(
             "draining: 1 connection, up to 25s; again to cut"
         )
         scene.signal(signal.SIGHUP)
-        await scene.lines.until("already draining")
+        await scene.lines.until("hangup: there is no file of reports to reopen")
         await client.send_eof()
         assert await client.receive_some() == b""
     assert scene.code == 0
@@ -324,6 +323,43 @@ async def test_more_connections_than_files_are_said(
         scene.signal(signal.SIGTERM)
 
 
+async def test_sigquit_says_where_tasks_stand_and_cuts(scene: Scene) -> None:
+    timeouts = Timeouts(lame_duck=1000.0, drain=1000.0)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(scene.run, job(_until_eof, timeouts=timeouts))
+        client = await scene.connect()
+        await client.send_all(b"x")
+        await client.receive_some()
+        scene.signal(signal.SIGQUIT)
+        await scene.lines.until("status: 1 open")
+        await scene.lines.until("tasks:")
+        await scene.lines.until("cutting 1 connection")
+        with pytest.raises(trio.BrokenResourceError):
+            await client.receive_some()
+    (ended,) = [line for line in scene.lines.seen if " cut/cut " in line]
+    assert ended.endswith("(cut short: SIGQUIT)")
+    assert scene.code == 3
+    assert not scene.left
+
+
+async def test_sigquit_after_a_signal_cuts_and_a_third_one_leaves(scene: Scene) -> None:
+    release = trio.Event()
+    scene.when_left = release.set
+    timeouts = Timeouts(drain=1000.0, cleanup=1000.0)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(scene.run, job(_stuck_until(release), timeouts=timeouts))
+        client = await scene.connect()
+        await client.receive_some()
+        scene.signal(signal.SIGTERM)
+        await scene.lines.until("draining")
+        scene.signal(signal.SIGQUIT)
+        await scene.lines.until("tasks:")
+        await scene.lines.until("cutting")
+        scene.signal(signal.SIGINT)
+    assert scene.left == [3]
+    assert scene.code == 3
+
+
 async def test_a_second_signal_cuts(scene: Scene) -> None:
     forever = Timeouts(drain=float("inf"))
     async with trio.open_nursery() as nursery:
@@ -408,43 +444,6 @@ async def test_reports_nobody_could_take_are_said(
     assert scene.lines.seen[-1] == "served 1 connection: 0 B in, 0 B out, 1 report lost"
 
 
-@pytest.fixture
-def dispositions() -> Iterator[None]:
-    """Put back what signals do, after `stop_signals` has made them ignored."""
-    numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
-    before = {number: signal.getsignal(number) for number in numbers}
-    yield
-    for number, handler in before.items():
-        signal.signal(number, handler)
-
-
-@pytest.mark.usefixtures("dispositions")
-async def test_a_signal_that_comes_too_late_does_not_replace_the_exit_code() -> None:
-    with stop_signals() as signals:
-        signal.raise_signal(signal.SIGHUP)
-        async for number in signals:
-            assert number == signal.SIGHUP
-            break
-        signal.raise_signal(signal.SIGTERM)
-        await trio.testing.wait_all_tasks_blocked()
-    signal.raise_signal(signal.SIGTERM)
-
-
-@pytest.mark.usefixtures("dispositions")
-async def test_a_signal_before_anything_is_served_ends_the_process(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    def open_signal_receiver(*numbers: int) -> None:
-        signal.raise_signal(signal.SIGUSR1)  # which asks for nothing that matters
-        signal.raise_signal(signal.SIGTERM)
-
-    monkeypatch.setattr(trio, "open_signal_receiver", open_signal_receiver)
-    with pytest.raises(SystemExit) as caught, stop_signals():
-        pass  # pragma: no cover - it ends before
-    assert caught.value.code == 128 + signal.SIGTERM
-
-
-@pytest.mark.usefixtures("dispositions")
 @pytest.mark.parametrize(
     ("error", "expected"),
     [
@@ -466,7 +465,7 @@ async def test_when_serving_fails_what_a_user_can_mend_is_a_line(
     writer = LineWriter(os.open(os.devnull, os.O_WRONLY), close_fd=True)
     output = Output(Log(writer.write, "text"), writer)
     with pytest.raises(expected) as caught:
-        await _run.main(job(), output)
+        await _run.main(job(), output, Signals())
     output.flush()
     if expected is click.ClickException:
         assert str(caught.value) == "can't go on: [Errno 9] Bad file descriptor"

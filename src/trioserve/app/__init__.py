@@ -3,6 +3,22 @@
 The library never imports this, and this uses the library's public names only.
 """
 
-from ._cli import main
+from __future__ import annotations
+
+from typing import NoReturn
 
 __all__ = ["main"]
+
+
+def main() -> NoReturn:
+    """Run the command with the arguments of this process."""
+    # Before what is slow to import: it may be told to stop meanwhile.
+    from ._signals import end_when_stopped
+
+    end_when_stopped()
+
+    from ._cli import cli
+    from ._standard_files import fill_standard_files
+
+    fill_standard_files()
+    cli.main()

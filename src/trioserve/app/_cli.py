@@ -6,14 +6,15 @@ command that needs it.
 
 from __future__ import annotations
 
+import errno
 import gc
 import os
-from collections.abc import Iterable, Sequence
-from typing import Any, NoReturn
+from collections.abc import Sequence
+from typing import Any
 
 import click
 
-from trioserve import Address, Attempt, Timeouts
+from trioserve import Address, Attempt, TcpAddress, Timeouts
 
 from ._faults import Case, fault_options
 from ._options import (
@@ -25,7 +26,7 @@ from ._options import (
     serving_options,
     settings_text,
 )
-from ._program import Program, WrongUsage, no_such
+from ._program import Program, WrongUsage, no_such, say
 from ._topics import TOPICS
 from ._values import DURATIONS
 
@@ -35,6 +36,8 @@ _EPILOG = (
 )
 #: When Python looks for garbage cycles; the default is (700, 10, 10).
 _GARBAGE = (50_000, 20, 20)
+#: Where echo listens if it is not told where.
+_ECHO = TcpAddress("127.0.0.1", 7000)
 _SHELLS = ("bash", "zsh", "fish")
 
 
@@ -43,7 +46,7 @@ def _print_version(ctx: click.Context, param: click.Parameter, wanted: bool) -> 
         return
     from importlib import metadata
 
-    click.echo(f"trioserve {metadata.version('trioserve')}")
+    say(f"trioserve {metadata.version('trioserve')}")
     ctx.exit()
 
 
@@ -72,12 +75,7 @@ def cli(ctx: click.Context) -> None:
       trioserve proxy 127.0.0.1:8080 example.org:80
     """
     if ctx.invoked_subcommand is None:
-        click.echo(ctx.get_help())
-
-
-def main() -> NoReturn:
-    """Run the command with the arguments of this process."""
-    cli.main()
+        say(ctx.get_help())
 
 
 @cli.command("proxy", short_help="Relay connections to a target.", epilog=_EPILOG)
@@ -97,16 +95,18 @@ def proxy_command(first: Address, targets: tuple[Address, ...], **options: Any) 
 
 
 @cli.command("echo", short_help="Send back what arrives.", epilog=_EPILOG)
-@click.argument("first", type=address, metavar="[LISTEN]", default="127.0.0.1:7000")
+@click.argument("first", type=address, metavar="[LISTEN]", required=False)
 @serving_options(without=frozenset({"connect"}))
-def echo_command(first: Address, **options: Any) -> int:
-    """Send everything back that arrives on LISTEN (127.0.0.1:7000).
+def echo_command(first: Address | None, **options: Any) -> int:
+    """Send everything back that arrives on LISTEN, or else on 127.0.0.1:7000.
 
     \b
     Examples:
       trioserve echo
       trioserve echo :7000 --max-connections 100 --idle 1m
     """
+    if first is None and not options["listen"]:
+        first = _ECHO
     return _serve("echo", first, (), **options)
 
 
@@ -146,24 +146,32 @@ def demo_command(seconds: float, clients: int, seed: int) -> int:
     Needs no other machine. At the end every byte and every connection is
     accounted for; the exit code is 1 if something does not add up.
     """
-    import trio
-
     from . import _demo
     from ._screen import open_screen
+    from ._signals import Signals
+    from ._standard_files import STDOUT
     from ._writer import LineWriter
 
+    signals = Signals()
     raise_open_files_limit()
-    writer = LineWriter(1)
-    screen = open_screen(1, writer.write)
-    say = writer.write if screen is None else screen.line
+    errors: list[OSError] = []
+    writer = LineWriter(STDOUT, on_error=errors.append)
+    screen = open_screen(STDOUT, writer.write)
+    write = writer.write if screen is None else screen.line
+
+    async def main() -> int:
+        return await signals.unless_stopped(
+            _demo.main, seconds, clients, seed, write, screen
+        )
+
     try:
-        return trio.run(_demo.main, seconds, clients, seed, say, screen)
-    except BaseExceptionGroup as group:
-        if group.subgroup(KeyboardInterrupt) is None:
-            raise
-        raise KeyboardInterrupt from None
+        code = signals.run(main)
     finally:
         writer.close(2.0)
+    for error in errors:
+        if error.errno != errno.EPIPE:  # whoever has seen enough may leave
+            raise click.ClickException(f"can't write to stdout: {error.strerror}")
+    return code
 
 
 @cli.command("explain", short_help="Say what happened to connections, and why.")
@@ -182,7 +190,8 @@ def explain_command(file: str, id: int | None) -> None:
     from ._explain import explain
     from ._records import read_records
 
-    _print(explain(read_records(file), id))
+    for line in explain(read_records(file), id):
+        say(line)
 
 
 @cli.command("reports", short_help="Sum up how connections went.")
@@ -202,20 +211,8 @@ def reports_command(file: str, as_json: bool) -> None:
     from ._summary import Summary, summary_json, summary_text
 
     summary = Summary(read_records(file))
-    _print([summary_json(summary)] if as_json else summary_text(summary))
-
-
-def _print(lines: Iterable[str]) -> None:
-    try:
-        for line in lines:
-            click.echo(line)
-    except BrokenPipeError:
-        raise  # whoever read it has seen enough: click ends without a word
-    except OSError as error:
-        # The interpreter would try again when it ends, and complain.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        text = f"can't write to stdout: {error.strerror}"
-        raise click.ClickException(text) from error
+    for line in [summary_json(summary)] if as_json else summary_text(summary):
+        say(line)
 
 
 @cli.command("completion")
@@ -233,7 +230,7 @@ def completion_command(shell: str) -> None:
     completion = get_completion_class(shell)
     assert completion is not None
     made = completion(cli, {}, "trioserve", "_TRIOSERVE_COMPLETE")
-    click.echo(made.source())
+    say(made.source())
 
 
 def _complete_topic(
@@ -269,13 +266,13 @@ def help_command(ctx: click.Context, words: tuple[str, ...]) -> None:
     elif others:
         raise WrongUsage(f"got unexpected extra argument ({others[0]})", ctx)
     elif not word:
-        click.echo(ctx.parent.get_help())
+        say(ctx.parent.get_help())
     elif word in TOPICS:
-        click.echo(TOPICS[word])
+        say(TOPICS[word])
     elif word in cli.commands:
         command = cli.commands[word]
         with click.Context(command, ctx.parent, word) as about:
-            click.echo(command.get_help(about))
+            say(command.get_help(about))
     else:
         raise WrongUsage(no_such("topic", word, [*TOPICS, *cli.commands]), ctx)
 
@@ -291,14 +288,14 @@ def _print_settings(parent: click.Context, command_line: Sequence[str]) -> None:
     with cli.commands[name].make_context(name, args, parent) as read:
         lines = list(settings_text(read))
     if not command_line:
-        click.echo(TOPICS["settings"] + "\n")
+        say(TOPICS["settings"] + "\n")
     for line in lines:
-        click.echo(line)
+        say(line)
 
 
 def _serve(
     name: str,
-    first: Address,
+    first: Address | None,
     targets: tuple[Address, ...],
     *,
     listen: tuple[Address, ...],
@@ -315,13 +312,15 @@ def _serve(
     **durations: float,
 ) -> int:
     # Run echo, or a proxy when there are targets; return the exit code.
-    import trio
-
     from trioserve import Faults, echo, proxy
 
     from ._job import Handler, Job
+    from ._messages import say_few_files
     from ._output import open_output
     from ._run import main
+    from ._signals import Signals
+
+    signals = Signals()
 
     def on_attempt(target: Address, attempt: Attempt) -> None:
         # While it serves; then there is an output.
@@ -345,7 +344,7 @@ def _serve(
         raise WrongUsage(str(error)) from None
     job = Job(
         name=name,
-        listen=(first, *listen),
+        listen=(first, *listen) if first is not None else listen,
         targets=targets,
         handler=handler,
         limits=limits_of(max_connections, per_peer, when_full),
@@ -362,4 +361,6 @@ def _serve(
     with open_output(name, log, reports, connections=log_connections) as output:
         for text in misspelt_variables(cli.commands.values(), os.environ):
             output.log.say("misspelt", text, level="warning")
-        return trio.run(main, job, output)
+        if max_connections is None:
+            say_few_files(output.log, job)
+        return signals.run(main, job, output, signals)

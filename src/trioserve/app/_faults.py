@@ -7,9 +7,11 @@ here knows what they do to a connection.
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
+import os
+import stat
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, Final, TypeVar
 
 import click
@@ -17,11 +19,14 @@ import click
 from trioserve import Faults, parse_faults
 
 from ._options import option
-from ._values import printable
+from ._values import format_bytes, printable
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 _FORM: Final = 'use an object like {"faults": "up:reset@4096", "seed": 7}'
+
+#: Bytes; a case has a hundred.
+_LARGEST: Final = 1_000_000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,7 +78,7 @@ def _seed(text: str) -> int:
 
 def _read_case(path: str) -> Case:
     try:
-        found = json.loads(Path(path).read_bytes())
+        found = json.loads(_read_file(path))
     except OSError as error:
         raise ValueError(f"can't read {path}: {error.strerror}") from None
     except (ValueError, RecursionError):
@@ -88,3 +93,15 @@ def _read_case(path: str) -> Case:
     if not case.faults:
         raise ValueError(f"there are no faults in {path}; {_FORM}")
     return case
+
+
+def _read_file(path: str) -> bytes:
+    # Never waits, and never reads without end.
+    fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+    with os.fdopen(fd, "rb") as file:
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            raise OSError(errno.EINVAL, "it is no regular file")
+        text = file.read(_LARGEST + 1)
+    if len(text) > _LARGEST:
+        raise OSError(errno.EFBIG, f"it has more than {format_bytes(_LARGEST)}")
+    return text

@@ -45,7 +45,7 @@ async def find_loop(
 async def _look_up(host: str, port: int) -> list[Any]:
     try:
         found = await trio.socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    except (OSError, UnicodeError):
+    except (OSError, UnicodeError, RuntimeError):  # the last one: without a thread
         return []
     return [sockaddr for *_, sockaddr in found]
 

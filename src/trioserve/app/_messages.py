@@ -8,7 +8,10 @@ from __future__ import annotations
 import dataclasses
 import errno
 import math
+import os
+import pwd
 import resource
+import shlex
 import socket
 from collections.abc import Iterable
 from pathlib import Path
@@ -30,6 +33,8 @@ from ._targets import Change
 from ._values import format_bytes, format_duration
 
 _ALL_INTERFACES = frozenset({"", "0.0.0.0", "::"})
+#: Fewer connections at once than this are not what a server is for.
+_FEW = 100
 _RULES = ("first_byte", "idle", "half_closed", "write_stall", "lifetime")
 
 
@@ -104,9 +109,24 @@ def _say_files(log: Log, job: Job) -> None:
         )
 
 
+def say_few_files(log: Log, job: Job) -> None:
+    """Say so if the default limit is low because few open files are allowed."""
+    allowed, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = job.limits.max_connections
+    if most < _FEW:
+        log.say(
+            "files",
+            f"only {_count(most, 'connection')} at once, because only {allowed} open"
+            " files are allowed (ulimit -Hn); raise that, or say --max-connections",
+            level="warning",
+            max_connections=most,
+            allowed=allowed,
+        )
+
+
 def _nc_words(address: Address) -> str:
     if isinstance(address, UnixAddress):
-        return f"-U {address.path}"
+        return f"-U {shlex.quote(address.path)}"
     host = "127.0.0.1" if address.host in _ALL_INTERFACES else address.host
     return f"{host} {address.port}"
 
@@ -280,16 +300,40 @@ def why_not(error: OSError) -> str:
 def _why_not_unix(address: UnixAddress, error: OSError) -> str:
     folder = Path(address.path).parent
     match error.errno:
+        case errno.EADDRINUSE if _is_somebody_elses(address):
+            return (
+                f"{address} is a socket of {_owner(address.path)}, and to see whether"
+                " it is in use, or to replace it, you have no right; use another path"
+            )
         case errno.EADDRINUSE if address.is_abstract or Path(address.path).is_socket():
             return f"{address} is in use already; stop what listens there"
         case errno.EADDRINUSE:
             return f"{address.path} exists, and is no socket; use another path"
         case errno.ENOENT:
             return f"can't listen on {address}: there is no folder {folder}"
+        case errno.EACCES | errno.EPERM if Path(address.path).is_socket():
+            return (
+                f"{address} is a socket that was left over by {_owner(address.path)},"
+                " and you have no right to replace it; use another path"
+            )
         case errno.EACCES | errno.EPERM:
             return f"no right to listen on {address}: can you write to {folder}?"
         case _:
             return f"can't listen on {address}: {error.strerror or error}"
+
+
+def _is_somebody_elses(address: UnixAddress) -> bool:
+    # To connect takes the right to write.
+    path = Path(address.path)
+    return not address.is_abstract and path.is_socket() and not os.access(path, os.W_OK)
+
+
+def _owner(path: str) -> str:
+    number = Path(path).stat().st_uid
+    try:
+        return pwd.getpwuid(number).pw_name
+    except KeyError:
+        return f"user {number}"
 
 
 def _seconds(seconds: float) -> float | None:

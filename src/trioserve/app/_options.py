@@ -9,24 +9,27 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import re
+import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, TypeVar
 
 import click
 
-from trioserve import Address, Limits, Timeouts, parse_address
+from trioserve import Address, Limits, TcpAddress, Timeouts, parse_address
 
 from ._folding import CHOICES
 from ._program import WrongUsage, closest, origin_of
 from ._values import format_duration, parse_duration
 
 _PREFIX = "TRIOSERVE_"
+#: An address of fe80::/10 without its interface.
+_LINK_LOCAL = re.compile(r"fe[89ab][0-9a-f]:[^%]*$", re.IGNORECASE)
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 _TIMEOUT_HELP = {
     "connect": "Reset the client if no TARGET has answered by then.",
-    "first_byte": "Close a connection that has brought no byte by then.",
+    "first_byte": "Close one over which nothing has come from either side by then.",
     "idle": "Close a connection after so much silence.",
     "half_closed": "Reset a half-closed one after so much silence.",
     "write_stall": "Reset a connection if a receiver takes no byte for so long.",
@@ -39,12 +42,31 @@ _TIMEOUT_HELP = {
 }
 
 
+#: Where the command does not do what the library does unless it is told.
+_DEFAULTS = {"first_byte": 60.0}
+
+
 def address(text: str) -> Address:
     """The type of an argument or option that is an address."""
     try:
-        return parse_address(text)
+        found = parse_address(text)
     except ValueError as error:
         raise WrongUsage(str(error)) from None
+    if isinstance(found, TcpAddress) and _LINK_LOCAL.match(found.host):
+        raise WrongUsage(
+            f"{text!r} is a link-local address, which each interface has its own of;"
+            f" say which, like [{found.host}%eth0]:{found.port}"
+        )
+    return found
+
+
+def file_name(text: str) -> str:
+    """The type of an option that is the name of a file to be written."""
+    if any(unicodedata.category(character) == "Cc" for character in text):
+        raise click.BadParameter(
+            f"{text!r} has a control character in it; give the name of a file"
+        )
+    return text
 
 
 def count(text: str) -> int:
@@ -62,7 +84,7 @@ def serving_options(
     Args:
       without: timeouts that the command does not have.
     """
-    defaults = dataclasses.asdict(Timeouts())
+    defaults = dataclasses.asdict(Timeouts()) | _DEFAULTS
     options = [
         option(
             "--listen",
@@ -126,13 +148,13 @@ def serving_options(
         ),
         option(
             "--reports",
-            type=click.Path(allow_dash=True),
+            type=file_name,
             metavar="FILE",
             help="Append a line of JSON per connection; '-' is stdout.",
         ),
         option(
             "--port-file",
-            type=click.Path(),
+            type=file_name,
             metavar="FILE",
             help="Write the port here, as long as it is listened on.",
         ),
@@ -223,7 +245,14 @@ def _value_text(ctx: click.Context, option: click.Option) -> str:
 def option(name: str, **attributes: Any) -> Callable[[Command], Command]:
     """`click.option`, which can be given in the environment too."""
     envvar = _PREFIX + name.removeprefix("--").replace("-", "_").upper()
-    return click.option(name, envvar=envvar, **attributes)
+    return click.option(name, cls=_Option, envvar=envvar, **attributes)
+
+
+class _Option(click.Option):
+    def resolve_envvar_value(self, ctx: click.Context) -> str | None:
+        # A file of settings that was written on Windows leaves a CR behind each.
+        value = super().resolve_envvar_value(ctx)
+        return value.rstrip("\r\n") or None if value else value
 
 
 def _duration(text: str) -> float:

@@ -7,10 +7,13 @@ how a line is written without waiting for it.
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import logging
 import os
+import stat
 from collections.abc import Generator
+from pathlib import Path
 from typing import NoReturn
 
 import click
@@ -21,7 +24,7 @@ from trioserve import Address, Attempt, ConnectionReport, Outcome, Server
 from ._folding import Choice, Folding, connection_kind, is_wanted
 from ._fullness import Fullness
 from ._live import Moment, Tally, Watch, view_fields, view_line, view_lines
-from ._log import Format, Log, LogHandler, wants_colour
+from ._log import Format, Level, Log, LogHandler, wants_colour
 from ._messages import (
     say_folded,
     say_fullness,
@@ -30,10 +33,9 @@ from ._messages import (
     target_kind,
 )
 from ._screen import Screen, open_screen
+from ._standard_files import STDERR, STDOUT, is_writable
 from ._targets import Targets
 from ._writer import LineWriter, open_to_append
-
-_STDOUT, _STDERR = 1, 2
 
 #: Reports that are taken before others get their turn.
 _AT_ONCE = 256
@@ -188,6 +190,12 @@ class Output:
             fields = view_fields(moment, self._tally)
             self.log.say("live", view_line(moment), **fields)
 
+    def reopen(self) -> None:
+        """Open the file of reports anew; it is said when that is done."""
+        if self._reports is None or not self._reports.reopen():
+            text = "hangup: there is no file of reports to reopen"
+            self.log.say("hangup", text)
+
     def flush(self, within: float = 2.0) -> None:
         """Write what is queued, and take no more.
 
@@ -216,9 +224,9 @@ def open_output(
       connections: which of them are logged.
 
     Raises:
-      click.ClickException: if ``reports_file`` can't be opened.
+      click.ClickException: if ``reports_file`` can't be opened. A named pipe that
+        nobody reads yet is opened when somebody does.
     """
-    _fill_standard_files()
     reports_fd = None if reports_file is None else _open_reports(reports_file)
     output = _make_output(name, form, reports_fd, reports_file, connections)
     handler = LogHandler(output.log)
@@ -242,17 +250,29 @@ def _make_output(
 
     def reports_failed(error: OSError) -> None:
         where = "stdout" if reports_file == "-" else reports_file
+        level: Level = "error"
         text = (
             f"can't write to {where}: {error.strerror}; reports are lost, serving"
             " goes on"
         )
-        log.say("reports-failed", text, level="error", message=text)
+        if error.errno == errno.ENXIO:
+            level = "warning"
+            text = f"nobody reads {where}; until somebody does, reports are lost"
+        log.say("reports-failed", text, level=level, message=text)
 
-    log_writer = LineWriter(_STDERR, on_lost=lines_lost)
-    terminal = os.isatty(_STDERR)
+    def reports_reopened(error: OSError | None) -> None:
+        level: Level = "info"
+        text = f"hangup: reopened {reports_file}"
+        if error is not None:
+            text = f"hangup: can't reopen {reports_file}: {error.strerror}"
+            level = "error"
+        log.say("hangup", text, level=level, message=text)
+
+    log_writer = LineWriter(STDERR, on_lost=lines_lost)
+    terminal = os.isatty(STDERR)
     # Reports on a terminal would move the cursor behind the view's back.
     shared = reports_fd is not None and os.isatty(reports_fd)
-    screen = None if shared else open_screen(_STDERR, log_writer.write)
+    screen = None if shared else open_screen(STDERR, log_writer.write)
     log = Log(
         screen.line if screen is not None else log_writer.write,
         form or ("text" if terminal else "logfmt"),
@@ -260,32 +280,33 @@ def _make_output(
         colour=wants_colour(terminal, os.environ),
     )
     reports = None
-    if reports_fd is not None:
+    if reports_file is not None:
         reports = LineWriter(
             reports_fd,
-            close_fd=reports_fd != _STDOUT,
-            path=None if reports_fd == _STDOUT else reports_file,
+            close_fd=reports_fd != STDOUT,
+            path=None if reports_fd == STDOUT else reports_file,
             on_error=reports_failed,
+            on_reopened=reports_reopened,
         )
     output = Output(log, log_writer, reports, screen, connections=connections)
     return output
 
 
-def _open_reports(path: str) -> int:
-    if path == "-":
-        return _STDOUT
+def _open_reports(path: str) -> int | None:
+    # None if it is to be opened later.
     try:
+        if path == "-":
+            if not is_writable(STDOUT):
+                raise OSError(errno.EBADF, "it is closed")
+            return STDOUT
         return open_to_append(path)
     except OSError as error:
-        raise click.ClickException(
-            f"can't write reports to {path}: {error.strerror}"
-        ) from error
-
-
-def _fill_standard_files() -> None:
-    # A process started with stderr closed would get a client's socket as file
-    # 2, and send it the log.
-    with contextlib.suppress(OSError):
-        while (fd := os.open(os.devnull, os.O_RDWR)) <= _STDERR:
-            pass
-        os.close(fd)
+        why = error.strerror
+        if error.errno == errno.ENXIO:
+            mode = Path(path).stat().st_mode
+            if stat.S_ISFIFO(mode):
+                return None
+            if stat.S_ISSOCK(mode):
+                why = "it is a socket; use a file, a named pipe, or '-' for stdout"
+        where = "stdout" if path == "-" else path
+        raise click.ClickException(f"can't write reports to {where}: {why}") from error

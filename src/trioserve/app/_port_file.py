@@ -7,7 +7,9 @@ is wanted.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
+import stat
 import tempfile
 from collections.abc import Iterable
 from pathlib import Path
@@ -16,12 +18,18 @@ from pathlib import Path
 class PortFile:
     """A file with port numbers, a line each, as long as they are listened on.
 
+    It takes the place of a file that is there; of nothing else: not of a device, a
+    named pipe or a link.
+
     Raises:
       OSError: it can't be written.
     """
 
     def __init__(self, path: str, ports: Iterable[int]) -> None:
         self._path = Path(path)
+        with contextlib.suppress(FileNotFoundError):
+            if not stat.S_ISREG(self._path.lstat().st_mode):
+                raise OSError(errno.EEXIST, "it is there, and no regular file", path)
         text = "".join(f"{port}\n" for port in dict.fromkeys(ports))
         # Renamed, so that whoever waits for it never reads half of it.
         # Kept open: the number of a file that is gone may be another one's.

@@ -7,21 +7,58 @@ knows which commands there are.
 from __future__ import annotations
 
 import difflib
+import errno
 import itertools
 import os
 import sys
 from collections.abc import Iterable, Sequence
-from typing import Any, NoReturn
+from typing import Any, Final, NoReturn
 
 import click
 from click.core import ParameterSource
+
+from ._standard_files import STDERR, STDOUT, give_up
+
+#: What Python says of it, and nothing else of an error tells.
+_NO_THREAD: Final = "can't start new thread"
 
 
 class WrongUsage(click.UsageError):
     """What is wrong, in a line that says what to do instead."""
 
 
-class Program(click.Group):
+def say(text: str) -> None:
+    """Print a line to stdout.
+
+    Raises:
+      click.ClickException: it can't be written.
+    """
+    try:
+        click.echo(text)
+    except BrokenPipeError:
+        raise  # whoever read it has seen enough: click ends without a word
+    except OSError as error:
+        # The interpreter would try again when it ends, and complain.
+        give_up(STDOUT)
+        text = f"can't write to stdout: {error.strerror}"
+        raise click.ClickException(text) from error
+
+
+def _say_help(ctx: click.Context, param: click.Parameter, wanted: bool) -> None:
+    if wanted and not ctx.resilient_parsing:
+        say(ctx.get_help())
+        ctx.exit()
+
+
+class _Helpful(click.Command):
+    def get_help_option(self, ctx: click.Context) -> click.Option | None:
+        option = super().get_help_option(ctx)
+        if option is not None:
+            option.callback = _say_help
+        return option
+
+
+class Program(_Helpful, click.Group):
     """A group of commands whose errors are one line that says what to do instead.
 
     Its help lists the commands in the order in which they were made.
@@ -30,12 +67,27 @@ class Program(click.Group):
       name: what it is called, in help and in errors.
     """
 
+    command_class = _Helpful
+
     def main(
         self, args: Sequence[str] | None = None, *_: object, **extra: Any
     ) -> NoReturn:
         extra |= {"prog_name": self.name, "standalone_mode": False}
         try:
-            code = super().main(args, **extra)
+            try:
+                code = super().main(args, **extra)
+            except OSError as error:
+                if error.errno not in (errno.EMFILE, errno.ENFILE):
+                    raise
+                text = f"can't start: {error.strerror} (ulimit -n)"
+                raise click.ClickException(text) from error
+            except RuntimeError as error:
+                if str(error) != _NO_THREAD:
+                    raise
+                raise click.ClickException(
+                    "can't start a thread: no more processes and threads are allowed"
+                    " (ulimit -u, TasksMax= in systemd, the pids limit of a container)"
+                ) from error
         except click.ClickException as error:
             self._say_error(_error_text(error), sys.argv[1:] if args is None else args)
             code = error.exit_code
@@ -48,11 +100,14 @@ class Program(click.Group):
 
         forms: dict[str | None, Format] = {"logfmt": "logfmt", "json": "json"}
         form = forms.get(self._form_asked_for(args))
-        if form is None:
-            click.echo(f"{self.name}: error: {text}", err=True)
-        else:
-            log = Log(lambda line: click.echo(line, err=True), form)
-            log.say("error", text, level="error", message=text)
+        try:
+            if form is None:
+                click.echo(f"{self.name}: error: {text}", err=True)
+            else:
+                log = Log(lambda line: click.echo(line, err=True), form)
+                log.say("error", text, level="error", message=text)
+        except OSError:  # then the exit code has to do
+            give_up(STDERR)
 
     def _form_asked_for(self, args: Sequence[str]) -> str | None:
         # What --log says, as it was written: it may be the words behind it that

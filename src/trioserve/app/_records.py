@@ -26,6 +26,10 @@ from ._values import printable
 #: A longer line is no report: errors and notes have 256 characters at most.
 _LONGEST: Final = 1 << 18
 
+#: Bytes after which there is no use in reading on, if no line was a report: of a
+#: device, or of a file that is something else.
+_MOST_IN_VAIN: Final = 1 << 26
+
 #: Since the epoch, that is the year 5138; twice as many are still a date.
 _MOST_SECONDS: Final = 1e11
 
@@ -98,7 +102,11 @@ def read_records(path: str) -> Iterator[Record]:
     """
     name = "stdin" if path == "-" else printable(path)
     found = skipped = 0
-    for line in _lines(path, name):
+    for line, read in _lines(path, name):
+        if not found and read > _MOST_IN_VAIN:
+            break
+        if line is None:
+            continue
         try:
             record = parse_record(line)
         except ValueError:
@@ -144,15 +152,17 @@ def moment(seconds: float) -> str:
     return f"{dt.datetime.fromtimestamp(seconds, dt.UTC):%Y-%m-%d %H:%M:%S} UTC"
 
 
-def _lines(path: str, name: str) -> Iterator[bytes]:
-    # Lines with something in them; of one that is too long only the beginning.
+def _lines(path: str, name: str) -> Iterator[tuple[bytes | None, int]]:
+    # Lines with something in them, of one that is too long only the beginning;
+    # None for what is left out; and how many bytes were read so far.
+    read = 0
     try:
         with _open(path) as file:
             ended = True
             for piece in iter(partial(file.readline, _LONGEST), b""):
+                read += len(piece)
                 begins, ended = ended, piece.endswith(b"\n")
-                if begins and not piece.isspace():
-                    yield piece
+                yield (piece if begins and not piece.isspace() else None), read
     except OSError as error:
         raise click.ClickException(f"can't read {name}: {error.strerror}") from error
 

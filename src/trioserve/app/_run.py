@@ -11,13 +11,7 @@ import functools
 import math
 import os
 import signal
-from collections.abc import (
-    AsyncIterable,
-    AsyncIterator,
-    Callable,
-    Generator,
-    Sequence,
-)
+from collections.abc import AsyncIterable, Callable, Generator, Sequence
 
 import click
 import trio
@@ -45,6 +39,7 @@ from ._messages import (
 from ._output import Output
 from ._port_file import PortFile
 from ._program import WrongUsage
+from ._signals import Signals
 from ._status import status_fields, status_text
 
 Listeners = Sequence[trio.SocketListener | UnixListener]
@@ -58,17 +53,18 @@ EXIT_CUT = 3
 _SAME = 0.3
 
 
-async def main(job: Job, output: Output) -> int:
-    """Listen and serve until SIGTERM, SIGINT or SIGHUP; return the exit code.
+async def main(job: Job, output: Output, signals: Signals) -> int:
+    """Listen and serve until SIGTERM, SIGINT or SIGQUIT; return the exit code.
 
     Raises:
+      SystemExit: one of them came before it served; nothing is left behind.
       click.ClickException: saying why it can't listen, or no longer can; or that
         a target is a listener of its own.
     """
-    listeners = await listen_or_say(*job.listen)
+    listeners = await signals.unless_stopped(listen_or_say, *job.listen)
     try:
-        await refuse_loop(job, listeners)
-        with announced_ports(job, listeners) as port_file, stop_signals() as signals:
+        await signals.unless_stopped(refuse_loop, job, listeners)
+        with announced_ports(job, listeners) as port_file:
             return await run(job, listeners, output, signals, port_file=port_file)
     except ExceptionGroup as group:
         # What `serve` raises when its last listener is gone.
@@ -119,7 +115,7 @@ async def say_whom_nobody_knows(job: Job, log: Log) -> None:
             with trio.move_on_after(job.timeouts.connect):
                 try:
                     await trio.socket.getaddrinfo(target.host, target.port)
-                except (OSError, UnicodeError):
+                except (OSError, UnicodeError, RuntimeError):  # without a thread
                     unknown.append(target.host)
     say_unknown_names(log, dict.fromkeys(unknown))
 
@@ -176,9 +172,11 @@ async def run(
             )
         )
         say_ready(output.log, job, server)
-        stop = _Stop(server, output, port_file, leave)
+        stop = _Stop(server, output, leave)
         nursery.start_soon(stop.obey, signals)
         nursery.start_soon(output.watch, server)
+        if port_file is not None:
+            nursery.start_soon(remove_when_closed, port_file, server)
         nursery.start_soon(say_whom_nobody_knows, job, output.log)
         if job.live:
             nursery.start_soon(output.show, server)
@@ -192,95 +190,72 @@ async def run(
         if summary.stuck:
             output.flush()
             leave(code)
-        # The task that obeys signals has to be there until the very end, because
-        # Trio raises again whatever it has not taken.
         nursery.cancel_scope.cancel()
     return code
+
+
+async def remove_when_closed(port_file: PortFile, server: Server) -> None:
+    """Remove the port file as soon as nobody can connect to the port any more."""
+    await server.draining.wait()
+    port_file.remove()
 
 
 class _Stop:
     # What signals ask for: the first drains, the second cuts, the third leaves.
 
     def __init__(
-        self,
-        server: Server,
-        output: Output,
-        port_file: PortFile | None,
-        leave: Callable[[int], None],
+        self, server: Server, output: Output, leave: Callable[[int], None]
     ) -> None:
         self.asked = trio.Event()
         self.hurried = False
         self._server = server
         self._output = output
         self._log = output.log
-        self._port_file = port_file
         self._leave = leave
         self._last: tuple[int, float] = (0, -math.inf)
 
     async def obey(self, signals: AsyncIterable[int]) -> None:
         async for number in signals:
-            if number == signal.SIGUSR1:
-                lost = self._output.unwritten
-                fields = status_fields(self._server, lost)
-                self._log.say("status", *status_text(self._server, lost), **fields)
-            elif not self.asked.is_set():
-                self._drain(signal.Signals(number).name)
-            elif number == signal.SIGHUP:
-                self._log.say("draining", "already draining", reason="SIGHUP")
-            elif self._is_same(number):
-                continue
-            elif not self.hurried:
-                self._cut(signal.Signals(number).name)
-            else:
-                self._leave(EXIT_CUT)
-            self._last = (number, trio.current_time())
+            match number:
+                case signal.SIGUSR1:
+                    self._say_status()
+                case signal.SIGHUP:
+                    self._output.reopen()
+                case _:
+                    self._stop(signal.Signals(number))
 
-    def _is_same(self, number: int) -> bool:
-        # What runs us may pass on what the terminal has sent us already:
-        # timeout(1) does.
+    def _stop(self, number: signal.Signals) -> None:
+        # What runs us may pass on what the terminal has sent us already, as
+        # timeout(1) does: then it is the same one.
         last, at = self._last
-        return number == last and trio.current_time() - at < _SAME
+        if number == last and trio.current_time() - at < _SAME:
+            return
+        self._last = number, trio.current_time()
+        if self.hurried:
+            self._leave(EXIT_CUT)
+        elif number == signal.SIGQUIT:
+            self._say_status()
+            self._cut(number.name)
+        elif self.asked.is_set():
+            self._cut(f"a second signal, {number.name}")
+        else:
+            self._drain(number.name)
 
-    def _drain(self, name: str) -> None:
-        if self._port_file is not None:
-            self._port_file.remove()
+    def _say_status(self) -> None:
+        lost = self._output.unwritten
+        fields = status_fields(self._server, lost)
+        self._log.say("status", *status_text(self._server, lost), **fields)
+
+    def _drain(self, reason: str) -> None:
         # Said before anything is done: draining may take long.
-        say_draining(self._log, self._server, name)
-        self._server.start_draining(reason=name)
+        say_draining(self._log, self._server, reason)
+        self._server.start_draining(reason=reason)
         self.asked.set()
 
-    def _cut(self, name: str) -> None:
+    def _cut(self, reason: str) -> None:
         say_cutting(self._log, self._server)
         self.hurried = True
-        self._server.start_draining(0, reason=f"a second signal, {name}")
-
-
-@contextlib.contextmanager
-def stop_signals() -> Generator[AsyncIterator[int]]:
-    """Receive SIGTERM, SIGINT, SIGHUP, SIGUSR1; after the block they are ignored.
-
-    A program that was started with SIGHUP ignored (``nohup``) keeps it so.
-    """
-    numbers = [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1]
-    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
-        numbers.append(signal.SIGHUP)
-
-    def too_early_or_late(number: int, frame: object) -> None:
-        # Trio puts this back when its block ends. By then the process is on its
-        # way out with an exit code of its own, which a signal may not replace.
-        if not over and number != signal.SIGUSR1:
-            raise SystemExit(128 + number)
-
-    over = False
-    for number in numbers:
-        signal.signal(number, too_early_or_late)
-    try:
-        with trio.open_signal_receiver(*numbers) as signals:
-            try:
-                yield signals
-            finally:
-                over = True
-    finally:
-        # A Python function would become "kill me" while the interpreter ends.
-        for number in numbers:
-            signal.signal(number, signal.SIG_IGN)
+        # The first time that would still wait for the lame duck.
+        self._server.start_draining(reason=reason)
+        self._server.start_draining(0, reason=reason)
+        self.asked.set()

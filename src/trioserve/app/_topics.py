@@ -29,6 +29,7 @@ Where to listen and where to dial are written in the same way:
   unix:@NAME            a name in Linux's abstract namespace, without a file
 
 tcp:// may stand before HOST, and unix:// before a PATH that begins with '/'.
+A shell takes the '?' for its own: write 'unix:/run/app.sock?mode=0660', quoted.
 To listen, port 0 picks a free one, which is printed (--port-file writes it).
 The file of a Unix socket that nobody listens on any more is replaced, and it is
 removed at the end. A bare number is refused: it would have to mean either this
@@ -41,7 +42,7 @@ is no new one.""",
     "faults": """\
 A proxy can break connections on purpose, to see how both ends take it:
 
-  trioserve proxy :6380 :6379 --fault 'latency=50ms; down:reset@4096' --seed 7
+  trioserve proxy :6380 127.0.0.1:6379 --fault 'latency=50ms; down:reset@4096'
 
 FAULTS are clauses between semicolons, of items between commas. A clause that
 begins with 'up:' (from the client) or 'down:' (from the target) is about that
@@ -72,7 +73,8 @@ and with TRIOSERVE_ before it: --half-closed 5m is TRIOSERVE_HALF_CLOSED=5m. The
 command line comes before the environment, and that before the default.
 
 TIME is 500ms, 10s, 2m, 1h30m, 1d, a number of seconds, or 'never'. A variable
-with several addresses, TRIOSERVE_LISTEN, has spaces between them.
+with several addresses, TRIOSERVE_LISTEN, has spaces between them. A carriage
+return behind a value, as a file written on Windows has it, is left out.
 
 'trioserve help settings proxy LISTEN TARGET --idle 5m' shows what holds for
 that command line, and where each value came from. Without a command line:""",
@@ -80,16 +82,25 @@ that command line, and where each value came from. Without a command line:""",
   TERM, INT (Ctrl-C)   drain: accept no more, let what goes on finish
   the same again       cut: reset what is left
   the same once more   end the process
-  HUP                  drain: there is nothing to reload, and nobody has to be
-                       told when --reports was rotated; ignored under nohup
+  QUIT (Ctrl-\\)        print how it stands, as USR1 does, and cut
+  HUP                  open the file of --reports anew, and say so; it never
+                       ends the process, nor does a terminal that is closed
   USR1                 print how it stands: counters, who holds the slots, and
                        the line on which each task stands
 
-A signal that comes again within a third of a second is the same one.
+A signal that comes again within a third of a second is the same one. TERM, INT
+or QUIT before it serves ends it with 128 + the signal's number, and leaves
+nothing behind; so does one that the parent had blocked or ignored, and one that
+is sent to process 1 of a container. HUP stays ignored if it was (nohup).
 
 A drain begins with --lame-duck, for which it still accepts, and ends after
 --drain, when what is left is cut. --drain-idle closes what is silent until
-then.""",
+then. The file of --port-file is there as long as it accepts.
+
+Ignored: USR2, ALRM, VTALRM, PROF, IO (POLL), PWR, STKFLT, PIPE, XFSZ, and RTMIN
+to RTMAX. Those that say that a program is broken end it and all connections, as
+they end any: ABRT, BUS, FPE, ILL, SEGV, SYS, TRAP. So do KILL, which no program
+can hear, and XCPU, when the time is used up that ulimit -t allows.""",
     "logs": """\
   --log text      for people: a line for each connection
   --log logfmt    for machines: key=value
@@ -110,17 +121,20 @@ line says how many there were. --log haproxy has a line for each.
 
 --reports FILE appends a line of JSON for each connection; 'trioserve explain
 FILE' and 'trioserve reports FILE' read it. To rotate it, rename it: it is made
-anew with the next connection that ends.
+anew with the next connection that ends, or at once by SIGHUP. FILE may be a
+named pipe, with a reader or not yet.
 
 Nobody has to read what is written: what finds no reader or no room is dropped,
 counted, and said when there is one again; connections never wait for it. What
 came from a peer is escaped.""",
     "exit-codes": """\
   0     it drained: nothing was cut
-  1     it could not listen, or no longer; a file could not be read or written
+  1     it could not listen, or no longer; a file or stdout could not be read or
+        written; no thread or open file was to be had
   2     a wrong word on the command line or in the environment
   3     it stopped, and connections were cut or a task was left behind
-  130   Ctrl-C before it served
-  143   SIGTERM before it served""",
+  130   INT (Ctrl-C) before it served
+  131   QUIT before it served
+  143   TERM before it served""",
     "reasons": _REASONS.rstrip(),
 }

@@ -7,6 +7,7 @@ and nothing here knows Trio: whoever writes only appends to a queue.
 from __future__ import annotations
 
 import collections
+import errno
 import os
 import select
 import stat
@@ -23,10 +24,14 @@ _PAUSE = 0.01
 def open_to_append(path: str) -> int:
     """Open a file to write at its end, and make it if there is none.
 
+    Never waits: to open a named pipe that nobody reads is an error (ENXIO), where
+    open(2) would wait for a reader.
+
     Raises:
-      OSError: it can't be.
+      OSError: it can't be opened.
     """
-    return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
+    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
+    return os.open(path, flags | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC, 0o644)
 
 
 class LineWriter:
@@ -40,27 +45,31 @@ class LineWriter:
     up the reports.
 
     A file that was renamed or removed, as it is to rotate it, is left, and made
-    anew under its name.
+    anew under its name. What can't be opened, like a named pipe without a reader,
+    is tried again with every line.
 
     Args:
-      fd: where to write.
+      fd: where to write; None to open ``path`` for it.
       close_fd: whether to close it after the last line.
-      path: of the file behind ``fd``, to be made anew if it is rotated; or None.
+      path: of the file behind ``fd``, to be opened again if it is rotated; or None.
       capacity: how many lines may wait.
       on_lost: called in the writer's thread when lines get through again, with
         how many did not.
       on_error: called in the writer's thread with each *new* kind of error.
+      on_reopened: called in the writer's thread after :meth:`reopen`, with what
+        went wrong if the old file is still written to.
     """
 
     def __init__(
         self,
-        fd: int,
+        fd: int | None,
         *,
         close_fd: bool = False,
         path: str | None = None,
         capacity: int = 10_000,
         on_lost: Callable[[int], None] | None = None,
         on_error: Callable[[OSError], None] | None = None,
+        on_reopened: Callable[[OSError | None], None] | None = None,
     ) -> None:
         self._fd = fd
         self._close_fd = close_fd
@@ -68,9 +77,11 @@ class LineWriter:
         self._capacity = capacity
         self._on_lost = on_lost
         self._on_error = on_error
+        self._on_reopened = on_reopened
         self._lines: collections.deque[str] = collections.deque()
         self._wake = threading.Condition()
         self._closing = False
+        self._reopening = False
         self._idle = False
         self._lost = 0
         self._lost_unsaid = 0
@@ -99,6 +110,13 @@ class LineWriter:
                 self._wake.notify()
             return True
 
+    def reopen(self) -> bool:
+        """Open the file anew, soon; return whether it has a name to do so."""
+        with self._wake:
+            self._reopening = self._path is not None
+            self._wake.notify()
+        return self._path is not None
+
     def close(self, within: float) -> bool:
         """Write what is queued and stop, waiting ``within`` seconds at most.
 
@@ -117,40 +135,58 @@ class LineWriter:
         return False
 
     def _run(self) -> None:
-        while batch := self._take():
+        self._follow()
+        while (batch := self._take()) is not None:
             self._follow()
+            if not batch:
+                continue
             try:
                 self._write(batch)
             except OSError as error:
                 self._failed(error)
             else:
                 self._say_lost()
-        if self._close_fd:
+        if self._close_fd and self._fd is not None:
             os.close(self._fd)
 
     def _follow(self) -> None:
-        # If it can't be made anew, the old file is better than none.
-        if self._path is not None and _is_elsewhere(self._fd, self._path):
-            try:
-                made = open_to_append(self._path)
-            except OSError as error:
-                self._failed(error)
-            else:
+        # If it can't be opened, the old file is better than none.
+        asked, self._reopening = self._reopening, False
+        if self._path is None:
+            return
+        if self._fd is not None and not (asked or _is_elsewhere(self._fd, self._path)):
+            return
+        failed: OSError | None = None
+        try:
+            made = open_to_append(self._path)
+        except OSError as error:
+            failed = error
+        else:
+            if self._fd is not None:
                 os.close(self._fd)
-                self._fd = made
-                self._torn = False
+            self._fd = made
+            self._torn = False
+        if asked and self._on_reopened is not None:
+            self._on_reopened(failed)
+        elif failed is not None:
+            self._failed(failed)
 
-    def _take(self) -> list[str]:
-        # The next lines; none means the end.
+    def _take(self) -> list[str] | None:
+        # The next lines; none if there is only a file to open anew; None is the end.
         with self._wake:
             # To be woken costs more than to write a line: under load they are
             # taken together. The first one after a silence is written at once.
             self._wake.wait_for(self._has_no_time, _PAUSE)
             self._idle = not self._lines
-            self._wake.wait_for(lambda: self._lines or self._closing)
+            self._wake.wait_for(self._has_work)
             self._idle = False
             count = min(len(self._lines), _BATCH)
+            if not count and not self._reopening:
+                return None
             return [self._lines.popleft() for _ in range(count)]
+
+    def _has_work(self) -> bool:
+        return bool(self._lines) or self._reopening or self._closing
 
     def _has_no_time(self) -> bool:
         return self._closing or len(self._lines) >= _BATCH
@@ -163,6 +199,8 @@ class LineWriter:
         data = memoryview(text.encode("utf-8", "backslashreplace"))
         done = 0
         try:
+            if self._fd is None:
+                raise OSError(errno.ENXIO, os.strerror(errno.ENXIO))
             while done < len(data):
                 done += _write_some(self._fd, data[done:])
             self._torn = False

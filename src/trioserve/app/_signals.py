@@ -1,0 +1,138 @@
+"""Signals: heard from the first moment to the last, whatever the parent has set.
+
+Signals in, their numbers out, in a Trio task. Nothing here knows what one asks for.
+"""
+
+from __future__ import annotations
+
+import collections
+import signal
+from collections.abc import Awaitable, Callable
+from typing import Final, TypeVar, TypeVarTuple
+
+import trio
+
+T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
+
+#: Those that stop it.
+STOPS: Final = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGQUIT})
+
+#: Those that ask for something, and never end it.
+ASKS: Final = frozenset({signal.SIGHUP, signal.SIGUSR1})
+
+#: Those that nobody has a reason to send: their default is to end the process, in
+#: the midst of what it serves. (SIGPIPE and SIGXFSZ are ignored by Python already.)
+IGNORED: Final = frozenset(
+    number
+    for name in (
+        *("SIGUSR2", "SIGALRM", "SIGVTALRM", "SIGPROF", "SIGIO", "SIGPWR"),
+        *("SIGSTKFLT", "SIGPIPE", "SIGXFSZ"),
+    )
+    if (number := getattr(signal, name, None))
+) | frozenset(range(getattr(signal, "SIGRTMIN", 1), getattr(signal, "SIGRTMAX", 0) + 1))
+
+
+def end_when_stopped() -> None:
+    """From here on, those that stop end the process, with 128 + their number.
+
+    Also where they would do nothing: in process 1 of a container, whose defaults
+    the kernel ignores, and under a parent that had them ignored or blocked. What
+    is blocked here is blocked in every thread that is started: to be called in
+    the main thread before there are others.
+    """
+    for number in STOPS:
+        signal.signal(number, _end)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPS | ASKS)
+
+
+def _end(number: int, frame: object) -> None:
+    raise SystemExit(128 + number)
+
+
+class Signals:
+    """The signals of a command that serves: ``async for number in signals``.
+
+    Until :meth:`run`, those that stop end the process as `end_when_stopped` says;
+    then they are kept until a task takes them. Those that ask are kept from the
+    beginning; SIGHUP only if it was not ignored, as ``nohup`` does.
+    """
+
+    def __init__(self) -> None:
+        self._arrived: collections.deque[int] = collections.deque()
+        self._token: trio.lowlevel.TrioToken | None = None
+        self._keeps_stops = False
+        self._over = False
+        self._receiver = trio.lowlevel.ParkingLot()
+        self._attempt: trio.CancelScope | None = None
+        self._heard = set(STOPS | ASKS)
+        if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+            self._heard.remove(signal.SIGHUP)
+        for number in IGNORED:
+            signal.signal(number, signal.SIG_IGN)
+        for number in self._heard:
+            signal.signal(number, self._arrive)
+
+    def run(self, main: Callable[[*Ts], Awaitable[int]], *args: *Ts) -> int:
+        """`trio.run`, and what ``main`` returns: an exit code.
+
+        Afterwards all signals are ignored: the process is on its way out with an
+        exit code that they may not replace.
+        """
+        self._keeps_stops = True
+        try:
+            return trio.run(self._main, main, args)
+        finally:
+            self._over = True
+            # A Python function would become "kill me" while the interpreter ends.
+            for number in self._heard:
+                signal.signal(number, signal.SIG_IGN)
+
+    async def _main(
+        self, main: Callable[[*Ts], Awaitable[int]], args: tuple[*Ts]
+    ) -> int:
+        self._token = trio.lowlevel.current_trio_token()
+        try:
+            return await main(*args)
+        finally:
+            self._token = None
+
+    def __aiter__(self) -> Signals:
+        return self
+
+    async def __anext__(self) -> int:
+        """Wait for the next one, and take it. Cancelled, it has taken none."""
+        await trio.lowlevel.checkpoint()
+        while not self._arrived:
+            await self._receiver.park()
+        return self._arrived.popleft()
+
+    async def unless_stopped(
+        self, function: Callable[[*Ts], Awaitable[T]], *args: *Ts
+    ) -> T:
+        """Call ``function``, and cancel it when a signal that stops comes.
+
+        They are left for whoever takes them.
+
+        Raises:
+          SystemExit: it was cancelled; the code is 128 + the signal's number.
+        """
+        with trio.CancelScope() as self._attempt:
+            self._deliver()
+            return await function(*args)
+        raise SystemExit(128 + next(n for n in self._arrived if n in STOPS))
+
+    def _arrive(self, number: int, frame: object) -> None:
+        # Between any two steps of the program, also in the midst of Trio's own.
+        if self._over:
+            return
+        if number in STOPS and not self._keeps_stops:
+            _end(number, frame)
+        self._arrived.append(number)
+        if self._token is not None:
+            self._token.run_sync_soon(self._deliver, idempotent=True)
+
+    def _deliver(self) -> None:
+        self._receiver.unpark_all()
+        if self._attempt is not None and not STOPS.isdisjoint(self._arrived):
+            self._attempt.cancel(reason="a signal")
