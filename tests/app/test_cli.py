@@ -7,6 +7,7 @@ import errno
 import importlib.metadata
 import json
 import os
+import pwd
 import resource
 import runpy
 import socket
@@ -260,6 +261,43 @@ def test_a_wrong_value_in_the_environment_is_named() -> None:
     assert result.exit_code == 2
 
 
+def test_a_carriage_return_behind_a_variable_is_left_out(tmp_path: Path) -> None:
+    """As in a file of settings that was written on Windows."""
+    values = {
+        "TRIOSERVE_REPORTS": f"{tmp_path}/reports",
+        "TRIOSERVE_IDLE": "5m",
+        "TRIOSERVE_LOG": "json",
+        "TRIOSERVE_LIVE": "yes",
+        "TRIOSERVE_MAX_CONNECTIONS": "7",
+        "TRIOSERVE_LISTEN": "127.0.0.1:1 unix:a",
+        "TRIOSERVE_SEED": "3",
+        "TRIOSERVE_FAULT": "reset@7",
+        "TRIOSERVE_PORT_FILE": "",
+    }
+    from_windows = {name: f"{value}\r" for name, value in values.items()}
+    args = ("help", "settings", "proxy")
+    assert invoke(*args, **from_windows).stdout == invoke(*args, **values).stdout
+
+
+@pytest.mark.parametrize("option", ["--reports", "--port-file"])
+def test_a_file_with_a_control_character_in_its_name_is_not_made(option: str) -> None:
+    result = invoke("echo", "127.0.0.1:0", option, "rep\r")
+    assert error_of(result) == (
+        f"{option}: 'rep\\r' has a control character in it; give the name of a file"
+    )
+    assert result.exit_code == 2
+
+
+@pytest.mark.parametrize("args", ["echo [fe80::1]:0", "proxy :0 [FEBF::1:2]:80"])
+def test_a_link_local_address_needs_its_interface(args: str) -> None:
+    result = invoke(*args.split())
+    assert (
+        "is a link-local address, which each interface has its own of; say which,"
+        in (error_of(result))
+    )
+    assert result.exit_code == 2
+
+
 def test_reports_that_cannot_be_written_are_said_before_anything_starts(
     tmp_path: Path,
 ) -> None:
@@ -332,6 +370,34 @@ def test_a_unix_socket_that_cannot_be_listened_on(
     assert result.exit_code == 1
 
 
+@pytest.mark.parametrize("of", ["nobody", "61099"])
+@pytest.mark.parametrize("may_connect", [False, True])
+@pytest.mark.skipif(os.geteuid() != 0, reason="is two users in turn, as root")
+def test_another_users_socket_cannot_be_replaced(
+    may_connect: bool, of: str, tmp_path: Path
+) -> None:
+    """In a folder like /tmp, where everybody may make files, and remove his own."""
+    owner = pwd.getpwnam(of).pw_uid if of == "nobody" else int(of)
+    for folder in tmp_path.parents[:3]:
+        folder.chmod(0o755)
+    tmp_path.chmod(0o1777)
+    path = tmp_path / "socket"
+    with socket.socket(socket.AF_UNIX) as left_over:
+        left_over.bind(str(path))
+    os.chown(path, owner, -1)
+    path.chmod(0o666 if may_connect else 0o600)
+    os.seteuid(61_098)
+    try:
+        result = invoke("echo", f"unix:{path}")
+    finally:
+        os.seteuid(0)
+    said = f"is a socket of user {of}, which you may neither connect to nor replace"
+    if may_connect:
+        said = f"was left over by user {of}, and you may not replace it"
+    assert error_of(result) == f"unix:{path} {said}; use another path"
+    assert result.exit_code == 1
+
+
 def _fail_to_listen(monkeypatch: pytest.MonkeyPatch, code: int) -> None:
     async def open_listeners(address: Address) -> list[trio.SocketListener]:
         raise OSError(code, os.strerror(code), str(address))
@@ -385,6 +451,32 @@ def test_defaults_are_shown_as_they_are() -> None:
         assert parse_duration(format_duration(default)) == default
 
 
+@pytest.mark.parametrize(
+    ("args", "env", "where"),
+    [
+        ([], {}, ["127.0.0.1:7000"]),
+        ([], {"TRIOSERVE_LISTEN": ":1 unix:a"}, [":1", "unix:a"]),
+        (["--listen", ":1"], {}, [":1"]),
+        ([":2"], {"TRIOSERVE_LISTEN": ":1"}, [":2", ":1"]),
+    ],
+)
+def test_echo_listens_on_its_own_address_only_if_it_is_given_none(
+    args: list[str],
+    env: dict[str, str],
+    where: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    jobs: list[Job] = []
+
+    async def main(job: Job, output: object, signals: object) -> int:
+        jobs.append(job)
+        return 0
+
+    monkeypatch.setattr(_run, "main", main)
+    assert invoke("echo", *args, **env).exit_code == 0
+    assert [str(address) for address in jobs[0].listen] == where
+
+
 @pytest.mark.parametrize("args", [["echo", ":0"], ["proxy", ":0", "a:1", "unix:b"]])
 def test_options_become_limits_and_timeouts(
     args: list[str], monkeypatch: pytest.MonkeyPatch
@@ -409,6 +501,7 @@ def test_options_become_limits_and_timeouts(
     assert [str(target) for target in job.targets] == args[2:]
     assert (job.timeouts.idle, job.timeouts.half_closed) == (120.0, 90.0)
     assert job.timeouts.drain == float("inf")
+    assert job.timeouts.first_byte == 60.0  # which the library does not do
     assert job.name == args[0]
 
 

@@ -33,7 +33,7 @@ def test_what_was_there_is_replaced_and_what_came_after_is_left(tmp_path: Path) 
 def test_where_it_cannot_be_written_nothing_is_left(tmp_path: Path) -> None:
     folder = tmp_path / "folder"
     folder.mkdir()
-    with pytest.raises(IsADirectoryError):
+    with pytest.raises(FileExistsError):
         PortFile(str(folder), [1])
     with pytest.raises(FileNotFoundError):
         PortFile(str(tmp_path / "no" / "port"), [1])

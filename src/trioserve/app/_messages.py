@@ -302,8 +302,8 @@ def _why_not_unix(address: UnixAddress, error: OSError) -> str:
     match error.errno:
         case errno.EADDRINUSE if _is_somebody_elses(address):
             return (
-                f"{address} is a socket of {_owner(address.path)}, and to see whether"
-                " it is in use, or to replace it, you have no right; use another path"
+                f"{address} is a socket of user {_owner(address.path)}, which you may"
+                " neither connect to nor replace; use another path"
             )
         case errno.EADDRINUSE if address.is_abstract or Path(address.path).is_socket():
             return f"{address} is in use already; stop what listens there"
@@ -313,8 +313,8 @@ def _why_not_unix(address: UnixAddress, error: OSError) -> str:
             return f"can't listen on {address}: there is no folder {folder}"
         case errno.EACCES | errno.EPERM if Path(address.path).is_socket():
             return (
-                f"{address} is a socket that was left over by {_owner(address.path)},"
-                " and you have no right to replace it; use another path"
+                f"{address} was left over by user {_owner(address.path)}, and you may"
+                " not replace it; use another path"
             )
         case errno.EACCES | errno.EPERM:
             return f"no right to listen on {address}: can you write to {folder}?"
@@ -323,9 +323,11 @@ def _why_not_unix(address: UnixAddress, error: OSError) -> str:
 
 
 def _is_somebody_elses(address: UnixAddress) -> bool:
-    # To connect takes the right to write.
+    # To connect to a socket takes the right to write to it.
     path = Path(address.path)
-    return not address.is_abstract and path.is_socket() and not os.access(path, os.W_OK)
+    if address.is_abstract or not path.is_socket():
+        return False
+    return not os.access(path, os.W_OK, effective_ids=True)
 
 
 def _owner(path: str) -> str:
@@ -333,7 +335,7 @@ def _owner(path: str) -> str:
     try:
         return pwd.getpwuid(number).pw_name
     except KeyError:
-        return f"user {number}"
+        return str(number)
 
 
 def _seconds(seconds: float) -> float | None:
