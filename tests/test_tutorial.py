@@ -20,7 +20,7 @@ from real.tools import needs
 from shell import Shell, free_ports, replaced
 from test_docs import ROOT, blocks
 
-PAGES = ["tutorial.md", "explaining.md"]
+PAGES = ["tutorial.md", "explaining.md", "reports.md"]
 
 
 def steps(page: Path) -> Iterator[tuple[str, str]]:

@@ -59,6 +59,7 @@ class Lines:
             self.seen.append(line)
             if part in line:
                 return line
+        self._queue.put(None)
         raise AssertionError(f"{part!r} is not in {self.seen}")
 
     def rest(self) -> list[str]:
@@ -66,6 +67,7 @@ class Lines:
         rest: list[str] = []
         while (line := self._queue.get(timeout=PATIENCE)) is not None:
             rest.append(line)
+        self._queue.put(None)
         self.seen += rest
         return rest
 

@@ -223,7 +223,7 @@ def completion_command(shell: str) -> None:
     \b
     Examples:
       eval "$(trioserve completion bash)"
-      trioserve completion fish > ~/.config/fish/completions/trioserve.fish
+      trioserve completion fish | source
     """
     from click.shell_completion import get_completion_class
 

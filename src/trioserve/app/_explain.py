@@ -341,7 +341,7 @@ def _advice(record: Record) -> str:
     if record.reason not in _REASONS:
         return "explain it with the version of trioserve that wrote it"
     if record.reason == Reason.CUT and record.bound is None and record.error:
-        return "to let it finish, send one signal only: a second one cuts at once"
+        return "to let it finish, send SIGTERM once; a second one and SIGQUIT cut"
     if record.ended_well and any(_losses(record)):
         return "it ended well, but not everything was read: see who closed too early"
     return _REASONS[record.reason].next.format_map(_words(record))

@@ -25,11 +25,11 @@ Where to listen and where to dial are written in the same way:
   [IPV6]:PORT           [::1]:8080, [fe80::1%eth0]:8080
   :PORT                 to listen on all interfaces, for everybody
   unix:PATH             a Unix socket: unix:/run/app.sock
-  unix:PATH?mode=0660   to listen, with these permissions (else: umask)
+  unix:PATH?mode=0660   to listen, with these permissions (else: umask); quoted,
+                        because a shell takes the '?' for its own
   unix:@NAME            a name in Linux's abstract namespace, without a file
 
 tcp:// may stand before HOST, and unix:// before a PATH that begins with '/'.
-A shell takes the '?' for its own: write 'unix:/run/app.sock?mode=0660', quoted.
 To listen, port 0 picks a free one, which is printed (--port-file writes it).
 The file of a Unix socket that nobody listens on any more is replaced, and it is
 removed at the end. A bare number is refused: it would have to mean either this
