@@ -73,7 +73,7 @@ def test_a_parent_that_blocks_signals_does_not_keep_it_from_being_stopped(
 
 @pytest.mark.parametrize("number", sorted(_signals.STOPS), ids=str)
 def test_a_signal_that_waited_while_it_was_blocked_ends_it(
-    start: Start, number: signal.Signals
+    number: signal.Signals,
 ) -> None:
     with blocked(number):
         # The shell has a signal waiting for it, as has the program that it becomes.
@@ -86,6 +86,18 @@ def test_a_signal_that_waited_while_it_was_blocked_ends_it(
     _, said = process.communicate(timeout=30)
     assert process.returncode == 128 + number
     assert said == ""
+
+
+def test_a_hangup_that_waited_while_it_was_blocked_ends_nothing() -> None:
+    with blocked(signal.SIGHUP):
+        script = 'kill -1 $$; exec "$0" -m trioserve echo 127.0.0.1:0'
+        with spawned(["sh", "-c", script, sys.executable]) as process:
+            assert process.stderr
+            lines = Lines(process.stderr)
+            lines.until("event=listening")
+            lines.until("event=hangup")
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(30) == 0
 
 
 def test_a_parent_that_ignores_signals_does_not_keep_it_from_being_stopped(

@@ -312,15 +312,16 @@ def _serve(
     **durations: float,
 ) -> int:
     # Run echo, or a proxy when there are targets; return the exit code.
+    from ._signals import Signals
+
+    signals = Signals()
+
     from trioserve import Faults, echo, proxy
 
     from ._job import Handler, Job
     from ._messages import say_few_files
     from ._output import open_output
     from ._run import main
-    from ._signals import Signals
-
-    signals = Signals()
 
     def on_attempt(target: Address, attempt: Attempt) -> None:
         # While it serves; then there is an output.

@@ -6,6 +6,7 @@ Signals in, their numbers out, in a Trio task. Nothing here knows what one asks 
 from __future__ import annotations
 
 import collections
+import contextlib
 import signal
 from collections.abc import Awaitable, Callable
 from typing import Final, TypeVar, TypeVarTuple
@@ -43,7 +44,7 @@ def end_when_stopped() -> None:
     """
     for number in STOPS:
         signal.signal(number, _end)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPS | ASKS)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPS)
 
 
 def _end(number: int, frame: object) -> None:
@@ -72,6 +73,7 @@ class Signals:
             signal.signal(number, signal.SIG_IGN)
         for number in self._heard:
             signal.signal(number, self._arrive)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPS | ASKS)
 
     def run(self, main: Callable[[*Ts], Awaitable[int]], *args: *Ts) -> int:
         """`trio.run`, and what ``main`` returns: an exit code.
@@ -81,27 +83,19 @@ class Signals:
         """
         self._keeps_stops = True
         try:
-            return trio.run(self._main, main, args)
+            return trio.run(main, *args)
         finally:
             self._over = True
             # A Python function would become "kill me" while the interpreter ends.
             for number in self._heard:
                 signal.signal(number, signal.SIG_IGN)
 
-    async def _main(
-        self, main: Callable[[*Ts], Awaitable[int]], args: tuple[*Ts]
-    ) -> int:
-        self._token = trio.lowlevel.current_trio_token()
-        try:
-            return await main(*args)
-        finally:
-            self._token = None
-
     def __aiter__(self) -> Signals:
         return self
 
     async def __anext__(self) -> int:
         """Wait for the next one, and take it. Cancelled, it has taken none."""
+        self._token = trio.lowlevel.current_trio_token()
         await trio.lowlevel.checkpoint()
         while not self._arrived:
             await self._receiver.park()
@@ -112,11 +106,12 @@ class Signals:
     ) -> T:
         """Call ``function``, and cancel it when a signal that stops comes.
 
-        They are left for whoever takes them.
+        Signals are left for whoever takes them.
 
         Raises:
           SystemExit: it was cancelled; the code is 128 + the signal's number.
         """
+        self._token = trio.lowlevel.current_trio_token()
         with trio.CancelScope() as self._attempt:
             self._deliver()
             return await function(*args)
@@ -130,7 +125,8 @@ class Signals:
             _end(number, frame)
         self._arrived.append(number)
         if self._token is not None:
-            self._token.run_sync_soon(self._deliver, idempotent=True)
+            with contextlib.suppress(trio.RunFinishedError):
+                self._token.run_sync_soon(self._deliver, idempotent=True)
 
     def _deliver(self) -> None:
         self._receiver.unpark_all()
