@@ -6,6 +6,7 @@ import re
 from typing import Any
 
 import pytest
+import trio.testing
 
 from trioserve import ConnectionReport, DrainSummary, Phase, Reason, Statistics
 from trioserve.app import _demo
@@ -89,7 +90,9 @@ def _books(
     )
 
 
-async def test_it_runs_and_everything_adds_up() -> None:
+async def test_it_runs_and_everything_adds_up(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
     said: list[str] = []
     code = await _demo.main(1.2, 120, 1, said.append)
     assert said[-1] == "Everything adds up."
@@ -98,7 +101,9 @@ async def test_it_runs_and_everything_adds_up() -> None:
     assert any(line.startswith("connections  120 clients = 120") for line in said)
 
 
-async def test_on_a_terminal_it_shows_how_the_proxy_stands() -> None:
+async def test_on_a_terminal_it_shows_how_the_proxy_stands(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
     painted: list[str] = []
 
     def write(text: str) -> bool:

@@ -278,7 +278,21 @@ async def test_a_signal_that_comes_twice_at_once_is_one(
     assert ended.endswith("(cut short: a second signal, SIGTERM)")
 
 
+class _UnknownNames(trio.abc.HostnameResolver):
+    """A name server that knows nobody, for the run that makes one."""
+
+    def __init__(self) -> None:
+        trio.socket.set_custom_hostname_resolver(self)
+
+    async def getaddrinfo(self, host: Any, port: Any, *_: int, **__: int) -> list[Any]:
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    async def getnameinfo(self, sockaddr: Any, flags: int) -> Any:
+        raise NotImplementedError
+
+
 async def test_a_target_that_nobody_knows_is_said(scene: Scene) -> None:
+    _UnknownNames()
     targets = (
         TcpAddress("nobody.invalid", 80),
         UnixAddress("/nowhere"),

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from app.process import fill
+from app.process import PATIENCE, fill
 from trioserve.app import _writer
 from trioserve.app._writer import LineWriter, open_to_append
 
@@ -26,7 +26,7 @@ def test_lines_arrive_in_order_and_the_file_is_closed() -> None:
     writer = LineWriter(writer_fd, close_fd=True)
     for number in range(2000):
         writer.write(str(number))
-    assert writer.close(10)
+    assert writer.close(PATIENCE)
     assert _read_all(reader) == [str(number) for number in range(2000)]
     assert writer.lost == 0
 
@@ -50,9 +50,9 @@ def test_a_reader_that_does_not_read_costs_lines_that_are_counted(
         writer.write(str(number))
     assert writer.lost >= 90
     os.read(reader, stuffed)
-    assert all_said.wait(10)
+    assert all_said.wait(PATIENCE)
     writer.write("room again")
-    assert writer.close(10)
+    assert writer.close(PATIENCE)
     *lines, last = _read_all(reader)
     assert last == "room again"
     assert len(lines) + writer.lost == 100
@@ -72,14 +72,14 @@ def test_a_file_that_is_rotated_is_made_anew(how: str, tmp_path: Path) -> None:
     else:
         path.unlink()
     writer.write("third")
-    assert writer.close(10)
+    assert writer.close(PATIENCE)
     assert path.read_text() == "third\n"
     assert writer.lost == 0
 
 
 def _wait_until_written(path: Path, text: str) -> None:
     # There is no event for it.
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + PATIENCE
     while text not in path.read_text():
         assert time.monotonic() < deadline
 
@@ -101,7 +101,7 @@ def test_a_file_that_cannot_be_made_anew_is_written_on(tmp_path: Path) -> None:
     folder.rmdir()
     writer.write("one")
     writer.write("two")
-    assert writer.close(10)
+    assert writer.close(PATIENCE)
     assert _read_all(reader) == ["one", "two"]
     assert errors == [errno.ENOENT]
     assert writer.lost == 0
@@ -117,7 +117,7 @@ def test_a_file_system_that_is_gone_costs_lines_that_are_counted(
         on_error=lambda error: errors.append(error.errno),
     )
     writer.write("one")
-    assert writer.close(10)
+    assert writer.close(PATIENCE)
     assert writer.lost == 1
     assert errors == [errno.EBADF]
 
@@ -285,7 +285,7 @@ def test_a_pipe_is_never_made_anew(tmp_path: Path) -> None:
     writer = LineWriter(open_to_append(str(path)), close_fd=True, path=str(path))
     path.unlink()
     writer.write("line")
-    assert writer.close(10)
+    assert writer.close(PATIENCE)
     assert _read_all(reader) == ["line"]
     assert not path.exists()
 
@@ -306,7 +306,7 @@ def test_a_pipe_that_somebody_made_non_blocking_is_waited_for(
     monkeypatch.setattr(os, "write", write_when_asked_again)
     writer = LineWriter(writer_fd, close_fd=True)
     writer.write("line")
-    assert writer.close(10)
+    assert writer.close(PATIENCE)
     assert refused
     assert _read_all(reader) == ["line"]
     assert writer.lost == 0
@@ -323,7 +323,7 @@ def test_a_reader_that_never_reads_does_not_hold_up_the_end() -> None:
     assert 10 - written_at_most <= writer.lost <= 10
     assert writer.lost >= 4
     os.close(reader)
-    assert writer.close(10)
+    assert writer.close(PATIENCE)
     os.close(writer_fd)
 
 
@@ -336,7 +336,7 @@ def test_a_reader_that_is_gone_is_said_once() -> None:
     )
     for number in range(2000):
         writer.write(str(number))
-    assert writer.close(10)
+    assert writer.close(PATIENCE)
     assert writer.lost == 2000
     assert errors == [errno.EPIPE]
 
@@ -344,7 +344,7 @@ def test_a_reader_that_is_gone_is_said_once() -> None:
 def test_a_full_disk_costs_lines_and_nothing_else() -> None:
     writer = LineWriter(os.open("/dev/full", os.O_WRONLY), close_fd=True)
     writer.write("one")
-    assert writer.close(10)
+    assert writer.close(PATIENCE)
     assert writer.lost == 1
 
 
@@ -371,9 +371,9 @@ def test_half_a_line_is_ended_before_the_next_one(
         for _ in range(4):
             writer._lines.append("line")
         writer._wake.notify()
-    assert failed.wait(10)
+    assert failed.wait(PATIENCE)
     writer.write("next")
-    assert writer.close(10)
+    assert writer.close(PATIENCE)
     assert written == b"line\nline\nline"[:14] + b"\nnext\n"
     assert said == [2]
     assert writer.lost == 2
