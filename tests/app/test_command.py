@@ -506,7 +506,7 @@ def test_what_is_wrong_with_stdout_is_said_of_stdout() -> None:
         with socket.create_connection(("127.0.0.1", port)) as client:
             _say_hello(client)
         process.send_signal(signal.SIGTERM)
-        assert process.wait(30) == 0
+        assert process.wait(PATIENCE) == 0
         assert "can't write to stdout: Broken pipe" in stderr.read()
 
 

@@ -15,7 +15,7 @@ import pytest
 import trio
 import trio.testing
 
-from app.process import without_time
+from app.process import PATIENCE, without_time
 from support import DeadNames
 from trioserve import (
     Connection,
@@ -99,7 +99,7 @@ def job(handler: Callable[[Connection], Any] = echo, **changes: Any) -> Job:
 @pytest.fixture
 async def scene() -> AsyncIterator[Scene]:
     scene = Scene()
-    with trio.fail_after(30):
+    with trio.fail_after(PATIENCE):
         yield scene
     for client in scene.clients:
         await client.aclose()

@@ -395,5 +395,5 @@ def test_a_disk_that_stays_full_loses_each_line_once(
     writer = LineWriter(-1)
     for _ in range(3):
         writer.write("line")
-    assert writer.close(10)
+    assert writer.close(PATIENCE)
     assert writer.lost == 3

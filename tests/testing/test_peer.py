@@ -137,7 +137,7 @@ def test_what_an_echo_does_is_expected(script: Peer) -> None:
             "expected a reset, got EOF",
         ),
     ],
-    ids=repr,
+    ids=lambda value: getattr(value, "__name__", repr(value)),
 )
 def test_what_is_not_expected_is_said(
     script: Peer, other: Callable[[MemoryStream], Any], surprise: str
