@@ -6,12 +6,16 @@ import contextlib
 import errno
 import fcntl
 import os
+import select
 import socket
+import struct
+import termios
 from collections.abc import Generator
 from typing import Any
 
 import pytest
 
+from app.process import PATIENCE
 from links import socket_pair, some_bytes
 from support import no_free_fd, open_fds
 from trioserve._pipes import DEEP, DEEP_SIZE, MOST, SIZE, Pipe, Pipes
@@ -27,6 +31,19 @@ def _link() -> Generator[tuple[socket.socket, socket.socket]]:
         yield one, other
 
 
+def _deliver(data: bytes, there: socket.socket, source: socket.socket) -> None:
+    """Send, and wait until all of it has arrived."""
+    before = _arrived(source)
+    there.sendall(data)
+    while _arrived(source) < before + len(data):
+        select.select([source], [], [], PATIENCE)
+
+
+def _arrived(source: socket.socket) -> int:
+    count: int = struct.unpack("i", fcntl.ioctl(source, termios.FIONREAD, bytes(4)))[0]
+    return count
+
+
 @pytest.fixture
 def pipe() -> Generator[Pipe]:
     pipe = Pipe(SIZE)
@@ -40,10 +57,11 @@ def pipe() -> Generator[Pipe]:
 def test_what_goes_in_comes_out(pipe: Pipe) -> None:
     """Each byte once, in order, and counted while it is inside."""
     with _link() as (source, there), _link() as (sink, here):
-        there.sendall(b"hello")
+        _deliver(b"hello", there, source)
         assert pipe.fill(source.fileno()) == pipe.filled == 5
         assert pipe.drain(sink.fileno()) == 5
         assert pipe.filled == 0
+        select.select([here], [], [], PATIENCE)
         assert here.recv(10) == b"hello"
 
 
@@ -56,7 +74,7 @@ def test_a_pipe_never_waits(pipe: Pipe) -> None:
         with contextlib.suppress(BlockingIOError):
             while True:
                 sink.send(bytes(1_000_000))
-        there.sendall(b"hello")
+        _deliver(b"hello", there, source)
         pipe.fill(source.fileno())
         with pytest.raises(BlockingIOError):
             pipe.drain(sink.fileno())
@@ -65,10 +83,11 @@ def test_a_pipe_never_waits(pipe: Pipe) -> None:
 
 def test_the_end_of_file_fills_it_with_nothing(pipe: Pipe) -> None:
     with _link() as (source, there):
-        there.sendall(b"hello")
+        _deliver(b"hello", there, source)
         there.shutdown(socket.SHUT_WR)
         assert pipe.fill(source.fileno()) == 5
         assert pipe.read() == b"hello"
+        select.select([source], [], [], PATIENCE)
         assert pipe.fill(source.fileno()) == pipe.filled == 0
 
 
@@ -78,7 +97,7 @@ def test_a_pipe_can_be_emptied_into_our_hands(pipe: Pipe) -> None:
         source.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 200_000)
         here.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1)
         sink.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1)
-        there.sendall(some_bytes(0, 100_000))
+        _deliver(some_bytes(0, 100_000), there, source)
         received = pipe.fill(source.fileno())
         sent = pipe.drain(sink.fileno())
         assert 0 < sent < received
@@ -91,7 +110,7 @@ def test_a_closed_pipe_has_no_descriptor() -> None:
     """Law 13: neither end, and whatever is in it is gone."""
     before = open_fds()
     with _link() as (source, there):
-        there.sendall(b"hello")
+        _deliver(b"hello", there, source)
         pipe = Pipe(SIZE)
         pipe.fill(source.fileno())
         pipe.close()
@@ -139,7 +158,7 @@ def test_a_pipe_with_bytes_in_it_is_never_lent_again() -> None:
     before = open_fds()
     pipes = Pipes(most=1)
     with _link() as (source, there):
-        there.sendall(b"mine")
+        _deliver(b"mine", there, source)
         pipe = pipes.take()
         assert pipe is not None
         pipe.fill(source.fileno())
