@@ -22,6 +22,7 @@ import trio
 from click.testing import Result
 
 from app.invoked import invoke
+from shell import free_ports
 from trioserve import Address, Timeouts
 from trioserve.app import _run
 from trioserve.app._cli import cli
@@ -319,10 +320,9 @@ def test_an_occupied_address_is_named() -> None:
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
 def test_a_target_that_is_its_own_listener_is_refused(host: str) -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    result = invoke("proxy", f"127.0.0.1:{port}", "127.0.0.1:1", f"{host}:{port}")
+    with free_ports(["port"]) as ports:
+        port = ports["port"]
+        result = invoke("proxy", f"127.0.0.1:{port}", "127.0.0.1:1", f"{host}:{port}")
     assert error_of(result) == (
         f"TARGET {host}:{port} is where this proxy itself listens, a loop; give the"
         " address of another server"

@@ -30,6 +30,8 @@ from typing import Any
 
 import pytest
 
+from shell import free_ports
+
 #: How long anything may take that is not expected to take long: nothing but a
 #: failure ever waits for so long, however busy the machine is.
 PATIENCE = 120.0
@@ -253,9 +255,8 @@ def on_free_port(start: Callable[[int], Process], ready: str) -> tuple[Process, 
       ready: part of the line that says it listens.
     """
     for attempts_left in reversed(range(5)):
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port: int = probe.getsockname()[1]
+        with free_ports(["port"]) as ports:
+            port = int(ports["port"])
         process = start(port)
         try:
             process.until(ready)
