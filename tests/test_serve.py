@@ -694,6 +694,27 @@ async def test_a_task_that_does_not_end_is_named(
     assert len(running.reports) == 1
 
 
+async def test_of_many_that_do_not_end_a_few_are_logged_and_all_are_in_the_summary(
+    autojump_clock: object, caplog: pytest.LogCaptureFixture
+) -> None:
+    release = trio.Event()
+
+    async def handler(conn: Connection) -> None:
+        with trio.CancelScope(shield=True):
+            await release.wait()
+
+    async with serving(handler) as running:
+        for _ in range(13):
+            await running.connect()
+        await trio.testing.wait_all_tasks_blocked()
+        summary = await running.server.drain(within=0)
+        release.set()
+    assert len(summary.stuck) == 13
+    still = [m for m in caplog.messages if m.startswith("still running after cleanup")]
+    assert len(still) == 11
+    assert still[-1] == "still running after cleanup: 3 others"
+
+
 async def test_who_finishes_in_time_is_untouched(autojump_clock: object) -> None:
     """Law 5: a transfer that ends before the deadline is complete, closed by FIN."""
     size = 3_000_000

@@ -58,6 +58,10 @@ Handler: TypeAlias = (
 #: task and a descriptor until it has read it.
 _MOST_TOLD: Final = 64
 
+#: Connections that are still running after cleanup and are named in the log; the
+#: summary names all of them.
+_MOST_NAMED: Final = 10
+
 
 class _TaskStatus(Protocol):
     """What ``nursery.start`` passes. Ours, because trio-typing's stubs lack Trio's."""
@@ -581,8 +585,11 @@ class Server(Sequence[Gate]):
             await self._all_closed.wait()
         stuck = self.connections
         self._stuck = tuple(_stands_at(connection) for connection in stuck)
+        for stands in self._stuck[:_MOST_NAMED]:
+            logger.error("still running after cleanup: %s", stands)
+        if (others := len(stuck) - _MOST_NAMED) > 0:
+            logger.error("still running after cleanup: %d others", others)
         for connection in stuck:
-            logger.error("still running after cleanup: %s", _stands_at(connection))
             self._settle(connection)
 
     def _cancelled(self, *, cut: bool) -> None:

@@ -73,24 +73,25 @@ async def test_losses_are_said_once_a_second(
     writers: list[Writer], autojump_clock: trio.testing.MockClock
 ) -> None:
     """Law 15: each loss once, so that a sum over the events is all of them."""
-    async with serving(echo) as running, trio.open_nursery() as nursery:
+    async with serving(echo) as running:
         with open_output("echo", "text", os.devnull) as output:
             log, reports = writers
-            nursery.start_soon(output.watch, running.server)
-            reports.lost = 4
-            log.lose(2)
-            log.lose(1)
-            await trio.sleep(0.5)
-            assert output.unwritten == 4
-            assert said(log) == []
-            await trio.sleep(2)
-            first = ["warning: reports lost: 4", "warning: log lines lost: 3"]
-            assert said(log) == first
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(output.watch, running.server)
+                reports.lost = 4
+                log.lose(2)
+                log.lose(1)
+                await trio.sleep(0.5)
+                assert output.unwritten == 4
+                assert said(log) == []
+                await trio.sleep(2)
+                first = ["warning: reports lost: 4", "warning: log lines lost: 3"]
+                assert said(log) == first
+                nursery.cancel_scope.cancel()
             reports.lost = 5
             assert output.end_reports(2) == 7
             assert output.end_reports(2) == 7
             log.lose(1)
-            nursery.cancel_scope.cancel()
         log.lose(6)
     assert said(log) == [
         *first,

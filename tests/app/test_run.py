@@ -16,9 +16,10 @@ import trio
 import trio.testing
 
 from app.process import PATIENCE, without_time
-from support import DeadNames
+from support import DeadNames, serving
 from trioserve import (
     Connection,
+    DrainSummary,
     Limits,
     TcpAddress,
     Timeouts,
@@ -29,6 +30,7 @@ from trioserve import (
 from trioserve.app import _run
 from trioserve.app._job import Job
 from trioserve.app._log import Format, Log
+from trioserve.app._messages import say_drained
 from trioserve.app._output import Output
 from trioserve.app._run import run
 from trioserve.app._signals import Signals
@@ -416,6 +418,26 @@ async def test_tasks_that_hang_are_named_and_left_behind(scene: Scene) -> None:
         stuck = await scene.lines.until("stuck: ")
     assert "test_run.py" in stuck
     assert scene.left == [3]
+
+
+async def test_of_many_that_hang_a_few_are_named(scene: Scene) -> None:
+    summary = DrainSummary(
+        reason="SIGTERM",
+        seconds=30.0,
+        open_at_start=60,
+        swept=0,
+        finished=0,
+        refused=0,
+        cut=60,
+        stuck=tuple(f"conn-{number}" for number in range(60)),
+        reports_lost=0,
+    )
+    async with serving(echo) as running:
+        log = Log(scene.lines.write, "text")
+        say_drained(log, summary, running.server, 0)
+    stuck = [line for line in scene.lines.seen if "stuck" in line]
+    assert len(stuck) == 51
+    assert stuck[-1] == "error: stuck: 10 others"
 
 
 def _stuck_until(release: trio.Event) -> Callable[[Connection], Any]:

@@ -35,6 +35,8 @@ from ._values import format_bytes, format_duration
 _ALL_INTERFACES = frozenset({"", "0.0.0.0", "::"})
 #: Fewer connections at once than this are not what a server is for.
 _FEW = 100
+#: Tasks that hang and are named; there may be ten thousand.
+_MOST_STUCK = 50
 _RULES = ("first_byte", "idle", "half_closed", "write_stall", "lifetime")
 
 
@@ -187,25 +189,26 @@ def say_folded(log: Log, kind: Kind, count: int) -> None:
 
 def say_fullness(log: Log, change: Full | Room) -> None:
     """Say that all slots are taken and somebody waits, or that this is over."""
-    match change:
-        case Full(slots=slots, waiting=waiting):
-            who = "others wait" if waiting is None else f"{waiting} waiting"
-            log.say(
-                "full",
-                f"full: {slots} of {_count(slots, 'connection')}, {who}",
-                level="warning",
-                slots=slots,
-                waiting=waiting,
-            )
-        case Room(slots_used=used, slots=slots, seconds=seconds):
-            log.say(
-                "room",
-                f"room again: {used} of {_count(slots, 'connection')}; it was full for"
-                f" {format_duration(seconds)}",
-                slots_used=used,
-                slots=slots,
-                seconds=round(seconds, 3),
-            )
+    slots = _count(change.slots, "connection")
+    if isinstance(change, Full):
+        waiting = change.waiting
+        who = "others wait" if waiting is None else f"{waiting} waiting"
+        log.say(
+            "full",
+            f"full: {change.slots} of {slots}, {who}",
+            level="warning",
+            slots=change.slots,
+            waiting=waiting,
+        )
+    else:
+        log.say(
+            "room",
+            f"room again: {change.slots_used} of {slots}; it was full for"
+            f" {format_duration(change.seconds)}",
+            slots_used=change.slots_used,
+            slots=change.slots,
+            seconds=round(change.seconds, 3),
+        )
 
 
 def say_lost(log: Log, lost: int) -> None:
@@ -265,8 +268,10 @@ def say_drained(
         bytes_sent=totals.bytes_sent,
         reports_lost=reports_lost,
     )
-    for task in summary.stuck:
+    for task in summary.stuck[:_MOST_STUCK]:
         log.say("stuck", f"stuck: {task}", level="error", task=task)
+    if (others := len(summary.stuck) - _MOST_STUCK) > 0:
+        log.say("stuck", f"stuck: {others} others", level="error", others=others)
 
 
 def why_not(error: OSError) -> str:
