@@ -14,7 +14,7 @@ import shutil
 import socket
 import struct
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -63,7 +63,7 @@ class Faults:
     @contextlib.contextmanager
     def fail(
         self, call: str, name: str, times: int = _ALWAYS, port: int = 0
-    ) -> Iterator[Callable[[], int]]:
+    ) -> Generator[Callable[[], int]]:
         """For the block; what it gives tells how often it has failed so far."""
         where = _RULE.size * _CALLS.index(call)
 
@@ -135,7 +135,7 @@ class Pair:
 
 
 @contextlib.contextmanager
-def _tried(proxy: Trioserve) -> Iterator[None]:
+def _tried(proxy: Trioserve) -> Generator[None]:
     """For the block there is a client, who may be reset before it is connected."""
     with contextlib.ExitStack() as stack:
         with contextlib.suppress(ConnectionError):
