@@ -12,13 +12,18 @@ import os
 import select
 import socket
 import subprocess
+import sys
 from collections.abc import Generator, Mapping, Sequence
+from pathlib import Path
 
 from .measure import Moment, cpu_between, moment
 from .programs import ProgramError, end, last_line
 
 #: Seconds that a tool may take.
 _PATIENCE = 60.0
+
+#: The program that sends as fast as it can.
+BLAST = Path(__file__).with_name("blast.py")
 
 #: What was measured, by what it is and its unit.
 Figures = Mapping[str, float]
@@ -67,6 +72,26 @@ def flows(
     # happens to be: what one proxy does itself, another leaves to the ends.
     used += percent / 100 * received["seconds"]
     figures["all CPU ms per GB"] = used * 1e3 / gigabytes
+    return figures
+
+
+def blast(port: int, pid: int | None, number: int, seconds: float) -> Figures:
+    """Bytes in so many flows as fast as they can be; twice, as a process warms up.
+
+    The port has to lead to ``blast.py sink``.
+    """
+    figures: dict[str, float] = {}
+    command = [sys.executable, str(BLAST), str(port), str(number)]
+    for when in ("", "again: "):
+        output, moments = _watch([*command, str(seconds)], pid)
+        try:
+            total, took = map(float, output.split())
+        except ValueError:
+            raise ProgramError(f"blast says {last_line(output.encode())}") from None
+        figures[f"{when}Gbit/s"] = total * 8 / took / 1e9
+        if pid is not None:
+            used = moments[-1].cpu - moments[0].cpu
+            figures[f"{when}CPU ms per GB"] = used * 1e12 / total
     return figures
 
 

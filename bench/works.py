@@ -9,13 +9,14 @@ import contextlib
 import dataclasses
 import re
 import socket
+import sys
 import tempfile
 from collections.abc import Callable, Generator
 from functools import partial
 from pathlib import Path
 from typing import Literal
 
-from .load import Figures, connections, crowd, flows, round_trips
+from .load import BLAST, Figures, blast, connections, crowd, flows, round_trips
 from .measure import memory
 from .peers import Peer
 from .programs import (
@@ -53,15 +54,15 @@ class Work:
     title: str
     task: Task
     clients: int
-    target: Literal["redis", "iperf3"] = "redis"
+    target: Literal["redis", "iperf3", "sink"] = "redis"
     serves: Literal["proxy", "echo"] = "proxy"
     is_long: bool = False
 
     @property
     def tools(self) -> tuple[str, ...]:
         """The programs that it takes."""
-        if self.target == "iperf3":
-            return ("iperf3",)
+        if self.target != "redis":
+            return ("iperf3",) if self.target == "iperf3" else ()
         return ("redis-benchmark", "redis-server")
 
     def suits(self, peer: Peer) -> bool:
@@ -93,7 +94,7 @@ def measure(work: Work, peer: Peer, seconds: float) -> Figures:
             command = peer.command(port, target, folder)
             pid = stack.enter_context(running(command, port, PROXY_CORES, folder))
         figures = dict(work.task(port, pid, seconds))
-        if work.target == "iperf3" and peer.needs == "haproxy":
+        if work.target != "redis" and peer.needs == "haproxy":
             figures["spliced %"] = _spliced(folder / "admin")
         return figures
 
@@ -101,6 +102,8 @@ def measure(work: Work, peer: Peer, seconds: float) -> Figures:
 def _target(name: str, port: int) -> list[str]:
     if name == "iperf3":
         return ["iperf3", "-s", "-1", "-p", str(port)]
+    if name == "sink":
+        return [sys.executable, str(BLAST), "sink", str(port)]
     command = [find("redis-server") or "", "--port", str(port), "--save", ""]
     command += ["--bind", "127.0.0.1", "--tcp-backlog", "4096"]
     return [*command, "--maxclients", "20000", "--appendonly", "no"]
@@ -179,7 +182,15 @@ def _all() -> Generator[Work]:
             clients=number + 64,
             is_long=True,
         )
-    for number in (1, 8):
+    for number in (1, 8, 32):
+        yield Work(
+            name=f"blast-{number}",
+            title=f"Bytes up the stream, 256 KiB at a time, in {number} flows at once",
+            task=lambda *task, number=number: blast(*task[:2], number, task[2]),
+            clients=number,
+            target="sink",
+        )
+    for number in (1, 8, 32):
         for down in (False, True):
             way = "down" if down else "up"
             yield Work(

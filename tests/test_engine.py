@@ -10,11 +10,13 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import errno
+import fcntl
 import gc
 import math
 import os
 import select
 import socket
+import sys
 import threading
 import weakref
 from collections.abc import AsyncGenerator, Callable, Generator
@@ -1780,6 +1782,48 @@ async def test_for_a_flow_that_goes_on_the_kernel_may_hold_much(
                     await _settle()
                 assert _unsent_limit(b.ours) == limit
                 assert receiver.received == sender.sent
+            nursery.cancel_scope.cancel()
+
+
+async def test_a_receiver_that_stops_leaves_no_more_than_a_megabyte_unsent(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """Law 9: however much has gone before, and however large its buffers may grow."""
+    with sockets() as a, sockets() as b:
+        b.ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4 * BULK)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(relay, a.ours, b.ours)
+            sender = Peer(a.peer)
+            nursery.start_soon(sender.send, 100 * BULK)
+            await receive_exactly(b.peer, 80 * BULK)
+            await _settle()
+            assert _unsent_limit(b.ours) == 1_048_576
+            assert _not_sent(b.ours) < 2 * 1_048_576
+            nursery.cancel_scope.cancel()
+
+
+def _not_sent(stream: trio.SocketStream) -> int:
+    siocoutqnsd = 0x894B  # linux/sockios.h
+    answer = fcntl.ioctl(stream.socket.fileno(), siocoutqnsd, bytes(4))
+    return int.from_bytes(answer, sys.byteorder)
+
+
+@pytest.mark.parametrize(("size", "spliced"), [(46_000, 1), (10_000, 0)])
+async def test_reads_that_do_not_fill_the_buffer_are_bulk_too(
+    size: int, spliced: int, autojump_clock: trio.testing.MockClock
+) -> None:
+    """Eight flows that are as fast as they can be bring 46 KiB each at a time."""
+    engine = Engine.of_this_run()
+    with roomy() as a, roomy() as b:
+        sender, receiver = Peer(a.peer), Peer(b.peer)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(relay, a.ours, b.ours)
+            nursery.start_soon(receiver.read)
+            for _ in range(20):
+                await sender.send(size)
+                await _settle()
+            assert engine.pipes.lent == spliced
+            assert receiver.received == sender.sent
             nursery.cancel_scope.cancel()
 
 

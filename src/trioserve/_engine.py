@@ -53,14 +53,20 @@ _NOTHING: Final = getattr(select, "EPOLLONESHOT", 0)
 _EVENTS: Final = 128
 _LOOKS: Final = 16
 
-#: Reads in a row that fill the buffer before a direction gets a pipe; and
-#: those that bring little before it gives it back.
+#: Bytes of a read that brings much. It need not fill the buffer: each of eight flows
+#: that are as fast as they can be brings 46 KiB at a time.
+_FULL: Final = CHUNK // 4
+
+#: Reads in a row that bring much before a direction gets a pipe; and those that bring
+#: little before it gives it back.
 _BULK: Final = 4
 _LITTLE: Final = 8
 
-#: Bytes through one pipe after which the kernel may hold as many as it likes.
-#: Earlier, a receiver who stops would have megabytes waiting for it.
-_MUCH: Final = 67_108_864
+#: Bytes through one pipe after which the kernel may hold more of them unsent, and how
+#: many. Earlier, a receiver that stops would have as many waiting for it; and more
+#: than that makes no flow faster.
+_MUCH: Final = 1_048_576
+_HOLD: Final = 1_048_576
 
 #: Seconds between two looks while Trio can't wait for the epoll.
 _PAUSE: Final = 0.05
@@ -177,7 +183,7 @@ class Direction(Pump):
             self._cannot_send(error)
             return
         sink.sent += sent
-        if count < CHUNK:
+        if count < _FULL:
             if self._bulk > 0:
                 self._bulk = 0
         else:
@@ -216,9 +222,9 @@ class Direction(Pump):
         source.received += count
         source.moved_at = pipe.moved_at = now
         if pipe.moved < _MUCH <= pipe.moved + count:
-            pipe.little = self.sink.let_kernel_hold(0)
+            pipe.little = self.sink.let_kernel_hold(_HOLD)
         pipe.moved += count
-        self._bulk = self._bulk + 1 if count < CHUNK // 4 else 0
+        self._bulk = self._bulk + 1 if count < _FULL else 0
         if not self._push():
             return
         if self._held or pipe.filled:

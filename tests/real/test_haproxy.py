@@ -187,6 +187,7 @@ class Ours:
         self.process = Process(
             *(sys.executable, "-m", "trioserve", "proxy", f"{host}:0"),
             *(f"127.0.0.1:{target}", "--log", "haproxy"),
+            *("--log-connections", "all"),
             *("--drain", f"{settings.drain}s"),
             *("--connect", f"{settings.connect}s", "--idle", f"{settings.idle}s"),
             *("--half-closed", f"{settings.half_closed}s"),
