@@ -26,6 +26,7 @@ import os
 import select
 import socket
 import struct
+import sys
 import termios
 from collections.abc import Callable
 from typing import Final, NamedTuple, Protocol
@@ -56,6 +57,13 @@ _INFO: Final = struct.Struct("=44xI96xI")
 #: and 200 at most.
 _FRESH: Final = 200
 
+#: Where ioctl(2) writes: bytes instead would cost an exception inside of it, 0.53
+#: against 0.23 us.
+_ANSWER: Final = bytearray(4)
+
+# As plain numbers: an enum costs as much as the system call.
+_SOL_SOCKET: Final = int(socket.SOL_SOCKET)
+_SO_LINGER: Final = int(socket.SO_LINGER)
 _RESET_ON_CLOSE: Final = struct.pack("ii", 1, 0)
 
 #: What poll(2) says of a socket that has something to tell of its end.
@@ -236,6 +244,8 @@ class Transport(abc.ABC):
         it is broken. There is no event for it, so this looks again after 1 ms,
         2 ms, ... 50 ms.
         """
+        if self.error is not None or not self.unsent():
+            return  # a scope alone would cost 9 us
         pause, least = 0.001, math.inf
         with trio.CancelScope() as patience:
             while self.error is None and (unsent := self.unsent()):
@@ -608,9 +618,7 @@ class SocketTransport(Transport):
         if not self.closed:
             self.unacknowledged = self.unsent()
             try:
-                self.sock.setsockopt(
-                    socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE
-                )
+                self.sock.setsockopt(_SOL_SOCKET, _SO_LINGER, _RESET_ON_CLOSE)
             except OSError as error:
                 if is_ours(error):
                     _complain_of_no_reset(error)
@@ -663,10 +671,10 @@ class SocketTransport(Transport):
         if self.closed:
             return None
         try:
-            answer = fcntl.ioctl(self.sock, termios.TIOCOUTQ, bytes(4))
+            fcntl.ioctl(self.sock.fileno(), termios.TIOCOUTQ, _ANSWER)
         except OSError:
             return None
-        return int(struct.unpack("i", answer)[0])
+        return int.from_bytes(_ANSWER, sys.byteorder)
 
     def look(self, now: float) -> bool:
         unacknowledged = self.unsent()
