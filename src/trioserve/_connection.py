@@ -594,7 +594,8 @@ class Connection(trio.abc.HalfCloseableStream):
             now = trio.current_time()
             if sends:  # from now on it is known what the peer takes
                 transport.look(now)
-            self._timers.watch(self, min(self._due()[0], next_look(now)))
+            if (due := self._due()[0]) < math.inf:
+                self._timers.watch(self, min(due, next_look(now)))
 
     def expire(self, now: float) -> None:
         """A timer may have run out; called by the server's timers."""
@@ -608,11 +609,12 @@ class Connection(trio.abc.HalfCloseableStream):
                     goodbye=reason in (Reason.IDLE, Reason.FIRST_BYTE),
                 )
                 return
-            due = math.inf
+            self._timers.watch(self, next_look(now))
+        elif due < math.inf:
+            # As long as the kernel holds bytes, we look whether they become fewer.
+            self._is_quiet = not holds
+            self._timers.watch(self, min(due, next_look(now)) if holds else due)
         self._end_idle()
-        # As long as the kernel holds bytes, we look whether they become fewer.
-        self._is_quiet = not holds and due < math.inf
-        self._timers.watch(self, due if self._is_quiet else min(due, next_look(now)))
 
     def _can_move(self, reason: Reason) -> bool:
         """Whether a byte that a timer has waited for can move at this moment."""

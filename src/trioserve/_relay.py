@@ -341,7 +341,8 @@ class Relay(abc.ABC):
     def _watch_from(self, now: float) -> None:
         """Look soon, and at the latest when the earliest timer runs out."""
         self.quiet = False
-        self._timers.watch(self, min(self._due()[0], next_look(now)))
+        if (due := self._due()[0]) < math.inf:
+            self._timers.watch(self, min(due, next_look(now)))
 
     def stirs(self, now: float) -> None:
         """A byte has moved after it was quiet: what becomes of it is looked at."""
@@ -355,14 +356,15 @@ class Relay(abc.ABC):
         holds = self._b.look(now) or holds
         due, reason, side = self._due()
         if due <= now:
-            if not self._can_move(reason, side):
+            if self._can_move(reason, side):
+                self._timers.watch(self, next_look(now))
+            else:
                 self._end(reason, side=side)
-                return
-            due = math.inf
-        # While the kernel holds bytes, a look now and then finds out whether they
-        # become fewer. Else there is nothing to see before the next byte moves.
-        self.quiet = not holds and due < math.inf
-        self._timers.watch(self, due if self.quiet else min(due, next_look(now)))
+        elif due < math.inf:
+            # While the kernel holds bytes, a look now and then finds out whether they
+            # become fewer. Else there is nothing to see before the next byte moves.
+            self.quiet = not holds
+            self._timers.watch(self, min(due, next_look(now)) if holds else due)
 
     def _can_move(self, reason: Reason, side: Side | None) -> bool:
         """Whether a byte that a timer has waited for can move at this moment.
