@@ -85,8 +85,9 @@ _REASONS: Final = {
     ),
     "resource": _Story(
         "the error says what this machine lacks: open files (ulimit -Hn), memory, or"
-        " local ports (net.ipv4.ip_local_port_range); the target and the client are"
-        " not at fault",
+        " local ports (net.ipv4.ip_local_port_range); or what it does not allow, such"
+        " as a system call that is filtered (SystemCallFilter= in systemd); the target"
+        " and the client are not at fault",
         "it was reset",
     ),
     "stopping": _Story(
