@@ -6,6 +6,7 @@ import contextlib
 import math
 import os
 import socket
+import ssl
 from typing import Any
 
 import pytest
@@ -23,6 +24,8 @@ from trioserve import (
     Timeouts,
     current_connection,
     echo,
+    proxy,
+    relay,
 )
 
 
@@ -154,14 +157,54 @@ async def test_a_reset_while_lingering_is_the_clients(autojump_clock: object) ->
     assert running.reports[0].reason is Reason.CLIENT_RESET
 
 
-async def test_cut_while_lingering(autojump_clock: object) -> None:
-    """Law 5: a lingering close is cut at the deadline like everything else."""
-    async with serving(_returns, timeouts=Timeouts(linger=math.inf)) as running:
+async def _returns_much(conn: Connection) -> None:
+    await conn.send_all(bytes(1_000_000))
+
+
+async def _closes_and_goes_on(conn: Connection) -> None:
+    await conn.send_all(b"bye")
+    await conn.aclose()
+    await trio.lowlevel.checkpoint()
+
+
+@pytest.mark.parametrize("handler", [_returns, _closes, _closes_and_goes_on])
+@pytest.mark.parametrize("end", ["drain", "cancel", "lifetime"])
+async def test_who_only_lingers_is_not_cut(
+    handler: Any, end: str, autojump_clock: object
+) -> None:
+    """Law 5: all that was sent has arrived, so it has ended as it would have."""
+    timeouts = Timeouts(linger=math.inf, lifetime=7 if end == "lifetime" else math.inf)
+    async with serving(handler, timeouts=timeouts) as running:
         stream = await running.connect()
         await receive_exactly(stream, 3)
+        await trio.testing.wait_all_tasks_blocked()
+        match end:
+            case "drain":
+                summary = await running.server.drain(within=1)
+                assert (summary.cut, summary.finished) == (0, 1)
+            case "cancel":
+                running.scope.cancel()
+            case _:
+                await trio.sleep(7)
+        await running.server.drain(within=0)
+        assert await receive_all(stream) == b""
+    (report,) = running.reports
+    assert report.reason is Reason.SERVER_CLOSED
+    assert report.outcome is Outcome.OK
+    assert report.unacknowledged is None
+
+
+async def test_who_lingers_with_bytes_under_way_is_cut(autojump_clock: object) -> None:
+    """Law 5: some of what was sent has not arrived, and never will."""
+    timeouts = Timeouts(linger=math.inf)
+    async with serving(_returns_much, timeouts=timeouts) as running:
+        stream = await running.connect()
+        await receive_exactly(stream, 1)
+        await trio.testing.wait_all_tasks_blocked()
         summary = await running.server.drain(within=1)
-        assert await was_reset_after_eof(stream)
+        assert await is_reset(stream)
     assert summary.cut == 1
+    assert running.reports[0].reason is Reason.CUT
 
 
 # -- timers
@@ -890,3 +933,222 @@ def test_half_closed_counts_from_the_half_close() -> None:
         assert (report.reason, report.duration) == (Reason.HALF_CLOSED, 160)
 
     run(main)
+
+
+# -- what a handler holds
+
+
+async def _shouts(conn: Connection) -> None:
+    buffer = b""
+    while True:
+        data = b""
+        with conn.idle(held=buffer):
+            data = await conn.receive_some()
+        if not data:
+            return
+        *lines, buffer = (buffer + data).split(b"\n")
+        for line in lines:
+            await conn.send_all(line.upper() + b"\n")
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    pieces=st.lists(
+        st.tuples(st.sampled_from([b"a", b"\n", b"bc\n", b"d\ne"]), st.booleans()),
+        max_size=8,
+    ),
+    drained_at=st.integers(0, 80),
+)
+def test_a_drain_ends_no_wait_for_the_rest_of_a_message(
+    pieces: list[tuple[bytes, bool]], drained_at: int
+) -> None:
+    """Law 5: what was received of a line that is not whole is not thrown away."""
+
+    async def main() -> None:
+        said = b""
+        async with serving(_shouts) as running:
+            client = await running.connect()
+
+            async def drain() -> None:
+                await trio.sleep(drained_at / 10 + 0.05)
+                running.server.start_draining(100)
+
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(drain)
+                with contextlib.suppress(trio.BrokenResourceError):
+                    for piece, waits in pieces:
+                        await client.send_all(piece)
+                        said += piece
+                        await trio.sleep(1.5 if waits else 0)
+                    # Of a line that it has begun, it sends the rest.
+                    if said[-1:] not in (b"", b"\n"):
+                        await client.send_all(b"\n")
+                        said += b"\n"
+                with contextlib.suppress(trio.BrokenResourceError):
+                    heard = await receive_all(client)
+                    assert heard == said[: len(heard)].upper()
+        (report,) = running.reports
+        if report.reason is Reason.DRAINED:
+            assert said[: report.bytes_received - report.bytes_discarded][-1:] in (
+                b"",
+                b"\n",
+            )
+            assert report.bytes_sent == report.bytes_received - report.bytes_discarded
+        else:
+            assert report.outcome is Outcome.PEER_ERROR
+
+    run(main)
+
+
+# -- whose doing it was
+
+
+async def _says_it_in_its_own_words(conn: Connection) -> None:
+    try:
+        await conn.receive_some()
+    except trio.BrokenResourceError as error:
+        raise Oops("the client is lost") from error
+
+
+async def _fails_while_it_handles_it(conn: Connection) -> None:
+    try:
+        await conn.receive_some()
+    finally:
+        _ = dict[str, str]()["nobody"]
+
+
+async def _says_it_from_a_task(conn: Connection) -> None:
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(_says_it_in_its_own_words, conn)
+        await trio.sleep_forever()
+
+
+async def _says_it_of_a_group(conn: Connection) -> None:
+    try:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(conn.receive_some)
+            await trio.sleep_forever()
+    except* trio.BrokenResourceError as errors:
+        raise Oops("the client is lost") from errors
+
+
+async def _goes_round_about(conn: Connection) -> None:
+    try:
+        await conn.receive_some()
+    except trio.BrokenResourceError as error:
+        mine = Oops("the client is lost")
+        error.__context__ = mine
+        raise mine from error
+
+
+@pytest.mark.parametrize(
+    ("handler", "words"),
+    [
+        (_says_it_in_its_own_words, "Oops: the client is lost"),
+        (_fails_while_it_handles_it, "KeyError: 'nobody'"),
+        (_says_it_from_a_task, "Oops: the client is lost"),
+        (_says_it_of_a_group, "Oops: the client is lost"),
+        (_goes_round_about, "Oops: the client is lost"),
+    ],
+)
+async def test_an_error_that_comes_of_a_reset_is_the_clients(
+    handler: Any, words: str, autojump_clock: object
+) -> None:
+    """Law 15: whatever the handler makes of it; its words stay in the report."""
+    async with serving(handler) as running:
+        client = await running.connect()
+        await trio.testing.wait_all_tasks_blocked()
+        reset(client)
+    (report,) = running.reports
+    assert report.reason is Reason.CLIENT_RESET
+    assert report.error == words
+
+
+async def test_an_error_beside_a_reset_is_the_handlers(autojump_clock: object) -> None:
+    """Law 15: the reset has not led to it."""
+
+    async def handler(conn: Connection) -> None:
+        with contextlib.suppress(trio.BrokenResourceError):
+            await conn.receive_some()
+        raise Oops
+
+    async with serving(handler) as running:
+        client = await running.connect()
+        await trio.testing.wait_all_tasks_blocked()
+        reset(client)
+    assert running.reports[0].reason is Reason.HANDLER_ERROR
+
+
+async def _begins_tls(conn: Connection) -> None:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    await trio.SSLStream(conn, context, server_side=True).do_handshake()
+
+
+async def _begins_tls_elsewhere(conn: Connection) -> None:
+    ours, theirs = trio.testing.memory_stream_pair()
+    await theirs.send_all(await conn.receive_some())
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    await trio.SSLStream(ours, context, server_side=True).do_handshake()
+
+
+@pytest.mark.parametrize(
+    ("handler", "reason"),
+    [
+        (_begins_tls, Reason.CLIENT_RESET),
+        (_begins_tls_elsewhere, Reason.HANDLER_ERROR),
+    ],
+)
+async def test_a_client_that_fails_at_tls(
+    handler: Any, reason: Reason, autojump_clock: object
+) -> None:
+    """Law 15: it is the client's, and the report has the words of TLS; if it is it."""
+    async with serving(handler) as running:
+        client = await running.connect()
+        await client.send_all(b"GET / HTTP/1.0\r\n\r\n")
+        assert await is_reset(client)
+    (report,) = running.reports
+    assert report.reason is reason
+    if reason is Reason.CLIENT_RESET:
+        assert "HTTP_REQUEST" in (report.error or "")
+
+
+async def test_a_socket_that_the_handler_takes_away(autojump_clock: object) -> None:
+    """Law 15: it is closed then, as far as we know, and that is no error."""
+    taken: list[socket.socket] = []
+
+    async def handler(conn: Connection) -> None:
+        taken.append(socket.socket(fileno=conn.socket.detach()))
+
+    async with serving(handler) as running:
+        client = await running.connect()
+        await trio.testing.wait_all_tasks_blocked()
+        taken[0].send(b"mine")
+        assert await receive_exactly(client, 4) == b"mine"
+        taken[0].close()
+    assert running.reports[0].reason is Reason.SERVER_CLOSED
+
+
+# -- who may still be there
+
+
+async def _echoes_as_we_do(conn: Connection) -> None:
+    await relay(conn, conn)
+
+
+@pytest.mark.parametrize("reason", [Reason.IDLE, Reason.FIRST_BYTE])
+@pytest.mark.parametrize("handler", [_receives, echo, _echoes_as_we_do, "proxy"])
+async def test_who_was_silent_for_so_long_is_not_waited_for(
+    handler: Any, reason: Reason, autojump_clock: object
+) -> None:
+    """Law 12: it ends at its second, by FIN, whoever ran it."""
+    timeouts = Timeouts(idle=6) if reason is Reason.IDLE else Timeouts(first_byte=6)
+    async with serving(echo) as behind:
+        serve = proxy(behind.address) if handler == "proxy" else handler
+        async with serving(serve, timeouts=timeouts) as running:
+            client = await running.connect()
+            assert await receive_all(client) == b""
+            assert trio.current_time() == 6
+            await trio.testing.wait_all_tasks_blocked()
+            assert not running.server.statistics().open
+            (report,) = running.reports
+    assert (report.reason, report.duration) == (reason, 6)

@@ -21,7 +21,9 @@ from __future__ import annotations
 import contextlib
 import contextvars
 import math
+import ssl
 import time
+import traceback
 from collections.abc import Coroutine, Generator, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Final, Protocol
@@ -29,7 +31,7 @@ from typing import Any, Final, Protocol
 import trio
 
 from ._admission import Slot
-from ._errors import is_a, is_ours, leaves
+from ._errors import behind, is_a, is_ours, leaves
 from ._options import Timeouts
 from ._report import (
     Attempt,
@@ -46,6 +48,9 @@ from ._transport import CHUNK, FAILURES, SocketTransport, Transport
 
 #: What a lingering close throws away before it gives up on the client's EOF.
 _LINGER_BYTES: Final = 65536
+
+#: Timers of a relay that end it by FIN because nothing was heard for long.
+_SILENT: Final = (Reason.IDLE, Reason.FIRST_BYTE)
 
 #: A connection that has not sent its first byte is not idle in its first second.
 _YOUNG: Final = 1.0
@@ -121,8 +126,9 @@ class Connection(trio.abc.HalfCloseableStream):
 
     __slots__ = (
         "__weakref__", "_accepted_at", "_alarm", "_connected_at", "_dialing",
-        "_drained", "_ending", "_eof_first", "_exception", "_host", "_idle_scope",
-        "_is_quiet", "_left", "_lingers", "_notes", "_ordeal", "_phase", "_queued",
+        "_drained", "_ending", "_eof_first", "_exception", "_holds_some", "_host",
+        "_idle_scope", "_is_quiet", "_left", "_lingers", "_notes", "_ordeal", "_phase",
+        "_queued",
         "_received_before_idle", "_relay", "_relay_ended", "_result", "_says_goodbye",
         "_scope", "_slot", "_task", "_timeouts", "_timers", "_transport", "_upstream",
         "_upstream_discarded", "_wall_clock", "draining", "id", "listener", "local",
@@ -163,6 +169,7 @@ class Connection(trio.abc.HalfCloseableStream):
         self._scope = trio.CancelScope()
         self._idle_scope: trio.CancelScope | None = None
         self._received_before_idle = 0
+        self._holds_some = False
         self._relay: Relayed | None = None
         self._left: Running | None = None
         self._upstream: Transport | None = None
@@ -372,7 +379,7 @@ class Connection(trio.abc.HalfCloseableStream):
             self._transport.abort()
 
     @contextlib.contextmanager
-    def idle(self) -> Generator[None, None, None]:
+    def idle(self, held: object = b"") -> Generator[None, None, None]:
         """Mark a wait for the client's next message, which a drain may end.
 
         When the server drains, the block is cancelled only if no byte has
@@ -382,16 +389,24 @@ class Connection(trio.abc.HalfCloseableStream):
         not a socket, bytes count when they are received::
 
             data = b""
-            with conn.idle():
+            with conn.idle(held=buffer):
                 data = await conn.receive_some()
             if not data:
                 return
+            buffer += data
+
+        Args:
+          held: what was received of a message that is not answered yet, such as
+            a buffer; anything that is true or false. If it is true when the block
+            is entered, a drain does not end it: the client waits for the rest to
+            be answered, and :meth:`Server.drain` for the client.
 
         Raises:
           RuntimeError: it is entered already.
         """
         if self._is_idle():
             raise RuntimeError("conn.idle() is entered already")
+        self._holds_some = bool(held)
         self._received_before_idle = self._transport.received
         with trio.CancelScope() as self._idle_scope:
             self._end_idle()
@@ -437,6 +452,10 @@ class Connection(trio.abc.HalfCloseableStream):
         shielded wait ends too.
         """
         side: Side | None = "client" if reason.outcome == "timeout" else None
+        if self._lingers and not self._transport.unsent():
+            # All that was sent has arrived; it only waited for the client to close.
+            self._ended(None, cancelled=False)
+            goodbye = isinstance(self._transport, SocketTransport)
         self._conclude(reason, side=side, bound=bound, error=error)
         self._says_goodbye = goodbye
         self._scope.cancel(reason=str(reason))
@@ -445,15 +464,22 @@ class Connection(trio.abc.HalfCloseableStream):
     def _hang_up(self) -> None:
         """Close at once: by RST, or by FIN if it ends because it was idle."""
         if self._says_goodbye and not self._transport.unsent():
-            if isinstance(self._transport, SocketTransport):
-                self._transport.discard_readable(_LINGER_BYTES)
-            self._transport.close()
+            self._close_by_fin()
         else:
             self._transport.abort()
 
+    def _close_by_fin(self) -> None:
+        # Closed with bytes that nobody has read, it would be reset.
+        if isinstance(self._transport, SocketTransport):
+            self._transport.discard_readable(_LINGER_BYTES)
+        self._transport.close()
+
     def _let_go(self) -> None:
-        """Leave no cycle, which would keep it until garbage is collected."""
-        self._task = self._transport.on_wait = None
+        """Leave no cycle, which would keep it until garbage is collected.
+
+        The frames in an exception's traceback have the connection.
+        """
+        self._task = self._transport.on_wait = self._exception = self._result = None
 
     @property
     def _discarded(self) -> int:
@@ -479,8 +505,14 @@ class Connection(trio.abc.HalfCloseableStream):
             self._relay_left_is_over()
         await trio.lowlevel.checkpoint_if_cancelled()
         self._close_if_over()
-        if not self._transport.closed:
-            self._enter_closing()
+        if self._transport.closed:
+            return
+        self._enter_closing()
+        if self._relay_ended is not None and self._relay_ended.reason in _SILENT:
+            # Whoever has been silent for so long is not waited for any longer.
+            self._close_by_fin()
+            await self._transport.wait_closed()
+        else:
             await self.aclose()
 
     def _close_if_over(self) -> None:
@@ -509,7 +541,8 @@ class Connection(trio.abc.HalfCloseableStream):
             return
         if not transport.can_send_eof:
             return
-        # Another task that still uses it is told by the closing, as with Trio's.
+        # Another task that still uses it is told by the closing, as with Trio's; and
+        # somebody may have taken the socket away.
         with contextlib.suppress(*FAILURES):
             await transport.send_eof()
             with trio.move_on_after(self._timeouts.linger):
@@ -526,7 +559,7 @@ class Connection(trio.abc.HalfCloseableStream):
 
     def _end_idle(self) -> None:
         """Cancel the idle scope if the server drains and nothing has arrived."""
-        if not (self._is_idle() and self.draining.is_set()):
+        if self._holds_some or not (self._is_idle() and self.draining.is_set()):
             return
         if self._transport.readable():
             return
@@ -658,9 +691,9 @@ class Connection(trio.abc.HalfCloseableStream):
         elif self._relay_ended is not None and _is_broken(error):
             self._ending = self._relay_ended
         elif transport.error is not None and _is_broken(error):
-            ours = is_ours(transport.error)
-            reason = Reason.RESOURCE if ours else Reason.CLIENT_RESET
-            self._conclude(reason, exception=transport.error)
+            self._conclude(self._broken_by, exception=transport.error)
+        elif error is not None and self._began_with_client(error):
+            self._conclude(self._broken_by, exception=error)
         elif cancelled:
             self._conclude(Reason.CANCELLED)
         elif error is not None:
@@ -669,6 +702,26 @@ class Connection(trio.abc.HalfCloseableStream):
             self._conclude(Reason.CLIENT_CLOSED)
         else:
             self._conclude(Reason.SERVER_CLOSED)
+
+    @property
+    def _broken_by(self) -> Reason:
+        """Whose doing it is that the transport is broken: the client's, or ours."""
+        return (
+            Reason.RESOURCE if is_ours(self._transport.error) else Reason.CLIENT_RESET
+        )
+
+    def _began_with_client(self, error: BaseException) -> bool:
+        """Whether all that was raised comes of what the client did.
+
+        The transport's own error, or one of TLS over this stream, is behind it.
+        """
+        return all(
+            any(
+                each is self._transport.error or _is_of_tls_over(self, each)
+                for each in behind(leaf)
+            )
+            for leaf in leaves(error)
+        )
 
     def _report(self, open_at_close: int) -> ConnectionReport:
         """The record. Everything must be closed and concluded by now."""
@@ -711,6 +764,18 @@ class Connection(trio.abc.HalfCloseableStream):
             result=self._result,
             notes=dict(self.notes),
         ).finished()
+
+
+def _is_of_tls_over(stream: Connection, error: BaseException) -> bool:
+    """Whether a ``trio.SSLStream`` over ``stream`` has failed with ``error``."""
+    if not is_a(error, ssl.SSLError):
+        return False
+    # Only the frames know which stream it was: a handler may have several.
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        tls = frame.f_locals.get("self")
+        if isinstance(tls, trio.SSLStream) and tls.transport_stream is stream:
+            return True
+    return False
 
 
 def _is_broken(error: BaseException | None) -> bool:

@@ -159,7 +159,10 @@ class Dialing:
                     if attempt.error == NO_ANSWER:
                         self._tell(attempt)
         assert failed is not None
-        raise failed
+        try:
+            raise failed
+        finally:
+            del failed  # its traceback has this frame: a cycle
 
     def give_up(self) -> None:
         """Try no more; to be called while there is somebody to wait for."""
@@ -219,7 +222,12 @@ class Dialing:
         for transport in won[1:]:
             transport.close()
         if not won:
-            raise failed[-1]
+            last = failed.pop()
+            failed.clear()
+            try:
+                raise last
+            finally:
+                del last  # its traceback has this frame: a cycle
         return won[0]
 
     async def _try(

@@ -23,6 +23,7 @@ PROGRAM_ENDS: Final = (KeyboardInterrupt, SystemExit)
 
 _members: Final = BaseExceptionGroup.__dict__["exceptions"].__get__
 _cause: Final = BaseException.__dict__["__cause__"].__get__
+_context: Final = BaseException.__dict__["__context__"].__get__
 
 
 def is_a(error: BaseException | None, kinds: type[Any] | tuple[type[Any], ...]) -> bool:
@@ -64,6 +65,20 @@ def _together(errors: list[BaseException]) -> BaseException | None:
         with contextlib.suppress(BaseException):
             return BaseExceptionGroup("out of a group of errors", errors)
     return errors[0] if errors else None
+
+
+def behind(error: BaseException) -> Iterator[BaseException]:
+    """``error``, what it was raised from or while handling, and all behind that."""
+    seen = set[int]()
+    left: list[BaseException | None] = [error]
+    while left:
+        each = left.pop()
+        if each is not None and id(each) not in seen:
+            seen.add(id(each))
+            yield each
+            left += (_context(each), _cause(each))
+            if is_a(each, BaseExceptionGroup):
+                left += _members(each)
 
 
 def cause_of(error: BaseException) -> BaseException | None:

@@ -72,18 +72,19 @@ class _Way:
 
     Attributes:
       ending: how it has ended, if it has, before EOF or a reset came through.
+      is_broken: whether its source was reset; what came before is delivered first.
       scope: around what moves its bytes.
     """
 
     __slots__ = (
         "_apart_until", "_began", "_eof_at", "_pieces", "_under_way", "_window",
-        "course", "ending", "error", "scope",
+        "course", "ending", "is_broken", "scope",
     )  # fmt: skip
 
     def __init__(self, course: Course, window: int, began: float) -> None:
         self.course = course
         self.ending: Ending | None = None
-        self.error: trio.BrokenResourceError | None = None
+        self.is_broken = False
         self.scope = trio.CancelScope()
         self._began = began
         self._window = window
@@ -95,7 +96,7 @@ class _Way:
     @property
     def reads(self) -> bool:
         """Whether more may come in."""
-        over = self._eof_at is not None or self.error or self.course.ending
+        over = self._eof_at is not None or self.is_broken or self.course.ending
         return not over and self._under_way < self._window
 
     @property
@@ -103,7 +104,7 @@ class _Way:
         """When the next thing comes out, on Trio's clock."""
         if self._pieces:
             return max(self._began + self._pieces[0].at, self._apart_until)
-        if self.error or self.course.ending:
+        if self.is_broken or self.course.ending:
             return -math.inf
         return math.inf if self._eof_at is None else self._began + self._eof_at
 
@@ -128,8 +129,8 @@ class _Way:
             if piece.boundary:
                 self._apart_until = now + _APART
             return piece.data
-        if self.error:
-            raise self.error
+        if self.is_broken:
+            raise trio.BrokenResourceError
         if self.course.ending:
             self.end(self.course.ending)
         return b""
@@ -202,7 +203,7 @@ class FaultyRelay(TaskRelay):
         way = self._ways[pump]
         while way.ending is None:
             if way.due <= (now := trio.current_time()):
-                pump.receiving = way.error is not None
+                pump.receiving = way.is_broken
                 data = way.take(now)
                 if data or way.ending is None:
                     return data
@@ -224,8 +225,8 @@ class FaultyRelay(TaskRelay):
         with trio.CancelScope(deadline=way.due):
             try:
                 data = await super()._receive(pump)
-            except trio.BrokenResourceError as error:
-                way.error = error
+            except trio.BrokenResourceError:
+                way.is_broken = True
             else:
                 way.put(data, trio.current_time())
 

@@ -134,6 +134,8 @@ class _Name:
             else:
                 self._failure = socket.gaierror(socket.EAI_NONAME, "no address")
         finally:
+            # Its traceback has frames of Trio's that have the error: a cycle.
+            self._failure.with_traceback(None)
             self._done = None
             done.set()
 

@@ -32,7 +32,7 @@ from ._admission import Slot, Slots
 from ._collector import Collector, Reports, log_reports
 from ._connection import Connection, Running, _current
 from ._engine import engine_held
-from ._errors import PROGRAM_ENDS, only, without
+from ._errors import PROGRAM_ENDS, is_a, only, without
 from ._gates import Gate, gate_for
 from ._listeners import open_listeners
 from ._options import Limits, Timeouts
@@ -390,6 +390,7 @@ class Server(Sequence[Gate]):
         connection._phase = Phase.DATA
         _current.set(connection)
         raised: BaseException | None = None
+        rest: BaseException | None = None
         try:
             connection._watch()
             with connection._scope:
@@ -403,11 +404,14 @@ class Server(Sequence[Gate]):
                     raised = error
                     # Trio asks what it gets for its class and its parts, and some
                     # errors answer anything. It gets what it has to know.
-                    passed = only(error, (*PROGRAM_ENDS, trio.Cancelled))
-                    if passed is error:
+                    kinds: tuple[type[BaseException], ...] = (
+                        *PROGRAM_ENDS,
+                        trio.Cancelled,
+                    )
+                    if is_a(error, kinds):
                         raise
-                    if passed is not None:
-                        raise passed from None  # noqa: ASYNC104 - what it has to know
+                    if (rest := only(error, kinds)) is not None:
+                        raise rest from None  # noqa: ASYNC104 - what it has to know
             if raised is not None and connection._scope.cancelled_caught:
                 raised = without(raised, trio.Cancelled)
             cancelled = raised is not None and self._is_cancelled_from_outside()
@@ -420,13 +424,12 @@ class Server(Sequence[Gate]):
             if self._lent is None and only(passed, PROGRAM_ENDS) is not None:
                 self._serving.cancel(reason="a handler ends the program")
             kinds = (*PROGRAM_ENDS, trio.Cancelled) if cancelled else PROGRAM_ENDS
-            rest = only(passed, kinds)
-            if rest is passed:
+            if is_a(passed, kinds):
                 raise
-            if rest is not None:
+            if (rest := only(passed, kinds)) is not None:
                 raise rest from None  # noqa: ASYNC104 - without what is isolated
         finally:
-            del raised  # its traceback has this frame
+            raised = rest = None  # their tracebacks have this frame: a cycle
             self._settle(connection)
             await connection._transport.wait_closed()  # noqa: ASYNC102 - shielded
 
@@ -436,10 +439,10 @@ class Server(Sequence[Gate]):
         if self._open.pop(connection.id, None) is None:
             return
         connection._hang_up()
-        connection._let_go()
         self._timers.forget(connection)
         self._uncount(connection)
         report = connection._report(len(self._open))
+        connection._let_go()
         self._closed += 1
         self._bytes[0] += report.bytes_received
         self._bytes[1] += report.bytes_sent

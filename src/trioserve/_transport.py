@@ -34,7 +34,7 @@ from typing import Final, NamedTuple, Protocol
 import trio
 
 from ._complaints import Complaints
-from ._errors import is_closed, is_ours
+from ._errors import cause_of, is_closed, is_ours
 from ._tcp import let_kernel_hold, set_up
 
 #: Bytes per read. Trio's own default.
@@ -301,7 +301,9 @@ class Transport(abc.ABC):
     def _broken(self, error: BaseException) -> trio.BrokenResourceError:
         """Remember the first error."""
         if self.error is None:
-            self.error = error
+            # Its traceback has frames that have this: a cycle, which would keep both
+            # until garbage is collected.
+            self.error = BaseException.with_traceback(error, None)
         return trio.BrokenResourceError(str(self.error))
 
 
@@ -674,7 +676,9 @@ class SocketTransport(Transport):
             fcntl.ioctl(self.sock.fileno(), termios.TIOCOUTQ, _ANSWER)
         except OSError:
             return None
-        return int.from_bytes(_ANSWER, sys.byteorder)
+        count = int.from_bytes(_ANSWER, sys.byteorder)
+        # Linux counts a FIN that is not acknowledged as a byte.
+        return count - 1 if count and self.sent_eof else count
 
     def look(self, now: float) -> bool:
         unacknowledged = self.unsent()
@@ -766,7 +770,7 @@ class StreamTransport(Transport):
             try:
                 data = await self.stream.receive_some(max_bytes)
             except trio.BrokenResourceError as error:
-                raise self._broken(error.__cause__ or error) from self.error
+                raise self._broken(_peers_own(error)) from self.error
             finally:
                 self.receiving_since = math.inf
             return self._took(bytes(data), at_eof)
@@ -783,7 +787,7 @@ class StreamTransport(Transport):
             try:
                 await self.stream.send_all(data)
             except trio.BrokenResourceError as error:
-                raise self._broken(error.__cause__ or error) from self.error
+                raise self._broken(_peers_own(error)) from self.error
             finally:
                 self.sending_since = math.inf
         except FAILURES:
@@ -812,7 +816,7 @@ class StreamTransport(Transport):
         try:
             await self.stream.send_eof()
         except trio.BrokenResourceError as error:
-            self._broken(error.__cause__ or error)
+            self._broken(_peers_own(error))
         self._has_sent_eof()
         if self.on_wait is not None:
             self.on_wait()
@@ -857,3 +861,9 @@ class StreamTransport(Transport):
 
     def tells_its_end(self) -> bool:
         return not is_ours(self.error)
+
+
+def _peers_own(error: BaseException) -> BaseException:
+    """What a stream says that it is broken by, if it says so."""
+    cause = cause_of(error)
+    return error if cause is None else cause

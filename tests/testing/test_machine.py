@@ -350,12 +350,9 @@ async def answer_lines(stream: Connection) -> None:
     while True:
         line = b""
         while not line.endswith(b"\n"):
-            if line:
+            data = b""
+            with stream.idle(held=line):
                 data = await stream.receive_some(1)
-            else:
-                data = b""
-                with stream.idle():
-                    data = await stream.receive_some(1)
             if not data:
                 return
             line += data

@@ -491,10 +491,25 @@ async def asks_again_while_draining(stream: Connection) -> None:
     buffer = b""
     while True:
         data = None
-        with stream.idle():
+        with stream.idle(held=buffer):
             data = await stream.receive_some()
         if data is None:  # pyright: ignore[reportUnnecessaryComparison]
             continue  # nothing came, so wait for more
+        if not data:
+            return
+        buffer += data
+        while b"\n" in buffer:
+            line, _, buffer = buffer.partition(b"\n")
+            await stream.send_all(line.upper() + b"\n")
+
+
+@mistake("a drain may end its waits, with half a line in its buffer", "drain", SHOUT)
+async def idle_with_half_a_line(stream: Connection) -> None:
+    buffer = b""
+    while True:
+        data = b""
+        with stream.idle():
+            data = await stream.receive_some()
         if not data:
             return
         buffer += data
@@ -1120,7 +1135,7 @@ async def idle_between_lines(stream: Connection) -> None:
     buffer = b""
     while True:
         data = b""
-        with stream.idle():
+        with stream.idle(held=buffer):
             data = await stream.receive_some()
         if not data:
             return

@@ -37,7 +37,7 @@ LAWS: Final[dict[Law, str]] = {
     "errors": "it raises nothing but the errors of its stream, or what `raises` names",
     "memory": "while its peer takes nothing, it takes little from its peer",
     "cancelled": "a Cancelled that it got is not swallowed",
-    "drain": "a drain ends it in time",
+    "drain": "a drain ends it in time, and not in the middle of a message",
     "alone": "a connection sees nothing of those beside it",
 }
 

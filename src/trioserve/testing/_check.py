@@ -302,6 +302,7 @@ class _Check:
         steps = _some(range(base.steps + 1), effort.steps, draw)
         for act in ("cancel", "drain"):
             self.all_of(self.acts(act, steps))
+        self.all_of(self._drained_in_the_middle(effort, draw))
         for act in _FAULT_ACTS:
             self.all_of(self.acts(act, _some(steps, effort.offsets, draw)))
         up, down = self.lengths(base)
@@ -397,6 +398,17 @@ class _Check:
         rounds = 1 if act == "drain" else self._rounds
         for step in steps:
             yield dataclasses.replace(self._case, act=act, at=step, rounds=rounds)
+
+    def _drained_in_the_middle(
+        self, effort: _Effort, draw: random.Random
+    ) -> Iterator[Case]:
+        """A drain between two bytes of a message, each of which comes by itself."""
+        __tracebackhide__ = True
+        faults = parse_faults(self._slices(1, 1))
+        cut = dataclasses.replace(self._case, faults=faults)
+        steps = range(self.run(cut, "chunking").steps + 1)
+        for step in _some(steps, effort.offsets, draw):
+            yield dataclasses.replace(cut, act="drain", at=step)
 
     def breaks(self, up: Iterable[int], down: Iterable[int]) -> Iterator[Case]:
         for direction, kinds, offsets in (

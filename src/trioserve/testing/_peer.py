@@ -7,6 +7,7 @@ that makes it. What a peer hears is for others to judge.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Mapping
 from typing import Any, Final, Literal, Self
@@ -137,6 +138,12 @@ class Peer:
     def sends(self) -> bytes:
         """All that it sends."""
         return b"".join(step.value for step in self.steps if step.name == "send")
+
+    @property
+    def ends_of_messages(self) -> frozenset[int]:
+        """How much it has sent in all after each of its sends, and before the first."""
+        sizes = [len(step.value) for step in self.steps if step.name == "send"]
+        return frozenset(itertools.accumulate(sizes, initial=0))
 
     @property
     def waits(self) -> float:

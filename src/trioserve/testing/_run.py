@@ -23,6 +23,7 @@ from trioserve import (
     ConnectionReport,
     Limits,
     Outcome,
+    Reason,
     Server,
     Timeouts,
     serve,
@@ -100,6 +101,8 @@ class _Life:
         # Of a send that failed or was cancelled, what had gone by then can't be known.
         self.has_gaps = False
         self.taken = 0
+        # Bytes received since it last sent something.
+        self.unanswered = 0
 
 
 class World:
@@ -478,9 +481,10 @@ class World:
                 life.blocked = True
             case "send":
                 life.sent += size
-                life.blocked, life.taken = False, 0
+                life.blocked, life.taken, life.unanswered = False, 0, 0
             case "receive":
                 life.received += size
+                life.unanswered += 0 if life.is_over else size
                 life.taken += size if life.blocked else 0
                 if life.taken > MEMORY:
                     life.taken = 0
@@ -538,6 +542,19 @@ class World:
                 f" report says {report.bytes_received} and {report.bytes_sent}",
             )
 
+    def _look_at_drained(self, report: ConnectionReport, life: _Life) -> None:
+        if report.reason is not Reason.DRAINED or not life.unanswered:
+            return
+        peers = self.case.peers
+        ends = peers[(report.id - 1) % len(peers)].ends_of_messages
+        if (taken := report.bytes_received - report.bytes_discarded) not in ends:
+            self._violated(
+                "drain",
+                f"the drain ended its wait when {taken} bytes were received,"
+                f" in the middle of a message: the last {life.unanswered} are lost"
+                " (idle(held=buffer) says that there is something in a buffer)",
+            )
+
     def _look_at_lives(self) -> None:
         if self._has_stopped:
             return
@@ -546,6 +563,7 @@ class World:
         for number in sorted(self._lives.keys() & reports.keys()):
             life, report = self._lives[number], reports[number]
             self._look_at_report(report, life)
+            self._look_at_drained(report, life)
             was_cut = report.outcome in _NOT_BY_ITSELF
             allowed = _CUT if was_cut or life.scope.cancelled_caught else _OWN
             for error in _leaves(life.raised):
