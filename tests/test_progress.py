@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 from links import RealMedium, Sockets, foreign, sockets, some_bytes
 from support import Result, receive_all, reset, run, serving
 from trioserve import Connection, Reason, Timeouts, _relay, relay
+from trioserve._transport import SocketTransport
 
 #: Bytes that our kernel may hold for a peer, and that a peer's kernel takes.
 _OURS, _THEIRS = 1_000_000, 100_000
@@ -184,6 +185,80 @@ def test_a_reader_that_stops_is_cut_within_the_timer_and_a_second(
 async def _send_all(stream: trio.SocketStream, data: bytes) -> None:
     with contextlib.suppress(trio.BrokenResourceError):
         await stream.send_all(data)
+
+
+@given(pauses=st.lists(st.floats(0.1, 1.9), min_size=1, max_size=5))
+@settings(deadline=None, max_examples=10)
+def test_a_slow_reader_gets_all_that_a_handler_has_left(pauses: list[float]) -> None:
+    """Law 14: the handler has returned; closed with bytes unread, it would be reset."""
+    data = some_bytes(0, _OURS)
+
+    async def handler(conn: Connection) -> None:
+        conn.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _OURS)
+        conn.setsockopt(socket.IPPROTO_TCP, _NOTSENT_LOWAT, _OURS)
+        await conn.send_all(data)
+
+    async def main() -> None:
+        async with serving(handler, timeouts=Timeouts(linger=2)) as running:
+            client = await running.connect()
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _THEIRS)
+            got = bytearray()
+            with trio.fail_after(1000):
+                for pause in itertools.cycle(pauses):
+                    await trio.sleep(pause)
+                    with contextlib.suppress(trio.BrokenResourceError):
+                        await client.send_all(b"!")  # which is reset after a close
+                    part = take(client)
+                    if part is None:
+                        break
+                    got += part
+            assert got == data
+            await client.aclose()
+
+    run(main)
+
+
+async def test_who_takes_nothing_is_not_waited_for_to_close(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """Law 12: and what it sends meanwhile extends nothing."""
+    with deep() as link:
+        transport = SocketTransport.share(link.ours)
+        await transport.send(bytes(_OURS))
+        began = trio.current_time()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_send_slowly, link.peer)
+            await transport.discard(65536, 7)
+            nursery.cancel_scope.cancel()
+        transport.release()
+    assert began + 7 <= trio.current_time() <= began + 8
+
+
+async def _send_slowly(stream: trio.SocketStream) -> None:
+    while True:
+        await trio.sleep(0.4)
+        await stream.send_all(b"x")
+
+
+async def test_a_reset_waits_as_long_as_what_came_before_it_goes_on(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """Laws 8 and 14: after all bytes, though they take longer than a second."""
+    with deep() as a, deep() as b:
+        data = some_bytes(0, _OURS // 2)
+        async with trio.open_nursery() as nursery:
+            result = Result(nursery, a.ours, b.ours)
+            await a.peer.send_all(data)
+            await trio.testing.wait_all_tasks_blocked(0.01)
+            reset(a.peer)
+            got = bytearray()
+            while len(got) < len(data):
+                await trio.sleep(0.9)
+                got += take(b.peer) or b""
+            assert got == data
+            with pytest.raises(trio.BrokenResourceError):
+                await b.peer.receive_some()
+        assert result.value.reason is Reason.CLIENT_RESET
 
 
 # -- A process that was stopped: much time has passed when it goes on, and what has

@@ -864,10 +864,10 @@ async def test_what_is_thrown_away_is_counted() -> None:
     """Law 4: up to so many bytes, or until EOF."""
     with _over(sockets) as (transport, link):
         await link.peer.send_all(bytes(10_000))
-        await transport.discard(4_000)
+        await transport.discard(4_000, 5)
         assert transport.discarded == transport.received == 4_000
         await link.peer.send_eof()
-        await transport.discard(100_000)
+        await transport.discard(100_000, 5)
         assert transport.discarded == transport.received == 10_000
         assert transport.eof
 
@@ -877,7 +877,7 @@ async def test_a_reset_ends_the_throwing_away() -> None:
     with _over(sockets) as (transport, link):
         await link.peer.send_all(bytes(10))
         reset(link.peer)
-        await transport.discard(100)
+        await transport.discard(100, 5)
         assert transport.discarded == 10
         assert transport.error is not None
 

@@ -545,8 +545,7 @@ class Connection(trio.abc.HalfCloseableStream):
         # somebody may have taken the socket away.
         with contextlib.suppress(*FAILURES):
             await transport.send_eof()
-            with trio.move_on_after(self._timeouts.linger):
-                await transport.discard(_LINGER_BYTES)
+            await transport.discard(_LINGER_BYTES, self._timeouts.linger)
 
     def _is_idle(self) -> bool:
         """Whether it is in :meth:`idle`, and has received nothing there, nor EOF."""

@@ -271,8 +271,7 @@ class FaultyRelay(TaskRelay):
             return
         await self._say_eof()
         # Closed with bytes that nobody has read, it would be reset.
-        with trio.move_on_after(self._timeouts.linger):
-            await self._b.discard(_LINGER_BYTES)
+        await self._b.discard(_LINGER_BYTES, self._timeouts.linger)
 
     def _time_of(self, ending: Ending) -> float:
         assert ending.seconds is not None

@@ -108,9 +108,9 @@ class Timeouts:
       lame_duck: how long a draining server still accepts. Default 0.
       cleanup: total, for handlers to end after the cut, and for the collector
         to take the last reports. Default 5.
-      linger: total, for a client to close after the handler has returned
-        without having seen its EOF; at most 64 KiB that it still sends are
-        thrown away. Default 2.
+      linger: for a client to close after the handler has returned without having
+        seen its EOF: a total, which only what it acknowledges extends; at most
+        64 KiB that it still sends are thrown away. Default 2.
 
     Raises:
       TypeError, ValueError: naming the argument that can't be.

@@ -358,8 +358,8 @@ class Server(Sequence[Gate]):
         """Wait until a refused client has read why."""
         connection._scope.shield = True
         try:
-            with connection._scope, trio.move_on_after(self.timeouts.linger):
-                await connection._transport.discard(65536)
+            with connection._scope:
+                await connection._transport.discard(65536, self.timeouts.linger)
             connection._transport.close()
         finally:
             self._told -= 1

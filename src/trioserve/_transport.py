@@ -224,18 +224,32 @@ class Transport(abc.ABC):
         """
         await trio.sleep_forever()
 
-    async def discard(self, max_bytes: int) -> None:
-        """Receive and throw away until EOF, an error, closing or ``max_bytes``."""
+    async def discard(self, max_bytes: int, seconds: float) -> None:
+        """Receive and throw away until EOF, an error, closing or ``max_bytes``.
+
+        Not for longer than ``seconds`` in which the peer acknowledges nothing: what
+        it sends extends no time, what it takes does.
+        """
         budget = max_bytes
+        since = looked_at = self._clock.current_time()
+        holds = self.look(since)
         over = trio.BrokenResourceError, trio.ClosedResourceError
         with contextlib.suppress(*over):
             self._check_receivable()  # now, for a receive that fails lets others run
             while budget > 0:
-                data = await self.receive(min(budget, CHUNK))
-                if not data:
+                until = max(since, self.acked_at) + seconds
+                step = looked_at + 1 if holds else math.inf
+                with trio.move_on_at(min(until, step)):
+                    data = await self.receive(min(budget, CHUNK))
+                    if not data:
+                        return
+                    self.discarded += len(data)
+                    budget -= len(data)
+                    continue
+                looked_at = self._clock.current_time()
+                holds = self.look(looked_at)
+                if looked_at >= max(since, self.acked_at) + seconds:
                     return
-                self.discarded += len(data)
-                budget -= len(data)
 
     async def flushed(self, seconds: float) -> None:
         """Wait until the peer has acknowledged all bytes.
@@ -246,12 +260,10 @@ class Transport(abc.ABC):
         """
         if self.error is not None or not self.unsent():
             return  # a scope alone would cost 9 us
-        pause, least = 0.001, math.inf
+        since, pause = self._clock.current_time(), 0.001
         with trio.CancelScope() as patience:
-            while self.error is None and (unsent := self.unsent()):
-                if unsent < least:
-                    least = unsent
-                    patience.deadline = self._clock.current_time() + seconds
+            while self.error is None and self.look(self._clock.current_time()):
+                patience.deadline = max(since, self.acked_at) + seconds
                 await trio.sleep(pause)
                 pause = min(2 * pause, 0.05)
 
@@ -308,11 +320,15 @@ class Transport(abc.ABC):
 
 
 class _Seen(NamedTuple):
-    """Bytes that had been sent, had left for the peer and were acknowledged."""
+    """Bytes that had been sent, had left for the peer and were acknowledged.
+
+    The last is infinite if others had just left: a delayed ACK for these, which
+    comes later, is no news.
+    """
 
     sent: int
     left: int
-    acked: int
+    acked: float
 
 
 class SocketTransport(Transport):
@@ -693,14 +709,9 @@ class SocketTransport(Transport):
         if is_fresh and not waiting:
             return True  # all of it is under way
         left = self.sent - waiting
-        acked = self.sent - unacknowledged
-        if before is None:
+        acked = math.inf if is_fresh else self.sent - unacknowledged
+        if before is None or left > before.left or math.inf > acked > before.acked:
             self.acked_at = now
-        else:
-            if left > before.left or (acked > before.acked and not is_fresh):
-                self.acked_at = now
-            if is_fresh:
-                acked = before.acked
         self._seen = _Seen(self.sent, left, acked)
         return True
 
