@@ -261,6 +261,11 @@ async def serving(
     running.check_over()
 
 
+async def acknowledged() -> None:
+    """Wait until peers have said what they have taken: at most 0.2 real seconds."""
+    await trio.testing.wait_all_tasks_blocked(0.25)
+
+
 async def receive_exactly(stream: trio.abc.ReceiveStream, count: int) -> bytes:
     data = b""
     while len(data) < count:

@@ -32,6 +32,7 @@ from links import (
 from support import (
     Result,
     Running,
+    acknowledged,
     is_reset,
     open_fds,
     receive_all,
@@ -408,15 +409,14 @@ async def test_a_reset_that_waits_for_its_flush_stays_a_reset(
         narrow(b.peer)
         async with trio.open_nursery() as nursery:
             result = Result(nursery, a.ours, b.ours, timeouts=Timeouts(idle=10))
-            # More than the peer ever takes, and not more than its side's kernel
-            # does. The peer says what it has taken up to 0.2 (real) seconds later.
+            # More than the peer ever takes, and not more than its side's kernel does.
             sent = 0
             while _unsent(b.ours) < 8000:
                 while _unsent(b.ours) < 8000:
                     sent += 1000
                     await a.peer.send_all(bytes(1000))
                     await trio.testing.wait_all_tasks_blocked()
-                await trio.testing.wait_all_tasks_blocked(0.25)
+                await acknowledged()
             await trio.sleep(9.5)
             reset(a.peer)
         assert result.value.reason is Reason.CLIENT_RESET

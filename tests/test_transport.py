@@ -31,7 +31,15 @@ from links import (
     sockets,
     some_bytes,
 )
-from support import is_reset, open_fds, receive_all, receive_exactly, reset, run
+from support import (
+    acknowledged,
+    is_reset,
+    open_fds,
+    receive_all,
+    receive_exactly,
+    reset,
+    run,
+)
 from sweep import Begin, sweep
 from trioserve import Connection, Timeouts
 from trioserve._relay import _transport_of
@@ -918,6 +926,7 @@ async def test_flushed_is_what_the_peer_has_acknowledged(
         with trio.move_on_after(1):
             await transport.send(bytes(30_000_000))
         assert transport.unsent()
+        await acknowledged()
         await transport.flushed(5)
         assert trio.current_time() == 6
         transport.abort()
