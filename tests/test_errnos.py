@@ -51,6 +51,8 @@ pytestmark = pytest.mark.skipif(
     not hasattr(select, "epoll"), reason="the table is Linux's"
 )
 
+_QUICKACK = getattr(socket, "TCP_QUICKACK", 12)
+
 #: First call only, or for ever.
 TIMES = {"once": 1, "for ever": math.inf}
 
@@ -92,6 +94,8 @@ async def _talk(a: Sockets, b: Sockets) -> None:
     assert await receive_exactly(b.peer, 5) == b"there"
     await b.peer.send_all(b"and back")
     assert await receive_exactly(a.peer, 8) == b"and back"
+    # It is acknowledged now, not in 40 ms: who ends a relay waits for that.
+    a.peer.setsockopt(socket.IPPROTO_TCP, _QUICKACK, 1)
 
 
 # -- A relay: what fails is a call of one of its sockets
@@ -154,12 +158,17 @@ def _reason(name: str, theirs: Reason) -> Reason:
 
 
 both_ways = pytest.mark.parametrize("way", ["engine", "tasks"])
+# A socket that fails once is not used again: by one of the two ways that is shown.
+each_way = pytest.mark.parametrize(
+    ("way", "times"),
+    [("engine", 1), ("engine", math.inf), ("tasks", math.inf)],
+    ids=["engine, once", "engine, for ever", "tasks, for ever"],
+)
 any_times = pytest.mark.parametrize("times", TIMES.values(), ids=TIMES)
 any_errno = pytest.mark.parametrize("name", [*OURS, *THEIRS, *CLOSED])
 
 
-@both_ways
-@any_times
+@each_way
 @any_errno
 @pytest.mark.parametrize("call", ["recv", "send"])
 async def test_a_socket_that_fails_ends_its_relay_at_once(
@@ -207,8 +216,7 @@ async def test_what_is_not_possible_now_is_done_later(
         assert scene.result is None
 
 
-@both_ways
-@any_times
+@each_way
 @any_errno
 async def test_an_eof_that_can_not_be_sent_ends_its_relay(
     name: str,

@@ -287,7 +287,8 @@ class Connection(trio.abc.HalfCloseableStream):
         Raises:
           ValueError, TypeError: ``max_bytes`` is not a positive int.
           trio.BrokenResourceError: the client reset the connection; what it had
-            sent before was received before.
+            sent before was received before. Or this machine would not receive; its
+            ``__cause__`` says why.
           trio.BusyResourceError: another task is receiving.
           trio.ClosedResourceError: it was closed, aborted or cut.
         """

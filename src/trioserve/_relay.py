@@ -597,9 +597,9 @@ async def relay(
         after which both sides get EOF; default ``Timeouts.drain_idle``.
 
     Returns:
-      how it ended, whatever the peers did. Neither side is closed if it ended
-      well; both are reset after a reset, a stall or with bytes undelivered,
-      and get EOF after *idle*.
+      how it ended, whatever the peers did and this machine lacked. Neither side is
+      closed if it ended well; both are reset after a reset, a stall, an error of
+      this machine or with bytes undelivered, and get EOF after *idle*.
 
     Raises:
       trio.BusyResourceError: somebody else uses one of the streams.
