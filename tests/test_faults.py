@@ -153,7 +153,7 @@ def test_any_text_is_faults_or_an_error_in_one_line(text: str) -> None:
         ("slice=0", "slice must be 1 or more, not 0"),
         ("slice=3..2", "slice must be 3 or more, not 2"),
         ("slice=1..", "'' in 'slice=1..' is not a number of bytes"),
-        ("cut@0", "cut@ must be 1 or more, not 0"),
+        ("cut@0", "cuts must be 1 or more, not 0"),
         ("reset@x", "'x' in 'reset@x' is not a number of bytes; use a number of bytes"),
         ("reset@" + "9" * 16, "is not a number of bytes"),
         ("reset@\u0661", "is not a number of bytes"),
@@ -170,12 +170,12 @@ def test_what_is_wrong_is_said(text: str, message: str) -> None:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: Ending("hang", bytes=1), "'hang' is no ending; use one of stall,"),  # type: ignore[arg-type]
+        (lambda: Ending("hang", bytes=1), "kind must be one of stall,"),  # type: ignore[arg-type]
         (lambda: Ending("reset"), "reset needs either bytes or seconds"),
         (lambda: Ending("reset", 1, 1.0), "reset needs either bytes or seconds"),
-        (lambda: Ending("reset", -1), "reset@ must be 0 or more, not -1"),
-        (lambda: Ending("reset", 1.5), "reset@ must be a number of bytes, not 1.5"),  # type: ignore[arg-type]
-        (lambda: Ending("reset", seconds=math.inf), "and not infinite, not inf"),
+        (lambda: Ending("reset", -1), "bytes must be 0 or more, not -1"),
+        (lambda: Ending("reset", 1.5), "bytes must be a number of bytes, not 1.5"),  # type: ignore[arg-type]
+        (lambda: Ending("reset", seconds=math.inf), "must be finite, not inf"),
         (lambda: Impairment(latency=-1), "latency must be 0 or more"),
         (lambda: Impairment(latency="1s"), "latency must be a number of seconds"),  # type: ignore[arg-type]
         (lambda: Impairment(pause=1), "a pause is between slices"),

@@ -23,7 +23,7 @@ _connection _dial _engine
 _pump
 _admission _transport _timers _listeners _collector _names _pipes
 _address _complaints _faults _options _report _tasks _tcp
-_errors
+_arguments _errors
 """
 ROW = {
     name: -number

@@ -224,6 +224,6 @@ async def test_bad_addresses_raise_before_anything_is_bound() -> None:
     before = open_fds()
     with pytest.raises(ValueError, match="bare port"):
         await open_listeners("127.0.0.1:0", "8080")
-    with pytest.raises(ValueError, match="no address"):
+    with pytest.raises(ValueError, match="addresses must not be empty"):
         await open_listeners()
     assert open_fds() == before

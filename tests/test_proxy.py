@@ -500,7 +500,7 @@ async def test_why_it_ended_stays_while_the_client_is_waited_for(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
     """Law 12: a timer of the end that is on its way is no other reason."""
-    timeouts = Timeouts(idle=5, half_closed=1, linger=30)
+    timeouts = Timeouts(drain_idle=5, half_closed=1, linger=30, drain=60)
     async with (
         serving(echo) as there,
         serving(proxy(there.address), timeouts=timeouts) as running,
@@ -508,12 +508,13 @@ async def test_why_it_ended_stays_while_the_client_is_waited_for(
         client = await running.connect()
         await client.send_all(b"hello")
         assert await receive_exactly(client, 5) == b"hello"
-        # EOF comes when it is idle; then it lingers, and nobody closes.
+        # EOF comes when the drain finds it idle; then it lingers, and nobody closes.
+        running.server.start_draining()
         assert await client.receive_some() == b""
         await trio.sleep(20)
         await client.aclose()
     (report,) = running.reports
-    assert (report.reason, report.bound) == (Reason.IDLE, 5)
+    assert (report.reason, report.bound) == (Reason.DRAINED, 5)
     assert report.duration == 25
 
 

@@ -2,7 +2,7 @@
 
 The map, from the bottom up; a module imports only from rows below its own:
 
-                _errors
+                _arguments   _errors
     words       _address   _faults   _options   _report   _tasks   _tcp
     mechanisms  _timers   _admission   _transport   _listeners   _collector   _names
                 _pipes

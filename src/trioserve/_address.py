@@ -12,6 +12,8 @@ import re
 import socket
 from typing import Final, TypeAlias
 
+from ._arguments import check_type
+
 _FORMS: Final = "use HOST:PORT, [IPV6]:PORT, :PORT or unix:PATH"
 _SCHEME: Final = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 #: sockaddr_un has 108 bytes; the last of a path, the first of an abstract name
@@ -39,6 +41,8 @@ class TcpAddress:
     port: int
 
     def __post_init__(self) -> None:
+        check_type("host", self.host, str, "a str")
+        check_type("port", self.port, int, "an int")
         if not 0 <= self.port <= 65535:
             raise ValueError(f"port {self.port} is out of range: 0 to 65535")
         bad = re.search(r"[\s/\[\]@?#*,\x00-\x1f\x7f]", self.host)
@@ -76,6 +80,9 @@ class UnixAddress:
     mode: int | None = None
 
     def __post_init__(self) -> None:
+        check_type("path", self.path, str, "a str")
+        if self.mode is not None:
+            check_type("mode", self.mode, int, "an int or None")
         path = self.path
         if path in ("", "@"):
             raise ValueError("a Unix socket needs a path: unix:PATH, or unix:@NAME")
@@ -127,6 +134,7 @@ def parse_address(text: str) -> Address:
       ValueError: with one line that says what is wrong and what to write
         instead.
     """
+    check_type("text", text, str, "a str")
     rest = text.strip()
     if rest[:5].lower() == "unix:":
         return _parse_unix(rest[5:], text)

@@ -16,6 +16,7 @@ from typing import Final, NamedTuple, TypeAlias
 
 import trio
 
+from ._arguments import check_method
 from ._errors import PROGRAM_ENDS, log_error, only
 from ._report import ConnectionReport, Outcome, Reason, describe
 
@@ -50,6 +51,7 @@ async def log_reports(reports: trio.MemoryReceiveChannel[ConnectionReport]) -> N
     same reason, target and type of error); of more, one line says how many there
     were.
     """
+    check_method("reports", reports, "receive", "receive_nowait")
     lines = _Lines()
     try:
         while True:

@@ -31,6 +31,7 @@ from typing import Any, Final, Protocol
 import trio
 
 from ._admission import Slot
+from ._arguments import check_count, check_type
 from ._errors import behind, is_a, is_ours, leaves
 from ._options import Timeouts
 from ._report import (
@@ -244,12 +245,19 @@ class Connection(trio.abc.HalfCloseableStream):
         Raises:
           AttributeError: there is neither under this connection.
         """
+        check_type("level", level, int, "an int")
+        check_type("option", option, int, "an int")
+        kinds = (int, bytes, bytearray, memoryview)
+        check_type("value", value, kinds, "an int or bytes")
         self._has_options.setsockopt(level, option, value)
 
     def getsockopt(self, level: int, option: int, buffersize: int = 0) -> int | bytes:
         """Get an option, as :meth:`trio.SocketStream.getsockopt`; see
         :meth:`setsockopt`.
         """
+        check_type("level", level, int, "an int")
+        check_type("option", option, int, "an int")
+        check_count("buffersize", buffersize, least=0)
         sizes = (buffersize,) if buffersize else ()
         value: int | bytes = self._has_options.getsockopt(level, option, *sizes)
         return value
@@ -294,10 +302,8 @@ class Connection(trio.abc.HalfCloseableStream):
         """
         if max_bytes is None:
             max_bytes = CHUNK
-        elif not isinstance(max_bytes, int):
-            raise TypeError(f"max_bytes must be an int, not {max_bytes!r}")
-        elif max_bytes < 1:
-            raise ValueError(f"max_bytes must be 1 or more, not {max_bytes}")
+        else:
+            check_count("max_bytes", max_bytes, least=1)
         return self._transport.receive(max_bytes)
 
     def __anext__(  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -314,10 +320,13 @@ class Connection(trio.abc.HalfCloseableStream):
         part; :attr:`bytes_sent` says how much.
 
         Raises:
+          TypeError, ValueError: ``data`` is no bytes, or not all in one place.
           trio.BrokenResourceError, trio.BusyResourceError,
           trio.ClosedResourceError: as :meth:`receive_some`; the last also after
             :meth:`send_eof`.
         """
+        if type(data) is not bytes:
+            _check_bytes(data)
         return self._transport.send(data)
 
     async def wait_send_all_might_not_block(self) -> None:
@@ -764,6 +773,15 @@ class Connection(trio.abc.HalfCloseableStream):
             result=self._result,
             notes=dict(self.notes),
         ).finished()
+
+
+def _check_bytes(data: object) -> None:
+    try:
+        view = memoryview(data)  # type: ignore[arg-type]
+    except TypeError:
+        raise TypeError(f"data must be bytes, not {data!r}") from None
+    if not view.c_contiguous:
+        raise ValueError("data must be all in one place, not a view with gaps")
 
 
 def _is_of_tls_over(stream: Connection, error: BaseException) -> bool:

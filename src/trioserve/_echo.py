@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ._arguments import check_type
 from ._connection import Connection
 from ._relay import relay
 
@@ -12,4 +13,5 @@ async def echo(conn: Connection) -> None:
     While the server drains, it ends a connection that was silent for a second,
     or for ``Timeouts.drain_idle`` if that is less.
     """
+    check_type("conn", conn, Connection, "a Connection")
     await relay(conn, conn, drain_idle=min(1.0, conn._timeouts.drain_idle))

@@ -15,6 +15,8 @@ from collections.abc import Iterator, Mapping
 from decimal import Decimal
 from typing import Any, Final, Literal, NamedTuple, get_args
 
+from ._arguments import check_count, check_seconds, check_type
+
 EndingKind = Literal["stall", "vanish", "reset", "close", "eof"]
 
 _KINDS: Final = get_args(EndingKind)
@@ -64,14 +66,14 @@ class Ending:
     def __post_init__(self) -> None:
         if self.kind not in _KINDS:
             raise ValueError(
-                f"{self.kind!r} is no ending; use one of {', '.join(_KINDS)}"
+                f"kind must be one of {', '.join(_KINDS)}, not {self.kind!r}"
             )
         if (self.bytes is None) == (self.seconds is None):
             raise ValueError(f"{self.kind} needs either bytes or seconds")
         if self.bytes is not None:
-            _check_count(f"{self.kind}@", self.bytes, least=0)
+            _check_count("bytes", self.bytes, least=0)
         if self.seconds is not None:
-            _check_seconds(f"{self.kind}@", self.seconds)
+            _check_seconds("seconds", self.seconds)
 
     @property
     def is_last(self) -> bool:
@@ -130,6 +132,8 @@ class Impairment:
             _check_count("bandwidth", self.bandwidth, least=1)
         if self.slice is not None:
             _check_tuple("slice", self.slice, int)
+            if len(self.slice) != 2:
+                raise ValueError(f"slice must be two numbers, not {self.slice!r}")
             least, most = self.slice
             _check_count("slice", least, least=1)
             _check_count("slice", most, least=least)
@@ -137,7 +141,7 @@ class Impairment:
             raise ValueError("a pause is between slices: say how long these are")
         _check_tuple("cuts", self.cuts, int)
         for offset in self.cuts:
-            _check_count("cut@", offset, least=1)
+            _check_count("cuts", offset, least=1)
         _check_tuple("endings", self.endings, Ending)
         # What means the same is the same.
         object.__setattr__(self, "cuts", tuple(sorted(set(self.cuts))))
@@ -232,6 +236,7 @@ class Faults:
     def __post_init__(self) -> None:
         _check_impairment("up", self.up)
         _check_impairment("down", self.down)
+        check_type("refuse", self.refuse, bool, "True or False")
 
     def __bool__(self) -> bool:
         return bool(self.up or self.down or self.refuse)
@@ -257,6 +262,7 @@ def parse_faults(text: str) -> Faults:
       ValueError: with one line that says what is wrong and what to write
         instead.
     """
+    check_type("text", text, str, "a str")
     found: dict[str, dict[str, Any]] = {"up": {}, "down": {}}
     refuse = False
     for clause in text.split(";") if text.strip() else []:
@@ -365,10 +371,7 @@ def _seconds_text(seconds: float) -> str:
 
 
 def _check_count(name: str, value: object, *, least: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{name} must be a number of bytes, not {value!r}")
-    if value < least:
-        raise ValueError(f"{name} must be {least} or more, not {value}")
+    check_count(name, value, least=least, what="a number of bytes")
 
 
 def _check_tuple(name: str, value: object, of: type) -> None:
@@ -377,15 +380,13 @@ def _check_tuple(name: str, value: object, of: type) -> None:
 
 
 def _check_impairment(name: str, value: object) -> None:
-    if not isinstance(value, Impairment):
-        raise TypeError(f"{name} must be an Impairment, not {value!r}")
+    check_type(name, value, Impairment, "an Impairment")
 
 
 def _check_seconds(name: str, value: object) -> None:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise TypeError(f"{name} must be a number of seconds, not {value!r}")
-    if not 0 <= value < math.inf:
-        raise ValueError(f"{name} must be 0 or more, and not infinite, not {value}")
+    check_seconds(name, value)
+    if value == math.inf:
+        raise ValueError(f"{name} must be finite, not {value}")
 
 
 class Piece(NamedTuple):
@@ -429,6 +430,8 @@ class Course:
     )  # fmt: skip
 
     def __init__(self, impairment: Impairment, seed: int | str) -> None:
+        _check_impairment("impairment", impairment)
+        check_type("seed", seed, (int, str), "an int or a str")
         self.ending: Ending | None = None
         self.timed = impairment._timed
         self._impairment = impairment
@@ -459,6 +462,7 @@ class Course:
 
     def suffer(self, ending: Ending) -> None:
         """Note that an ending has happened."""
+        check_type("ending", ending, Ending, "an Ending")
         self._suffered[str(ending)] = None
 
     def feed(self, data: bytes, now: float) -> list[Piece]:
@@ -467,6 +471,8 @@ class Course:
         Pieces are in order, and so are their times. What is in none of them is
         lost. ``now`` must not go back.
         """
+        check_type("data", data, bytes, "bytes")
+        check_type("now", now, (int, float), "a number of seconds")
         if self._over:
             return []
         if self._first is not None and self._first.bytes is not None:
@@ -501,6 +507,7 @@ class Course:
 
         ``math.inf`` if it never is.
         """
+        check_type("now", now, (int, float), "a number of seconds")
         if self._over:
             return math.inf
         suffers = self._impairment

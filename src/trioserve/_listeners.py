@@ -16,6 +16,7 @@ from typing import Any, Final, TypeAlias
 import trio
 
 from ._address import Address, TcpAddress, UnixAddress, is_numeric, parse_address
+from ._arguments import check_count, check_type
 from ._tcp import set_up
 
 #: As large as the kernel allows; it clamps.
@@ -30,6 +31,8 @@ class UnixListener(trio.abc.Listener[trio.SocketStream]):
     """
 
     def __init__(self, sock: trio.socket.SocketType, path: str) -> None:
+        check_type("sock", sock, trio.socket.SocketType, "a Trio socket")
+        check_type("path", path, str, "a str")
         self.socket = sock
         self._listener = trio.SocketListener(sock)
         self._path = Path(path)
@@ -77,7 +80,11 @@ async def open_listeners(
         stays bound.
     """
     if not addresses:
-        raise ValueError("no address to listen on")
+        raise ValueError("addresses must not be empty: there is none to listen on")
+    check_backlog(backlog)
+    for address in addresses:
+        kinds = (str, TcpAddress, UnixAddress)
+        check_type("addresses", address, kinds, "texts or addresses")
     parsed = [parse_address(a) if isinstance(a, str) else a for a in addresses]
     backlog = _BACKLOG if backlog is None else backlog
     listeners: list[Listener] = []
@@ -92,6 +99,16 @@ async def open_listeners(
             _close(listener)
         raise
     return listeners
+
+
+def check_backlog(backlog: object) -> None:
+    """See that it is one.
+
+    Raises:
+      TypeError, ValueError: naming it.
+    """
+    if backlog is not None:
+        check_count("backlog", backlog, least=0, what="an int or None")
 
 
 def _close(listener: Listener) -> None:

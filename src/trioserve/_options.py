@@ -12,6 +12,8 @@ import math
 import resource
 from typing import Literal, get_args
 
+from ._arguments import check_count, check_seconds
+
 WhenFull = Literal["backlog", "refuse"]
 
 
@@ -55,9 +57,9 @@ class Limits:
     refusal: bytes | None = b""
 
     def __post_init__(self) -> None:
-        _check_count("max_connections", self.max_connections, least=0)
+        check_count("max_connections", self.max_connections, least=0)
         if self.max_per_peer is not None:
-            _check_count("max_per_peer", self.max_per_peer, least=1)
+            check_count("max_per_peer", self.max_per_peer, least=1)
         if self.when_full not in get_args(WhenFull):
             raise ValueError(
                 f"when_full must be 'backlog' or 'refuse', not {self.when_full!r}"
@@ -66,13 +68,6 @@ class Limits:
             raise TypeError(f"refusal must be bytes or None, not {self.refusal!r}")
         if self.refusal is not None and len(self.refusal) > 4096:
             raise ValueError("refusal must be 4096 bytes or fewer")
-
-
-def _check_count(name: str, value: object, *, least: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{name} must be an int, not {value!r}")
-    if value < least:
-        raise ValueError(f"{name} must be {least} or more, not {value}")
 
 
 #: What may be 0: these end something that goes on, the others would end it
@@ -131,12 +126,7 @@ class Timeouts:
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
             seconds = getattr(self, field.name)
-            if isinstance(seconds, bool) or not isinstance(seconds, int | float):
-                raise TypeError(
-                    f"{field.name} must be a number of seconds, not {seconds!r}"
-                )
-            if math.isnan(seconds) or seconds < 0:
-                raise ValueError(f"{field.name} must be 0 or more, not {seconds!r}")
+            check_seconds(field.name, seconds)
             if seconds == 0 and field.name not in _MAY_BE_ZERO:
                 raise ValueError(
                     f"{field.name} must be more than 0 (math.inf means never), not 0"

@@ -9,6 +9,7 @@ from typing import Final
 import trio
 
 from ._address import Address, TcpAddress, UnixAddress, parse_address
+from ._arguments import check_callable, check_type
 from ._connection import Connection
 from ._dial import Dialing, Ends, GivenUpError, OnAttempt
 from ._faults import Faults, parse_faults
@@ -68,9 +69,18 @@ def proxy(
         ``handler_error``.
 
     Raises:
-      ValueError: a target can't be read, or can't be dialed; or faults can't be
-        read.
+      TypeError, ValueError: naming what can't be; a target can't be read or dialed,
+        or faults can't be read.
     """
+    for name, each in (("target", target), *(("others", other) for other in others)):
+        check_type(name, each, (str, TcpAddress, UnixAddress), "a text or an address")
+    if timeouts is not None:
+        check_type("timeouts", timeouts, Timeouts, "a Timeouts or None")
+    if faults is not None:
+        check_type("faults", faults, (str, Faults), "a text, a Faults or None")
+    check_type("seed", seed, int, "an int")
+    if on_attempt is not None:
+        check_callable("on_attempt", on_attempt, "callable, or None")
     targets = [_dialable(each) for each in (target, *others)]
     trials = parse_faults(faults) if isinstance(faults, str) else faults
     return _Proxy(targets, timeouts, trials, seed, on_attempt)
@@ -95,6 +105,7 @@ class _Proxy:
         self._seed = seed
 
     async def __call__(self, conn: Connection) -> None:
+        check_type("conn", conn, Connection, "a Connection")
         relay = await self._begin_relay(conn)
         if relay is not None:
             await relay.run()

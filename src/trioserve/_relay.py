@@ -23,6 +23,7 @@ from typing import Any, Final
 
 import trio
 
+from ._arguments import check_method, check_seconds, check_type
 from ._connection import Connection
 from ._engine import SUPPORTED as HAS_ENGINE
 from ._engine import Direction, Engine, Pair
@@ -602,12 +603,20 @@ async def relay(
       this machine or with bytes undelivered, and get EOF after *idle*.
 
     Raises:
+      TypeError, ValueError: naming the argument that can't be.
       trio.BusyResourceError: somebody else uses one of the streams.
       trio.ClosedResourceError: one of them was closed before.
 
     Cancelled, it resets both if a byte was received and not delivered, and
     otherwise leaves them as they are.
     """
+    for name, stream in (("a", a), ("b", b)):
+        check_method(name, stream, "receive_some", "send_all", "aclose")
+    check_type("first", first, bytes, "bytes")
+    if timeouts is not None:
+        check_type("timeouts", timeouts, Timeouts, "a Timeouts or None")
+    if drain_idle is not None:
+        check_seconds("drain_idle", drain_idle)
     connections = [s for s in (a, b) if isinstance(s, Connection)]
     transport_a = _transport_of(a)
     try:

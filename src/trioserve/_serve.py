@@ -23,12 +23,20 @@ import itertools
 import logging
 import math
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
-from typing import Any, Final, Protocol, TypeAlias, overload
+from typing import Any, Final, Protocol, TypeAlias, cast, overload
 
 import trio
 
 from ._address import TcpAddress
 from ._admission import Slot, Slots
+from ._arguments import (
+    check_callable,
+    check_count,
+    check_handler,
+    check_method,
+    check_seconds,
+    check_type,
+)
 from ._collector import Collector, Reports, log_reports
 from ._connection import Connection, Running, _current
 from ._engine import engine_held
@@ -192,6 +200,7 @@ class Server(Sequence[Gate]):
 
     @limits.setter
     def limits(self, limits: Limits) -> None:
+        check_type("limits", limits, Limits, "a Limits")
         self._limits = limits
         self._slots.total = limits.max_connections
         for gate in self._gates:
@@ -234,8 +243,9 @@ class Server(Sequence[Gate]):
           reason: for the summary; the first one stays. A later one that brings
             the deadline forward is in the reports of those that are cut.
         """
-        if within is not None and not within >= 0:
-            raise ValueError(f"within must be 0 or more seconds, not {within!r}")
+        if within is not None:
+            check_seconds("within", within)
+        check_type("reason", reason, str, "a str")
         now, again = trio.current_time(), self._drain_reason is not None
         if not again:
             self._drain_reason = reason
@@ -396,7 +406,9 @@ class Server(Sequence[Gate]):
             with connection._scope:
                 try:
                     if self._begin is None:
-                        connection._result = await self._handler(connection)
+                        connection._result = await _awaitable(
+                            self._handler, self._handler(connection)
+                        )
                     elif (relay := await self._begin(connection)) is not None:
                         await connection._run(relay)
                     await connection._finish()
@@ -665,10 +677,59 @@ async def _unused(_stream: object) -> None:
     raise AssertionError("_Starter starts something else")  # pragma: no cover
 
 
+def _awaitable(handler: object, returned: object) -> Awaitable[object]:
+    """What a handler has returned, to be awaited.
+
+    Raises:
+      TypeError: it is not async.
+    """
+    if not isinstance(returned, Awaitable):
+        name = getattr(handler, "__qualname__", None) or repr(handler)
+        raise TypeError(
+            f"the handler {name} must be an async function: it returned {returned!r},"
+            " which can't be awaited"
+        )
+    return returned
+
+
 def _stands_at(connection: Connection) -> str:
     """Which connection, and the lines on which its tasks stand."""
     where = "; ".join(whereabouts(connection._task)) or "nothing that runs"
     return f"conn-{connection.id} {connection.peer} in {where}"
+
+
+def _check(
+    *,
+    handler: object,
+    limits: object,
+    timeouts: object,
+    collector: object,
+    report_buffer: object,
+    handler_nursery: object,
+    task_status: object,
+) -> None:
+    """See that these are what they may be, before anything is opened or begun."""
+    check_handler(handler)
+    if limits is not None:
+        check_type("limits", limits, Limits, "a Limits or None")
+    if timeouts is not None:
+        check_type("timeouts", timeouts, Timeouts, "a Timeouts or None")
+    check_callable("collector", collector, "an async function of one argument")
+    if report_buffer != math.inf:
+        check_count("report_buffer", report_buffer, least=0, what="an int or math.inf")
+    if handler_nursery is not None:
+        check_method("handler_nursery", handler_nursery, "start_soon")
+    check_method("task_status", task_status, "started")
+
+
+def _checked_listeners(listeners: object) -> list[trio.abc.Listener[Any]]:
+    check_type("listeners", listeners, Iterable, "a list of listeners")
+    found = list(cast("Iterable[trio.abc.Listener[Any]]", listeners))
+    for each in found:
+        check_type("listeners", each, trio.abc.Listener, "listeners, each of them")
+    if len(set(map(id, found))) < len(found):
+        raise ValueError("listeners must not have one of them twice")
+    return found
 
 
 async def serve(
@@ -711,14 +772,26 @@ async def serve(
       how the drain went, after :meth:`Server.drain`.
 
     Raises:
-      ValueError: there is no listener.
+      TypeError, ValueError: naming the argument that can't be; there is no listener.
       OSError: no listener can accept any more; after draining.
       RuntimeError: something that runs in it has cancelled a nursery of its own.
       trio.Cancelled: cancelled from outside; all connections were reset, and
         all reports sent.
     """
+    _check(
+        handler=handler,
+        limits=limits,
+        timeouts=timeouts,
+        collector=collector,
+        report_buffer=report_buffer,
+        handler_nursery=handler_nursery,
+        task_status=task_status,
+    )
     server = Server(
-        listeners, limits or Limits(), timeouts or Timeouts(), report_buffer
+        _checked_listeners(listeners),
+        Limits() if limits is None else limits,
+        Timeouts() if timeouts is None else timeouts,
+        report_buffer,
     )
     return await server._serve(handler, collector, handler_nursery, task_status)
 
@@ -747,6 +820,17 @@ async def serve_tcp(
     The rest, what it returns and what it raises is as for :func:`serve`; and
     ``OSError`` if it can't listen there.
     """
+    if host is not None:
+        check_type("host", host, str, "a str or None")
+    _check(
+        handler=handler,
+        limits=limits,
+        timeouts=timeouts,
+        collector=collector,
+        report_buffer=report_buffer,
+        handler_nursery=handler_nursery,
+        task_status=task_status,
+    )
     listeners = await open_listeners(TcpAddress(host or "", port), backlog=backlog)
     return await serve(
         handler,

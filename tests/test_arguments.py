@@ -1,0 +1,350 @@
+"""Arguments: what can't be one is said at the call, by name."""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import inspect
+import math
+import re
+import socket
+from collections.abc import Awaitable, Callable, Iterator
+from typing import Any
+
+import pytest
+import trio
+import trio.testing
+
+import trioserve
+from support import is_reset, serving
+from trioserve import Connection, Outcome
+
+
+class Strange:
+    """What no argument may be."""
+
+    def __repr__(self) -> str:
+        return "<Strange>"
+
+
+STRANGE = Strange()
+
+#: For each callable, its parameters, and values that each may not have; a strange
+#: one is tried for all.
+NUMBER: tuple[Any, ...] = ("5", None, True)
+COUNT: tuple[Any, ...] = (*NUMBER, -1, 1.5)
+SECONDS: tuple[Any, ...] = ("5", True, -1, math.nan)
+OPTIONS: tuple[Any, ...] = (5, {}, ())
+SERVING: dict[str, tuple[Any, ...]] = {
+    "handler": (None, 5),
+    "limits": OPTIONS,
+    "timeouts": OPTIONS,
+    "collector": (None, 5),
+    "report_buffer": COUNT,
+    "handler_nursery": (0, False),
+    "task_status": (None,),
+}
+
+TABLE: dict[str, dict[str, tuple[Any, ...]]] = {
+    "Connection.receive_some": {"max_bytes": ("5", True, 0, -1, 1.5)},
+    "Connection.send_all": {"data": ("text", None, 5, memoryview(b"gaps")[::2])},
+    "Connection.setsockopt": {
+        "level": ("1",),
+        "option": ("1",),
+        "value": ("text", None),
+    },
+    "Connection.getsockopt": {
+        "level": ("1",),
+        "option": ("1",),
+        "buffersize": ("1", -1),
+    },
+    "Server.start_draining": {"within": SECONDS, "reason": (None, 5)},
+    "Server.drain": {"within": SECONDS, "reason": (None, 5)},
+    "Server.limits": {"limits": (None, *OPTIONS)},
+    "serve": {
+        "listeners": (None, 5, [1], "ab", "twice", ()),
+        **SERVING,
+    },
+    "serve_tcp": {
+        "port": ("80", None, -1, 65536, 1.5),
+        "host": (5, b"localhost"),
+        "backlog": ("5", -1, 1.5, True),
+        **SERVING,
+    },
+    "open_listeners": {
+        "addresses": (5, None, b":0", ()),
+        "backlog": ("5", -1, 1.5, True),
+    },
+    "relay": {
+        "a": (None, 5),
+        "b": (None, 5),
+        "first": ("text", None, bytearray(b"x")),
+        "timeouts": OPTIONS,
+        "drain_idle": SECONDS,
+    },
+    "proxy": {
+        "target": (None, 5, b"a:80"),
+        "others": (None, 5, b"a:80"),
+        "timeouts": OPTIONS,
+        "faults": (5, {}),
+        "seed": ("5", None),
+        "on_attempt": (5,),
+    },
+    "echo": {"conn": (None, 5)},
+    "log_reports": {"reports": (None, 5)},
+    "parse_address": {"text": (None, 5, b":80")},
+    "parse_faults": {"text": (None, 5, b"reset")},
+    "TcpAddress": {"host": (None, 5, b"a"), "port": ("80", None, -1, 65536)},
+    "UnixAddress": {"path": (None, 5, b"a", ""), "mode": ("660", -1, 0o1000)},
+    "UnixListener": {"sock": (None, 5), "path": (None, 5)},
+    "Limits": {
+        "max_connections": COUNT,
+        "max_per_peer": ("5", True, 0, 1.5),
+        "when_full": (None, "panic"),
+        "refusal": ("busy", 5),
+    },
+    "Timeouts": {
+        field.name: (*NUMBER, -1, math.nan)
+        for field in dataclasses.fields(trioserve.Timeouts)
+    },
+    "Ending": {"kind": (None, "hang"), "bytes": ("5", -1), "seconds": ("5", -1)},
+    "Impairment": {
+        "latency": SECONDS,
+        "jitter": SECONDS,
+        "bandwidth": ("5", 0, 1.5),
+        "slice": (5, (1,), (0, 1), ("1", "2")),
+        "pause": SECONDS,
+        "cuts": (5, (0,), ("1",)),
+        "slow_close": SECONDS,
+        "endings": (5, ("reset",)),
+    },
+    "Faults": {"up": (None, "reset"), "down": (None, "reset"), "refuse": (None, 5)},
+    "Course": {"impairment": (None, "reset"), "seed": (None, 1.5)},
+    "Course.feed": {"data": ("text",), "now": ("5",)},
+    "Course.feed_eof": {"now": ("5",)},
+    "Course.suffer": {"ending": (None, "reset")},
+}
+
+#: What may be anything, and what is made by trioserve only.
+ANY: dict[str, str] = {
+    "Connection": "made by a server",
+    "Connection.expire": "called by the timers",
+    "Connection.idle": "anything is true or false",
+    "Connection.note": "anything can be noted",
+    "Server": "made by serve()",
+    "Server.count": "as of every sequence",
+    "Server.index": "as of every sequence",
+    "Attempt": "a record",
+    "ConnectionReport": "a record",
+    "DrainSummary": "a record",
+    "Flow": "a record",
+    "Piece": "a record",
+    "RelayResult": "a record",
+    "Statistics": "a record",
+}
+
+
+async def _handler(conn: Connection) -> None:
+    """Nothing."""
+
+
+async def _sleeps(conn: Connection) -> None:
+    await trio.sleep_forever()
+
+
+class _World:
+    """What calls need: a connection, a server, listeners, streams."""
+
+    def __init__(self, server: trioserve.Server, listener: Any) -> None:
+        self.server = server
+        self.connection = server.connections[0]
+        self.listener = listener
+
+    def call(self, name: str) -> tuple[Callable[..., Any], dict[str, Any]]:
+        """A callable, and arguments with which it can be called."""
+        conn, server = self.connection, self.server
+        stream, _ = trio.testing.memory_stream_pair()
+        calls: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
+            "Connection.receive_some": (conn.receive_some, {}),
+            "Connection.send_all": (conn.send_all, {}),
+            "Connection.setsockopt": (
+                conn.setsockopt,
+                {"level": socket.SOL_SOCKET, "option": 9, "value": 1},
+            ),
+            "Connection.getsockopt": (
+                conn.getsockopt,
+                {"level": socket.SOL_SOCKET, "option": 9},
+            ),
+            "Server.limits": (
+                lambda limits: setattr(server, "limits", limits),
+                {},
+            ),
+            "Server.start_draining": (server.start_draining, {}),
+            "Server.drain": (server.drain, {}),
+            "serve": (
+                trioserve.serve,
+                {"handler": _handler, "listeners": [self.listener]},
+            ),
+            "serve_tcp": (trioserve.serve_tcp, {"handler": _handler, "port": 0}),
+            "open_listeners": (
+                lambda addresses=":0", **options: trioserve.open_listeners(
+                    *([addresses] if addresses != () else []), **options
+                ),
+                {},
+            ),
+            "relay": (trioserve.relay, {"a": stream, "b": stream}),
+            "proxy": (
+                lambda target=":1", others="a:1", **options: trioserve.proxy(
+                    target, others, **options
+                ),
+                {"target": "a:1"},
+            ),
+            "Ending": (
+                lambda **arguments: trioserve.Ending(
+                    **{"kind": "reset"} | _either(arguments)
+                ),
+                {},
+            ),
+            "Impairment": (
+                lambda **arguments: trioserve.Impairment(**_ALLOWED | arguments),
+                {},
+            ),
+            "TcpAddress": (trioserve.TcpAddress, {"host": "a", "port": 1}),
+            "UnixAddress": (trioserve.UnixAddress, {"path": "a"}),
+            "UnixListener": (
+                trioserve.UnixListener,
+                {"sock": self.listener.socket, "path": "/"},
+            ),
+            "Course": (
+                trioserve.Course,
+                {"impairment": trioserve.Impairment(), "seed": 0},
+            ),
+        }
+        course = trioserve.Course(trioserve.Impairment(latency=1.0), 0)
+        calls |= {
+            "Course.feed": (course.feed, {"data": b"x", "now": 0}),
+            "Course.feed_eof": (course.feed_eof, {"now": 0}),
+            "Course.suffer": (course.suffer, {}),
+        }
+        return calls.get(name, (getattr(trioserve, name, _handler), {}))
+
+
+#: An impairment with which a jitter and a pause can be.
+_ALLOWED: dict[str, Any] = {"latency": 2.0, "slice": (1, 2)}
+
+
+def _either(arguments: dict[str, Any]) -> dict[str, Any]:
+    return (
+        arguments
+        if {"bytes", "seconds"} & arguments.keys()
+        else {"bytes": 1, **arguments}
+    )
+
+
+def _wrong() -> Iterator[tuple[str, str, Any]]:
+    for name, parameters in TABLE.items():
+        for parameter, values in parameters.items():
+            for value in (STRANGE, *values):
+                yield name, parameter, value
+
+
+async def test_what_cannot_be_is_said_by_name(autojump_clock: object) -> None:
+    """For every public argument; nothing was opened or begun by then."""
+    unsaid = list[str]()
+    async with serving(_sleeps) as running:
+        await running.connect()
+        while not running.server.connections:
+            await trio.testing.wait_all_tasks_blocked()
+        listeners = await trioserve.open_listeners("127.0.0.1:0")
+        world = _World(running.server, listeners[0])
+        for name, parameter, value in _wrong():
+            function, arguments = world.call(name)
+            if value == "twice":
+                value = [world.listener, world.listener]
+            try:
+                called = function(**arguments | {parameter: value})
+                if inspect.isawaitable(called):
+                    with trio.move_on_after(0):
+                        await called
+            except (TypeError, ValueError) as error:
+                if re.search(rf"\b{parameter}\b", str(error)):
+                    continue
+                unsaid.append(f"{name}({parameter}={value!r}): {error!r}")
+            except Exception as error:
+                unsaid.append(f"{name}({parameter}={value!r}): {error!r}")
+            else:
+                unsaid.append(f"{name}({parameter}={value!r}): nothing is said")
+        assert not running.server.draining.is_set()
+        for listener in listeners:
+            await listener.aclose()
+    assert not unsaid, "\n".join(unsaid)
+
+
+def _public() -> Iterator[tuple[str, list[str]]]:
+    """Everything public that can be called, and its parameters."""
+    for name in trioserve.__all__:
+        thing = getattr(trioserve, name)
+        if inspect.isclass(thing) and issubclass(thing, enum.Enum):
+            continue
+        if inspect.isclass(thing):
+            yield name, list(inspect.signature(thing).parameters)
+            for method, function in inspect.getmembers(thing):
+                if method.startswith("_"):
+                    continue
+                if isinstance(function, property) and function.fset is not None:
+                    yield f"{name}.{method}", [method]
+                elif inspect.isfunction(function):
+                    parameters = list(inspect.signature(function).parameters)[1:]
+                    if parameters:
+                        yield f"{name}.{method}", parameters
+        elif inspect.isfunction(thing):
+            yield name, list(inspect.signature(thing).parameters)
+
+
+def test_the_table_is_complete() -> None:
+    """What is not in it may be anything, or is made by trioserve only."""
+    missing = [
+        f"{name}({parameter})"
+        for name, parameters in _public()
+        for parameter in parameters
+        if name not in ANY and parameter not in TABLE.get(name, {})
+    ]
+    assert not missing
+
+
+# -- Handlers that are none
+
+
+def _plain(conn: Connection) -> None:
+    """Not async."""
+
+
+def _passes_on(conn: Connection) -> Awaitable[None]:
+    return _handler(conn)
+
+
+async def test_a_handler_that_is_not_async(autojump_clock: object) -> None:
+    """Law 1: said for each connection, in words, and the server goes on."""
+    async with serving(_plain) as running:  # type: ignore[arg-type]
+        for _ in range(2):
+            assert await is_reset(await running.connect())
+    for report in running.reports:
+        assert report.outcome is Outcome.HANDLER_ERROR
+        assert report.error == (
+            "TypeError: the handler _plain must be an async function: it returned None,"
+            " which can't be awaited"
+        )
+
+
+async def test_a_handler_that_returns_what_can_be_awaited(
+    autojump_clock: object,
+) -> None:
+    async with serving(_passes_on) as running:
+        async with await running.connect() as client:
+            assert await client.receive_some() == b""
+    assert running.reports[0].outcome is Outcome.OK
+
+
+async def test_a_handler_that_was_called_already() -> None:
+    with pytest.raises(TypeError, match="use _handler instead of _handler"):
+        await trioserve.serve_tcp(_handler(None), 0)  # type: ignore[arg-type]
