@@ -408,8 +408,8 @@ def test_what_reports_can_never_be_written_to_is_refused(
         on_socket = start("echo", "127.0.0.1:0", "--reports", str(path))
         (said,) = on_socket.err.rest()
         assert said == (
-            f"trioserve: error: can't write reports to {path}: it is a socket; use a"
-            " file, a named pipe, or '-' for stdout"
+            f"trioserve: error: can't write reports to {path}: it is neither a file"
+            " nor a pipe; use one, or '-' for stdout"
         )
         assert on_socket.code() == 1
     on_folder = start("echo", "127.0.0.1:0", "--reports", str(tmp_path))

@@ -20,6 +20,8 @@ from app.process import Command, Lines, Start, spawned
 
 #: A user who runs nothing else, so that the limit counts our threads only.
 USER = str(61_000 + os.getpid() % 4000)
+#: What measures the tests would itself need files and rights.
+UNMEASURED = ["env", "-u", "COVERAGE_PROCESS_START", "-u", "COVERAGE_PROCESS_CONFIG"]
 NO_THREAD = (
     "trioserve: error: can't start a thread: no more processes and threads are allowed"
     " (ulimit -u, TasksMax= in systemd, the pids limit of a container)\n"
@@ -29,7 +31,8 @@ NO_THREAD = (
 def limited(threads: int, *words: str) -> list[str]:
     """A command line that may have so many threads."""
     user = ["setpriv", f"--reuid={USER}", f"--regid={USER}", "--clear-groups"]
-    return ["prlimit", f"--nproc={threads}", *user, sys.executable, *words]
+    limit = ["prlimit", f"--nproc={threads}"]
+    return [*UNMEASURED, *limit, *user, sys.executable, *words]
 
 
 def _can_be_limited() -> bool:
@@ -117,7 +120,12 @@ def few_files() -> Iterator[Any]:
     with contextlib.ExitStack() as stack:
 
         def start(count: int, *words: str) -> Command:
-            argv = ["sh", "-c", f'ulimit -n {count}; exec "$0" -m trioserve "$@"']
+            argv = [
+                *UNMEASURED,
+                "sh",
+                "-c",
+                f'ulimit -n {count}; exec "$0" -m trioserve "$@"',
+            ]
             process = stack.enter_context(spawned([*argv, sys.executable, *words]))
             assert process.stdout
             assert process.stderr

@@ -11,7 +11,6 @@ import errno
 import json
 import logging
 import os
-import stat
 from collections.abc import Generator
 from pathlib import Path
 from typing import NoReturn
@@ -303,10 +302,8 @@ def _open_reports(path: str) -> int | None:
     except OSError as error:
         why = error.strerror
         if error.errno == errno.ENXIO:
-            mode = Path(path).stat().st_mode
-            if stat.S_ISFIFO(mode):
+            if Path(path).is_fifo():
                 return None
-            if stat.S_ISSOCK(mode):
-                why = "it is a socket; use a file, a named pipe, or '-' for stdout"
+            why = "it is neither a file nor a pipe; use one, or '-' for stdout"
         where = "stdout" if path == "-" else path
         raise click.ClickException(f"can't write reports to {where}: {why}") from error

@@ -53,8 +53,8 @@ def _say_help(ctx: click.Context, param: click.Parameter, wanted: bool) -> None:
 class _Helpful(click.Command):
     def get_help_option(self, ctx: click.Context) -> click.Option | None:
         option = super().get_help_option(ctx)
-        if option is not None:
-            option.callback = _say_help
+        assert option is not None  # it is not switched off for any command
+        option.callback = _say_help
         return option
 
 
