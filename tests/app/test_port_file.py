@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import resource
 import stat
 from pathlib import Path
 
@@ -38,3 +39,15 @@ def test_where_it_cannot_be_written_nothing_is_left(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         PortFile(str(tmp_path / "no" / "port"), [1])
     assert list(tmp_path.iterdir()) == [folder]
+
+
+def test_on_a_full_disk_nothing_is_left(tmp_path: Path) -> None:
+    """A limit of the size of files is what a full disk is, without one."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, limits[1]))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            PortFile(str(tmp_path / "port"), [1])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert list(tmp_path.iterdir()) == []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import shutil
 import signal
@@ -105,6 +106,19 @@ def test_a_thread_that_cannot_be_started_is_one_line(command: str) -> None:
     assert result.exit_code == 1
 
 
+@pytest.mark.parametrize("code", [errno.EMFILE, errno.ENFILE])
+def test_too_few_open_files_to_start_with_are_a_line(
+    code: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def start(thread: threading.Thread) -> None:
+        raise OSError(code, "Too many")
+
+    monkeypatch.setattr(threading.Thread, "start", start)
+    result = invoke("echo")
+    assert result.stderr == "trioserve: error: can't start: Too many (ulimit -n)\n"
+    assert result.exit_code == 1
+
+
 def test_any_other_mistake_is_one_of_ours(monkeypatch: pytest.MonkeyPatch) -> None:
     def start(thread: threading.Thread) -> None:
         raise error
@@ -121,7 +135,7 @@ def few_files() -> Iterator[Any]:
 
         def start(count: int, *words: str) -> Command:
             argv = [
-                *UNMEASURED,
+                *(UNMEASURED if count < 64 else []),
                 "sh",
                 "-c",
                 f'ulimit -n {count}; exec "$0" -m trioserve "$@"',
@@ -232,11 +246,9 @@ def test_a_port_file_takes_the_place_of_nothing_but_a_file(
 
 def test_a_port_file_on_a_full_disk_is_a_line(start: Start, tmp_path: Path) -> None:
     # A limit of the size of files is what a full disk is, without one.
-    script = (
-        f'ulimit -f 0; exec "$0" -m trioserve echo 127.0.0.1:0 --port-file {tmp_path}/p'
-    )
+    script = 'ulimit -f 0; exec "$0" -m trioserve echo 127.0.0.1:0 --port-file "$1"'
     done = subprocess.run(
-        ["sh", "-c", script, sys.executable],
+        [*UNMEASURED, "sh", "-c", script, sys.executable, str(tmp_path / "port")],
         capture_output=True,
         text=True,
         timeout=60,
