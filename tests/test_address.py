@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
+import socket
 
 import pytest
 from hypothesis import given
@@ -12,7 +14,9 @@ from hypothesis import strategies as st
 from trioserve import Address, TcpAddress, UnixAddress, parse_address
 from trioserve._address import is_ipv6, is_numeric, sockaddr_text
 
-_NAMES = st.from_regex(r"[a-z0-9]([a-z0-9.-]{0,20}[a-z0-9])?", fullmatch=True)
+_NAMES = st.from_regex(
+    r"[a-z0-9]([a-z0-9-]{0,9}(\.[a-z0-9_-]{1,9}){0,2}\.?)?", fullmatch=True
+)
 _TCP = st.builds(
     TcpAddress,
     _NAMES | st.ip_addresses().map(str) | st.sampled_from(["", "fe80::1%eth0"]),
@@ -109,6 +113,73 @@ def test_what_is_wrong_is_said(text: str, message: str) -> None:
         parse_address(text)
 
 
+@given(
+    st.text(max_size=12)
+    | st.text("a.-_", max_size=8)
+    | st.text("a\xe9\xdf\u3002\uff0e.-_\u2603\u200d\u0661", max_size=8)
+    | st.from_regex(r"(a{1,64}\.){0,6}a{1,64}\.?", fullmatch=True)
+    | st.text("fe80:%\xe9", max_size=24)
+)
+def test_a_host_is_a_possible_one_or_an_error_in_one_line(host: str) -> None:
+    """Of an address that was made, the look-up can be asked for it."""
+    try:
+        address = TcpAddress(host, 80)
+    except ValueError as error:
+        assert len(str(error).splitlines()) == 1
+        return
+    encoded = address.host_bytes
+    with contextlib.suppress(socket.gaierror):
+        socket.getaddrinfo(encoded or None, 80, flags=socket.AI_NUMERICHOST)
+    if not is_numeric(host) and host:
+        labels = encoded.removesuffix(b".").split(b".")
+        assert all(0 < len(label) <= 63 for label in labels)
+        assert len(b".".join(labels)) <= 253
+
+
+@pytest.mark.parametrize(
+    ("host", "message"),
+    [
+        ("a..b", "'a..b' is not a host name: nothing stands before or between two"),
+        (".a", "nothing stands before or between two of its dots"),
+        (".", "nothing stands before or between two of its dots"),
+        ("a..", "nothing stands before or between two of its dots"),
+        (64 * "x" + ".test", "is not a host name: 64 bytes between two dots, of 63"),
+        (127 * "x." + "x", "is not a host name: 255 bytes, of 253 allowed"),
+        ("\u2603.test", "is not a host name: Codepoint U+2603"),
+        ("\xe9..x", "is not a host name: Empty Label"),
+        ("a:b", "host 'a:b' is not an IPv6 address"),
+        ("fe80::1%", "'fe80::1%' has no zone after its %: write the name of a"),
+        ("fe80::1%" + 16 * "x", "write the name of a network interface"),
+    ],
+)
+def test_a_host_that_no_host_has(host: str, message: str) -> None:
+    """Said when the address is made: to listen there and to dial it alike."""
+    with pytest.raises(ValueError, match=re.escape(message)):
+        TcpAddress(host, 80)
+
+
+@pytest.mark.parametrize(
+    ("host", "encoded"),
+    [
+        ("", b""),
+        ("127.0.0.1", b"127.0.0.1"),
+        ("::1", b"::1"),
+        ("fe80::1%eth0", b"fe80::1%eth0"),
+        ("example.org.", b"example.org."),
+        ("a_b.-x.test", b"a_b.-x.test"),
+        ("r1---sn.test", b"r1---sn.test"),
+        ("LocalHost", b"LocalHost"),
+        (63 * "x" + ".test", 63 * b"x" + b".test"),
+        (126 * "x." + "x.", 126 * b"x." + b"x."),
+        ("b\xfccher.example", b"xn--bcher-kva.example"),
+        ("stra\xdfe.example", b"xn--strae-oqa.example"),
+    ],
+)
+def test_what_a_resolver_is_asked_for(host: str, encoded: bytes) -> None:
+    """Names in use have what no standard allows; other letters are IDNA 2008."""
+    assert TcpAddress(host, 80).host_bytes == encoded
+
+
 @pytest.mark.parametrize("port", [-1, 65536])
 def test_a_port_out_of_range(port: int) -> None:
     """Also when it isn't read from a text."""
@@ -153,6 +224,10 @@ def test_which_hosts_need_no_look_up(host: str, numeric: bool, ipv6: bool) -> No
     [
         (("127.0.0.1", 80), "127.0.0.1:80"),
         (("::1", 80, 0, 0), "[::1]:80"),
+        (("::ffff:192.0.2.1", 80, 0, 0), "192.0.2.1:80"),
+        (("fe80::1", 80, 0, 0), "[fe80::1]:80"),
+        (("fe80::1", 80, 0, socket.if_nametoindex("lo")), "[fe80::1%lo]:80"),
+        (("fe80::1", 80, 0, 2**31 - 1), "[fe80::1%2147483647]:80"),
         ("/run/a.sock", "unix:/run/a.sock"),
         (b"\0abstract", "unix:@abstract"),
         ("", "unix:"),
@@ -162,3 +237,14 @@ def test_which_hosts_need_no_look_up(host: str, numeric: bool, ipv6: bool) -> No
 def test_socket_names_as_a_person_writes_them(sockaddr: object, text: str) -> None:
     """Of every family that a listener may have."""
     assert sockaddr_text(sockaddr) == text
+
+
+@pytest.mark.parametrize("name", ["a b", "a]", "a%b", "\xe9"])
+def test_an_interface_whose_name_no_address_can_have(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Linux allows any letter but a slash and a colon: then it is the number."""
+    monkeypatch.setattr(socket, "if_indextoname", lambda _: name)
+    text = sockaddr_text(("fe80::1", 80, 0, 7))
+    assert text == "[fe80::1%7]:80"
+    assert str(parse_address(text)) == text

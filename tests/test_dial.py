@@ -5,8 +5,11 @@ from __future__ import annotations
 import contextlib
 import errno
 import itertools
+import math
+import os
 import socket
 import struct
+import tempfile
 from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,16 +17,18 @@ from typing import Any
 import pytest
 import trio
 import trio.testing
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 
-from support import open_fds, run
+from support import no_free_fd, open_fds, run
 from sweep import Begin, sweep
 from trioserve import Address, Attempt, TcpAddress, UnixAddress, _dial
-from trioserve._dial import Dialing, Ends, _End
+from trioserve._dial import Dialing, _End, is_lack, origin_of
 from trioserve._transport import SocketTransport
 
 
 async def dial(address: Address, seconds: float) -> SocketTransport:
-    return await Dialing([address], Ends()).dial(seconds)
+    return await Dialing([address]).dial(seconds)
 
 
 @contextlib.contextmanager
@@ -157,6 +162,14 @@ def test_a_name_that_does_not_exist() -> None:
     run(main)
 
 
+async def test_a_link_local_address_is_told_with_its_zone() -> None:
+    """By the name of the interface, which is looked up each time."""
+    dialing = Dialing([TcpAddress("fe80::1:2:3%lo", 9)])
+    with pytest.raises(OSError, match=r"unreachable|no local port or address"):
+        await dialing.dial(5)
+    assert dialing.attempts[0].address == "[fe80::1:2:3%lo]:9"
+
+
 async def test_a_number_needs_no_thread() -> None:
     """It must not wait for other people's names."""
     trio.socket.set_custom_hostname_resolver(_Names(OSError("not asked for this")))
@@ -184,7 +197,7 @@ def test_addresses_of_a_name_race_with_a_head_start_each() -> None:
         with _listening() as address, _black_hole("127.0.0.2", address.port) as hole:
             trio.socket.set_custom_hostname_resolver(_Names([hole.host, address.host]))
             target = TcpAddress("target.test", address.port)
-            dialing = Dialing([target], Ends())
+            dialing = Dialing([target])
             transport = await dialing.dial(5)
             assert transport.sock.getpeername() == (address.host, address.port)
             transport.close()
@@ -220,11 +233,98 @@ def test_of_two_that_get_through_at_once_one_is_closed(
 
     async def main() -> None:
         monkeypatch.setattr(_dial, "_finish", connect_together)
-        with _listening() as address:
-            trio.socket.set_custom_hostname_resolver(_Names(2 * [address.host]))
-            dialing = Dialing([TcpAddress("target.test", address.port)], Ends())
+        with _listening("0.0.0.0") as address:
+            names = _Names(["127.0.0.1", "127.0.0.2"])
+            trio.socket.set_custom_hostname_resolver(names)
+            dialing = Dialing([TcpAddress("target.test", address.port)])
             (await dialing.dial(5)).close()
             assert [attempt.error for attempt in dialing.attempts] == [None, None]
+
+    run(main)
+
+
+@given(
+    st.lists(st.sampled_from(["answers", "refuses", "drops"]), min_size=2, max_size=12)
+)
+@example([*9 * ["drops"], "answers"])
+@example([*3 * ["drops"], "refuses", *7 * ["drops"]])
+@settings(deadline=None, max_examples=60)
+def test_an_address_of_a_name_that_answers_is_reached(kinds: list[str]) -> None:
+    """Law 12: however many others are silent or refuse; six are tried at a time."""
+
+    async def main() -> None:
+        hosts = [f"127.0.1.{number}" for number in range(1, len(kinds) + 1)]
+        told: list[tuple[float, Attempt]] = []
+
+        def on_attempt(_: Address, attempt: Attempt) -> None:
+            told.append((trio.current_time(), attempt))
+
+        with contextlib.ExitStack() as stack:
+            port = stack.enter_context(_refusing()).port
+            for host, kind in zip(hosts, kinds, strict=True):
+                if kind != "refuses":
+                    stack.enter_context(_at(kind, host, port))
+            trio.socket.set_custom_hostname_resolver(_Names(hosts))
+            dialing = Dialing([TcpAddress("target.test", port)], (), on_attempt)
+            if "answers" in kinds:
+                first = kinds.index("answers")
+                transport = await dialing.dial(60)
+                assert transport.sock.getpeername() == (hosts[first], port)
+                transport.close()
+                assert trio.current_time() == 0.25 * kinds[:first].count("drops")
+                tried = hosts[: first + 1]
+            else:
+                with pytest.raises(OSError, match=r"refused|no answer within"):
+                    await dialing.dial(60)
+                tried = hosts
+        assert sorted(a.address for a in dialing.attempts) == sorted(
+            f"{host}:{port}" for host in tried
+        )
+        # Those that were outrun were not told; they ended now.
+        over = [
+            *told,
+            *(
+                (trio.current_time(), a)
+                for a in dialing.attempts
+                if a.error and not a.failed
+            ),
+        ]
+        begun = [end - attempt.seconds for end, attempt in over]
+        for now in begun:
+            at_once = [
+                1
+                for (end, _), begin in zip(over, begun, strict=True)
+                if begin <= now < end
+            ]
+            assert len(at_once) <= 6
+        # Whoever made way for another one has had its time.
+        assert all(a.seconds >= 1.5 for _, a in told if a.error == "no answer")
+
+    run(main)
+
+
+@contextlib.contextmanager
+def _at(kind: str, host: str, port: int) -> Generator[None]:
+    if kind == "drops":
+        with _black_hole(host, port):
+            yield
+    else:
+        with socket.create_server((host, port)):
+            yield
+
+
+def test_an_address_that_a_name_has_twice_is_tried_once() -> None:
+    """It would only race with itself."""
+
+    async def main() -> None:
+        with _refusing() as address:
+            trio.socket.set_custom_hostname_resolver(
+                _Names([address.host, address.host, f"::ffff:{address.host}"])
+            )
+            dialing = Dialing([TcpAddress("target.test", address.port)])
+            with pytest.raises(ConnectionRefusedError):
+                await dialing.dial(5)
+            assert [attempt.address for attempt in dialing.attempts] == [str(address)]
 
     run(main)
 
@@ -235,7 +335,7 @@ def test_each_address_of_a_name_has_its_own_failure() -> None:
     async def main() -> None:
         with _black_hole("127.0.0.2") as hole:
             trio.socket.set_custom_hostname_resolver(_Names(["127.0.0.3", hole.host]))
-            dialing = Dialing([TcpAddress("target.test", hole.port)], Ends())
+            dialing = Dialing([TcpAddress("target.test", hole.port)])
             with pytest.raises(TimeoutError):
                 await dialing.dial(2)
             assert trio.current_time() == 2
@@ -255,7 +355,7 @@ def test_an_address_that_refuses_makes_way_at_once() -> None:
             trio.socket.set_custom_hostname_resolver(
                 _Names(["127.0.0.2", "127.0.0.3", address.host])
             )
-            dialing = Dialing([TcpAddress("target.test", address.port)], Ends())
+            dialing = Dialing([TcpAddress("target.test", address.port)])
             (await dialing.dial(5)).close()
             assert trio.current_time() == 0
             errors = [attempt.error for attempt in dialing.attempts]
@@ -274,7 +374,7 @@ def test_targets_are_tried_in_their_order(kinds: tuple[str, ...]) -> None:
         with contextlib.ExitStack() as stack:
             make = {"refuses": _refusing, "drops": _black_hole, "answers": _listening}
             targets = [stack.enter_context(make[kind]()) for kind in kinds]
-            dialing = Dialing(targets, Ends())
+            dialing = Dialing(targets)
             answers = "answers" in kinds
             tried = kinds[: kinds.index("answers") + 1] if answers else kinds
             if answers:
@@ -308,7 +408,7 @@ def test_a_deadline_that_was_missed_by_far_is_a_timeout() -> None:
 
     async def main() -> None:
         with _black_hole() as first, _refusing() as second:
-            dialing = Dialing([first, second], Ends())
+            dialing = Dialing([first, second])
             async with trio.open_nursery() as nursery:
 
                 async def stand_still() -> None:
@@ -332,7 +432,7 @@ def test_a_name_that_cannot_be_looked_up_is_an_attempt() -> None:
         error = socket.gaierror(socket.EAI_NONAME, "Name or service not known")
         trio.socket.set_custom_hostname_resolver(_Names(error))
         with _listening() as address:
-            dialing = Dialing([TcpAddress("target.test", 80), address], Ends())
+            dialing = Dialing([TcpAddress("target.test", 80), address])
             (await dialing.dial(5)).close()
         failed, connected = dialing.attempts
         assert failed.address == "target.test:80"
@@ -340,6 +440,106 @@ def test_a_name_that_cannot_be_looked_up_is_an_attempt() -> None:
         assert connected.address == str(address)
 
     run(main)
+
+
+@contextlib.contextmanager
+def _full_queue(path: str) -> Generator[socket.socket]:
+    """A Unix socket that is listened on, with room for one more when one is taken."""
+    with (
+        socket.socket(socket.AF_UNIX) as listener,
+        socket.socket(socket.AF_UNIX) as one,
+    ):
+        listener.bind(path)
+        listener.listen(0)
+        one.connect(path)
+        yield listener
+
+
+@given(
+    st.lists(
+        st.sampled_from(["comes", "gives up", "room", "room", "time"]), max_size=30
+    )
+)
+@settings(deadline=None)
+def test_those_that_wait_for_a_full_unix_socket_get_in_in_their_order(
+    steps: list[str],
+) -> None:
+    """Law 12: nobody starves, and nobody who comes later gets in before."""
+
+    async def main() -> None:
+        scopes: dict[int, trio.CancelScope] = {}
+        reached: list[int] = []
+        taken: list[socket.socket] = []
+
+        async def client(number: int) -> None:
+            with scopes[number]:
+                transport = await dial(UnixAddress(path), math.inf)
+                reached.append(number)
+                transport.sock.send(bytes([number]))
+                transport.close()
+
+        def take_one() -> None:
+            with contextlib.suppress(BlockingIOError):
+                taken.append(listener.accept()[0])
+
+        with (
+            tempfile.TemporaryDirectory() as folder,
+            _full_queue(path := f"{folder}/socket") as listener,
+        ):
+            listener.setblocking(False)
+            async with trio.open_nursery() as nursery:
+                for number, step in enumerate(steps):
+                    match step:
+                        case "comes":
+                            scopes[number] = trio.CancelScope()
+                            nursery.start_soon(client, number)
+                        case "gives up" if waiting := scopes.keys() - reached:
+                            scopes.pop(min(waiting)).cancel()
+                        case "room":
+                            take_one()
+                        case "time":
+                            await trio.sleep(0.3)
+                    await trio.testing.wait_all_tasks_blocked()
+                while set(scopes) - set(reached):
+                    take_one()
+                    # The longest that one may sleep between two looks.
+                    await trio.sleep(0.25)
+            assert reached == sorted(reached)
+            for sock in taken:
+                sock.close()
+
+    run(main)
+
+
+def test_a_full_unix_socket_costs_the_same_however_many_wait_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One of them looks, and ever more seldom."""
+    looks = 0
+
+    class Counted(_End):
+        def connect_ex(self, address: Any) -> int:
+            nonlocal looks
+            looks += 1
+            return super().connect_ex(address)
+
+    async def main() -> None:
+        path = str(tmp_path / "socket")
+        with _full_queue(path):
+            async with trio.open_nursery() as nursery:
+                for _ in range(50):
+                    nursery.start_soon(given_up, path)
+            assert trio.current_time() == 10
+
+    async def given_up(path: str) -> None:
+        with pytest.raises(TimeoutError):
+            await dial(UnixAddress(path), 10)
+
+    monkeypatch.setattr(_dial, "_End", Counted)
+    run(main)
+    # The first one fails; the one that looks tries at once, after 10, 20, 40, ... ms,
+    # and then four times a second. Whoever is next when time is over may try once.
+    assert looks <= 1 + 6 + 10 * 4 + 50
 
 
 def test_a_unix_socket_whose_queue_is_full_is_waited_for(tmp_path: Path) -> None:
@@ -391,15 +591,14 @@ def test_our_own_ends_are_known_as_long_as_they_are_open() -> None:
 
     async def main() -> None:
         with _listening() as address:
-            ends = Ends()
-            transport = await Dialing([address], ends).dial(5)
+            transport = await Dialing([address], ("a proxy",)).dial(5)
             name = "{}:{}".format(*transport.sock.getsockname())
-            assert (name, str(address)) in ends
+            assert origin_of(name, str(address)) == ("a proxy",)
             # The same port may go somewhere else at the same time.
-            assert (name, "127.0.0.1:1") not in ends
-            assert (str(address), name) not in ends
+            assert origin_of(name, "127.0.0.1:1") == ()
+            assert origin_of(str(address), name) == ()
             transport.close()
-            assert (name, str(address)) not in ends
+            assert origin_of(name, str(address)) == ()
 
     run(main)
 
@@ -476,7 +675,7 @@ async def test_what_connect_raises_is_no_success(
             raise OverflowError("no such number")
 
     monkeypatch.setattr(_dial, "_End", Broken)
-    dialing = Dialing([UnixAddress("/nowhere")], Ends())
+    dialing = Dialing([UnixAddress("/nowhere")])
     with pytest.raises(OverflowError):
         await dialing.dial(5)
     (attempt,) = dialing.attempts
@@ -568,7 +767,7 @@ async def test_a_target_that_this_machine_cannot_even_try_is_tried_and_the_next(
     with _listening() as address, monkeypatch.context() as m:
         m.setattr(_dial, "_End", OldSocket)
         targets = [TcpAddress("::1", 1), TcpAddress("fe80::1%nosuch0", 1), address]
-        dialing = Dialing(targets, Ends())
+        dialing = Dialing(targets)
         (await dialing.dial(5)).close()
     first, second, third = dialing.attempts
     assert "no IPv6" in (first.error or "")
@@ -586,7 +785,7 @@ def test_an_address_of_a_name_that_this_machine_cannot_even_try_is_noted(
         trio.socket.set_custom_hostname_resolver(_Names(["::1", "127.0.0.1"]))
         with _listening() as address, monkeypatch.context() as m:
             m.setattr(_dial, "_End", OldSocket)
-            dialing = Dialing([TcpAddress("target.test", address.port)], Ends())
+            dialing = Dialing([TcpAddress("target.test", address.port)])
             (await dialing.dial(5)).close()
         assert [a.error is None for a in dialing.attempts] == [False, True]
 
@@ -597,6 +796,137 @@ def test_an_address_of_a_name_that_this_machine_cannot_even_try_is_noted(
             super().__init__(family, *options, **more)
 
     run(main)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["EMFILE", "ENFILE", "ENOMEM", "ENOBUFS", "EADDRNOTAVAIL", "EAGAIN", "EADDRINUSE"],
+)
+async def test_what_this_machine_lacks_is_no_failure_of_the_target(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Law 15: the attempt says so, and so does its error; HAProxy: "R"."""
+
+    class Short(_End):
+        def connect_ex(self, address: Any) -> int:
+            return int(getattr(errno, name))
+
+    with _listening() as address:
+        monkeypatch.setattr(_dial, "_End", Short)
+        dialing = Dialing([address])
+        with pytest.raises(OSError, match=os.strerror(getattr(errno, name))) as caught:
+            await dialing.dial(5)
+    assert is_lack(caught.value)
+    (attempt,) = dialing.attempts
+    assert (attempt.ours, attempt.failed) == (True, False)
+    assert os.strerror(getattr(errno, name)) in (attempt.error or "")
+
+
+@pytest.mark.parametrize(
+    ("error", "ours"),
+    [
+        (OSError(errno.EMFILE, ""), True),
+        (OSError(errno.ENOSPC, ""), True),
+        (OSError(errno.EADDRNOTAVAIL, ""), True),
+        (socket.gaierror(socket.EAI_MEMORY, ""), True),
+        (socket.gaierror(socket.EAI_NONAME, ""), False),
+        (socket.gaierror(socket.EAI_AGAIN, ""), False),
+        (OSError(errno.ECONNREFUSED, ""), False),
+        (OSError(errno.EHOSTUNREACH, ""), False),
+        (OSError(errno.ENETUNREACH, ""), False),
+        (OSError(errno.EAFNOSUPPORT, ""), False),
+        # A firewall of this machine; HAProxy blames the server, too.
+        (OSError(errno.EPERM, ""), False),
+        (OSError(errno.EACCES, ""), False),
+        (TimeoutError(errno.ETIMEDOUT, ""), False),
+    ],
+)
+def test_whose_fault_it_is(error: OSError, ours: bool) -> None:
+    """Law 15: what this machine lacks, and nothing else."""
+    assert is_lack(error) is ours
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "many.test"])
+async def test_out_of_descriptors_it_is_ours(
+    host: str, autojump_clock: trio.testing.MockClock
+) -> None:
+    """Law 15: to a number, for the look-up of a name, and to several addresses."""
+    if host == "many.test":
+        names = _Names(["127.0.0.1", "127.0.0.2"])
+        trio.socket.set_custom_hostname_resolver(names)
+    with _listening() as address:
+        dialing = Dialing([TcpAddress(host, address.port)])
+        with pytest.raises(OSError, match="Too many open files"), no_free_fd():
+            await dialing.dial(5)
+    assert dialing.attempts
+    for attempt in dialing.attempts:
+        assert attempt.ours
+        assert "Too many open files" in (attempt.error or "")
+
+
+@pytest.mark.parametrize("kind", ["refuses", "drops"])
+@pytest.mark.parametrize("way", ["another target", "another address"])
+def test_an_address_that_could_not_be_tried_might_have_answered(
+    kind: str, way: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Law 15: so the others' failures are not the reason; but they are tried."""
+
+    class Short(_End):
+        def connect_ex(self, address: Any) -> int:
+            if address[0] == "127.0.0.9":
+                return errno.EADDRNOTAVAIL
+            return super().connect_ex(address)
+
+    async def main() -> None:
+        monkeypatch.setattr(_dial, "_End", Short)
+        with _refusing() if kind == "refuses" else _black_hole() as other:
+            if way == "another target":
+                targets = [TcpAddress("127.0.0.9", 80), other]
+            else:
+                names = _Names(["127.0.0.9", other.host])
+                trio.socket.set_custom_hostname_resolver(names)
+                targets = [TcpAddress("target.test", other.port)]
+            dialing = Dialing(targets)
+            with pytest.raises(OSError, match=r"no local port or address"):
+                await dialing.dial(5)
+        ours, others = dialing.attempts
+        assert (ours.ours, others.ours) == (True, False)
+        assert others.failed
+
+    run(main)
+
+
+async def test_a_socket_that_cannot_be_waited_for_is_ours() -> None:
+    """Law 15: epoll(7) has a limit too; the next one is waited for all the same."""
+
+    class Full:
+        """An epoll that takes no more sockets."""
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(epoll, name)
+
+        def modify(self, *_: object) -> None:
+            raise OSError(errno.ENOENT, "not there yet")
+
+        def register(self, *_: object) -> None:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    from trio._core._run import GLOBAL_RUN_CONTEXT
+
+    manager: Any = GLOBAL_RUN_CONTEXT.runner.io_manager
+    epoll = manager._epoll
+    with _black_hole() as silent:
+        dialing = Dialing([silent])
+        manager._epoll = Full()
+        try:
+            with pytest.raises(OSError, match="No space left") as caught:
+                await dialing.dial(5)
+        finally:
+            manager._epoll = epoll
+        assert is_lack(caught.value)
+        assert dialing.attempts[0].ours
+        with trio.move_on_after(0), pytest.raises(TimeoutError):
+            await dial(silent, 5)
 
 
 async def test_each_attempt_is_told_the_moment_it_is_over(
@@ -610,7 +940,7 @@ async def test_each_attempt_is_told_the_moment_it_is_over(
         told.append((now, str(target), attempt.address, attempt.error))
 
     with _refusing() as refuses, _black_hole() as silent, _listening() as answers:
-        dialing = Dialing([refuses, silent, answers], Ends(), on_attempt)
+        dialing = Dialing([refuses, silent, answers], (), on_attempt)
         (await dialing.dial(8)).close()
     refused = "ConnectionRefusedError: [Errno 111] Connection refused"
     assert told == [
@@ -626,7 +956,7 @@ async def test_an_attempt_that_was_given_up_is_not_told(
     """Law 15: nobody knows what the target would have done."""
     told: list[object] = []
     with _black_hole() as silent:
-        dialing = Dialing([silent], Ends(), lambda *said: told.append(said))
+        dialing = Dialing([silent], (), lambda *said: told.append(said))
         async with trio.open_nursery() as nursery:
             nursery.start_soon(dialing.dial, 8)
             await trio.sleep(1)

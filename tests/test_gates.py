@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections
 import contextlib
 import errno
+import ipaddress
 import os
 import socket
 from collections.abc import Sequence
@@ -41,6 +42,7 @@ from trioserve import (
     serve,
     serve_tcp,
 )
+from trioserve._admission import peer_of
 
 
 async def test_a_server_needs_a_listener() -> None:
@@ -291,6 +293,73 @@ async def test_peers_without_an_ip_address_are_not_counted(
             client = await running.connect()
             await client.send_all(b"?")
             assert await receive_exactly(client, 1) == b"?"
+
+
+@pytest.mark.parametrize("kind", ["socket", "foreign"])
+async def test_addresses_of_one_ipv6_network_are_one_peer(
+    kind: str, autojump_clock: object
+) -> None:
+    """Law 2: who has a network has as many addresses as it likes."""
+    listeners: list[Any] = list(await open_listeners("[::1]:0"))
+    if kind == "foreign":
+        listeners = [_Foreign(listeners[0])]
+    limits = Limits(max_per_peer=2, per_peer_ipv6_prefix=64)
+    async with serving(echo, listeners=listeners, limits=limits) as running:
+        for refused in (False, False, True):
+            client = await running.connect()
+            await client.send_all(b"?")
+            if refused:
+                assert await receive_all(client) == b""
+            else:
+                assert await receive_exactly(client, 1) == b"?"
+        assert list(running.server._of_peer.values()) == [2]
+    assert running.server._of_peer == {}
+
+
+async def test_a_peer_is_the_same_over_both_families(autojump_clock: object) -> None:
+    """Law 2: an IPv4 address is one, through a listener of IPv6 as well."""
+    both = trio.socket.socket(socket.AF_INET6)
+    both.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+    await both.bind(("::", 0))
+    both.listen()
+    listeners = [trio.SocketListener(both), *await open_listeners("127.0.0.1:0")]
+    limits = Limits(max_per_peer=1)
+    async with serving(echo, listeners=listeners, limits=limits) as running:
+        port = both.getsockname()[1]
+        first = await trio.open_tcp_stream("127.0.0.1", port)
+        running.clients.append(first)
+        await first.send_all(b"?")
+        assert await receive_exactly(first, 1) == b"?"
+        (connection,) = running.server.connections
+        name = "{}:{}".format(*first.socket.getsockname())
+        assert (connection.peer, connection.local) == (name, f"127.0.0.1:{port}")
+        assert await receive_all(await running.connect(1)) == b""
+
+
+_IPV6 = st.ip_addresses(v=6).map(str)
+
+
+@given(_IPV6, _IPV6 | st.none(), st.integers(1, 128), st.integers(0, 3))
+def test_a_peer_is_a_network_of_ipv6_addresses(
+    host: str, other: str | None, prefix: int, zone: int
+) -> None:
+    """Law 2: those that agree in so many bits, on one interface."""
+    network = ipaddress.IPv6Network((host, prefix), strict=False)
+    if other is None:  # the last one of the same network
+        other = str(network[-1])
+    peer = peer_of((host, 1, 0, zone), prefix)
+    is_mapped = [bool(ipaddress.IPv6Address(h).ipv4_mapped) for h in (host, other)]
+    if not any(is_mapped):
+        same = ipaddress.IPv6Address(other) in network
+        assert (peer_of((other, 2, 0, zone), prefix) == peer) is same
+        assert peer_of((host, 3, 0, zone + 1), prefix) != peer
+
+
+@given(st.ip_addresses(v=4).map(str), st.integers(1, 128))
+def test_an_ipv4_address_is_a_peer(host: str, prefix: int) -> None:
+    """Law 2: whoever brought it."""
+    assert peer_of((host, 1), prefix) == host
+    assert peer_of((f"::ffff:{host}", 2, 0, 0), prefix) == host
 
 
 class _Foreign(trio.abc.Listener[trio.SocketStream]):
@@ -597,6 +666,25 @@ async def test_out_of_descriptors_clients_are_told(
     reasons = [report.reason for report in running.reports]
     assert reasons.count(reason) == 70
     assert len(reasons) == 71
+
+
+async def test_out_of_descriptors_each_client_is_told_soon(
+    autojump_clock: object,
+) -> None:
+    """Law 15: and not once a second, by which time the next one has a wrong answer."""
+    async with serving(echo) as running:
+        listener = running.server[0].socket
+        assert listener is not None
+        outside = [trio.socket.socket() for _ in range(20)]
+        with no_free_fd():
+            for sock in outside:
+                began = trio.current_time()
+                await sock.connect(listener.getsockname())
+                assert await sock.recv(1) == b""
+                assert trio.current_time() - began <= 0.02
+                await trio.sleep(0.1)
+        for sock in outside:
+            sock.close()
 
 
 async def test_a_free_descriptor_is_used_at_once(

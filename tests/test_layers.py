@@ -20,8 +20,8 @@ _faulty
 _serve _relay
 _gates
 _connection _dial _engine
-_pump
-_admission _transport _timers _listeners _collector _names _pipes
+_listeners _pump
+_admission _transport _timers _collector _names _pipes
 _address _complaints _faults _options _report _tasks _tcp
 _arguments _errors
 """

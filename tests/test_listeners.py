@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import itertools
 import os
 import socket
 import stat
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import trio
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from support import (
     open_fds,
@@ -117,7 +120,175 @@ async def test_unknown_names_and_foreign_addresses_are_named() -> None:
     assert caught.value.errno == errno.EADDRNOTAVAIL
 
 
+# -- the same address, given twice
+
+
+class _Names(trio.abc.HostnameResolver):
+    """A resolver that knows a few names, some of them twice."""
+
+    known: ClassVar[dict[bytes, list[str]]] = {
+        b"twice.test": ["127.0.0.1", "127.0.0.1"],
+        b"both.test": ["::1", "127.0.0.1", "::1", "::ffff:127.0.0.1"],
+        b"none.test": [],
+    }
+
+    async def getaddrinfo(self, host: Any, port: Any, *_: int, **__: int) -> list[Any]:
+        return [
+            found
+            for number in self.known[host]
+            for found in socket.getaddrinfo(number, port, type=socket.SOCK_STREAM)
+        ]
+
+    async def getnameinfo(self, sockaddr: Any, flags: int) -> Any:
+        raise NotImplementedError
+
+
+@contextlib.contextmanager
+def _free_port() -> Generator[int]:
+    """A port that nobody else is given, and that can be listened on."""
+    with socket.socket() as ipv4, socket.socket(socket.AF_INET6) as ipv6:
+        for sock in (ipv4, ipv6):
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        ipv4.bind(("127.0.0.1", 0))
+        port = ipv4.getsockname()[1]
+        ipv6.bind(("::1", port))
+        yield port
+
+
+_SPELLINGS = {
+    "127.0.0.1": {"127.0.0.1"},
+    "127.0.0.2": {"127.0.0.2"},
+    "tcp://127.0.0.1": {"127.0.0.1"},
+    "[::ffff:127.0.0.1]": {"127.0.0.1"},
+    "twice.test": {"127.0.0.1"},
+    "both.test": {"127.0.0.1", "::1"},
+    "[::1]": {"::1"},
+    "[0:0::1]": {"::1"},
+}
+
+
+@given(st.lists(st.sampled_from(sorted(_SPELLINGS)), min_size=1, max_size=6))
+@settings(deadline=None)
+def test_each_address_is_listened_on_once(hosts: list[str]) -> None:
+    """Law 13: however often it is given, and however it is written."""
+
+    async def main() -> None:
+        trio.socket.set_custom_hostname_resolver(_Names())
+        with _free_port() as port:
+            listeners = await open_listeners(*(f"{host}:{port}" for host in hosts))
+            names = [listener.socket.getsockname()[:2] for listener in listeners]
+            await _close(listeners)
+        wanted = set[str]().union(*(_SPELLINGS[host] for host in hosts))
+        assert sorted(names) == sorted((host, port) for host in wanted)
+
+    trio.run(main)
+
+
+@pytest.mark.parametrize("host", ["twice.test", "both.test"])
+async def test_a_name_that_has_an_address_twice_gets_one_free_port(host: str) -> None:
+    """The resolver may say so: a hosts file with a line that is there twice."""
+    trio.socket.set_custom_hostname_resolver(_Names())
+    listeners = await open_listeners(f"{host}:0", f"{host}:0")
+    each = len(_SPELLINGS[host])
+    assert len(listeners) == 2 * each
+    ports = [listener.socket.getsockname()[1] for listener in listeners]
+    assert len(set(ports[:each])) == len(set(ports[each:])) == 1
+    await _close(listeners)
+
+
+async def test_an_address_that_is_there_already_makes_up_for_a_missing_family(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Without IPv6, of a name with both families the other one is enough."""
+    kind = _trio_socket_type()
+    bind = kind.bind
+
+    async def no_ipv6(self: Any, address: Any) -> None:
+        if self.family == socket.AF_INET6:
+            raise OSError(errno.EADDRNOTAVAIL, "no")
+        await bind(self, address)
+
+    monkeypatch.setattr(kind, "bind", no_ipv6)
+    trio.socket.set_custom_hostname_resolver(_Names())
+    with _free_port() as port:
+        (listener,) = await open_listeners(f"127.0.0.1:{port}", f"both.test:{port}")
+        await listener.aclose()
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ("0.0.0.0", "127.0.0.1"),
+        ("127.0.0.1", "0.0.0.0"),
+        ("[::]", "[::1]"),
+        ("[::1]", "[::]"),
+    ],
+)
+async def test_all_interfaces_and_one_of_them_cannot_be_had_both(
+    first: str, second: str
+) -> None:
+    """The error names both of them: no other program is in the way."""
+    before = open_fds()
+    with _free_port() as port:
+        addresses = [f"{first}:{port}", f"{second}:{port}"]
+        with pytest.raises(OSError, match="in use") as caught:
+            await open_listeners("127.0.0.2:0", *addresses)
+    assert caught.value.errno == errno.EADDRINUSE
+    assert [caught.value.filename2, caught.value.filename] == addresses
+    assert open_fds() == before
+
+
+async def test_a_port_that_another_program_has_is_not_blamed_on_us(
+    tmp_path: Path,
+) -> None:
+    """Nor are all interfaces of the other family in the way."""
+    with _free_port() as port, socket.create_server(("127.0.0.2", port)):
+        for others in (
+            [f"127.0.0.1:{port}"],
+            [f"[::]:{port}"],
+            [f"unix:{tmp_path}/socket", "0.0.0.0:0"],
+        ):
+            with pytest.raises(OSError, match="in use") as caught:
+                await open_listeners(*others, f"127.0.0.2:{port}")
+            assert caught.value.filename2 is None
+
+
+async def test_a_name_without_an_address_cannot_be_listened_on() -> None:
+    trio.socket.set_custom_hostname_resolver(_Names())
+    with pytest.raises(OSError, match=r"no address: 'none\.test:80'"):
+        await open_listeners("none.test:80")
+
+
 # -- Unix sockets
+
+
+async def test_a_unix_socket_is_listened_on_once(tmp_path: Path) -> None:
+    """However its path is written; its mode has to be given once only."""
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "folder")
+    path = tmp_path / "folder" / "socket"
+    spellings = [f"{tmp_path}/folder/./socket", f"{tmp_path}/link/socket"]
+    for first, second in itertools.permutations([str(path), *spellings], 2):
+        for modes in (("", "?mode=0620"), ("?mode=0620", ""), 2 * ("?mode=0620",)):
+            (listener,) = await open_listeners(
+                f"unix:{first}{modes[0]}", f"unix:{second}{modes[1]}"
+            )
+            assert stat.S_IMODE(path.stat().st_mode) == 0o620
+            await listener.aclose()
+            assert not path.exists()
+
+
+async def test_a_unix_socket_cannot_have_two_modes(tmp_path: Path) -> None:
+    path = f"unix:{tmp_path}/socket"
+    with pytest.raises(ValueError, match="are one Unix socket: give one mode"):
+        await open_listeners("127.0.0.1:0", f"{path}?mode=0600", f"{path}?mode=0660")
+    assert os.listdir(tmp_path) == []
+
+
+async def test_an_abstract_name_is_listened_on_once() -> None:
+    name = f"unix:@trioserve-twice-{os.getpid()}"
+    (listener,) = await open_listeners(name, name)
+    await listener.aclose()
 
 
 async def test_a_unix_socket_has_a_file_while_it_is_listened_on(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import socket
 import threading
 from typing import Any
@@ -12,9 +13,9 @@ import trio.testing
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from support import run
+from support import no_free_fd, run
 from trioserve import TcpAddress
-from trioserve._names import _FRESH, _MOST_NAMES, _RENEWAL, look_up
+from trioserve._names import _FRESH, _MOST_NAMES, _RENEWAL, look_up, numeric_place
 
 
 class Resolver(trio.abc.HostnameResolver):
@@ -161,7 +162,7 @@ def test_the_last_good_answer_is_kept(failure: Any) -> None:
     ("failure", "code", "text"),
     [
         (socket.gaierror(socket.EAI_AGAIN, "Temporary"), socket.EAI_AGAIN, "Temporary"),
-        (UnicodeError("idna"), socket.EAI_NONAME, "not a valid host name"),
+        (UnicodeError("a bug"), socket.EAI_FAIL, "a bug"),
         ([], socket.EAI_NONAME, "no address"),
         (RuntimeError("a resolver's bug"), socket.EAI_FAIL, "a resolver's bug"),
     ],
@@ -192,10 +193,86 @@ def test_a_name_without_an_address_raises(failure: Any, code: int, text: str) ->
     run(main)
 
 
-async def test_a_label_that_no_name_has(autojump_clock: trio.testing.MockClock) -> None:
-    """As Python's own resolver says it."""
-    with pytest.raises(socket.gaierror, match="not a valid host name"):
-        await hosts("a..b")
+@pytest.mark.parametrize(
+    "failure",
+    [
+        OSError(errno.EMFILE, "Too many open files"),
+        RuntimeError("can't start new thread"),
+    ],
+    ids=["descriptors", "threads"],
+)
+def test_what_this_machine_lacks_is_not_the_names_fault(failure: Exception) -> None:
+    """Law 15: the error says what it was, and no look-up's failure."""
+
+    async def main() -> None:
+        resolver = Resolver()
+        resolver.answer = failure
+        for _ in range(2):
+            with pytest.raises(OSError, match=r"open files|no thread") as caught:
+                await hosts()
+            assert not isinstance(caught.value, socket.gaierror)
+            assert caught.value.errno in (errno.EMFILE, errno.EAGAIN)
+
+    run(main)
+
+
+@pytest.mark.parametrize("known", [False, True])
+async def test_out_of_descriptors_no_name_is_unknown(known: bool) -> None:
+    """Law 15: the C library says so, when it can't open a file or a socket."""
+    if known:  # by the C library, which may remember what it has read
+        await hosts("localhost")
+    with pytest.raises(OSError, match="Too many open files"), no_free_fd():
+        await hosts("ip6-localhost")
+
+
+def test_a_name_of_a_link_local_address_follows_its_interface(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Made anew, an interface has the same name, and another number."""
+
+    now: int | OSError
+
+    def number_of(name: str) -> int:
+        assert name == "lo"
+        if isinstance(now, OSError):
+            raise now
+        return now
+
+    async def main() -> None:
+        nonlocal now
+        Resolver().answer = ["fe80::1%lo", "127.0.0.1"]
+        gone = OSError("no such interface")
+        for now, zone in ((7, 7), (9, 9), (gone, lo)):  # noqa: B007 - it is looked at
+            first, second = await look_up(TcpAddress("db.test", 80))
+            assert first.sockaddr == ("fe80::1", 80, 0, zone)
+            assert second.sockaddr == ("127.0.0.1", 80)
+
+    lo = now = socket.if_nametoindex("lo")
+    monkeypatch.setattr(socket, "if_nametoindex", number_of)
+    run(main)
+
+
+def test_the_number_of_a_zone_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of an address with a zone the system is asked each time; of others once."""
+    asked: list[bytes] = []
+    getaddrinfo = socket.getaddrinfo
+
+    def ask(host: Any, *args: Any, **options: Any) -> Any:
+        asked.append(host)
+        return getaddrinfo(host, *args, **options)
+
+    monkeypatch.setattr(socket, "getaddrinfo", ask)
+    for _ in range(3):
+        for host in ("127.9.9.9", "fe80::9:9%lo"):
+            assert numeric_place(TcpAddress(host, 80)) is not None
+    assert asked == [b"127.9.9.9", *3 * [b"fe80::9:9%lo"]]
+
+
+async def test_an_ipv4_address_is_one_however_it_is_written() -> None:
+    """It needs no IPv6 on this machine."""
+    for host in ("::ffff:127.0.0.1", "::FFFF:7f00:1"):
+        (place,) = await look_up(TcpAddress(host, 80))
+        assert (place.family, place.sockaddr) == (socket.AF_INET, ("127.0.0.1", 80))
 
 
 def test_names_are_forgotten_when_there_are_too_many() -> None:
@@ -221,8 +298,9 @@ def test_families_take_turns(answer: list[str]) -> None:
     async def main() -> None:
         Resolver().answer = answer
         found = await hosts()
+        once = list(dict.fromkeys(answer))
         for is_ipv6 in (True, False):
-            of_family = [host for host in answer if (":" in host) is is_ipv6]
+            of_family = [host for host in once if (":" in host) is is_ipv6]
             assert [host for host in found if (":" in host) is is_ipv6] == of_family
         like_the_first = [(":" in host) == (":" in answer[0]) for host in found]
         both = 2 * min(like_the_first.count(True), like_the_first.count(False))

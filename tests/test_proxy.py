@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from links import Peer, some_bytes
 from support import (
     is_reset,
+    no_free_fd,
     open_fds,
     receive_all,
     receive_exactly,
@@ -26,11 +27,13 @@ from support import (
     serving,
 )
 from sweep import Begin, sweep
-from test_dial import _black_hole, _refusing
+from test_dial import _black_hole, _full_queue, _refusing
 from trioserve import (
     Address,
     Attempt,
     Connection,
+    Limits,
+    Outcome,
     Phase,
     Reason,
     TcpAddress,
@@ -252,6 +255,36 @@ async def test_a_target_that_cannot_be_reached(
     assert running.reports[0].reason is Reason.CONNECT_FAILED
 
 
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
+async def test_what_the_proxy_lacks_is_not_the_targets_fault(
+    host: str, autojump_clock: trio.testing.MockClock
+) -> None:
+    """Law 15: the report says whose it is; so do HAProxy's letters."""
+    told: list[Attempt] = []
+
+    async def handler(conn: Connection) -> None:
+        with no_free_fd():
+            await through(conn)
+
+    async with serving(echo) as there:
+        _, _, port = there.address.rpartition(":")
+        through = proxy(
+            f"{host}:{port}", on_attempt=lambda _, attempt: told.append(attempt)
+        )
+        async with serving(handler) as running:
+            client = await running.connect()
+            assert await is_reset(client)
+            await client.aclose()
+    (report,) = running.reports
+    assert (report.reason, report.phase) == (Reason.RESOURCE, Phase.CONNECT)
+    assert (report.outcome, report.termination_state) == (Outcome.RESOURCE, "RC")
+    assert report.bound is None
+    assert report.error is not None
+    assert "Too many open files" in report.error
+    assert report.attempts == tuple(told)
+    assert [(attempt.ours, attempt.failed) for attempt in told] == [(True, False)]
+
+
 @pytest.mark.parametrize("sends", [b"", b"hello"])
 async def test_a_client_that_is_gone_while_the_target_is_dialed(
     sends: bytes, autojump_clock: trio.testing.MockClock
@@ -276,6 +309,56 @@ async def test_a_client_that_is_gone_while_the_target_is_dialed(
     assert report.bytes_received == 0
     assert report.error is not None
     assert report.error.startswith("ConnectionResetError: ")
+
+
+@pytest.mark.parametrize("sends", [b"", b"hello"])
+async def test_a_client_that_is_gone_before_its_turn_is_not_dialed_for(
+    sends: bytes, autojump_clock: trio.testing.MockClock
+) -> None:
+    """Law 8: its reset needs nobody to be passed on to."""
+    async with serving(echo) as there:
+        limits = Limits(max_connections=0)
+        async with serving(proxy(there.address), limits=limits) as running:
+            for _ in range(3):
+                client = await running.connect()
+                await client.send_all(sends)
+                reset(client)
+            running.server.limits = Limits(max_connections=1)
+            client = await running.connect()
+            await client.send_all(b"?")
+            assert await receive_exactly(client, 1) == b"?"
+            await client.aclose()
+    assert len(there.reports) == 1
+    for report in running.reports[:3]:
+        assert (report.reason, report.phase) == (Reason.CLIENT_RESET, Phase.CONNECT)
+        assert report.attempts == ()
+        assert report.error is not None
+        assert report.error.startswith("ConnectionResetError: ")
+
+
+async def test_a_client_that_is_gone_while_a_unix_socket_has_no_room(
+    tmp_path: Path, autojump_clock: trio.testing.MockClock
+) -> None:
+    """Law 8: it is found out while it waits for its turn, and takes nobody's."""
+    path = str(tmp_path / "socket")
+    with _full_queue(path) as listener:
+        handler = proxy(f"unix:{path}", timeouts=Timeouts(connect=60))
+        async with serving(handler) as running:
+            clients = [await running.connect() for _ in range(3)]
+            await trio.sleep(2)
+            for client in clients[:2]:
+                reset(client)
+            await trio.testing.wait_all_tasks_blocked(0.01)
+            (connection,) = running.server.connections
+            assert connection.peer == "{}:{}".format(*clients[2].socket.getsockname())
+            listener.accept()[0].close()
+            await trio.sleep(0.3)
+            with listener.accept()[0] as target:
+                target.sendall(b"here")
+                assert await receive_exactly(clients[2], 4) == b"here"
+            await clients[2].aclose()
+    reasons = [report.reason for report in running.reports]
+    assert reasons[:2] == 2 * [Reason.CLIENT_RESET]
 
 
 async def test_a_client_that_says_nothing_and_closes_while_the_target_is_dialed(
@@ -315,7 +398,7 @@ async def test_a_client_that_has_said_all_is_still_answered(
             await client.send_eof()
             await trio.sleep(thinks)
             stack.enter_context(listener.accept()[0])
-            await trio.sleep(0.1)
+            await trio.sleep(0.3)
             target = stack.enter_context(listener.accept()[0])
             target.setblocking(False)
             assert target.recv(100) == sends
@@ -350,9 +433,9 @@ async def test_the_target_that_answers_is_the_one_in_the_report(
     fields = report.as_dict()["attempts"]
     refused = "ConnectionRefusedError: [Errno 111] Connection refused"
     assert fields == [
-        {"address": str(first), "seconds": 0, "error": refused},
-        {"address": str(second), "seconds": 2, "error": "no answer"},
-        {"address": there.address, "seconds": 0, "error": None},
+        {"address": str(first), "seconds": 0, "error": refused, "ours": False},
+        {"address": str(second), "seconds": 2, "error": "no answer", "ours": False},
+        {"address": there.address, "seconds": 0, "error": None, "ours": False},
     ]
 
 
@@ -380,6 +463,48 @@ async def test_a_target_that_leads_back_is_found_out(
     assert (second.reason, second.termination_state) == (Reason.LOOP, "PC")
     assert second.target == f"{host}:{port}"
     assert first.reason is Reason.SERVER_RESET
+
+
+@pytest.mark.parametrize("length", [2, 3])
+async def test_proxies_of_one_run_that_lead_back_are_found_out(
+    length: int, autojump_clock: trio.testing.MockClock
+) -> None:
+    """Law 1: each connection passes through each of them once."""
+    listeners = [await open_listeners("127.0.0.1:0") for _ in range(length)]
+    ports = [bound.socket.getsockname()[1] for (bound,) in listeners]
+    async with contextlib.AsyncExitStack() as stack:
+        ring = [
+            await stack.enter_async_context(
+                serving(proxy(f"127.0.0.1:{port}"), listeners=own)
+            )
+            for own, port in zip(listeners, [*ports[1:], ports[0]], strict=True)
+        ]
+        for _ in range(2):
+            client = await ring[0].connect()
+            assert await is_reset(client)
+            await client.aclose()
+    first, *others = (sorted(each.reports, key=lambda r: r.id) for each in ring)
+    reset_by_target, loop = Reason.SERVER_RESET, Reason.LOOP
+    assert [report.reason for report in first] == 2 * [reset_by_target, loop]
+    assert [[report.reason for report in each] for each in others] == (length - 1) * [
+        2 * [reset_by_target]
+    ]
+
+
+async def test_a_proxy_may_be_reached_by_several_ways(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """Law 1: also through others of the same run; that is no loop."""
+    async with contextlib.AsyncExitStack() as stack:
+        last = await stack.enter_async_context(serving(echo))
+        ways = [last.address]
+        for _ in range(3):
+            there = await stack.enter_async_context(serving(proxy(ways[-1])))
+            ways.append(there.address)
+            client = await there.connect()
+            await client.send_all(b"hello")
+            assert await receive_exactly(client, 5) == b"hello"
+            await client.aclose()
 
 
 async def test_a_client_that_is_no_socket_may_be_gone_unseen(

@@ -8,6 +8,7 @@ import math
 import os
 import select
 import socket
+import struct
 import termios
 from collections.abc import Awaitable, Callable, Generator
 from typing import Any, TypeVar
@@ -1010,3 +1011,41 @@ async def test_a_foreign_stream_that_does_not_close_is_not_waited_for(
         close(transport)
         await transport.wait_closed()
         assert trio.current_time() == seconds
+
+
+@pytest.mark.parametrize("taken", [False, True])
+async def test_whether_its_peer_has_reset_it_is_known_without_waiting(
+    taken: bool,
+) -> None:
+    """Law 8: whoever asks takes nothing: the bytes first, and then the error."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        peer = socket.create_connection(listener.getsockname())
+        sock, _ = listener.accept()
+    sock.setblocking(False)
+    transport = SocketTransport(sock)
+    assert not transport.is_over()
+    peer.sendall(b"hello")
+    assert not transport.is_over()
+    peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    peer.close()
+    if taken:  # by somebody else who has asked
+        assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == errno.ECONNRESET
+    assert transport.is_over()
+    assert isinstance(transport.error, ConnectionResetError)
+    assert await transport.receive() == b"hello"
+    with pytest.raises(trio.BrokenResourceError):
+        await transport.receive()
+    assert transport.is_over()
+    transport.close()
+
+
+async def test_of_a_unix_socket_or_a_stream_nobody_can_say_whether_it_is_over() -> None:
+    ours, theirs = socket.socketpair()
+    ours.setblocking(False)
+    theirs.close()
+    one, _ = trio.testing.memory_stream_pair()
+    for transport in (SocketTransport(ours), StreamTransport(one)):
+        assert not transport.is_over()
+        transport.close()
+        await transport.wait_closed()
+        assert not transport.is_over()

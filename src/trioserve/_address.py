@@ -10,7 +10,9 @@ import dataclasses
 import os
 import re
 import socket
-from typing import Final, TypeAlias
+from typing import Any, Final, TypeAlias
+
+import idna
 
 from ._arguments import check_type
 
@@ -19,6 +21,16 @@ _SCHEME: Final = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 #: sockaddr_un has 108 bytes; the last of a path, the first of an abstract name
 #: is NUL. unix(7)
 _LONGEST_PATH: Final = 107
+
+#: Of a host name and of what stands between its dots, in bytes. RFC 1035, 2.3.4
+_LONGEST_NAME: Final = 253
+_LONGEST_LABEL: Final = 63
+
+#: Of the name of an interface: IFNAMSIZ has room for a NUL. netdevice(7)
+_LONGEST_ZONE: Final = 15
+
+#: Before an IPv4 address that is written as an IPv6 one. RFC 4291, 2.5.5.2
+_MAPPED: Final = "::ffff:"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -31,8 +43,9 @@ class TcpAddress:
       port: 0 to 65535; 0 asks the system for a free port when listening.
 
     Raises:
-      ValueError: if the port is out of range or the host can't be written
-        back in the grammar of :func:`parse_address`.
+      ValueError: if the port is out of range, or if the host is neither an
+        address nor a possible name: with an empty label, one of more than 63
+        bytes, more than 253 in all, or letters that no name has (IDNA 2008).
 
     ``str(address)`` is the text that :func:`parse_address` reads.
     """
@@ -52,6 +65,14 @@ class TcpAddress:
             )
         if re.fullmatch(r"\d+(\.\d+){3}", self.host) and not is_numeric(self.host):
             raise ValueError(f"host {self.host!r} is not an IPv4 address")
+        if ":" in self.host and not is_ipv6(self.host):
+            raise ValueError(f"host {_short(self.host)} is not an IPv6 address")
+        _encode(self.host)
+
+    @property
+    def host_bytes(self) -> bytes:
+        """The host as a resolver takes it: a name in other letters by IDNA 2008."""
+        return _encode(self.host)
 
     def __str__(self) -> str:
         host = f"[{self.host}]" if ":" in self.host else self.host
@@ -209,6 +230,45 @@ def _parse_tcp(rest: str, text: str) -> TcpAddress:
     return TcpAddress(host, int(port))
 
 
+def _encode(host: str) -> bytes:
+    if is_ipv6(host):
+        return _encode_ipv6(host)
+    try:
+        # As it is: names in use may have what IDNA forbids, like an underscore.
+        name = host.encode("ascii")
+    except UnicodeEncodeError:
+        try:
+            name = idna.encode(host, uts46=True)
+        except UnicodeError as error:
+            raise ValueError(f"{_short(host)} is not a host name: {error}") from None
+    length = len(name.removesuffix(b"."))
+    labels = [len(label) for label in name.removesuffix(b".").split(b".")]
+    if name and min(labels) == 0:
+        wrong = "nothing stands before or between two of its dots"
+    elif max(labels) > _LONGEST_LABEL:
+        wrong = f"{max(labels)} bytes between two dots, of {_LONGEST_LABEL} allowed"
+    elif length > _LONGEST_NAME:
+        wrong = f"{length} bytes, of {_LONGEST_NAME} allowed"
+    else:
+        return name
+    raise ValueError(f"{_short(host)} is not a host name: {wrong}")
+
+
+def _encode_ipv6(host: str) -> bytes:
+    number, percent, zone = host.partition("%")
+    name = os.fsencode(zone)
+    if percent and not 0 < len(name) <= _LONGEST_ZONE:
+        raise ValueError(
+            f"host {_short(host)} has no zone after its %: write the name of a"
+            f" network interface, of {_LONGEST_ZONE} bytes at most, like fe80::1%eth0"
+        )
+    return number.encode("ascii") + percent.encode("ascii") + name
+
+
+def _short(host: str) -> str:
+    return repr(host) if len(host) <= 70 else repr(host[:67] + "...")
+
+
 def is_ipv6(host: str) -> bool:
     """Whether ``host`` is an IPv6 address, with or without a zone."""
     number, _, _ = host.partition("%")
@@ -229,9 +289,15 @@ def is_numeric(host: str) -> bool:
 
 
 def sockaddr_text(sockaddr: object) -> str:
-    """Write what ``getpeername`` or ``getsockname`` returned as a person reads it."""
+    """Write what ``getpeername`` or ``getsockname`` returned as a person reads it.
+
+    A link-local address has its zone, and an IPv4 address is one though IPv6
+    has brought it (``::ffff:192.0.2.1``).
+    """
     if isinstance(sockaddr, tuple):  # a pattern would cost as much as accept(2)
         host, port = sockaddr[:2]
+        if ":" in host:
+            host = host_text(sockaddr)
         return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
     match sockaddr:
         case bytes(path):
@@ -240,3 +306,29 @@ def sockaddr_text(sockaddr: object) -> str:
             return "unix:" + path
         case _:
             return "unix:"
+
+
+def host_text(sockaddr: Any) -> str:
+    """The host of an IPv4 or IPv6 address, with its zone if it has one."""
+    host = unmapped(sockaddr[0])
+    if len(sockaddr) == 4 and sockaddr[3]:
+        return f"{host}%{zone_name(sockaddr[3])}"
+    return host
+
+
+def unmapped(host: str) -> str:
+    """An IPv4 address as one, though it is written as an IPv6 address."""
+    return host.removeprefix(_MAPPED) if "." in host else host
+
+
+def zone_name(number: int) -> str:
+    """The name of an interface; its number if none has it, or it can't be written.
+
+    Asked anew each time: an interface may be renamed, or removed and its number
+    given to another one.
+    """
+    try:
+        name = socket.if_indextoname(number)
+    except OSError:
+        return str(number)
+    return name if re.fullmatch(r"[\w.-]+", name, re.ASCII) else str(number)

@@ -1,4 +1,4 @@
-"""Admission: how many at once, exactly.
+"""Admission: how many at once, exactly, and who counts as one peer.
 
 Slots over a :class:`trio.CapacityLimiter`. It does not know what is admitted,
 or where it waits meanwhile.
@@ -6,7 +6,13 @@ or where it waits meanwhile.
 
 from __future__ import annotations
 
+import functools
+import socket
+from typing import Any
+
 import trio
+
+from ._address import unmapped
 
 
 class Slot:
@@ -60,3 +66,34 @@ class Slots:
         except trio.WouldBlock:
             return None
         return slot
+
+
+def peer_of(sockaddr: Any, prefix: int) -> str | None:
+    """What counts as one peer: an IPv4 address, or a network of IPv6 addresses.
+
+    Args:
+      sockaddr: what accept(2) said.
+      prefix: bits of an IPv6 address that are those of its network.
+
+    Returns:
+      the same text for the same peer; None for a client without an IP address.
+    """
+    if not isinstance(sockaddr, tuple):
+        return None
+    host = sockaddr[0]
+    if ":" not in host:
+        return _shared(host)
+    return _network(host, sockaddr[3], prefix)
+
+
+#: One text for all connections of a peer, as long as it is one of the last.
+_shared = functools.lru_cache(1024)(str)
+
+
+@functools.lru_cache(1024)
+def _network(host: str, zone: int, prefix: int) -> str:
+    if (ipv4 := unmapped(host)) != host:
+        return _shared(ipv4)
+    number = int.from_bytes(socket.inet_pton(socket.AF_INET6, host), "big")
+    # Link-local addresses are the same on every interface.
+    return f"{number >> (128 - prefix):x}/{prefix}%{zone}"

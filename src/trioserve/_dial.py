@@ -17,6 +17,7 @@ from typing import Any, Final, NamedTuple, TypeAlias
 import trio
 
 from ._address import Address, TcpAddress, UnixAddress, sockaddr_text
+from ._errors import is_shortage
 from ._names import Place, look_up, numeric_place
 from ._report import GIVEN_UP, NO_ANSWER, OUTRUN, Attempt, describe
 from ._transport import SocketTransport
@@ -25,9 +26,10 @@ from ._transport import SocketTransport
 #: RFC 8305, section 5, "Connection Attempt Delay".
 _HEAD_START: Final = 0.25
 
-#: Seconds between two looks at a Unix socket whose queue is full; there is no
-#: event for it. unix(7)
-_QUEUE_PAUSE: Final = 0.01
+#: Seconds between two looks at a Unix socket whose queue is full, from the first
+#: to the longest; there is no event for it. unix(7)
+_FIRST_PAUSE: Final = 0.01
+_LONGEST_PAUSE: Final = 0.25
 
 #: Errors of a connection that was made, and reset before we could look: the
 #: second if it was closed before. A target that doesn't accept is ECONNREFUSED.
@@ -36,8 +38,12 @@ _RESET_AFTER: Final = (errno.ECONNRESET, errno.EPIPE)
 #: Saves a system call where there is such a thing.
 _NONBLOCK: Final = getattr(socket, "SOCK_NONBLOCK", 0)
 
-#: Addresses of one name that are tried; each that is silent holds a socket.
-_MOST_PLACES: Final = 6
+#: Addresses of one name that are tried at the same time; each holds a socket.
+_MOST_AT_ONCE: Final = 6
+
+#: What connect(2) says when no local port is free, or no local address leads
+#: there; HAProxy blames itself for the same ones.
+_NO_LOCAL_ADDRESS: Final = (errno.EADDRNOTAVAIL, errno.EAGAIN, errno.EADDRINUSE)
 
 
 #: Is told of each try to connect: the target as it was given, and the try.
@@ -48,12 +54,22 @@ class GivenUpError(Exception):
     """Nobody wants the connection any more."""
 
 
+def is_lack(error: OSError) -> bool:
+    """Whether a target can't be blamed: this machine lacks something.
+
+    That a firewall of this machine forbids it (EPERM, EACCES) is no shortage.
+    """
+    if isinstance(error, socket.gaierror):
+        return error.errno == socket.EAI_MEMORY
+    return is_shortage(error) or error.errno in _NO_LOCAL_ADDRESS
+
+
 class Dialing:
     """Connects to the first target that answers, and keeps account of each try.
 
     Args:
       targets: at least one, in the order in which they are tried.
-      ends: where our own ends are noted.
+      origin: who dials, and on whose behalf: what is told of our own ends.
       on_attempt: called with the target and each try, when it is known how it
         ended; not with tries that were given up.
 
@@ -63,14 +79,14 @@ class Dialing:
     """
 
     __slots__ = (
-        "_begun", "_ends", "_given_up", "_on_attempt", "_reached", "_scope", "_seconds",
-        "_targets", "_tried", "on_wait", "target",
+        "_begun", "_given_up", "_lack", "_on_attempt", "_origin", "_reached", "_scope",
+        "_seconds", "_targets", "_tried", "on_wait", "target",
     )  # fmt: skip
 
     def __init__(
         self,
         targets: Sequence[Address],
-        ends: Ends,
+        origin: Origin = (),
         on_attempt: OnAttempt | None = None,
     ) -> None:
         self.target = targets[0]
@@ -80,8 +96,9 @@ class Dialing:
         self._seconds = 0.0
         self.on_wait: Callable[[], None] | None = None
         self._targets = targets
-        self._ends = ends
+        self._origin = origin
         self._given_up = False
+        self._lack: OSError | None = None
         self._scope: trio.CancelScope | None = None
         self._begun: _Begun | None = None
 
@@ -103,7 +120,8 @@ class Dialing:
         Raises:
           GivenUpError: after :meth:`give_up`.
           TimeoutError: the last target did not answer in time.
-          OSError: no target could be connected to; the error of the last.
+          OSError: no target could be connected to; the error of the last, or the
+            first that is our own fault (:func:`is_lack`).
 
         Cancelled, it leaves no socket behind.
         """
@@ -125,7 +143,7 @@ class Dialing:
             place = numeric_place(self.target)
             if place is None:
                 return None
-            sock, code = _begin(place, self._ends)
+            sock, code = _begin(place, self._origin)
         except OSError:
             return None  # an attempt that fails, when its turn comes
         if code:
@@ -143,7 +161,6 @@ class Dialing:
             self.target = target
             now = trio.current_time()
             share = max(0.0, deadline - now) / (len(self._targets) - turn)
-            failed = TimeoutError(errno.ETIMEDOUT, f"no answer within {share:.4g} s")
             before = len(self._tried)
             with trio.CancelScope(deadline=now + share) as self._scope:
                 try:
@@ -153,16 +170,31 @@ class Dialing:
             if self._given_up:
                 raise GivenUpError
             if self._scope.cancelled_caught:
-                unanswered = map(_unanswered, self._tried[before:])
-                self._tried = (*self._tried[:before], *unanswered)
-                for attempt in self._tried[before:]:
-                    if attempt.error == NO_ANSWER:
-                        self._tell(attempt)
+                late = f"no answer within {share:.4g} s"
+                failed = TimeoutError(errno.ETIMEDOUT, late)
+                self._have_not_answered(before)
         assert failed is not None
         try:
-            raise failed
+            # What could not be tried might have answered.
+            raise self._lack or failed
         finally:
             del failed  # its traceback has this frame: a cycle
+
+    def _is_ours(self, error: OSError) -> bool:
+        if not is_lack(error):
+            return False
+        if self._lack is None:
+            self._lack = type(error)(*error.args)
+        return True
+
+    def _have_not_answered(self, begin: int) -> None:
+        """Those from ``begin`` on that were given up: their time was over."""
+        tried = list(self._tried)
+        for turn, attempt in enumerate(tried[begin:], begin):
+            if attempt.error == GIVEN_UP:
+                tried[turn] = dataclasses.replace(attempt, error=NO_ANSWER)
+                self._tell(tried[turn])
+        self._tried = tuple(tried)
 
     def give_up(self) -> None:
         """Try no more; to be called while there is somebody to wait for."""
@@ -179,7 +211,7 @@ class Dialing:
         places = await self._look_up(target)
         if len(places) == 1:
             return await self._try(places[0])
-        return await self._race(places[:_MOST_PLACES])
+        return await self._race(places)
 
     async def _look_up(self, target: TcpAddress) -> list[Place]:
         began = trio.current_time()
@@ -190,30 +222,43 @@ class Dialing:
             self._note(str(target), trio.current_time() - began, GIVEN_UP)
             raise
         except OSError as failed:
-            self._note(str(target), trio.current_time() - began, describe(failed))
+            error, seconds = describe(failed), trio.current_time() - began
+            self._note(str(target), seconds, error, ours=self._is_ours(failed))
             raise
 
     async def _race(self, places: Sequence[Place]) -> SocketTransport:
-        """Try one after the other, each with a head start; the first one wins."""
+        """Try one after the other, each with a head start; the first one wins.
+
+        When as many are tried as may be at the same time, the one that has been
+        silent for longest makes way for the next.
+        """
         won: list[SocketTransport] = []
         failed: list[OSError] = []
+        under_way: dict[trio.CancelScope, None] = {}
 
-        async def run(place: Place, gave_up: trio.Event) -> None:
-            try:
-                won.append(await self._try(place, won))
-            except OSError as error:
-                failed.append(error)
-                gave_up.set()
-            else:
-                nursery.cancel_scope.cancel(reason=OUTRUN)
+        async def run(place: Place, scope: trio.CancelScope, over: trio.Event) -> None:
+            with scope:
+                try:
+                    won.append(await self._try(place, won, scope))
+                except OSError as error:
+                    failed.append(error)
+                else:
+                    nursery.cancel_scope.cancel(reason=OUTRUN)
+            under_way.pop(scope, None)
+            over.set()
 
         try:
             async with trio.open_nursery() as nursery:
                 for place in places:
-                    gave_up = trio.Event()
-                    nursery.start_soon(run, place, gave_up)
+                    if len(under_way) == _MOST_AT_ONCE:
+                        oldest = next(iter(under_way))
+                        del under_way[oldest]
+                        oldest.cancel(reason=NO_ANSWER)
+                    scope, over = trio.CancelScope(), trio.Event()
+                    under_way[scope] = None
+                    nursery.start_soon(run, place, scope, over)
                     with trio.move_on_after(_HEAD_START):
-                        await gave_up.wait()
+                        await over.wait()
         except BaseException:
             for transport in won:
                 transport.close()
@@ -221,41 +266,49 @@ class Dialing:
         # Two may have got through in the same step.
         for transport in won[1:]:
             transport.close()
-        if not won:
-            last = failed.pop()
-            failed.clear()
-            try:
-                raise last
-            finally:
-                del last  # its traceback has this frame: a cycle
-        return won[0]
+        if won:
+            return won[0]
+        last = failed.pop()
+        failed.clear()
+        try:
+            raise last
+        finally:
+            del last  # its traceback has this frame: a cycle
 
     async def _try(
-        self, place: Place, won: Sequence[SocketTransport] = ()
+        self,
+        place: Place,
+        won: Sequence[SocketTransport] = (),
+        scope: trio.CancelScope | None = None,
     ) -> SocketTransport:
         begun, self._begun = self._begun, None
         began = begun.at if begun is not None else trio.current_time()
         error: str | None = None
+        ours = False
         try:
             if begun is None:
-                begun = _Begun(place, *_begin(place, self._ends), began)
+                begun = _Begun(place, *_begin(place, self._origin), began)
             return await _finish(begun, self._waits)
         except trio.Cancelled:
-            error = OUTRUN if won else GIVEN_UP
+            made_way = scope is not None and scope.cancel_called
+            error = OUTRUN if won else NO_ANSWER if made_way else GIVEN_UP
             raise
         except BaseException as failed:
             error = describe(failed)
+            ours = isinstance(failed, OSError) and self._is_ours(failed)
             raise
         finally:
             seconds = trio.current_time() - began
-            self._note(_written(place.sockaddr), seconds, error)
+            self._note(_written(place.sockaddr), seconds, error, ours=ours)
 
     def _waits(self) -> None:
         if self.on_wait is not None:
             self.on_wait()
 
-    def _note(self, address: str, seconds: float, error: str | None) -> None:
-        attempt = Attempt(address=address, seconds=seconds, error=error)
+    def _note(
+        self, address: str, seconds: float, error: str | None, *, ours: bool = False
+    ) -> None:
+        attempt = Attempt(address=address, seconds=seconds, error=error, ours=ours)
         self._tried = (*self._tried, attempt)
         if error not in (GIVEN_UP, OUTRUN):
             self._tell(attempt)
@@ -265,71 +318,71 @@ class Dialing:
             self._on_attempt(self.target, attempt)
 
 
-#: Of what is dialed, which is the same again and again.
-_written = functools.lru_cache(1024)(sockaddr_text)
+def _written(sockaddr: Any) -> str:
+    # What is dialed is the same again and again; but a zone may get another name.
+    if len(sockaddr) == 4 and sockaddr[3]:
+        return sockaddr_text(sockaddr)
+    return _kept_text(sockaddr)
 
 
-def _unanswered(attempt: Attempt) -> Attempt:
-    """What was given up because its time was over had no answer."""
-    if attempt.error != GIVEN_UP:
-        return attempt
-    return dataclasses.replace(attempt, error=NO_ANSWER)
+_kept_text = functools.lru_cache(1024)(sockaddr_text)
 
 
-class Ends:
-    """Our own ends of what was dialed and is open.
+#: The proxies through which a connection of ours has come, the first one first.
+Origin: TypeAlias = tuple[object, ...]
 
-    A connection that was accepted, with the same two addresses as one of them,
-    is its other end: what was dialed leads back here. One address would not do:
-    the system gives a port to several connections that go to different places.
+#: Our own ends of what was dialed and is open, by both addresses, and their origin.
+_ends: trio.lowlevel.RunVar[dict[str, Origin]] = trio.lowlevel.RunVar("trioserve_ends")
+
+
+def origin_of(peer: str, local: str) -> Origin:
+    """Who has dialed the connection that came from ``peer`` to ``local``.
+
+    A connection that was accepted, with the same two addresses as one that was
+    dialed in this run, is its other end. One address would not do: the system
+    gives a port to several connections that go to different places.
+
+    Returns:
+      what was given to :class:`Dialing`; nothing if nobody here did.
     """
+    return _our_ends().get(f"{peer} {local}", ())
 
-    def __init__(self) -> None:
-        # Two addresses in one text, and a dict, which is smaller than a set.
-        self._open: dict[str, None] = {}
 
-    def __contains__(self, addresses: tuple[str, str]) -> bool:
-        """Whether a connection from the first address to the second is one of them."""
-        return " ".join(addresses) in self._open
-
-    def add(self, end: _End, ours: Any, place: Place) -> None:
-        """From now on, until it is closed."""
-        theirs = place.sockaddr
-        if theirs[0] in ("0.0.0.0", "::"):  # which is this machine
-            theirs = (ours[0], *theirs[1:])
-        end.addresses = f"{_seen(ours)} {_dialed(theirs)}"
-        end.known = self._open
-        self._open[end.addresses] = None
+def _our_ends() -> dict[str, Origin]:
+    try:
+        return _ends.get()
+    except LookupError:
+        ends: dict[str, Origin] = {}
+        _ends.set(ends)
+        return ends
 
 
 class _End(socket.socket):
-    """A socket that may be known as one of our own ends, until it is closed.
+    """A socket that is known as one of our own ends, until it is closed.
 
     Then somebody else may have its addresses.
     """
 
     __slots__ = ("addresses", "known")
 
-    known: dict[str, None]
+    known: dict[str, Origin]
 
     def __init__(self, family: int, kind: int, protocol: int) -> None:
         super().__init__(family, kind, protocol)
         self.addresses: str | None = None
 
+    def become_known(self, ours: Any, place: Place, origin: Origin) -> None:
+        theirs = place.sockaddr
+        if theirs[0] in ("0.0.0.0", "::"):  # which is this machine
+            theirs = (ours[0], *theirs[1:])
+        self.addresses = f"{sockaddr_text(ours)} {_written(theirs)}"
+        self.known = _our_ends()
+        self.known[self.addresses] = origin
+
     def close(self) -> None:
         if self.addresses is not None:
             self.known.pop(self.addresses, None)
         super().close()
-
-
-def _seen(sockaddr: Any) -> str:
-    """An address as who accepts sees it: an IPv4 one, however it was dialed."""
-    host, port = sockaddr[:2]
-    host = host.removeprefix("::ffff:")
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-
-
-_dialed = functools.lru_cache(1024)(_seen)
 
 
 class _Begun(NamedTuple):
@@ -341,17 +394,19 @@ class _Begun(NamedTuple):
     at: float
 
 
-def _begin(place: Place, ends: Ends) -> tuple[socket.socket, int]:
+def _begin(place: Place, origin: Origin) -> tuple[socket.socket, int]:
     """A socket that connects, and 0 if it has, or EINPROGRESS, or an error."""
     sock = _End(place.family, place.kind | _NONBLOCK, place.protocol)
     try:
         if not _NONBLOCK:  # pragma: no cover - on other systems
             sock.setblocking(False)
+        if place.family == socket.AF_UNIX and place.sockaddr in _queues():
+            return sock, errno.EAGAIN  # others were there before
         code = sock.connect_ex(place.sockaddr)
         if place.family != socket.AF_UNIX:
             # Before anybody else runs: the accept loop may be next.
             ours = sock.getsockname()
-            ends.add(sock, ours, place)
+            sock.become_known(ours, place, origin)
             if code in (0, errno.EINPROGRESS):
                 code = _verdict(sock, ours)
     except BaseException:
@@ -364,16 +419,17 @@ async def _finish(begun: _Begun, waits: Callable[[], None]) -> SocketTransport:
     place, sock, code, _ = begun
     try:
         await trio.lowlevel.checkpoint_if_cancelled()
-        while code == errno.EAGAIN and place.family == socket.AF_UNIX:
+        if code == errno.EAGAIN and place.family == socket.AF_UNIX:
             waits()
-            await trio.sleep(_QUEUE_PAUSE)
-            code = sock.connect_ex(place.sockaddr)
+            code = await _queue_up(sock, place.sockaddr)
         if code == errno.EINPROGRESS:
             waits()
             await trio.lowlevel.wait_writable(sock)
             code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
             if not code and _verdict(sock, sock.getsockname()) == errno.ECONNREFUSED:
                 code = errno.ECONNREFUSED
+        if code in _NO_LOCAL_ADDRESS:
+            raise OSError(code, f"no local port or address: {os.strerror(code)}")
         if code and code not in _RESET_AFTER:
             raise OSError(code, os.strerror(code))
         transport = SocketTransport(sock)
@@ -385,6 +441,43 @@ async def _finish(begun: _Begun, waits: Callable[[], None]) -> SocketTransport:
     except BaseException:
         sock.close()
         raise
+
+
+#: Of each Unix socket whose queue is full, the turn of whoever looks for room.
+_turns: trio.lowlevel.RunVar[dict[Any, trio.Lock]] = trio.lowlevel.RunVar(
+    "trioserve_turns"
+)
+
+
+def _queues() -> dict[Any, trio.Lock]:
+    try:
+        return _turns.get()
+    except LookupError:
+        turns: dict[Any, trio.Lock] = {}
+        _turns.set(turns)
+        return turns
+
+
+async def _queue_up(sock: socket.socket, path: Any) -> int:
+    """Connect when there is room in the queue of ``path``; first come, first served.
+
+    Only the first of those that wait looks, and the next one when it has got in.
+
+    Returns:
+      0 or an error.
+    """
+    queues = _queues()
+    turn = queues.setdefault(path, trio.Lock())
+    try:
+        async with turn:
+            pause = _FIRST_PAUSE
+            while (code := sock.connect_ex(path)) == errno.EAGAIN:
+                await trio.sleep(pause)
+                pause = min(2 * pause, _LONGEST_PAUSE)
+            return code
+    finally:
+        if not turn.locked():
+            queues.pop(path, None)
 
 
 def _verdict(sock: socket.socket, ours: Any) -> int:

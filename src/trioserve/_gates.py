@@ -11,7 +11,6 @@ from __future__ import annotations
 import collections
 import contextlib
 import errno
-import functools
 import logging
 import os
 import socket
@@ -20,7 +19,7 @@ from typing import Any, Final, Protocol
 import trio
 
 from ._address import sockaddr_text
-from ._admission import Slot, Slots
+from ._admission import Slot, Slots, peer_of
 from ._complaints import Complaints
 from ._connection import Connection
 from ._listeners import Listener
@@ -80,7 +79,7 @@ class Door(Protocol):
     def limits(self) -> Limits: ...
 
     def _has_enough(self, host: str | None) -> bool:
-        """Whether a peer with this IP address has as many as one may."""
+        """Whether this peer (as :func:`peer_of` says) has as many as one may."""
         ...
 
     def _admit(
@@ -138,6 +137,9 @@ class Gate(trio.abc.Listener[Connection]):
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} on {self.address}>"
+
+    def _peer_of(self, sockaddr: Any) -> str | None:
+        return peer_of(sockaddr, self.door.limits.per_peer_ipv6_prefix)
 
     def dispose(self) -> None:
         """Let go of everything that isn't the listener's, without waiting."""
@@ -254,8 +256,8 @@ class SocketGate(Gate):
                 # Connections that have just ended may still hold descriptors:
                 # nobody is turned away before that had a chance to change.
                 if error.errno in _NO_FDS:
-                    if waited:
-                        self._shed(Reason.NO_FDS)
+                    if waited and self._shed(Reason.NO_FDS):
+                        self._pause = _FIRST_PAUSE  # the next shall hear as soon
                     waited = not waited
                 self._complain(error)
                 if not self._batch:
@@ -310,7 +312,7 @@ class SocketGate(Gate):
                 self._count(error)
                 continue
             gone = 0
-            host = _host(sockaddr)
+            host = self._peer_of(sockaddr)
             if slot is None or not self.door._has_enough(host):
                 return self._admit(sock, sockaddr, host, slot)
             connection = self._admit(sock, sockaddr, host, None)
@@ -458,7 +460,7 @@ class StreamGate(Gate):
             transport = SocketTransport.share(stream)
             with contextlib.suppress(OSError):
                 sockaddr = stream.socket.getpeername()
-                peer, host = sockaddr_text(sockaddr), _host(sockaddr)
+                peer, host = sockaddr_text(sockaddr), self._peer_of(sockaddr)
         else:
             transport = StreamTransport(stream, grace=self.door.timeouts.linger)
         enough = self.door._has_enough(host)
@@ -496,15 +498,6 @@ class StreamGate(Gate):
 
 def _closed() -> OSError:
     return OSError(errno.EBADF, os.strerror(errno.EBADF))
-
-
-def _host(sockaddr: Any) -> str | None:
-    """The IP address of a peer, or None if it has none."""
-    return _shared(sockaddr[0]) if isinstance(sockaddr, tuple) else None
-
-
-#: One text for all connections of a peer, as long as it is one of the last.
-_shared = functools.lru_cache(1024)(str)
 
 
 def gate_for(listener: trio.abc.Listener[Any], door: Door) -> Gate:

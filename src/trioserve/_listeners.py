@@ -6,21 +6,33 @@ It knows nothing of who accepts from them.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import errno
+import os
 import socket
 import stat
+from collections.abc import Iterable, Sequence
 from os.path import samestat
 from pathlib import Path
 from typing import Any, Final, TypeAlias
 
 import trio
 
-from ._address import Address, TcpAddress, UnixAddress, is_numeric, parse_address
+from ._address import (
+    Address,
+    TcpAddress,
+    UnixAddress,
+    parse_address,
+    sockaddr_text,
+)
 from ._arguments import check_count, check_type
+from ._names import Place, resolve
 from ._tcp import set_up
 
 #: As large as the kernel allows; it clamps.
 _BACKLOG: Final = 0xFFFF
+
+_ALL_INTERFACES: Final = frozenset(("0.0.0.0", "::"))
 
 
 class UnixListener(trio.abc.Listener[trio.SocketStream]):
@@ -64,7 +76,9 @@ async def open_listeners(
     """Bind all ``addresses`` and listen, or none.
 
     A name, or no host at all, may stand for several addresses, a listener
-    each; with port 0 they get one number. IPv6 listeners take IPv6 only.
+    each; with port 0 they get one number. IPv6 listeners take IPv6 only. An
+    address that is given twice, under whatever names, is listened on once; each
+    port 0 is another free port.
 
     The file of a Unix socket that nobody listens on any more is replaced; it is
     removed when the listener is closed.
@@ -75,9 +89,11 @@ async def open_listeners(
         allows.
 
     Raises:
-      ValueError: an address can't be read, or there is none; nothing was bound.
-      OSError: an address can't be bound; its ``filename`` is the address. Nothing
-        stays bound.
+      ValueError: an address can't be read, or there is none, or a Unix socket is
+        given with two modes; nothing was bound.
+      OSError: an address can't be bound; its ``filename`` is the address, and its
+        ``filename2`` another one of ``addresses`` if that has its port already.
+        Nothing stays bound.
     """
     if not addresses:
         raise ValueError("addresses must not be empty: there is none to listen on")
@@ -89,11 +105,12 @@ async def open_listeners(
     backlog = _BACKLOG if backlog is None else backlog
     listeners: list[Listener] = []
     try:
-        for address in parsed:
+        for address in _each_socket_once(parsed):
             if isinstance(address, UnixAddress):
                 listeners.append(_bind_unix(address, backlog))
             else:
-                listeners += await _bind(address, backlog)
+                bound = [each.socket.getsockname() for each in listeners]
+                listeners += await _bind(address, backlog, bound)
     except BaseException:
         for listener in listeners:
             _close(listener)
@@ -118,22 +135,43 @@ def _close(listener: Listener) -> None:
         listener.socket.close()
 
 
-async def _bind(address: TcpAddress, backlog: int) -> list[trio.SocketListener]:
+def _each_socket_once(addresses: Iterable[Address]) -> list[Address]:
+    """Without the Unix sockets that are given again, under the same path or another.
+
+    What a TCP address stands for is known when its name has been looked up.
+    """
+    once: dict[object, Address] = {}
+    for address in addresses:
+        if not isinstance(address, UnixAddress):
+            once[object()] = address
+            continue
+        name = address.path
+        if not address.is_abstract:
+            name = os.path.realpath(name)
+        first = once.setdefault(name, address)
+        assert isinstance(first, UnixAddress)
+        modes = {first.mode, address.mode} - {None}
+        if len(modes) > 1:
+            raise ValueError(
+                f"{first} and {address} are one Unix socket: give one mode"
+            )
+        if modes:
+            once[name] = dataclasses.replace(first, mode=modes.pop())
+    return list(once.values())
+
+
+async def _bind(
+    address: TcpAddress, backlog: int, bound: Sequence[Any]
+) -> list[trio.SocketListener]:
+    """Bind what ``address`` stands for, unless it is ``bound`` already."""
     try:
-        # Numbers need no look-up, and a look-up needs a thread.
-        flags = socket.AI_NUMERICHOST if is_numeric(address.host) else 0
-        found = await trio.socket.getaddrinfo(
-            address.host or None,
-            address.port,
-            type=socket.SOCK_STREAM,
-            flags=flags | socket.AI_PASSIVE,
-        )
+        places = await resolve(address, passive=True)
     except OSError as error:
         raise OSError(error.errno, error.strerror, str(address)) from error
     # A free port of one family may be taken in the other: then try another.
     for attempts_left in reversed(range(8)):
         try:
-            return await _bind_each(address, found, backlog)
+            return await _bind_each(address, places, backlog, bound)
         except OSError as error:
             taken = error.errno == errno.EADDRINUSE and address.port == 0
             if not (taken and attempts_left):
@@ -142,39 +180,61 @@ async def _bind(address: TcpAddress, backlog: int) -> list[trio.SocketListener]:
 
 
 async def _bind_each(
-    address: TcpAddress, found: list[Any], backlog: int
+    address: TcpAddress, places: Iterable[Place], backlog: int, bound: Sequence[Any]
 ) -> list[trio.SocketListener]:
     listeners: list[trio.SocketListener] = []
     failed: OSError | None = None
+    works = False
     port = address.port
-    for family, kind, protocol, _, sockaddr in found:
-        name = (sockaddr[0], port, *sockaddr[2:])
+    for place in places:
+        name = (place.sockaddr[0], port, *place.sockaddr[2:])
+        if name in bound:
+            works = True
+            continue
         try:
-            listener = await _listen(family, kind, protocol, name, backlog)
+            listener = await _listen(place, name, backlog)
         except OSError as error:
             # A family that this system lacks, or has switched off, is no
             # matter if another one works; any other error is.
-            failed = OSError(error.errno, error.strerror, str(address))
+            rival = _rival(name, bound) if error.errno == errno.EADDRINUSE else None
+            failed = OSError(error.errno, error.strerror, str(address), None, rival)
             if error.errno in (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL):
                 continue
             for opened in listeners:
                 opened.socket.close()
             raise failed from error
+        works = True
         port = listener.socket.getsockname()[1]
         listeners.append(listener)
-    if not listeners:
+    if not works:
         assert failed is not None
         raise failed
     return listeners
 
 
+def _rival(name: tuple[Any, ...], bound: Iterable[Any]) -> str | None:
+    """One of those that are bound which leaves this port to nobody else."""
+    for other in bound:
+        if (
+            isinstance(other, tuple)
+            and other[1:2] == name[1:2]
+            and _overlap(other, name)
+        ):
+            return sockaddr_text(other)
+    return None
+
+
+def _overlap(one: tuple[Any, ...], other: tuple[Any, ...]) -> bool:
+    return len(one) == len(other) and not _ALL_INTERFACES.isdisjoint((one[0], other[0]))
+
+
 async def _listen(
-    family: int, kind: int, protocol: int, name: tuple[Any, ...], backlog: int
+    place: Place, name: tuple[Any, ...], backlog: int
 ) -> trio.SocketListener:
-    sock = trio.socket.socket(family, kind, protocol)
+    sock = trio.socket.socket(place.family, place.kind, place.protocol)
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if family == socket.AF_INET6:
+        if place.family == socket.AF_INET6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         await sock.bind(name)
         set_up(sock)  # once, instead of each that is accepted

@@ -8,6 +8,8 @@ Nothing here knows who asks, or what for.
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import functools
 import math
 import socket
@@ -15,7 +17,7 @@ from typing import Any, Final, NamedTuple
 
 import trio
 
-from ._address import TcpAddress, is_numeric
+from ._address import TcpAddress, is_numeric, unmapped, zone_name
 
 #: Seconds for which an answer is used without asking again. getaddrinfo(3) tells
 #: no time to live; HAProxy holds a valid answer for as long ("hold valid").
@@ -48,7 +50,8 @@ async def look_up(address: TcpAddress) -> list[Place]:
     second, or at all.
 
     Raises:
-      socket.gaierror: the name has no address, and never had.
+      OSError: the name has no address, and never had: :class:`socket.gaierror`;
+        or this machine lacks what a look-up needs, like a descriptor.
 
     Cancelled, it leaves the look-up to the others who wait for it.
     """
@@ -65,19 +68,56 @@ async def look_up(address: TcpAddress) -> list[Place]:
         if len(names) >= _MOST_NAMES:
             del names[next(iter(names))]
         name = names[address.host] = _Name(address.host)
-    return [
-        place._replace(sockaddr=(place.sockaddr[0], address.port, *place.sockaddr[2:]))
-        for place in await name.places()
-    ]
+    return [_at_port(found, address.port) for found in await name.places()]
 
 
-@functools.lru_cache(_MOST_NAMES)
+async def resolve(address: TcpAddress, *, passive: bool = False) -> list[Place]:
+    """Ask the resolver now: each place once, in the order in which it has them.
+
+    Args:
+      passive: to listen there; no host is then all interfaces.
+
+    Raises:
+      OSError: as :func:`look_up`.
+    """
+    flags = socket.AI_PASSIVE if passive else 0
+    if is_numeric(address.host):
+        flags |= socket.AI_NUMERICHOST  # a look-up needs a thread
+    try:
+        found = await trio.socket.getaddrinfo(
+            address.host_bytes or None,
+            address.port,
+            type=socket.SOCK_STREAM,
+            flags=flags,
+        )
+    except socket.gaierror:
+        # The C library says that there is no such name when it could not open the
+        # hosts file, or a socket to ask with: then this says EMFILE or ENFILE.
+        socket.socket(socket.AF_UNIX).close()
+        raise
+    except RuntimeError as error:
+        if "start new thread" not in str(error):
+            raise
+        # What threading says of EAGAIN. pthread_create(3)
+        raise OSError(errno.EAGAIN, "no thread was free for a look-up") from error
+    if not found:
+        raise socket.gaierror(socket.EAI_NONAME, "no address")
+    return list(dict.fromkeys(_place(info) for info in found))
+
+
 def numeric_place(address: TcpAddress) -> Place | None:
     """The place of an address whose host is a number; None if it is a name."""
+    if "%" in address.host:
+        # The interface may have been made anew since, with another number.
+        return _numeric_place(address)
+    return _kept_numeric_place(address)
+
+
+def _numeric_place(address: TcpAddress) -> Place | None:
     if not is_numeric(address.host):
         return None
     (found,) = socket.getaddrinfo(
-        address.host,
+        address.host_bytes,
         address.port,
         type=socket.SOCK_STREAM,
         flags=socket.AI_NUMERICHOST,
@@ -85,18 +125,43 @@ def numeric_place(address: TcpAddress) -> Place | None:
     return _place(found)
 
 
+_kept_numeric_place = functools.lru_cache(_MOST_NAMES)(_numeric_place)
+
+
+class _Found(NamedTuple):
+    """What a look-up has found; of a link-local address, the interface's name."""
+
+    place: Place
+    zone: str | None
+
+
+def _found(place: Place) -> _Found:
+    scope = place.sockaddr[3] if place.family == socket.AF_INET6 else 0
+    return _Found(place, zone_name(scope) if scope else None)
+
+
+def _at_port(found: _Found, port: int) -> Place:
+    place, zone = found
+    host, _, *rest = place.sockaddr
+    if zone is not None:
+        # The name stays when the interface is made anew, its number does not.
+        with contextlib.suppress(OSError):
+            rest[1] = socket.if_nametoindex(zone)
+    return place._replace(sockaddr=(host, port, *rest))
+
+
 class _Name:
     """A name, what is known of it, and the look-up that runs, if any."""
 
     def __init__(self, host: str) -> None:
         self._host = host
-        self._answer: list[Place] = []
+        self._answer: list[_Found] = []
         self._answered_at = -math.inf
-        self._failure = socket.gaierror()
+        self._failure: OSError = socket.gaierror()
         self._asked_at = -math.inf
         self._done: trio.Event | None = None
 
-    async def places(self) -> list[Place]:
+    async def places(self) -> list[_Found]:
         now = trio.current_time()
         if now - self._answered_at < _FRESH:
             await trio.lowlevel.checkpoint()
@@ -111,28 +176,22 @@ class _Name:
             await self._done.wait()
         if not self._answer:
             # A new one for each: a raised exception collects tracebacks.
-            raise socket.gaierror(*self._failure.args)
+            raise type(self._failure)(*self._failure.args)
         return self._answer
 
     async def _ask(self, done: trio.Event) -> None:
         try:
-            found = await trio.socket.getaddrinfo(
-                self._host, 0, type=socket.SOCK_STREAM
-            )
+            places = await resolve(TcpAddress(self._host, 0))
         except socket.gaierror as error:
             self._failure = error
-        except UnicodeError:
-            # What the codec "idna" says of a label that is empty or too long.
-            self._failure = socket.gaierror(socket.EAI_NONAME, "not a valid host name")
+        except OSError as error:
+            self._failure = OSError(*error.args)
         except Exception as error:
             # A system task that raises ends the program.
             self._failure = socket.gaierror(socket.EAI_FAIL, str(error))
         else:
-            if found:
-                self._answer = _in_turn([_place(info) for info in found])
-                self._answered_at = trio.current_time()
-            else:
-                self._failure = socket.gaierror(socket.EAI_NONAME, "no address")
+            self._answer = [_found(place) for place in _in_turn(places)]
+            self._answered_at = trio.current_time()
         finally:
             # Its traceback has frames of Trio's that have the error: a cycle.
             self._failure.with_traceback(None)
@@ -142,6 +201,9 @@ class _Name:
 
 def _place(info: Any) -> Place:
     family, kind, protocol, _, sockaddr = info
+    host = unmapped(sockaddr[0])
+    if host != sockaddr[0]:
+        return Place(socket.AF_INET, kind, protocol, (host, sockaddr[1]))
     return Place(family, kind, protocol, sockaddr)
 
 

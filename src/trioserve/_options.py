@@ -38,9 +38,14 @@ class Limits:
       max_connections: connections that may hold a slot at once, over all
         listeners of the server. A slot is held from accept to last close.
         0 admits nobody (a pause). Default: ``min(10_000, (open files - 64) // 4)``.
-      max_per_peer: of these, how many may come from one IP address; who comes
-        when there are as many is refused. Default None: any number. Peers
-        without an IP address are not counted.
+      max_per_peer: of these, how many may come from one peer; who comes when
+        there are as many is refused. A peer is an IPv4 address, or the IPv6
+        addresses of one network. Default None: any number. Clients without an
+        IP address are not counted.
+      per_peer_ipv6_prefix: how many bits, 1 to 128, the IPv6 addresses of one
+        peer have in common. Default 64: a host may take any address of its
+        /64. 128 counts each address for itself. A change holds for who comes
+        from then on.
       when_full: ``"backlog"`` (default) leaves whoever comes next in the
         kernel's accept queue until a slot is free; ``"refuse"`` accepts and
         closes at once, with a report.
@@ -53,6 +58,7 @@ class Limits:
 
     max_connections: int = dataclasses.field(default_factory=default_max_connections)
     max_per_peer: int | None = None
+    per_peer_ipv6_prefix: int = 64
     when_full: WhenFull = "backlog"
     refusal: bytes | None = b""
 
@@ -60,6 +66,12 @@ class Limits:
         check_count("max_connections", self.max_connections, least=0)
         if self.max_per_peer is not None:
             check_count("max_per_peer", self.max_per_peer, least=1)
+        check_count("per_peer_ipv6_prefix", self.per_peer_ipv6_prefix, least=1)
+        if self.per_peer_ipv6_prefix > 128:
+            raise ValueError(
+                "per_peer_ipv6_prefix must be 128 or less,"
+                f" not {self.per_peer_ipv6_prefix}"
+            )
         if self.when_full not in get_args(WhenFull):
             raise ValueError(
                 f"when_full must be 'backlog' or 'refuse', not {self.when_full!r}"

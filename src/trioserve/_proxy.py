@@ -11,7 +11,7 @@ import trio
 from ._address import Address, TcpAddress, UnixAddress, parse_address
 from ._arguments import check_callable, check_type
 from ._connection import Connection
-from ._dial import Dialing, Ends, GivenUpError, OnAttempt
+from ._dial import Dialing, GivenUpError, OnAttempt, is_lack, origin_of
 from ._faults import Faults, parse_faults
 from ._faulty import FaultyRelay, Ordeal
 from ._options import Timeouts
@@ -51,8 +51,9 @@ def proxy(
     Names are looked up in threads, one at a time for a name. An answer is used
     for 10 seconds; the last good one is kept for when there is no new one.
 
-    A connection whose other end this handler has dialed itself is reset: the
-    target leads back to the proxy.
+    A connection whose other end this handler has dialed itself, or another proxy
+    of this run on its behalf, is reset: the target leads back to the proxy. A
+    loop over several processes is not seen; ``Limits`` bound it.
 
     Args:
       target, others: what :func:`parse_address` reads, with a host and a port
@@ -99,7 +100,9 @@ class _Proxy:
     ) -> None:
         self._on_attempt = on_attempt
         self._targets = targets
-        self._ends = Ends()
+        #: How it is known again, in what it has dialed itself.
+        self._mark = object()
+        self._first = (self._mark,)
         self._timeouts = timeouts
         self._faults = faults
         self._seed = seed
@@ -122,9 +125,20 @@ class _Proxy:
                 conn._transport.abort()
                 return None
         conn._phase = Phase.CONNECT
-        dialing = conn._dialing = Dialing(self._targets, self._ends, self._on_attempt)
-        if (conn.peer, conn.local) in self._ends:
+        origin = origin_of(conn.peer, conn.local)
+        dialing = conn._dialing = Dialing(
+            self._targets,
+            (*origin, self._mark) if origin else self._first,
+            self._on_attempt,
+        )
+        if self._mark in origin:
             conn._conclude(Reason.LOOP)
+            conn._transport.abort()
+            return None
+        if conn._transport.is_over():
+            # Nobody is there any more to dial for. Proxies that lead to each other
+            # would pass a reset on for ever.
+            conn._conclude(Reason.CLIENT_RESET, exception=conn._transport.error)
             conn._transport.abort()
             return None
         upstream = await _dial(conn, dialing, times.connect)
@@ -219,6 +233,8 @@ def _dialable(target: str | Address) -> Address:
 
 
 def _reason(error: OSError) -> Reason:
+    if is_lack(error):
+        return Reason.RESOURCE
     if isinstance(error, TimeoutError):
         return Reason.CONNECT_TIMEOUT
     if isinstance(error, ConnectionRefusedError):

@@ -167,16 +167,23 @@ class Attempt:
         could not be looked up.
       seconds: how long it took.
       error: why it failed, in one line of printable ASCII; None if it did not.
+      ours: whether it failed because this machine lacks something, such as
+        descriptors or local ports: it says nothing about the target.
     """
 
     address: str
     seconds: float
     error: str | None = None
+    ours: bool = False
 
     @property
     def failed(self) -> bool:
-        """Whether it failed; not if it might have succeeded, had anybody waited."""
-        return self.error not in (None, OUTRUN, GIVEN_UP)
+        """Whether the target failed.
+
+        Not if it might have answered: nobody waited any longer, or this machine
+        lacked something (:attr:`ours`).
+        """
+        return not self.ours and self.error not in (None, OUTRUN, GIVEN_UP)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -286,7 +293,12 @@ class ConnectionReport:
                 value = value.value
             fields[name] = value
         fields["attempts"] = [
-            {"address": a.address, "seconds": round(a.seconds, 6), "error": a.error}
+            {
+                "address": a.address,
+                "seconds": round(a.seconds, 6),
+                "error": a.error,
+                "ours": a.ours,
+            }
             for a in self.attempts
         ]
         fields["faults"] = list(self.faults)

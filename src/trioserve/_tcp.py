@@ -17,6 +17,10 @@ _TCP: Final = int(socket.IPPROTO_TCP)
 _NODELAY: Final = int(socket.TCP_NODELAY)
 _NOTSENT_LOWAT: Final = getattr(socket, "TCP_NOTSENT_LOWAT", 25)
 
+_INFO: Final = getattr(socket, "TCP_INFO", 11)
+#: The first byte of tcp_info: TCP_CLOSE in Linux's include/net/tcp_states.h.
+_CLOSED: Final = b"\7"
+
 #: Unsent bytes that the kernel may hold before a socket stops being writable;
 #: as Trio sets it. It keeps what a peer that never reads costs to ~160 KB of
 #: kernel memory instead of ~4 MB, and makes write timeouts mean something.
@@ -39,6 +43,20 @@ def sets_up(listening: socket.socket) -> bool:
     try:
         held = listening.getsockopt(_TCP, _NOTSENT_LOWAT)
         return held == _LITTLE and bool(listening.getsockopt(_TCP, _NODELAY))
+    except OSError:
+        return False  # a Unix socket
+
+
+def is_dead(sock: socket.socket) -> bool:
+    """Whether the kernel has given up a connection that we have not closed.
+
+    Its peer has reset it, or does not acknowledge. Nothing is taken from it: no
+    byte, and not the error. False of a Unix socket, and where nobody can tell.
+    """
+    if sys.platform != "linux":  # pragma: no cover - on other systems
+        return False
+    try:
+        return sock.getsockopt(_TCP, _INFO, 1) == _CLOSED
     except OSError:
         return False  # a Unix socket
 

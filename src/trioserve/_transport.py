@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import abc
 import contextlib
+import errno
 import fcntl
 import math
 import os
@@ -35,7 +36,7 @@ import trio
 
 from ._complaints import Complaints
 from ._errors import cause_of, is_closed, is_ours
-from ._tcp import let_kernel_hold, set_up
+from ._tcp import is_dead, let_kernel_hold, set_up
 
 #: Bytes per read. Trio's own default.
 CHUNK: Final = 65536
@@ -214,6 +215,10 @@ class Transport(abc.ABC):
         What the peer has sent before is still to be received, and then comes its
         reset. But if this machine would not send, the peer knows nothing of it.
         """
+
+    def is_over(self) -> bool:
+        """Whether the peer has reset it, as far as can be known without waiting."""
+        return self.error is not None
 
     async def wait_gone(self, patience: float) -> None:
         """Wait until the peer is gone, with nothing taken from it.
@@ -580,6 +585,14 @@ class SocketTransport(Transport):
                     raise trio.ClosedResourceError("this side was closed") from None
             if self.on_wait is not None:
                 self.on_wait()
+
+    def is_over(self) -> bool:
+        self._notice_owner()
+        if not self.closed and self.error is None and is_dead(self.sock):
+            code = self.sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+            code = code or errno.ECONNRESET  # that has been asked for before
+            self._broken(OSError(code, os.strerror(code)))
+        return self.error is not None
 
     async def wait_gone(self, patience: float) -> None:
         # Without room for another epoll, or another wait, the system can't tell.

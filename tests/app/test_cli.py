@@ -173,6 +173,11 @@ def test_the_version() -> None:
         ("echo --log xml", "'xml' is not one of 'text', 'logfmt', 'json', 'haproxy'"),
         ("echo *:80", "host '*' has a '*' in it"),
         ("echo 10.0.0.300:1", "host '10.0.0.300' is not an IPv4 address"),
+        ("echo a..b:1", "'a..b' is not a host name: nothing stands before or between"),
+        ("proxy :1 a..b:1", "'a..b' is not a host name: nothing stands before or"),
+        ("echo --listen .:1", "'.' is not a host name: nothing stands before or"),
+        ("echo unix:a?mode=600 --listen unix:./a?mode=660", "give one mode"),
+        ("echo --per-peer-prefix 129", "129 is not in the range 1<=x<=128"),
         ("echo app.sock", "has no port; did you mean unix:app.sock?"),
         ("echo a:1,b:2", "is more than one address; write a space between them"),
         ("echo 10.0.0.1:1:10.0.0.2:2", "is more than one address; write a space"),
@@ -315,6 +320,19 @@ def test_an_occupied_address_is_named() -> None:
         port = other.getsockname()[1]
         result = invoke("echo", f"127.0.0.1:{port}")
     assert f"127.0.0.1:{port} is in use already" in error_of(result)
+    assert result.exit_code == 1
+
+
+def test_all_interfaces_and_one_of_them_are_named_both() -> None:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+        result = invoke("echo", f"0.0.0.0:{port}", "--listen", f"127.0.0.1:{port}")
+    assert error_of(result) == (
+        f"can't listen on both 127.0.0.1:{port} and 0.0.0.0:{port}: one of them is all"
+        " interfaces and includes the other; leave the other one out"
+    )
     assert result.exit_code == 1
 
 
@@ -491,12 +509,13 @@ def test_options_become_limits_and_timeouts(
     result = invoke(
         *args, "--max-connections=5", "--when-full=refuse", "--half-closed=90s",
         "--drain=never", "--per-peer=2", "--listen=[::1]:0", "--listen=unix:a",
+        "--per-peer-prefix=56",
         TRIOSERVE_IDLE="2m",
     )  # fmt: skip
     assert result.exit_code == 0
     (job,) = jobs
     assert (job.limits.max_connections, job.limits.when_full) == (5, "refuse")
-    assert job.limits.max_per_peer == 2
+    assert (job.limits.max_per_peer, job.limits.per_peer_ipv6_prefix) == (2, 56)
     assert [str(where) for where in job.listen] == [":0", "[::1]:0", "unix:a"]
     assert [str(target) for target in job.targets] == args[2:]
     assert (job.timeouts.idle, job.timeouts.half_closed) == (120.0, 90.0)

@@ -22,7 +22,7 @@ OPTIONS = {
     Reason.DRAINED: ["--drain-idle"],
     Reason.CONNECT_TIMEOUT: ["--connect"],
     Reason.LIMIT: ["--max-connections", "--when-full"],
-    Reason.PEER_LIMIT: ["--per-peer"],
+    Reason.PEER_LIMIT: ["--per-peer", "--per-peer-prefix"],
     Reason.NO_FDS: ["--max-connections"],
     Reason.STOPPING: ["--lame-duck"],
     Reason.FIRST_BYTE: ["--first-byte"],
@@ -107,6 +107,24 @@ def _bound(report: ConnectionReport) -> str:
     """How the option stands in the text, with its value; all of them are 7."""
     value = {True: " 7", False: " 7s"}[report.reason in LIMITS]
     return f"({OPTIONS[report.reason][0]}{value if report.bound else ''})"
+
+
+def test_what_the_proxy_lacked_is_not_looked_for_at_the_target() -> None:
+    """Law 15: the attempt is not the target's failure, and the advice is another."""
+    short = "OSError: [Errno 99] no local port or address"
+    attempt = Attempt(address="10.0.0.2:80", seconds=0.0, error=short, ours=True)
+    lines = _lines(
+        reason=Reason.RESOURCE,
+        phase=Phase.CONNECT,
+        target="10.0.0.2:80",
+        attempts=[attempt],
+        error=short,
+    )
+    text = "\n".join(lines)
+    assert f"{short} (this machine's fault, not the target's)" in text
+    assert "ip_local_port_range" in lines[-1]
+    assert "10.0.0.2" not in lines[-1]
+    assert text.count(short) == 1
 
 
 def test_every_reason_has_an_explanation() -> None:

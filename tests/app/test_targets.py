@@ -56,3 +56,12 @@ def test_what_is_told_last_is_how_it_stands(attempts: list[Attempt]) -> None:
         assert all(a != b for a, b in itertools.pairwise(errors))
         tries = [each.error for each in attempts if each.address == address]
         assert (errors or [None])[-1] == (tries or [None])[-1]
+
+
+def test_what_the_proxy_lacks_says_nothing_about_a_target() -> None:
+    """Law 15: neither that it is down, nor that it answers again."""
+    short = Attempt(
+        address="10.0.0.1:80", seconds=0.0, error="OSError: no port", ours=True
+    )
+    down, up = Change("10.0.0.1:80", "OSError: no"), Change("10.0.0.1:80", None)
+    assert _told([short, UP, DOWN, short, DOWN, UP]) == [down, up]

@@ -74,7 +74,8 @@ _REASONS: Final = {
         "--max-connections",
     ),
     "peer_limit": _Story(
-        "what does {host} need so many connections for? if it may, raise --per-peer",
+        "what does {host} need so many connections for? if it may, raise --per-peer;"
+        " if it is many hosts of one IPv6 network, raise --per-peer-prefix",
         "it was refused",
         "--per-peer",
     ),
@@ -84,10 +85,11 @@ _REASONS: Final = {
         "it was refused",
     ),
     "resource": _Story(
-        "the error says what this machine lacks: open files (ulimit -Hn), memory, or"
-        " local ports (net.ipv4.ip_local_port_range); or what it does not allow, such"
-        " as a system call that is filtered (SystemCallFilter= in systemd); the target"
-        " and the client are not at fault",
+        "the error says what this machine lacks: open files (ulimit -Hn), memory,"
+        " threads (ulimit -u), or local ports (net.ipv4.ip_local_port_range) and"
+        " addresses (`ip address`); or what it does not allow, such as a system call"
+        " that is filtered (SystemCallFilter= in systemd); the target and the client"
+        " are not at fault",
         "it was reset",
     ),
     "stopping": _Story(
@@ -289,7 +291,8 @@ def _bound(record: Record) -> str:
 def _attempts(attempts: Iterable[Attempt]) -> Iterator[str]:
     for number, each in enumerate(attempts, 1):
         took = f"Attempt {number}: {each.address}, {format_duration(each.seconds)}"
-        yield f"{took}: {each.error or 'connected'}"
+        blame = " (this machine's fault, not the target's)" if each.ours else ""
+        yield f"{took}: {each.error or 'connected'}{blame}"
 
 
 def _times(record: Record) -> Iterator[str]:

@@ -13,7 +13,7 @@ from typing import Any
 
 import trio
 
-from trioserve import Address, UnixAddress
+from trioserve import Address, TcpAddress, UnixAddress
 
 _ANYWHERE = frozenset({"0.0.0.0", "::"})
 
@@ -36,18 +36,26 @@ async def find_loop(
                 return target
         elif any(isinstance(n, tuple) and n[1] == target.port for n in names):
             with trio.move_on_after(within):
-                for found in await _look_up(target.host, target.port):
+                for found in await _look_up(target):
                     if any(_leads_to(found, name) for name in names):
                         return target
     return None
 
 
-async def _look_up(host: str, port: int) -> list[Any]:
+async def _look_up(target: TcpAddress) -> list[Any]:
     try:
-        found = await trio.socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    except (OSError, UnicodeError, RuntimeError):  # the last one: without a thread
+        found = await trio.socket.getaddrinfo(
+            target.host_bytes, target.port, type=socket.SOCK_STREAM
+        )
+    except (OSError, RuntimeError):  # the last one: without a thread
         return []
-    return [sockaddr for *_, sockaddr in found]
+    return [_unmapped(sockaddr) for *_, sockaddr in found]
+
+
+def _unmapped(sockaddr: Any) -> Any:
+    # An IPv4 address that is written as an IPv6 one is dialed as what it is.
+    host = sockaddr[0].removeprefix("::ffff:")
+    return (host, sockaddr[1]) if "." in host else sockaddr
 
 
 def _is_same_file(target: UnixAddress, name: object) -> bool:
@@ -62,7 +70,7 @@ def _is_same_file(target: UnixAddress, name: object) -> bool:
 def _leads_to(sockaddr: Any, name: Any) -> bool:
     if not isinstance(name, tuple) or len(name) != len(sockaddr):
         return False
-    if name[:2] == sockaddr[:2]:
+    if name == sockaddr:  # with its zone: link-local addresses are many times the same
         return True
     # 0.0.0.0 and :: are this machine for whoever connects to them, too.
     return (

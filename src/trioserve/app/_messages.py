@@ -279,6 +279,11 @@ def why_not(error: OSError) -> str:
     where = error.filename
     if isinstance(error.__cause__, socket.gaierror):
         return f"can't find the host of {where}: {error.strerror}; is it spelt right?"
+    if error.filename2 is not None:
+        return (
+            f"can't listen on both {where} and {error.filename2}: one of them is all"
+            " interfaces and includes the other; leave the other one out"
+        )
     address = parse_address(where)
     if isinstance(address, UnixAddress):
         return _why_not_unix(address, error)

@@ -105,7 +105,15 @@ def serving_options(
             type=count,
             metavar="N",
             show_default="any number",
-            help="Of these, so many from one IP address; refuse others.",
+            help="Of these, so many from one peer; refuse others.",
+        ),
+        option(
+            "--per-peer-prefix",
+            type=click.IntRange(1, 128),
+            default=64,
+            show_default=True,
+            metavar="BITS",
+            help="So much of an IPv6 address says which peer it is.",
         ),
         option(
             "--when-full",
@@ -201,11 +209,18 @@ def raise_open_files_limit() -> None:
 
 
 def limits_of(
-    max_connections: int | None, per_peer: int | None, when_full: Any
+    max_connections: int | None,
+    per_peer: int | None = None,
+    per_peer_prefix: int = 64,
+    when_full: Any = "backlog",
 ) -> Limits:
     """The limits that these options ask for; the default is from the open files."""
     raise_open_files_limit()
-    limits = Limits(max_per_peer=per_peer, when_full=when_full)
+    limits = Limits(
+        max_per_peer=per_peer,
+        per_peer_ipv6_prefix=per_peer_prefix,
+        when_full=when_full,
+    )
     if max_connections is not None:
         limits = dataclasses.replace(limits, max_connections=max_connections)
     return limits
@@ -228,7 +243,7 @@ def settings_text(ctx: click.Context) -> Iterator[str]:
 def _value_text(ctx: click.Context, option: click.Option) -> str:
     match ctx.params[option.name or ""]:
         case None if option.opts[0] == "--max-connections":
-            return str(limits_of(None, None, "backlog").max_connections)
+            return str(limits_of(None).max_connections)
         case None:
             default = option.show_default
             return default if isinstance(default, str) else "none"

@@ -214,6 +214,7 @@ def _attempt(value: object) -> Attempt:
         address=_text(fields.get("address")),
         seconds=_seconds(fields.get("seconds")),
         error=None if error is None else _text(error),
+        ours=_truth(fields.get("ours", False)),  # older files don't have it
     )
 
 

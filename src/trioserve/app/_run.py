@@ -88,6 +88,8 @@ async def listen_or_say(*addresses: Address) -> Listeners:
     """
     try:
         return await open_listeners(*addresses)
+    except ValueError as error:
+        raise WrongUsage(str(error)) from error
     except OSError as error:
         raise click.ClickException(why_not(error)) from error
 
@@ -114,8 +116,8 @@ async def say_whom_nobody_knows(job: Job, log: Log) -> None:
         if isinstance(target, TcpAddress):
             with trio.move_on_after(job.timeouts.connect):
                 try:
-                    await trio.socket.getaddrinfo(target.host, target.port)
-                except (OSError, UnicodeError, RuntimeError):  # without a thread
+                    await trio.socket.getaddrinfo(target.host_bytes, target.port)
+                except (OSError, RuntimeError):  # the last one: without a thread
                     unknown.append(target.host)
     say_unknown_names(log, dict.fromkeys(unknown))
 

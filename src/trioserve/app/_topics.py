@@ -30,15 +30,16 @@ Where to listen and where to dial are written in the same way:
   unix:@NAME            a name in Linux's abstract namespace, without a file
 
 tcp:// may stand before HOST, and unix:// before a PATH that begins with '/'.
-To listen, port 0 picks a free one, which is printed (--port-file writes it).
-The file of a Unix socket that nobody listens on any more is replaced, and it is
-removed at the end. A bare number is refused: it would have to mean either this
-machine only or everybody.
+To listen, port 0 picks a free one, which is printed (--port-file writes it). An
+address that is given twice, under whatever name, is listened on once. The file
+of a Unix socket that nobody listens on any more is replaced, and it is removed
+at the end. A bare number is refused: it would have to mean either this machine
+only or everybody.
 
 TARGETs are tried in their order, each with an equal share of what is left of
---connect; the addresses of one name are tried side by side (RFC 8305). An
-answer for a name is used for 10 seconds, and the last good one as long as there
-is no new one.""",
+--connect; the addresses of one name are tried side by side, six at a time (RFC
+8305). An answer for a name is used for 10 seconds, and the last good one as
+long as there is no new one.""",
     "faults": """\
 A proxy can break connections on purpose, to see how both ends take it:
 
