@@ -259,7 +259,7 @@ def test_a_case_is_saved_for_the_proxy(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
-        ({}, "at least one peer"),
+        ({}, "peers must not be empty"),
         (
             {"act": "explode", "at": 1},
             r"act must be one of .*'cancel'.*, not 'explode'",
@@ -288,7 +288,9 @@ def test_what_cannot_be_is_said_before_anything_runs(
 
 
 def test_a_peer_is_a_peer() -> None:
-    with pytest.raises(TypeError, match="a peer must be a Peer, not b'hello'"):
+    with pytest.raises(
+        TypeError, match="peers must be Peers, each of them, not b'hello'"
+    ):
         run_conversation(shout, b"hello")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"explore must be one of .*not 'deep'"):
         check_handler(shout, HELLO, explore="deep")  # type: ignore[arg-type]
@@ -791,3 +793,50 @@ def test_who_is_refused_is_one_whom_nobody_served() -> None:
         ["reset"] * 2,
         ["eof"] * 2,
     ]
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("handler", None),
+        ("raises", 5),
+        ("raises", [5]),
+        ("raises", [int]),
+        ("without", 5),
+        ("without", {"ends": 5}),
+        ("before_run", 5),
+        ("limits", {}),
+        ("timeouts", 5),
+        ("seed", "5"),
+        ("copies", "2"),
+        ("buffer", 1.5),
+        ("deaf", "1"),
+        ("flood", True),
+        ("at", "1"),
+        ("faults", 5),
+    ],
+)
+def test_what_an_argument_may_not_be_is_said_by_name(name: str, value: Any) -> None:
+    options: dict[str, Any] = {"handler": says_hello, "act": "drain", "at": 1}
+    options |= {name: value}
+    with pytest.raises(TypeError, match=rf"\b{name}\b"):
+        run_conversation(options.pop("handler"), Peer(), **options)
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda: Peer((5,)),  # type: ignore[arg-type]
+        lambda: Peer(5),  # type: ignore[arg-type]
+        lambda: Peer().wait("5"),  # type: ignore[arg-type]
+        lambda: Peer().meet(5),  # type: ignore[arg-type]
+        lambda: check_handler(says_hello, Peer(), seed="5"),  # type: ignore[arg-type]
+    ],
+)
+def test_what_a_script_may_not_be_is_said_at_once(write: Any) -> None:
+    with pytest.raises(TypeError, match=r"^(steps|seconds|name|seed) must be"):
+        write()
+
+
+async def says_hello(stream: Any) -> None:
+    await stream.send_all(b"hello")

@@ -3,6 +3,7 @@
 The map, from the bottom up; it uses public names of trioserve only, and
 imports Hypothesis only when a strategy or a machine is asked for:
 
+    _arguments
     _network   _schedule   _driven   _watch
     _peer   _timeline
     _case   _client   _driver   _strategies

@@ -16,6 +16,7 @@ from typing import Final, Literal, get_args
 
 from trioserve import ConnectionReport, Faults, Limits, Timeouts
 
+from ._arguments import check_count, check_seconds, check_type
 from ._peer import Peer, Tail
 from ._timeline import Timeline
 
@@ -74,24 +75,23 @@ class Case:
     flood: int = 0
 
     def __post_init__(self) -> None:
+        check_type("peers", self.peers, tuple, "a tuple of Peers")
         if not self.peers:
-            raise ValueError("a conversation needs at least one peer")
+            raise ValueError("peers must not be empty: a conversation needs one")
         for peer in self.peers:
-            if not isinstance(peer, Peer):
-                raise TypeError(f"a peer must be a Peer, not {peer!r}")
+            check_type("peers", peer, Peer, "Peers, each of them")
+        check_type("faults", self.faults, Faults, "a Faults, or its text")
+        check_type("seed", self.seed, int, "an int")
         if self.act is not None and self.act not in get_args(Act):
             raise ValueError(f"act must be one of {get_args(Act)}, not {self.act!r}")
         if (self.act is None) != (self.at is None):
             raise ValueError("act and at go together")
         for name in ("copies", "rounds", "buffer"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be 1 or more")
-        if self.at is not None and self.at < 0:
-            raise ValueError("at must be 0 or more")
-        if self.flood < 0:
-            raise ValueError("flood must be 0 or more")
-        if not 0 <= self.deaf < math.inf:
-            raise ValueError("deaf must be 0 or more and finite")
+            check_count(name, getattr(self, name), least=1)
+        if self.at is not None:
+            check_count("at", self.at, least=0)
+        check_count("flood", self.flood, least=0)
+        check_seconds("deaf", self.deaf)
 
     def __repr__(self) -> str:
         return _call(self, Setting())

@@ -14,6 +14,7 @@ from typing import Final, Literal, get_args
 
 from trioserve import Faults, Limits, Timeouts, parse_faults
 
+from ._arguments import check_type
 from ._case import LAWS, Act, Case, HandlerFailure, Law, Run, Setting
 from ._peer import Peer
 from ._run import MEMORY, Handler, play
@@ -162,6 +163,7 @@ def check_handler(
     check = _Check(handler, peers, raises, without, before_run, limits, timeouts)
     if explore not in _EFFORTS:
         raise ValueError(f"explore must be one of {get_args(Explore)}, not {explore!r}")
+    check_type("seed", seed, int, "an int")
     check.everything(_EFFORTS[explore], random.Random(seed))
 
 
@@ -228,14 +230,28 @@ class _Check:
         limits: Limits | None,
         timeouts: Timeouts | None,
     ) -> None:
+        if not callable(handler):
+            raise TypeError(f"handler must be an async function, not {handler!r}")
         self._handler = handler
         self._case = Case(peers)
-        if not isinstance(without or {}, Mapping):
+        check_type("raises", raises, Iterable, "a list of exceptions")
+        for kind in (raises := tuple(raises)):
+            check_type("raises", kind, type, "a list of exceptions")
+            if not issubclass(kind, BaseException):
+                raise TypeError(f"raises must have exceptions in it, not {kind!r}")
+        if before_run is not None and not callable(before_run):
+            raise TypeError(f"before_run must be callable, or None, not {before_run!r}")
+        if limits is not None:
+            check_type("limits", limits, Limits, "a Limits or None")
+        if timeouts is not None:
+            check_type("timeouts", timeouts, Timeouts, "a Timeouts or None")
+        if not isinstance({} if without is None else without, Mapping):
             raise TypeError(f"without must map laws to reasons, not be {without!r}")
         self._without = dict(without or {})
         for law, reason in self._without.items():
             if law not in LAWS:
                 raise ValueError(f"without must name laws, {tuple(LAWS)}, not {law!r}")
+            check_type("without", reason, str, "a reason for each law")
             if not reason.strip():
                 raise ValueError(f"without needs a reason for {law!r}")
         self._is_the_same = False

@@ -14,6 +14,7 @@ from typing import Any, Final, Literal, Self
 
 import trio
 
+from ._arguments import check_seconds, check_type
 from ._network import MemoryStream
 
 Tail = Literal["open", "eof", "reset"]
@@ -60,6 +61,11 @@ class Peer:
     """
 
     steps: tuple[Step, ...] = ()
+
+    def __post_init__(self) -> None:
+        check_type("steps", self.steps, tuple, "a tuple of Steps")
+        for step in self.steps:
+            check_type("steps", step, Step, "Steps, each of them")
 
     def __repr__(self) -> str:
         return "".join(["Peer()", *(f".{step}" for step in self.steps)])
@@ -118,8 +124,7 @@ class Peer:
 
     def wait(self, seconds: float) -> Self:
         """Do nothing for that long."""
-        if not 0 <= seconds < math.inf:
-            raise ValueError(f"seconds must be 0 or more and finite, not {seconds!r}")
+        check_seconds("seconds", seconds)
         return self._then("wait", seconds)
 
     def stop_reading(self) -> Self:
@@ -132,6 +137,7 @@ class Peer:
 
     def meet(self, name: str) -> Self:
         """Wait until every peer that meets under this name is here."""
+        check_type("name", name, str, "a str")
         return self._then("meet", name)
 
     @property
