@@ -117,7 +117,7 @@ def _can_be_formatted(error: BaseException) -> bool:
         str(error)
         traceback.format_exception(error, limit=1)
     except BaseException:  # noqa: ASYNC103 - the error's own doing
-        return False
+        return False  # noqa: ASYNC104 - it is no news
     return True
 
 

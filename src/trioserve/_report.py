@@ -495,7 +495,7 @@ def _told_by(method: str, ask: Callable[[object], str], value: object) -> str:
     try:
         return _cut(ask(value), _MOST_TOLD)
     except BaseException as error:  # noqa: ASYNC103 - of the value's own making
-        return f"its {method} raised {_name_of(error)}"
+        return f"its {method} raised {_name_of(error)}"  # noqa: ASYNC104
 
 
 def _cut(text: str, length: int | None = None) -> str:
