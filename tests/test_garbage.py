@@ -144,11 +144,15 @@ def _refusing() -> str:
         return f"127.0.0.1:{sock.getsockname()[1]}"
 
 
+def _name(case: object) -> str:
+    return getattr(case, "__name__", str(case))
+
+
 @pytest.mark.parametrize("client", [_resets, _resets_at_once, _resets_unread, _leaves])
 @pytest.mark.parametrize(
     "handler",
     [_echo, trioserve.echo, "proxy", "faulty", _raises_its_own, _relays_in_tasks],
-    ids=str,
+    ids=_name,
 )
 def test_who_leaves_is_no_garbage(client: Client, handler: Any) -> None:
     """Law 13: by FIN or by RST, through the engine, tasks and every kind of handler."""
@@ -174,7 +178,7 @@ def test_who_leaves_is_no_garbage(client: Client, handler: Any) -> None:
         (_is_cut, "proxy"),
         (_is_cut, _raises_its_own),
     ],
-    ids=str,
+    ids=_name,
 )
 def test_however_it_ends_it_is_no_garbage(client: Client, handler: Any) -> None:
     """Law 13: handlers that raise, timers, cuts, targets that can't be reached, TLS."""
