@@ -100,6 +100,7 @@ TABLE: dict[str, dict[str, tuple[Any, ...]]] = {
     "Limits": {
         "max_connections": COUNT,
         "max_per_peer": ("5", True, 0, 1.5),
+        "per_peer_ipv6_prefix": ("64", None, True, 0, 129),
         "when_full": (None, "panic"),
         "refusal": ("busy", 5),
     },

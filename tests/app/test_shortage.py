@@ -55,7 +55,6 @@ needs_limits = pytest.mark.skipif(
     [
         (1, "echo 127.0.0.1:0"),
         (2, "echo 127.0.0.1:0 --reports /dev/null"),
-        (2, "echo localhost:0"),
         (1, "demo"),
     ],
 )
@@ -67,6 +66,21 @@ def test_without_a_thread_it_does_not_start(threads: int, words: str) -> None:
         timeout=60,
     )
     assert done.stderr == NO_THREAD
+    assert done.returncode == 1
+
+
+@needs_limits
+def test_without_a_thread_a_name_to_listen_on_is_not_looked_up() -> None:
+    done = subprocess.run(
+        limited(2, "-m", "trioserve", "echo", "localhost:0"),
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    why = NO_THREAD.removeprefix("trioserve: error: can't start a thread: ")
+    assert done.stderr == (
+        f"trioserve: error: can't look up the host of localhost:0: {why}"
+    )
     assert done.returncode == 1
 
 
@@ -85,7 +99,9 @@ def test_without_a_thread_a_name_is_not_found_and_serving_goes_on() -> None:
                 proxy.connect(port) as client,
             ):
                 client.recv(1)
-            assert "can't start new thread" in proxy.err.until("event=connection")
+            said = proxy.err.until("event=connection")
+            assert "outcome=resource" in said
+            assert "no thread was free for a look-up" in said
         proxy.signal(signal.SIGTERM)
         assert proxy.code() == 0
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from links import some_bytes
 from support import receive_all, receive_exactly, serving
 from sweep import Begin, sweep
-from trioserve import Connection, Limits
+from trioserve import Connection, Limits, log_reports
 from trioserve.testing import Event, MemoryNetwork, MemoryStream, stream_pair
 
 Pair: TypeAlias = tuple[MemoryStream, MemoryStream]
@@ -504,7 +504,7 @@ async def test_a_server_serves_it(autojump_clock: trio.testing.MockClock) -> Non
         handler,
         listeners=[listener],
         limits=Limits(max_connections=1, when_full="refuse"),
-        collector=None,
+        collector=log_reports,
     ):
         client = await network.connect(listener)
         await client.send_all(b"hello")

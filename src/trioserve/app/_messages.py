@@ -279,6 +279,11 @@ def why_not(error: OSError) -> str:
     where = error.filename
     if isinstance(error.__cause__, socket.gaierror):
         return f"can't find the host of {where}: {error.strerror}; is it spelt right?"
+    if error.errno == errno.EAGAIN:
+        return (
+            f"can't look up the host of {where}: no more processes and threads are"
+            " allowed (ulimit -u, TasksMax= in systemd, the pids limit of a container)"
+        )
     if error.filename2 is not None:
         return (
             f"can't listen on both {where} and {error.filename2}: one of them is all"
