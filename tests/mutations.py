@@ -83,8 +83,8 @@ MUTATIONS: Sequence[Mutation] = (
         law=1,
         breaks="a handler that raises a Cancelled of its own cancels the server",
         file="_serve.py",
-        old="cancelled = trio.current_effective_deadline() == -math.inf",
-        new="cancelled = isinstance(exception, trio.Cancelled)",
+        old="return lent and trio.current_effective_deadline() == -math.inf",
+        new="return True",
         tests=("test_serve.py", "test_what_a_handler_raises_is_its_own_report"),
     ),
     Mutation(
@@ -207,6 +207,40 @@ MUTATIONS: Sequence[Mutation] = (
         new='if " " <= c <= "~" else',
         tests=("test_report.py", "test_escapes_are_those_of_python"),
     ),
+    Mutation(
+        law=1,
+        breaks="a handler that cancels the nursery of its task ends all others",
+        file="_serve.py",
+        old="connection._scope.shield = self._lent is None",
+        new="connection._scope.shield = False",
+        tests=(
+            "test_nurseries.py",
+            "test_a_handler_that_cancels_its_parent_nursery_ends_nobody",
+        ),
+    ),
+    Mutation(
+        law=1,
+        breaks="a group of errors is asked for its parts, and its class may lie",
+        file="_errors.py",
+        old="return _together([each for each in leaves(error) if is_a(each, kinds)])",
+        new="return is_a(error, BaseExceptionGroup) and error.subgroup(kinds) or None",
+        tests=("test_errors.py", "test_what_ends_the_program_is_found"),
+    ),
+    Mutation(
+        law=1,
+        breaks="an epoll that can't be waited for at the moment ends all relays",
+        file="_engine.py",
+        old="""\
+                        if _is_gone(epoll):
+                            raise
+                        trouble.say(error)
+""",
+        new="                        raise\n",
+        tests=(
+            "test_errnos.py",
+            "test_relays_go_on_while_the_engine_can_not_be_waited_for",
+        ),
+    ),
     # 2. Limit
     Mutation(
         law=2,
@@ -293,6 +327,17 @@ MUTATIONS: Sequence[Mutation] = (
         old="connection._report(len(self._open))",
         new="connection._report(len(self._open) + 1)",
         tests=("test_serve.py", "test_a_report_counts_the_others_that_were_open"),
+    ),
+    Mutation(
+        law=3,
+        breaks="a collector of ours takes one report in each pass of the scheduler",
+        file="_collector.py",
+        old="for _ in range(_AT_ONCE):",
+        new="for _ in range(0):",
+        tests=(
+            "test_collector.py",
+            "test_a_collector_of_ours_keeps_up_with_many_that_end_in_one_pass",
+        ),
     ),
     # 4. Byte ledger
     Mutation(
@@ -395,6 +440,17 @@ MUTATIONS: Sequence[Mutation] = (
             "test_a_relay_that_holds_bytes_is_not_idle_while_the_server_drains",
         ),
     ),
+    Mutation(
+        law=5,
+        breaks="a drain ends the wait for the rest of a message",
+        file="_connection.py",
+        old="if self._holds_some or not (",
+        new="if not (",
+        tests=(
+            "test_connection.py",
+            "test_a_drain_ends_no_wait_for_the_rest_of_a_message",
+        ),
+    ),
     # 6. No lost hello
     Mutation(
         law=6,
@@ -465,8 +521,8 @@ MUTATIONS: Sequence[Mutation] = (
         law=8,
         breaks="what fails because of a reset is the error that is told",
         file="_transport.py",
-        old="        if self.error is None:\n            self.error = error\n",
-        new="        self.error = error\n",
+        old="        if self.error is None:\n            # Its traceback",
+        new="        if True:\n            # Its traceback",
         tests=("test_transport.py", "test_the_first_error_is_the_one_that_stays"),
     ),
     Mutation(
@@ -571,8 +627,8 @@ MUTATIONS: Sequence[Mutation] = (
         law=9,
         breaks="alarms of connections that are over pile up",
         file="_timers.py",
-        old="elif len(self._heap) > 2 * self._watched + 64:",
-        new="elif False:",
+        old="if len(self._heap) > 2 * self._watched + 64:",
+        new="if False:",
         tests=("test_timers.py", "test_the_forgotten_do_not_pile_up"),
     ),
     # 10. Chunking means nothing
@@ -605,13 +661,24 @@ MUTATIONS: Sequence[Mutation] = (
         new="            pass\n",
         tests=("test_proxy.py", "test_the_report_tells_both_sides"),
     ),
+    Mutation(
+        law=11,
+        breaks="of several flows that are as fast as they can be, none is bulk",
+        file="_engine.py",
+        old="_FULL: Final = CHUNK // 4",
+        new="_FULL: Final = CHUNK",
+        tests=(
+            "test_engine.py",
+            "test_reads_that_do_not_fill_the_buffer_are_bulk_too",
+        ),
+    ),
     # 12. Finite
     Mutation(
         law=12,
         breaks="who is sent something all the time is idle all the same",
         file="_connection.py",
-        old="since = max(transport.receiving_since, transport.moved_at)",
-        new="since = transport.receiving_since",
+        old="transport.receiving_since, transport.moved_at, transport.acked_at",
+        new="transport.receiving_since, transport.acked_at",
         tests=("test_connection.py", "test_bytes_that_are_sent_extend_silence_too"),
     ),
     Mutation(
@@ -665,13 +732,21 @@ MUTATIONS: Sequence[Mutation] = (
     ),
     Mutation(
         law=12,
-        breaks="a lent nursery that is cancelled waits for as long as serving goes on",
-        file="_serve.py",
-        old="                self._reports.give_up_in(self.timeouts.cleanup)\n",
-        new="                pass\n",
+        breaks="a byte of the target's does not count as the first one",
+        file="_relay.py",
+        old="return not (a.received or b.received or self",
+        new="return not (a.received or self",
+        tests=("test_relay.py", "test_a_byte_of_either_side_is_the_first"),
+    ),
+    Mutation(
+        law=12,
+        breaks="clients that wait for a full Unix socket get in in any order",
+        file="_dial.py",
+        old="        async with turn:\n",
+        new="        if True:\n",
         tests=(
-            "test_gates.py",
-            "test_a_lent_nursery_that_is_cancelled_is_not_held_up_for_long",
+            "test_dial.py",
+            "test_those_that_wait_for_a_full_unix_socket_get_in_in_their_order",
         ),
     ),
     # 13. Nothing left
@@ -725,6 +800,94 @@ MUTATIONS: Sequence[Mutation] = (
         old="os.O_NONBLOCK | os.O_CLOEXEC",
         new="os.O_NONBLOCK",
         tests=("test_pipes.py", "test_no_other_program_inherits_a_pipe"),
+    ),
+    # 14. Progress
+    Mutation(
+        law=14,
+        breaks="what a peer acknowledges is not seen",
+        file="_transport.py",
+        old="        unacknowledged = self.unsent()\n        before = self._seen\n",
+        new="        return False\n"
+        "        unacknowledged = self.unsent()\n        before = self._seen\n",
+        tests=(
+            "test_progress.py",
+            "test_a_slow_reader_gets_all_after_the_other_side_has_ended",
+            "test_no_timer_counts_as_silence_what_a_slow_reader_takes",
+            "test_a_slow_reader_gets_all_that_a_handler_has_left",
+        ),
+    ),
+    Mutation(
+        law=14,
+        breaks="a timer of a relay that is late does not look at the sockets",
+        file="_pump.py",
+        old="        if self.sink.sending_since < math.inf:\n            return",
+        new="        return False\n"
+        "        if self.sink.sending_since < math.inf:\n            return",
+        tests=(
+            "test_progress.py",
+            "test_a_timer_of_a_relay_looks_at_the_sockets_itself",
+        ),
+    ),
+    Mutation(
+        law=14,
+        breaks="timers that are late run before what has arrived is moved",
+        file="_timers.py",
+        old="""\
+            await trio.lowlevel.checkpoint()
+            await trio.lowlevel.checkpoint()
+""",
+        new="",
+        tests=(
+            "test_progress.py",
+            "test_what_waits_when_a_late_timer_runs_is_no_silence",
+            "test_an_end_that_waits_when_a_late_timer_runs_is_what_ends_it",
+            "test_a_reader_that_has_read_when_a_late_timer_runs_has_not_stalled",
+        ),
+    ),
+    Mutation(
+        law=14,
+        breaks="a reset does not wait for longer if the bytes before it go on",
+        file="_transport.py",
+        old="patience.deadline = max(since, self.acked_at) + seconds",
+        new="patience.deadline = since + seconds",
+        tests=(
+            "test_progress.py",
+            "test_a_reset_waits_as_long_as_what_came_before_it_goes_on",
+        ),
+    ),
+    # 15. Blame
+    Mutation(
+        law=15,
+        breaks="what this machine lacks is the client's doing",
+        file="_connection.py",
+        old="Reason.RESOURCE if is_ours(self._transport.error) else",
+        new="Reason.RESOURCE if False else",
+        tests=(
+            "test_errnos.py",
+            "test_a_connection_that_can_not_be_waited_for_ends_alone",
+        ),
+    ),
+    Mutation(
+        law=15,
+        breaks="an error that a handler raises because of a reset is its own",
+        file="_connection.py",
+        old="elif error is not None and self._began_with_client(error):",
+        new="elif False:",
+        tests=(
+            "test_connection.py",
+            "test_an_error_that_comes_of_a_reset_is_the_clients",
+        ),
+    ),
+    Mutation(
+        law=15,
+        breaks="a lent nursery that is cancelled is a mistake of its handlers",
+        file="_serve.py",
+        old="        lent = self._lent is not None\n",
+        new="        lent = False\n",
+        tests=(
+            "test_nurseries.py",
+            "test_a_lent_nursery_that_is_cancelled_ends_at_once",
+        ),
     ),
 )
 
