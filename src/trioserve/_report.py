@@ -122,7 +122,7 @@ _REASONS: dict[Reason, tuple[Outcome, str, str]] = {
     Reason.RESOURCE: (
         Outcome.RESOURCE,
         "R",
-        "this machine lacked what the connection needed, or did not allow it",
+        "this machine lacked what the connection needed, or forbade it",
     ),
     Reason.STOPPING: (Outcome.REFUSED, "K", "the server was stopping"),
     Reason.FIRST_BYTE: (Outcome.TIMEOUT, "t", "no byte came from either side in time"),

@@ -7,7 +7,6 @@ from trioserve.testing import _watch
 
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A tenth of the steps is found to be too many: it is the same, and quick."""
-    for name in ("_MOST_AT_ONCE", "_MOST_IN_ALL"):
-        monkeypatch.setattr(_watch, name, getattr(_watch, name) // 10)
-    monkeypatch.setattr(_watch, "_LAST_STEPS", _watch._LAST_STEPS // 10)
+    """A fifth of the steps is found to be too many: it is the same, and quick."""
+    for name in ("_MOST_AT_ONCE", "_MOST_IN_ALL", "_LAST_STEPS"):
+        monkeypatch.setattr(_watch, name, getattr(_watch, name) // 5)
