@@ -141,6 +141,10 @@ def _idle(number: int, port: int, pid: int | None, seconds: float) -> Figures:
     }
 
 
+def _blast(number: int, port: int, pid: int | None, seconds: float) -> Figures:
+    return blast(port, pid, number, seconds)
+
+
 def _flow(
     number: int, down: bool, port: int, pid: int | None, seconds: float
 ) -> Figures:
@@ -186,7 +190,7 @@ def _all() -> Generator[Work]:
         yield Work(
             name=f"blast-{number}",
             title=f"Bytes up the stream, 256 KiB at a time, in {number} flows at once",
-            task=lambda *task, number=number: blast(*task[:2], number, task[2]),
+            task=partial(_blast, number),
             clients=number,
             target="sink",
         )

@@ -244,7 +244,11 @@ def test_an_interface_whose_name_no_address_can_have(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Linux allows any letter but a slash and a colon: then it is the number."""
-    monkeypatch.setattr(socket, "if_indextoname", lambda _: name)
+
+    def if_indextoname(index: int) -> str:
+        return name
+
+    monkeypatch.setattr(socket, "if_indextoname", if_indextoname)
     text = sockaddr_text(("fe80::1", 80, 0, 7))
     assert text == "[fe80::1%7]:80"
     assert str(parse_address(text)) == text

@@ -17,7 +17,7 @@ import signal
 import socket
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Self
 
@@ -204,7 +204,7 @@ def test_commands_are_found() -> None:
 
 
 @contextlib.contextmanager
-def listening(kind: str, folder: Path) -> Iterator[str]:
+def listening(kind: str, folder: Path) -> Generator[str]:
     """The address of somebody who listens."""
     with contextlib.ExitStack() as stack:
         if kind.startswith("unix"):

@@ -493,11 +493,12 @@ def test_those_that_wait_for_a_full_unix_socket_get_in_in_their_order(
                         case "comes":
                             scopes[number] = trio.CancelScope()
                             nursery.start_soon(client, number)
-                        case "gives up" if waiting := scopes.keys() - reached:
-                            scopes.pop(min(waiting)).cancel()
+                        case "gives up":
+                            if waiting := scopes.keys() - reached:
+                                scopes.pop(min(waiting)).cancel()
                         case "room":
                             take_one()
-                        case "time":
+                        case _:
                             await trio.sleep(0.3)
                     await trio.testing.wait_all_tasks_blocked()
                 while set(scopes) - set(reached):
@@ -956,7 +957,7 @@ async def test_an_attempt_that_was_given_up_is_not_told(
     """Law 15: nobody knows what the target would have done."""
     told: list[object] = []
     with _black_hole() as silent:
-        dialing = Dialing([silent], (), lambda *said: told.append(said))
+        dialing = Dialing([silent], (), lambda _, attempt: told.append(attempt))
         async with trio.open_nursery() as nursery:
             nursery.start_soon(dialing.dial, 8)
             await trio.sleep(1)

@@ -49,11 +49,6 @@ async def _raises_its_own(conn: Connection) -> None:
         raise Oops from error
 
 
-async def _sends_without_end(conn: Connection) -> None:
-    while True:
-        await conn.send_all(bytes(100_000))
-
-
 async def _returns_itself(conn: Connection) -> object:
     return conn
 

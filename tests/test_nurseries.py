@@ -61,6 +61,7 @@ async def test_a_lent_nursery_that_is_cancelled_ends_at_once(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     """Law 5: serving may run in it, too."""
+    client: trio.SocketStream | None = None
     async with trio.open_nursery() as accepting:
         async with trio.open_nursery() as lent:
             serve = partial(serve_tcp, handler_nursery=lent)
@@ -71,7 +72,7 @@ async def test_a_lent_nursery_that_is_cancelled_ends_at_once(
                 await client.send_all(b"x")
                 await receive_exactly(client, 1)
             lent.cancel_scope.cancel()
-        if has_client:
+        if client is not None:
             # Its SocketStream is closed by force, which is a FIN.
             assert await is_reset(client) or serve_tcp.func is trio.serve_tcp
             await client.aclose()
@@ -110,14 +111,15 @@ async def test_a_handler_that_ends_the_program_ends_it_from_where_it_runs(
     async def handler(stream: Any) -> None:
         raise KeyboardInterrupt
 
+    clients: list[trio.SocketStream] = []
     async with trio.open_nursery() as accepting:
         with pytest.RaisesGroup(KeyboardInterrupt, flatten_subgroups=True):
             async with trio.open_nursery() as lent:
                 serve = partial(serve_tcp, handler_nursery=lent)
                 listeners = await accepting.start(serve, handler, 0)
-                client = await CONNECT(listeners[0])
+                clients.append(await CONNECT(listeners[0]))
                 await trio.sleep_forever()
-        await client.aclose()
+        await clients[0].aclose()
         await trio.testing.wait_all_tasks_blocked()
         assert accepting.child_tasks
         accepting.cancel_scope.cancel()

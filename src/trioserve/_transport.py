@@ -263,7 +263,7 @@ class Transport(abc.ABC):
         it is broken. There is no event for it, so this looks again after 1 ms,
         2 ms, ... 50 ms.
         """
-        if self.error is not None or not self.unsent():
+        if not self.unsent():
             return  # a scope alone would cost 9 us
         since, pause = self._clock.current_time(), 0.001
         with trio.CancelScope() as patience:

@@ -38,7 +38,7 @@ class Writer:
         self.fd = fd
         self.lines: list[str] = []
         self.lost = 0
-        self.lose: Callable[[int], None] = options.get("on_lost", lambda _: None)
+        self.lose: Callable[[int], None] = options.get("on_lost", int)
         Writer.made.append(self)
 
     def write(self, line: str) -> bool:

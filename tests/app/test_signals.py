@@ -10,7 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path
 
 import pytest
@@ -44,7 +44,7 @@ main()
 
 
 @contextlib.contextmanager
-def blocked(*numbers: int) -> Iterator[None]:
+def blocked(*numbers: int) -> Generator[None]:
     before = signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
     try:
         yield
