@@ -298,7 +298,7 @@ class Relay(abc.ABC):
         moved = max(self._began, a.moved_at, b.moved_at, a.acked_at, b.acked_at)
         side: Side | None
         if self._first is None:
-            # Who takes nothing is silent, too.
+            # A peer that takes nothing is silent, too.
             side = "target" if b.sending_since < a.sending_since else "client"
             due, reason = moved + timeouts.idle, Reason.IDLE
         else:
