@@ -9,6 +9,7 @@ import math
 import re
 import socket
 from collections.abc import Awaitable, Callable, Iterator
+from functools import partial
 from typing import Any
 
 import pytest
@@ -177,7 +178,7 @@ class _World:
                 {"level": socket.SOL_SOCKET, "option": 9},
             ),
             "Server.limits": (
-                lambda limits: setattr(server, "limits", limits),
+                partial(_set_limits, server),
                 {},
             ),
             "Server.start_draining": (server.start_draining, {}),
@@ -188,26 +189,20 @@ class _World:
             ),
             "serve_tcp": (trioserve.serve_tcp, {"handler": _handler, "port": 0}),
             "open_listeners": (
-                lambda addresses=":0", **options: trioserve.open_listeners(
-                    *([addresses] if addresses != () else []), **options
-                ),
+                _open_listeners,
                 {},
             ),
             "relay": (trioserve.relay, {"a": stream, "b": stream}),
             "proxy": (
-                lambda target=":1", others="a:1", **options: trioserve.proxy(
-                    target, others, **options
-                ),
+                _proxy,
                 {"target": "a:1"},
             ),
             "Ending": (
-                lambda **arguments: trioserve.Ending(
-                    **{"kind": "reset"} | _either(arguments)
-                ),
+                _ending,
                 {},
             ),
             "Impairment": (
-                lambda **arguments: trioserve.Impairment(**_ALLOWED | arguments),
+                partial(trioserve.Impairment, **_ALLOWED),
                 {},
             ),
             "TcpAddress": (trioserve.TcpAddress, {"host": "a", "port": 1}),
@@ -234,12 +229,22 @@ class _World:
 _ALLOWED: dict[str, Any] = {"latency": 2.0, "slice": (1, 2)}
 
 
-def _either(arguments: dict[str, Any]) -> dict[str, Any]:
-    return (
-        arguments
-        if {"bytes", "seconds"} & arguments.keys()
-        else {"bytes": 1, **arguments}
+def _set_limits(server: trioserve.Server, limits: Any) -> None:
+    server.limits = limits
+
+
+def _open_listeners(addresses: Any = ":0", **options: Any) -> Awaitable[object]:
+    return trioserve.open_listeners(
+        *([addresses] if addresses != () else []), **options
     )
+
+
+def _proxy(target: Any = ":1", others: Any = "a:1", **options: Any) -> object:
+    return trioserve.proxy(target, others, **options)
+
+
+def _ending(kind: Any = "reset", **when: Any) -> object:
+    return trioserve.Ending(kind, **(when or {"bytes": 1}))
 
 
 def _wrong() -> Iterator[tuple[str, str, Any]]:
