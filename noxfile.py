@@ -13,6 +13,10 @@ PYPROJECT = nox.project.load_toml("pyproject.toml")
 # Polling is for tests under a virtual clock; handlers of tests may have no await;
 # task_status is passed on.
 ASYNC_RULES = ["--enable=ASYNC1", "--disable=ASYNC110,ASYNC114,ASYNC124,ASYNC128"]
+# Most tests wait for something most of the time: more than there are cores.
+AT_ONCE = ["-n", "4", "--dist", "worksteal"]
+# Handlers under every law: half of the tests' time, and twice that under coverage.
+LONG = [f"tests/testing/test_{name}.py" for name in ("zoo", "ourselves", "examples")]
 CODE = ["src", "tests", "examples", "bench", "noxfile.py"]
 
 
@@ -54,7 +58,7 @@ def lowest(session: nox.Session) -> None:
     """The tests, with the lowest versions of the dependencies that are allowed."""
     lowest = [d.replace(">=", "==") for d in PYPROJECT["project"]["dependencies"]]
     session.install(*group("test"), ".", *lowest)
-    session.run("pytest", *session.posargs)
+    session.run("pytest", *AT_ONCE, *session.posargs)
 
 
 @nox.session(default=False)
@@ -80,9 +84,16 @@ def mutations(session: nox.Session) -> None:
 
 @nox.session
 def tests(session: nox.Session) -> None:
-    """The tests, and whether they run every branch of the package."""
+    """The tests, and whether they run every branch of the package.
+
+    Without those that take long, run no line that others don't, and have been run by
+    ``lowest``.
+    """
     session.install(*group("test"), ".")
     session.run("coverage", "erase")
-    session.run("coverage", "run", "-m", "pytest", *session.posargs)
+    left_out = [f"--ignore={file}" for file in LONG]
+    session.run(
+        "coverage", "run", "-m", "pytest", *AT_ONCE, *left_out, *session.posargs
+    )
     session.run("coverage", "combine", "--quiet")
     session.run("coverage", "report")

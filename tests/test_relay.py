@@ -474,6 +474,25 @@ async def test_idle_with_bytes_that_nobody_took_it_is_a_reset(
         assert await is_reset(receiver.peer)
 
 
+@pytest.mark.parametrize("medium", REAL_MEDIA)
+@pytest.mark.parametrize("who", [0, 1])
+async def test_half_closed_with_bytes_that_the_other_side_does_not_take(
+    medium: RealMedium, who: int, autojump_clock: trio.testing.MockClock
+) -> None:
+    """Law 15: it has sent all and the other is to read; it is not what is waited for."""
+    with medium() as a, medium() as b:
+        sender, receiver = (a, b)[who], (b, a)[who]
+        narrow(receiver.peer)
+        timeouts = Timeouts(half_closed=5, write_stall=30, idle=1000)
+        async with trio.open_nursery() as nursery:
+            await receiver.peer.send_eof()
+            nursery.start_soon(Peer(sender.peer).send, 30_000_000)
+            result = await relay(a.ours, b.ours, timeouts=timeouts)
+            nursery.cancel_scope.cancel()
+    assert result.reason is Reason.HALF_CLOSED
+    assert result.side == ("target", "client")[who]
+
+
 async def test_what_a_stalled_target_did_not_take_is_in_the_report(
     autojump_clock: trio.testing.MockClock,
 ) -> None:

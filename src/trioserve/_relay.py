@@ -302,9 +302,7 @@ class Relay(abc.ABC):
             side = "target" if b.sending_since < a.sending_since else "client"
             due, reason = moved + timeouts.idle, Reason.IDLE
         else:
-            side = next(
-                (self._side_of(p.source) for p in self._pumps if not p.done), None
-            )
+            side = next((self._waits_for(p) for p in self._pumps if not p.done), None)
             due = max(moved, self._half_since) + timeouts.half_closed
             reason = Reason.HALF_CLOSED
         first_byte = self._accepted_at() + timeouts.first_byte
@@ -332,6 +330,11 @@ class Relay(abc.ABC):
 
     def _accepted_at(self) -> float:
         return self._client._accepted_at if self._client else self._began
+
+    def _waits_for(self, pump: Pump) -> Side:
+        """The side that a pump waits for: to take bytes, or to send some."""
+        is_blocked = pump.sink.sending_since < math.inf
+        return self._side_of(pump.sink if is_blocked else pump.source)
 
     def _side_of(self, transport: Transport) -> Side:
         return "client" if transport is self._a else "target"
