@@ -208,3 +208,16 @@ async def test_reports_that_a_dead_collector_did_not_take_are_said_at_the_end(
         await _let_go(running, 3)
         assert len(caplog.messages) == 1
     assert caplog.messages[1:] == ["reports lost in all: 3"]
+
+
+async def test_what_ends_the_program_is_told_apart_from_what_a_collector_raises() -> (
+    None
+):
+    """Law 1: in a group with others, it is what comes out."""
+
+    async def collector(reports: trio.MemoryReceiveChannel[ConnectionReport]) -> None:
+        raise BaseExceptionGroup("both", [ValueError(), KeyboardInterrupt()])
+
+    with pytest.RaisesGroup(KeyboardInterrupt, flatten_subgroups=True):
+        async with serving(echo, collector=collector) as running:
+            await running.ended.wait()

@@ -311,6 +311,24 @@ async def test_a_client_that_is_gone_while_the_target_is_dialed(
     assert report.error.startswith("ConnectionResetError: ")
 
 
+async def test_a_client_that_is_gone_while_a_second_target_is_dialed(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """Law 8: it is watched once, however many targets it waits for."""
+    with _black_hole() as first, _black_hole() as second:
+        async with serving(
+            proxy(first, second), timeouts=Timeouts(connect=60)
+        ) as running:
+            client = await running.connect()
+            await trio.sleep(40)
+            assert running.server.connections[0].target == str(second)
+            reset(client)
+            await trio.testing.wait_all_tasks_blocked(0.01)
+            assert len(running.server.connections) == 0
+    (report,) = running.reports
+    assert report.reason is Reason.CLIENT_RESET
+
+
 @pytest.mark.parametrize("sends", [b"", b"hello"])
 async def test_a_client_that_is_gone_before_its_turn_is_not_dialed_for(
     sends: bytes, autojump_clock: trio.testing.MockClock

@@ -106,20 +106,22 @@ async def test_what_a_handler_raises_is_its_own_report(
 
 
 @pytest.mark.parametrize("kind", [KeyboardInterrupt, SystemExit])
-@pytest.mark.parametrize("grouped", [False, True])
+@pytest.mark.parametrize("grouped", [0, 1, 2])
 async def test_the_end_of_the_program_propagates(
-    kind: type[BaseException], grouped: bool
+    kind: type[BaseException], grouped: int
 ) -> None:
     """Law 1: only the end of the program ends the server, with all reports made."""
 
     async def handler(conn: Connection) -> None:
         if await conn.receive_some() == b"end":
-            raise _group(Oops(), kind()) if grouped else kind()
+            ends = [kind() for _ in range(grouped)]
+            raise _group(Oops(), *ends) if grouped else kind()
         await trio.sleep_forever()
 
     running = None
-    with pytest.RaisesGroup(kind, flatten_subgroups=True):
-        async with serving(handler) as running:
+    ends = [kind] * max(1, grouped)
+    with pytest.RaisesGroup(*ends, flatten_subgroups=True):
+        async with serving(handler, report_buffer=math.inf) as running:
             await running.connect()
             second = await running.connect()
             await second.send_all(b"end")

@@ -1049,3 +1049,11 @@ async def test_of_a_unix_socket_or_a_stream_nobody_can_say_whether_it_is_over() 
         transport.close()
         await transport.wait_closed()
         assert not transport.is_over()
+
+
+async def test_what_is_closed_makes_nobody_wait() -> None:
+    """A look at a transport that was closed finds that a wait would end."""
+    with _over(sockets) as (transport, _):
+        transport.close()
+        assert transport.readable()
+        assert transport.writable()

@@ -66,6 +66,7 @@ async def by_proxy(stream: Connection) -> None:
 KERNEL: dict[Law, str] = {"memory": "kernels hold much between sockets"}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("peer", [TALK, ONE_WAY], ids=["talk", "one way"])
 @pytest.mark.parametrize(
     ("handler", "without"),

@@ -46,6 +46,7 @@ def test_a_mistake_is_found_by_its_law_in_a_small_case(animal: Animal) -> None:
 PILES_UP = {"counts_who_is_gone"}
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("impatient")
 @pytest.mark.parametrize(
     "animal", [animal for animal in MISTAKES if animal.name not in PILES_UP], ids=str
@@ -60,6 +61,7 @@ def test_the_case_that_is_printed_fails_again(animal: Animal) -> None:
         eval(repr(failure_of(animal.name).case), names)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("animal", CORRECT, ids=str)
 def test_who_is_right_is_not_accused(animal: Animal) -> None:
     animal.check()
