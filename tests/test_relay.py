@@ -479,7 +479,7 @@ async def test_idle_with_bytes_that_nobody_took_it_is_a_reset(
 async def test_half_closed_with_bytes_that_the_other_side_does_not_take(
     medium: RealMedium, who: int, autojump_clock: trio.testing.MockClock
 ) -> None:
-    """Law 15: one has sent all, the other is to read, and that is what is waited for."""
+    """Law 15: one has sent all, and the other is waited for to read it."""
     with medium() as a, medium() as b:
         sender, receiver = (a, b)[who], (b, a)[who]
         narrow(receiver.peer)
