@@ -789,7 +789,7 @@ MUTATIONS: Sequence[Mutation] = (
         law=13,
         breaks="what is over waits for the garbage collector",
         file="_engine.py",
-        old="        del self._pair, self.back\n",
+        old="        del self.pair, self.back\n",
         new="",
         tests=("test_serve.py", "test_a_connection_that_is_over_is_no_garbage"),
     ),

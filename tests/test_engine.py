@@ -1857,6 +1857,45 @@ async def test_a_descriptor_that_its_owner_gave_away() -> None:
         assert result.value.reason is Reason.ABORTED
 
 
+@pytest.mark.parametrize("how", ["detached", "closed with a copy"])
+async def test_a_descriptor_given_away_when_bytes_come_and_there_is_room(
+    how: str, autojump_clock: trio.testing.MockClock
+) -> None:
+    """Law 1: the room ends its relay, and then nobody asks it for the bytes."""
+    with contextlib.ExitStack() as stack:
+        links = [stack.enter_context(sockets()) for _ in range(4)]
+        a, b, c, d = links
+        one = SocketTransport(socket.socket(fileno=a.ours.socket.detach()))
+        other = _transport_of(b.ours)
+        stack.callback(other.release)
+        async with trio.open_nursery() as nursery:
+            results: list[RelayResult] = []
+
+            async def relay_it() -> None:
+                results.append(await relay_transports(one, other, None))
+
+            nursery.start_soon(relay_it)
+            nursery.start_soon(relay, c.ours, d.ours)
+            nursery.start_soon(Peer(b.peer).send, 30_000_000)
+            await trio.sleep(1)
+            assert one.sending_since < math.inf
+            number = one.sock.fileno()
+            if how == "detached":
+                stack.callback(os.close, one.sock.detach())
+            else:
+                stack.callback(os.close, os.dup(number))
+                os.close(number)
+            # In one step, so that one event tells of the bytes and of the room.
+            _write(a.peer, b"more")
+            with contextlib.suppress(BlockingIOError):
+                while os.read(a.peer.socket.fileno(), 1_000_000):
+                    pass
+            await _settle()
+            assert [result.reason for result in results] == [Reason.ABORTED]
+            await _talk(c, d)
+            nursery.cancel_scope.cancel()
+
+
 async def test_a_number_that_another_relay_has_by_now(
     autojump_clock: trio.testing.MockClock,
 ) -> None:

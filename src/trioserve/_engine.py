@@ -84,10 +84,12 @@ class Direction(Pump):
     Attributes:
       back: the one that delivers to our source; itself, in an echo.
       blocked: whether it holds bytes that the sink has not taken.
-      fd, mask: the source's descriptor, and what is waited for there.
+      fd, mask: the source's descriptor, and what is waited for there; the mask of
+        one that is over is 0.
+      pair: the one that it is of, from :meth:`begin` to :meth:`end`.
     """
 
-    __slots__ = ("_bulk", "_held", "_pair", "_pipe", "back", "blocked", "fd", "mask")
+    __slots__ = ("_bulk", "_held", "_pipe", "back", "blocked", "fd", "mask", "pair")
 
     source: SocketTransport
     sink: SocketTransport
@@ -99,18 +101,14 @@ class Direction(Pump):
         self.back = self
         self.blocked = False
         self.mask = 0
-        self._pair: Pair
+        self.pair: Pair
         self._held: bytes | memoryview = first
         self._pipe: Pipe | None = None
         self._bulk: float = 0 if CAN_SPLICE else -math.inf
 
-    @property
-    def pair(self) -> Pair:
-        return self._pair
-
     def begin(self, pair: Pair) -> None:
         """Be registered."""
-        self._pair = pair
+        self.pair = pair
         if self.source.is_relayed:
             # Seen here, as one that is not waited for is not registered.
             raise trio.BusyResourceError("another task is relaying")
@@ -134,22 +132,18 @@ class Direction(Pump):
         if self.blocked:
             self.sink.sending_since = math.inf
         self.blocked = False
-        engine = self._pair.engine
+        engine = self.pair.engine
         engine.forget(self)
         if self._pipe is not None:
             engine.take_back(self, self._pipe)
         # A cycle would keep the whole relay until garbage is collected.
-        del self._pair, self.back
-
-    def lost(self, error: OSError) -> None:
-        """It could not be registered again: end the pair, unless that is over."""
-        if hasattr(self, "_pair"):
-            self._pair.failed(error)
+        del self.pair, self.back
 
     def happened(self, engine: Engine, events: int, now: float) -> None:
         """Something happened to the source, which may be our back's sink too."""
         if events & ~IN and self.back.blocked:
             self.back._unblock(now)
+        # Sending may have ended the pair.
         if events & ~OUT and self.mask & IN:
             self.pull(engine, now)
 
@@ -159,8 +153,8 @@ class Direction(Pump):
             self._pull_through(self._pipe, engine, now)
             return
         source, sink = self.source, self.sink
-        if self._pair.quiet:
-            self._pair.stirs(now)
+        if self.pair.quiet:
+            self.pair.stirs(now)
         try:
             count = source.sock.recv_into(engine.buffer)
         except (BlockingIOError, InterruptedError):
@@ -199,8 +193,8 @@ class Direction(Pump):
 
     def _pull_through(self, pipe: Pipe, engine: Engine, now: float) -> None:
         source = self.source
-        if self._pair.quiet:
-            self._pair.stirs(now)
+        if self.pair.quiet:
+            self.pair.stirs(now)
         try:
             count = pipe.fill(source.sock.fileno())
         except (BlockingIOError, InterruptedError):
@@ -234,7 +228,7 @@ class Direction(Pump):
 
     def _splice_no_more(self, pipe: Pipe, error: OSError) -> None:
         """Copy from now on, for the system says that splicing is impossible."""
-        engine = self._pair.engine
+        engine = self.pair.engine
         pipe.failed = True
         self.give_up_pipe()
         self._bulk = -math.inf
@@ -249,20 +243,20 @@ class Direction(Pump):
             if pipe.filled:
                 self._held = memoryview(pipe.read())
         finally:
-            self._pair.engine.take_back(self, pipe)
+            self.pair.engine.take_back(self, pipe)
 
     # -- when the sink takes nothing
 
     def _block(self, now: float) -> None:
         """Stop reading until the sink takes what we hold."""
         if self.sink.sending_since < math.inf:
-            self._pair.failed(trio.BusyResourceError("another task is sending"))
+            self.pair.failed(trio.BusyResourceError("another task is sending"))
             return
         self.blocked = True
         self.sink.sending_since = now
         self._want()
         self.back._want()
-        self._pair.waits(self, now)
+        self.pair.waits(self, now)
 
     def _unblock(self, now: float) -> None:
         """The sink may take some of what we hold."""
@@ -276,7 +270,7 @@ class Direction(Pump):
         if self._held or (self._pipe is not None and self._pipe.filled):
             return
         self._stop_waiting()
-        self._pair.waits(self, now)
+        self.pair.waits(self, now)
 
     def _stop_waiting(self) -> None:
         if self.blocked:
@@ -313,7 +307,7 @@ class Direction(Pump):
         mask = IN if self.reading and not self.blocked else 0
         if self.back.blocked:
             mask |= OUT
-        self._pair.engine.want(self, mask)
+        self.pair.engine.want(self, mask)
 
     # -- ends; what is told to the rules comes last, for they may end the pair
 
@@ -326,30 +320,30 @@ class Direction(Pump):
         self._want()
         if self.source.error is not None:
             # The kernel has told it once, and says EOF from then on.
-            self._pair.broke(self.source)
+            self.pair.broke(self.source)
             return
         self.source.eof = self.done = True
-        self._pair.ended(self)
+        self.pair.ended(self)
 
     def _cannot_receive(self, error: OSError) -> None:
         self._stop_reading()
         self._want()
         if self.source.breaks(error):
-            self._pair.broke(self.source)
+            self.pair.broke(self.source)
         else:
-            self._pair.closed()
+            self.pair.closed()
 
     def _cannot_send(self, error: OSError) -> None:
         self._stop_reading()
         self._stop_waiting()
         if self.sink.sent_eof or not self.sink.breaks(error):
-            self._pair.closed()
+            self.pair.closed()
             return
         # There may be something to be received from it yet, and then our back finds
         # out how it ends.
         back = self.back
         if back is self or not (back.reading and self.sink.tells_its_end()):
-            self._pair.broke(self.sink)
+            self.pair.broke(self.sink)
 
 
 class Pair(abc.ABC):
@@ -445,6 +439,11 @@ class Pair(abc.ABC):
         task, self._task = self._task, None
         if task is not None:
             trio.lowlevel.reschedule(task)
+
+    def lost(self, error: OSError) -> None:
+        """A direction could not be registered again: end it, unless it is over."""
+        if self._directions:
+            self.failed(error)
 
     def stop(self) -> None:
         """End the waiting; no byte moves any more. Twice is once."""
@@ -580,13 +579,14 @@ class Engine:
                 direction = directions[fd]
                 if direction is None:
                     continue
+                pair = direction.pair  # it may be over before it raises
                 try:
                     if events == direction.mask == IN:
                         direction.pull(self, now)
                     else:
                         direction.happened(self, events, now)
                 except Exception as error:
-                    direction.pair.failed(error)
+                    pair.failed(error)
 
     # -- what directions use
 
@@ -632,6 +632,7 @@ class Engine:
 
     def forget(self, direction: Direction) -> None:
         """Wait for nothing of a direction's source."""
+        direction.mask = 0
         if direction.fd < 0:  # lost, when the engine began anew
             return
         known = self._directions[direction.fd] is direction
@@ -679,7 +680,7 @@ class Engine:
         direction.fd = -1
         # Not now: its pair may be in the middle of something.
         token = trio.lowlevel.current_trio_token()
-        token.run_sync_soon(direction.lost, error)
+        token.run_sync_soon(direction.pair.lost, error)
 
     def splice_no_more(self, error: OSError) -> None:
         """Copy all bytes from now on."""
