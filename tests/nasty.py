@@ -25,7 +25,7 @@ QUESTIONS: Final = ("__str__", "__repr__", "__bool__", "__len__", "__eq__", "__h
 PROPERTIES: Final = (
     "__cause__", "__context__", "__suppress_context__", "__traceback__", "__class__",
     "__notes__", "add_note", "with_traceback", "args", "message",
-    "exceptions", "split", "subgroup", "derive",
+    "errno", "strerror", "exceptions", "split", "subgroup", "derive",
 )  # fmt: skip
 
 

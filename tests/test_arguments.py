@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import enum
+import functools
 import inspect
 import math
 import re
@@ -29,6 +30,18 @@ class Strange:
 
 
 STRANGE = Strange()
+
+
+async def _async(*_: object) -> None:
+    raise AssertionError("it is not called")
+
+
+class _Async:
+    """Called, it returns something to be awaited."""
+
+    async def __call__(self, *_: object) -> None:
+        raise AssertionError("it is not called")
+
 
 #: For each callable, its parameters, and values that each may not have; a strange
 #: one is tried for all.
@@ -89,7 +102,7 @@ TABLE: dict[str, dict[str, tuple[Any, ...]]] = {
         "timeouts": OPTIONS,
         "faults": (5, {}),
         "seed": ("5", None),
-        "on_attempt": (5,),
+        "on_attempt": (5, _async, functools.partial(_async), _Async()),
     },
     "echo": {"conn": (None, 5)},
     "log_reports": {"reports": (None, 5)},

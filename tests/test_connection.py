@@ -575,14 +575,23 @@ async def test_a_message_ended_by_a_reset_is_no_idle_wait(
     assert running.reports[0].reason is Reason.CLIENT_RESET
 
 
-async def test_idle_does_not_nest(autojump_clock: object) -> None:
+@pytest.mark.parametrize("arrives", ["nothing", "a byte", "EOF"])
+async def test_idle_does_not_nest(arrives: str, autojump_clock: object) -> None:
+    """Whatever has been received in the outer block."""
+
     async def handler(conn: Connection) -> None:
-        with conn.idle(), pytest.raises(RuntimeError, match="entered already"):
-            with conn.idle():
+        with conn.idle():
+            if arrives != "nothing":
+                assert await conn.receive_some() == (b"x" * (arrives == "a byte"))
+            with pytest.raises(RuntimeError, match="entered already"), conn.idle():
                 raise AssertionError
 
     async with serving(handler) as running:
-        await running.connect()
+        client = await running.connect()
+        if arrives == "a byte":
+            await client.send_all(b"x")
+        elif arrives == "EOF":
+            await client.send_eof()
         await trio.testing.wait_all_tasks_blocked()
     assert running.reports[0].outcome is Outcome.OK
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import math
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import trio
 import trio.testing
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 import nasty
@@ -22,8 +23,20 @@ from trioserve import (
     Phase,
     Reason,
     log_reports,
+    relay,
 )
-from trioserve._errors import PROGRAM_ENDS, leaves, log_error, only, without
+from trioserve._dial import is_lack
+from trioserve._errors import (
+    PROGRAM_ENDS,
+    is_a,
+    is_closed,
+    is_ours,
+    is_shortage,
+    leaves,
+    log_error,
+    only,
+    without,
+)
 from trioserve._report import describe
 
 ISOLATED = (ValueError, OSError, trio.BrokenResourceError, GeneratorExit, StopIteration)
@@ -77,6 +90,37 @@ def test_what_ends_the_program_is_found(
     found = only(nasty.make(BaseExceptionGroup, deeds, "lies", inside), PROGRAM_ENDS)
     told = [] if found is None else leaves(found)
     assert [id(leaf) for leaf in told] == [id(end) for end in ends]
+
+
+@settings(deadline=None, max_examples=50)
+@given(nasty.errors(OSError, ValueError))
+@example(Recipe(OSError, {"errno": "raises ValueError"}))
+@example(Recipe(ValueError, {"__class__": "raises itself"}))
+def test_whose_doing_an_error_is_can_be_asked(recipe: Recipe) -> None:
+    """Law 1: of its type, and of what the system has put into it."""
+    for error in (
+        recipe.make(),
+        OSError([], "a list"),
+        OSError("no number"),
+    ):
+        assert not is_ours(error)
+        assert not is_shortage(error)
+        assert not is_closed(error)
+        assert not (is_a(error, OSError) and is_lack(cast(OSError, error)))
+
+
+@pytest.mark.parametrize("name", ["errno", "__class__", "args"])
+@pytest.mark.parametrize("deed", nasty.DEEDS)
+def test_whose_doing_it_is_does_not_depend_on_what_an_error_says(
+    name: str, deed: str
+) -> None:
+    """Law 15: its number is where the system has put it."""
+    deeds = {name: deed}
+    full = cast(OSError, nasty.make(OSError, deeds, errno.EMFILE, "no room"))
+    assert is_shortage(full)
+    assert is_ours(full)
+    assert is_lack(full)
+    assert is_closed(nasty.make(OSError, deeds, errno.EBADF, "it was closed"))
 
 
 async def test_a_task_that_awaits_something_strange_is_named(
@@ -164,6 +208,36 @@ def test_every_error_can_be_logged(
     assert "Logging error" not in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("where", ["its text", "a note", "its cause", "a group"])
+def test_of_a_long_error_the_beginning_and_the_end_are_logged(
+    where: str, careless: _Careless, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A handler's error may have what a client has sent in it, however much that is."""
+    error: BaseException = ValueError("Here: " + "x" * 1_000_000 + ": there")
+    match where:
+        case "a note":
+            noted = ValueError("short")
+            noted.add_note(str(error))
+            error = noted
+        case "its cause":
+            raised = ValueError("short")
+            raised.__cause__ = error
+            error = raised
+        case "a group":
+            error = BaseExceptionGroup("two", [error, error])
+        case _:
+            pass
+    log_error(logging.getLogger("trioserve"), logging.ERROR, "failed", error=error)
+    (record,) = caplog.records
+    said = logging.Formatter().format(record)
+    assert 50_000 < len(said) < 70_000
+    assert said.startswith("failed")
+    assert "Here: x" in said
+    assert "characters left out" in said
+    assert "there" in said or where == "its cause"
+    assert len(careless.said[0]) < 70_000
+
+
 def test_a_log_that_raises_is_nobodys_end() -> None:
     """Law 1: nor is one that raises only for errors."""
 
@@ -186,6 +260,49 @@ def test_a_log_that_raises_is_nobodys_end() -> None:
     log.handlers = [Ends()]
     with pytest.raises(KeyboardInterrupt):
         log_error(log, logging.ERROR, "x", error=ValueError())
+
+
+class _Breaks(trio.abc.HalfCloseableStream):
+    """A stream that is broken by an error when it is received from."""
+
+    def __init__(self, error: BaseException) -> None:
+        self._error = error
+
+    async def send_all(self, _: object) -> None:
+        raise AssertionError
+
+    async def wait_send_all_might_not_block(self) -> None:
+        raise AssertionError
+
+    async def send_eof(self) -> None:
+        raise AssertionError
+
+    async def receive_some(self, _: int | None = None) -> bytes:
+        await trio.lowlevel.checkpoint()
+        broken = trio.BrokenResourceError("here")
+        BaseException.__dict__["__cause__"].__set__(broken, self._error)
+        raise broken
+
+    async def aclose(self) -> None:
+        await trio.lowlevel.checkpoint()
+
+
+@settings(deadline=None, max_examples=40)
+@given(nasty.errors(*ISOLATED))
+@example(Recipe(OSError, {"errno": "raises ValueError"}))
+@example(Recipe(ValueError, {"__str__": "raises ValueError"}))
+def test_whatever_breaks_a_stream_the_relay_ends_as_broken(recipe: Recipe) -> None:
+    """Law 15: it was the other side, whatever the error says of itself."""
+
+    async def handler(conn: Connection) -> None:
+        await relay(conn, _Breaks(recipe.make()))
+
+    async def main() -> None:
+        async with serving(handler) as running:
+            assert await is_reset(await running.connect())
+        assert running.reports[0].reason is Reason.SERVER_RESET
+
+    run(main)
 
 
 @settings(deadline=None, max_examples=60)

@@ -5,16 +5,19 @@ from __future__ import annotations
 import errno
 import socket
 import threading
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import trio
 import trio.testing
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+import nasty
+from nasty import Recipe
 from support import no_free_fd, run
 from trioserve import TcpAddress
+from trioserve._errors import is_a
 from trioserve._names import _FRESH, _MOST_NAMES, _RENEWAL, look_up, numeric_place
 
 
@@ -35,9 +38,10 @@ class Resolver(trio.abc.HostnameResolver):
 
     async def getaddrinfo(self, host: Any, port: Any, *_: int, **__: int) -> list[Any]:
         self.asked.append(host.decode() if isinstance(host, bytes) else host)
-        answer, seconds = self.answer, self.seconds
+        answer: Any = self.answer
+        seconds = self.seconds
         await trio.sleep(seconds)
-        if isinstance(answer, Exception):
+        if is_a(answer, Exception):
             raise answer
         return [
             found
@@ -129,6 +133,24 @@ def test_an_answer_is_used_again_while_it_is_fresh() -> None:
         resolver.answer = ["127.0.0.2"]
         assert await hosts() == ["127.0.0.2"]
         assert resolver.asked == 2 * ["db.test"]
+
+    run(main)
+
+
+@settings(deadline=None, max_examples=30)
+@given(nasty.errors(OSError, socket.gaierror, ValueError))
+@example(Recipe(OSError, {"args": "raises ValueError", "errno": "returns None"}))
+@example(Recipe(ValueError, {"__str__": "raises KeyboardInterrupt"}))
+def test_whatever_a_resolver_raises_the_name_has_no_address(recipe: Recipe) -> None:
+    """Law 1: nobody else notices; the look-up is done in a task of the system's."""
+
+    async def main() -> None:
+        resolver = Resolver()
+        resolver.answer = cast(Exception, recipe.make())
+        for _ in range(2):
+            with pytest.raises(OSError, match=r"|") as caught:
+                await look_up(TcpAddress("a.test", 80))
+            assert type(caught.value).__module__ in ("builtins", "socket")
 
     run(main)
 

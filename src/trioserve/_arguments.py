@@ -5,6 +5,7 @@ It knows types and numbers, and nothing of what they are for.
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable
 from typing import Any
@@ -65,6 +66,17 @@ def check_method(name: str, value: object, *methods: str) -> None:
     for method in methods:
         if not isinstance(getattr(value, method, None), Callable):  # type: ignore[arg-type]
             raise TypeError(f"{name} must have a method {method}(), not be {value!r}")
+
+
+def check_sync(name: str, value: object) -> None:
+    """See that ``value`` can be called, and is not async.
+
+    Raises:
+      TypeError: naming it.
+    """
+    check_callable(name, value, "callable, or None")
+    if any(map(inspect.iscoroutinefunction, (value, type(value).__call__))):
+        raise TypeError(f"{name} must be a function that is not async, not {value!r}")
 
 
 def check_handler(value: object) -> None:

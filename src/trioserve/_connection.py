@@ -414,7 +414,7 @@ class Connection(trio.abc.HalfCloseableStream):
         Raises:
           RuntimeError: it is entered already.
         """
-        if self._is_idle():
+        if self._idle_scope is not None:
             raise RuntimeError("conn.idle() is entered already")
         self._holds_some = bool(held)
         self._received_before_idle = self._transport.received

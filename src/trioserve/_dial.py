@@ -17,7 +17,7 @@ from typing import Any, Final, NamedTuple, TypeAlias
 import trio
 
 from ._address import Address, TcpAddress, UnixAddress, sockaddr_text
-from ._errors import is_shortage
+from ._errors import again, errno_of, is_a, is_shortage
 from ._names import Place, look_up, numeric_place
 from ._report import GIVEN_UP, NO_ANSWER, OUTRUN, Attempt, describe
 from ._transport import SocketTransport
@@ -59,9 +59,9 @@ def is_lack(error: OSError) -> bool:
 
     That a firewall of this machine forbids it (EPERM, EACCES) is no shortage.
     """
-    if isinstance(error, socket.gaierror):
-        return error.errno == socket.EAI_MEMORY
-    return is_shortage(error) or error.errno in _NO_LOCAL_ADDRESS
+    if is_a(error, socket.gaierror):
+        return errno_of(error) == socket.EAI_MEMORY
+    return is_shortage(error) or errno_of(error) in _NO_LOCAL_ADDRESS
 
 
 class Dialing:
@@ -184,7 +184,7 @@ class Dialing:
         if not is_lack(error):
             return False
         if self._lack is None:
-            self._lack = type(error)(*error.args)
+            self._lack = again(error)
         return True
 
     def _have_not_answered(self, begin: int) -> None:

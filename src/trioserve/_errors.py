@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import logging
+import socket
 import traceback
 from collections.abc import Iterator
 from typing import Any, Final
@@ -24,6 +25,8 @@ PROGRAM_ENDS: Final = (KeyboardInterrupt, SystemExit)
 _members: Final = BaseExceptionGroup.__dict__["exceptions"].__get__
 _cause: Final = BaseException.__dict__["__cause__"].__get__
 _context: Final = BaseException.__dict__["__context__"].__get__
+_args: Final = BaseException.__dict__["args"].__get__
+_errno: Final = OSError.__dict__["errno"].__get__
 
 
 def is_a(error: BaseException | None, kinds: type[Any] | tuple[type[Any], ...]) -> bool:
@@ -87,6 +90,23 @@ def cause_of(error: BaseException) -> BaseException | None:
     return found
 
 
+def errno_of(error: BaseException | None) -> int | None:
+    """The number that the system has given to ``error``, if it has."""
+    code = _errno(error) if is_a(error, OSError) else None
+    return code if type(code) is int else None
+
+
+def again(error: OSError) -> OSError:
+    """The same once more, with no traceback; of a type of the system's, not its own."""
+    kind = socket.gaierror if is_a(error, socket.gaierror) else OSError
+    return kind(*_args(error))
+
+
+#: Characters of an error's text and traceback that are logged, at the beginning and
+#: again at the end. What a client has sent may be in it.
+_MOST_LOGGED: Final = 32_768
+
+
 def log_error(
     logger: logging.Logger,
     level: int,
@@ -96,12 +116,20 @@ def log_error(
 ) -> None:
     """Log a message, and the traceback of ``error`` if it can be formatted.
 
+    Of one that is long the beginning and the end are logged, as a part of the message.
+
     It raises nothing but what ends the program, whatever ``error`` is, and whatever
     the log's handlers do with it.
     """
-    if error is not None and not _can_be_formatted(error):
-        # A handler whose formatter fails prints that failure, and not the message.
-        message, error = f"{message} (its traceback can't be formatted)", None
+    if error is not None:
+        text = _formatted(error)
+        if text is None:
+            # A handler whose formatter fails prints that failure, and not the message.
+            message, error = f"{message} (its traceback can't be formatted)", None
+        elif (left_out := len(text) - 2 * _MOST_LOGGED) > 0:
+            begin, end = text[:_MOST_LOGGED], text[-_MOST_LOGGED:]
+            message, error = f"{message}\n%s\n[%d characters left out]\n%s", None
+            args = (*args, begin, left_out, end)
     try:
         logger.log(level, message, *args, exc_info=error, stacklevel=2)
     except PROGRAM_ENDS:
@@ -112,13 +140,12 @@ def log_error(
 
 
 @trio.lowlevel.enable_ki_protection  # so that what is raised here is the error's own
-def _can_be_formatted(error: BaseException) -> bool:
+def _formatted(error: BaseException) -> str | None:
     try:
         str(error)
-        traceback.format_exception(error, limit=1)
+        return "".join(traceback.format_exception(error))
     except BaseException:  # noqa: ASYNC103 - the error's own doing
-        return False  # noqa: ASYNC104 - it is no news
-    return True
+        return None  # noqa: ASYNC104 - it is no news
 
 
 #: What this machine or this process has too little of: descriptors, memory, buffers,
@@ -134,7 +161,7 @@ def is_shortage(error: BaseException | None) -> bool:
     Of connect(2), EADDRNOTAVAIL is one too (no local port is free), which
     whoever connects has to know: of bind(2) it is not.
     """
-    return isinstance(error, OSError) and error.errno in _SHORTAGES
+    return errno_of(error) in _SHORTAGES
 
 
 #: What this machine does not let us do: a filter of system calls, a kernel without one
@@ -153,10 +180,9 @@ _CLOSED: Final = frozenset((errno.EBADF, errno.ENOTSOCK, errno.ENOENT))
 
 def is_ours(error: BaseException | None) -> bool:
     """Whether this machine says no, to whatever is done with any socket."""
-    denied = isinstance(error, OSError) and error.errno in _DENIALS
-    return denied or is_shortage(error)
+    return errno_of(error) in _DENIALS or is_shortage(error)
 
 
 def is_closed(error: BaseException | None) -> bool:
     """Whether ``error`` says that a descriptor was closed by somebody else."""
-    return isinstance(error, OSError) and error.errno in _CLOSED
+    return errno_of(error) in _CLOSED

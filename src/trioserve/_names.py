@@ -18,6 +18,8 @@ from typing import Any, Final, NamedTuple
 import trio
 
 from ._address import TcpAddress, is_numeric, unmapped, zone_name
+from ._errors import again
+from ._report import describe
 
 #: Seconds for which an answer is used without asking again. getaddrinfo(3) tells
 #: no time to live; HAProxy holds a valid answer for as long ("hold valid").
@@ -176,25 +178,23 @@ class _Name:
             await self._done.wait()
         if not self._answer:
             # A new one for each: a raised exception collects tracebacks.
-            raise type(self._failure)(*self._failure.args)
+            raise again(self._failure)
         return self._answer
 
     async def _ask(self, done: trio.Event) -> None:
         try:
             places = await resolve(TcpAddress(self._host, 0))
-        except socket.gaierror as error:
-            self._failure = error
         except OSError as error:
-            self._failure = OSError(*error.args)
+            self._failure = again(error)
+            # Its traceback has frames of Trio's that have the error: a cycle.
+            BaseException.with_traceback(error, None)
         except Exception as error:
             # A system task that raises ends the program.
-            self._failure = socket.gaierror(socket.EAI_FAIL, str(error))
+            self._failure = socket.gaierror(socket.EAI_FAIL, describe(error))
         else:
             self._answer = [_found(place) for place in _in_turn(places)]
             self._answered_at = trio.current_time()
         finally:
-            # Its traceback has frames of Trio's that have the error: a cycle.
-            self._failure.with_traceback(None)
             self._done = None
             done.set()
 

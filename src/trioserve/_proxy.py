@@ -9,7 +9,7 @@ from typing import Final
 import trio
 
 from ._address import Address, TcpAddress, UnixAddress, parse_address
-from ._arguments import check_callable, check_type
+from ._arguments import check_sync, check_type
 from ._connection import Connection
 from ._dial import Dialing, GivenUpError, OnAttempt, is_lack, origin_of
 from ._faults import Faults, parse_faults
@@ -81,7 +81,7 @@ def proxy(
         check_type("faults", faults, (str, Faults), "a text, a Faults or None")
     check_type("seed", seed, int, "an int")
     if on_attempt is not None:
-        check_callable("on_attempt", on_attempt, "callable, or None")
+        check_sync("on_attempt", on_attempt)
     targets = [_dialable(each) for each in (target, *others)]
     trials = parse_faults(faults) if isinstance(faults, str) else faults
     return _Proxy(targets, timeouts, trials, seed, on_attempt)

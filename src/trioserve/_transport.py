@@ -36,6 +36,7 @@ import trio
 
 from ._complaints import Complaints
 from ._errors import cause_of, is_closed, is_ours
+from ._report import describe
 from ._tcp import is_dead, let_kernel_hold, set_up
 
 #: Bytes per read. Trio's own default.
@@ -294,7 +295,7 @@ class Transport(abc.ABC):
         if self.sending_since < math.inf:
             raise trio.BusyResourceError("another task is sending")
         if self.error is not None:
-            raise trio.BrokenResourceError(str(self.error)) from self.error
+            raise trio.BrokenResourceError(describe(self.error)) from self.error
 
     def _took(self, data: bytes, at_eof: type[Exception] | None) -> bytes:
         """Account for what a receive returned."""
@@ -304,7 +305,7 @@ class Transport(abc.ABC):
                 self.first_byte_at = self.moved_at
             self.received += len(data)
         elif self.error is not None:
-            raise trio.BrokenResourceError(str(self.error)) from self.error
+            raise trio.BrokenResourceError(describe(self.error)) from self.error
         else:
             self.eof = True
             if at_eof is not None:
@@ -321,7 +322,7 @@ class Transport(abc.ABC):
             # Its traceback has frames that have this: a cycle, which would keep both
             # until garbage is collected.
             self.error = BaseException.with_traceback(error, None)
-        return trio.BrokenResourceError(str(self.error))
+        return trio.BrokenResourceError(describe(self.error))
 
 
 class _Seen(NamedTuple):
@@ -452,7 +453,8 @@ class SocketTransport(Transport):
     def _failure(self, error: OSError) -> Exception:
         """What is raised for an error of the system, which is kept."""
         if self.breaks(error):
-            return trio.BrokenResourceError(str(self.error))
+            assert self.error is not None
+            return trio.BrokenResourceError(describe(self.error))
         return trio.ClosedResourceError("this side was closed")
 
     def tells_its_end(self) -> bool:
@@ -567,7 +569,7 @@ class SocketTransport(Transport):
         self.send_eof_now()
         await trio.lowlevel.cancel_shielded_checkpoint()
         if self.error is not None and not (self.closed or self.tells_its_end()):
-            raise trio.BrokenResourceError(str(self.error)) from self.error
+            raise trio.BrokenResourceError(describe(self.error)) from self.error
 
     def send_eof_now(self) -> None:
         """:meth:`send_eof`, which never waits. An error is kept, and not raised."""
