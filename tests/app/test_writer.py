@@ -10,6 +10,8 @@ import time
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from app.process import PATIENCE, fill
 from trioserve.app import _writer
@@ -244,8 +246,36 @@ def _wait_until_lost(writer: LineWriter, count: int) -> None:
         assert time.monotonic() < deadline
 
 
-def test_a_torn_line_is_ended_in_the_file_that_it_is_in(tmp_path: Path) -> None:
+@pytest.mark.parametrize("named", [True, False], ids=["by name", "by descriptor"])
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("", "next\n"),
+        ("whole\n", "whole\nnext\n"),
+        ("ha", "ha\nnext\n"),
+        ("whole\nha", "whole\nha\nnext\n"),
+    ],
+)
+def test_half_a_line_that_a_file_ends_in_is_ended_when_it_is_opened(
+    before: str, after: str, named: bool, tmp_path: Path
+) -> None:
     path = tmp_path / "lines"
+    path.write_text(before)
+    name = str(path) if named else None
+    writer = LineWriter(open_to_append(str(path)), close_fd=True, path=name)
+    writer.write("next")
+    assert writer.close(PATIENCE)
+    assert path.read_text() == after
+    assert writer.lost == 0
+
+
+@pytest.mark.parametrize("how", ["rotated", "reopened"])
+def test_half_a_line_is_ended_in_the_file_that_it_is_in(
+    how: str, tmp_path: Path
+) -> None:
+    path, other = tmp_path / "lines", tmp_path / "other"
+    path.write_text("ha")
+    other.write_text("another ha")
     reopened: queue.Queue[OSError | None] = queue.Queue()
     writer = LineWriter(
         open_to_append(str(path)),
@@ -253,13 +283,33 @@ def test_a_torn_line_is_ended_in_the_file_that_it_is_in(tmp_path: Path) -> None:
         path=str(path),
         on_reopened=reopened.put,
     )
-    writer._torn = True
-    path.rename(tmp_path / "old")
-    assert writer.reopen()
-    assert reopened.get(timeout=10) is None
+    other.replace(path)
+    if how == "reopened":
+        assert writer.reopen()
+        assert reopened.get(timeout=PATIENCE) is None
     writer.write("next")
-    assert writer.close(10)
-    assert path.read_text() == "next\n"
+    assert writer.close(PATIENCE)
+    assert path.read_text() == "another ha\nnext\n"
+
+
+def test_a_file_that_cannot_be_read_is_taken_for_whole(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    path = tmp_path / "lines"
+    path.write_text("ha")
+    fd = open_to_append(str(path))
+
+    def refused(*_: object) -> int:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "open", refused)
+        assert not _writer._ends_torn(fd, str(path))
+    # Another file has the name now.
+    path.rename(tmp_path / "old")
+    path.write_text("whole\n")
+    assert not _writer._ends_torn(fd, str(path))
+    os.close(fd)
 
 
 def test_what_has_no_name_cannot_be_reopened() -> None:
@@ -304,6 +354,7 @@ def test_a_pipe_that_somebody_made_non_blocking_is_waited_for(
         return write(fd, data)
 
     monkeypatch.setattr(os, "write", write_when_asked_again)
+    monkeypatch.setattr(_writer, "_NOWAIT", 0)
     writer = LineWriter(writer_fd, close_fd=True)
     writer.write("line")
     assert writer.close(PATIENCE)
@@ -312,19 +363,97 @@ def test_a_pipe_that_somebody_made_non_blocking_is_waited_for(
     assert writer.lost == 0
 
 
+@pytest.mark.parametrize("blocking", [True, False])
+@settings(max_examples=15)
+@given(
+    lengths=st.lists(st.integers(1, 9000), min_size=1, max_size=60),
+    capacity=st.integers(1, 4000),
+    read=st.integers(0, 200_000),
+)
+def test_each_line_is_in_the_pipe_or_lost_when_the_end_can_wait_no_longer(
+    blocking: bool, lengths: list[int], capacity: int, read: int
+) -> None:
+    """Law 3: also those that are being written, and half of one that is torn."""
+    reader, writer_fd = os.pipe()
+    os.set_blocking(reader, False)
+    os.set_blocking(writer_fd, blocking)
+    writer = LineWriter(writer_fd, close_fd=True, capacity=capacity)
+    for _ in range(20):
+        for length in lengths:
+            writer.write("x" * length)
+    data = b""
+    with contextlib.suppress(BlockingIOError):
+        data = os.read(reader, read)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_writer, "_GRACE", PATIENCE)
+        writer.close(0.01)
+    lost = writer.lost
+    while chunk := os.read(reader, 1 << 20):
+        data += chunk
+    os.close(reader)
+    assert data.count(b"\n") + lost == 20 * len(lengths)
+    assert not writer.write("afterwards")
+    assert writer.lost == lost + 1
+
+
 def test_a_reader_that_never_reads_does_not_hold_up_the_end() -> None:
     reader, writer_fd = os.pipe()
     fill(writer_fd)
-    writer = LineWriter(writer_fd, capacity=3)
+    said: list[int] = []
+    writer = LineWriter(writer_fd, close_fd=True, capacity=3, on_lost=said.append)
     for number in range(10):
         writer.write(str(number))
     assert not writer.close(0.01)
-    written_at_most = _writer._BATCH
-    assert 10 - written_at_most <= writer.lost <= 10
-    assert writer.lost >= 4
+    assert writer.lost == 10
     os.close(reader)
+    # Once is enough: it is over.
     assert writer.close(PATIENCE)
-    os.close(writer_fd)
+    assert writer.lost == 10
+    assert said == []
+
+
+def test_a_write_that_hangs_does_not_hold_up_the_end(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What it has in hand is counted, and not again if it is written after all."""
+    hangs, goes_on = threading.Event(), threading.Event()
+
+    def write_some(fd: int, data: memoryview) -> int:
+        hangs.set()
+        assert goes_on.wait(PATIENCE)
+        return len(data)
+
+    monkeypatch.setattr(_writer, "_write_some", write_some)
+    monkeypatch.setattr(_writer, "_GRACE", 0.0)
+    writer = LineWriter(-1)
+    writer.write("one")
+    assert hangs.wait(PATIENCE)
+    writer.write("two")
+    assert not writer.close(0.0)
+    assert writer.lost == 2
+    assert not writer.close(PATIENCE)
+    goes_on.set()
+    writer._thread.join(PATIENCE)
+    assert writer.close(0.0)
+    assert writer.lost == 2
+
+
+@pytest.mark.parametrize("nowait", [True, False])
+def test_a_pipe_is_written_to_where_no_flag_keeps_it_from_waiting(
+    nowait: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The system does not know the flag, or the C library does not."""
+
+    def unsupported(*_: object) -> int:
+        raise OSError(errno.EOPNOTSUPP, "Operation not supported")
+
+    monkeypatch.setattr(os, "pwritev", unsupported)
+    monkeypatch.setattr(_writer, "_NOWAIT", int(nowait))
+    reader, writer_fd = os.pipe()
+    writer = LineWriter(writer_fd, close_fd=True)
+    writer.write("line")
+    assert writer.close(PATIENCE)
+    assert _read_all(reader) == ["line"]
 
 
 def test_a_reader_that_is_gone_is_said_once() -> None:

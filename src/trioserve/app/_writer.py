@@ -14,11 +14,24 @@ import stat
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Final
 
 _BATCH = 512
 
 #: Seconds between two writes, while there is something to write.
 _PAUSE = 0.01
+
+#: Seconds after which a writer that waits for room sees that it is to end.
+_LOOK = 0.05
+
+#: Seconds in which one that is to end does, unless it hangs in a system call.
+_GRACE = 0.5
+
+#: Writes only what there is room for; 0 if this system has no such flag.
+_NOWAIT: Final[int] = getattr(os, "RWF_NOWAIT", 0)
+
+#: What it says of the flag where it does not know it.
+_UNSUPPORTED: Final = {errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.ESPIPE}
 
 
 def open_to_append(path: str) -> int:
@@ -46,7 +59,8 @@ class LineWriter:
 
     A file that was renamed or removed, as it is to rotate it, is left, and made
     anew under its name. What can't be opened, like a named pipe without a reader,
-    is tried again with every line.
+    is tried again with every line. Half a line at the end of a file, left by what
+    was killed or by a disk that was full, is ended before the next one begins.
 
     Args:
       fd: where to write; None to open ``path`` for it.
@@ -81,18 +95,20 @@ class LineWriter:
         self._lines: collections.deque[str] = collections.deque()
         self._wake = threading.Condition()
         self._closing = False
+        self._over = False
+        self._in_hand = 0  # lines that are being written, and not yet whole
         self._reopening = False
         self._idle = False
         self._lost = 0
         self._lost_unsaid = 0
         self._errors_said: set[int | None] = set()
-        self._torn = False
+        self._torn = fd is not None and _ends_torn(fd, path)
         self._thread = threading.Thread(target=self._run, name="writer", daemon=True)
         self._thread.start()
 
     @property
     def lost(self) -> int:
-        """Lines that were dropped or could not be written, so far."""
+        """Lines that were dropped or could not be written as a whole, so far."""
         return self._lost
 
     def write(self, line: str) -> bool:
@@ -101,7 +117,7 @@ class LineWriter:
         Returns whether there was room for it.
         """
         with self._wake:
-            if len(self._lines) >= self._capacity:
+            if self._over or len(self._lines) >= self._capacity:
                 self._count_lost(1)
                 return False
             self._lines.append(line)
@@ -120,18 +136,25 @@ class LineWriter:
     def close(self, within: float) -> bool:
         """Write what is queued and stop, waiting ``within`` seconds at most.
 
-        Returns whether the thread has ended. If it hasn't, it hangs in a
-        write, and what is still queued counts as lost.
+        Returns whether that was enough. If it wasn't, what is not yet written as
+        a whole counts as lost, and is not written any more.
         """
         with self._wake:
+            if self._over:
+                return not self._thread.is_alive()
             self._closing = True
             self._wake.notify()
         self._thread.join(within)
         if not self._thread.is_alive():
             return True
         with self._wake:
+            self._over = True
             self._count_lost(len(self._lines))
             self._lines.clear()
+        # It counts what it has in hand, so that no line of that is written after
+        # it was counted. A write that hangs can't be ended, nor known of.
+        self._thread.join(_GRACE)
+        self._lose_in_hand()
         return False
 
     def _run(self) -> None:
@@ -165,7 +188,7 @@ class LineWriter:
             if self._fd is not None:
                 os.close(self._fd)
             self._fd = made
-            self._torn = False
+            self._torn = _ends_torn(made, self._path)
         if asked and self._on_reopened is not None:
             self._on_reopened(failed)
         elif failed is not None:
@@ -182,7 +205,9 @@ class LineWriter:
             self._idle = False
             count = min(len(self._lines), _BATCH)
             if not count and not self._reopening:
+                self._over = True
                 return None
+            self._in_hand = count
             return [self._lines.popleft() for _ in range(count)]
 
     def _has_work(self) -> bool:
@@ -201,17 +226,23 @@ class LineWriter:
         try:
             if self._fd is None:
                 raise OSError(errno.ENXIO, os.strerror(errno.ENXIO))
-            while done < len(data):
-                done += _write_some(self._fd, data[done:])
-            self._torn = False
-        except OSError:
+            while done < len(data) and not self._over:
+                count = _write_some(self._fd, data[done:])
+                whole = bytes(data[max(begin, done) : done + count]).count(b"\n")
+                done += count
+                with self._wake:
+                    self._in_hand = max(0, self._in_hand - whole)
+        finally:
             # A full disk may take half a line: the next one must not go on
             # behind it.
             if done:
                 self._torn = data[done - 1] != ord("\n")
-            with self._wake:
-                self._count_lost(bytes(data[max(begin, done) :]).count(b"\n"))
-            raise
+            self._lose_in_hand()
+
+    def _lose_in_hand(self) -> None:
+        with self._wake:
+            self._count_lost(self._in_hand)
+            self._in_hand = 0
 
     def _failed(self, error: OSError) -> None:
         if error.errno not in self._errors_said:
@@ -222,7 +253,7 @@ class LineWriter:
     def _say_lost(self) -> None:
         with self._wake:
             unsaid, self._lost_unsaid = self._lost_unsaid, 0
-        if unsaid and self._on_lost is not None:
+        if unsaid and not self._over and self._on_lost is not None:
             self._on_lost(unsaid)
 
     def _count_lost(self, count: int) -> None:
@@ -244,12 +275,43 @@ def _is_elsewhere(fd: int, path: str) -> bool:
         return True
 
 
-def _write_some(fd: int, data: memoryview) -> int:
+def _ends_torn(fd: int, path: str | None) -> bool:
+    # Whether a regular file ends in half a line; no, if it may not be read.
     try:
-        return os.write(fd, data)
+        ours = os.fstat(fd)
+        if not stat.S_ISREG(ours.st_mode) or not ours.st_size:
+            return False
+        flags = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+        reader = os.open(path or f"/dev/fd/{fd}", flags)
+        with os.fdopen(reader, "rb", buffering=0) as file:
+            # By now another file may have the name.
+            if not os.path.samestat(ours, os.fstat(reader)):
+                return False
+            file.seek(-1, os.SEEK_END)
+            return file.read(1) != b"\n"
+    except OSError:
+        return False
+
+
+def _write_some(fd: int, data: memoryview) -> int:
+    # Returns how much it took; 0 if there was no room for a moment.
+    try:
+        return _write_now(fd, data)
     except BlockingIOError:
-        # Whoever shares the terminal or the pipe may have made it non-blocking.
         poll = select.poll()
         poll.register(fd, select.POLLOUT)
-        poll.poll()
+        poll.poll(_LOOK * 1000)
         return 0
+
+
+def _write_now(fd: int, data: memoryview) -> int:
+    # A pipe that was passed on to us may wait for room, and has to for those that
+    # it is shared with; we would not know what it took while it waits.
+    mode = os.fstat(fd).st_mode
+    if _NOWAIT and (stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode)):
+        try:
+            return os.pwritev(fd, [data], -1, _NOWAIT)
+        except OSError as error:
+            if error.errno not in _UNSUPPORTED:
+                raise
+    return os.write(fd, data)
