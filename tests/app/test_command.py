@@ -18,6 +18,7 @@ from typing import IO
 import pytest
 
 from app.process import PATIENCE, Command, Start, fill, spawned
+from trioserve.app import _run
 
 HELD = ["--drain", "1h", "--idle", "never"]
 
@@ -170,6 +171,26 @@ def _held_proxy(start: Start) -> tuple[Command, socket.socket]:
     return proxy, client
 
 
+def _wait_until_another_signal_counts(client: socket.socket) -> None:
+    # Meanwhile its connection stays open.
+    client.settimeout(2 * _run._SAME)
+    with pytest.raises(TimeoutError):
+        client.recv(1)
+    client.settimeout(PATIENCE)
+
+
+def test_a_signal_of_a_terminal_and_one_of_a_supervisor_are_one(start: Start) -> None:
+    proxy, client = _held_proxy(start)
+    with client:
+        proxy.signal(signal.SIGSTOP)  # so that they come at once
+        proxy.signal(signal.SIGTERM)
+        proxy.signal(signal.SIGINT)
+        proxy.signal(signal.SIGCONT)
+        proxy.err.until("event=draining")
+        _wait_until_another_signal_counts(client)
+    assert proxy.code() == 0
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=str)
 def test_a_second_signal_cuts_at_once(start: Start, number: signal.Signals) -> None:
     proxy, client = _held_proxy(start)
@@ -177,6 +198,7 @@ def test_a_second_signal_cuts_at_once(start: Start, number: signal.Signals) -> N
     with client:
         proxy.signal(first)
         assert "open=1 seconds=3600.0" in proxy.err.until("event=draining")
+        _wait_until_another_signal_counts(client)
         proxy.signal(number)
         proxy.err.until("event=cutting")
         assert _is_reset(client)
@@ -273,6 +295,7 @@ def test_a_lame_duck_keeps_its_port_file_as_long_as_it_accepts(
     assert port_file.read_text() == f"{port}\n"
     with command.connect(port) as client:
         _say_hello(client)
+        _wait_until_another_signal_counts(client)
     assert port_file.exists()
     command.signal(signal.SIGINT)
     assert command.code() == 3

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import resource
 import signal
@@ -229,6 +230,19 @@ async def test_it_says_what_to_try_for_a_unix_socket(
     assert scene.lines.seen[0].startswith(f"trioserve echo: {address}, ")
 
 
+@pytest.fixture
+def every_signal_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However soon after the one before it."""
+    monkeypatch.setattr(_run, "_SAME", 0.0)
+
+
+@pytest.fixture
+def no_signal_is_late(monkeypatch: pytest.MonkeyPatch) -> None:
+    """To be the same as the one before it."""
+    monkeypatch.setattr(_run, "_SAME", math.inf)
+
+
+@pytest.mark.usefixtures("every_signal_counts")
 async def test_a_lame_duck_accepts_until_it_is_told_to_hurry(scene: Scene) -> None:
     timeouts = Timeouts(lame_duck=1000.0, drain=5.0)
     async with trio.open_nursery() as nursery:
@@ -278,6 +292,41 @@ async def test_a_signal_that_comes_twice_at_once_is_one(
             await client.receive_some()
     (ended,) = [line for line in scene.lines.seen if " cut/cut " in line]
     assert ended.endswith("(cut short: a second signal, SIGTERM)")
+
+
+@pytest.mark.usefixtures("no_signal_is_late")
+async def test_two_signals_that_stop_at_the_same_moment_are_one(scene: Scene) -> None:
+    """As when a terminal and a supervisor both send one."""
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(scene.run, job(_until_eof))
+        client = await scene.connect()
+        await client.send_all(b"x")
+        await client.receive_some()
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGTERM):
+            scene.signal(number)
+        scene.signal(signal.SIGUSR1)
+        await scene.lines.until("tasks:")
+        await client.send_eof()
+        assert await client.receive_some() == b""
+    assert not any("cutting" in line for line in scene.lines.seen)
+    assert scene.code == 0
+
+
+@pytest.mark.usefixtures("no_signal_is_late")
+async def test_sigquit_cuts_at_once_after_another_signal(scene: Scene) -> None:
+    """And what comes with it does not end the process."""
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(scene.run, job(_until_eof))
+        client = await scene.connect()
+        await client.send_all(b"x")
+        await client.receive_some()
+        for number in (signal.SIGTERM, *[signal.SIGQUIT] * 2, signal.SIGINT):
+            scene.signal(number)
+        await scene.lines.until("cutting 1 connection")
+        with pytest.raises(trio.BrokenResourceError):
+            await client.receive_some()
+    assert scene.code == 3
+    assert scene.left == []
 
 
 class _UnknownNames(trio.abc.HostnameResolver):
@@ -358,6 +407,7 @@ async def test_sigquit_says_where_tasks_stand_and_cuts(scene: Scene) -> None:
     assert not scene.left
 
 
+@pytest.mark.usefixtures("every_signal_counts")
 async def test_sigquit_after_a_signal_cuts_and_a_third_one_leaves(scene: Scene) -> None:
     release = trio.Event()
     scene.when_left = release.set
@@ -376,6 +426,7 @@ async def test_sigquit_after_a_signal_cuts_and_a_third_one_leaves(scene: Scene) 
     assert scene.code == 3
 
 
+@pytest.mark.usefixtures("every_signal_counts")
 async def test_a_second_signal_cuts(scene: Scene) -> None:
     forever = Timeouts(drain=float("inf"))
     async with trio.open_nursery() as nursery:
@@ -392,6 +443,7 @@ async def test_a_second_signal_cuts(scene: Scene) -> None:
     assert scene.code == 3
 
 
+@pytest.mark.usefixtures("every_signal_counts")
 async def test_a_third_signal_leaves_at_once(scene: Scene) -> None:
     release = trio.Event()
     scene.when_left = release.set

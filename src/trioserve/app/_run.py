@@ -49,7 +49,7 @@ EXIT_DRAINED = 0
 #: Connections were cut, tasks hung, or a second signal asked for it.
 EXIT_CUT = 3
 
-#: Seconds within which a signal that comes again is the same one.
+#: Seconds within which a second signal that stops is the same one.
 _SAME = 0.3
 
 
@@ -228,9 +228,11 @@ class _Stop:
 
     def _stop(self, number: signal.Signals) -> None:
         # What runs us may pass on what the terminal has sent us already, as
-        # timeout(1) does: then it is the same one.
+        # timeout(1) does, or send its own: then it is the same one. QUIT is not,
+        # for it asks for more.
         last, at = self._last
-        if number == last and trio.current_time() - at < _SAME:
+        asks_for_more = number == signal.SIGQUIT and last != signal.SIGQUIT
+        if trio.current_time() - at < _SAME and not asks_for_more:
             return
         self._last = number, trio.current_time()
         if self.hurried:

@@ -81,18 +81,19 @@ return behind a value, as a file written on Windows has it, is left out.
 that command line, and where each value came from. Without a command line:""",
     "signals": """\
   TERM, INT (Ctrl-C)   drain: accept no more, let what goes on finish
-  the same again       cut: reset what is left
-  the same once more   end the process
+  one of them again    cut: reset what is left
+  and once more        end the process
   QUIT (Ctrl-\\)        print how it stands, as USR1 does, and cut
   HUP                  open the file of --reports anew, and say so; it never
                        ends the process, nor does a terminal that is closed
   USR1                 print how it stands: counters, who holds the slots, and
                        the line on which each task stands
 
-A signal that comes again within a third of a second is the same one. TERM, INT
-or QUIT before it serves ends it with 128 + the signal's number, and leaves
-nothing behind; so does one that the parent had blocked or ignored, and one that
-is sent to process 1 of a container. HUP stays ignored if it was (nohup).
+TERM or INT within a third of a second after TERM, INT or QUIT is the same one:
+a terminal and what runs the command may both send one. TERM, INT or QUIT before
+it serves ends it with 128 + the signal's number, and leaves nothing behind; so
+does one that the parent had blocked or ignored, and one that is sent to process
+1 of a container. HUP stays ignored if it was (nohup).
 
 A drain begins with --lame-duck, for which it still accepts, and ends after
 --drain, when what is left is cut. --drain-idle closes what is silent until
