@@ -98,6 +98,8 @@ class Program(_Helpful, click.Group):
     def _say_error(self, text: str, args: Sequence[str]) -> None:
         from ._log import Format, Log
 
+        if sys.stderr is None:  # it was closed; then the exit code has to do
+            return
         forms: dict[str | None, Format] = {"logfmt": "logfmt", "json": "json"}
         form = forms.get(self._form_asked_for(args))
         try:
