@@ -1320,6 +1320,48 @@ async def test_a_pipe_that_does_not_move_goes_to_a_flow_that_does(
             nursery.cancel_scope.cancel()
 
 
+@pytest.mark.parametrize("asks", ["another relay", "its own other direction"])
+@pytest.mark.parametrize(
+    ("mode", "reason"),
+    [(os.O_WRONLY, Reason.ABORTED), (os.O_RDONLY, Reason.RESOURCE)],
+    ids=["fails", "is empty"],
+)
+async def test_a_pipe_that_can_not_be_emptied_ends_whose_bytes_are_in_it(
+    mode: int,
+    reason: Reason,
+    asks: str,
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """Laws 1 and 4: and not the relay that is to get it."""
+    engine = Engine.of_this_run()
+    engine.pipes = Pipes(most=1)
+    with contextlib.ExitStack() as stack:
+        a, b, c, d = (stack.enter_context(roomy()) for _ in range(4))
+        async with trio.open_nursery() as nursery:
+            async with _stalled(a, b, nursery) as (_, stalled):
+                other = Result(nursery, c.ours, d.ours)
+                (pipe,) = engine._splicing.values()
+                # Somebody thinks that the number is his, and by now it is.
+                nothing = os.open(os.devnull, mode)
+                os.dup2(nothing, pipe.reader)
+                os.close(nothing)
+                await trio.sleep(2)
+                one, two = (c, d) if asks == "another relay" else (b, a)
+                sender, receiver = Peer(one.peer), Peer(two.peer)
+                nursery.start_soon(receiver.read)
+                await sender.send(BULK)
+                await _settle()
+                assert stalled.value.reason is reason
+                assert stalled.value.a_to_b.discarded > 0
+                assert engine.pipes.lent == len(engine._splicing)
+                if asks == "another relay":
+                    assert receiver.received == sender.sent
+                else:
+                    await _talk(c, d)
+                assert other.is_pending
+            nursery.cancel_scope.cancel()
+
+
 async def test_a_pipe_that_is_drained_slowly_moves(
     autojump_clock: trio.testing.MockClock,
 ) -> None:

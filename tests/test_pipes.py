@@ -65,6 +65,22 @@ def test_what_goes_in_comes_out(pipe: Pipe) -> None:
         assert here.recv(10) == b"hello"
 
 
+def test_a_pipe_whose_number_is_anothers_says_so(pipe: Pipe) -> None:
+    """Law 4: of another's, nothing would come out for ever."""
+    with _link() as (source, there), _link() as (sink, _):
+        _deliver(b"hello", there, source)
+        pipe.fill(source.fileno())
+        another, its_writer = os.pipe()
+        os.dup2(another, pipe.reader)
+        os.close(another)
+        os.close(its_writer)
+        with pytest.raises(OSError, match="lost its bytes"):
+            pipe.drain(sink.fileno())
+        with pytest.raises(OSError, match="lost its bytes"):
+            pipe.read()
+        assert pipe.filled == 5
+
+
 def test_a_pipe_never_waits(pipe: Pipe) -> None:
     """And what can't be done has changed nothing."""
     with _link() as (source, there), _link() as (sink, _):

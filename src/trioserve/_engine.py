@@ -695,7 +695,13 @@ class Engine:
         if pipe is None and self._splicing:
             stalest = min(self._splicing, key=self._moved_at)
             if now - self._moved_at(stalest) >= _STALE:
-                stalest.give_up_pipe()
+                pair = stalest.pair
+                try:
+                    stalest.give_up_pipe()
+                except OSError as error:
+                    # What was in it is lost. It may be of the same pair.
+                    pair.failed(error)
+                    return None
                 pipe = self.pipes.take()
         if pipe is not None:
             pipe.moved, pipe.moved_at = 0, now

@@ -9,6 +9,7 @@ who needs one most, is not known here.
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 from typing import Final
@@ -78,19 +79,27 @@ class Pipe:
         """Move some of what is in it to a socket, and return how much.
 
         Raises:
-          OSError: as send(2) would.
+          OSError: as send(2) would; or it is something else by now.
         """
         # Exactly what is there: asked for more, the kernel would hold back the
         # last segment for what may follow (MSG_MORE), for 200 ms.
         count = os.splice(self.reader, sink, self.filled, flags=_FLAGS)
+        if not count:
+            raise _lost()
         self.filled -= count
         return count
 
     def read(self) -> bytes:
-        """All that is in it, which empties it."""
+        """All that is in it, which empties it.
+
+        Raises:
+          OSError: it is something else by now, and its bytes are lost.
+        """
         data = b""
         while self.filled:
             part = os.read(self.reader, self.filled)
+            if not part:
+                raise _lost()
             self.filled -= len(part)
             data += part
         return data
@@ -99,6 +108,11 @@ class Pipe:
         for fd in (self.reader, self.writer):
             with contextlib.suppress(OSError):  # it is closed whatever this says
                 os.close(fd)
+
+
+def _lost() -> OSError:
+    # Asked again, it would say nothing for ever.
+    return OSError(errno.EIO, "a pipe has lost its bytes: its number is another's")
 
 
 def _made_as_deep_as(pipe: int, size: int) -> int:
