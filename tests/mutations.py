@@ -140,11 +140,22 @@ MUTATIONS: Sequence[Mutation] = (
         law=1,
         breaks="an exception of a foreign stream that closes ends the program",
         file="_transport.py",
-        old="with contextlib.suppress(Exception), trio.move_on_after(seconds):",
+        old="with isolated(), trio.move_on_after(seconds):",
         new="with trio.move_on_after(seconds):",
         tests=(
             "test_transport.py",
             "test_a_foreign_stream_that_does_not_close_is_not_waited_for",
+        ),
+    ),
+    Mutation(
+        law=1,
+        breaks="a relay that ends by what it sends is asked to receive",
+        file="_engine.py",
+        old="        direction.mask = 0\n",
+        new="",
+        tests=(
+            "test_engine.py",
+            "test_a_descriptor_given_away_when_bytes_come_and_there_is_room",
         ),
     ),
     Mutation(
@@ -806,9 +817,9 @@ MUTATIONS: Sequence[Mutation] = (
         law=14,
         breaks="what a peer acknowledges is not seen",
         file="_transport.py",
-        old="        unacknowledged = self.unsent()\n        before = self._seen\n",
+        old="        held = self.unsent()\n        before = self._seen\n",
         new="        return False\n"
-        "        unacknowledged = self.unsent()\n        before = self._seen\n",
+        "        held = self.unsent()\n        before = self._seen\n",
         tests=(
             "test_progress.py",
             "test_a_slow_reader_gets_all_after_the_other_side_has_ended",

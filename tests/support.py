@@ -34,6 +34,10 @@ from trioserve import (
 _FOR_EVER = 1e9
 
 
+class PanicError(BaseException):
+    """What is no ``Exception``; extensions that are written in Rust raise such."""
+
+
 def virtual_clock() -> trio.testing.MockClock:
     """A clock that jumps when nothing has happened for a (real) millisecond.
 

@@ -42,6 +42,7 @@ from links import (
     trio_stream,
 )
 from support import (
+    PanicError,
     Result,
     is_reset,
     no_free_fd,
@@ -56,6 +57,7 @@ from support import (
 from sweep import Begin, sweep
 from trioserve import Connection, Flow, Reason, RelayResult, Timeouts, relay
 from trioserve._engine import Direction, Engine, Pair
+from trioserve._errors import behind
 from trioserve._pipes import DEEP_SIZE, MOST, Pipes
 from trioserve._relay import EngineRelay, _run_with_timers, _transport_of, make_relay
 from trioserve._transport import CHUNK, SocketTransport, Transport
@@ -133,7 +135,7 @@ class Heard(Pair):
     def closed(self) -> None:
         self.told.append("closed")
 
-    def failed(self, error: Exception) -> None:
+    def failed(self, error: BaseException) -> None:
         self.told.append(repr(error))
 
     def waits(self, direction: Direction, now: float) -> None:
@@ -817,17 +819,21 @@ async def test_what_is_raised_in_one_relay_comes_out_of_that_one(
 class _Strange:
     """A socket that fails in a way that no socket does."""
 
-    def __init__(self, below: socket.socket) -> None:
+    def __init__(self, below: socket.socket, error: BaseException) -> None:
         self._below = below
+        self._error = error
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._below, name)
 
     def recv_into(self, buffer: bytearray) -> int:
-        raise RuntimeError("strange")
+        raise self._error
 
 
-async def test_a_strange_socket_harms_nobody_else() -> None:
+@pytest.mark.parametrize(
+    "error", [RuntimeError("strange"), PanicError("strange")], ids=repr
+)
+async def test_a_strange_socket_harms_nobody_else(error: BaseException) -> None:
     """Law 1: its rules are told."""
     heard = Heard()
     with sockets() as a, sockets() as b, sockets() as c, sockets() as d:
@@ -836,13 +842,30 @@ async def test_a_strange_socket_harms_nobody_else() -> None:
             with _paired(a, b, heard) as (there, _):
                 await _settle()
                 sock = there.source.sock
-                there.source.sock = _Strange(sock)  # type: ignore[assignment]
+                there.source.sock = _Strange(sock, error)  # type: ignore[assignment]
                 _write(a.peer, b"hello")
                 await _settle_without(lambda: not heard.told)
                 there.source.sock = sock
             await _talk(c, d)
             nursery.cancel_scope.cancel()
-    assert heard.told[0] == "RuntimeError('strange')"
+    assert heard.told[0] == repr(error)
+
+
+def test_what_ends_the_program_is_no_relays_failure() -> None:
+    """It passes the engine, and ends the program."""
+    error = KeyboardInterrupt()
+
+    async def main() -> None:
+        with sockets() as a, sockets() as b:
+            with _paired(a, b, Heard()) as (there, _):
+                await _settle()
+                there.source.sock = _Strange(there.source.sock, error)  # type: ignore[assignment]
+                _write(a.peer, b"hello")
+                await trio.sleep_forever()
+
+    with pytest.raises(trio.TrioInternalError) as failed:
+        trio.run(main)
+    assert error in list(behind(failed.value))
 
 
 async def _settle_without(pending: Callable[[], bool]) -> None:

@@ -497,6 +497,27 @@ async def test_another_epoll_waits_for_what_was_changed_too(
         assert await receive_exactly(one.peer, 8) == b"and back"
 
 
+async def test_a_relay_that_is_lost_when_it_has_to_wait_ends_as_lacking(
+    epolls: FailingEpolls, autojump_clock: trio.testing.MockClock
+) -> None:
+    """Law 15: it wants another wait of what another epoll has no room for."""
+    with sockets() as a, sockets() as b:
+        async with trio.open_nursery() as nursery:
+            result = Result(nursery, a.ours, b.ours)
+            await _talk(a, b)
+            engine = Engine.of_this_run()
+            number = a.ours.socket.fileno()
+            there = engine._directions[number]
+            assert there is not None
+            _make_it_something_else(engine._epoll)
+            epolls.faults = [Fault("epoll_ctl(ADD)", "ENOSPC")]
+            nursery.start_soon(Peer(a.peer).send, 30_000_000)
+            while not there.blocked:
+                await trio.lowlevel.checkpoint()
+                there.pull(engine, trio.current_time())
+        assert result.value.reason is Reason.RESOURCE
+
+
 async def test_an_epoll_that_is_gone_can_not_be_waited_for(
     waits: Waits, autojump_clock: trio.testing.MockClock
 ) -> None:

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 import nasty
 from nasty import Recipe
-from support import no_free_fd, run
+from support import PanicError, no_free_fd, run
 from trioserve import TcpAddress
 from trioserve._errors import is_a
 from trioserve._names import _FRESH, _MOST_NAMES, _RENEWAL, look_up, numeric_place
@@ -32,7 +32,7 @@ class Resolver(trio.abc.HostnameResolver):
 
     def __init__(self) -> None:
         self.asked: list[str] = []
-        self.answer: list[str] | Exception = ["127.0.0.1"]
+        self.answer: list[str] | BaseException = ["127.0.0.1"]
         self.seconds = 0.0
         trio.socket.set_custom_hostname_resolver(self)
 
@@ -41,7 +41,7 @@ class Resolver(trio.abc.HostnameResolver):
         answer: Any = self.answer
         seconds = self.seconds
         await trio.sleep(seconds)
-        if is_a(answer, Exception):
+        if is_a(answer, BaseException):
             raise answer
         return [
             found
@@ -187,6 +187,7 @@ def test_the_last_good_answer_is_kept(failure: Any) -> None:
         (UnicodeError("a bug"), socket.EAI_FAIL, "a bug"),
         ([], socket.EAI_NONAME, "no address"),
         (RuntimeError("a resolver's bug"), socket.EAI_FAIL, "a resolver's bug"),
+        (PanicError("no Exception"), socket.EAI_FAIL, "no Exception"),
     ],
 )
 def test_a_name_without_an_address_raises(failure: Any, code: int, text: str) -> None:

@@ -27,12 +27,14 @@ from links import (
     Peer,
     RealMedium,
     Whole,
+    foreign,
     memory,
     socket_pair,
     sockets,
     some_bytes,
 )
 from support import (
+    PanicError,
     acknowledged,
     is_reset,
     open_fds,
@@ -43,6 +45,7 @@ from support import (
 )
 from sweep import Begin, sweep
 from trioserve import Connection, Timeouts
+from trioserve._errors import leaves
 from trioserve._relay import _transport_of
 from trioserve._timers import Timers
 from trioserve._transport import SocketTransport, StreamTransport, Transport
@@ -982,6 +985,63 @@ async def test_a_unix_socket_is_a_socket() -> None:
     peer.close()
 
 
+@pytest.mark.parametrize("owned", [False, True])
+async def test_a_socket_that_was_detached_tells_nothing(owned: bool) -> None:
+    """Law 1: whatever is asked of it: there is no descriptor to ask."""
+    with sockets() as link:
+        if owned:
+            transport = SocketTransport.share(link.ours)
+            number = link.ours.socket.detach()
+        else:
+            sock = socket.socket(fileno=link.ours.socket.detach())
+            transport = SocketTransport(sock)
+            number = sock.detach()
+        assert not transport.tells_its_end()
+        assert not transport.is_over()
+        assert transport.readable()
+        assert transport.writable()
+        assert transport.unsent() is None
+        assert not transport.look(trio.current_time())
+        await transport.flushed(5)
+        await transport.discard(1000, 5)
+        transport.discard_readable(1000)
+        transport.farewell(b"bye")
+        for use in (transport.receive(), transport.send(b"x"), transport.send_eof()):
+            with pytest.raises(trio.ClosedResourceError):
+                await use
+        with pytest.raises(trio.ClosedResourceError):
+            await transport.wait_writable()
+        transport.abort()
+        assert transport.unacknowledged is None
+        assert (transport.received, transport.sent) == (0, 0)
+        os.close(number)
+
+
+async def test_unacknowledged_of_a_unix_socket_is_unknown() -> None:
+    """Law 5: what its kernel counts is memory, and not bytes."""
+    one, other = socket.socketpair(socket.AF_UNIX)
+    transport = SocketTransport(one)
+    with other:
+        await transport.send(b"hello")
+        assert transport.unsent()
+        transport.abort()
+        assert transport.unacknowledged is None
+
+
+async def test_no_more_is_unacknowledged_than_was_sent() -> None:
+    """Law 5: whoever had the socket before may have sent much."""
+    one, other = socket_pair()
+    with other:
+        other.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1)
+        one.setblocking(False)
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                one.send(bytes(100_000))
+        transport = SocketTransport(one)
+        transport.abort()
+        assert transport.unacknowledged == 0
+
+
 async def test_what_a_system_does_not_tell_is_unknown(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -989,6 +1049,69 @@ async def test_what_a_system_does_not_tell_is_unknown(
     with _over(sockets) as (transport, _):
         monkeypatch.setattr(termios, "TIOCOUTQ", 0)
         assert transport.unsent() is None
+
+
+@pytest.mark.parametrize("kind", [bytes, bytearray, memoryview, _numbers])
+async def test_of_a_foreign_stream_too_it_is_bytes_that_are_counted(
+    kind: Callable[[bytes], bytes | bytearray | memoryview],
+) -> None:
+    """Law 5: also if the length of what was sent is not in bytes."""
+    with _over(foreign) as (transport, link):
+        await transport.send(kind(bytes(80)))
+        assert transport.sent == 80
+        assert await receive_exactly(link.peer, 80) == bytes(80)
+
+
+class _Raises(Whole):
+    """A stream that raises when it is closed."""
+
+    def __init__(self, below: Any, error: BaseException) -> None:
+        super().__init__(below)
+        self._error = error
+
+    async def aclose(self) -> None:
+        raise self._error
+
+
+NO_EXCEPTIONS = [
+    PanicError("panicked"),
+    GeneratorExit(),
+    BaseExceptionGroup("both", [PanicError(), ValueError()]),
+]
+
+
+@pytest.mark.parametrize("error", NO_EXCEPTIONS, ids=repr)
+@pytest.mark.parametrize("close", CLOSES)
+async def test_whatever_a_foreign_stream_raises_when_it_is_closed_ends_nothing(
+    close: Close, error: BaseException
+) -> None:
+    """Law 1: also what is no Exception."""
+    with memory() as link:
+        transport = StreamTransport(_Raises(link.ours, error))
+        close(transport)
+        await transport.wait_closed()
+        await trio.testing.wait_all_tasks_blocked()
+
+
+@pytest.mark.parametrize("grouped", [False, True])
+@pytest.mark.parametrize("kind", [KeyboardInterrupt, SystemExit])
+def test_what_ends_the_program_ends_it_when_a_foreign_stream_is_closed(
+    kind: type[BaseException], grouped: bool
+) -> None:
+    """Nothing keeps that to itself, whatever else is raised with it."""
+    error = kind("the end")
+    raised = BaseExceptionGroup("both", [PanicError(), error]) if grouped else error
+
+    async def main() -> None:
+        with memory() as link:
+            transport = StreamTransport(_Raises(link.ours, raised))
+            transport.close()
+            await trio.sleep_forever()
+
+    with pytest.raises(trio.TrioInternalError) as failed:
+        trio.run(main)
+    (leaf,) = leaves(failed.value.__cause__ or failed.value)
+    assert leaf is error
 
 
 class _Hangs(Whole):

@@ -30,7 +30,7 @@ from typing import TYPE_CHECKING, Any, Final
 import trio
 
 from ._complaints import Complaints
-from ._errors import is_closed, is_ours
+from ._errors import is_closed, is_ours, passing
 from ._pipes import SUPPORTED as CAN_SPLICE
 from ._pipes import Pipe, Pipes
 from ._pump import Pump
@@ -385,7 +385,7 @@ class Pair(abc.ABC):
         """One of the sides was closed by somebody else."""
 
     @abc.abstractmethod
-    def failed(self, error: Exception) -> None:
+    def failed(self, error: BaseException) -> None:
         """The system does not let it go on, or a side is used by somebody else, or
         this module has a bug.
         """
@@ -557,7 +557,9 @@ class Engine:
                         trouble.say(error)
                         await trio.sleep(_PAUSE)
                     self._turn(epoll)
-            except Exception as error:
+            except BaseException as error:
+                if passing(error) is not None:
+                    raise
                 # A system task that raises ends the program. Somebody has
                 # closed a descriptor that was not his.
                 self._epoll = None
@@ -585,7 +587,9 @@ class Engine:
                         direction.pull(self, now)
                     else:
                         direction.happened(self, events, now)
-                except Exception as error:
+                except BaseException as error:
+                    if passing(error) is not None:
+                        raise
                     pair.failed(error)
 
     # -- what directions use
@@ -619,7 +623,7 @@ class Engine:
           OSError: the source was closed, or the system won't.
         """
         before, direction.mask = direction.mask, mask
-        if mask == before:
+        if mask == before or direction.fd < 0:  # lost: its pair ends in a moment
             return
         epoll = self._epoll
         assert epoll is not None

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import logging
+import math
 import socket
 import traceback
 from collections.abc import Iterator
@@ -82,6 +83,31 @@ def behind(error: BaseException) -> Iterator[BaseException]:
             left += (_context(each), _cause(each))
             if is_a(each, BaseExceptionGroup):
                 left += _members(each)
+
+
+def passing(error: BaseException) -> BaseException | None:
+    """The part of ``error`` that nobody may keep to himself, or None.
+
+    That is what ends the program, and Trio's ``Cancelled`` where that is cancelled.
+    """
+    cancelled = trio.current_effective_deadline() == -math.inf
+    return only(error, (*PROGRAM_ENDS, trio.Cancelled) if cancelled else PROGRAM_ENDS)
+
+
+@contextlib.contextmanager
+def isolated() -> Iterator[None]:
+    """Keep to itself whatever is raised in the block and may be kept.
+
+    A system task that raises ends the program.
+    """
+    try:
+        yield
+    except BaseException as error:  # noqa: ASYNC103 - isolation
+        passes = passing(error)
+        if passes is error:
+            raise
+        if passes is not None:
+            raise passes from None
 
 
 def cause_of(error: BaseException) -> BaseException | None:

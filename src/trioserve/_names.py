@@ -18,7 +18,7 @@ from typing import Any, Final, NamedTuple
 import trio
 
 from ._address import TcpAddress, is_numeric, unmapped, zone_name
-from ._errors import again
+from ._errors import again, passing
 from ._report import describe
 
 #: Seconds for which an answer is used without asking again. getaddrinfo(3) tells
@@ -188,8 +188,10 @@ class _Name:
             self._failure = again(error)
             # Its traceback has frames of Trio's that have the error: a cycle.
             BaseException.with_traceback(error, None)
-        except Exception as error:
+        except BaseException as error:
             # A system task that raises ends the program.
+            if passing(error) is not None:
+                raise
             self._failure = socket.gaierror(socket.EAI_FAIL, describe(error))
         else:
             self._answer = [_found(place) for place in _in_turn(places)]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
 
@@ -12,6 +11,7 @@ from ._address import Address, TcpAddress, UnixAddress, parse_address
 from ._arguments import check_sync, check_type
 from ._connection import Connection
 from ._dial import Dialing, GivenUpError, OnAttempt, is_lack, origin_of
+from ._errors import isolated
 from ._faults import Faults, parse_faults
 from ._faulty import FaultyRelay, Ordeal
 from ._options import Timeouts
@@ -180,9 +180,8 @@ class _Watch:
             )
 
     async def _run(self, scope: trio.CancelScope) -> None:
-        # A system task that raises ends the program; out of descriptors or
-        # memory, the client is not watched.
-        with scope, contextlib.suppress(OSError):
+        # Out of descriptors or memory, the client is not watched.
+        with scope, isolated():
             await self._conn._transport.wait_gone(_PATIENCE)
             self._dialing.give_up()
 

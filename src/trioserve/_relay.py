@@ -100,7 +100,7 @@ class Relay(abc.ABC):
         self._first: Transport | None = None
         self._half_since = math.inf
         self._ending: Conclusion | None = None
-        self._failure: Exception | None = None
+        self._failure: BaseException | None = None
         self.quiet = False
 
     # -- for the report of a connection
@@ -205,7 +205,7 @@ class Relay(abc.ABC):
             self._first = pump.source
             self._half_since = trio.current_time()
 
-    def _fail(self, error: Exception) -> None:
+    def _fail(self, error: BaseException) -> None:
         """End both directions, and raise this."""
         self._failure = error
         self._stop()
@@ -528,7 +528,7 @@ class EngineRelay(Relay, Pair):
             Reason.ABORTED, error=trio.ClosedResourceError("this side was closed")
         )
 
-    def failed(self, error: Exception) -> None:
+    def failed(self, error: BaseException) -> None:
         if is_closed(error):
             self.closed()
         elif isinstance(error, OSError):

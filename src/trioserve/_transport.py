@@ -35,7 +35,7 @@ from typing import Final, NamedTuple, Protocol
 import trio
 
 from ._complaints import Complaints
-from ._errors import cause_of, is_closed, is_ours
+from ._errors import cause_of, is_closed, is_ours, isolated
 from ._report import describe
 from ._tcp import is_dead, let_kernel_hold, set_up
 
@@ -50,6 +50,7 @@ FAILURES: Final = (
     trio.ClosedResourceError,
 )
 
+_INTERNET: Final = (socket.AF_INET, socket.AF_INET6)
 _TCP: Final = int(socket.IPPROTO_TCP)
 _TCP_INFO: Final = getattr(socket, "TCP_INFO", 11)
 #: Of struct tcp_info in linux/tcp.h: tcpi_last_data_sent (ms), tcpi_notsent_bytes.
@@ -196,7 +197,11 @@ class Transport(abc.ABC):
 
     @abc.abstractmethod
     def unsent(self) -> int | None:
-        """Bytes sent that the peer has not acknowledged; None if unknown."""
+        """How much of what was sent the kernel holds for the peer; None if unknown.
+
+        Over TCP, the bytes that are not acknowledged; of other sockets it is the
+        memory that they take, which is more.
+        """
 
     def look(self, now: float) -> bool:
         """Look what the kernel still holds; whether it holds anything.
@@ -458,6 +463,9 @@ class SocketTransport(Transport):
         return trio.ClosedResourceError("this side was closed")
 
     def tells_its_end(self) -> bool:
+        self._notice_owner()
+        if self.closed:
+            return False
         # An EOF that was received is no news.
         news = _ENDED if self.eof else _ENDED | _EOF
         look = select.poll()
@@ -649,7 +657,7 @@ class SocketTransport(Transport):
     def abort(self) -> None:
         self._notice_owner()
         if not self.closed:
-            self.unacknowledged = self.unsent()
+            self.unacknowledged = self._count_unacknowledged()
             try:
                 self.sock.setsockopt(_SOL_SOCKET, _SO_LINGER, _RESET_ON_CLOSE)
             except OSError as error:
@@ -711,26 +719,34 @@ class SocketTransport(Transport):
         # Linux counts a FIN that is not acknowledged as a byte.
         return count - 1 if count and self.sent_eof else count
 
+    def _count_unacknowledged(self) -> int | None:
+        """Bytes sent here that the peer has not acknowledged; None if unknown."""
+        count = self.unsent()
+        if count is None or self.sock.family not in _INTERNET:
+            return None
+        # Whoever had the socket before may have sent some, too.
+        return min(count, self.sent)
+
     def look(self, now: float) -> bool:
-        unacknowledged = self.unsent()
+        held = self.unsent()
         before = self._seen
-        if not unacknowledged:
+        if not held:
             # Has more been sent since, then that is known to have moved.
             if before is not None and before.sent == self.sent:
                 self.acked_at = now
             self._seen = None
             return False
-        waiting, is_fresh = self._waiting(unacknowledged)
+        waiting, is_fresh = self._waiting(held)
         if is_fresh and not waiting:
             return True  # all of it is under way
         left = self.sent - waiting
-        acked = math.inf if is_fresh else self.sent - unacknowledged
+        acked = math.inf if is_fresh else self.sent - held
         if before is None or left > before.left or math.inf > acked > before.acked:
             self.acked_at = now
         self._seen = _Seen(self.sent, left, acked)
         return True
 
-    def _waiting(self, unacknowledged: int) -> tuple[int, bool]:
+    def _waiting(self, held: int) -> tuple[int, bool]:
         """Bytes that wait for room at the peer; and whether others have just left.
 
         What has just left is acknowledged in a moment, perhaps by a delayed ACK:
@@ -740,7 +756,7 @@ class SocketTransport(Transport):
             info = self.sock.getsockopt(_TCP, _TCP_INFO, _INFO.size)
             milliseconds, waiting = _INFO.unpack(info)
         except (OSError, struct.error):  # a Unix socket, or another system
-            return unacknowledged, False
+            return held, False
         return waiting, milliseconds < _FRESH
 
     def discard_readable(self, max_bytes: int) -> None:
@@ -819,7 +835,7 @@ class StreamTransport(Transport):
         except FAILURES:
             await trio.lowlevel.cancel_shielded_checkpoint()
             raise
-        self.sent += len(data)
+        self.sent += len(data) if isinstance(data, bytes) else memoryview(data).nbytes
         self.moved_at = self._clock.current_time()
 
     async def wait_writable(self) -> None:
@@ -862,9 +878,8 @@ class StreamTransport(Transport):
 
     async def _aclose(self, seconds: float) -> None:
         try:
-            # A system task that raises ends the program, and a foreign stream
-            # may raise anything; nobody is left to be told.
-            with contextlib.suppress(Exception), trio.move_on_after(seconds):
+            # A foreign stream may raise anything; nobody is left to be told.
+            with isolated(), trio.move_on_after(seconds):
                 await self.stream.aclose()
         finally:
             self._gone.set()
