@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import re
 import socket
@@ -27,7 +28,7 @@ from support import (
     serving,
 )
 from sweep import Begin, sweep
-from test_dial import _black_hole, _full_queue, _refusing
+from test_dial import _black_hole, _full_queue, _Names, _refusing
 from trioserve import (
     Address,
     Attempt,
@@ -43,6 +44,7 @@ from trioserve import (
     parse_address,
     proxy,
 )
+from trioserve._dial import _our_ends
 
 
 @pytest.mark.parametrize(
@@ -715,3 +717,59 @@ def test_stopped_at_any_step_nothing_is_left() -> None:
         assert open_fds() == before
 
     assert sweep(scenario) > 30
+
+
+_RAISED = [
+    ValueError("a bug"),
+    ConnectionRefusedError(errno.ECONNREFUSED, "the metrics are not there"),
+    OSError(errno.EMFILE, "no room for metrics"),
+    trio.BrokenResourceError("the pipe to the metrics"),
+]
+
+
+@pytest.mark.parametrize("way", ["at once", "by a name", "refused", "raced", "silent"])
+@pytest.mark.parametrize("error", _RAISED, ids=lambda error: type(error).__name__)
+async def test_what_on_attempt_raises_is_the_handlers_error(
+    error: Exception, way: str, autojump_clock: object
+) -> None:
+    """Laws 13 and 15: no target is blamed for it, and no socket is left."""
+    calls: list[Attempt] = []
+
+    def on_attempt(_: Address, attempt: Attempt) -> None:
+        calls.append(attempt)
+        raise error
+
+    hosts = ["127.0.0.2", "127.0.0.1"] if way == "raced" else ["127.0.0.1"]
+    trio.socket.set_custom_hostname_resolver(_Names(hosts))
+    async with serving(echo) as behind:
+        port = parse_address(behind.address).port  # type: ignore[union-attr]
+        with _refusing() as refuses, _black_hole() as silent:
+            target = {
+                "at once": behind.address,
+                "refused": str(refuses),
+                "silent": str(silent),
+            }.get(way, f"target.test:{port}")
+            before = open_fds()
+            handler = proxy(target, behind.address, on_attempt=on_attempt)
+            async with serving(handler) as running:
+                client = await running.connect()
+                assert await is_reset(client)
+                await client.aclose()
+                await running.server.drain()
+            assert open_fds() == before
+            assert not [end for end in _our_ends() if str(port) in end]
+    (report,) = running.reports
+    assert report.reason is Reason.HANDLER_ERROR
+    assert report.error == f"{type(error).__name__}: {error}"
+    assert report.exception is error
+    assert len(calls) == 1
+
+
+async def test_a_program_may_end_in_on_attempt() -> None:
+    def on_attempt(*_: object) -> None:
+        raise SystemExit(3)
+
+    with pytest.RaisesGroup(SystemExit, flatten_subgroups=True):
+        async with serving(proxy("127.0.0.1:1", on_attempt=on_attempt)) as running:
+            await running.connect()
+            await running.ended.wait()

@@ -51,7 +51,7 @@ OnAttempt: TypeAlias = Callable[[Address, Attempt], object]
 
 
 class GivenUpError(Exception):
-    """Nobody wants the connection any more."""
+    """Nobody wants the connection any more, or ``on_attempt`` has raised."""
 
 
 def is_lack(error: OSError) -> bool:
@@ -80,7 +80,7 @@ class Dialing:
 
     __slots__ = (
         "_begun", "_given_up", "_lack", "_on_attempt", "_origin", "_reached", "_scope",
-        "_seconds", "_targets", "_tried", "on_wait", "target",
+        "_seconds", "_targets", "_tried", "_wrong", "on_wait", "target",
     )  # fmt: skip
 
     def __init__(
@@ -98,6 +98,7 @@ class Dialing:
         self._targets = targets
         self._origin = origin
         self._given_up = False
+        self._wrong: BaseException | None = None
         self._lack: OSError | None = None
         self._scope: trio.CancelScope | None = None
         self._begun: _Begun | None = None
@@ -118,7 +119,8 @@ class Dialing:
         comes, so that one that doesn't answer leaves some to the next.
 
         Raises:
-          GivenUpError: after :meth:`give_up`.
+          GivenUpError: after :meth:`give_up`, and when ``on_attempt`` has raised;
+            :meth:`raise_what_is_wrong` raises that.
           TimeoutError: the last target did not answer in time.
           OSError: no target could be connected to; the error of the last, or the
             first that is our own fault (:func:`is_lack`).
@@ -127,9 +129,22 @@ class Dialing:
         """
         await trio.lowlevel.checkpoint_if_cancelled()
         now = trio.current_time()
-        if (transport := self._at_once(now)) is not None:
-            return transport
-        return await self._in_turn(now + seconds)
+        transport = self._at_once(now)
+        if transport is None:
+            transport = await self._in_turn(now + seconds)
+        if self._wrong is not None:
+            transport.close()
+            raise GivenUpError
+        return transport
+
+    def raise_what_is_wrong(self) -> None:
+        """Raise what ``on_attempt`` has raised, if it has."""
+        wrong, self._wrong = self._wrong, None
+        if wrong is not None:
+            try:
+                raise wrong
+            finally:
+                del wrong  # its traceback has this frame: a cycle
 
     def _at_once(self, now: float) -> SocketTransport | None:
         """Connect to a target that needs no waiting, or begin to.
@@ -152,7 +167,7 @@ class Dialing:
         transport = SocketTransport(sock)
         self._reached, self._seconds = place, transport.moved_at - now
         if self._on_attempt is not None:
-            self._on_attempt(self.target, self.attempts[-1])
+            self._tell(self.attempts[-1])
         return transport
 
     async def _in_turn(self, deadline: float) -> SocketTransport:
@@ -169,10 +184,12 @@ class Dialing:
                     failed = error
             if self._given_up:
                 raise GivenUpError
-            if self._scope.cancelled_caught:
+            if self._scope.cancelled_caught and self._wrong is None:
                 late = f"no answer within {share:.4g} s"
                 failed = TimeoutError(errno.ETIMEDOUT, late)
                 self._have_not_answered(before)
+            if self._wrong is not None:
+                raise GivenUpError
         assert failed is not None
         try:
             # What could not be tried might have answered.
@@ -314,8 +331,14 @@ class Dialing:
             self._tell(attempt)
 
     def _tell(self, attempt: Attempt) -> None:
-        if self._on_attempt is not None:
+        if self._on_attempt is None or self._wrong is not None:
+            return
+        try:
             self._on_attempt(self.target, attempt)
+        except BaseException as error:  # noqa: ASYNC103 - raised when all is tidy
+            self._wrong = error
+            if self._scope is not None:
+                self._scope.cancel(reason="on_attempt has raised")
 
 
 def _written(sockaddr: Any) -> str:

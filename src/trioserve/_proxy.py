@@ -199,14 +199,17 @@ async def _dial(
         bound = seconds if reason is Reason.CONNECT_TIMEOUT else None
         conn._conclude(reason, bound=bound, exception=failed)
     except GivenUpError:
+        pass
+    finally:
+        dialing.on_wait = None
+        watch.end()
+    dialing.raise_what_is_wrong()
+    if conn._ending is None:
         reset = conn._transport.error
         conn._conclude(
             Reason.CLIENT_GONE if reset is None else Reason.CLIENT_RESET,
             exception=reset,
         )
-    finally:
-        dialing.on_wait = None
-        watch.end()
     return None
 
 
