@@ -7,6 +7,7 @@ import dataclasses
 import math
 import os
 import socket
+import ssl
 from collections.abc import AsyncGenerator
 from typing import Any, Literal
 
@@ -1092,3 +1093,130 @@ async def test_after_a_relay_a_connection_goes_on(
         await client.aclose()
     (report,) = running.reports
     assert (report.reason, report.duration) == (Reason.IDLE, 15)
+
+
+# -- whose errors a relay explains
+
+
+class _Database:
+    """Something else that a handler uses."""
+
+    async def ask(self) -> None:
+        await trio.lowlevel.checkpoint()
+        raise trio.BrokenResourceError("the database is gone")
+
+
+@pytest.mark.parametrize("ends", ["well", "by a reset", "by its silence"])
+async def test_what_breaks_beside_a_relay_is_the_handlers_error(
+    ends: str, autojump_clock: object
+) -> None:
+    """Law 15: how the relay ended has nothing to do with it."""
+
+    async def handler(conn: Connection) -> None:
+        with sockets() as target:
+            if ends == "by a reset":
+                reset(target.peer)
+            elif ends == "well":
+                await target.peer.send_eof()
+            await relay(conn, target.ours, timeouts=Timeouts(idle=5))
+            await _Database().ask()
+
+    async with serving(handler) as running:
+        client = await running.connect()
+        if ends == "well":
+            await client.send_eof()
+        await is_reset(client)
+    (report,) = running.reports
+    assert report.reason is Reason.HANDLER_ERROR
+    assert report.error == "BrokenResourceError: the database is gone"
+
+
+async def _sends_to_the_client(conn: Connection, _: trio.abc.Stream) -> None:
+    await conn.send_all(b"x")
+
+
+async def _receives_from_the_target(_: Connection, target: trio.abc.Stream) -> None:
+    await target.receive_some()
+
+
+async def _receives_from_both(conn: Connection, target: trio.abc.Stream) -> None:
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(conn.receive_some)
+        nursery.start_soon(target.receive_some)
+
+
+async def _relays_again(conn: Connection, target: trio.abc.Stream) -> None:
+    await relay(conn, target)
+
+
+async def _says_it_otherwise(conn: Connection, target: trio.abc.Stream) -> None:
+    try:
+        await conn.send_all(b"x")
+    except trio.ClosedResourceError:
+        raise trio.BrokenResourceError("in other words") from None
+
+
+async def _speaks_tls(conn: Connection, target: trio.abc.Stream) -> None:
+    context = ssl.create_default_context()
+    await trio.SSLStream(conn, context, server_hostname="a.test").do_handshake()
+
+
+async def _flushes_a_stream_over_it(conn: Connection, target: trio.abc.Stream) -> None:
+    stapled = trio.StapledStream(conn, conn)
+    await stapled.send_all(b"x")
+
+
+@pytest.mark.parametrize(
+    "goes_on",
+    [
+        _sends_to_the_client,
+        _receives_from_the_target,
+        _receives_from_both,
+        _relays_again,
+        _says_it_otherwise,
+        _speaks_tls,
+        _flushes_a_stream_over_it,
+    ],
+)
+@pytest.mark.parametrize("medium", REAL_MEDIA)
+async def test_who_goes_on_after_a_relay_that_was_reset_is_not_blamed(
+    goes_on: Any, medium: RealMedium, autojump_clock: object
+) -> None:
+    """Law 15: the target was it; what the streams say afterwards comes of that."""
+
+    async def handler(conn: Connection) -> None:
+        with medium() as target:
+            reset(target.peer)
+            await relay(conn, target.ours)
+            await goes_on(conn, target.ours)
+
+    async with serving(handler) as running:
+        assert await is_reset(await running.connect())
+    (report,) = running.reports
+    assert report.reason is Reason.SERVER_RESET
+    assert "ConnectionResetError" in (report.error or "")
+
+
+async def test_what_breaks_beside_a_connection_that_is_over_is_the_handlers(
+    autojump_clock: object,
+) -> None:
+    """Law 15: beside a reset it is the reason, beside a cut it is kept."""
+
+    async def handler(conn: Connection) -> None:
+        try:
+            with contextlib.suppress(trio.BrokenResourceError):
+                await conn.receive_some()
+        finally:
+            with trio.CancelScope(shield=True):
+                await _Database().ask()
+
+    async with serving(handler) as running:
+        client = await running.connect()
+        await running.connect()
+        await trio.testing.wait_all_tasks_blocked()
+        reset(client)
+        await trio.testing.wait_all_tasks_blocked()
+        running.server.start_draining(0)
+    by_reset, by_cut = running.reports
+    assert (by_reset.reason, by_cut.reason) == (Reason.HANDLER_ERROR, Reason.CUT)
+    assert by_reset.error == by_cut.error == "BrokenResourceError: the database is gone"

@@ -23,7 +23,6 @@ import contextvars
 import math
 import ssl
 import time
-import traceback
 from collections.abc import Coroutine, Generator, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Final, Protocol
@@ -32,7 +31,7 @@ import trio
 
 from ._admission import Slot
 from ._arguments import check_count, check_type
-from ._errors import behind, is_a, is_ours, leaves
+from ._errors import behind, is_a, is_ours, leaves, selves_in
 from ._options import Timeouts
 from ._report import (
     Attempt,
@@ -46,6 +45,9 @@ from ._report import (
 )
 from ._timers import Alarm, Timers, next_look
 from ._transport import CHUNK, FAILURES, SocketTransport, Transport
+
+#: What a stream raises when it can't be used any more.
+_BROKEN: Final = (trio.BrokenResourceError, trio.ClosedResourceError)
 
 #: What a lingering close throws away before it gives up on the client's EOF.
 _LINGER_BYTES: Final = 65536
@@ -693,13 +695,14 @@ class Connection(trio.abc.HalfCloseableStream):
         """The handler is over, with what it raised; say why if nobody has."""
         self._relay_left_is_over()
         transport = self._transport
-        if self._ending is not None and _is_broken(error):
+        comes_of_it = error is None or self._comes_of_its_streams(error)
+        if self._ending is not None and comes_of_it:
             return
         if error is None and self._drained:
             self._conclude(Reason.DRAINED)
-        elif self._relay_ended is not None and _is_broken(error):
+        elif self._relay_ended is not None and comes_of_it:
             self._ending = self._relay_ended
-        elif transport.error is not None and _is_broken(error):
+        elif transport.error is not None and comes_of_it:
             self._conclude(self._broken_by, exception=transport.error)
         elif error is not None and self._began_with_client(error):
             self._conclude(self._broken_by, exception=error)
@@ -717,6 +720,26 @@ class Connection(trio.abc.HalfCloseableStream):
         """Whose doing it is that the transport is broken: the client's, or ours."""
         return (
             Reason.RESOURCE if is_ours(self._transport.error) else Reason.CLIENT_RESET
+        )
+
+    def _comes_of_its_streams(self, error: BaseException) -> bool:
+        """Whether it is what a broken stream raises, and one of its own has.
+
+        Others that were closed with it may have raised beside that one.
+        """
+        raised = list(leaves(error))
+        return all(is_a(each, _BROKEN) for each in raised) and any(
+            is_a(each, _BROKEN) and self._was_raised_by_its_streams(each)
+            for leaf in raised
+            for each in behind(leaf)
+        )
+
+    def _was_raised_by_its_streams(self, error: BaseException) -> bool:
+        """Whether this stream, TLS over it, or the other side of its relay has."""
+        sides = [each for each in (self._transport, self._upstream) if each is not None]
+        return any(
+            _is_tls_over(self, each) or any(side.is_of(each) for side in sides)
+            for each in selves_in(error)
         )
 
     def _began_with_client(self, error: BaseException) -> bool:
@@ -786,17 +809,10 @@ def _check_bytes(data: object) -> None:
 
 def _is_of_tls_over(stream: Connection, error: BaseException) -> bool:
     """Whether a ``trio.SSLStream`` over ``stream`` has failed with ``error``."""
-    if not is_a(error, ssl.SSLError):
-        return False
-    # Only the frames know which stream it was: a handler may have several.
-    for frame, _ in traceback.walk_tb(error.__traceback__):
-        tls = frame.f_locals.get("self")
-        if isinstance(tls, trio.SSLStream) and tls.transport_stream is stream:
-            return True
-    return False
+    return is_a(error, ssl.SSLError) and any(
+        _is_tls_over(stream, each) for each in selves_in(error)
+    )
 
 
-def _is_broken(error: BaseException | None) -> bool:
-    """Whether all that was raised is what a broken stream raises, if anything."""
-    broken = (trio.BrokenResourceError, trio.ClosedResourceError)
-    return error is None or all(is_a(each, broken) for each in leaves(error))
+def _is_tls_over(stream: Connection, thing: Any) -> bool:
+    return is_a(thing, trio.SSLStream) and thing.transport_stream is stream

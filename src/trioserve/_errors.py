@@ -13,6 +13,7 @@ import errno
 import logging
 import math
 import socket
+import sys
 import traceback
 from collections.abc import Iterator
 from typing import Any, Final
@@ -26,13 +27,14 @@ PROGRAM_ENDS: Final = (KeyboardInterrupt, SystemExit)
 _members: Final = BaseExceptionGroup.__dict__["exceptions"].__get__
 _cause: Final = BaseException.__dict__["__cause__"].__get__
 _context: Final = BaseException.__dict__["__context__"].__get__
+_traceback: Final = BaseException.__dict__["__traceback__"].__get__
 _args: Final = BaseException.__dict__["args"].__get__
 _errno: Final = OSError.__dict__["errno"].__get__
 
 
-def is_a(error: BaseException | None, kinds: type[Any] | tuple[type[Any], ...]) -> bool:
-    """Whether ``error`` is of one of these types, whatever its ``__class__`` says."""
-    return issubclass(type(error), kinds)
+def is_a(thing: object, kinds: type[Any] | tuple[type[Any], ...]) -> bool:
+    """Whether ``thing`` is of one of these types, whatever its ``__class__`` says."""
+    return issubclass(type(thing), kinds)
 
 
 def leaves(error: BaseException) -> Iterator[BaseException]:
@@ -108,6 +110,17 @@ def isolated() -> Iterator[None]:
             raise
         if passes is not None:
             raise passes from None
+
+
+def selves_in(error: BaseException) -> Iterator[object]:
+    """Of the methods that ``error`` came through, whose they were."""
+    # Only the frames know: what is raised has nothing of who has raised it. But one
+    # that runs keeps what its locals were when it was asked; this error was one: a
+    # cycle.
+    running = {id(frame) for frame, _ in traceback.walk_stack(sys._getframe())}
+    for frame, _ in traceback.walk_tb(_traceback(error)):
+        if id(frame) not in running:
+            yield frame.f_locals.get("self")
 
 
 def cause_of(error: BaseException) -> BaseException | None:

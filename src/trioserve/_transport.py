@@ -30,12 +30,12 @@ import struct
 import sys
 import termios
 from collections.abc import Callable
-from typing import Final, NamedTuple, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 
 import trio
 
 from ._complaints import Complaints
-from ._errors import cause_of, is_closed, is_ours, isolated
+from ._errors import cause_of, is_a, is_closed, is_ours, isolated
 from ._report import describe
 from ._tcp import is_dead, let_kernel_hold, set_up
 
@@ -278,6 +278,10 @@ class Transport(abc.ABC):
                 await trio.sleep(pause)
                 pause = min(2 * pause, 0.05)
 
+    def is_of(self, thing: object) -> bool:
+        """Whether ``thing`` is this, or what its bytes go through."""
+        return thing is self
+
     def _check_open(self) -> None:
         if self.closed:
             raise trio.ClosedResourceError("this side was closed")
@@ -386,6 +390,11 @@ class SocketTransport(Transport):
         if owner.fileno() < 0:
             raise trio.ClosedResourceError("this stream was closed")
         return cls(socket.socket(fileno=owner.fileno()), owner, is_set_up=True)
+
+    def is_of(self, thing: Any) -> bool:
+        if is_a(thing, trio.SocketStream):
+            return thing.socket is self._owner
+        return thing is self
 
     def trio_socket(self) -> trio.socket.SocketType:
         """The socket as Trio has it, for options and names."""
@@ -899,6 +908,9 @@ class StreamTransport(Transport):
 
     def unsent(self) -> int | None:
         return None
+
+    def is_of(self, thing: object) -> bool:
+        return thing is self or thing is self.stream
 
     def tells_its_end(self) -> bool:
         return not is_ours(self.error)
