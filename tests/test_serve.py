@@ -485,6 +485,41 @@ async def test_a_stuck_collector_is_given_cleanup_seconds(
     assert "did not end within 5 s" in caplog.text
 
 
+@pytest.mark.parametrize("lent", [False, True])
+async def test_a_collector_that_cannot_be_cancelled_is_named(
+    lent: bool, autojump_clock: object, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Laws 3 and 5: drain() returns without it, and what it did not take is lost."""
+    release = trio.Event()
+
+    async def collector(reports: Any) -> None:
+        async for _ in reports:
+            with trio.CancelScope(shield=True):
+                await release.wait()
+
+    async with trio.open_nursery() as nursery:
+        options: dict[str, Any] = {"handler_nursery": nursery} if lent else {}
+        async with serving(echo, collector=collector, **options) as running:
+            for _ in range(3):
+                await (await running.connect()).aclose()
+                await trio.testing.wait_all_tasks_blocked()
+            started = trio.current_time()
+            summary = await running.server.drain()
+            assert trio.current_time() - started == 5 + 1
+            assert not running.ended.is_set()
+            running.check()
+            release.set()
+    (where,) = summary.stuck
+    assert where.startswith("the collector in ")
+    assert f"collector at {__file__}:" in where
+    assert summary.reports_lost == running.server.statistics().lost == 2
+    (record,) = caplog.records
+    assert record.levelname == "ERROR"
+    assert "can't be cancelled in " + where.removeprefix("the collector in ") in (
+        record.getMessage()
+    )
+
+
 @pytest.mark.parametrize("closes", [False, True])
 async def test_a_dead_collector_costs_reports_and_nothing_else(
     autojump_clock: object, caplog: pytest.LogCaptureFixture, closes: bool

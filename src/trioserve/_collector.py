@@ -19,6 +19,7 @@ import trio
 from ._arguments import check_method
 from ._errors import PROGRAM_ENDS, log_error, only
 from ._report import ConnectionReport, Outcome, Reason, describe
+from ._tasks import whereabouts
 
 logger = logging.getLogger("trioserve")
 
@@ -29,6 +30,9 @@ Collector: TypeAlias = Callable[
 
 #: Reports that a collector of ours takes before others get their turn.
 _AT_ONCE: Final = 256
+
+#: Seconds that a collector has to notice that it is cancelled.
+_TO_NOTICE: Final = 1.0
 
 #: Of one kind, how many are logged in a second; of more, only how many there were.
 _FEW: Final = 10
@@ -161,6 +165,7 @@ class Reports:
         self._said_at = -math.inf
         self._grace = math.inf
         self._scope = trio.CancelScope(shield=True)
+        self._task: trio.lowlevel.Task | None = None
 
     @property
     def buffered(self) -> int:
@@ -202,6 +207,37 @@ class Reports:
         self._grace = seconds
         self._scope.deadline = trio.current_time() + seconds
 
+    async def wait_over(self) -> str | None:
+        """Wait until the collector has ended, or been cancelled and not ended.
+
+        In a thread it can't be cancelled. What it has not taken by then is lost.
+
+        Returns:
+          where it stands, if it has not ended.
+        """
+        with trio.move_on_at(self._scope.deadline + _TO_NOTICE):
+            await self.over.wait()
+            return None
+        stands = "; ".join(whereabouts(self._task)) or "nothing that runs"
+        self._lose(self.buffered)
+        # It has an end of the channel of its own, which it may still receive from.
+        with contextlib.suppress(trio.WouldBlock, trio.EndOfChannel):
+            while True:
+                self._receive.receive_nowait()
+        self._said = self.lost
+        logger.error(
+            "the collector did not end within %g s, and can't be cancelled in %s;"
+            " reports lost in all: %d",
+            self._grace,
+            stands,
+            self.lost,
+        )
+        return stands
+
+    def _lose(self, left: int) -> None:
+        self._sent -= left
+        self.lost += left
+
     async def collect(self, collector: Collector) -> None:
         """Run ``collector`` until it ends; shielded, cancelled only by the above.
 
@@ -212,6 +248,7 @@ class Reports:
         # would throw away what is buffered before it can be counted as lost.
         why = "returned"
         error: BaseException | None = None
+        self._task = trio.lowlevel.current_task()
         try:
             with self._scope:
                 async with self._receive.clone() as reports:
@@ -227,8 +264,8 @@ class Reports:
         finally:
             left = self.buffered
             self._receive.close()
-            self._sent -= left
-            self.lost += left
+            self._lose(left)
+            self._task = None
             self.over.set()
         if left or not self._ended:
             self._said = self.lost

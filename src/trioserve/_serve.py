@@ -273,8 +273,9 @@ class Server(Sequence[Gate]):
 
         It returns when everything is closed and reported; with a task that
         does not end, ``Timeouts.cleanup`` seconds after the deadline, with that
-        task in the summary. Cancelling the wait does not undo it. A handler
-        must not wait for itself: use :meth:`start_draining`.
+        task in the summary; a collector has as long again. Cancelling the wait
+        does not undo it. A handler must not wait for itself: use
+        :meth:`start_draining`.
         """
         self.start_draining(within, reason=reason)
         await self._over.wait()
@@ -495,8 +496,10 @@ class Server(Sequence[Gate]):
                             task_status.started(self)
                             await self._accept()
                             await self._wait_out()
-                            await self._reports.over.wait()
+                            if stands := await self._reports.wait_over():
+                                self._stuck += (f"the collector in {stands}",)
                             self._sum_up()
+                            await self._reports.over.wait()
                         if self._serving.cancelled_caught:
                             self._cancelled(cut=self._lent is None)
                     except BaseException:
