@@ -437,7 +437,7 @@ async def test_a_process_that_was_stopped_says_so_once(
             assert await receive_all(client) == b""
             await client.aclose()
     (said,) = caplog.messages
-    assert said.startswith("nothing ran for 29.0 s")
+    assert said.startswith("a timer is 29.0 s late: ")
     assert {report.reason for report in running.reports} == {Reason.IDLE}
 
 

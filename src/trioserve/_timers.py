@@ -102,7 +102,7 @@ class Timers:
             late = now - self._sleep.deadline
             if late > _LATE:
                 logger.warning(
-                    "nothing ran for %.1f s: the process was stopped, or something"
+                    "a timer is %.1f s late: the process was stopped, or something"
                     " blocked its event loop",
                     late,
                 )
