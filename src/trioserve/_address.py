@@ -45,7 +45,8 @@ class TcpAddress:
     Raises:
       ValueError: if the port is out of range, or if the host is neither an
         address nor a possible name: with an empty label, one of more than 63
-        bytes, more than 253 in all, or letters that no name has (IDNA 2008).
+        bytes, one that is only ``xn--``, more than 253 bytes in all, or letters
+        that no name has (IDNA 2008).
 
     ``str(address)`` is the text that :func:`parse_address` reads.
     """
@@ -242,13 +243,16 @@ def _encode(host: str) -> bytes:
         except UnicodeError as error:
             raise ValueError(f"{_short(host)} is not a host name: {error}") from None
     length = len(name.removesuffix(b"."))
-    labels = [len(label) for label in name.removesuffix(b".").split(b".")]
+    parts = name.removesuffix(b".").split(b".")
+    labels = [len(label) for label in parts]
     if name and min(labels) == 0:
         wrong = "nothing stands before or between two of its dots"
     elif max(labels) > _LONGEST_LABEL:
         wrong = f"{max(labels)} bytes between two dots, of {_LONGEST_LABEL} allowed"
     elif length > _LONGEST_NAME:
         wrong = f"{length} bytes, of {_LONGEST_NAME} allowed"
+    elif any(label.lower() == b"xn--" for label in parts):
+        wrong = "nothing stands behind its xn--, which says that it is encoded"
     else:
         return name
     raise ValueError(f"{_short(host)} is not a host name: {wrong}")

@@ -160,6 +160,8 @@ def test_the_version() -> None:
         ("proxy :1", "TARGET is missing; usage: trioserve proxy [OPTIONS]"),
         ("echo a:1 b:2", "unexpected extra argument (b:2); usage: trioserve echo"),
         ("echo --idle 5x", "--idle: '5x' is not a duration; use 500ms, 10s"),
+        ("echo --idle 1h1h", "--idle: '1h1h' has a unit twice; use 500ms, 10s"),
+        ("proxy :1 xn--:80", "'xn--' is not a host name: "),
         ("echo --idle -5", "--idle: '-5' is negative; use 0 or more"),
         ("echo --idle 0", "--idle: must be more than 0; 'never' means no limit"),
         ("echo --max-connections -1", "connections: '-1' is not a number of 1 or"),
@@ -283,6 +285,20 @@ def test_a_carriage_return_behind_a_variable_is_left_out(tmp_path: Path) -> None
     from_windows = {name: f"{value}\r" for name, value in values.items()}
     args = ("help", "settings", "proxy")
     assert invoke(*args, **from_windows).stdout == invoke(*args, **values).stdout
+
+
+@pytest.mark.parametrize(
+    ("option", "said"),
+    [
+        ("--reports", "is empty; give the name of a file"),
+        ("--port-file", "is empty; give the name of a file"),
+        ("--fault", "no fault is in it; use one like 'latency=50ms'"),
+    ],
+)
+def test_an_option_that_is_given_and_empty_is_named(option: str, said: str) -> None:
+    result = invoke("proxy", "127.0.0.1:0", "127.0.0.1:1", option, "")
+    assert error_of(result) == f"{option}: {said}"
+    assert result.exit_code == 2
 
 
 @pytest.mark.parametrize("option", ["--reports", "--port-file"])

@@ -37,7 +37,7 @@ def test_durations_are_read(text: str, seconds: float) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "s", "1x", "1 s", "1s 2", "nan", "1e3", "\u0661s"]
+    "text", ["", "s", "1x", "1 s", "1s 2", "nan", "1e3", "\u0661s", "1h1h", "1s2m1s"]
 )
 def test_what_is_no_duration_is_said_with_what_is(text: str) -> None:
     with pytest.raises(ValueError, match="use 500ms, 10s, 2m, 1h") as caught:

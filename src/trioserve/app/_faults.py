@@ -64,9 +64,12 @@ def fault_options() -> Callable[[Command], Command]:
 
 def _case(text: str) -> Case:
     try:
-        return _read_case(text[1:]) if text[:1] == "@" else Case(parse_faults(text))
+        case = _read_case(text[1:]) if text[:1] == "@" else Case(parse_faults(text))
     except ValueError as error:
         raise click.BadParameter(printable(str(error))) from None
+    if not case.faults:
+        raise click.BadParameter("no fault is in it; use one like 'latency=50ms'")
+    return case
 
 
 def _seed(text: str) -> int:

@@ -62,6 +62,8 @@ def address(text: str) -> Address:
 
 def file_name(text: str) -> str:
     """The type of an option that is the name of a file to be written."""
+    if not text:
+        raise click.BadParameter("is empty; give the name of a file")
     if any(unicodedata.category(character) == "Cc" for character in text):
         raise click.BadParameter(
             f"{text!r} has a control character in it; give the name of a file"

@@ -32,7 +32,10 @@ def parse_duration(text: str) -> float:
     if _NUMBER.fullmatch(plain):
         return float(plain)
     if plain and not _PART.sub("", plain):
-        return sum(float(n) * _UNITS[unit] for n, unit in _PART.findall(plain))
+        parts = _PART.findall(plain)
+        if len(parts) > len({unit for _, unit in parts}):
+            raise ValueError(f"{text!r} has a unit twice; use {DURATIONS}")
+        return sum(float(number) * _UNITS[unit] for number, unit in parts)
     if plain.startswith("-"):
         raise ValueError(f"{text!r} is negative; use 0 or more, or 'never'")
     raise ValueError(f"{text!r} is not a duration; use {DURATIONS}")
