@@ -131,21 +131,17 @@ class Pipes:
 
     Attributes:
       lent: those in use.
-      denied: how often there was none to be had.
     """
 
     def __init__(self, most: int = MOST) -> None:
         self.lent = 0
-        self.denied = 0
         self._most = most
         self._free: list[Pipe] = []
 
     def take(self) -> Pipe | None:
         """An empty pipe, or None if there is none to be had."""
         pipe = self._free.pop() if self._free else self._make()
-        if pipe is None:
-            self.denied += 1
-        else:
+        if pipe is not None:
             self.lent += 1
         return pipe
 
