@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import fcntl
 import math
 import os
 import socket
 import ssl
+import sys
+import termios
 from collections.abc import AsyncGenerator
 from typing import Any, Literal
 
@@ -17,6 +20,7 @@ import trio.testing
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import trioserve
 from links import (
     MEDIA,
     REAL_MEDIA,
@@ -43,9 +47,23 @@ from support import (
     serving,
 )
 from sweep import Begin, sweep
-from trioserve import Connection, Flow, Reason, RelayResult, Timeouts, relay
+from trioserve import (
+    Connection,
+    Flow,
+    Outcome,
+    Reason,
+    RelayResult,
+    Timeouts,
+    relay,
+)
 from trioserve._relay import _run_with_timers, _transport_of, make_relay
 from trioserve._transport import CHUNK
+
+
+def _unread(stream: trio.SocketStream) -> int:
+    """Bytes that have arrived, and nobody has received."""
+    answer = fcntl.ioctl(stream.socket.fileno(), termios.FIONREAD, bytes(4))
+    return int.from_bytes(answer, sys.byteorder)
 
 
 def _unsent(stream: trio.abc.Stream) -> int:
@@ -492,6 +510,50 @@ async def test_half_closed_with_bytes_that_the_other_side_does_not_take(
             nursery.cancel_scope.cancel()
     assert result.reason is Reason.HALF_CLOSED
     assert result.side == ("target", "client")[who]
+
+
+@pytest.mark.parametrize("has_engine", [False, True])
+@pytest.mark.parametrize("timer", ["write_stall", "idle"])
+@pytest.mark.parametrize("end", ["reset", "eof", "nothing"])
+async def test_a_timer_does_not_blame_who_takes_nothing_for_a_reset(
+    has_engine: bool,
+    timer: Literal["write_stall", "idle"],
+    end: str,
+    autojump_clock: trio.testing.MockClock,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Law 12: a side that reset while nothing was read from it is the reason."""
+    if not has_engine:
+        monkeypatch.setattr(trioserve._relay, "HAS_ENGINE", False)
+    timeouts = Timeouts(idle=5) if timer == "idle" else Timeouts(write_stall=5)
+    with sockets() as a, sockets() as b:
+        narrow(b.peer)
+        async with trio.open_nursery() as nursery:
+            if end == "eof":
+                await b.peer.send_eof()
+                timeouts = dataclasses.replace(timeouts, half_closed=5)
+            result = Result(nursery, a.ours, b.ours, timeouts=timeouts)
+            if end == "eof":
+                assert await receive_all(a.peer) == b""
+            # Until the other side takes nothing more, and what has come since is
+            # not read.
+            while _unread(a.ours) < 10_000:
+                await a.peer.send_all(bytes(10_000))
+                # Less than what makes the virtual clock jump.
+                await trio.testing.wait_all_tasks_blocked(0.0005)
+            if end == "reset":
+                reset(a.peer)
+            elif end == "eof":
+                a.peer.socket.close()
+        assert result.value.a_to_b.discarded > 0
+        if end == "reset":
+            assert result.value.reason is Reason.CLIENT_RESET
+            assert result.value.side is None
+            assert "reset" in (result.value.error or "")
+        else:
+            assert result.value.reason.outcome is Outcome.TIMEOUT
+            assert result.value.error is None
+        assert await is_reset(b.peer)
 
 
 async def test_what_a_stalled_target_did_not_take_is_in_the_report(

@@ -363,12 +363,22 @@ class Relay(abc.ABC):
             if self._can_move(reason, side):
                 self._timers.watch(self, next_look(now))
             else:
+                self._look_for_a_reset()
                 self._end(reason, side=side)
         elif due < math.inf:
             # While the kernel holds bytes, a look now and then finds out whether they
             # become fewer. Else there is nothing to see before the next byte moves.
             self.quiet = not holds
             self._timers.watch(self, min(due, next_look(now)) if holds else due)
+
+    def _look_for_a_reset(self) -> None:
+        """Conclude that a side was reset that was not read, for its sink is full."""
+        for pump in self._pumps:
+            # With both EOFs exchanged, the kernel has given up its side, too.
+            source = pump.source
+            waits = pump.sink.sending_since < math.inf
+            if waits and not source.sent_eof and source.is_over():
+                self._lost_by(source)
 
     def _can_move(self, reason: Reason, side: Side | None) -> bool:
         """Whether a byte that a timer has waited for can move at this moment.
