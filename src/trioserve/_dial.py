@@ -79,8 +79,8 @@ class Dialing:
     """
 
     __slots__ = (
-        "_begun", "_given_up", "_lack", "_on_attempt", "_origin", "_reached", "_scope",
-        "_seconds", "_targets", "_tried", "_wrong", "on_wait", "target",
+        "_begun", "_given_up", "_lack", "_on_attempt", "_origin", "_reached", "_said",
+        "_scope", "_seconds", "_targets", "_tried", "_wrong", "on_wait", "target",
     )  # fmt: skip
 
     def __init__(
@@ -100,6 +100,7 @@ class Dialing:
         self._given_up = False
         self._wrong: BaseException | None = None
         self._lack: OSError | None = None
+        self._said: OSError | None = None
         self._scope: trio.CancelScope | None = None
         self._begun: _Begun | None = None
 
@@ -122,8 +123,9 @@ class Dialing:
           GivenUpError: after :meth:`give_up`, and when ``on_attempt`` has raised;
             :meth:`raise_what_is_wrong` raises that.
           TimeoutError: the last target did not answer in time.
-          OSError: no target could be connected to; the error of the last, or the
-            first that is our own fault (:func:`is_lack`).
+          OSError: no target could be connected to; the error of the last. If this
+            machine lacked something (:func:`is_lack`), what a target has said
+            itself, such as that it refuses; or else what was lacking.
 
         Cancelled, it leaves no socket behind.
         """
@@ -192,13 +194,15 @@ class Dialing:
                 raise GivenUpError
         assert failed is not None
         try:
-            # What could not be tried might have answered.
-            raise self._lack or failed
+            # What could not be tried might have answered: silence says nothing then.
+            raise failed if self._lack is None else self._said or self._lack
         finally:
             del failed  # its traceback has this frame: a cycle
 
     def _is_ours(self, error: OSError) -> bool:
         if not is_lack(error):
+            if not is_a(error, TimeoutError):
+                self._said = again(error)
             return False
         if self._lack is None:
             self._lack = again(error)
