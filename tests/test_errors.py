@@ -38,6 +38,7 @@ from trioserve._errors import (
     without,
 )
 from trioserve._report import describe
+from trioserve._tasks import whereabouts
 
 ISOLATED = (ValueError, OSError, trio.BrokenResourceError, GeneratorExit, StopIteration)
 
@@ -157,6 +158,17 @@ async def test_a_task_that_awaits_something_strange_is_named(
         (where,) = (await running.server.drain(within=0)).stuck
         over.set()
     assert "handler at " in where
+
+
+async def test_a_task_that_is_all_trios_is_named_by_what_it_was_started_with() -> None:
+    """Law 5: and not by the line in Trio on which all of them stand."""
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(trio.sleep_forever)
+        await trio.testing.wait_all_tasks_blocked()
+        (task,) = nursery.child_tasks
+        (where,) = whereabouts(task)
+        nursery.cancel_scope.cancel()
+    assert where.startswith("sleep_forever at ")
 
 
 def test_what_is_left_of_a_group() -> None:

@@ -28,7 +28,8 @@ def whereabouts(task: trio.lowlevel.Task | None) -> list[str]:
         with contextlib.suppress(Exception):  # what it awaits may be of any class
             frames.extend(task.iter_await_frames())
         own = [f for f in frames if not f[0].f_code.co_filename.startswith(_TRIO)]
-        for frame, line in (own or frames)[-1:]:
+        # A task that is Trio's alone is known by what it was started with.
+        for frame, line in own[-1:] or frames[:1]:
             code = frame.f_code
             lines.append(f"{code.co_qualname} at {code.co_filename}:{line}")
     return lines
