@@ -549,7 +549,19 @@ class EngineRelay(Relay, Pair):
     def waits(self, direction: Direction, now: float) -> None:
         if direction.blocked:
             direction.sink.look(now)  # from now on it is known what it takes
-        self._watch_from(now)
+        # Bulk is blocked thousands of times a second. An alarm that is there is for a
+        # look within a second, which finds what is due.
+        if self._alarm is None or self.quiet or self._has_a_short_timer():
+            self._watch_from(now)
+
+    def _has_a_short_timer(self) -> bool:
+        timeouts = self._timeouts
+        return (
+            timeouts.write_stall <= 1
+            or timeouts.idle <= 1
+            or timeouts.half_closed <= 1
+            or self._drain_idle <= 1
+        )
 
 
 class _Mirror:
