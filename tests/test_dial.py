@@ -968,3 +968,58 @@ async def test_an_attempt_that_was_given_up_is_not_told(
             nursery.cancel_scope.cancel()
     assert not told
     assert [attempt.error for attempt in dialing.attempts] == ["given up"]
+
+
+@pytest.mark.parametrize(
+    ("room", "kinds", "tried"),
+    [
+        (0, ["drops", "answers"], []),
+        (1, ["drops", "answers"], [1]),
+        (1, ["refuses", "drops", "answers"], [1, 2]),
+        (2, ["drops", "drops", "answers", "answers"], [1, 2]),
+        (1, [*7 * ["drops"], "answers"], [1]),
+        (2, [*5 * ["drops"], "answers", "drops"], [1, 2]),
+    ],
+)
+def test_out_of_descriptors_a_further_address_waits_for_those_that_are_tried(
+    room: int, kinds: list[str], tried: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Law 15: it is no lack as long as one is tried; what could not be is no failure.
+
+    With no descriptor at all, it is.
+    """
+    open_ends = set[_End]()
+
+    class Scarce(_End):
+        def __init__(self, *options: int) -> None:
+            if len(open_ends) == room:
+                raise OSError(errno.EMFILE, "Too many open files")
+            super().__init__(*options)
+            open_ends.add(self)
+
+        def close(self) -> None:
+            open_ends.discard(self)
+            super().close()
+
+    async def main() -> None:
+        monkeypatch.setattr(_dial, "_End", Scarce)
+        hosts = [f"127.0.1.{number}" for number in range(1, len(kinds) + 1)]
+        with contextlib.ExitStack() as stack:
+            port = stack.enter_context(_refusing()).port
+            for host, kind in zip(hosts, kinds, strict=True):
+                if kind != "refuses":
+                    stack.enter_context(_at(kind, host, port))
+            trio.socket.set_custom_hostname_resolver(_Names(hosts))
+            dialing = Dialing([TcpAddress("target.test", port)])
+            said = "no answer within" if room else "Too many open files"
+            with pytest.raises(OSError, match=said):
+                await dialing.dial(5)
+        if room:
+            assert not any(attempt.ours for attempt in dialing.attempts)
+            assert sorted(attempt.address for attempt in dialing.attempts) == [
+                f"127.0.1.{number}:{port}" for number in tried
+            ]
+        else:
+            assert [attempt.ours for attempt in dialing.attempts] == [True, True]
+
+    run(main)

@@ -251,14 +251,20 @@ class Dialing:
         """Try one after the other, each with a head start; the first one wins.
 
         When as many are tried as may be at the same time, the one that has been
-        silent for longest makes way for the next.
+        silent for longest makes way for the next. That this machine has no
+        descriptor for one more is no failure as long as others are tried.
         """
         won: list[SocketTransport] = []
         failed: list[OSError] = []
         under_way: dict[trio.CancelScope, None] = {}
+        short = trio.lowlevel.ParkingLot()
 
         async def run(place: Place, scope: trio.CancelScope, over: trio.Event) -> None:
             with scope:
+                # Out of descriptors, a further address waits for one that is tried.
+                while under_way and not self._begins(place):
+                    await short.park()
+                under_way[scope] = None
                 try:
                     won.append(await self._try(place, won, scope))
                 except OSError as error:
@@ -267,6 +273,7 @@ class Dialing:
                     nursery.cancel_scope.cancel(reason=OUTRUN)
             under_way.pop(scope, None)
             over.set()
+            short.unpark_all()
 
         try:
             async with trio.open_nursery() as nursery:
@@ -276,7 +283,6 @@ class Dialing:
                         del under_way[oldest]
                         oldest.cancel(reason=NO_ANSWER)
                     scope, over = trio.CancelScope(), trio.Event()
-                    under_way[scope] = None
                     nursery.start_soon(run, place, scope, over)
                     with trio.move_on_after(_HEAD_START):
                         await over.wait()
@@ -295,6 +301,15 @@ class Dialing:
             raise last
         finally:
             del last  # its traceback has this frame: a cycle
+
+    def _begins(self, place: Place) -> bool:
+        """Begin to connect; False if something is lacking for a socket."""
+        try:
+            begun = _begin(place, self._origin)
+        except OSError as error:
+            return not is_shortage(error)  # another error is said by who tries
+        self._begun = _Begun(place, *begun, trio.current_time())
+        return True
 
     async def _try(
         self,
