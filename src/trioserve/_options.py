@@ -23,8 +23,8 @@ def default_max_connections() -> int:
     A proxied connection may hold four descriptors (two sockets, one pipe);
     64 are left for the rest of the program. While it dials a name whose addresses
     are silent it may hold more, up to six sockets at once; if there are no
-    descriptors for these, further addresses wait for those that are tried. HAProxy derives its ``maxconn``
-    from the same limit.
+    descriptors for these, further addresses wait for those that are tried. HAProxy
+    derives its ``maxconn`` from the same limit.
     """
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft == resource.RLIM_INFINITY:  # pragma: no cover - by the system's settings
