@@ -1229,7 +1229,9 @@ async def test_a_peer_that_never_reads_costs_one_pipe(
             nursery.start_soon(Peer(sides[0].peer).send, 30_000_000)
             result = await relay(a.ours, b.ours, timeouts=Timeouts(write_stall=33))
         flow = (result.a_to_b, result.b_to_a)[who]
-        assert (result.reason, trio.current_time()) == (Reason.WRITE_STALL, 33)
+        assert result.reason is Reason.WRITE_STALL
+        # What was taken at the very first is seen at the first look, a second later.
+        assert 33 <= trio.current_time() <= 34
         assert CHUNK < flow.discarded <= DEEP_SIZE
         assert await is_reset(sides[1].peer)
 

@@ -465,7 +465,8 @@ async def test_a_peer_that_never_reads_costs_one_chunk(
             relaying = Result(nursery, a.ours, b.ours, timeouts=timeouts)
             await acknowledged()
         result = relaying.value
-        assert relaying.at == 33
+        # What was taken at the very first is seen at the first look, a second later.
+        assert 33 <= relaying.at <= 34
         assert result.reason is Reason.WRITE_STALL
         assert result.side == ("target", "client")[who]
         flow = (result.a_to_b, result.b_to_a)[who]
@@ -487,7 +488,8 @@ async def test_idle_with_bytes_that_nobody_took_it_is_a_reset(
             nursery.start_soon(Peer(sender.peer).send, 30_000_000)
             result = await relay(a.ours, b.ours, timeouts=timeouts)
             nursery.cancel_scope.cancel()
-        assert (result.reason, trio.current_time()) == (Reason.IDLE, 5)
+        assert result.reason is Reason.IDLE
+        assert 5 <= trio.current_time() <= 6
         assert result.side == ("target", "client")[who]
         assert (result.a_to_b, result.b_to_a)[who].discarded > 0
         assert await is_reset(receiver.peer)
