@@ -60,10 +60,6 @@ _INFO: Final = struct.Struct("=44xI96xI")
 #: and 200 at most.
 _FRESH: Final = 200
 
-#: Where ioctl(2) writes: bytes instead would cost an exception inside of it, 0.53
-#: against 0.23 us.
-_ANSWER: Final = bytearray(4)
-
 # As plain numbers: an enum costs as much as the system call.
 _SOL_SOCKET: Final = int(socket.SOL_SOCKET)
 _SO_LINGER: Final = int(socket.SO_LINGER)
@@ -721,10 +717,12 @@ class SocketTransport(Transport):
         if self.closed:
             return None
         try:
-            fcntl.ioctl(self.sock.fileno(), termios.TIOCOUTQ, _ANSWER)
+            # Bytes instead would cost an exception inside of it, 0.53 against 0.23 us.
+            answer = bytearray(4)
+            fcntl.ioctl(self.sock.fileno(), termios.TIOCOUTQ, answer)
         except OSError:
             return None
-        count = int.from_bytes(_ANSWER, sys.byteorder)
+        count = int.from_bytes(answer, sys.byteorder)
         # Linux counts a FIN that is not acknowledged as a byte.
         return count - 1 if count and self.sent_eof else count
 
