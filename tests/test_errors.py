@@ -280,7 +280,7 @@ class _Breaks(trio.abc.HalfCloseableStream):
     def __init__(self, error: BaseException) -> None:
         self._error = error
 
-    async def send_all(self, _: object) -> None:
+    async def send_all(self, data: object) -> None:
         raise AssertionError
 
     async def wait_send_all_might_not_block(self) -> None:
@@ -289,7 +289,7 @@ class _Breaks(trio.abc.HalfCloseableStream):
     async def send_eof(self) -> None:
         raise AssertionError
 
-    async def receive_some(self, _: int | None = None) -> bytes:
+    async def receive_some(self, max_bytes: int | None = None) -> bytes:
         await trio.lowlevel.checkpoint()
         broken = trio.BrokenResourceError("here")
         BaseException.__dict__["__cause__"].__set__(broken, self._error)

@@ -557,7 +557,7 @@ class Engine:
                         trouble.say(error)
                         await trio.sleep(_PAUSE)
                     self._turn(epoll)
-            except BaseException as error:
+            except BaseException as error:  # noqa: ASYNC103 - isolation
                 if passing(error) is not None:
                     raise
                 # A system task that raises ends the program. Somebody has
@@ -587,7 +587,7 @@ class Engine:
                         direction.pull(self, now)
                     else:
                         direction.happened(self, events, now)
-                except BaseException as error:
+                except BaseException as error:  # noqa: ASYNC103 - isolation
                     if passing(error) is not None:
                         raise
                     pair.failed(error)

@@ -15,7 +15,7 @@ import math
 import socket
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from typing import Any, Final
 
 import trio
@@ -97,7 +97,7 @@ def passing(error: BaseException) -> BaseException | None:
 
 
 @contextlib.contextmanager
-def isolated() -> Iterator[None]:
+def isolated() -> Generator[None]:
     """Keep to itself whatever is raised in the block and may be kept.
 
     A system task that raises ends the program.
@@ -109,7 +109,7 @@ def isolated() -> Iterator[None]:
         if passes is error:
             raise
         if passes is not None:
-            raise passes from None
+            raise passes from None  # noqa: ASYNC104 - what it has to know
 
 
 def selves_in(error: BaseException) -> Iterator[object]:

@@ -188,7 +188,7 @@ class _Name:
             self._failure = again(error)
             # Its traceback has frames of Trio's that have the error: a cycle.
             BaseException.with_traceback(error, None)
-        except BaseException as error:
+        except BaseException as error:  # noqa: ASYNC103 - isolation
             # A system task that raises ends the program.
             if passing(error) is not None:
                 raise
