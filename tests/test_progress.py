@@ -508,3 +508,20 @@ async def test_a_timer_of_a_handler_looks_at_the_socket_itself(
         conn.abort()
         await trio.testing.wait_all_tasks_blocked()
     assert ended is (timer == "lifetime")
+
+
+async def test_after_the_first_byte_there_may_be_nothing_to_watch_for(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """Law 12: the other timers are infinite, as was asked for."""
+    never = math.inf
+    timeouts = Timeouts(first_byte=_T, idle=never, half_closed=never, write_stall=never)
+    with sockets() as a, sockets() as b:
+        async with trio.open_nursery() as nursery:
+            result = Result(nursery, a.ours, b.ours, timeouts=timeouts)
+            await a.peer.send_all(b"x")
+            await trio.sleep(10 * _T)
+            assert result.is_pending
+            await a.peer.send_eof()
+            await b.peer.send_eof()
+    assert result.value.reason is Reason.CLIENT_CLOSED

@@ -1180,3 +1180,10 @@ async def test_what_is_closed_makes_nobody_wait() -> None:
         transport.close()
         assert transport.readable()
         assert transport.writable()
+
+
+async def test_what_raises_is_known_as_a_stream_of_ours() -> None:
+    """A transport over a foreign stream is only itself."""
+    with _over(foreign) as (transport, link):
+        assert transport.is_of(transport)
+        assert not transport.is_of(link.peer)

@@ -274,9 +274,9 @@ class Transport(abc.ABC):
                 await trio.sleep(pause)
                 pause = min(2 * pause, 0.05)
 
+    @abc.abstractmethod
     def is_of(self, thing: object) -> bool:
         """Whether ``thing`` is this, or what its bytes go through."""
-        return thing is self
 
     def _check_open(self) -> None:
         if self.closed:

@@ -840,3 +840,22 @@ def test_what_a_script_may_not_be_is_said_at_once(write: Any) -> None:
 
 async def says_hello(stream: Any) -> None:
     await stream.send_all(b"hello")
+
+
+async def _takes(conn: Connection) -> None:
+    buffer = b""
+    while True:
+        data = b""
+        with conn.idle(held=buffer):
+            data = await conn.receive_some()
+        if not data:
+            return
+        buffer = (buffer + data).rpartition(b"\n")[2]
+
+
+def test_a_drain_between_messages_that_have_no_answer_loses_nothing() -> None:
+    check_handler(
+        _takes,
+        Peer().send(b"one\n").send(b"two\n"),
+        without={"answer": "there is none"},
+    )
