@@ -14,7 +14,7 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 #: How long a command may take to say its next line, on a busy machine too.
@@ -46,21 +46,31 @@ def environment(folder: Path) -> dict[str, str]:
     }
 
 
-#: No system has a client's port of its own choice here, so that what is free stays
-#: free unless somebody asks for this very port.
+#: Below the ports that a kernel gives out by itself, so that what is free stays free
+#: on every address. A port that is held on one address may be given out on another.
 _PORTS = range(10_000, 30_000)
 
 
-@contextlib.contextmanager
-def free_ports(numbers: Iterable[str]) -> Generator[dict[str, str]]:
-    """A port that nobody uses for each of these, which a text has instead."""
+def free_ports(numbers: Iterable[str]) -> dict[str, str]:
+    """A port that nobody uses for each of these, which a text has instead.
+
+    Tests that run at the same time, in other processes, are given other ports.
+    """
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:])
+    workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    ours = _PORTS[worker::workers]
+    candidates = iter(random.Random().sample(ours, len(ours)))
     with contextlib.ExitStack() as stack:
         found: dict[str, str] = {}
-        candidates = iter(random.Random().sample(_PORTS, len(_PORTS)))
         for number in numbers:
             probe = stack.enter_context(socket.socket())
             found[number] = str(_bind_to_one(probe, candidates))
-    yield found
+    return found
+
+
+def free_port() -> int:
+    """One of them."""
+    return int(free_ports(["port"])["port"])
 
 
 def _bind_to_one(probe: socket.socket, candidates: Iterator[int]) -> int:

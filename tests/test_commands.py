@@ -180,8 +180,9 @@ def programs_in(command: str) -> set[str]:
 def test_a_command_works(command: str, folder: Path) -> None:
     if command.endswith("| source"):
         command = command.removesuffix(" | source")  # which is not for this shell
-    with free_ports(ports_in(command)) as ports:
-        pasted = Pasted(on_this_machine(command, folder, ports), folder)
+    pasted = Pasted(
+        on_this_machine(command, folder, free_ports(ports_in(command))), folder
+    )
     subcommand = re.findall(r"trioserve +([\w-]+)", command)[:1]
     asks = re.search(r" (-h|--help|--version)\b", command)
     with pasted:

@@ -305,15 +305,15 @@ BAD_INPUT = [
 def test_bad_input_gets_its_line_and_its_exit_code(
     command: str, said: str, code: int, tmp_path: Path
 ) -> None:
-    with free_ports(["8080"]) as ports:
-        pasted = subprocess.run(
-            ["bash", "-c", replaced(command, ports)],
-            cwd=tmp_path,
-            env=environment(tmp_path),
-            capture_output=True,
-            text=True,
-            timeout=PATIENCE,
-        )
+    ports = free_ports(["8080"])
+    pasted = subprocess.run(
+        ["bash", "-c", replaced(command, ports)],
+        cwd=tmp_path,
+        env=environment(tmp_path),
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+    )
     assert pasted.stdout == ""
     expected = f"trioserve: error: {replaced(said, ports)}\n"
     assert same_output(pasted.stderr, expected), pasted.stderr

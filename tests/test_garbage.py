@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import gc
-import socket
 import ssl
 import types
 from collections.abc import Awaitable, Callable
@@ -15,6 +14,7 @@ import trio
 import trio.testing
 
 import trioserve
+from shell import free_port
 from support import Running, is_reset, receive_all, receive_exactly, reset, run, serving
 from trioserve import Connection, Timeouts
 from trioserve.testing import stream_pair
@@ -134,9 +134,7 @@ SHORT = Timeouts(idle=2, write_stall=2, first_byte=1, lifetime=5, connect=1)
 
 def _refusing() -> str:
     """An address that nobody listens on."""
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return f"127.0.0.1:{sock.getsockname()[1]}"
+    return f"127.0.0.1:{free_port()}"
 
 
 def _name(case: object) -> str:

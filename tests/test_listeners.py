@@ -8,7 +8,7 @@ import itertools
 import os
 import socket
 import stat
-from collections.abc import Generator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -17,9 +17,8 @@ import trio
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from support import (
-    open_fds,
-)
+from shell import free_port
+from support import open_fds
 from trioserve import TcpAddress, open_listeners
 
 # -- binding
@@ -143,18 +142,6 @@ class _Names(trio.abc.HostnameResolver):
         raise NotImplementedError
 
 
-@contextlib.contextmanager
-def _free_port() -> Generator[int]:
-    """A port that nobody else is given, and that can be listened on."""
-    with socket.socket() as ipv4, socket.socket(socket.AF_INET6) as ipv6:
-        for sock in (ipv4, ipv6):
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        ipv4.bind(("127.0.0.1", 0))
-        port = ipv4.getsockname()[1]
-        ipv6.bind(("::1", port))
-        yield port
-
-
 _SPELLINGS = {
     "127.0.0.1": {"127.0.0.1"},
     "127.0.0.2": {"127.0.0.2"},
@@ -174,10 +161,10 @@ def test_each_address_is_listened_on_once(hosts: list[str]) -> None:
 
     async def main() -> None:
         trio.socket.set_custom_hostname_resolver(_Names())
-        with _free_port() as port:
-            listeners = await open_listeners(*(f"{host}:{port}" for host in hosts))
-            names = [listener.socket.getsockname()[:2] for listener in listeners]
-            await _close(listeners)
+        port = free_port()
+        listeners = await open_listeners(*(f"{host}:{port}" for host in hosts))
+        names = [listener.socket.getsockname()[:2] for listener in listeners]
+        await _close(listeners)
         wanted = set[str]().union(*(_SPELLINGS[host] for host in hosts))
         assert sorted(names) == sorted((host, port) for host in wanted)
 
@@ -210,9 +197,9 @@ async def test_an_address_that_is_there_already_makes_up_for_a_missing_family(
 
     monkeypatch.setattr(kind, "bind", no_ipv6)
     trio.socket.set_custom_hostname_resolver(_Names())
-    with _free_port() as port:
-        (listener,) = await open_listeners(f"127.0.0.1:{port}", f"both.test:{port}")
-        await listener.aclose()
+    port = free_port()
+    (listener,) = await open_listeners(f"127.0.0.1:{port}", f"both.test:{port}")
+    await listener.aclose()
 
 
 @pytest.mark.parametrize(
@@ -229,10 +216,10 @@ async def test_all_interfaces_and_one_of_them_cannot_be_had_both(
 ) -> None:
     """The error names both of them: no other program is in the way."""
     before = open_fds()
-    with _free_port() as port:
-        addresses = [f"{first}:{port}", f"{second}:{port}"]
-        with pytest.raises(OSError, match="in use") as caught:
-            await open_listeners("127.0.0.2:0", *addresses)
+    port = free_port()
+    addresses = [f"{first}:{port}", f"{second}:{port}"]
+    with pytest.raises(OSError, match="in use") as caught:
+        await open_listeners("127.0.0.2:0", *addresses)
     assert caught.value.errno == errno.EADDRINUSE
     assert [caught.value.filename2, caught.value.filename] == addresses
     assert open_fds() == before
@@ -242,7 +229,8 @@ async def test_a_port_that_another_program_has_is_not_blamed_on_us(
     tmp_path: Path,
 ) -> None:
     """Nor are all interfaces of the other family in the way."""
-    with _free_port() as port, socket.create_server(("127.0.0.2", port)):
+    port = free_port()
+    with socket.create_server(("127.0.0.2", port)):
         for others in (
             [f"127.0.0.1:{port}"],
             [f"[::]:{port}"],

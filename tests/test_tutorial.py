@@ -57,7 +57,8 @@ def test_a_session_goes_as_the_page_says(name: str, tmp_path: Path) -> None:
     page = ROOT / "docs" / name
     text = page.read_text()
     found = sorted(set(re.findall(r"(?:127\.0\.0\.1|localhost)[: ](\d+)", text)))
-    with contextlib.ExitStack() as stack, free_ports(found) as ports:
+    ports = free_ports(found)
+    with contextlib.ExitStack() as stack:
         terminals: dict[str, Shell] = {}
         anything = set[str]()
         for number, step in steps(page):

@@ -22,7 +22,7 @@ import trio
 from click.testing import Result
 
 from app.invoked import invoke
-from shell import free_ports
+from shell import free_port
 from trioserve import Address, Timeouts
 from trioserve.app import _run
 from trioserve.app._cli import cli
@@ -340,11 +340,8 @@ def test_an_occupied_address_is_named() -> None:
 
 
 def test_all_interfaces_and_one_of_them_are_named_both() -> None:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-        result = invoke("echo", f"0.0.0.0:{port}", "--listen", f"127.0.0.1:{port}")
+    port = free_port()
+    result = invoke("echo", f"0.0.0.0:{port}", "--listen", f"127.0.0.1:{port}")
     assert error_of(result) == (
         f"can't listen on both 127.0.0.1:{port} and 0.0.0.0:{port}: one of them is all"
         " interfaces and includes the other; leave the other one out"
@@ -354,9 +351,8 @@ def test_all_interfaces_and_one_of_them_are_named_both() -> None:
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
 def test_a_target_that_is_its_own_listener_is_refused(host: str) -> None:
-    with free_ports(["port"]) as ports:
-        port = ports["port"]
-        result = invoke("proxy", f"127.0.0.1:{port}", "127.0.0.1:1", f"{host}:{port}")
+    port = free_port()
+    result = invoke("proxy", f"127.0.0.1:{port}", "127.0.0.1:1", f"{host}:{port}")
     assert error_of(result) == (
         f"TARGET {host}:{port} is where this proxy itself listens, a loop; give the"
         " address of another server"

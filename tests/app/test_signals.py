@@ -7,7 +7,6 @@ import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Generator
@@ -17,6 +16,7 @@ import pytest
 import trio
 
 from app.process import Lines, Start, spawned
+from shell import free_port
 from trioserve.app import _signals
 from trioserve.app._signals import Signals, end_when_stopped
 from trioserve.app._topics import TOPICS
@@ -147,9 +147,7 @@ def test_a_signal_while_names_are_looked_up_ends_it_and_leaves_nothing(
     command: str, number: signal.Signals, tmp_path: Path
 ) -> None:
     # A proxy looks up its target if it might be itself.
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     words = ["127.0.0.1:0", f"unix:{tmp_path}/socket", "slow.test:0"]
     if command == "proxy":
         words = [f"127.0.0.1:{port}", f"unix:{tmp_path}/socket"]

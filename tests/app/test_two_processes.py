@@ -2,27 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
 import re
 import signal
 import socket
 import struct
 import time
-from collections.abc import Generator
 
 from app.process import Command, Start
+from shell import free_port
 
 _MOST = 5
 _PATIENCE = 120.0
-
-
-@contextlib.contextmanager
-def _free_port() -> Generator[int]:
-    """A port that nobody else is given, and that can be listened on."""
-    with socket.socket() as sock:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        sock.bind(("127.0.0.1", 0))
-        yield sock.getsockname()[1]
 
 
 def _open(command: Command) -> int:
@@ -45,17 +35,17 @@ def test_a_loop_takes_the_slots_there_are_and_ends_with_its_client(
 ) -> None:
     """Law 2: both stay alive, and serve again when the client is gone."""
     options = ["--max-connections", str(_MOST)]
-    with _free_port() as port:
-        first = start("proxy", "127.0.0.1:0", f"127.0.0.1:{port}", *options)
-        there = first.port()
-        second = start("proxy", f"127.0.0.1:{port}", f"127.0.0.1:{there}", *options)
-        second.err.until("event=listening")
-        for _ in range(2):
-            with first.connect(there) as client:
-                _wait_until_each_has(_MOST, first, second)
-                reset = struct.pack("ii", 1, 0)
-                client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, reset)
-            _wait_until_each_has(0, first, second)
-        for command in (first, second):
-            command.signal(signal.SIGTERM)
-            assert command.code() == 0
+    port = free_port()
+    first = start("proxy", "127.0.0.1:0", f"127.0.0.1:{port}", *options)
+    there = first.port()
+    second = start("proxy", f"127.0.0.1:{port}", f"127.0.0.1:{there}", *options)
+    second.err.until("event=listening")
+    for _ in range(2):
+        with first.connect(there) as client:
+            _wait_until_each_has(_MOST, first, second)
+            reset = struct.pack("ii", 1, 0)
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, reset)
+        _wait_until_each_has(0, first, second)
+    for command in (first, second):
+        command.signal(signal.SIGTERM)
+        assert command.code() == 0

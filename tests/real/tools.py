@@ -30,7 +30,7 @@ from typing import Any
 
 import pytest
 
-from shell import free_ports
+from shell import free_port
 
 #: How long anything may take that is not expected to take long: nothing but a
 #: failure ever waits for so long, however busy the machine is.
@@ -255,8 +255,7 @@ def on_free_port(start: Callable[[int], Process], ready: str) -> tuple[Process, 
       ready: part of the line that says it listens.
     """
     for attempts_left in reversed(range(5)):
-        with free_ports(["port"]) as ports:
-            port = int(ports["port"])
+        port = free_port()
         process = start(port)
         try:
             process.until(ready)
