@@ -125,10 +125,10 @@ MUTATIONS: Sequence[Mutation] = (
     Mutation(
         law=1,
         breaks="a receive takes bytes from whoever has its descriptor by now",
-        file="_transport.py",
+        file="_socket_transport.py",
         old="""\
                     if self._owner is not None:
-                        self._check_open()
+                        self.check_open()
                     if (data""",
         new="                    if (data",
         tests=(
@@ -139,7 +139,7 @@ MUTATIONS: Sequence[Mutation] = (
     Mutation(
         law=1,
         breaks="an exception of a foreign stream that closes ends the program",
-        file="_transport.py",
+        file="_stream_transport.py",
         old="with isolated(), trio.move_on_after(seconds):",
         new="with trio.move_on_after(seconds):",
         tests=(
@@ -373,7 +373,7 @@ MUTATIONS: Sequence[Mutation] = (
     Mutation(
         law=4,
         breaks="a cancel hides that the last bytes of a send went",
-        file="_transport.py",
+        file="_socket_transport.py",
         old="cancel_shielded_checkpoint()\n            self._has_just_sent = True",
         new="checkpoint()\n            self._has_just_sent = True",
         tests=(
@@ -552,7 +552,7 @@ MUTATIONS: Sequence[Mutation] = (
         law=8,
         breaks="last words are dropped if it is a send that finds the reset first",
         file="_engine.py",
-        old="if back is self or not (back.reading and self.sink.tells_its_end()):",
+        old="if back is self or not (back.reading and self.sink.end_is_receivable()):",
         new="if True:",
         tests=(
             "test_engine.py",
@@ -596,7 +596,7 @@ MUTATIONS: Sequence[Mutation] = (
         law=8,
         breaks="the bytes before a reset do not get a second to arrive",
         file="_relay.py",
-        old="            await other.flushed(FLUSH)\n",
+        old="            await other.wait_acknowledged(FLUSH)\n",
         new="            pass\n",
         tests=(
             "test_relay.py",
@@ -619,7 +619,7 @@ MUTATIONS: Sequence[Mutation] = (
         law=9,
         breaks="the kernel holds megabytes for a client that does not read",
         file="_tcp.py",
-        old="sock.setsockopt(_TCP, _NOTSENT_LOWAT, _LITTLE)",
+        old="sock.setsockopt(_TCP, _TCP_NOTSENT_LOWAT, NOTSENT_LOWAT)",
         new="pass",
         tests=(
             "test_transport.py",
@@ -792,7 +792,7 @@ MUTATIONS: Sequence[Mutation] = (
         law=13,
         breaks="a stream that was relayed is in use for ever",
         file="_engine.py",
-        old="                direction.source.when_closed(None)\n",
+        old="                direction.source.notify_on_close(None)\n",
         new="",
         tests=("test_relay.py", "test_cancelled_without_bytes_it_leaves_both_open"),
     ),
@@ -816,7 +816,7 @@ MUTATIONS: Sequence[Mutation] = (
     Mutation(
         law=14,
         breaks="what a peer acknowledges is not seen",
-        file="_transport.py",
+        file="_socket_transport.py",
         old="        held = self.unsent()\n        before = self._seen\n",
         new="        return False\n"
         "        held = self.unsent()\n        before = self._seen\n",

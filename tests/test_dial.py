@@ -24,7 +24,7 @@ from support import no_free_fd, open_fds, run
 from sweep import Begin, sweep
 from trioserve import Address, Attempt, TcpAddress, UnixAddress, _dial
 from trioserve._dial import Dialing, _End, is_lack, origin_of
-from trioserve._transport import SocketTransport
+from trioserve._socket_transport import SocketTransport
 
 
 async def dial(address: Address, seconds: float) -> SocketTransport:

@@ -60,7 +60,8 @@ from trioserve._engine import Direction, Engine, Pair
 from trioserve._errors import behind
 from trioserve._pipes import DEEP_SIZE, MOST, Pipe, Pipes
 from trioserve._relay import EngineRelay, _run_with_timers, _transport_of, make_relay
-from trioserve._transport import CHUNK, SocketTransport, Transport
+from trioserve._socket_transport import SocketTransport
+from trioserve._transport import CHUNK, PollableTransport, Transport
 
 BULK = 1_000_000
 
@@ -140,10 +141,10 @@ class Heard(Pair):
     def ended(self, direction: Direction) -> None:
         self.told.append("ended")
 
-    def broke(self, transport: SocketTransport) -> None:
+    def broke(self, transport: PollableTransport) -> None:
         self.told.append("broke")
 
-    def closed(self) -> None:
+    def on_closed(self) -> None:
         self.told.append("closed")
 
     def failed(self, error: BaseException) -> None:

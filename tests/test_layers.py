@@ -21,7 +21,8 @@ _serve _relay
 _gates
 _connection _dial _engine
 _listeners _pump
-_admission _transport _timers _collector _names _pipes
+_admission _socket_transport _stream_transport _timers _collector _names
+_transport _pipes
 _address _complaints _faults _options _report _tasks _tcp
 _arguments _errors
 """
@@ -123,9 +124,9 @@ def test_the_documented_map_is_this_one() -> None:
     [
         ("_transport", "from ._serve import serve", "_transport -> _serve points up"),
         (
-            "_transport",
+            "_socket_transport",
             "from . import _timers",
-            "_transport -> _timers points sideways",
+            "_socket_transport -> _timers points sideways",
         ),
         ("_report", "import trioserve", "_report -> __init__ points up"),
         ("_proxy", "from . import echo", "_proxy -> __init__ points up"),

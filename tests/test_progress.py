@@ -29,7 +29,7 @@ from links import (
 )
 from support import Result, receive_all, reset, run, serving
 from trioserve import Connection, Reason, Timeouts, _relay, relay
-from trioserve._transport import SocketTransport
+from trioserve._socket_transport import SocketTransport
 
 #: Bytes that our kernel may hold for a peer, and that a peer's kernel takes.
 _OURS, _THEIRS = 1_000_000, 100_000

@@ -47,8 +47,10 @@ from sweep import Begin, sweep
 from trioserve import Connection, Timeouts
 from trioserve._errors import leaves
 from trioserve._relay import _transport_of
+from trioserve._socket_transport import SocketTransport
+from trioserve._stream_transport import StreamTransport
 from trioserve._timers import Timers
-from trioserve._transport import SocketTransport, StreamTransport, Transport
+from trioserve._transport import Transport
 
 L = TypeVar("L", bound=AnyLink)
 
@@ -469,7 +471,7 @@ async def test_who_is_gone_is_known_and_nothing_is_taken(
         gone = trio.Event()
 
         async def wait() -> None:
-            await transport.wait_gone(5)
+            await transport.wait_peer_gone(5)
             gone.set()
 
         async with trio.open_nursery() as nursery:
@@ -504,7 +506,7 @@ async def test_a_unix_socket_that_is_closed_is_gone_if_it_has_said_nothing(
     theirs.sendall(sends)
     theirs.close()
     with trio.move_on_after(1000) as patience:
-        await transport.wait_gone(5)
+        await transport.wait_peer_gone(5)
     assert patience.cancelled_caught is (sends == b"hello")
     assert trio.current_time() == (1000 if sends else 0)
     assert transport.error is None
@@ -531,7 +533,7 @@ async def test_who_is_closed_meanwhile_is_not_gone(
             transport.close()
         monkeypatch.setattr(trio.lowlevel, "wait_readable", wait_and_close)
         with trio.move_on_after(1000) as patience:
-            await transport.wait_gone(5)
+            await transport.wait_peer_gone(5)
         assert patience.cancelled_caught
         assert woken == closed_at
 
@@ -548,7 +550,7 @@ async def test_out_of_descriptors_nobody_is_gone(
         monkeypatch.setattr(select, "epoll", epoll)
         reset(link.peer)
         with trio.move_on_after(1000) as patience:
-            await transport.wait_gone(5)
+            await transport.wait_peer_gone(5)
         assert patience.cancelled_caught
 
 
@@ -599,7 +601,7 @@ async def test_a_stream_that_cannot_send_eof_says_so() -> None:
     """Law 7: whoever relays has to know before."""
     with memory() as link:
         transport = StreamTransport(Whole(link.ours))
-        assert not transport.can_send_eof
+        assert not transport.can_half_close
         with pytest.raises(TypeError, match="Whole can't send EOF"):
             await transport.send_eof()
 
@@ -908,15 +910,15 @@ async def test_what_is_there_can_be_thrown_away_without_waiting() -> None:
 
 
 @pytest.mark.parametrize("message", [b"", b"busy\n"])
-async def test_a_farewell_is_a_message_and_eof(message: bytes) -> None:
+async def test_a_refusal_is_a_message_and_eof(message: bytes) -> None:
     """Law 6: as much as goes without waiting, and no error if nobody is there."""
     with _over(sockets) as (transport, link):
         assert isinstance(transport, SocketTransport)
-        transport.farewell(message)
+        transport.send_refusal(message)
         assert (transport.sent, transport.sent_eof) == (len(message), True)
         assert await receive_all(link.peer) == message
         reset(link.peer)
-        transport.farewell(message)
+        transport.send_refusal(message)
 
 
 async def test_flushed_is_what_the_peer_has_acknowledged(
@@ -925,13 +927,13 @@ async def test_flushed_is_what_the_peer_has_acknowledged(
     """Law 8: bounded, since a peer may never read."""
     with _over(sockets) as (transport, _):
         assert transport.unsent() == 0
-        await transport.flushed(5)
+        await transport.wait_acknowledged(5)
         assert trio.current_time() == 0
         with trio.move_on_after(1):
             await transport.send(bytes(30_000_000))
         assert transport.unsent()
         await acknowledged()
-        await transport.flushed(5)
+        await transport.wait_acknowledged(5)
         assert trio.current_time() == 6
         transport.abort()
         assert transport.unacknowledged
@@ -948,7 +950,7 @@ async def test_nobody_waits_until_a_broken_one_has_acknowledged(
         reset(link.peer)
         with pytest.raises(trio.BrokenResourceError):
             await transport.receive()
-        await transport.flushed(5)
+        await transport.wait_acknowledged(5)
         assert trio.current_time() == 1
 
 
@@ -996,16 +998,16 @@ async def test_a_socket_that_was_detached_tells_nothing(owned: bool) -> None:
             sock = socket.socket(fileno=link.ours.socket.detach())
             transport = SocketTransport(sock)
             number = sock.detach()
-        assert not transport.tells_its_end()
-        assert not transport.is_over()
+        assert not transport.end_is_receivable()
+        assert not transport.is_reset()
         assert transport.readable()
         assert transport.writable()
         assert transport.unsent() is None
-        assert not transport.look(trio.current_time())
-        await transport.flushed(5)
+        assert not transport.observe_acks(trio.current_time())
+        await transport.wait_acknowledged(5)
         await transport.discard(1000, 5)
         transport.discard_readable(1000)
-        transport.farewell(b"bye")
+        transport.send_refusal(b"bye")
         for use in (transport.receive(), transport.send(b"x"), transport.send_eof()):
             with pytest.raises(trio.ClosedResourceError):
                 await use
@@ -1146,19 +1148,19 @@ async def test_whether_its_peer_has_reset_it_is_known_without_waiting(
         sock, _ = listener.accept()
     sock.setblocking(False)
     transport = SocketTransport(sock)
-    assert not transport.is_over()
+    assert not transport.is_reset()
     peer.sendall(b"hello")
-    assert not transport.is_over()
+    assert not transport.is_reset()
     peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     peer.close()
     if taken:  # by somebody else who has asked
         assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == errno.ECONNRESET
-    assert transport.is_over()
+    assert transport.is_reset()
     assert isinstance(transport.error, ConnectionResetError)
     assert await transport.receive() == b"hello"
     with pytest.raises(trio.BrokenResourceError):
         await transport.receive()
-    assert transport.is_over()
+    assert transport.is_reset()
     transport.close()
 
 
@@ -1168,10 +1170,10 @@ async def test_of_a_unix_socket_or_a_stream_nobody_can_say_whether_it_is_over() 
     theirs.close()
     one, _ = trio.testing.memory_stream_pair()
     for transport in (SocketTransport(ours), StreamTransport(one)):
-        assert not transport.is_over()
+        assert not transport.is_reset()
         transport.close()
         await transport.wait_closed()
-        assert not transport.is_over()
+        assert not transport.is_reset()
 
 
 async def test_what_is_closed_makes_nobody_wait() -> None:
@@ -1185,5 +1187,5 @@ async def test_what_is_closed_makes_nobody_wait() -> None:
 async def test_what_raises_is_known_as_a_stream_of_ours() -> None:
     """A transport over a foreign stream is only itself."""
     with _over(foreign) as (transport, link):
-        assert transport.is_of(transport)
-        assert not transport.is_of(link.peer)
+        assert transport.wraps(transport)
+        assert not transport.wraps(link.peer)

@@ -4,9 +4,10 @@ The map, from the bottom up; a module imports only from rows below its own:
 
                 _arguments   _errors
     words       _address   _faults   _options   _report   _tasks   _tcp
-    mechanisms  _timers   _admission   _transport   _listeners   _collector   _names
-                _pipes
-                _pump
+    mechanisms  _transport   _pipes
+                _socket_transport   _stream_transport   _timers   _admission
+                _collector   _names
+                _listeners   _pump
                 _connection   _dial   _engine
                 _gates
     engines     _faulty

@@ -44,7 +44,7 @@ from ._report import (
     describe,
 )
 from ._timers import Alarm, Timers, next_look
-from ._transport import CHUNK, FAILURES, SocketTransport, Transport
+from ._transport import CHUNK, FAILURES, Transport
 
 #: What a stream raises when it can't be used any more.
 _BROKEN: Final = (trio.BrokenResourceError, trio.ClosedResourceError)
@@ -235,9 +235,10 @@ class Connection(trio.abc.HalfCloseableStream):
         Raises:
           AttributeError: there is no socket under this connection.
         """
-        if not isinstance(self._transport, SocketTransport):
+        sock = self._transport.trio_socket()
+        if sock is None:
             raise AttributeError("there is no socket under this connection")
-        return self._transport.trio_socket()
+        return sock
 
     def setsockopt(self, level: int, option: int, value: int | bytes) -> None:
         """Set an option of the socket, as :meth:`trio.SocketStream.setsockopt`.
@@ -267,8 +268,10 @@ class Connection(trio.abc.HalfCloseableStream):
     @property
     def _has_options(self) -> Any:
         """The socket, or a stream that has options as a socket has them."""
-        below = getattr(self._transport, "stream", None)
-        return below if hasattr(below, "setsockopt") else self.socket
+        options = self._transport.options()
+        if options is None:
+            raise AttributeError("there is no socket under this connection")
+        return options
 
     def note(self, **fields: object) -> None:
         """Add fields to the report; a later value replaces an earlier one.
@@ -467,7 +470,7 @@ class Connection(trio.abc.HalfCloseableStream):
         if self._lingers and not self._transport.unsent():
             # All that was sent has arrived; it only waited for the client to close.
             self._ended(None, cancelled=False)
-            goodbye = isinstance(self._transport, SocketTransport)
+            goodbye = self._transport.closes_at_once
         self._conclude(reason, side=side, bound=bound, error=error)
         self._says_goodbye = goodbye
         self._scope.cancel(reason=str(reason))
@@ -482,8 +485,7 @@ class Connection(trio.abc.HalfCloseableStream):
 
     def _close_by_fin(self) -> None:
         # Closed with bytes that nobody has read, it would be reset.
-        if isinstance(self._transport, SocketTransport):
-            self._transport.discard_readable(_LINGER_BYTES)
+        self._transport.discard_readable(_LINGER_BYTES)
         self._transport.close()
 
     def _let_go(self) -> None:
@@ -530,11 +532,7 @@ class Connection(trio.abc.HalfCloseableStream):
     def _close_if_over(self) -> None:
         """Close at once if there is nothing to come: the peer's EOF was received."""
         transport = self._transport
-        if (
-            transport.eof
-            and not transport.closed
-            and isinstance(transport, SocketTransport)
-        ):
+        if transport.eof and not transport.closed and transport.closes_at_once:
             self._enter_closing()
             self._eof_first = True
             transport.close()
@@ -551,7 +549,7 @@ class Connection(trio.abc.HalfCloseableStream):
         if transport.eof or transport.error is not None:
             await trio.lowlevel.cancel_shielded_checkpoint()
             return
-        if not transport.can_send_eof:
+        if not transport.can_half_close:
             return
         # Another task that still uses it is told by the closing, as with Trio's; and
         # somebody may have taken the socket away.
@@ -637,13 +635,13 @@ class Connection(trio.abc.HalfCloseableStream):
             self._is_quiet = False
             now = trio.current_time()
             if sends:  # from now on it is known what the peer takes
-                transport.look(now)
+                transport.observe_acks(now)
             if (due := self._due()[0]) < math.inf:
                 self._timers.watch(self, min(due, next_look(now)))
 
     def expire(self, now: float) -> None:
         """A timer may have run out; called by the server's timers."""
-        holds = self._relay is None and self._transport.look(now)
+        holds = self._relay is None and self._transport.observe_acks(now)
         due, reason = self._due()
         if due <= now:
             if not self._can_move(reason):
@@ -738,7 +736,7 @@ class Connection(trio.abc.HalfCloseableStream):
         """Whether this stream, TLS over it, or the other side of its relay has."""
         sides = [each for each in (self._transport, self._upstream) if each is not None]
         return any(
-            _is_tls_over(self, each) or any(side.is_of(each) for side in sides)
+            _is_tls_over(self, each) or any(side.wraps(each) for side in sides)
             for each in selves_in(error)
         )
 

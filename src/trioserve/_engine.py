@@ -34,7 +34,7 @@ from ._errors import is_closed, is_ours, passing
 from ._pipes import SUPPORTED as CAN_SPLICE
 from ._pipes import Pipe, Pipes
 from ._pump import Pump
-from ._transport import CHUNK, SocketTransport
+from ._transport import CHUNK, PollableTransport
 
 logger = logging.getLogger("trioserve")
 
@@ -91,11 +91,11 @@ class Direction(Pump):
 
     __slots__ = ("_bulk", "_held", "_pipe", "back", "blocked", "fd", "mask", "pair")
 
-    source: SocketTransport
-    sink: SocketTransport
+    source: PollableTransport
+    sink: PollableTransport
 
     def __init__(
-        self, source: SocketTransport, sink: SocketTransport, first: bytes = b""
+        self, source: PollableTransport, sink: PollableTransport, first: bytes = b""
     ) -> None:
         super().__init__(source, sink, len(first))
         self.back = self
@@ -216,7 +216,7 @@ class Direction(Pump):
         source.received += count
         source.moved_at = pipe.moved_at = now
         if pipe.moved < _MUCH <= pipe.moved + count:
-            pipe.little = self.sink.let_kernel_hold(_HOLD)
+            pipe.little = self.sink.set_notsent_lowat(_HOLD)
         pipe.moved += count
         self._bulk = self._bulk + 1 if count < _FULL else 0
         if not self._push():
@@ -328,21 +328,21 @@ class Direction(Pump):
     def _cannot_receive(self, error: OSError) -> None:
         self._stop_reading()
         self._want()
-        if self.source.breaks(error):
+        if self.source.keep_os_error(error):
             self.pair.broke(self.source)
         else:
-            self.pair.closed()
+            self.pair.on_closed()
 
     def _cannot_send(self, error: OSError) -> None:
         self._stop_reading()
         self._stop_waiting()
-        if self.sink.sent_eof or not self.sink.breaks(error):
-            self.pair.closed()
+        if self.sink.sent_eof or not self.sink.keep_os_error(error):
+            self.pair.on_closed()
             return
         # There may be something to be received from it yet, and then our back finds
         # out how it ends.
         back = self.back
-        if back is self or not (back.reading and self.sink.tells_its_end()):
+        if back is self or not (back.reading and self.sink.end_is_receivable()):
             self.pair.broke(self.sink)
 
 
@@ -377,11 +377,11 @@ class Pair(abc.ABC):
         """EOF was received, and all before it is delivered."""
 
     @abc.abstractmethod
-    def broke(self, transport: SocketTransport) -> None:
+    def broke(self, transport: PollableTransport) -> None:
         """It has an error, and nobody will receive from it any more."""
 
     @abc.abstractmethod
-    def closed(self) -> None:
+    def on_closed(self) -> None:
         """One of the sides was closed by somebody else."""
 
     @abc.abstractmethod
@@ -419,7 +419,7 @@ class Pair(abc.ABC):
             raise
         self._directions = directions
         for direction in directions:
-            direction.source.when_closed(self)
+            direction.source.notify_on_close(self)
         directions[0].send_first()
 
     def wait(self) -> Coroutine[Any, Any, Any]:
@@ -460,7 +460,7 @@ class Pair(abc.ABC):
         directions, self._directions = self._directions, ()
         if directions:
             for direction in directions:
-                direction.source.when_closed(None)
+                direction.source.notify_on_close(None)
                 direction.end()
             self.engine.let_go()
 
@@ -719,7 +719,7 @@ class Engine:
         del self._splicing[direction]
         self.pipes.give_back(pipe)
         if pipe.moved >= _MUCH:
-            direction.sink.let_kernel_hold(pipe.little)
+            direction.sink.set_notsent_lowat(pipe.little)
 
 
 def _is_gone(epoll: select.epoll) -> bool:

@@ -262,7 +262,7 @@ class FaultyRelay(TaskRelay):
         self._conclude(Reason.FAULT)
         self._by_fin = ending.kind == "close"
         if not self._by_fin:
-            await pump.sink.flushed(FLUSH)
+            await pump.sink.wait_acknowledged(FLUSH)
         self._stop()
 
     async def _part(self, reason: Reason) -> None:

@@ -25,8 +25,10 @@ from ._connection import Connection
 from ._listeners import Listener
 from ._options import Limits, Timeouts
 from ._report import Reason
+from ._socket_transport import SocketTransport
+from ._stream_transport import StreamTransport
 from ._tcp import sets_up
-from ._transport import SocketTransport, StreamTransport, Transport
+from ._transport import Transport
 
 logger = logging.getLogger("trioserve")
 

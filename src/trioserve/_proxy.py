@@ -18,7 +18,7 @@ from ._options import Timeouts
 from ._relay import Relay, make_relay
 from ._report import Attempt, Phase, Reason
 from ._timers import Alarm
-from ._transport import SocketTransport
+from ._transport import Transport
 
 #: Seconds that a client is waited with that has said nothing and closed, while
 #: its target is dialed: it may have closed its own direction only. HAProxy ends
@@ -135,7 +135,7 @@ class _Proxy:
             conn._conclude(Reason.LOOP)
             conn._transport.abort()
             return None
-        if conn._transport.is_over():
+        if conn._transport.is_reset():
             # Nobody is there any more to dial for. Proxies that lead to each other
             # would pass a reset on for ever.
             conn._conclude(Reason.CLIENT_RESET, exception=conn._transport.error)
@@ -182,13 +182,11 @@ class _Watch:
     async def _run(self, scope: trio.CancelScope) -> None:
         # Out of descriptors or memory, the client is not watched.
         with scope, isolated():
-            await self._conn._transport.wait_gone(_PATIENCE)
+            await self._conn._transport.wait_peer_gone(_PATIENCE)
             self._dialing.give_up()
 
 
-async def _dial(
-    conn: Connection, dialing: Dialing, seconds: float
-) -> SocketTransport | None:
+async def _dial(conn: Connection, dialing: Dialing, seconds: float) -> Transport | None:
     """Connect; or conclude why not, which may be that the client is gone."""
     watch = _Watch(conn, dialing)
     dialing.on_wait = watch.begin

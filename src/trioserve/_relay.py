@@ -31,8 +31,10 @@ from ._errors import is_closed, is_ours
 from ._options import Timeouts
 from ._pump import Pump
 from ._report import Conclusion, Flow, Outcome, Reason, RelayResult, Side, describe
+from ._socket_transport import SocketTransport
+from ._stream_transport import StreamTransport
 from ._timers import Alarm, Timers, next_look
-from ._transport import SocketTransport, StreamTransport, Transport
+from ._transport import PollableTransport, Transport
 
 #: How long a reset waits for the bytes before it to be acknowledged.
 FLUSH: Final = 1.0
@@ -187,7 +189,7 @@ class Relay(abc.ABC):
 
     async def _say_eof(self) -> None:
         for transport in (self._a, self._b):
-            if transport.can_send_eof:
+            if transport.can_half_close:
                 with contextlib.suppress(*_GONE):
                     await transport.send_eof()
             else:
@@ -213,7 +215,7 @@ class Relay(abc.ABC):
     def _will_tell(self, transport: Transport) -> bool:
         """Whether a pump will find out how ``transport``, which is broken, ended."""
         reads = any(p.source is transport and p.reading for p in self._pumps)
-        return reads and transport.tells_its_end()
+        return reads and transport.end_is_receivable()
 
     def _lost_by(self, transport: Transport) -> Reason:
         """``transport`` is broken: say so, before what happens meanwhile can."""
@@ -229,7 +231,7 @@ class Relay(abc.ABC):
         reason = self._lost_by(transport)
         other = self._b if transport is self._a else self._a
         if other is not transport:
-            await other.flushed(FLUSH)
+            await other.wait_acknowledged(FLUSH)
         self._end(reason)
 
     def _end(
@@ -356,8 +358,8 @@ class Relay(abc.ABC):
     def expire(self, now: float) -> None:
         if self._ending is not None:
             return  # it is ending
-        holds = self._a.look(now)
-        holds = self._b.look(now) or holds
+        holds = self._a.observe_acks(now)
+        holds = self._b.observe_acks(now) or holds
         due, reason, side = self._due()
         if due <= now:
             if self._can_move(reason, side):
@@ -377,7 +379,7 @@ class Relay(abc.ABC):
             # With both EOFs exchanged, the kernel has given up its side, too.
             source = pump.source
             waits = pump.sink.sending_since < math.inf
-            if waits and not source.sent_eof and source.is_over():
+            if waits and not source.sent_eof and source.is_reset():
                 self._lost_by(source)
 
     def _can_move(self, reason: Reason, side: Side | None) -> bool:
@@ -468,7 +470,7 @@ class TaskRelay(Relay):
         return data
 
     async def _pass_eof(self, sink: Transport) -> None:
-        if sink.can_send_eof:
+        if sink.can_half_close:
             await sink.send_eof()
         else:
             self._closed_whole = sink
@@ -488,8 +490,8 @@ class EngineRelay(Relay, Pair):
 
     def __init__(
         self,
-        a: SocketTransport,
-        b: SocketTransport,
+        a: PollableTransport,
+        b: PollableTransport,
         first: bytes,
         *options: Any,
     ) -> None:
@@ -518,7 +520,7 @@ class EngineRelay(Relay, Pair):
             try:
                 sink.send_eof_now()
             except trio.ClosedResourceError:
-                self.closed()
+                self.on_closed()
                 return
         if sink.error is not None and not self._will_tell(sink):
             self.broke(sink)
@@ -527,20 +529,20 @@ class EngineRelay(Relay, Pair):
         else:
             self._watch_from(self._half_since)
 
-    def broke(self, transport: SocketTransport) -> None:
+    def broke(self, transport: PollableTransport) -> None:
         if self._lost is None:
             self._lost = transport
             self._lost_by(transport)
             self.wake()
 
-    def closed(self) -> None:
+    def on_closed(self) -> None:
         self._end(
             Reason.ABORTED, error=trio.ClosedResourceError("this side was closed")
         )
 
     def failed(self, error: BaseException) -> None:
         if is_closed(error):
-            self.closed()
+            self.on_closed()
         elif isinstance(error, OSError):
             self._end(Reason.RESOURCE, error=error)
         else:
@@ -552,7 +554,9 @@ class EngineRelay(Relay, Pair):
         # finds what is due.
         if self._alarm is None or self.quiet or self._has_a_short_timer():
             if direction.blocked:
-                direction.sink.look(now)  # from now on it is known what it takes
+                direction.sink.observe_acks(
+                    now
+                )  # from now on it is known what it takes
             self._watch_from(now)
 
     def _has_a_short_timer(self) -> bool:
@@ -590,7 +594,7 @@ def _mirrored(ending: Conclusion) -> Conclusion:
 
 def _transport_of(stream: trio.abc.Stream) -> Transport:
     if isinstance(stream, Connection):
-        stream._transport._check_open()
+        stream._transport.check_open()
         return stream._transport
     if isinstance(stream, trio.SocketStream):
         return SocketTransport.share(stream)
@@ -653,8 +657,7 @@ async def relay(
         raise
     try:
         for transport in (transport_a, transport_b):
-            if isinstance(transport, SocketTransport):
-                await transport.see_that_nobody_receives()
+            await transport.check_no_receiver()
         running = make_relay(
             transport_a,
             transport_b,
@@ -699,8 +702,8 @@ def make_relay(
     # What is closed with the relay was made for it, just now.
     began = b.moved_at if closes else trio.current_time()
     options = (began, closes, client, server, timeouts, drain_idle, timers)
-    if HAS_ENGINE and isinstance(a, SocketTransport) and isinstance(b, SocketTransport):
-        return EngineRelay(a, b, first, *options)
+    if HAS_ENGINE and (one := a.pollable()) and (other := b.pollable()):
+        return EngineRelay(one, other, first, *options)
     return TaskRelay(a, b, first, *options)
 
 

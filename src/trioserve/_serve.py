@@ -54,7 +54,7 @@ from ._report import (
 )
 from ._tasks import whereabouts
 from ._timers import Timers
-from ._transport import SocketTransport, Transport
+from ._transport import Transport
 
 logger = logging.getLogger("trioserve")
 
@@ -337,8 +337,7 @@ class Server(Sequence[Gate]):
         transport, message = connection._transport, self._limits.refusal
         if message is None:
             transport.abort()
-        elif isinstance(transport, SocketTransport):
-            transport.farewell(message)
+        elif transport.send_refusal(message):
             transport.discard_readable(65536)
             # Closed with bytes unread or yet to come, a RST would overtake the
             # message: then somebody has to wait until the client has read it.

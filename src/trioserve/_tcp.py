@@ -1,6 +1,6 @@
-"""TCP: how a socket that we send through is set up.
+"""The options of TCP sockets that a transport needs.
 
-It knows options, and not who sends or accepts.
+This module knows options; it does not know what is sent, or what is accepted.
 """
 
 from __future__ import annotations
@@ -15,43 +15,44 @@ import trio
 # As plain numbers: an enum costs as much as the system call.
 _TCP: Final = int(socket.IPPROTO_TCP)
 _NODELAY: Final = int(socket.TCP_NODELAY)
-_NOTSENT_LOWAT: Final = getattr(socket, "TCP_NOTSENT_LOWAT", 25)
+_TCP_NOTSENT_LOWAT: Final = getattr(socket, "TCP_NOTSENT_LOWAT", 25)
 
 _INFO: Final = getattr(socket, "TCP_INFO", 11)
 #: The first byte of tcp_info: TCP_CLOSE in Linux's include/net/tcp_states.h.
 _CLOSED: Final = b"\7"
 
 #: Unsent bytes that the kernel may hold before a socket stops being writable;
-#: as Trio sets it. It keeps what a peer that never reads costs to ~160 KB of
-#: kernel memory instead of ~4 MB, and makes write timeouts mean something.
-_LITTLE: Final = 16384
+#: Trio sets the same. It keeps the kernel's memory for a peer that never reads at
+#: ~160 KB, where it would be ~4 MB, and makes write timeouts mean something.
+NOTSENT_LOWAT: Final = 16384
 
 
 def set_up(sock: socket.socket | trio.socket.SocketType) -> None:
-    """Send at once, and let the kernel hold little. A Unix socket does it anyway."""
+    """Set ``TCP_NODELAY`` and ``TCP_NOTSENT_LOWAT``; nothing on a Unix socket."""
     try:
         sock.setsockopt(_TCP, _NODELAY, 1)
-        sock.setsockopt(_TCP, _NOTSENT_LOWAT, _LITTLE)
+        sock.setsockopt(_TCP, _TCP_NOTSENT_LOWAT, NOTSENT_LOWAT)
     except OSError:
         pass  # a Unix socket
 
 
 def sets_up(listening: socket.socket) -> bool:
-    """Whether what is accepted there is set up already: Linux hands it down."""
+    """Whether what this socket accepts is set up already: on Linux it inherits that."""
     if sys.platform != "linux":  # pragma: no cover - on other systems
         return False
     try:
-        held = listening.getsockopt(_TCP, _NOTSENT_LOWAT)
-        return held == _LITTLE and bool(listening.getsockopt(_TCP, _NODELAY))
+        held = listening.getsockopt(_TCP, _TCP_NOTSENT_LOWAT)
+        return held == NOTSENT_LOWAT and bool(listening.getsockopt(_TCP, _NODELAY))
     except OSError:
         return False  # a Unix socket
 
 
 def is_dead(sock: socket.socket) -> bool:
-    """Whether the kernel has given up a connection that we have not closed.
+    """Whether the kernel has given up a connection that is not closed here.
 
-    Its peer has reset it, or does not acknowledge. Nothing is taken from it: no
-    byte, and not the error. False of a Unix socket, and where nobody can tell.
+    Its peer has reset it, or does not acknowledge. This takes nothing from the
+    socket: no byte, and not the error. False for a Unix socket, and on a system that
+    does not tell.
     """
     if sys.platform != "linux":  # pragma: no cover - on other systems
         return False
@@ -61,13 +62,17 @@ def is_dead(sock: socket.socket) -> bool:
         return False  # a Unix socket
 
 
-def let_kernel_hold(sock: socket.socket, most: int) -> int:
-    """How much the kernel may hold unsent, 0: as it likes; and how much it might.
+def set_notsent_lowat(sock: socket.socket, size: int) -> int:
+    """Set how many unsent bytes the kernel may hold, 0: as many as it likes.
 
-    Much is for bulk: with little, one flow costs a third more. Linux, tcp(7).
+    A large value is for bulk: with a small one, a flow costs a third more. See
+    ``TCP_NOTSENT_LOWAT`` in Linux's tcp(7).
+
+    Returns:
+      the value before.
     """
-    before = _LITTLE
+    before = NOTSENT_LOWAT
     with contextlib.suppress(OSError):  # a Unix socket
-        before = sock.getsockopt(_TCP, _NOTSENT_LOWAT)
-        sock.setsockopt(_TCP, _NOTSENT_LOWAT, most)
+        before = sock.getsockopt(_TCP, _TCP_NOTSENT_LOWAT)
+        sock.setsockopt(_TCP, _TCP_NOTSENT_LOWAT, size)
     return before

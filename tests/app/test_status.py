@@ -37,7 +37,7 @@ async def test_it_says_who_holds_the_slots_and_where_each_task_stands(
             f"  conn-1 {peer} > {target.address}: data, 1m30s, 1 B in, 0 B out",
         ]
         tree = "\n".join(lines[lines.index("tasks:") :])
-        standing = r"SocketTransport\.receive at trioserve/_transport\.py:\d+"
+        standing = r"SocketTransport\.receive at trioserve/_socket_transport\.py:\d+"
         assert re.search(rf"\n  +conn-1 127\.0\.0\.1:\d+: {standing}\n", tree + "\n")
         assert "trioserve collector: Running.collect at tests/support.py:" in tree
         assert "TrioToken" not in tree

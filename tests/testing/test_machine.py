@@ -16,7 +16,7 @@ from trioserve import Connection, Limits, Reason, Server, Timeouts
 from trioserve._admission import Slot, Slots
 from trioserve._collector import Reports
 from trioserve._gates import StreamGate
-from trioserve._transport import StreamTransport
+from trioserve._stream_transport import StreamTransport
 from trioserve.testing import Client, ServeFailure, ServeMachine
 
 pytestmark = pytest.mark.filterwarnings("error")
@@ -88,13 +88,13 @@ def cuts_at_once(patch: pytest.MonkeyPatch) -> None:
 
 
 def counts_what_it_received_twice(patch: pytest.MonkeyPatch) -> None:
-    took = StreamTransport._took
+    took = StreamTransport.count_received
 
     def took_twice(self: StreamTransport, data: bytes, at_eof: Any) -> bytes:
         self.received += len(data)
         return took(self, data, at_eof)
 
-    patch.setattr(StreamTransport, "_took", took_twice)
+    patch.setattr(StreamTransport, "count_received", took_twice)
 
 
 def forgets_bytes_of_the_dead(patch: pytest.MonkeyPatch) -> None:
@@ -172,12 +172,12 @@ def ends_with_the_first_connection(patch: pytest.MonkeyPatch) -> None:
 
 
 def garbles_bytes(patch: pytest.MonkeyPatch) -> None:
-    took = StreamTransport._took
+    took = StreamTransport.count_received
 
     def garble(self: StreamTransport, data: bytes, at_eof: Any) -> bytes:
         return took(self, data, at_eof)[::-1]
 
-    patch.setattr(StreamTransport, "_took", garble)
+    patch.setattr(StreamTransport, "count_received", garble)
 
 
 def blames_everybody_for_the_first_error(patch: pytest.MonkeyPatch) -> None:
