@@ -18,11 +18,14 @@ __init__
 _echo _proxy
 _faulty
 _serve _relay
-_gates
-_connection _dial _engine
-_listeners _pump
-_admission _socket_transport _stream_transport _timers _collector _names
-_transport _pipes
+_serving _relay_engine _relay_tasks
+_socket_acceptor _stream_acceptor _relay_rules
+_acceptor _ledger
+_connection _record _refusals
+_lifecycle _engine _dial
+_blame _deadlines _idle _listeners _pump
+_admission _socket_transport _stream_transport _timers _collector _names _drain
+_transport _pipes _accept_errors _handlers
 _address _complaints _faults _options _report _tasks _tcp
 _arguments _errors
 """

@@ -38,7 +38,11 @@ def test_what_the_test_kit_exports_is_what_the_reference_has() -> None:
     assert sorted(documented) == sorted(said)
 
 
-@pytest.mark.parametrize("name", trioserve.__all__)
+#: Names of types, which the reference says what they are.
+_ALIASES = {"Address", "Collector", "Handler", "Listener"}
+
+
+@pytest.mark.parametrize("name", sorted({*trioserve.__all__} - _ALIASES))
 def test_it_says_what_it_is(name: str) -> None:
     assert inspect.getdoc(getattr(trioserve, name))
 

@@ -18,10 +18,11 @@ from typing import Final
 
 import trio
 
-from ._connection import Connection
 from ._faults import Course, Ending, Faults, Impairment, Piece
+from ._lifecycle import Lifecycle
 from ._options import Timeouts
-from ._relay import FLUSH, TaskPump, TaskRelay
+from ._relay_rules import FLUSH, RelayOptions
+from ._relay_tasks import TaskPump, TaskRelay
 from ._report import Reason
 from ._transport import CHUNK, Transport
 
@@ -153,15 +154,21 @@ class FaultyRelay(TaskRelay):
     def __init__(
         self,
         ordeal: Ordeal,
-        a: Transport,
-        b: Transport,
-        client: Connection,
+        client: Lifecycle,
+        upstream: Transport,
         timeouts: Timeouts,
     ) -> None:
-        began, drain_idle = client._accepted_at, timeouts.drain_idle
-        options = (client, None, timeouts, drain_idle, client._timers)
-        super().__init__(a, b, b"", b.moved_at, True, *options)
-        up, down = self._tasks
+        began = client.accepted_at
+        options = RelayOptions(
+            timeouts,
+            timeouts.drain_idle,
+            client.timers,
+            upstream.moved_at,
+            closes_b=True,
+            client=client,
+        )
+        super().__init__(client.transport, upstream, b"", options)
+        up, down = self.task_pumps
         self._ways: dict[TaskPump, _Way] = {
             up: _Way(ordeal.up, ordeal.window_up, began),
             down: _Way(ordeal.down, ordeal.window_down, began),
@@ -179,10 +186,10 @@ class FaultyRelay(TaskRelay):
             await super().move()
             nursery.cancel_scope.cancel(reason="the relay is over")
 
-    async def _run_pump(self, pump: TaskPump) -> None:
+    async def run_pump(self, pump: TaskPump) -> None:
         way = self._ways[pump]
         with way.scope:
-            await super()._run_pump(pump)
+            await super().run_pump(pump)
         if way.scope.cancelled_caught and way.ending is None:
             way.end(way.course.timed[0])
         ending = way.ending
@@ -199,7 +206,7 @@ class FaultyRelay(TaskRelay):
         if way.scope.cancelled_caught:
             await trio.sleep_forever()
 
-    async def _receive(self, pump: TaskPump) -> bytes:
+    async def receive(self, pump: TaskPump) -> bytes:
         way = self._ways[pump]
         while way.ending is None:
             if way.due <= (now := trio.current_time()):
@@ -213,7 +220,7 @@ class FaultyRelay(TaskRelay):
             self._halt(way, way.ending)
             await trio.sleep_forever()
         if pump.done:
-            while await super()._receive(pump):
+            while await super().receive(pump):
                 pass  # it comes after EOF, and is thrown away
         return b""
 
@@ -224,7 +231,7 @@ class FaultyRelay(TaskRelay):
             return
         with trio.CancelScope(deadline=way.due):
             try:
-                data = await super()._receive(pump)
+                data = await super().receive(pump)
             except trio.BrokenResourceError:
                 way.is_broken = True
             else:
@@ -234,13 +241,13 @@ class FaultyRelay(TaskRelay):
         # That it was passed on already, or cut off while it was, is no matter:
         # twice is once.
         pump.done = False
-        await super()._run_pump(pump)
+        await super().run_pump(pump)
         pump.reading = True
-        await super()._run_pump(pump)
+        await super().run_pump(pump)
 
     async def _end_at_its_time(self, pump: TaskPump, ending: Ending) -> None:
         await trio.sleep_until(self._time_of(ending))
-        if self._ending is None:
+        if self.close_reason is None:
             way = self._ways[pump]
             way.course.suffer(ending)
             if ending.kind == "vanish":
@@ -257,22 +264,22 @@ class FaultyRelay(TaskRelay):
 
     async def _end_as_asked(self, pump: TaskPump, ending: Ending) -> None:
         """End both directions, by RST or by FIN; unless they are ended already."""
-        if self._ending is not None:
+        if self.close_reason is not None:
             await trio.sleep_forever()
-        self._conclude(Reason.FAULT)
+        self.close_as(Reason.FAULT)
         self._by_fin = ending.kind == "close"
         if not self._by_fin:
             await pump.sink.wait_acknowledged(FLUSH)
-        self._stop()
+        self.stop_moving()
 
-    async def _part(self, reason: Reason) -> None:
+    async def close_sides(self, reason: Reason) -> None:
         if not self._by_fin:
-            await super()._part(reason)
+            await super().close_sides(reason)
             return
-        await self._say_eof()
+        await self.send_eof_to_both()
         # Closed with bytes that nobody has read, it would be reset.
-        await self._b.discard(_LINGER_BYTES, self._timeouts.linger)
+        await self.b.discard(_LINGER_BYTES, self.options.timeouts.linger)
 
     def _time_of(self, ending: Ending) -> float:
         assert ending.seconds is not None
-        return self._accepted_at() + ending.seconds
+        return self.started_at() + ending.seconds

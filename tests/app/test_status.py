@@ -65,7 +65,7 @@ async def test_of_many_it_lists_a_few(
 ) -> None:
     monkeypatch.setattr(_status, "_MOST", 3)
     async with serving(_wait) as running:
-        running.server._accept_errors["EMFILE"] = 7
+        running.server._serving.accept_errors["EMFILE"] = 7
         for _ in range(12):
             await running.connect()
         await trio.testing.wait_all_tasks_blocked()

@@ -29,8 +29,11 @@ from trioserve import (
     Server,
     Statistics,
     Timeouts,
+    _record,
+    _serving,
     parse_faults,
 )
+from trioserve._lifecycle import Lifecycle
 from trioserve.testing import (
     Case,
     HandlerFailure,
@@ -615,12 +618,12 @@ def test_the_servers_counters_are_looked_at(
 
 
 def test_a_report_is_compared_with_the_wire(monkeypatch: pytest.MonkeyPatch) -> None:
-    honest = Connection._report
+    honest = _record.report_of
 
-    def lies(connection: Connection, others: int) -> ConnectionReport:
-        return dataclasses.replace(honest(connection, others), bytes_received=7)
+    def lies(life: Lifecycle, others: int) -> ConnectionReport:
+        return dataclasses.replace(honest(life, others), bytes_received=7)
 
-    monkeypatch.setattr(Connection, "_report", lies)
+    monkeypatch.setattr(_serving, "report_of", lies)
     how = "6 bytes were received and 6 sent, and the report says 7 and 6"
     with pytest.raises(HandlerFailure, match=f"'record': {how}"):
         run_conversation(shout, HELLO)

@@ -23,7 +23,7 @@ def waiting(server: Server) -> int | None:
 
     None if no listener can tell: a Unix socket can't, nor one that is closed.
     """
-    queues = [_queue(gate.socket) for gate in server if gate.socket is not None]
+    queues = [_queue(listener.socket) for listener in server]
     known = [queue for queue in queues if queue is not None]
     return sum(known) if known else None
 
@@ -31,9 +31,9 @@ def waiting(server: Server) -> int | None:
 def somebody_waits(server: Server) -> bool:
     """Whether there is a client in one of the kernel's queues; any socket can tell."""
     poll = select.poll()
-    for gate in server:
-        if gate.socket is not None and gate.socket.fileno() >= 0:
-            poll.register(gate.socket.fileno(), select.POLLIN)
+    for listener in server:
+        if (number := listener.socket.fileno()) >= 0:
+            poll.register(number, select.POLLIN)
     return any(events & select.POLLIN for _, events in poll.poll(0))
 
 

@@ -1,4 +1,4 @@
-"""Gates: whatever accept(2) says, any listener, a drop-in for Trio's."""
+"""Acceptors: whatever accept(2) says, any listener, a drop-in for Trio's."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ from trioserve import (
     serve,
     serve_tcp,
 )
-from trioserve._admission import peer_of
+from trioserve._admission import peer_key
 
 
 async def test_a_server_needs_a_listener() -> None:
@@ -153,7 +153,7 @@ def test_no_peer_has_more_than_its_share(
         assert {report.reason for report in refused} <= {Reason.PEER_LIMIT}
         assert len(refused) == expected
         assert all(report.bound is not None for report in refused)
-        assert running.server._of_peer == {}
+        assert running.server._serving.admission.peers == {}
 
     run(main)
 
@@ -312,8 +312,8 @@ async def test_addresses_of_one_ipv6_network_are_one_peer(
                 assert await receive_all(client) == b""
             else:
                 assert await receive_exactly(client, 1) == b"?"
-        assert list(running.server._of_peer.values()) == [2]
-    assert running.server._of_peer == {}
+        assert list(running.server._serving.admission.peers.values()) == [2]
+    assert running.server._serving.admission.peers == {}
 
 
 async def test_a_peer_is_the_same_over_both_families(autojump_clock: object) -> None:
@@ -347,19 +347,19 @@ def test_a_peer_is_a_network_of_ipv6_addresses(
     network = ipaddress.IPv6Network((host, prefix), strict=False)
     if other is None:  # the last one of the same network
         other = str(network[-1])
-    peer = peer_of((host, 1, 0, zone), prefix)
+    peer = peer_key((host, 1, 0, zone), prefix)
     is_mapped = [bool(ipaddress.IPv6Address(h).ipv4_mapped) for h in (host, other)]
     if not any(is_mapped):
         same = ipaddress.IPv6Address(other) in network
-        assert (peer_of((other, 2, 0, zone), prefix) == peer) is same
-        assert peer_of((host, 3, 0, zone + 1), prefix) != peer
+        assert (peer_key((other, 2, 0, zone), prefix) == peer) is same
+        assert peer_key((host, 3, 0, zone + 1), prefix) != peer
 
 
 @given(st.ip_addresses(v=4).map(str), st.integers(1, 128))
 def test_an_ipv4_address_is_a_peer(host: str, prefix: int) -> None:
     """Law 2: whoever brought it."""
-    assert peer_of((host, 1), prefix) == host
-    assert peer_of((f"::ffff:{host}", 2, 0, 0), prefix) == host
+    assert peer_key((host, 1), prefix) == host
+    assert peer_key((f"::ffff:{host}", 2, 0, 0), prefix) == host
 
 
 class _Foreign(trio.abc.Listener[trio.SocketStream]):
@@ -415,10 +415,10 @@ async def test_accept_errors_do_not_end_it(
 ) -> None:
     """Law 1: three errors of accept(2) in a row cost at most some milliseconds."""
     async with serving(echo) as running:
-        gate: Any = running.server[0]
-        gate._sock = _Flaky(gate._sock, [name] * 3)
-        gate._give_up_reserve()  # or ENFILE would be answered by shedding
-        gate._reserve = lambda: None
+        acceptor: Any = running.acceptor
+        acceptor._sock = _Flaky(acceptor._sock, [name] * 3)
+        acceptor._give_up_reserve()  # or ENFILE would be answered by shedding
+        acceptor._reserve = lambda: None
         stream = await running.connect()
         await stream.send_all(b"x")
         assert await receive_exactly(stream, 1) == b"x"
@@ -433,9 +433,9 @@ async def test_a_pause_is_a_second_at_most_and_the_next_one_is_short_again(
 ) -> None:
     """Law 1: trouble that was there for long costs no more when it is over."""
     async with serving(echo) as running:
-        gate: Any = running.server[0]
+        acceptor: Any = running.acceptor
         for errors, seconds in ((12, 0.005 * (2**8 - 1) + 4), (1, 0.005)):
-            gate._sock = _Flaky(gate._sock, ["ENOBUFS"] * errors)
+            acceptor._sock = _Flaky(acceptor._sock, ["ENOBUFS"] * errors)
             began = trio.current_time()
             stream = await running.connect()
             await stream.send_all(b"x")
@@ -447,8 +447,8 @@ async def test_an_error_after_the_first_of_a_batch(autojump_clock: object) -> No
     """Law 6: what was accepted before an error is served."""
     async with serving(echo, limits=Limits(max_connections=0)) as running:
         streams = [await running.connect() for _ in range(3)]
-        gate: Any = running.server[0]
-        gate._sock = _Flaky(gate._sock, ["fine", "ENOBUFS", "fine", "ENOBUFS"])
+        acceptor: Any = running.acceptor
+        acceptor._sock = _Flaky(acceptor._sock, ["fine", "ENOBUFS", "fine", "ENOBUFS"])
         running.server.limits = Limits(max_connections=9)
         for stream in streams:
             await stream.send_all(b"x")
@@ -554,9 +554,9 @@ async def test_nobody_is_turned_away_for_a_moments_shortage(
 ) -> None:
     """Without a descriptor for less than a pause, whoever comes is served."""
     async with serving(echo) as running:
-        gate: Any = running.server[0]
+        acceptor: Any = running.acceptor
         for _ in range(3):
-            gate._sock = _Flaky(gate._sock, ["EMFILE"])
+            acceptor._sock = _Flaky(acceptor._sock, ["EMFILE"])
             stream = await running.connect()
             await stream.send_all(b"x")
             assert await receive_exactly(stream, 1) == b"x"
@@ -565,8 +565,8 @@ async def test_nobody_is_turned_away_for_a_moments_shortage(
 async def test_telling_may_fail_too(autojump_clock: object) -> None:
     """Law 1: if even the reserved descriptor does not help, it waits and goes on."""
     async with serving(echo) as running:
-        gate: Any = running.server[0]
-        gate._sock = _Flaky(gate._sock, ["EMFILE"] * 3)
+        acceptor: Any = running.acceptor
+        acceptor._sock = _Flaky(acceptor._sock, ["EMFILE"] * 3)
         stream = await running.connect()
         await stream.send_all(b"x")
         assert await receive_exactly(stream, 1) == b"x"
@@ -576,11 +576,11 @@ async def test_telling_may_fail_too(autojump_clock: object) -> None:
 async def test_the_reserve_is_made_up_for(autojump_clock: object) -> None:
     """A reserved descriptor that was lost is reserved again when there is one."""
     async with serving(echo) as running:
-        gate: Any = running.server[0]
-        gate._give_up_reserve()
+        acceptor: Any = running.acceptor
+        acceptor._give_up_reserve()
         await running.connect()
         await trio.testing.wait_all_tasks_blocked()
-        assert gate._spare is not None
+        assert acceptor._spare is not None
 
 
 @pytest.mark.parametrize("name", ["ECONNABORTED", "EMFILE", "EINVAL"])
@@ -588,8 +588,8 @@ async def test_errors_in_the_last_sweep(name: str, autojump_clock: object) -> No
     """Law 6: errors while the kernel's queue is emptied do not end the emptying."""
     async with serving(echo, limits=Limits(max_connections=0)) as running:
         streams = [await running.connect() for _ in range(3)]
-        gate: Any = running.server[0]
-        gate._sock = _Flaky(gate._sock, [name, "fine", name])
+        acceptor: Any = running.acceptor
+        acceptor._sock = _Flaky(acceptor._sock, [name, "fine", name])
         running.server.start_draining()
         for stream in streams:
             assert await receive_all(stream) == b""
@@ -601,8 +601,8 @@ async def test_errors_are_said_once_a_second(
 ) -> None:
     """Trouble that lasts is one line a second, with a count of what was not said."""
     async with serving(echo) as running:
-        gate: Any = running.server[0]
-        gate._sock = flaky = _Flaky(gate._sock, ["ENOBUFS"] * 12)
+        acceptor: Any = running.acceptor
+        acceptor._sock = flaky = _Flaky(acceptor._sock, ["ENOBUFS"] * 12)
         await running.connect()
         while flaky.errnos:
             await trio.sleep(0.1)
@@ -623,8 +623,8 @@ async def test_a_dead_listener_does_not_end_the_others(
             await inside.send_all(b"x")
             await receive_exactly(inside, 1)
             survivor = await running.connect(1)
-            for gate in list(running.server)[:dead]:
-                gate.socket.close()  # type: ignore[union-attr]
+            for listener in list(running.server)[:dead]:
+                listener.socket.close()
             await trio.testing.wait_all_tasks_blocked()
             if dead == 1:
                 await survivor.send_all(b"y")
@@ -652,7 +652,7 @@ async def test_out_of_descriptors_clients_are_told(
                 running.server.limits = Limits(max_connections=0)
                 await trio.testing.wait_all_tasks_blocked()
             for sock in outside:
-                await sock.connect(running.server[0].socket.getsockname())  # type: ignore[union-attr]
+                await sock.connect(running.server[0].socket.getsockname())
             if ending == "drain":
                 running.server.start_draining()
             for sock in outside:
@@ -692,16 +692,16 @@ async def test_a_free_descriptor_is_used_at_once(
 ) -> None:
     """Law 2: a connection that closes ends the pause after EMFILE."""
     async with serving(echo) as running:
-        gate: Any = running.server[0]
-        gate._give_up_reserve()
-        gate._reserve = lambda: None
+        acceptor: Any = running.acceptor
+        acceptor._give_up_reserve()
+        acceptor._reserve = lambda: None
         inside = await running.connect()
         await inside.send_all(b"x")
         await receive_exactly(inside, 1)
         late = trio.SocketStream(trio.socket.socket())
         running.clients.append(late)
         with no_free_fd():
-            await late.socket.connect(gate.socket.getsockname())
+            await late.socket.connect(acceptor.listener.socket.getsockname())
             await late.send_all(b"z")
             await trio.sleep(60.1)
             await inside.aclose()
@@ -744,7 +744,7 @@ async def test_any_listener_can_be_served_from(autojump_clock: object) -> None:
     listener = MemoryListener()
     async with serving(echo, listeners=[listener]) as running:
         assert running.server.addresses == ("MemoryListener",)
-        assert running.server[0].socket is None
+        assert running.server[0] is listener  # type: ignore[comparison-overlap]
         stream = listener.connect()
         await stream.send_all(b"hello")
         assert await stream.receive_some() == b"hello"
@@ -873,7 +873,7 @@ async def test_one_changed_line() -> None:
         assert listeners[:] == list(listeners)
         assert len(listeners) == 1
         assert repr(listeners).startswith("<Server on 127.0.0.1:")
-        assert repr(listeners[0]).startswith("<SocketGate on 127.0.0.1:")
+        assert isinstance(listeners[0], trio.SocketListener)
         assert listeners.timeouts == Timeouts()
         nursery.cancel_scope.cancel()
 
