@@ -16,16 +16,21 @@ __main__
 app testing
 __init__
 _echo _proxy
-_faulty
+faults
 _serve _relay
 _gates
 _connection _dial _engine
 _listeners _pump
 _admission _socket_transport _stream_transport _timers _collector _names
 _transport _pipes
-_address _complaints _faults _options _report _tasks _tcp
+_address _complaints _options _report _tasks _tcp
 _arguments _errors
 """
+#: Folders. Within one, its own map says what points down.
+PACKAGES = ("app", "faults", "testing")
+WITH_A_MAP = ("faults", "testing")
+PUBLIC_NAMES_ONLY = ("app", "testing")
+
 ROW = {
     name: -number
     for number, row in enumerate(ROWS.strip().splitlines())
@@ -64,9 +69,10 @@ def violations(sources: dict[str, str]) -> list[str]:
             continue
         for name in sorted(imports(module, source)):
             target = [*name.split(".")[1:], ""][0]
-            if top == target and top in ("app", "testing"):
+            if top == target and top in PACKAGES:
                 continue
-            if top in ("app", "testing") and target.startswith("_"):
+            is_private = any(part.startswith("_") for part in name.split("."))
+            if top in PUBLIC_NAMES_ONLY and is_private:
                 wrong.append(f"{module} uses {name}, which is not public")
                 continue
             if target not in ROW:  # a public name
@@ -88,23 +94,37 @@ def test_imports_point_down() -> None:
     assert violations(package_sources()) == []
 
 
-def rows_of_testing() -> dict[str, int]:
-    """The rows of the map that the test kit has of itself."""
-    source = ast.get_docstring(ast.parse((SOURCE / "testing/__init__.py").read_text()))
-    rows = re.findall(r"^    (_.*)$", source or "", re.MULTILINE)
+def rows_of(package: str) -> dict[str, int]:
+    """The rows of the map that a package has of itself."""
+    source = (SOURCE / package / "__init__.py").read_text()
+    docstring = ast.get_docstring(ast.parse(source)) or ""
+    rows = re.findall(r"^    (_.*)$", docstring, re.MULTILINE)
     return {name: n for n, row in enumerate(rows) for name in row.split()}
 
 
-def test_imports_within_testing_point_down() -> None:
-    rows, inside = rows_of_testing(), "trioserve.testing."
-    sources = package_sources()
-    modules = {n.removeprefix("testing.") for n in sources if n.startswith("testing.")}
-    assert modules - {"__init__"} == rows.keys()
+@pytest.mark.parametrize("package", WITH_A_MAP)
+def test_imports_within_a_package_point_down(package: str) -> None:
+    rows, inside = rows_of(package), f"trioserve.{package}."
+    sources = {
+        name.removeprefix(f"{package}."): source
+        for name, source in package_sources().items()
+        if name.startswith(f"{package}.")
+    }
+    assert sources.keys() - {"__init__"} == rows.keys()
     for module in rows:
-        for name in imports(f"testing.{module}", sources[f"testing.{module}"]):
+        for name in imports(f"{package}.{module}", sources[module]):
             if name.startswith(inside):
                 other = name.removeprefix(inside).split(".")[0]
                 assert rows[other] < rows[module], f"{module} -> {other}"
+
+
+@pytest.mark.parametrize("module", ["_units", "_values", "_grammar", "_schedule"])
+def test_the_grammar_and_the_schedule_of_faults_know_no_trio(module: str) -> None:
+    """Nor anything else of the library but how arguments are checked."""
+    source = (SOURCE / "faults" / f"{module}.py").read_text()
+    assert not re.search(r"^ *(import|from) trio\b", source, re.MULTILINE)
+    for name in imports(f"faults.{module}", source):
+        assert name.startswith(("trioserve._arguments", "trioserve.faults."))
 
 
 def test_every_row_is_in_the_tree() -> None:
@@ -113,7 +133,7 @@ def test_every_row_is_in_the_tree() -> None:
 
 def test_the_documented_map_is_this_one() -> None:
     page = (SOURCE.parents[1] / "docs" / "design.md").read_text()
-    cells = re.findall(r"^\|[^|]*\| (`(?:app|_).*?) \|", page, re.MULTILINE)
+    cells = re.findall(r"^\|[^|]*\| (`(?:app|faults|_).*?) \|", page, re.MULTILINE)
     documented = [re.findall(r"`(\w+)`", cell) for cell in cells]
     rows = [row.split() for row in ROWS.strip().splitlines()]
     assert documented == [row for row in rows if row[0][:2] != "__"]
@@ -144,6 +164,17 @@ def test_the_documented_map_is_this_one() -> None:
             "app._cli uses trioserve._serve, which is not public",
         ),
         (
+            "testing._network",
+            "from trioserve.faults._schedule import Schedule",
+            "testing._network uses trioserve.faults._schedule, which is not public",
+        ),
+        (
+            "faults._grammar",
+            "from trioserve._proxy import proxy",
+            "faults._grammar -> _proxy points up",
+        ),
+        ("_serve", "from .faults import Faults", "_serve -> faults points up"),
+        (
             "app.__init__",
             "import trioserve._relay",
             "app.__init__ uses trioserve._relay, which is not public",
@@ -161,6 +192,10 @@ def test_a_wrong_arrow_is_found(module: str, source: str, complaint: str) -> Non
         ("__init__", "from ._serve import serve"),
         ("app._cli", "from ._log import x\nfrom trioserve import serve\nimport click"),
         ("app.__init__", "from ._cli import main"),
+        ("app._cli", "from trioserve.faults import Faults"),
+        ("__init__", "from . import faults"),
+        ("_proxy", "from .faults._relay import FaultyRelay"),
+        ("faults._relay", "from trioserve._relay import TaskRelay"),
         ("__main__", "from trioserve.app import main"),
     ],
 )
