@@ -24,6 +24,7 @@ from trioserve.faults import Faults, Impairment, Termination
         (lambda: Impairment(latency="1s"), "latency must be a number of seconds"),  # type: ignore[arg-type]
         (lambda: Impairment(pause=1), "a pause is between slices"),
         (lambda: Impairment(slice=5), "slice must be a tuple of int, not 5"),  # type: ignore[arg-type]
+        (lambda: Impairment(slice=(1,)), "slice must be two numbers, not (1,)"),  # type: ignore[arg-type]
         (lambda: Impairment(cuts=3), "cuts must be a tuple of int, not 3"),  # type: ignore[arg-type]
         (
             lambda: Impairment(terminations=("reset",)),  # type: ignore[arg-type]
