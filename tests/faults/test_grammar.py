@@ -1,4 +1,4 @@
-"""The grammar: one text for the same faults, read and written."""
+"""The grammar: text is read as faults, and faults are written as one text."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from trioserve.faults import Faults, Impairment, Termination, parse_faults
 
 @given(faults)
 def test_what_is_written_is_read_back(faults: Faults) -> None:
-    """To the last digit."""
+    """It gives equal values, to the last digit."""
     assert parse_faults(str(faults)) == faults
     assert bool(faults) is bool(str(faults))
 
@@ -30,6 +30,7 @@ def test_what_is_written_is_read_back(faults: Faults) -> None:
         ("up:slice=1..3/1.5s", Faults(up=Impairment(slice=(1, 3), pause=1.5))),
         ("up:cut@7,cut@5,cut@7", Faults(up=Impairment(cuts=(5, 7)))),
         ("up:slow_close=1m", Faults(up=Impairment(slow_close=60.0))),
+        ("up:slow_close=1h30m", Faults(up=Impairment(slow_close=5400.0))),
         (
             "up:stall",
             Faults(up=Impairment(terminations=(Termination("stall", bytes=0),))),
@@ -59,7 +60,7 @@ def test_what_is_written_is_read_back(faults: Faults) -> None:
     ],
 )
 def test_what_a_text_means(text: str, faults: Faults) -> None:
-    """In every form that the grammar has."""
+    """Each item of the grammar in each of its forms."""
     assert parse_faults(text) == faults
 
 
@@ -72,12 +73,13 @@ def test_what_a_text_means(text: str, faults: Faults) -> None:
         ("slice=2..2/0.5s", "slice=2/500ms"),
         ("stall@0s; reset@4KiB", "reset@4096, stall@0s"),
         ("up:eof@2m; down:eof@120s", "eof@120s"),
+        ("eof@1d1m; stall@2h", "stall@7200s, eof@86460s"),
         ("up:close; refuse; down:cut@1MiB", "refuse; up:close@0; down:cut@1048576"),
         ("latency=0ms", ""),
     ],
 )
 def test_there_is_one_way_to_write_it(text: str, written: str) -> None:
-    """Which does not depend on how it was written before."""
+    """Equal faults have equal texts, however they were written before."""
     assert str(parse_faults(text)) == written
 
 
@@ -130,6 +132,6 @@ def test_any_text_is_faults_or_an_error_in_one_line(text: str) -> None:
     ],
 )
 def test_what_is_wrong_is_said(text: str, message: str) -> None:
-    """With what to write instead."""
+    """The message says what to write instead."""
     with pytest.raises(ValueError, match=re.escape(message)):
         parse_faults(text)

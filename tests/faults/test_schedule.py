@@ -1,4 +1,4 @@
-"""The fault schedule: what happens to which byte, and when."""
+"""The fault schedule: when each byte is delivered, and which bytes are lost."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_the_time_of_a_byte_does_not_depend_on_how_it_was_fed(
     feeds: list[tuple[float, bytes]],
     data: st.DataObject,
 ) -> None:
-    """Each byte has its time, whatever came with it; and so have boundaries."""
+    """Nor do boundaries: both depend on offsets and on when the bytes were sent."""
     whole, parts = Schedule(impairment, seed), Schedule(impairment, seed)
     of_whole, of_parts = list[Segment](), list[Segment]()
     now = 0.0
@@ -76,7 +76,7 @@ def test_the_time_of_a_byte_does_not_depend_on_how_it_was_fed(
 
 
 def test_without_faults_nothing_happens() -> None:
-    """Bytes come as they were sent, at once."""
+    """Bytes are delivered as they were sent, at once."""
     schedule = _schedule("")
     assert schedule.feed(b"abc", 1) == [Segment(b"abc", 1, False)]
     assert schedule.feed(b"", 2) == []
@@ -85,7 +85,7 @@ def test_without_faults_nothing_happens() -> None:
 
 
 def test_latency_is_for_each_byte() -> None:
-    """And for EOF; what is sent later comes so much later."""
+    """And for EOF: what is sent later is delivered as much later."""
     schedule = _schedule("latency=500ms")
     assert schedule.feed(b"ab", 0) == [Segment(b"ab", 0.5, False)]
     assert schedule.feed(b"c", 0.25) == [Segment(b"c", 0.75, False)]
@@ -106,7 +106,7 @@ def test_jitter_stays_in_its_bounds_and_keeps_order() -> None:
 
 @pytest.mark.parametrize("rate", [3, 1000, 1500, 100_000])
 def test_bandwidth_is_exact(rate: int) -> None:
-    """Each byte comes when so many have had time, at most a millisecond later."""
+    """No byte is early, and none is more than a millisecond late."""
     schedule = Schedule(Impairment(bandwidth=rate), 0)
     for begin in (10.0, 1e6):
         sent = b"-" * 3 * rate
@@ -119,7 +119,7 @@ def test_bandwidth_is_exact(rate: int) -> None:
 
 
 def test_latency_and_bandwidth_add_up() -> None:
-    """A line that is slow and long."""
+    """On a line that is both slow and long."""
     schedule = _schedule("latency=2s, bandwidth=1/s")
     segments = schedule.feed(b"abc", 0)
     assert segments == [
@@ -132,7 +132,7 @@ def test_latency_and_bandwidth_add_up() -> None:
 
 
 def test_slices_are_drawn_from_the_seed() -> None:
-    """The same everywhere, and others with another seed."""
+    """Equal seeds give equal slices on every machine, other seeds other slices."""
 
     def edges(seed: int | str) -> list[int]:
         return _boundaries(_schedule("slice=1..9", seed).feed(b"-" * 40, 0))
@@ -143,7 +143,7 @@ def test_slices_are_drawn_from_the_seed() -> None:
 
 
 def test_slices_have_a_pause_between_them() -> None:
-    """Counted from one to the next; bytes of one slice do not wait for each other."""
+    """The bytes within a slice do not wait for each other."""
     schedule = _schedule("slice=2/1s")
     assert schedule.feed(b"abc", 0) == [
         Segment(b"ab", 0, True),
@@ -154,7 +154,7 @@ def test_slices_have_a_pause_between_them() -> None:
 
 
 def test_a_cut_is_a_boundary_and_nothing_else() -> None:
-    """Whatever it cuts, and whether or not a feed ends there."""
+    """It delays nothing, and it does not matter whether a feed ends there."""
     schedule = _schedule("cut@2, cut@4")
     assert schedule.feed(b"abc", 0) == [
         Segment(b"ab", 0, True),
@@ -181,13 +181,13 @@ def test_a_termination_by_bytes_is_reached_with_the_last_byte_before_it() -> Non
 
 
 def test_a_termination_at_once_is_there_from_the_beginning() -> None:
-    """Before any byte."""
+    """It is reached before any byte."""
     assert _schedule("eof").termination == Termination("eof", bytes=0)
     assert _schedule("eof").feed(b"a", 0) == []
 
 
 def test_what_would_come_after_a_termination_by_time_does_not_come() -> None:
-    """It was under way when the line was cut, or EOF was."""
+    """Bytes and EOF that are in flight then are lost."""
     schedule = _schedule("latency=2s, stall@3s, reset@5s, close@1m, eof@4s")
     assert [str(termination) for termination in schedule.timed] == [
         "stall@3s",
@@ -200,7 +200,7 @@ def test_what_would_come_after_a_termination_by_time_does_not_come() -> None:
 
 
 def test_a_termination_by_bytes_that_would_come_too_late_does_not_come() -> None:
-    """Its bytes were not all delivered."""
+    """A termination by time came before its last byte."""
     schedule = _schedule("bandwidth=1/s, close@3, vanish@2s")
     assert [segment.at for segment in schedule.feed(b"abc", 0)] == [1, 2]
     assert schedule.termination is None
@@ -208,7 +208,7 @@ def test_a_termination_by_bytes_that_would_come_too_late_does_not_come() -> None
 
 
 def test_a_slow_close_is_slower_than_the_bytes() -> None:
-    """By so much, whatever they had to wait."""
+    """The delay is added to the time of the last byte."""
     schedule = _schedule("slow_close=3s, latency=1s, slice=1/10s")
     schedule.feed(b"abc", 0)
     assert schedule.feed_eof(1) == 21 + 3

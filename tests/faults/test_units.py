@@ -27,7 +27,7 @@ from trioserve.faults._units import format_seconds, format_size, parse_size
     ],
 )
 def test_a_duration(text: str, seconds: float) -> None:
-    """In every form that it has."""
+    """Each unit, fractions, and sums."""
     assert parse_duration(text) == seconds
 
 
@@ -44,14 +44,14 @@ def test_a_duration(text: str, seconds: float) -> None:
     ],
 )
 def test_no_duration(text: str, message: str) -> None:
-    """With what to write instead."""
+    """The message says what to write instead."""
     with pytest.raises(ValueError, match=re.escape(message)):
         parse_duration(text)
 
 
 @given(st.floats(0, allow_infinity=False))
 def test_seconds_read_back_as_the_same_number(seconds: float) -> None:
-    """To the last digit, however small or large."""
+    """To the last digit, from the smallest to the largest float."""
     assert parse_duration(format_seconds(seconds)) == seconds
 
 

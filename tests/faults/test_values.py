@@ -1,4 +1,4 @@
-"""Values of faults: each says what can't be when it is made."""
+"""Values of faults: a wrong argument raises when the value is made."""
 
 from __future__ import annotations
 
@@ -35,6 +35,6 @@ from trioserve.faults import Faults, Impairment, Termination
     ],
 )
 def test_a_value_that_cannot_be(make: Any, message: str) -> None:
-    """Is refused when it is made."""
+    """The message names the argument."""
     with pytest.raises((TypeError, ValueError), match=re.escape(message)):
         make()

@@ -1,4 +1,4 @@
-"""TCP in memory that suffers: late, in pieces, and cut, at exactly the time it says."""
+"""Faults of TCP in memory: bytes late, in slices, and cut, at exactly their time."""
 
 from __future__ import annotations
 

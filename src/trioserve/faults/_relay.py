@@ -116,6 +116,7 @@ class FaultyRelay(TaskRelay):
         with line.scope:
             await super()._run_pump(pump)
         if line.scope.cancelled_caught and line.termination is None:
+            # The scope's deadline has come, and it is that of the first timed one.
             line.terminate(line.schedule.timed[0])
         termination = line.termination
         if termination is None:
@@ -165,10 +166,11 @@ class FaultyRelay(TaskRelay):
                 line.put(data, trio.current_time())
 
     async def _pass_eof_and_discard(self, pump: TaskPump) -> None:
-        # The deadline may have cut the pump off while or after it passed EOF on. To
-        # pass it on is idempotent.
+        # The first run receives b"" and passes EOF on. If the deadline has cut the
+        # pump off while it did so, that happens twice; EOF is idempotent.
         pump.done = False
         await super()._run_pump(pump)
+        # The pump is done now, so that this run discards what it receives.
         pump.reading = True
         await super()._run_pump(pump)
 
