@@ -140,7 +140,7 @@ def test_faults_of_a_connection_are_explained() -> None:
     record = parse_record(json.dumps(report.as_dict()).encode())
     text = click.unstyle("\n".join(explain_record(record)))
     assert "A fault that was asked for ended it." in text
-    assert "Faults were applied on purpose: up:latency=1s, up:reset@3." in text
+    assert "It was made to suffer: up:latency=1s, up:reset@3." in text
     assert "Next: see how both ends took it: it was broken on purpose." in text
 
 

@@ -228,7 +228,7 @@ def _sentences(record: Record) -> Iterator[str]:
     if record.error and record.error not in (each.error for each in record.attempts):
         yield f"Error: {record.error}"
     if record.faults:
-        yield f"Faults were applied on purpose: {', '.join(record.faults)}."
+        yield f"It was made to suffer: {', '.join(record.faults)}."
     yield from _times(record)
     yield from _bytes(record)
     if record.draining:

@@ -66,7 +66,7 @@ the direction, reset@2s so long after the connection began; alone, they are at
 the beginning. TIME has a unit (50ms, 2s, 1m), BYTES may have one (64KiB, 1MiB).
 
 What is random depends on --seed, the connection's number and the place in its
-bytes. Reports say which faults were applied. --fault @FILE reads both
+bytes. Reports say what each connection has suffered. --fault @FILE reads both
 from JSON: {"faults": "latency=50ms", "seed": 7}.""",
     "settings": """\
 Every option of 'echo' and 'proxy' can be given in the environment, in capitals
