@@ -3,8 +3,7 @@
 The map, from the bottom up; a module imports only from rows below its own:
 
                 _arguments   _errors
-    words       _address   _complaints   _faults   _options   _report   _tasks
-                _tcp
+    words       _address   _complaints   _options   _report   _tasks   _tcp
                 _transport   _pipes   _accept_errors   _handlers
                 _admission   _socket_transport   _stream_transport   _timers
                 _collector   _names   _drain
@@ -15,24 +14,18 @@ The map, from the bottom up; a module imports only from rows below its own:
                 _socket_acceptor   _stream_acceptor   _relay_rules
     engines     _serving   _relay_engine   _relay_tasks
     public      _serve   _relay
-                _faulty
+                faults
     handlers    _echo   _proxy
 
-``app`` is the command and uses only the names below.
+``app`` is the command and uses only the names below. ``faults`` has names of its
+own, and a map inside.
 """
 
+from . import faults
 from ._address import Address, TcpAddress, UnixAddress, parse_address
 from ._collector import Collector, log_reports
 from ._connection import Connection, current_connection
 from ._echo import echo
-from ._faults import (
-    Course,
-    Ending,
-    Faults,
-    Impairment,
-    Piece,
-    parse_faults,
-)
 from ._listeners import Listener, UnixListener, open_listeners
 from ._options import Limits, Timeouts
 from ._proxy import proxy
@@ -56,18 +49,13 @@ __all__ = [
     "Collector",
     "Connection",
     "ConnectionReport",
-    "Course",
     "DrainSummary",
-    "Ending",
-    "Faults",
     "Flow",
     "Handler",
-    "Impairment",
     "Limits",
     "Listener",
     "Outcome",
     "Phase",
-    "Piece",
     "Reason",
     "Relay",
     "RelayResult",
@@ -79,11 +67,11 @@ __all__ = [
     "UnixListener",
     "current_connection",
     "echo",
+    "faults",
     "hand_over",
     "log_reports",
     "open_listeners",
     "parse_address",
-    "parse_faults",
     "proxy",
     "relay",
     "serve",

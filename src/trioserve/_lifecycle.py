@@ -94,7 +94,7 @@ class ActiveFaults(Protocol):
     """Faults that are applied to a connection."""
 
     @property
-    def suffered(self) -> Sequence[str]: ...
+    def applied(self) -> Sequence[str]: ...
 
 
 class Lifecycle:

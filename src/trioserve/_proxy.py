@@ -1,4 +1,4 @@
-"""Proxy: each connection is relayed to a target, or suffers on its way there."""
+"""Proxy: each connection is relayed to a target, perhaps with faults on the way."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from ._arguments import check_sync, check_type
 from ._connection import Connection, lifecycle_of
 from ._dial import Dialing, GivenUpError, OnAttempt, is_lack, origin_of
 from ._errors import isolated
-from ._faults import Faults, parse_faults
-from ._faulty import FaultyRelay, Ordeal
 from ._lifecycle import Lifecycle
 from ._options import Timeouts
 from ._relay import Relay, no_relay, relay_to_target
 from ._report import Attempt, Phase, Reason
 from ._timers import Alarm
 from ._transport import Transport
+from .faults import Faults, parse_faults
+from .faults._relay import ActiveFaults, FaultyRelay
 
 #: Seconds that a client is waited with that has said nothing and closed, while
 #: its target is dialed: it may have closed its own direction only. HAProxy ends
@@ -60,10 +60,11 @@ def proxy(
       target, others: what :func:`parse_address` reads, with a host and a port
         or a Unix socket's path; or addresses.
       timeouts: for dialing and relaying; default: those of the server.
-      faults: what connections are to suffer, for tests: faults, or what
-        :func:`parse_faults` reads. The report says what they have suffered.
-      seed: what is random in the faults. The same bytes of the n-th connection
-        suffer the same with the same seed.
+      faults: applied to each connection, for tests: a
+        :class:`trioserve.faults.Faults`, or its text. The report says which were
+        applied.
+      seed: decides what is random in the faults. With the same seed, the same
+        bytes of the n-th connection get the same faults.
       on_attempt: called with the target (as an address) and an
         :class:`Attempt` the moment a try to connect has succeeded or failed,
         long before the connection's report; not for tries that were given up.
@@ -84,8 +85,8 @@ def proxy(
     if on_attempt is not None:
         check_sync("on_attempt", on_attempt)
     targets = [_dialable(each) for each in (target, *others)]
-    trials = parse_faults(faults) if isinstance(faults, str) else faults
-    return _Proxy(targets, timeouts, trials, seed, on_attempt)
+    parsed = parse_faults(faults) if isinstance(faults, str) else faults
+    return _Proxy(targets, timeouts, parsed, seed, on_attempt)
 
 
 class _Proxy:
@@ -112,10 +113,11 @@ class _Proxy:
         check_type("conn", conn, Connection, "a Connection")
         life = lifecycle_of(conn)
         timeouts = self._timeouts or life.timeouts
-        faults = None
+        active = None
         if self._faults:
-            faults = life.active_faults = Ordeal(self._faults, self._seed, life.id)
-            if faults.refused:
+            active = ActiveFaults(self._faults, self._seed, life.id)
+            life.active_faults = active
+            if active.refuse:
                 life.abort(Reason.FAULT)
                 return no_relay(life)
         life.phase = Phase.CONNECT
@@ -139,8 +141,8 @@ class _Proxy:
             return no_relay(life)
         life.phase = Phase.DATA
         life.connected_at = upstream.moved_at  # it was made just now
-        if faults is not None:
-            return Relay(FaultyRelay(faults, life, upstream, timeouts), life)
+        if active is not None:
+            return Relay(FaultyRelay(active, life, upstream, timeouts), life)
         return relay_to_target(life, upstream, timeouts)
 
 

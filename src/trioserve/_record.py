@@ -48,7 +48,7 @@ def report_of(life: Lifecycle, open_at_close: int) -> ConnectionReport:
         bound=bound,
         error=error if life.exception is None else describe(life.exception),
         exception=life.exception,
-        faults=tuple(faults.suffered) if faults else (),
+        faults=tuple(faults.applied) if faults else (),
         draining=life.draining.is_set(),
         open_at_close=open_at_close,
         result=life.result,

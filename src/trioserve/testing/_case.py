@@ -14,7 +14,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Final, Literal, get_args
 
-from trioserve import ConnectionReport, Faults, Limits, Timeouts
+from trioserve import ConnectionReport, Limits, Timeouts
+from trioserve.faults import Faults
 
 from ._arguments import check_count, check_seconds, check_type
 from ._peer import Peer, Tail
@@ -101,7 +102,7 @@ class Case:
         """Whether the peers must get what they expect."""
         harmless = not (
             self.faults.refuse
-            or any(d.endings for d in (self.faults.up, self.faults.down))
+            or any(d.terminations for d in (self.faults.up, self.faults.down))
         )
         return self.act is None and not self.flood and harmless
 

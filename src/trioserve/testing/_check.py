@@ -12,7 +12,8 @@ import random
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Final, Literal, get_args
 
-from trioserve import Faults, Limits, Timeouts, parse_faults
+from trioserve import Limits, Timeouts
+from trioserve.faults import Faults, parse_faults
 
 from ._arguments import check_type
 from ._case import LAWS, Act, Case, HandlerFailure, Law, Run, Setting
@@ -91,7 +92,7 @@ def run_conversation(
 
     Args:
       peers: scripts, a connection each, which begin at the same time.
-      faults: what the network does; a :class:`trioserve.Faults`, or its text.
+      faults: what the network does; a :class:`trioserve.faults.Faults`, or its text.
       seed: of the order in which tasks run, and of what faults draw.
       act, at: what happens after scheduler step ``at``: ``"cancel"`` (the
         handlers, whose peers say nothing more), ``"drain"`` (the server),

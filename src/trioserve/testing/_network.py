@@ -22,7 +22,13 @@ from typing import Final, Literal, NamedTuple, TypeAlias, TypeVar, TypeVarTuple
 
 import trio
 
-from trioserve import Course, Ending, Faults, Impairment, parse_faults
+from trioserve.faults import (
+    Faults,
+    Impairment,
+    Schedule,
+    Termination,
+    parse_faults,
+)
 
 #: Bytes of a receive that names no number. Trio's own default.
 _CHUNK: Final = 65536
@@ -65,7 +71,7 @@ class _Signal(enum.Enum):
 class _Segment(NamedTuple):
     """What is under way, and when it arrives."""
 
-    payload: bytes | _Signal | Ending
+    payload: bytes | _Signal | Termination
     at: float
     boundary: bool = False
 
@@ -83,13 +89,13 @@ class _Pipe:
         self._buffer = buffer
         self._unreceived = 0
         self._latency = impairment.latency
-        self._course = Course(impairment, seed)
+        self._schedule = Schedule(impairment, seed)
         self._begin = trio.current_time()
         self._way = collections.deque[_Segment]()
         self._timed = collections.deque(
-            _Segment(ending, self._begin + ending.seconds)
-            for ending in self._course.timed
-            if ending.seconds is not None
+            _Segment(timed, self._begin + timed.seconds)
+            for timed in self._schedule.timed
+            if timed.seconds is not None
         )
         self._foresees_end = False
         self._foresee_end(self._begin)
@@ -99,7 +105,7 @@ class _Pipe:
 
     @property
     def suffered(self) -> tuple[str, ...]:
-        return self._course.suffered
+        return self._schedule.applied
 
     # -- The sender's side
 
@@ -113,14 +119,14 @@ class _Pipe:
         """Send bytes, for which there is room."""
         self._unreceived += len(data)
         if self.end is None:
-            for piece in self._course.feed(data, now - self._begin):
-                at = self._begin + piece.at
-                self._way.append(_Segment(piece.data, at, piece.boundary))
+            for segment in self._schedule.feed(data, now - self._begin):
+                at = self._begin + segment.at
+                self._way.append(_Segment(segment.data, at, segment.boundary))
             self._foresee_end(now)
 
     def put_fin(self, now: float) -> None:
         if self.end is None:
-            at = self._begin + self._course.feed_eof(now - self._begin)
+            at = self._begin + self._schedule.feed_eof(now - self._begin)
             if at < math.inf:  # Else another ending comes before.
                 self._way.append(_Segment(_Signal.FIN, at))
 
@@ -130,11 +136,11 @@ class _Pipe:
 
     def _foresee_end(self, now: float) -> None:
         """The last bytes before an ending are under way: so is the ending."""
-        ending = self._course.ending
-        if ending is not None and not self._foresees_end:
+        termination = self._schedule.termination
+        if termination is not None and not self._foresees_end:
             self._foresees_end = True
             at = self._way[-1].at if self._way else now
-            self._way.append(_Segment(ending, at))
+            self._way.append(_Segment(termination, at))
 
     # -- Time
 
@@ -146,8 +152,8 @@ class _Pipe:
 
     def next_due(self) -> _Segment:
         segment = self._next_queue().popleft()
-        if isinstance(segment.payload, Ending):
-            self._course.suffer(segment.payload)
+        if isinstance(segment.payload, Termination):
+            self._schedule.mark_applied(segment.payload)
         return segment
 
     def _next_queue(self) -> collections.deque[_Segment]:
@@ -503,7 +509,7 @@ class MemoryStream(trio.abc.HalfCloseableStream):
                 self._break()
             case _Signal.FIN:
                 self._take_eof()
-            case Ending(kind=kind):
+            case Termination(kind=kind):
                 self._suffer(kind)
             case bytes() if self._is_closed:
                 self._send_reset(segment.at)
@@ -674,7 +680,7 @@ class MemoryNetwork:
       buffer: bytes of each direction of a connection that may be sent and not
         yet received.
       faults: what each connection suffers, as a value or as text for
-        :func:`trioserve.parse_faults`.
+        :func:`trioserve.faults.parse_faults`.
       seed: what is random in these faults; each connection has its own share.
       watch: called with each :class:`Event` of each stream, in the step in which
         it happens. It must not raise or use the streams.
