@@ -14,13 +14,13 @@ from click.testing import Result
 
 from app.invoked import invoke
 from app.process import Start
-from app.reports import make_report
+from app.sample_reports import make_report
 from trioserve import Reason, parse_faults
 from trioserve.app import _run
-from trioserve.app._explain import explain_record
 from trioserve.app._job import Job
-from trioserve.app._log import Log
-from trioserve.app._records import parse_record
+from trioserve.app.output._log import Log
+from trioserve.app.reports._explain import explain_record
+from trioserve.app.reports._records import parse_record
 
 
 @pytest.fixture(autouse=True)

@@ -30,12 +30,12 @@ from trioserve import (
 )
 from trioserve.app import _run
 from trioserve.app._job import Job
-from trioserve.app._log import Format, Log
-from trioserve.app._messages import say_drained
-from trioserve.app._output import Output
 from trioserve.app._run import run
 from trioserve.app._signals import Signals
-from trioserve.app._writer import LineWriter
+from trioserve.app.output._log import Format, Log
+from trioserve.app.output._messages import say_drained
+from trioserve.app.output._output import Output
+from trioserve.app.output._writer import LineWriter
 
 
 class Lines:

@@ -1,6 +1,15 @@
 """The command ``trioserve``: configuration, output, signals and the terminal.
 
 The library never imports this, and this uses the library's public names only.
+The map, from the bottom up; the folders have maps of their own:
+
+    _job   _loops   _port_file   _signals   _standard_files   _topics   _values
+    monitor
+    output
+    _program   reports   demo
+    _options   _run
+    _faults
+    _cli
 """
 
 from __future__ import annotations

@@ -146,11 +146,11 @@ def demo_command(seconds: float, clients: int, seed: int) -> int:
     Needs no other machine. At the end every byte and every connection is
     accounted for; the exit code is 1 if something does not add up.
     """
-    from . import _demo
-    from ._screen import open_screen
     from ._signals import Signals
     from ._standard_files import STDOUT
-    from ._writer import LineWriter
+    from .demo import _demo
+    from .output._screen import open_screen
+    from .output._writer import LineWriter
 
     signals = Signals()
     raise_open_files_limit()
@@ -187,8 +187,8 @@ def explain_command(file: str, id: int | None) -> None:
 
     FILE was written by --reports; '-' is stdin.
     """
-    from ._explain import explain
-    from ._records import read_records
+    from .reports._explain import explain
+    from .reports._records import read_records
 
     for line in explain(read_records(file), id):
         say(line)
@@ -207,8 +207,8 @@ def reports_command(file: str, as_json: bool) -> None:
 
     FILE was written by --reports; '-' is stdin. Percentiles are by nearest rank.
     """
-    from ._records import read_records
-    from ._summary import Summary, summary_json, summary_text
+    from .reports._records import read_records
+    from .reports._summary import Summary, summary_json, summary_text
 
     summary = Summary(read_records(file))
     for line in [summary_json(summary)] if as_json else summary_text(summary):
@@ -320,9 +320,9 @@ def _serve(
     from trioserve import Faults, echo, proxy
 
     from ._job import Handler, Job
-    from ._messages import say_few_files
-    from ._output import open_output
     from ._run import main
+    from .output._messages import say_few_files
+    from .output._output import open_output
 
     def on_attempt(target: Address, attempt: Attempt) -> None:
         # While it serves; then there is an output.

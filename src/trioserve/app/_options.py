@@ -17,9 +17,9 @@ import click
 
 from trioserve import Address, Limits, TcpAddress, Timeouts, parse_address
 
-from ._folding import CHOICES
 from ._program import WrongUsage, closest, origin_of
 from ._values import format_duration, parse_duration
+from .output._folding import CHOICES
 
 _PREFIX = "TRIOSERVE_"
 #: An address of fe80::/10 without its interface.

@@ -96,7 +96,7 @@ class Program(_Helpful, click.Group):
         sys.exit(code)
 
     def _say_error(self, text: str, args: Sequence[str]) -> None:
-        from ._log import Format, Log
+        from .output._log import Format, Log
 
         if sys.stderr is None:  # it was closed; then the exit code has to do
             return

@@ -26,9 +26,12 @@ from trioserve import (
 )
 
 from ._job import Job
-from ._log import Log
 from ._loops import find_loop
-from ._messages import (
+from ._port_file import PortFile
+from ._program import WrongUsage
+from ._signals import Signals
+from .output._log import Log
+from .output._messages import (
     say_cutting,
     say_drained,
     say_draining,
@@ -36,11 +39,8 @@ from ._messages import (
     say_unknown_names,
     why_not,
 )
-from ._output import Output
-from ._port_file import PortFile
-from ._program import WrongUsage
-from ._signals import Signals
-from ._status import status_fields, status_text
+from .output._output import Output
+from .output._status import status_fields, status_text
 
 Listeners = Sequence[trio.SocketListener | UnixListener]
 

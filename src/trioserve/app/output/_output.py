@@ -19,9 +19,11 @@ import click
 import trio
 
 from trioserve import Address, Attempt, ConnectionReport, Outcome, Server
+from trioserve.app._standard_files import STDERR, STDOUT, is_writable
+from trioserve.app.monitor._fullness import Fullness
+from trioserve.app.monitor._targets import Targets
 
 from ._folding import Choice, Folding, connection_kind, is_wanted
-from ._fullness import Fullness
 from ._live import Moment, Tally, Watch, view_fields, view_line, view_lines
 from ._log import Format, Level, Log, LogHandler, wants_colour
 from ._messages import (
@@ -32,8 +34,6 @@ from ._messages import (
     target_kind,
 )
 from ._screen import Screen, open_screen
-from ._standard_files import STDERR, STDOUT, is_writable
-from ._targets import Targets
 from ._writer import LineWriter, open_to_append
 
 #: Reports that are taken before others get their turn.

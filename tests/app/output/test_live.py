@@ -11,11 +11,11 @@ import pytest
 import trio
 import trio.testing
 
-from app.reports import make_report
+from app.sample_reports import make_report
 from support import receive_exactly, serving
 from trioserve import Limits, Reason, Statistics, Timeouts, echo
-from trioserve.app import _live
-from trioserve.app._live import (
+from trioserve.app.output import _live
+from trioserve.app.output._live import (
     Moment,
     Tally,
     Watch,

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from support import serving
 from trioserve import Limits, TcpAddress, echo, parse_address
-from trioserve.app._backlog import somebody_waits, waiting
+from trioserve.app.monitor._backlog import somebody_waits, waiting
 
 
 async def test_clients_that_nobody_accepts_wait(tmp_path: Path) -> None:

@@ -7,10 +7,10 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.reports import make_report
+from app.sample_reports import make_report
 from trioserve import Attempt, Reason
-from trioserve.app._records import Record, parse_record
-from trioserve.app._summary import (
+from trioserve.app.reports._records import Record, parse_record
+from trioserve.app.reports._summary import (
     Summary,
     Tally,
     percentiles,

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trioserve import Attempt, TcpAddress
-from trioserve.app._targets import Change, Targets
+from trioserve.app.monitor._targets import Change, Targets
 
 TARGET = TcpAddress("db", 80)
 DOWN = Attempt(address="10.0.0.1:80", seconds=0.1, error="OSError: no")

@@ -12,7 +12,7 @@ import trio
 import trio.testing
 
 from app.process import without_time
-from app.reports import make_report
+from app.sample_reports import make_report
 from support import serving
 from trioserve import (
     Attempt,
@@ -22,11 +22,11 @@ from trioserve import (
     TcpAddress,
     echo,
 )
-from trioserve.app import _output
-from trioserve.app._folding import Choice
-from trioserve.app._log import Format
-from trioserve.app._output import Output, open_output
-from trioserve.app._screen import Screen
+from trioserve.app.output import _output
+from trioserve.app.output._folding import Choice
+from trioserve.app.output._log import Format
+from trioserve.app.output._output import Output, open_output
+from trioserve.app.output._screen import Screen
 
 
 class Writer:

@@ -9,8 +9,7 @@ from __future__ import annotations
 import datetime as dt
 
 from trioserve import ConnectionReport
-
-from ._values import printable
+from trioserve.app._values import printable
 
 _NO_SERVER = "<NOSRV>"
 

@@ -8,8 +8,8 @@ import pytest
 
 from trioserve import Limits, Timeouts, echo
 from trioserve.app._job import Job
-from trioserve.app._log import Log
-from trioserve.app._messages import say_few_files, why_not
+from trioserve.app.output._log import Log
+from trioserve.app.output._messages import say_few_files, why_not
 
 
 @pytest.mark.parametrize(("most", "said"), [(1, 1), (99, 1), (100, 0)])

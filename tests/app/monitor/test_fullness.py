@@ -11,7 +11,7 @@ import trio.testing
 
 from support import Running, receive_exactly, serving
 from trioserve import Limits, UnixAddress, echo, parse_address
-from trioserve.app._fullness import Full, Fullness, Room
+from trioserve.app.monitor._fullness import Full, Fullness, Room
 
 
 def _waits(address: str) -> socket.socket:

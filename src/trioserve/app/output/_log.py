@@ -18,9 +18,9 @@ from typing import Final, Literal
 import click
 
 from trioserve import ConnectionReport, Outcome, Reason
+from trioserve.app._values import format_bytes, format_duration, printable
 
 from ._haproxy import tcplog
-from ._values import format_bytes, format_duration, printable
 
 Format = Literal["text", "logfmt", "json", "haproxy"]
 Level = Literal["info", "warning", "error"]

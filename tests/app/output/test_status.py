@@ -9,8 +9,8 @@ import trio.testing
 
 from support import serving
 from trioserve import Connection, Limits, proxy
-from trioserve.app import _status
-from trioserve.app._status import status_fields, status_text
+from trioserve.app.output import _status
+from trioserve.app.output._status import status_fields, status_text
 
 
 async def _wait(conn: Connection) -> None:

@@ -20,8 +20,7 @@ from typing import IO, Any, Final, NamedTuple
 import click
 
 from trioserve import Attempt, Outcome, Reason
-
-from ._values import printable
+from trioserve.app._values import printable
 
 #: A longer line is no report: errors and notes have 256 characters at most.
 _LONGEST: Final = 1 << 18

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.reports import make_report
+from app.sample_reports import make_report
 from trioserve import ConnectionReport, Outcome, Reason
-from trioserve.app._folding import (
+from trioserve.app.output._folding import (
     CHOICES,
     FEW,
     Choice,

@@ -12,10 +12,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.reports import make_report
+from app.sample_reports import make_report
 from trioserve import Attempt, ConnectionReport, Outcome, Phase, Reason
-from trioserve.app._explain import _REASONS, explain, explain_record
-from trioserve.app._records import Record, parse_record
+from trioserve.app.reports._explain import _REASONS, explain, explain_record
+from trioserve.app.reports._records import Record, parse_record
 
 #: The option that decides a reason, and then others that advice may name.
 OPTIONS = {

@@ -20,10 +20,10 @@ from trioserve import (
     UnixAddress,
     parse_address,
 )
+from trioserve.app._values import format_bytes, format_duration, printable
+from trioserve.app.output._log import as_logfmt, sentence_of
 
-from ._log import as_logfmt, sentence_of
 from ._records import Record, moment
-from ._values import format_bytes, format_duration, printable
 
 
 class _Story(NamedTuple):

@@ -12,9 +12,10 @@ from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
-from ._log import as_json
+from trioserve.app._values import format_bytes, format_duration, printable
+from trioserve.app.output._log import as_json
+
 from ._records import Record, moment
-from ._values import format_bytes, format_duration, printable
 
 SCHEMA: Final = "trioserve.reports/1"
 

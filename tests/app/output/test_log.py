@@ -7,9 +7,9 @@ import re
 import pytest
 
 from app.process import without_time
-from app.reports import make_report
+from app.sample_reports import make_report
 from trioserve import Reason
-from trioserve.app._log import (
+from trioserve.app.output._log import (
     Format,
     Log,
     LogHandler,

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.reports import make_report
+from app.sample_reports import make_report
 from trioserve import Attempt, Phase, Reason
-from trioserve.app._haproxy import tcplog
+from trioserve.app.output._haproxy import tcplog
 
 
 @pytest.fixture(autouse=True)

@@ -15,9 +15,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.reports import make_report
+from app.sample_reports import make_report
 from trioserve import Attempt, ConnectionReport, Phase, Reason
-from trioserve.app._records import Record, moment, parse_record, read_records
+from trioserve.app.reports._records import Record, moment, parse_record, read_records
 
 
 def line(*without: str, **changes: Any) -> bytes:

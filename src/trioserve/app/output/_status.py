@@ -13,8 +13,7 @@ from typing import Any
 import trio
 
 from trioserve import Connection, Server
-
-from ._values import format_bytes, format_duration
+from trioserve.app._values import format_bytes, format_duration
 
 #: Connections and tasks that are listed; there may be ten thousand.
 _MOST = 50

@@ -24,13 +24,13 @@ from trioserve import (
     UnixAddress,
     parse_address,
 )
+from trioserve.app._job import Job
+from trioserve.app._values import format_bytes, format_duration
+from trioserve.app.monitor._fullness import Full, Room
+from trioserve.app.monitor._targets import Change
 
 from ._folding import Kind
-from ._fullness import Full, Room
-from ._job import Job
 from ._log import Log
-from ._targets import Change
-from ._values import format_bytes, format_duration
 
 _ALL_INTERFACES = frozenset({"", "0.0.0.0", "::"})
 #: Fewer connections at once than this are not what a server is for.

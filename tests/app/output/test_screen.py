@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trioserve.app._screen import Screen, open_screen
+from trioserve.app.output._screen import Screen, open_screen
 
 
 class Emulated(pyte.Screen):

@@ -17,9 +17,8 @@ import click
 import trio
 
 from trioserve import ConnectionReport, Outcome, Reason, Server, Statistics
-
-from ._backlog import waiting
-from ._values import format_bytes, format_duration
+from trioserve.app._values import format_bytes, format_duration
+from trioserve.app.monitor._backlog import waiting
 
 _BAR: Final = 16
 #: Numbers end in the same column all the time, so that they can be read.

@@ -14,8 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from app.process import PATIENCE, fill
-from trioserve.app import _writer
-from trioserve.app._writer import LineWriter, open_to_append
+from trioserve.app.output import _writer
+from trioserve.app.output._writer import LineWriter, open_to_append
 
 
 def _read_all(fd: int) -> list[str]:
@@ -157,12 +157,17 @@ def test_what_takes_the_place_of_a_file_does_not_stop_the_writer(
 ) -> None:
     path, old = tmp_path / "lines", tmp_path / "old"
     errors: list[int | None] = []
+    reopened: queue.Queue[OSError | None] = queue.Queue()
     writer = LineWriter(
         open_to_append(str(path)),
         close_fd=True,
         path=str(path),
         on_error=lambda error: errors.append(error.errno),
+        on_reopened=reopened.put,
     )
+    # Its thread looks at the file as it starts: after that, only for a line.
+    assert writer.reopen()
+    assert reopened.get(timeout=10) is None
     path.rename(old)
     with contextlib.closing(Unwritable(path, kind)):
         writer.write("one")

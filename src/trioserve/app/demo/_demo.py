@@ -26,12 +26,12 @@ from trioserve import (
     proxy,
     serve,
 )
+from trioserve.app._values import format_bytes
+from trioserve.app.output._live import Moment, Tally, Watch, view_lines
+from trioserve.app.output._screen import Screen
 
 from ._accounts import Accounts, Books, accounts_text, mistakes
 from ._crowd import TEMPERS, Client, make_crowd
-from ._live import Moment, Tally, Watch, view_lines
-from ._screen import Screen
-from ._values import format_bytes
 
 _LIMIT = 20
 #: Seconds to drain within, and how much longer a client may take.

@@ -9,10 +9,10 @@ import pytest
 import trio.testing
 
 from trioserve import ConnectionReport, DrainSummary, Phase, Reason, Statistics
-from trioserve.app import _demo
-from trioserve.app._accounts import Accounts, Books, accounts_text, mistakes
-from trioserve.app._crowd import TEMPERS, Client, make_crowd
-from trioserve.app._screen import Screen
+from trioserve.app.demo import _demo
+from trioserve.app.demo._accounts import Accounts, Books, accounts_text, mistakes
+from trioserve.app.demo._crowd import TEMPERS, Client, make_crowd
+from trioserve.app.output._screen import Screen
 
 
 def _client(**changes: Any) -> Client:

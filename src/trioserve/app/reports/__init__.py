@@ -1,0 +1,8 @@
+"""The commands ``reports`` and ``explain``: what a file of reports tells.
+
+Lines of JSON in, sums and sentences out. Nothing in this folder knows a running
+server. The map, from the bottom up:
+
+    _records
+    _explain   _summary
+"""
