@@ -14,7 +14,7 @@ from typing import Literal, get_args
 
 from ._arguments import check_count, check_seconds
 
-WhenFull = Literal["backlog", "refuse"]
+WhenFull = Literal["wait", "refuse"]
 
 
 def default_max_connections() -> int:
@@ -48,9 +48,9 @@ class Limits:
         peer have in common. Default 64: a host may take any address of its
         /64. 128 counts each address for itself. A change holds for who comes
         from then on.
-      when_full: ``"backlog"`` (default) leaves whoever comes next in the
-        kernel's accept queue until a slot is free; ``"refuse"`` accepts and
-        closes at once, with a report.
+      when_full: what happens to a client that comes at the limit. ``"wait"``
+        (default) leaves it in the kernel's accept queue until another connection
+        has ended; ``"refuse"`` accepts it and closes it at once, with a report.
       refusal: how a refused client is told: ``b""`` (default) by FIN, some
         bytes by these and then FIN, ``None`` by RST.
 
@@ -61,7 +61,7 @@ class Limits:
     max_connections: int = dataclasses.field(default_factory=default_max_connections)
     max_per_peer: int | None = None
     per_peer_ipv6_prefix: int = 64
-    when_full: WhenFull = "backlog"
+    when_full: WhenFull = "wait"
     refusal: bytes | None = b""
 
     def __post_init__(self) -> None:
@@ -76,7 +76,7 @@ class Limits:
             )
         if self.when_full not in get_args(WhenFull):
             raise ValueError(
-                f"when_full must be 'backlog' or 'refuse', not {self.when_full!r}"
+                f"when_full must be 'wait' or 'refuse', not {self.when_full!r}"
             )
         if self.refusal is not None and not isinstance(self.refusal, bytes):
             raise TypeError(f"refusal must be bytes or None, not {self.refusal!r}")

@@ -119,10 +119,10 @@ def serving_options(
         ),
         option(
             "--when-full",
-            type=click.Choice(["backlog", "refuse"]),
-            default="backlog",
+            type=click.Choice(["wait", "refuse"]),
+            default="wait",
             show_default=True,
-            help="Leave others in the kernel's queue, or close them.",
+            help="At the limit: leave a client in the kernel's queue, or close it at once.",
         ),
         *(
             option(
@@ -214,7 +214,7 @@ def limits_of(
     max_connections: int | None,
     per_peer: int | None = None,
     per_peer_prefix: int = 64,
-    when_full: Any = "backlog",
+    when_full: Any = "wait",
 ) -> Limits:
     """The limits that these options ask for; the default is from the open files."""
     raise_open_files_limit()

@@ -139,7 +139,7 @@ def _is_everybodys(address: Address) -> bool:
 
 def _limits_text(job: Job) -> str:
     limits = job.limits
-    full = "others wait" if limits.when_full == "backlog" else "others are refused"
+    full = "others wait" if limits.when_full == "wait" else "others are refused"
     if limits.max_per_peer is not None:
         full = f"at most {limits.max_per_peer} from one peer, {full}"
     timers = ", ".join(

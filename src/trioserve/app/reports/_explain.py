@@ -69,7 +69,7 @@ _REASONS: Final = {
         "the client was reset",
     ),
     "limit": _Story(
-        "raise --max-connections, or let clients wait: --when-full backlog",
+        "raise --max-connections, or let clients wait: --when-full wait",
         "it was refused",
         "--max-connections",
     ),
