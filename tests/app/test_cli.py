@@ -24,9 +24,9 @@ from click.testing import Result
 from app.invoked import invoke
 from shell import free_port
 from trioserve import Address, Timeouts
-from trioserve.app import _run
+from trioserve.app import _listening, _run
 from trioserve.app._cli import cli
-from trioserve.app._job import Job
+from trioserve.app._service import Service
 from trioserve.app._topics import TOPICS
 from trioserve.app._values import format_duration, parse_duration
 
@@ -433,7 +433,7 @@ def _fail_to_listen(monkeypatch: pytest.MonkeyPatch, code: int) -> None:
     async def open_listeners(address: Address) -> list[trio.SocketListener]:
         raise OSError(code, os.strerror(code), str(address))
 
-    monkeypatch.setattr(_run, "open_listeners", open_listeners)
+    monkeypatch.setattr(_listening, "open_listeners", open_listeners)
 
 
 def test_an_address_of_another_machine_cannot_be_listened_on() -> None:
@@ -497,25 +497,25 @@ def test_echo_listens_on_its_own_address_only_if_it_is_given_none(
     where: list[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    jobs: list[Job] = []
+    services: list[Service] = []
 
-    async def main(job: Job, output: object, signals: object) -> int:
-        jobs.append(job)
+    async def main(service: Service, output: object, signals: object) -> int:
+        services.append(service)
         return 0
 
     monkeypatch.setattr(_run, "main", main)
     assert invoke("echo", *args, **env).exit_code == 0
-    assert [str(address) for address in jobs[0].listen] == where
+    assert [str(address) for address in services[0].listen] == where
 
 
 @pytest.mark.parametrize("args", [["echo", ":0"], ["proxy", ":0", "a:1", "unix:b"]])
 def test_options_become_limits_and_timeouts(
     args: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    jobs: list[Job] = []
+    services: list[Service] = []
 
-    async def main(job: Job, output: object, signals: object) -> int:
-        jobs.append(job)
+    async def main(service: Service, output: object, signals: object) -> int:
+        services.append(service)
         return 0
 
     monkeypatch.setattr(_run, "main", main)
@@ -526,24 +526,24 @@ def test_options_become_limits_and_timeouts(
         TRIOSERVE_IDLE="2m",
     )  # fmt: skip
     assert result.exit_code == 0
-    (job,) = jobs
-    assert (job.limits.max_connections, job.limits.when_full) == (5, "refuse")
-    assert (job.limits.max_per_peer, job.limits.per_peer_ipv6_prefix) == (2, 56)
-    assert [str(where) for where in job.listen] == [":0", "[::1]:0", "unix:a"]
-    assert [str(target) for target in job.targets] == args[2:]
-    assert (job.timeouts.idle, job.timeouts.half_closed) == (120.0, 90.0)
-    assert job.timeouts.drain == float("inf")
-    assert job.timeouts.first_byte == 60.0  # which the library does not do
-    assert job.name == args[0]
+    (service,) = services
+    assert (service.limits.max_connections, service.limits.when_full) == (5, "refuse")
+    assert (service.limits.max_per_peer, service.limits.per_peer_ipv6_prefix) == (2, 56)
+    assert [str(where) for where in service.listen] == [":0", "[::1]:0", "unix:a"]
+    assert [str(target) for target in service.targets] == args[2:]
+    assert (service.timeouts.idle, service.timeouts.half_closed) == (120.0, 90.0)
+    assert service.timeouts.drain == float("inf")
+    assert service.timeouts.first_byte == 60.0  # which the library does not do
+    assert service.name == args[0]
 
 
 def test_the_limit_of_open_files_is_raised_before_the_default_is_computed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    jobs: list[Job] = []
+    services: list[Service] = []
 
-    async def main(job: Job, output: object, signals: object) -> int:
-        jobs.append(job)
+    async def main(service: Service, output: object, signals: object) -> int:
+        services.append(service)
         return 0
 
     monkeypatch.setattr(_run, "main", main)
@@ -551,7 +551,7 @@ def test_the_limit_of_open_files_is_raised_before_the_default_is_computed(
     resource.setrlimit(resource.RLIMIT_NOFILE, (256, hard))
     assert invoke("echo", ":0").exit_code == 0
     assert resource.getrlimit(resource.RLIMIT_NOFILE) == (hard, hard)
-    assert jobs[0].limits.max_connections == min(10_000, (hard - 64) // 4)
+    assert services[0].limits.max_connections == min(10_000, (hard - 64) // 4)
 
 
 def test_python_m_trioserve_is_the_command(

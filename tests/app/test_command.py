@@ -18,7 +18,7 @@ from typing import IO
 import pytest
 
 from app.process import PATIENCE, Command, Start, fill, spawned
-from trioserve.app import _run
+from trioserve.app import _stop
 
 HELD = ["--drain", "1h", "--idle", "never"]
 
@@ -173,7 +173,7 @@ def _held_proxy(start: Start) -> tuple[Command, socket.socket]:
 
 def _wait_until_another_signal_counts(client: socket.socket) -> None:
     # Meanwhile its connection stays open.
-    client.settimeout(2 * _run._SAME)
+    client.settimeout(2 * _stop._SAME)
     with pytest.raises(TimeoutError):
         client.recv(1)
     client.settimeout(PATIENCE)

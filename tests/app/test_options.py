@@ -9,7 +9,7 @@ import pytest
 from click.testing import CliRunner
 
 from trioserve.app._cli import cli
-from trioserve.app._options import misspelt_variables
+from trioserve.app._environment import misspelt_variables
 
 PROXY = ("help", "settings", "proxy", "127.0.0.1:0", "127.0.0.1:1")
 

@@ -28,12 +28,12 @@ from trioserve import (
     echo,
     open_listeners,
 )
-from trioserve.app import _run
-from trioserve.app._job import Job
+from trioserve.app import _run, _stop
 from trioserve.app._run import run
+from trioserve.app._service import Service
 from trioserve.app._signals import Signals
 from trioserve.app.output._log import Format, Log
-from trioserve.app.output._messages import say_drained
+from trioserve.app.output._messages import log_drained
 from trioserve.app.output._output import Output
 from trioserve.app.output._writer import LineWriter
 
@@ -77,11 +77,13 @@ class Scene:
         self.clients.append(client)
         return client
 
-    async def run(self, job: Job, form: Format = "text") -> None:
+    async def run(self, service: Service, form: Format = "text") -> None:
         writer = LineWriter(os.open(os.devnull, os.O_WRONLY), close_fd=True)
         output = Output(Log(self.lines.write, form), writer)
-        listeners = await open_listeners(*job.listen)
-        self.code = await run(job, listeners, output, self._received, leave=self._leave)
+        listeners = await open_listeners(*service.listen)
+        self.code = await run(
+            service, listeners, output, self._received, leave=self._leave
+        )
         output.flush()
 
     def _leave(self, code: int) -> None:
@@ -89,14 +91,14 @@ class Scene:
         self.when_left()
 
 
-def job(handler: Callable[[Connection], Any] = echo, **changes: Any) -> Job:
+def service(handler: Callable[[Connection], Any] = echo, **changes: Any) -> Service:
     defaults: dict[str, Any] = {
         "name": "echo",
         "listen": (TcpAddress("127.0.0.1", 0),),
         "limits": Limits(max_connections=3),
         "timeouts": Timeouts(),
     }
-    return Job(handler=handler, **(defaults | changes))
+    return Service(handler=handler, **(defaults | changes))
 
 
 @pytest.fixture
@@ -110,7 +112,7 @@ async def scene() -> AsyncIterator[Scene]:
 
 async def test_it_says_where_and_how_to_stop_and_what_to_try(scene: Scene) -> None:
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(scene.run, job(targets=(TcpAddress("10.0.0.1", 80),)))
+        nursery.start_soon(scene.run, service(targets=(TcpAddress("10.0.0.1", 80),)))
         await scene.lines.until("nc 127.0.0.1 ")
         scene.signal(signal.SIGTERM)
     where, limits, stop, try_, *_ = scene.lines.seen
@@ -125,7 +127,8 @@ async def test_it_warns_when_everybody_can_connect(scene: Scene, listen: str) ->
     limits = Limits(max_connections=2, max_per_peer=1, when_full="refuse")
     async with trio.open_nursery() as nursery:
         nursery.start_soon(
-            scene.run, job(listen=(TcpAddress(listen, 0),), limits=limits, name="proxy")
+            scene.run,
+            service(listen=(TcpAddress(listen, 0),), limits=limits, name="proxy"),
         )
         await scene.lines.until("nc 127.0.0.1 ")
         assert "is all interfaces: everybody" in await scene.lines.until("warning:")
@@ -140,7 +143,7 @@ async def test_a_signal_drains_and_what_is_served_ends_well(
     scene: Scene, number: signal.Signals
 ) -> None:
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(scene.run, job(_until_eof))
+        nursery.start_soon(scene.run, service(_until_eof))
         client = await scene.connect()
         await client.send_all(b"x")
         assert await client.receive_some() == b"hello"
@@ -169,12 +172,12 @@ async def _until_eof(conn: Connection) -> None:
 
 async def test_it_says_how_it_stands_when_it_is_asked(scene: Scene) -> None:
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(scene.run, job(_until_eof))
+        nursery.start_soon(scene.run, service(_until_eof))
         client = await scene.connect()
         await client.send_all(b"x")
         await client.receive_some()
         scene.signal(signal.SIGUSR1)
-        assert " 1 of 3 slots, " in await scene.lines.until("status: 1 open")
+        assert " 1 of 3 tokens, " in await scene.lines.until("status: 1 open")
         assert ": data, " in await scene.lines.until("  conn-1 127.0.0.1:")
         await scene.lines.until("tasks:")
         await scene.lines.until("conn-1 ")
@@ -189,7 +192,7 @@ async def test_it_says_all_the_time_how_it_stands_if_it_is_asked_to(
     scene: Scene, autojump_clock: trio.testing.MockClock
 ) -> None:
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(scene.run, job(live=True))
+        nursery.start_soon(scene.run, service(live=True))
         await scene.lines.until("up 0s: 0 open of 3")
         await scene.lines.until("up 1s: 0 open of 3")
         scene.signal(signal.SIGTERM)
@@ -201,7 +204,7 @@ async def test_it_says_when_it_is_full_and_when_it_is_not_any_more(
     scene: Scene, autojump_clock: trio.testing.MockClock
 ) -> None:
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(scene.run, job(limits=Limits(max_connections=1)))
+        nursery.start_soon(scene.run, service(limits=Limits(max_connections=1)))
         client = await scene.connect()
         await client.send_all(b"x")
         await client.receive_some()
@@ -223,7 +226,7 @@ async def test_it_says_what_to_try_for_a_unix_socket(
 ) -> None:
     address = UnixAddress(f"{tmp_path}/socket")
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(scene.run, job(listen=(address, TcpAddress("", 0))))
+        nursery.start_soon(scene.run, service(listen=(address, TcpAddress("", 0))))
         await scene.lines.until(f"try:    nc -U {address.path}")
         assert ":0 " not in await scene.lines.until("is all interfaces")
         scene.signal(signal.SIGTERM)
@@ -233,20 +236,20 @@ async def test_it_says_what_to_try_for_a_unix_socket(
 @pytest.fixture
 def every_signal_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     """However soon after the one before it."""
-    monkeypatch.setattr(_run, "_SAME", 0.0)
+    monkeypatch.setattr(_stop, "_SAME", 0.0)
 
 
 @pytest.fixture
 def no_signal_is_late(monkeypatch: pytest.MonkeyPatch) -> None:
     """To be the same as the one before it."""
-    monkeypatch.setattr(_run, "_SAME", math.inf)
+    monkeypatch.setattr(_stop, "_SAME", math.inf)
 
 
 @pytest.mark.usefixtures("every_signal_counts")
 async def test_a_lame_duck_accepts_until_it_is_told_to_hurry(scene: Scene) -> None:
     timeouts = Timeouts(lame_duck=1000.0, drain=5.0)
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(scene.run, job(timeouts=timeouts))
+        nursery.start_soon(scene.run, service(timeouts=timeouts))
         port = (await scene.connect()).socket.getpeername()[1]
         scene.signal(signal.SIGTERM)
         assert "up to 16m45s" in await scene.lines.until("draining")
@@ -260,7 +263,7 @@ async def test_a_lame_duck_accepts_until_it_is_told_to_hurry(scene: Scene) -> No
 
 async def test_what_does_not_end_in_time_is_cut(scene: Scene) -> None:
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(scene.run, job(_until_eof, timeouts=Timeouts(drain=0.0)))
+        nursery.start_soon(scene.run, service(_until_eof, timeouts=Timeouts(drain=0.0)))
         client = await scene.connect()
         await client.send_all(b"x")
         await client.receive_some()
@@ -276,7 +279,7 @@ async def test_a_signal_that_comes_twice_at_once_is_one(
     scene: Scene, autojump_clock: trio.testing.MockClock
 ) -> None:
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(scene.run, job(_until_eof))
+        nursery.start_soon(scene.run, service(_until_eof))
         client = await scene.connect()
         await client.send_all(b"x")
         await client.receive_some()
@@ -298,7 +301,7 @@ async def test_a_signal_that_comes_twice_at_once_is_one(
 async def test_two_signals_that_stop_at_the_same_moment_are_one(scene: Scene) -> None:
     """As when a terminal and a supervisor both send one."""
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(scene.run, job(_until_eof))
+        nursery.start_soon(scene.run, service(_until_eof))
         client = await scene.connect()
         await client.send_all(b"x")
         await client.receive_some()
@@ -316,7 +319,7 @@ async def test_two_signals_that_stop_at_the_same_moment_are_one(scene: Scene) ->
 async def test_sigquit_cuts_at_once_after_another_signal(scene: Scene) -> None:
     """And what comes with it does not end the process."""
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(scene.run, job(_until_eof))
+        nursery.start_soon(scene.run, service(_until_eof))
         client = await scene.connect()
         await client.send_all(b"x")
         await client.receive_some()
@@ -350,7 +353,7 @@ async def test_a_target_that_nobody_knows_is_said(scene: Scene) -> None:
         TcpAddress("127.0.0.1", 1),
     )
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(scene.run, job(targets=targets))
+        nursery.start_soon(scene.run, service(targets=targets))
         said = await scene.lines.until("can't find nobody.invalid now")
         assert said.startswith("warning: ")
         scene.signal(signal.SIGTERM)
@@ -361,7 +364,7 @@ async def test_a_name_server_that_does_not_answer_holds_up_nobody(
 ) -> None:
     DeadNames()
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(scene.run, job(targets=(TcpAddress("dead.test", 80),)))
+        nursery.start_soon(scene.run, service(targets=(TcpAddress("dead.test", 80),)))
         client = await scene.connect()
         await client.send_all(b"x")
         assert await client.receive_some() == b"x"
@@ -380,10 +383,10 @@ async def test_more_connections_than_files_are_said(
     limits = Limits(max_connections=33)
     async with trio.open_nursery() as nursery:
         targets = (TcpAddress("127.0.0.1", 1),)
-        nursery.start_soon(scene.run, job(limits=limits, targets=targets))
+        nursery.start_soon(scene.run, service(limits=limits, targets=targets))
         assert await scene.lines.until("open files") == (
-            "warning: 33 connections would need 66 open files, of which 64 are allowed"
-            " (ulimit -Hn); who comes when they are used up is refused"
+            "warning: 33 connections would need 66 open files, but only 64 are allowed"
+            " (ulimit -Hn); when they are used up, clients are refused"
         )
         scene.signal(signal.SIGTERM)
 
@@ -391,7 +394,7 @@ async def test_more_connections_than_files_are_said(
 async def test_sigquit_says_where_tasks_stand_and_cuts(scene: Scene) -> None:
     timeouts = Timeouts(lame_duck=1000.0, drain=1000.0)
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(scene.run, job(_until_eof, timeouts=timeouts))
+        nursery.start_soon(scene.run, service(_until_eof, timeouts=timeouts))
         client = await scene.connect()
         await client.send_all(b"x")
         await client.receive_some()
@@ -413,7 +416,7 @@ async def test_sigquit_after_a_signal_cuts_and_a_third_one_leaves(scene: Scene) 
     scene.when_left = release.set
     timeouts = Timeouts(drain=1000.0, cleanup=1000.0)
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(scene.run, job(_stuck_until(release), timeouts=timeouts))
+        nursery.start_soon(scene.run, service(_stuck_until(release), timeouts=timeouts))
         client = await scene.connect()
         await client.receive_some()
         scene.signal(signal.SIGTERM)
@@ -430,7 +433,7 @@ async def test_sigquit_after_a_signal_cuts_and_a_third_one_leaves(scene: Scene) 
 async def test_a_second_signal_cuts(scene: Scene) -> None:
     forever = Timeouts(drain=float("inf"))
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(scene.run, job(_until_eof, timeouts=forever))
+        nursery.start_soon(scene.run, service(_until_eof, timeouts=forever))
         client = await scene.connect()
         await client.send_all(b"x")
         await client.receive_some()
@@ -449,7 +452,7 @@ async def test_a_third_signal_leaves_at_once(scene: Scene) -> None:
     scene.when_left = release.set
     timeouts = Timeouts(drain=1000.0, cleanup=1000.0)
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(scene.run, job(_stuck_until(release), timeouts=timeouts))
+        nursery.start_soon(scene.run, service(_stuck_until(release), timeouts=timeouts))
         client = await scene.connect()
         await client.receive_some()
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGTERM):
@@ -463,7 +466,7 @@ async def test_tasks_that_hang_are_named_and_left_behind(scene: Scene) -> None:
     scene.when_left = release.set
     timeouts = Timeouts(drain=0.0, cleanup=0.0)
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(scene.run, job(_stuck_until(release), timeouts=timeouts))
+        nursery.start_soon(scene.run, service(_stuck_until(release), timeouts=timeouts))
         client = await scene.connect()
         await client.receive_some()
         scene.signal(signal.SIGTERM)
@@ -486,7 +489,7 @@ async def test_of_many_that_hang_a_few_are_named(scene: Scene) -> None:
     )
     async with serving(echo) as running:
         log = Log(scene.lines.write, "text")
-        say_drained(log, summary, running.server, 0)
+        log_drained(log, summary, running.server, 0)
     stuck = [line for line in scene.lines.seen if "stuck" in line]
     assert len(stuck) == 51
     assert stuck[-1] == "error: stuck: 10 others"
@@ -503,7 +506,7 @@ def _stuck_until(release: trio.Event) -> Callable[[Connection], Any]:
 
 async def test_machines_get_the_same_as_events(scene: Scene) -> None:
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(scene.run, job(), "logfmt")
+        nursery.start_soon(scene.run, service(), "logfmt")
         ready = await scene.lines.until("event=listening")
         assert " command=echo addresses=127.0.0.1:" in ready
         assert " target=null max_connections=3 max_per_peer=null " in ready
@@ -523,7 +526,7 @@ async def test_reports_nobody_could_take_are_said(
 
     monkeypatch.setattr(Output, "collect", collect)
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(scene.run, job())
+        nursery.start_soon(scene.run, service())
         client = await scene.connect()
         await client.send_eof()
         assert await client.receive_some() == b""
@@ -543,7 +546,7 @@ async def test_when_serving_fails_what_a_user_can_mend_is_a_line(
     error: Exception, expected: type[Exception], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def failing(
-        job: Job, listeners: list[trio.SocketListener], *_: object, **__: object
+        service: Service, listeners: list[trio.SocketListener], *_: object, **__: object
     ) -> int:
         for listener in listeners:
             await listener.aclose()
@@ -553,7 +556,7 @@ async def test_when_serving_fails_what_a_user_can_mend_is_a_line(
     writer = LineWriter(os.open(os.devnull, os.O_WRONLY), close_fd=True)
     output = Output(Log(writer.write, "text"), writer)
     with pytest.raises(expected) as caught:
-        await _run.main(job(), output, Signals())
+        await _run.main(service(), output, Signals())
     output.flush()
     if expected is click.ClickException:
         assert str(caught.value) == "can't go on: [Errno 9] Bad file descriptor"

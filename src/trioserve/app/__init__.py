@@ -3,12 +3,14 @@
 The library never imports this, and this uses the library's public names only.
 The map, from the bottom up; the folders have maps of their own:
 
-    _job   _loops   _port_file   _signals   _standard_files   _topics   _values
-    monitor
+    _listen_errors   _lookup   _open_files   _port_file   _service
+    _signals   _standard_files   _topics   _values
+    _loops   monitor
     output
-    _program   reports   demo
-    _options   _run
-    _faults
+    _program   _stop   demo   reports
+    _environment   _listening
+    _fault_options   _options   _run
+    _serving
     _cli
 """
 
@@ -21,7 +23,7 @@ __all__ = ["main"]
 
 def main() -> NoReturn:
     """Run the command with the arguments of this process."""
-    # Before what is slow to import: it may be told to stop meanwhile.
+    # Before anything that is slow to import, during which a signal may come.
     from ._signals import end_when_stopped
 
     end_when_stopped()

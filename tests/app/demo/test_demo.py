@@ -10,19 +10,19 @@ import trio.testing
 
 from trioserve import ConnectionReport, DrainSummary, Phase, Reason, Statistics
 from trioserve.app.demo import _demo
-from trioserve.app.demo._accounts import Accounts, Books, accounts_text, mistakes
-from trioserve.app.demo._crowd import TEMPERS, Client, make_crowd
+from trioserve.app.demo._audit import Audit, Ledger, audit_text, discrepancies
+from trioserve.app.demo._clients import BEHAVIOURS, SimulatedClient, make_clients
 from trioserve.app.output._screen import Screen
 
 
-def _client(**changes: Any) -> Client:
+def _client(**changes: Any) -> SimulatedClient:
     fields: dict[str, Any] = {
         "address": "127.0.0.1:1",
         "sent": 5,
         "received": 5,
         "end": "done",
     }
-    return Client("quick", 0.0, random.Random(1), **(fields | changes))
+    return SimulatedClient("quick", 0.0, random.Random(1), **(fields | changes))
 
 
 def _report(**changes: Any) -> ConnectionReport:
@@ -53,17 +53,17 @@ def _statistics(**changes: Any) -> Statistics:
     return Statistics(**(counters | changes))
 
 
-def _accounts(**changes: Any) -> Accounts:
-    books: dict[str, Any] = {
+def _audit(**changes: Any) -> Audit:
+    fields: dict[str, Any] = {
         "clients": [_client()],
-        "proxy": Books(reports=[_report()], statistics=_statistics()),
-        "target": Books(
+        "proxy": Ledger(reports=[_report()], statistics=_statistics()),
+        "target": Ledger(
             reports=[_report(connect=None)],
             statistics=_statistics(),
         ),
         "summary": _summary(),
     }
-    return Accounts(**(books | changes))
+    return Audit(**(fields | changes))
 
 
 def _summary(**changes: Any) -> DrainSummary:
@@ -81,10 +81,10 @@ def _summary(**changes: Any) -> DrainSummary:
     return DrainSummary(**(fields | changes))
 
 
-def _books(
+def _ledger(
     report: dict[str, Any] | None = None, statistics: dict[str, Any] | None = None
-) -> Books:
-    return Books(
+) -> Ledger:
+    return Ledger(
         reports=[_report(**(report or {}))],
         statistics=_statistics(**(statistics or {})),
     )
@@ -116,35 +116,37 @@ async def test_on_a_terminal_it_shows_how_the_proxy_stands(
     assert len(views) > 2
     assert not any("\n  0 s" in text for text in painted)
     assert re.search(r"^  total +30 accepted ", views[-1], re.MULTILINE)
-    assert " 0 open, 0 of 20 slots" in views[-1]
+    assert " 0 open, 0 of 20 tokens" in views[-1]
     assert painted[-1] == "Everything adds up."
 
 
-@pytest.mark.parametrize("temper", TEMPERS)
-async def test_each_temper_adds_up_when_it_is_cut_short(temper: str) -> None:
-    crowd = [Client(temper, 0.0, random.Random(seed)) for seed in range(30)]
-    accounts = await _demo.perform(crowd, 0.01, lambda _: None)
-    assert mistakes(accounts) == []
+@pytest.mark.parametrize("behaviour", BEHAVIOURS)
+async def test_each_behaviour_adds_up_when_it_is_cut_short(behaviour: str) -> None:
+    clients = [
+        SimulatedClient(behaviour, 0.0, random.Random(seed)) for seed in range(30)
+    ]
+    audit = await _demo.perform(clients, 0.01, lambda _: None)
+    assert discrepancies(audit) == []
 
 
 def test_a_seed_decides_who_comes_when() -> None:
-    def crowd(seed: int) -> list[tuple[str, float, float]]:
+    def clients(seed: int) -> list[tuple[str, float, float]]:
         return [
-            (client.temper, client.start, client.random.random())
-            for client in make_crowd(2.0, 100, seed)
+            (client.behaviour, client.start, client.random.random())
+            for client in make_clients(2.0, 100, seed)
         ]
 
-    assert crowd(1) == crowd(1)
-    assert crowd(1) != crowd(2)
-    assert {temper for temper, _, _ in crowd(1)} == set(TEMPERS)
-    assert max(start for _, start, _ in crowd(1)) < 2.0
+    assert clients(1) == clients(1)
+    assert clients(1) != clients(2)
+    assert {behaviour for behaviour, _, _ in clients(1)} == set(BEHAVIOURS)
+    assert max(start for _, start, _ in clients(1)) < 2.0
 
 
 async def test_what_does_not_add_up_is_said_and_the_code_is_1(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    async def perform(*args: object) -> Accounts:
-        return _accounts(clients=[_client(end=None)])
+    async def perform(*args: object) -> Audit:
+        return _audit(clients=[_client(end=None)])
 
     monkeypatch.setattr(_demo, "perform", perform)
     said: list[str] = []
@@ -153,9 +155,9 @@ async def test_what_does_not_add_up_is_said_and_the_code_is_1(
 
 
 def test_accounts_that_balance() -> None:
-    accounts = _accounts()
-    assert mistakes(accounts) == []
-    text = list(accounts_text(accounts))
+    audit = _audit()
+    assert discrepancies(audit) == []
+    text = list(audit_text(audit))
     assert "connections  1 clients = 1 accepted = 1 closed = 1 reports" in text
     assert not any("stuck" in line for line in text)
 
@@ -163,27 +165,30 @@ def test_accounts_that_balance() -> None:
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"proxy": _books(statistics={"open": 1})}, "proxy: 1 connections are still"),
-        ({"proxy": _books(statistics={"closed": 0})}, "proxy: 1 accepted = 0 closed"),
+        ({"proxy": _ledger(statistics={"open": 1})}, "proxy: 1 connections are still"),
+        ({"proxy": _ledger(statistics={"closed": 0})}, "proxy: 1 accepted = 0 closed"),
         (
-            {"target": _books({"bytes_discarded": 1})},
+            {"target": _ledger({"bytes_discarded": 1})},
             "target: bytes_discarded are 1 in reports, 0 in statistics",
         ),
         (
-            {"proxy": _books({"upstream_bytes_sent": 4})},
+            {"proxy": _ledger({"upstream_bytes_sent": 4})},
             "connection 1: received is not passed on + discarded",
         ),
         (
-            {"proxy": _books({"upstream_bytes_discarded": 1})},
+            {"proxy": _ledger({"upstream_bytes_discarded": 1})},
             "connection 1: sent is not what the target sent",
         ),
-        ({"proxy": _books({"connect": None})}, "0 dialed, but 1 reports of the target"),
         (
-            {"target": _books({"bytes_received": 6}, {"bytes_received": 6})},
+            {"proxy": _ledger({"connect": None})},
+            "0 dialed, but 1 reports of the target",
+        ),
+        (
+            {"target": _ledger({"bytes_received": 6}, {"bytes_received": 6})},
             "the target received more than the proxy sent",
         ),
         (
-            {"target": _books({"bytes_sent": 4}, {"bytes_sent": 4})},
+            {"target": _ledger({"bytes_sent": 4}, {"bytes_sent": 4})},
             "the proxy received more than the target sent",
         ),
         ({"clients": [_client(sent=4)]}, "got or gave what its report does not have"),
@@ -196,16 +201,16 @@ def test_accounts_that_balance() -> None:
     ],
 )
 def test_what_does_not_add_up_is_found(changes: dict[str, Any], said: str) -> None:
-    accounts = _accounts(**changes)
-    assert any(said in line for line in mistakes(accounts))
-    assert list(accounts_text(accounts))
+    audit = _audit(**changes)
+    assert any(said in line for line in discrepancies(audit))
+    assert list(audit_text(audit))
 
 
 def test_a_client_that_never_got_through_needs_no_report() -> None:
     clients = [_client(), _client(address="", end="reset", sent=0)]
-    assert mistakes(_accounts(clients=clients)) == []
+    assert discrepancies(_audit(clients=clients)) == []
 
 
 def test_after_a_reset_bytes_may_be_missing() -> None:
     clients = [_client(sent=9, received=2, end="reset")]
-    assert mistakes(_accounts(clients=clients)) == []
+    assert discrepancies(_audit(clients=clients)) == []

@@ -13,7 +13,6 @@ from trioserve.app.output._log import (
     Format,
     Log,
     LogHandler,
-    as_logfmt,
     wants_colour,
 )
 
@@ -64,25 +63,6 @@ def test_an_event_without_fields_carries_its_text() -> None:
     log, lines = _log("logfmt")
     log.say("draining", "already", "draining")
     assert lines[0].endswith(' level=info event=draining message="already draining"')
-
-
-def test_logfmt_quotes_what_has_to_be() -> None:
-    record = {
-        "plain": "a-b:1",
-        "words": 'say "x"',
-        "line": "a\nb\x1b",
-        "empty": "",
-        "none": None,
-        "yes": True,
-        "float": 0.5,
-        "list": [{"a b": "c"}],
-        "notes": {"user name": "é=1", "other": object},
-    }
-    assert as_logfmt(record) == (
-        r'plain=a-b:1 words="say \"x\"" line="a\nb\u001b" empty="" none=null'
-        r' yes=true float=0.5 list="[{\"a b\": \"c\"}]" notes.user_name="\u00e9=1"'
-        " notes.other=\"<class 'object'>\""
-    )
 
 
 def test_a_connection_in_text() -> None:

@@ -22,10 +22,11 @@ from trioserve import (
     TcpAddress,
     echo,
 )
-from trioserve.app.output import _output
+from trioserve.app.output import _opening
 from trioserve.app.output._folding import Choice
 from trioserve.app.output._log import Format
-from trioserve.app.output._output import Output, open_output
+from trioserve.app.output._opening import open_output
+from trioserve.app.output._output import Output
 from trioserve.app.output._screen import Screen
 
 
@@ -51,7 +52,7 @@ class Writer:
 
 @pytest.fixture
 def writers(monkeypatch: pytest.MonkeyPatch) -> list[Writer]:
-    monkeypatch.setattr(_output, "LineWriter", Writer)
+    monkeypatch.setattr(_opening, "LineWriter", Writer)
     monkeypatch.setattr(Writer, "made", [])
     return Writer.made
 
@@ -137,7 +138,7 @@ async def test_a_terminal_shows_how_it_stands_below_the_lines(
     def open_screen(fd: int, write: Callable[[str], bool]) -> Screen:
         return Screen(write, lambda: (60, 20))
 
-    monkeypatch.setattr(_output, "open_screen", open_screen)
+    monkeypatch.setattr(_opening, "open_screen", open_screen)
     async with serving(echo) as running:
         with open_output("echo", "text", None) as output:
             with trio.move_on_after(0.7):
@@ -166,7 +167,7 @@ def test_reports_on_a_terminal_leave_no_room_for_a_view(
     def isatty(fd: int) -> bool:
         return terminal
 
-    monkeypatch.setattr(_output, "open_screen", open_screen)
+    monkeypatch.setattr(_opening, "open_screen", open_screen)
     monkeypatch.setattr(os, "isatty", isatty)
     terminal = True
     for reports in ("-", os.devnull):

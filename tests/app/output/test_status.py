@@ -18,7 +18,7 @@ async def _wait(conn: Connection) -> None:
         pass
 
 
-async def test_it_says_who_holds_the_slots_and_where_each_task_stands(
+async def test_it_says_who_holds_the_tokens_and_where_each_task_stands(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
     async with (
@@ -30,10 +30,10 @@ async def test_it_says_who_holds_the_slots_and_where_each_task_stands(
         await trio.sleep(90)
         peer = f"127.0.0.1:{client.socket.getsockname()[1]}"
         lines = list(status_text(front.server))
-        counters = "status: 1 open, 1 of 2 slots, 1 accepted, 0 refused"
+        counters = "status: 1 open, 1 of 2 tokens, 1 accepted, 0 refused"
         assert lines[:3] == [
             f"{counters}, 1 B in, 0 B out, 0 reports lost",
-            "slots are held by (oldest first):",
+            "tokens are held by (oldest first):",
             f"  conn-1 {peer} > {target.address}: data, 1m30s, 1 B in, 0 B out",
         ]
         tree = "\n".join(lines[lines.index("tasks:") :])
@@ -56,7 +56,7 @@ async def test_it_says_who_holds_the_slots_and_where_each_task_stands(
             }
         ]
         assert any(re.search(standing, task) for task in fields["tasks"])
-        assert fields["slots"] == 2
+        assert fields["limit"] == 2
         client.socket.close()
 
 
@@ -97,7 +97,7 @@ async def test_tasks_are_listed_in_the_order_of_their_numbers(
 async def test_a_server_without_connections_has_its_own_tasks() -> None:
     async with serving(_wait) as running:
         lines = list(status_text(running.server))
-    assert lines[0].startswith("status: 0 open, 0 of 100 slots")
+    assert lines[0].startswith("status: 0 open, 0 of 100 tokens")
     assert lines[1] == "tasks:"
 
 
@@ -109,4 +109,4 @@ async def test_a_task_that_is_over_stands_nowhere() -> None:
     async with trio.open_nursery() as nursery:
         nursery.start_soon(end)
         nursery.start_soon(end)
-    assert _status._standing(tasks[0]) == "about to start or to end"
+    assert _status._position(tasks[0]) == "about to start or to end"

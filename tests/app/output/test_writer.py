@@ -14,8 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from app.process import PATIENCE, fill
-from trioserve.app.output import _writer
-from trioserve.app.output._writer import LineWriter, open_to_append
+from trioserve.app.output import _descriptors, _writer
+from trioserve.app.output._descriptors import open_to_append
+from trioserve.app.output._writer import LineWriter
 
 
 def _read_all(fd: int) -> list[str]:
@@ -297,26 +298,6 @@ def test_half_a_line_is_ended_in_the_file_that_it_is_in(
     assert path.read_text() == "another ha\nnext\n"
 
 
-def test_a_file_that_cannot_be_read_is_taken_for_whole(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    path = tmp_path / "lines"
-    path.write_text("ha")
-    fd = open_to_append(str(path))
-
-    def refused(*_: object) -> int:
-        raise PermissionError(errno.EACCES, "Permission denied")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(os, "open", refused)
-        assert not _writer._ends_torn(fd, str(path))
-    # Another file has the name now.
-    path.rename(tmp_path / "old")
-    path.write_text("whole\n")
-    assert not _writer._ends_torn(fd, str(path))
-    os.close(fd)
-
-
 def test_what_has_no_name_cannot_be_reopened() -> None:
     writer = LineWriter(os.open(os.devnull, os.O_WRONLY), close_fd=True)
     assert not writer.reopen()
@@ -359,7 +340,7 @@ def test_a_pipe_that_somebody_made_non_blocking_is_waited_for(
         return write(fd, data)
 
     monkeypatch.setattr(os, "write", write_when_asked_again)
-    monkeypatch.setattr(_writer, "_NOWAIT", 0)
+    monkeypatch.setattr(_descriptors, "_NOWAIT", 0)
     writer = LineWriter(writer_fd, close_fd=True)
     writer.write("line")
     assert writer.close(PATIENCE)
@@ -428,7 +409,7 @@ def test_a_write_that_hangs_does_not_hold_up_the_end(
         assert goes_on.wait(PATIENCE)
         return len(data)
 
-    monkeypatch.setattr(_writer, "_write_some", write_some)
+    monkeypatch.setattr(_writer, "write_some", write_some)
     monkeypatch.setattr(_writer, "_GRACE", 0.0)
     writer = LineWriter(-1)
     writer.write("one")
@@ -453,7 +434,7 @@ def test_a_pipe_is_written_to_where_no_flag_keeps_it_from_waiting(
         raise OSError(errno.EOPNOTSUPP, "Operation not supported")
 
     monkeypatch.setattr(os, "pwritev", unsupported)
-    monkeypatch.setattr(_writer, "_NOWAIT", int(nowait))
+    monkeypatch.setattr(_descriptors, "_NOWAIT", int(nowait))
     reader, writer_fd = os.pipe()
     writer = LineWriter(writer_fd, close_fd=True)
     writer.write("line")
@@ -498,7 +479,7 @@ def test_half_a_line_is_ended_before_the_next_one(
         written.extend(data[:count])
         return count
 
-    monkeypatch.setattr(_writer, "_write_some", write_some)
+    monkeypatch.setattr(_writer, "write_some", write_some)
     said: list[int] = []
     writer = LineWriter(-1, on_lost=said.append)
     with writer._wake:  # so that all four are one batch
@@ -524,7 +505,7 @@ def test_a_disk_that_stays_full_loses_each_line_once(
             raise OSError(errno.ENOSPC, "No space left on device")
         return room.pop()
 
-    monkeypatch.setattr(_writer, "_write_some", write_some)
+    monkeypatch.setattr(_writer, "write_some", write_some)
     monkeypatch.setattr(_writer, "_BATCH", 1)
     writer = LineWriter(-1)
     for _ in range(3):

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from app.sample_reports import make_report
 from trioserve import Attempt, ConnectionReport, Outcome, Phase, Reason
-from trioserve.app.reports._explain import _REASONS, explain, explain_record
+from trioserve.app.reports._advice import ADVICE
+from trioserve.app.reports._explain import explain, explain_record
 from trioserve.app.reports._records import Record, parse_record
 
 #: The option that decides a reason, and then others that advice may name.
@@ -128,7 +129,7 @@ def test_what_the_proxy_lacked_is_not_looked_for_at_the_target() -> None:
 
 
 def test_every_reason_has_an_explanation() -> None:
-    assert _REASONS.keys() == set(Reason)
+    assert ADVICE.keys() == set(Reason)
 
 
 @pytest.mark.parametrize("reason", Reason)
@@ -244,7 +245,7 @@ was over after 1h1m1s.
   The receiver took no bytes (--write-stall 1m), so it was reset.
   The receiver was the client.
   Attempt 1: 10.0.0.2:5432, 12ms: connected
-  It got a slot after 1.5s, its target after 1.5s, the client's first byte after 2s.
+  It got a token after 1.5s, its target after 1.5s, the client's first byte after 2s.
   From the client 12 B, to it 3.4 MB.
   To the target 12 B, from it 3.5 MB.
   Lost: 65.5 kB from the target, which the client did not get.
@@ -269,7 +270,7 @@ connection 7: ok/server_closed
   From the client 10 B, to it 0 B.
   Lost: 4 B from the client, which no handler got.
   Other connections that were open then: 0.
-  Next: it ended well, but not everything was read: see who closed too early."""
+  Next: it ended well, but not all was read: see which side closed too early."""
     )
 
 
@@ -278,7 +279,7 @@ def test_a_line_of_an_older_writer_says_what_it_has() -> None:
         _text_of(b'{"id": 3, "reason": "idle"}')
         == """\
 connection 3: timeout/idle
-  Somebody came to the server.
+  A client came to the server.
   No byte moved within the idle timeout (--idle), so it was closed.
   Next: raise --idle, or let the client send keep-alives."""
     )
@@ -290,7 +291,7 @@ def test_a_reason_of_a_newer_writer_is_said_as_it_is() -> None:
         _text_of(line)
         == """\
 connection 3: sky/moon
-  Somebody came to the server.
+  A client came to the server.
   It ended for a reason that this version does not know: moon.
   Error: E
   Next: explain it with the version of trioserve that wrote it."""
@@ -322,7 +323,7 @@ def test_a_unix_socket_is_looked_for_where_unix_sockets_are() -> None:
     ("peer", "who", "host"),
     [
         ("[::1]:4242", "[::1]:4242", "::1"),
-        ("unix:", "Somebody on this machine", "the client"),
+        ("unix:", "A client on this machine", "the client"),
         ("unix:/run/a", "unix:/run/a", "the client"),
     ],
 )

@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 
 from app.sample_reports import make_report
 from trioserve import Attempt, ConnectionReport, Phase, Reason
-from trioserve.app.reports._records import Record, moment, parse_record, read_records
+from trioserve.app._values import format_time
+from trioserve.app.reports._records import Record, parse_record, read_records
 
 
 def line(*without: str, **changes: Any) -> bytes:
@@ -277,7 +278,7 @@ def test_a_process_without_stdin_can_read_none(monkeypatch: pytest.MonkeyPatch) 
     assert complaint("-") == "can't read stdin: Bad file descriptor"
 
 
-def test_every_moment_that_is_read_can_be_written() -> None:
-    assert moment(1_760_000_000.25) == "2025-10-09 08:53:20 UTC"
+def test_every_time_that_is_read_can_be_written() -> None:
+    assert format_time(1_760_000_000.25) == "2025-10-09 08:53:20 UTC"
     latest = parse_record(line(accepted_at=1e11, duration=1e11))
-    assert moment((latest.accepted_at or 0) + (latest.duration or 0))
+    assert format_time((latest.accepted_at or 0) + (latest.duration or 0))

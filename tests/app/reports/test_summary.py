@@ -10,13 +10,8 @@ from hypothesis import strategies as st
 from app.sample_reports import make_report
 from trioserve import Attempt, Reason
 from trioserve.app.reports._records import Record, parse_record
-from trioserve.app.reports._summary import (
-    Summary,
-    Tally,
-    percentiles,
-    summary_json,
-    summary_text,
-)
+from trioserve.app.reports._summary import Summary, percentiles
+from trioserve.app.reports._tables import summary_json, summary_text
 
 
 def _record(**changes: Any) -> Record:
@@ -247,31 +242,6 @@ def test_a_percentile_of_100_values_is_the_one_of_that_rank() -> None:
     }
 
 
-@given(st.lists(st.tuples(st.sampled_from("abcdefg"), st.integers(0, 9))))
-def test_a_tally_is_exact_or_less_and_says_which(adds: list[tuple[str, int]]) -> None:
-    tally, sums = Tally(remembered=2), dict[str, list[int]]()
-    for name, number in adds:
-        tally.add(name, 1, number)
-        first, second = sums.get(name, (0, 0))
-        sums[name] = [first + 1, second + number]
-    found = {name: [*numbers] for name, *numbers in tally.most(10)}
-    assert len(found) <= 4
-    assert tally.exact is (len(sums) <= 4)
-    if tally.exact:
-        assert found == sums
-    for name, numbers in found.items():
-        assert all(map(int.__le__, numbers, sums[name]))
-
-
-def test_those_with_most_are_remembered() -> None:
-    tally = Tally(remembered=2)
-    for number in range(1000):
-        tally.add("often", 1)
-        tally.add(f"once-{number}", 1)
-    assert tally.most(1) == [("often", 1000)]
-    assert not tally.exact
-
-
 def test_records_are_not_kept() -> None:
     """20,000 of them are more than 5 MB, their times are 160 kB."""
     record = _record(bytes_received=5)
@@ -288,5 +258,5 @@ def test_so_many_peers_that_some_were_forgotten_are_said_to_be() -> None:
     record = _record()
     peers = (record._replace(peer=f"{number}:1") for number in range(20_001))
     assert list(summary_text(Summary(peers)))[-1] == (
-        "So many peers or targets: their numbers are the least that they can be."
+        "Too many peers or targets to count all: their numbers are lower bounds."
     )

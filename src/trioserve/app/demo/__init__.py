@@ -1,10 +1,11 @@
-"""The command ``demo``: a proxy, its target and clients, and whether it adds up.
+"""The command ``demo``: clients, a proxy and its target, and whether all adds up.
 
 It serves with the public names of trioserve, on real sockets of this machine.
-Nothing in this folder knows how a command that serves is configured. The map,
-from the bottom up:
+Nothing in this folder knows how `echo` and `proxy` are configured. The map, from
+the bottom up:
 
-    _crowd
-    _accounts
+    _clients
+    _audit
     _demo
+    _command
 """

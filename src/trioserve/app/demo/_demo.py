@@ -1,13 +1,13 @@
-"""The demo: a proxy, its target and a crowd of clients, then the accounts.
+"""The demo: clients, a proxy and its target, and then the audit.
 
-The size of the crowd in, lines and an exit code out. It uses real sockets of
-this machine.
+How many clients and for how long in, lines and an exit code out. It uses real
+sockets of this machine. Nothing here knows where the lines go.
 """
 
 from __future__ import annotations
 
-import collections
 import functools
+from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 
 import trio
@@ -16,6 +16,7 @@ from trioserve import (
     Connection,
     ConnectionReport,
     Limits,
+    Reason,
     Server,
     Statistics,
     TcpAddress,
@@ -27,37 +28,39 @@ from trioserve import (
     serve,
 )
 from trioserve.app._values import format_bytes
-from trioserve.app.output._live import Moment, Tally, Watch, view_lines
+from trioserve.app.monitor._sampler import Sampler, Snapshot
+from trioserve.app.output._live import view_lines
 from trioserve.app.output._screen import Screen
 
-from ._accounts import Accounts, Books, accounts_text, mistakes
-from ._crowd import TEMPERS, Client, make_crowd
+from ._audit import Audit, Ledger, audit_text, discrepancies
+from ._clients import BEHAVIOURS, SimulatedClient, make_clients
 
 _LIMIT = 20
-#: Seconds to drain within, and how much longer a client may take.
+#: Seconds to drain within.
 _DRAIN = 1.0
+#: Seconds after that until clients that still wait are given up.
 _PATIENCE = 10.0
 
 Say = Callable[[str], object]
 
 
 async def main(
-    seconds: float, clients: int, seed: int, say: Say, screen: Screen | None = None
+    seconds: float, count: int, seed: int, say: Say, screen: Screen | None = None
 ) -> int:
-    """Run the demo, say how it goes; return 0, or 1 if something doesn't add up.
+    """Run the demo; return 0, or 1 if something doesn't add up.
 
-    With a ``screen``, it shows there how the proxy stands; else it says so, a line
-    a second.
+    With a ``screen``, the live view of the proxy is shown there; else a line a
+    second says how it goes.
     """
     say(f"A proxy that serves {_LIMIT} connections at once, an echo server behind it,")
-    say(f"and {clients} clients in {seconds:g} s: {', '.join(TEMPERS)}.")
+    say(f"and {count} clients in {seconds:g} s: {', '.join(BEHAVIOURS)}.")
     say("")
-    crowd = make_crowd(seconds, clients, seed)
-    accounts = await perform(crowd, seconds, say, screen)
+    clients = make_clients(seconds, count, seed)
+    audit = await perform(clients, seconds, say, screen)
     say("")
-    for line in accounts_text(accounts):
+    for line in audit_text(audit):
         say(line)
-    wrong = mistakes(accounts)
+    wrong = discrepancies(audit)
     for line in wrong:
         say(f"does not add up: {line}")
     if not wrong:
@@ -66,16 +69,19 @@ async def main(
 
 
 async def perform(
-    crowd: Sequence[Client], seconds: float, say: Say, screen: Screen | None = None
-) -> Accounts:
-    """Let the crowd loose on a proxy for ``seconds``, drain it, close the books."""
+    clients: Sequence[SimulatedClient],
+    seconds: float,
+    say: Say,
+    screen: Screen | None = None,
+) -> Audit:
+    """Run the clients against a proxy for ``seconds``, drain it, return the audit."""
     target_reports: list[ConnectionReport] = []
     proxy_reports: list[ConnectionReport] = []
-    tally = Tally()
+    reasons = Counter[Reason]()
 
     def keep(report: ConnectionReport) -> None:
         proxy_reports.append(report)
-        tally.add(report)
+        reasons[report.reason] += 1
 
     async with trio.open_nursery() as nursery:
         target = await _start(nursery, echo, target_reports.append, Limits())
@@ -87,17 +93,16 @@ async def perform(
         )
         view: _View | None = None
         if screen is not None:
-            view = _View(front, screen, tally)
+            view = _View(front, screen, reasons)
             nursery.start_soon(view.run)
         with trio.CancelScope() as patience:
-            async with trio.open_nursery() as clients:
+            async with trio.open_nursery() as running:
                 address = parse_address(front.addresses[0])
                 assert isinstance(address, TcpAddress)
-                port = address.port
-                for client in crowd:
-                    clients.start_soon(client.run, port)
+                for client in clients:
+                    running.start_soon(client.run, address.port)
                 if view is None:
-                    await _say_progress(front, crowd, seconds, say)
+                    await _say_progress(front, clients, seconds, say)
                 else:
                     await trio.sleep(seconds)
                 say(f"draining, up to {_DRAIN:g} s")
@@ -108,10 +113,10 @@ async def perform(
         if view is not None:
             view.end()
         nursery.cancel_scope.cancel()
-    return Accounts(
-        clients=crowd,
-        proxy=Books(reports=proxy_reports, statistics=front.statistics()),
-        target=Books(reports=target_reports, statistics=target.statistics()),
+    return Audit(
+        clients=clients,
+        proxy=Ledger(reports=proxy_reports, statistics=front.statistics()),
+        target=Ledger(reports=target_reports, statistics=target.statistics()),
         summary=summary,
     )
 
@@ -141,40 +146,42 @@ async def _start(
 
 
 class _View:
-    # The proxy, as the live view of the command shows it.
+    # The live view of the proxy.
 
-    def __init__(self, server: Server, screen: Screen, tally: Tally) -> None:
-        self._watch = Watch(server)
+    def __init__(
+        self, server: Server, screen: Screen, reasons: Counter[Reason]
+    ) -> None:
+        self._sampler = Sampler(server)
         self._screen = screen
-        self._tally = tally
+        self._reasons = reasons
 
     async def run(self) -> None:
-        await self._watch.run(self._show, every=0.2)
+        await self._sampler.run(self._show, every=0.2)
 
     def end(self) -> None:
-        self._show(self._watch.look())
+        self._show(self._sampler.sample())
         self._screen.close()
 
-    def _show(self, moment: Moment) -> None:
-        self._screen.show(list(view_lines(moment, self._tally)))
+    def _show(self, snapshot: Snapshot) -> None:
+        self._screen.show(list(view_lines(snapshot, self._reasons)))
 
 
 async def _say_progress(
-    server: Server, crowd: Sequence[Client], seconds: float, say: Say
+    server: Server, clients: Sequence[SimulatedClient], seconds: float, say: Say
 ) -> None:
     start = trio.current_time()
     second = 0.0
     while second < seconds:
         second = min(second + 1, seconds)
         await trio.sleep_until(start + second)
-        say(progress_text(second, server.statistics(), crowd))
+        say(progress_text(second, server.statistics(), clients))
 
 
 def progress_text(
-    elapsed: float, statistics: Statistics, crowd: Sequence[Client]
+    elapsed: float, statistics: Statistics, clients: Sequence[SimulatedClient]
 ) -> str:
-    """How it stands, in one line."""
-    ends = collections.Counter(c.end for c in crowd if c.address)
+    """How the demo goes, in one line."""
+    ends = Counter(c.end for c in clients if c.address)
     waiting = max(0, ends[None] - statistics.open)
     moved = statistics.bytes_received + statistics.bytes_sent
     return (

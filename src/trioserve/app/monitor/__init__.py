@@ -1,8 +1,8 @@
-"""How a server and its targets stand: a server in, values and changes out.
+"""How a server and its targets are doing: a server in, values and changes out.
 
-Nothing in this folder writes, formats text for people, or decides how often to
-look. The map, from the bottom up:
+Nothing in this folder writes, formats text for people, or decides that something
+is worth saying. The map, from the bottom up:
 
-    _backlog   _targets
-    _fullness
+    _backlog   _target_health
+    _sampler   _saturation
 """

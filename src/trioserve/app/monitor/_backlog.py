@@ -1,4 +1,4 @@
-"""Who waits to be accepted: the length of the kernel's queues.
+"""How many clients wait to be accepted: the length of the kernel's accept queues.
 
 A server's listeners in, a number out. Nothing here knows why they wait.
 """
@@ -13,23 +13,24 @@ import trio
 
 from trioserve import Server
 
-#: The beginning of struct tcp_info in linux/tcp.h, up to tcpi_unacked. Of a
-#: listening socket that is how many connections wait to be accepted.
+#: The beginning of struct tcp_info in linux/tcp.h, up to tcpi_unacked. For a
+#: listening socket, that is how many connections wait to be accepted.
 _TCP_INFO = struct.Struct("=8B5I")
 
 
-def waiting(server: Server) -> int | None:
-    """How many clients wait in the kernel's queues to be accepted.
+def backlog_length(server: Server) -> int | None:
+    """How many clients wait in the accept queues of a server.
 
-    None if no listener can tell: a Unix socket can't, nor one that is closed.
+    None if no listener can tell: the kernel counts TCP clients only, and only
+    while the listener is open.
     """
-    queues = [_queue(listener.socket) for listener in server]
-    known = [queue for queue in queues if queue is not None]
+    lengths = [_length(listener.socket) for listener in server]
+    known = [length for length in lengths if length is not None]
     return sum(known) if known else None
 
 
-def somebody_waits(server: Server) -> bool:
-    """Whether there is a client in one of the kernel's queues; any socket can tell."""
+def has_backlog(server: Server) -> bool:
+    """Whether a client waits in an accept queue; works for every kind of socket."""
     poll = select.poll()
     for listener in server:
         if (number := listener.socket.fileno()) >= 0:
@@ -37,7 +38,7 @@ def somebody_waits(server: Server) -> bool:
     return any(events & select.POLLIN for _, events in poll.poll(0))
 
 
-def _queue(listening: trio.socket.SocketType) -> int | None:
+def _length(listening: trio.socket.SocketType) -> int | None:
     try:
         info = listening.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO.size)
     except (OSError, AttributeError):  # closed, a Unix socket, or another system

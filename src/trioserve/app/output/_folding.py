@@ -1,8 +1,8 @@
-"""Many events, few lines: equal ones are counted, not said again and again.
+"""Folding: of many equal events only a few are logged, and the others are counted.
 
-Events in, which of them are said out, and how many others there were. Nothing
-here knows how an event is said, and nothing here looks at a clock: whoever asks
-for the counts once a second has one line a second of each kind.
+Events in, a decision and counts out. Nothing here logs, and nothing here looks
+at a clock: a caller that takes the counts once a second has one line a second of
+each kind.
 """
 
 from __future__ import annotations
@@ -17,10 +17,11 @@ from ._log import Level, level_of
 
 Choice = Literal["all", "active", "failed", "none"]
 
-#: Of a connection that its client ended: a port that was only looked at.
-_CLIENTS_END = (Outcome.OK, Outcome.PEER_ERROR)
+#: Outcomes of a connection that its client ended. Without a byte in either
+#: direction, that was a health check or a scanner.
+_ENDED_BY_CLIENT = (Outcome.OK, Outcome.PEER_ERROR)
 
-#: Of one kind, how many are said before the others are counted.
+#: How many events of one kind are logged before the others are counted.
 FEW = 5
 
 CHOICES: tuple[Choice, ...] = get_args(Choice)
@@ -30,13 +31,13 @@ def is_wanted(choice: Choice, report: ConnectionReport) -> bool:
     """Whether a connection is logged.
 
     Args:
-      choice: ``"all"``; ``"active"``, without those whose client came and left
-        without a byte in either direction; ``"failed"``, of these the ones that
-        did not end well; ``"none"``.
+      choice: ``"all"``; ``"active"``, all but those that the client ended without
+        a byte in either direction; ``"failed"``, those of the active ones that did
+        not end well; ``"none"``.
     """
     if choice == "all" or choice == "none":
         return choice == "all"
-    if report.outcome in _CLIENTS_END and not (
+    if report.outcome in _ENDED_BY_CLIENT and not (
         report.bytes_received or report.bytes_sent
     ):
         return False
@@ -47,9 +48,9 @@ class Kind(NamedTuple):
     """What equal events have in common.
 
     Args:
-      event, level: of each of them.
-      words: what they are, to people.
-      fields: the same to machines.
+      event, level: the name and level of each of them.
+      words: a description for people.
+      fields: the same for machines.
     """
 
     event: str
@@ -59,7 +60,7 @@ class Kind(NamedTuple):
 
 
 def connection_kind(report: ConnectionReport) -> Kind:
-    """Of connections: the same end, the same target, the same type of error."""
+    """Connections are equal by how they ended, their target, and the type of error."""
     route = f" > {report.target}" if report.target else ""
     error = (report.error or "").partition(":")[0]
     return Kind(
@@ -76,18 +77,18 @@ def connection_kind(report: ConnectionReport) -> Kind:
 
 
 class Folding:
-    """Lets the first few of each kind pass, and counts the others."""
+    """Lets the first few events of each kind pass, and counts the others."""
 
     def __init__(self) -> None:
         self._seen = collections.Counter[Kind]()
 
     def passes(self, kind: Kind) -> bool:
-        """Whether one more of this kind is to be said."""
+        """Count an event; return whether it is to be logged."""
         self._seen[kind] += 1
         return self._seen[kind] <= FEW
 
     def take(self) -> Iterator[tuple[Kind, int]]:
-        """How many more there were of each kind, and begin anew."""
+        """The number of events of each kind that were not logged; then start again."""
         seen, self._seen = self._seen, collections.Counter()
         for kind, count in seen.items():
             if count > FEW:

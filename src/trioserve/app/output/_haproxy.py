@@ -1,6 +1,6 @@
 """A connection as HAProxy's ``option tcplog`` writes it.
 
-A report in, a line out, for whatever reads HAProxy's logs (HAProxy 2.6,
+A report in, a line out, for programs that read HAProxy's logs (HAProxy 2.6,
 configuration.txt, section 8.2.2). Nothing here knows where it is written.
 """
 
@@ -17,11 +17,11 @@ _NO_SERVER = "<NOSRV>"
 def tcplog(report: ConnectionReport, name: str) -> str:
     """The line, without its newline.
 
-    The frontend is the address of the listener; the backend is called ``name``,
-    and its server is the target. Times are in milliseconds, and -1 if it never
-    came to that; the bytes are those that the client got. Of the connections,
-    those of this server are counted: the first two with this one, the others
-    without it, as HAProxy does. Queue positions are not known here: 0/0.
+    The frontend is the address of the listener, the backend has the name
+    ``name``, and its server is the target. Times are in milliseconds; -1 if that
+    phase was not reached. The bytes are those sent to the client. The connection
+    counts are those of this server: the first two include this connection, the
+    others do not, as in HAProxy. Queue positions are unknown: 0/0.
     """
     accepted = dt.datetime.fromtimestamp(report.accepted_at).astimezone()
     date = f"{accepted:%d/%b/%Y:%H:%M:%S}.{accepted.microsecond // 1000:03}"
@@ -45,8 +45,8 @@ def tcplog(report: ConnectionReport, name: str) -> str:
 
 
 def _client(peer: str) -> str:
-    # HAProxy writes no brackets: the port is what follows the last colon. Of a
-    # Unix socket it writes the number of the listener.
+    # HAProxy writes no brackets: the port follows the last colon. For a Unix
+    # socket it writes the number of the listener.
     if peer == "unix:":
         return "unix:1"
     return _word(peer.replace("[", "").replace("]", ""))

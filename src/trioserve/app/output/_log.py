@@ -1,18 +1,15 @@
-"""What the command says while it runs: text for people, other forms for machines.
+"""The log of a run: text for people, logfmt and JSON for machines.
 
-Events in, lines out. Nothing here knows when something is worth saying, nor
-where the lines go.
+Events in, lines out. Nothing here decides that something is worth logging, or
+knows where the lines go.
 """
 
 from __future__ import annotations
 
 import datetime as dt
-import functools
-import json
 import logging
-import re
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Final, Literal
 
 import click
@@ -20,13 +17,13 @@ import click
 from trioserve import ConnectionReport, Outcome, Reason
 from trioserve.app._values import format_bytes, format_duration, printable
 
+from ._formats import as_json, as_logfmt
 from ._haproxy import tcplog
 
 Format = Literal["text", "logfmt", "json", "haproxy"]
 Level = Literal["info", "warning", "error"]
 
-_BARE = re.compile(r"[!#-<>-\[\]-~]+")  # ASCII without space, ", =, \
-#: Of a connection that ended so; the others are a warning.
+#: The level of a connection by its outcome; for other outcomes, a warning.
 _LEVELS: dict[Outcome, Level] = {
     Outcome.OK: "info",
     Outcome.REFUSED: "info",
@@ -35,18 +32,18 @@ _LEVELS: dict[Outcome, Level] = {
     Outcome.HANDLER_ERROR: "error",
 }
 _LEVEL_COLOURS = {"warning": "yellow", "error": "red"}
-#: Before the second line of an event: as wide as the time before the first.
+#: Before all lines of an event but the first: as wide as the time.
 _INDENT = " " * 9
 
 
 class Log:
-    """Says events, one line each (in text some have a few, the first with the time).
+    """Writes events, a line each; as text, an event may have several lines.
 
     Args:
       write: takes a finished line, without its newline; must not block.
-      form: ``"text"``, ``"logfmt"``, ``"json"``, or ``"haproxy"``, which is text but
-        for the connections.
-      name: what HAProxy's format calls the backend.
+      form: ``"text"``, ``"logfmt"``, ``"json"``, or ``"haproxy"``, which is text
+        except for connections.
+      name: the backend's name in HAProxy's format.
       colour: whether text has colours.
     """
 
@@ -66,9 +63,9 @@ class Log:
     def say(
         self, event: str, *lines: str, level: Level = "info", **fields: object
     ) -> None:
-        """Say an event: ``lines`` to people, ``fields`` to machines.
+        """Log an event: ``lines`` for people, ``fields`` for machines.
 
-        An event without fields carries its lines as ``message``.
+        Machines get the lines of an event without fields as its ``message``.
         """
         if self.form in ("logfmt", "json"):
             self._record(event, level, fields or {"message": " ".join(lines)})
@@ -81,7 +78,7 @@ class Log:
             before = _INDENT
 
     def connection(self, report: ConnectionReport) -> None:
-        """Say how a connection went."""
+        """Log a connection that has ended."""
         match self.form:
             case "text":
                 self._write(self._connection_text(report))
@@ -119,12 +116,12 @@ class Log:
 
 
 def level_of(report: ConnectionReport) -> Level:
-    """How much of a worry it is how a connection ended."""
+    """The level at which the end of a connection is logged."""
     return _LEVELS.get(report.outcome, "warning")
 
 
 class LogHandler(logging.Handler):
-    """Brings what the library logs into a `Log`, in one line."""
+    """Passes what the library logs on to a `Log`, in one line."""
 
     def __init__(self, log: Log) -> None:
         super().__init__()
@@ -140,20 +137,13 @@ class LogHandler(logging.Handler):
 
 
 def sentence_of(reason: Reason, target: str | None) -> str:
-    """Why a connection ended; a command knows more than a reason does."""
+    """Why a connection ended.
+
+    A reason does not know whether the connection was proxied; here, it is known.
+    """
     if reason is Reason.SERVER_CLOSED:
         return f"the {'target' if target else 'server'} closed first"
     return reason.sentence
-
-
-def as_json(record: Mapping[str, object]) -> str:
-    """One line of JSON."""
-    return json.dumps(record, separators=(",", ":"))
-
-
-def as_logfmt(record: Mapping[str, object]) -> str:
-    """One line of ``key=value``; a mapping gives ``key.inner=value``."""
-    return " ".join(_pairs("", record))
 
 
 def wants_colour(is_terminal: bool, environ: Mapping[str, str]) -> bool:
@@ -163,31 +153,6 @@ def wants_colour(is_terminal: bool, environ: Mapping[str, str]) -> bool:
     if environ.get("FORCE_COLOR"):
         return True
     return is_terminal and environ.get("TERM") != "dumb"
-
-
-def _pairs(prefix: str, record: Mapping[str, object]) -> Iterator[str]:
-    for key, value in record.items():
-        if isinstance(value, dict):
-            yield from _pairs(prefix + _key(key) + ".", value)
-        else:
-            yield f"{prefix}{_key(key)}={_logfmt_value(value)}"
-
-
-@functools.lru_cache(1024)
-def _key(name: str) -> str:
-    return re.sub(r"[^\w.-]", "_", name, flags=re.ASCII)
-
-
-def _logfmt_value(value: object) -> str:
-    # The usual ones first: there is a line for each connection, with thirty.
-    if value is None:
-        return "null"
-    if type(value) is int:
-        return str(value)
-    if isinstance(value, str):
-        return value if _BARE.fullmatch(value) else json.dumps(value)
-    text = json.dumps(value, default=str)
-    return json.dumps(text) if isinstance(value, list | tuple) else text
 
 
 def _outcome_colour(outcome: Outcome) -> str:

@@ -1,54 +1,49 @@
-"""Where a run's messages and reports go: stderr, and a file if one is asked for.
+"""Where events and reports of a run go: the log, a file, the live view.
 
-Reports in, lines out. Nothing here knows when there is something to say, nor
-how a line is written without waiting for it.
+Reports in, lines out. Nothing here opens a file, or knows how a line is written
+without waiting for it.
 """
 
 from __future__ import annotations
 
 import contextlib
-import errno
 import json
-import logging
-import os
-from collections.abc import Generator
-from pathlib import Path
+from collections import Counter
 from typing import NoReturn
 
-import click
 import trio
 
-from trioserve import Address, Attempt, ConnectionReport, Outcome, Server
-from trioserve.app._standard_files import STDERR, STDOUT, is_writable
-from trioserve.app.monitor._fullness import Fullness
-from trioserve.app.monitor._targets import Targets
+from trioserve import Address, Attempt, ConnectionReport, Outcome, Reason, Server
+from trioserve.app.monitor._sampler import Sampler, Snapshot
+from trioserve.app.monitor._saturation import SaturationMonitor
+from trioserve.app.monitor._target_health import TargetHealth
 
 from ._folding import Choice, Folding, connection_kind, is_wanted
-from ._live import Moment, Tally, Watch, view_fields, view_line, view_lines
-from ._log import Format, Level, Log, LogHandler, wants_colour
+from ._live import view_fields, view_line, view_lines
+from ._log import Log
 from ._messages import (
-    say_folded,
-    say_fullness,
-    say_lost,
-    say_target,
+    log_folded,
+    log_reports_lost,
+    log_saturation,
+    log_target,
     target_kind,
 )
-from ._screen import Screen, open_screen
-from ._writer import LineWriter, open_to_append
+from ._screen import Screen
+from ._writer import LineWriter
 
-#: Reports that are taken before others get their turn.
-_AT_ONCE = 256
+#: Reports that are taken in one go, before other tasks have their turn.
+_BATCH = 256
 
 
 class Output:
-    """A log, the reports that are written beside it, and a view if there is one.
+    """The log, the file of reports, and the live view, if there is one.
 
     Args:
-      log: where it is said what happens.
-      log_writer: what writes the log's lines.
-      reports: what writes the reports, or None.
-      screen: the terminal below the log, or None if there is none.
-      connections: which of them are logged.
+      log: where events go.
+      log_writer: writes the lines of the log.
+      reports: writes the reports, or None.
+      screen: the part of the terminal below the log, or None.
+      connections: which connections are logged.
     """
 
     def __init__(
@@ -65,45 +60,45 @@ class Output:
         self._reports = reports
         self._screen = screen
         self._connections: Choice = connections
-        self._tally = Tally()
-        self._targets = Targets()
+        self._reasons = Counter[Reason]()
+        self._target_health = TargetHealth()
         self._folding = Folding()
-        self._lost_said = 0
+        self._reports_lost_logged = 0
         self._lines_lost = 0
-        self._lines_said = 0
+        self._lines_lost_logged = 0
         self._is_over = False
-        self._watch: Watch | None = None
+        self._sampler: Sampler | None = None
 
     async def collect(
         self, reports: trio.MemoryReceiveChannel[ConnectionReport]
     ) -> None:
-        """Log every report, and write it where reports go."""
+        """The server's collector: log every report, and write it to the file."""
         async for report in reports:
             self._take(report)
-            # A receive is a pass of the scheduler, in which many may have ended.
+            # A receive costs a pass of the scheduler, in which many may have ended.
             with contextlib.suppress(trio.WouldBlock, trio.EndOfChannel):
-                for _ in range(_AT_ONCE):
+                for _ in range(_BATCH):
                     self._take(reports.receive_nowait())
 
     def _take(self, report: ConnectionReport) -> None:
-        self._tally.add(report)
-        if is_wanted(self._connections, report) and self._is_one_of_few(report):
+        self._reasons[report.reason] += 1
+        if is_wanted(self._connections, report) and self._passes(report):
             self.log.connection(report)
         if self._reports is not None:
             self._reports.write(json.dumps(report.as_dict()))
 
-    def _is_one_of_few(self, report: ConnectionReport) -> bool:
-        # What reads HAProxy's lines expects one for each; and no two that ended
-        # well are equal.
+    def _passes(self, report: ConnectionReport) -> bool:
+        # Programs that read HAProxy's lines expect one for each connection. No
+        # two connections that ended well are equal.
         if self.log.form == "haproxy" or report.outcome is Outcome.OK:
             return True
         return self._folding.passes(connection_kind(report))
 
     def attempt(self, target: Address, attempt: Attempt) -> None:
-        """Say it if a target has just failed, or answers again."""
-        for change in self._targets.note(target, attempt):
+        """Take an attempt to connect; log it if a target went down or is up again."""
+        for change in self._target_health.record(target, attempt):
             if self._folding.passes(target_kind(change)):
-                say_target(self.log, change)
+                log_target(self.log, change)
 
     @property
     def unwritten(self) -> int:
@@ -111,40 +106,40 @@ class Output:
         return 0 if self._reports is None else self._reports.lost
 
     async def watch(self, server: Server) -> NoReturn:
-        """Say once a second what there is to say of many things, until cancelled.
+        """Log the sums of each second until cancelled.
 
-        That is how often something was said that is not said again, how many
-        reports were lost, and whether ``server`` is full.
+        These are events that were left out because others are equal, reports that
+        were lost, and whether ``server`` has reached its limit.
         """
-        fullness = Fullness(server)
+        saturation = SaturationMonitor(server)
         while True:
             await trio.sleep(1)
-            self._sum_up(self.unwritten)
-            if (change := fullness.look()) is not None:
-                say_fullness(self.log, change)
+            self._log_sums(self.unwritten)
+            if (change := saturation.check()) is not None:
+                log_saturation(self.log, change)
 
-    def _sum_up(self, lost: int) -> None:
+    def _log_sums(self, reports_lost: int) -> None:
         for kind, count in self._folding.take():
-            say_folded(self.log, kind, count)
-        # Each loss is said once: a sum over the events is the number of them all.
-        if lost > self._lost_said:
-            say_lost(self.log, lost - self._lost_said)
-            self._lost_said = lost
-        self._say_lines_lost()
+            log_folded(self.log, kind, count)
+        # Each loss is in one event, so that the events add up to the total.
+        if reports_lost > self._reports_lost_logged:
+            log_reports_lost(self.log, reports_lost - self._reports_lost_logged)
+            self._reports_lost_logged = reports_lost
+        self._log_lines_lost()
 
     def lines_got_through(self, lost: int) -> None:
-        """The log has a reader again, or room, after so many lines were lost.
+        """Lines of the log can be written again, after ``lost`` of them could not.
 
-        Called in the thread that writes them; said with the next sum.
+        Called in the thread that writes them; logged with the next sums.
         """
         self._lines_lost += lost
         if self._is_over:
-            self._say_lines_lost()
+            self._log_lines_lost()
 
-    def _say_lines_lost(self) -> None:
-        lost = self._lines_lost - self._lines_said
+    def _log_lines_lost(self) -> None:
+        lost = self._lines_lost - self._lines_lost_logged
         if lost:
-            self._lines_said += lost
+            self._lines_lost_logged += lost
             text = f"log lines lost: {lost}"
             self.log.say("log-lost", text, level="warning", lost=lost)
 
@@ -152,45 +147,45 @@ class Output:
         """Write the reports that are queued, and take no more.
 
         Args:
-          lost: reports that never came here.
-          within: seconds to wait; what can't be written by then is lost.
+          lost: reports that never reached the collector.
+          within: seconds to wait; what is not written by then is lost.
 
         Returns:
-          how many were lost in all, which has been said.
+          how many were lost in all, which has been logged.
         """
         if self._reports is not None:
             self._reports.close(within)
         lost += self.unwritten
-        self._sum_up(lost)
+        self._log_sums(lost)
         return lost
 
     async def show(self, server: Server) -> NoReturn:
-        """Show how ``server`` stands, until cancelled.
+        """Show the live view of ``server`` until cancelled.
 
-        In place at the bottom of a terminal; else as an event a second.
+        On a terminal, in place at the bottom; elsewhere, as an event a second.
         """
-        self._watch = Watch(server, lambda: self.unwritten)
+        self._sampler = Sampler(server, lambda: self.unwritten)
         if self._screen is not None:
-            await self._watch.run(self._show_moment)
-        await self._watch.run(self._show_moment, every=1.0)
+            await self._sampler.run(self._show)
+        await self._sampler.run(self._show, every=1.0)
 
     def end_show(self) -> None:
-        """Show how it ended; what is said next comes below it."""
-        if self._watch is not None:
-            self._show_moment(self._watch.look())
+        """Show the final state; later lines go below it."""
+        if self._sampler is not None:
+            self._show(self._sampler.sample())
         if self._screen is not None:
             self._screen.close()
 
-    def _show_moment(self, moment: Moment) -> None:
+    def _show(self, snapshot: Snapshot) -> None:
         if self._screen is not None:
-            lines = view_lines(moment, self._tally, colour=self.log.colour)
+            lines = view_lines(snapshot, self._reasons, colour=self.log.colour)
             self._screen.show(list(lines))
         else:
-            fields = view_fields(moment, self._tally)
-            self.log.say("live", view_line(moment), **fields)
+            fields = view_fields(snapshot, self._reasons)
+            self.log.say("live", view_line(snapshot), **fields)
 
     def reopen(self) -> None:
-        """Open the file of reports anew; it is said when that is done."""
+        """Open the file of reports anew; the writer logs that it is done."""
         if self._reports is None or not self._reports.reopen():
             text = "hangup: there is no file of reports to reopen"
             self.log.say("hangup", text)
@@ -198,112 +193,9 @@ class Output:
     def flush(self, within: float = 2.0) -> None:
         """Write what is queued, and take no more.
 
-        Waits for each destination ``within`` seconds at most; what can't be
-        written by then is lost, and said to be lost if it was a report.
+        Waits for the reports and for the log, ``within`` seconds each at most.
+        What is not written by then is lost; lost reports are logged.
         """
         self._is_over = True
         self.end_reports(within=within)
         self._log_writer.close(within)
-
-
-@contextlib.contextmanager
-def open_output(
-    name: str,
-    form: Format | None,
-    reports_file: str | None,
-    *,
-    connections: Choice = "active",
-) -> Generator[Output]:
-    """Open stderr for messages and ``reports_file`` for reports; flush at the end.
-
-    Args:
-      name: what serves, for HAProxy's format.
-      form: how messages look; None is text on a terminal, else logfmt.
-      reports_file: a path, ``-`` for stdout, or None for no reports.
-      connections: which of them are logged.
-
-    Raises:
-      click.ClickException: if ``reports_file`` can't be opened. A named pipe that
-        nobody reads yet is opened when somebody does.
-    """
-    reports_fd = None if reports_file is None else _open_reports(reports_file)
-    output = _make_output(name, form, reports_fd, reports_file, connections)
-    handler = LogHandler(output.log)
-    logging.getLogger().addHandler(handler)
-    try:
-        yield output
-    finally:
-        logging.getLogger().removeHandler(handler)
-        output.flush()
-
-
-def _make_output(
-    name: str,
-    form: Format | None,
-    reports_fd: int | None,
-    reports_file: str | None,
-    connections: Choice,
-) -> Output:
-    def lines_lost(count: int) -> None:
-        output.lines_got_through(count)
-
-    def reports_failed(error: OSError) -> None:
-        where = "stdout" if reports_file == "-" else reports_file
-        level: Level = "error"
-        text = (
-            f"can't write to {where}: {error.strerror}; reports are lost, serving"
-            " goes on"
-        )
-        if error.errno == errno.ENXIO:
-            level = "warning"
-            text = f"nobody reads {where}; until somebody does, reports are lost"
-        log.say("reports-failed", text, level=level, message=text)
-
-    def reports_reopened(error: OSError | None) -> None:
-        level: Level = "info"
-        text = f"hangup: reopened {reports_file}"
-        if error is not None:
-            text = f"hangup: can't reopen {reports_file}: {error.strerror}"
-            level = "error"
-        log.say("hangup", text, level=level, message=text)
-
-    log_writer = LineWriter(STDERR, on_lost=lines_lost)
-    terminal = os.isatty(STDERR)
-    # Reports on a terminal would move the cursor behind the view's back.
-    shared = reports_fd is not None and os.isatty(reports_fd)
-    screen = None if shared else open_screen(STDERR, log_writer.write)
-    log = Log(
-        screen.line if screen is not None else log_writer.write,
-        form or ("text" if terminal else "logfmt"),
-        name=name,
-        colour=wants_colour(terminal, os.environ),
-    )
-    reports = None
-    if reports_file is not None:
-        reports = LineWriter(
-            reports_fd,
-            close_fd=reports_fd != STDOUT,
-            path=None if reports_fd == STDOUT else reports_file,
-            on_error=reports_failed,
-            on_reopened=reports_reopened,
-        )
-    output = Output(log, log_writer, reports, screen, connections=connections)
-    return output
-
-
-def _open_reports(path: str) -> int | None:
-    # None if it is to be opened later.
-    try:
-        if path == "-":
-            if not is_writable(STDOUT):
-                raise OSError(errno.EBADF, "it is closed")
-            return STDOUT
-        return open_to_append(path)
-    except OSError as error:
-        why = error.strerror
-        if error.errno == errno.ENXIO:
-            if Path(path).is_fifo():
-                return None
-            why = "it is neither a file nor a pipe; use one, or '-' for stdout"
-        where = "stdout" if path == "-" else path
-        raise click.ClickException(f"can't write reports to {where}: {why}") from error

@@ -1,7 +1,7 @@
-"""The bottom of a terminal: a view that is painted anew in place, lines above it.
+"""The bottom of a terminal: a view that is repainted in place, lines above it.
 
-Lines in, text with the few controls that it takes out. Nothing here knows what
-is shown, or writes by itself.
+Lines in, text with a few control sequences out. Nothing here knows what is
+shown, or writes by itself.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 _SGR = re.compile(r"(\x1b\[[\d;]*m)")
 _RESET = "\x1b[0m"
-#: What is assumed of a terminal that doesn't say how large it is.
+#: The size of a terminal that doesn't tell its own.
 _USUAL_SIZE = (80, 24)
 
 
@@ -31,7 +31,7 @@ def open_screen(fd: int, write: Callable[[str], bool]) -> Screen | None:
             columns, rows = os.get_terminal_size(fd)
         except OSError:  # it is gone
             return _USUAL_SIZE
-        # One that was never told its size says 0.
+        # A terminal that was never told its size reports 0.
         return columns or _USUAL_SIZE[0], rows or _USUAL_SIZE[1]
 
     return Screen(write, size)
@@ -40,15 +40,15 @@ def open_screen(fd: int, write: Callable[[str], bool]) -> Screen | None:
 class Screen:
     """A view at the bottom of a terminal, and lines that scroll above it.
 
-    It does not hide the cursor, which waits in the line below the view, and it
-    uses no other screen: whatever ends the program leaves a terminal as it was.
-    All methods may be called from any thread.
+    It does not hide the cursor, which stays in the line below the view, and does
+    not use the alternate screen, so that a terminal is in order whatever ends the
+    program. All methods may be called in any thread.
 
     Args:
       write: takes a text and writes it with a newline behind it, at once or
         later but in order; returns whether it will. Must not block.
-      size: the columns and rows that there are now, 1 or more; None while the
-        terminal is another's, who gets the lines but no view.
+      size: returns the columns and rows of the terminal, 1 or more; or None while
+        another job has the terminal, and lines are written without the view.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class Screen:
     ) -> None:
         self._write = write
         self._size = size
-        # What is painted must be known in the order in which it is written.
+        # Held while writing: _painted has to match the last text that was written.
         self._lock = threading.Lock()
         self._view: tuple[str, ...] = ()
         self._painted: tuple[str, ...] = ()
@@ -73,7 +73,7 @@ class Screen:
             self._paint()
 
     def close(self) -> None:
-        """Leave the view where it is; what is written next comes below it."""
+        """Leave the view where it is; later lines are written below it."""
         with self._lock:
             self._view = self._painted = ()
 
@@ -81,51 +81,51 @@ class Screen:
         view: tuple[str, ...] = ()
         erase = ""
         if (size := self._size()) is None:
-            # Whoever has the terminal has moved the cursor.
+            # The other job has moved the cursor.
             self._painted = ()
         else:
             columns, rows = size
             view = _fitted(self._view, columns, rows)
             erase = _erase(_height(self._painted, columns))
         lines = above + view
-        # One text, which begins with erasing what the one before has painted:
-        # one that is dropped is made up for by the next.
+        # Each text first erases what the last one painted, so that after a text
+        # that was dropped the next one repairs the view.
         if (lines or erase) and self._write(erase + "\n".join(lines)):
             self._painted = view if lines else ("",)
 
 
 def _is_ours(fd: int) -> bool:
-    # In the background, the shell and its commands write there too.
+    # Whether this job is in the foreground: otherwise the shell writes there too.
     try:
         return os.tcgetpgrp(fd) == os.getpgrp()
-    except OSError:  # it controls no jobs of this session
+    except OSError:  # it is not the controlling terminal
         return True
 
 
 def _erase(height: int) -> str:
-    # The first line by itself: erasing from the top left corner to the end would
-    # be a cleared screen to tmux, which keeps that in its history.
+    # The first line is erased on its own: tmux takes erasing from the top left
+    # corner to the end for a cleared screen, and keeps that in its history.
     return f"\x1b[{height}F\x1b[K\x1b[E\x1b[J\x1b[F" if height else ""
 
 
-# Both are remembered: the same view is painted below every line that is logged.
+# Both are cached: the same view is painted below every line that is logged.
 
 
 @functools.lru_cache(maxsize=1)
 def _fitted(view: tuple[str, ...], columns: int, rows: int) -> tuple[str, ...]:
-    # The last row is the cursor's. The last column is left free: some terminals
-    # wrap when it is filled.
+    # The last row is for the cursor. The last column stays free: some terminals
+    # wrap the line when it is filled.
     return tuple(_cut(line, columns - 1) for line in view[: rows - 1])
 
 
 @functools.lru_cache(maxsize=1)
 def _height(painted: tuple[str, ...], columns: int) -> int:
-    # A terminal that got narrower has wrapped the lines by now.
+    # A terminal that got narrower has wrapped the lines.
     return sum(max(1, -(-_width(line) // columns)) for line in painted)
 
 
 def _cut(line: str, columns: int) -> str:
-    """The beginning of ``line``, at most so wide. Colours take no room, and end."""
+    """As much of ``line`` as fits; colours take no room, and are reset."""
     return "".join(_pieces(line, columns))
 
 

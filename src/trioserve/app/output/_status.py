@@ -1,7 +1,7 @@
-"""Status: how a server stands, who holds its slots, where each task stands.
+"""The status of a server: its counters, its open connections, and Trio's tasks.
 
-A running server and Trio's tasks in, lines and fields out. Nothing here knows
-who asked, or where it is printed.
+A running server and Trio's task tree in, lines and fields out. Nothing here
+knows why it is asked for, or where it is printed.
 """
 
 from __future__ import annotations
@@ -17,18 +17,19 @@ from trioserve.app._values import format_bytes, format_duration
 
 #: Connections and tasks that are listed; there may be ten thousand.
 _MOST = 50
-_TRIO = f"{Path(trio.__file__).parent}/"  # and not that of trioserve beside it
+#: With the slash: trioserve may be installed beside trio.
+_TRIO = f"{Path(trio.__file__).parent}/"
 
 
 def status_text(server: Server, unwritten: int = 0) -> Iterator[str]:
-    """How it stands, line by line: counters, who holds the slots, the task tree.
+    """Line by line: counters, the connections that hold tokens, the task tree.
 
     Args:
       unwritten: reports that were collected and lost after that.
     """
     now = server.statistics()
     yield (
-        f"status: {now.open} open, {now.slots_used} of {now.slots} slots,"
+        f"status: {now.open} open, {now.slots_used} of {now.slots} tokens,"
         f" {now.accepted} accepted, {now.refused} refused,"
         f" {format_bytes(now.bytes_received)} in, {format_bytes(now.bytes_sent)} out,"
         f" {now.lost + unwritten} reports lost"
@@ -41,12 +42,12 @@ def status_text(server: Server, unwritten: int = 0) -> Iterator[str]:
 
 
 def status_fields(server: Server, unwritten: int = 0) -> dict[str, Any]:
-    """The same for machines, without the task tree's shape."""
+    """The same for machines, with the tasks as a flat list."""
     now = server.statistics()
     return {
         "open": now.open,
-        "slots_used": now.slots_used,
-        "slots": now.slots,
+        "tokens_used": now.slots_used,
+        "limit": now.slots,
         "accepted": now.accepted,
         "refused": now.refused,
         "bytes_received": now.bytes_received,
@@ -60,7 +61,7 @@ def status_fields(server: Server, unwritten: int = 0) -> dict[str, Any]:
 
 def _holders_text(connections: tuple[Connection, ...]) -> Iterator[str]:
     if connections:
-        yield "slots are held by (oldest first):"
+        yield "tokens are held by (oldest first):"
     for connection in connections[:_MOST]:
         route = connection.peer
         if connection.target is not None:
@@ -102,7 +103,7 @@ def _children(task: trio.lowlevel.Task) -> list[trio.lowlevel.Task]:
 
 
 def _task_text(task: trio.lowlevel.Task, indent: str) -> Iterator[str]:
-    yield f"{indent}{task.name}: {_standing(task)}"
+    yield f"{indent}{task.name}: {_position(task)}"
     children = _children(task)
     for child in children[:_MOST]:
         yield from _task_text(child, indent + "  ")
@@ -110,8 +111,8 @@ def _task_text(task: trio.lowlevel.Task, indent: str) -> Iterator[str]:
         yield f"{indent}  and {len(children) - _MOST} others"
 
 
-def _standing(task: trio.lowlevel.Task) -> str:
-    # The innermost line that is not Trio's own, if there is one.
+def _position(task: trio.lowlevel.Task) -> str:
+    # The innermost frame that is not Trio's own, or else the innermost one.
     frames = list(task.iter_await_frames())
     own = [f for f in frames if not f[0].f_code.co_filename.startswith(_TRIO)]
     for frame, line in (own or frames)[-1:]:

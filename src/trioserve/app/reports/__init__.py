@@ -3,6 +3,7 @@
 Lines of JSON in, sums and sentences out. Nothing in this folder knows a running
 server. The map, from the bottom up:
 
-    _records
+    _advice   _bounded_sums   _records
     _explain   _summary
+    _tables
 """

@@ -1,7 +1,7 @@
-"""What happened to a connection, in sentences for whoever has to find out why.
+"""What happened to a connection, in sentences for a person who has to find out why.
 
 Records in, lines out. Nothing here knows where the records come from, and
-nothing is said that does not stand in them.
+nothing is said that is not in them.
 """
 
 from __future__ import annotations
@@ -9,142 +9,30 @@ from __future__ import annotations
 import collections
 import shlex
 from collections.abc import Iterable, Iterator
-from typing import Final, NamedTuple
+from typing import Final
 
 import click
 
-from trioserve import (
-    Attempt,
-    Phase,
-    Reason,
-    UnixAddress,
-    parse_address,
+from trioserve import Attempt, Phase, Reason, UnixAddress, parse_address
+from trioserve.app._values import (
+    format_bytes,
+    format_duration,
+    format_time,
+    printable,
 )
-from trioserve.app._values import format_bytes, format_duration, printable
-from trioserve.app.output._log import as_logfmt, sentence_of
+from trioserve.app.output._formats import as_logfmt
+from trioserve.app.output._log import sentence_of
 
-from ._records import Record, moment
+from ._advice import ADVICE
+from ._records import Record
 
-
-class _Story(NamedTuple):
-    """What there is to say about a reason, beside its sentence."""
-
-    next: str  #: what to do, or where to look; words in braces are _words()
-    end: str = ""  #: what became of the connection
-    option: str = ""  #: which decided it
-
-
-_REASONS: Final = {
-    "client_closed": _Story("nothing, it ended well"),
-    "server_closed": _Story("nothing, it ended well"),
-    "drained": _Story("nothing, it ended well", "it was closed", "--drain-idle"),
-    "client_reset": _Story(
-        "see the client's log at this time: it crashed, gave up, or closed before it"
-        " had read everything"
-    ),
-    "client_gone": _Story(
-        "is {host} a health check? it has only looked whether something listens here;"
-        " and is {target} up? {reaching}",
-        "it was given up",
-    ),
-    "server_reset": _Story(
-        "see the log of {target} at this time: it crashed, was restarted, or closed"
-        " before it had read everything",
-        "the client was reset too",
-    ),
-    "connect_refused": _Story(
-        "is something listening on {target}? {listening}", "the client was reset"
-    ),
-    "connect_failed": _Story(
-        "can this machine find and reach {target}? {reaching}", "the client was reset"
-    ),
-    "connect_timeout": _Story(
-        "is {target} up, and does no firewall drop what goes there? {reaching}; if it"
-        " is only slow, raise --connect",
-        "the client was reset",
-        "--connect",
-    ),
-    "loop": _Story(
-        "give the proxy a target that does not lead back to it, as {target} does",
-        "the client was reset",
-    ),
-    "limit": _Story(
-        "raise --max-connections, or let clients wait: --when-full wait",
-        "it was refused",
-        "--max-connections",
-    ),
-    "peer_limit": _Story(
-        "what does {host} need so many connections for? if it may, raise --per-peer;"
-        " if it is many hosts of one IPv6 network, raise --per-peer-prefix",
-        "it was refused",
-        "--per-peer",
-    ),
-    "no_fds": _Story(
-        "raise the hard limit of open files (ulimit -Hn, LimitNOFILE= in systemd), or"
-        " lower --max-connections",
-        "it was refused",
-    ),
-    "resource": _Story(
-        "the error says what this machine lacks: open files (ulimit -Hn), memory,"
-        " threads (ulimit -u), or local ports (net.ipv4.ip_local_port_range) and"
-        " addresses (`ip address`); or what it does not allow, such as a system call"
-        " that is filtered (SystemCallFilter= in systemd); the target and the client"
-        " are not at fault",
-        "it was reset",
-    ),
-    "stopping": _Story(
-        "send clients elsewhere before the server stops; --lame-duck leaves the time",
-        "it was refused",
-    ),
-    "first_byte": _Story(
-        "is {host} a health check or a scanner? if both sides may be silent for so"
-        " long at first, raise --first-byte",
-        "it was closed",
-        "--first-byte",
-    ),
-    "idle": _Story(
-        "raise --idle, or let the client send keep-alives", "it was closed", "--idle"
-    ),
-    "half_closed": _Story(
-        "what was {side} waiting for? if it needs longer, raise --half-closed",
-        "it was reset",
-        "--half-closed",
-    ),
-    "write_stall": _Story(
-        "why does {side} not read: is it stopped, overloaded, cut off? if it may pause"
-        " so long, raise --write-stall",
-        "it was reset",
-        "--write-stall",
-    ),
-    "lifetime": _Story(
-        "raise --lifetime, or let the client connect anew before that",
-        "it was reset",
-        "--lifetime",
-    ),
-    "aborted": _Story("see in the handler's code why it aborts"),
-    "fault": _Story("see how both ends took it: it was broken on purpose"),
-    "handler_error": _Story(
-        "see the handler's code: this is its mistake, and not its peer's",
-        "it was reset",
-    ),
-    "cut": _Story(
-        "raise --drain if it should have had longer, or let silent ones go before"
-        " that: --drain-idle",
-        "it was reset",
-        "--drain",
-    ),
-    "cancelled": _Story(
-        "see the server's log at this time for what ended it", "it was reset"
-    ),
-}
-
-#: What the bound of these is; of the others it is seconds.
+#: The bounds of these reasons are numbers of connections; others are seconds.
 _COUNTED: Final = frozenset({Reason.LIMIT, Reason.PEER_LIMIT})
 
 _ENDS_THEN: Final = frozenset(
     {Reason.CLIENT_RESET, Reason.CUT, Reason.CANCELLED, Reason.LIFETIME}
 )
-#: Phase -> what it means, and for which reasons it is not said by them already.
+#: Phase -> its meaning, and the reasons whose sentences don't say it already.
 _PHASES: Final[dict[str, tuple[str, frozenset[Reason]]]] = {
     Phase.QUEUE: (
         "Its handler had not begun.",
@@ -156,7 +44,8 @@ _PHASES: Final[dict[str, tuple[str, frozenset[Reason]]]] = {
     ),
     Phase.CLOSING: ("Its handler was done, and it was being closed.", _ENDS_THEN),
 }
-#: Reason -> whom its timer waited for; for the others it is clear, or both.
+#: Reason -> the side that its timer waited for. Other timers wait for both sides,
+#: or for one that is known.
 _WAITED: Final[dict[str, str]] = {
     Reason.HALF_CLOSED: "It was {side} whose direction had not ended.",
     Reason.WRITE_STALL: "The receiver was {side}.",
@@ -170,11 +59,11 @@ _MOST: Final = 20
 def explain(records: Iterable[Record], id: int | None = None) -> Iterator[str]:
     """What happened to connection ``id``, line by line.
 
-    If several have that id, to the last of them. Without an id: to those that
-    did not end well, the last 20 of them, newest last; and how many there are.
+    If several connections have that id, the last one is explained. Without an id,
+    the last 20 that did not end well are, newest last, and all are counted.
 
     Raises:
-      click.ClickException: none has that id.
+      click.ClickException: no connection has that id.
     """
     return _explain_failed(records) if id is None else _explain_one(records, id)
 
@@ -228,7 +117,7 @@ def _sentences(record: Record) -> Iterator[str]:
     if record.error and record.error not in (each.error for each in record.attempts):
         yield f"Error: {record.error}"
     if record.faults:
-        yield f"It was made to suffer: {', '.join(record.faults)}."
+        yield f"Broken on purpose: {', '.join(record.faults)}."
     yield from _times(record)
     yield from _bytes(record)
     if record.draining:
@@ -241,31 +130,31 @@ def _sentences(record: Record) -> Iterator[str]:
 
 
 def _route(record: Record) -> str:
-    # Who, where to, when, how long.
+    # The client, the listener, the target, when and for how long.
     here = record.local or record.listener or "the server"
-    text = f"{_who(record)} came to {here}"
+    text = f"{_client(record)} came to {here}"
     if record.target:
         text += f", for {record.target}"
     if record.accepted_at is not None:
-        text += f", at {moment(record.accepted_at)}"
+        text += f", at {format_time(record.accepted_at)}"
     if record.duration is not None:
         text += f"; it was over after {format_duration(record.duration)}"
     return text + "."
 
 
-def _who(record: Record) -> str:
-    if record.peer == "unix:":  # the client's socket has no name
-        return "Somebody on this machine"
-    return record.peer or "Somebody"
+def _client(record: Record) -> str:
+    if record.peer == "unix:":  # a Unix socket of a client has no name
+        return "A client on this machine"
+    return record.peer or "A client"
 
 
 def _end(record: Record) -> Iterator[str]:
-    # Why, by which option, and how.
-    if record.reason not in _REASONS:
+    # The reason, the option that decided it, and what happened then.
+    if record.reason not in ADVICE:
         yield f"It ended for a reason that this version does not know: {record.reason}."
         return
     reason = Reason(record.reason)
-    _, end, option = _REASONS[reason]
+    _, end, option = ADVICE[reason]
     sentence = sentence_of(reason, record.target)
     if option and not (reason is Reason.CUT and record.bound is None):
         sentence += f" ({option}{_bound(record)})"
@@ -273,14 +162,14 @@ def _end(record: Record) -> Iterator[str]:
         sentence += f", so {end}"
     yield f"{sentence[0].upper()}{sentence[1:]}."
     if reason in _WAITED and record.side in _SIDES:
-        yield _WAITED[reason].format_map(_words(record))
+        yield _WAITED[reason].format_map(_values_of(record))
     for phase, (meaning, reasons) in _PHASES.items():
         if phase == record.phase and reason in reasons:
             yield meaning
 
 
 def _bound(record: Record) -> str:
-    # The value of the option that decided it, as one would write it behind it.
+    # The value of the option that decided it, as on a command line.
     if record.bound is None:
         return ""
     if record.reason in _COUNTED:
@@ -297,7 +186,7 @@ def _attempts(attempts: Iterable[Attempt]) -> Iterator[str]:
 
 def _times(record: Record) -> Iterator[str]:
     phases = {
-        "a slot": record.queued,
+        "a token": record.queued,
         "its target": record.connect,
         "the client's first byte": record.first_byte,
     }
@@ -342,16 +231,16 @@ def _losses(record: Record) -> Iterator[str]:
 
 
 def _advice(record: Record) -> str:
-    if record.reason not in _REASONS:
+    if record.reason not in ADVICE:
         return "explain it with the version of trioserve that wrote it"
     if record.reason == Reason.CUT and record.bound is None and record.error:
         return "to let it finish, send SIGTERM once; a second one and SIGQUIT cut"
     if record.ended_well and any(_losses(record)):
-        return "it ended well, but not everything was read: see who closed too early"
-    return _REASONS[record.reason].next.format_map(_words(record))
+        return "it ended well, but not all was read: see which side closed too early"
+    return ADVICE[record.reason].next.format_map(_values_of(record))
 
 
-def _words(record: Record) -> dict[str, str]:
+def _values_of(record: Record) -> dict[str, str]:
     listening, reaching = _checks(record.target)
     return {
         "target": record.target or "the target",
@@ -363,7 +252,7 @@ def _words(record: Record) -> dict[str, str]:
 
 
 def _checks(target: str | None) -> tuple[str, str]:
-    # Where to look whether a target listens, and whether it can be reached.
+    # Commands that show whether a target listens, and whether it can be reached.
     try:
         address = parse_address(target or "")
     except ValueError:

@@ -1,13 +1,12 @@
-"""Records: what is read back from a file of reports, a line of JSON for each.
+"""Records: the reports that are read back from a file, a line of JSON each.
 
-Lines in, frozen values out; what is no report is skipped and counted. Nothing
-here knows what a record is read for.
+Lines in, frozen values out; other lines are skipped and counted. Nothing here
+knows what a record is read for.
 """
 
 from __future__ import annotations
 
 import contextlib
-import datetime as dt
 import errno
 import json
 import os
@@ -22,25 +21,26 @@ import click
 from trioserve import Attempt, Outcome, Reason
 from trioserve.app._values import printable
 
-#: A longer line is no report: errors and notes have 256 characters at most.
+#: A longer line is no report: errors and notes are at most 256 characters long.
 _LONGEST: Final = 1 << 18
 
-#: Bytes after which there is no use in reading on, if no line was a report: of a
-#: device, or of a file that is something else.
-_MOST_IN_VAIN: Final = 1 << 26
+#: Reading stops after so many bytes without a report: the file is a device, or
+#: something else.
+_MOST_WITHOUT_A_REPORT: Final = 1 << 26
 
-#: Since the epoch, that is the year 5138; twice as many are still a date.
+#: Since the epoch, that is the year 5138; twice as much is still a valid date.
 _MOST_SECONDS: Final = 1e11
 
-_MOST_THINGS: Final = 1 << 63
+_MOST_COUNTED: Final = 1 << 63
 
 
 class Record(NamedTuple):
-    """A report as it was read; what its line does not have is None.
+    """A report as it was read; fields that its line does not have are None.
 
-    The attributes are those of :class:`trioserve.ConnectionReport`. Words are
-    text, because a newer writer may use some that we don't know. The *outcome*
-    is that of the *reason*; of a reason that we don't know, what the line says.
+    The attributes are those of :class:`trioserve.ConnectionReport`. Enumerations
+    are text, because a newer version may have written members that this one does
+    not know. The *outcome* is that of the *reason*; if the reason is unknown, the
+    one in the line.
     """
 
     id: int
@@ -89,9 +89,9 @@ class Record(NamedTuple):
 def read_records(path: str) -> Iterator[Record]:
     """The reports in a file, in the order in which they were written.
 
-    Lines that are none (torn, of something else, with a wrong type) are
-    skipped, and stderr is told at the end how many there were. One line is in
-    memory at a time, and of a line no more than a report may have.
+    Other lines (torn ones, other text, a field with a wrong type) are skipped, and
+    a warning on stderr counts them at the end. One line is in memory at a time, and
+    no more of it than a report can have.
 
     Args:
       path: of the file; ``-`` is stdin.
@@ -102,7 +102,7 @@ def read_records(path: str) -> Iterator[Record]:
     name = "stdin" if path == "-" else printable(path)
     found = skipped = 0
     for line, read in _lines(path, name):
-        if not found and read > _MOST_IN_VAIN:
+        if not found and read > _MOST_WITHOUT_A_REPORT:
             break
         if line is None:
             continue
@@ -123,7 +123,7 @@ def read_records(path: str) -> Iterator[Record]:
 
 
 def parse_record(line: bytes) -> Record:
-    """Read one line. Fields that we don't know are ignored.
+    """Read one line. Unknown fields are ignored.
 
     Raises:
       ValueError: it is not a whole report, or a field has a wrong type.
@@ -146,14 +146,9 @@ def parse_record(line: bytes) -> Record:
     return Record(**values)
 
 
-def moment(seconds: float) -> str:
-    """Write an ``accepted_at`` as people do, in UTC; or when it was over."""
-    return f"{dt.datetime.fromtimestamp(seconds, dt.UTC):%Y-%m-%d %H:%M:%S} UTC"
-
-
 def _lines(path: str, name: str) -> Iterator[tuple[bytes | None, int]]:
-    # Lines with something in them, of one that is too long only the beginning;
-    # None for what is left out; and how many bytes were read so far.
+    # Each line, or the beginning of one that is too long, or None for the rest of
+    # such a line and for an empty one; and how many bytes were read so far.
     read = 0
     try:
         with _open(path) as file:
@@ -169,7 +164,7 @@ def _lines(path: str, name: str) -> Iterator[tuple[bytes | None, int]]:
 def _open(path: str) -> contextlib.AbstractContextManager[IO[bytes]]:
     if path != "-":
         return Path(path).open("rb")
-    # The process may have been started with stdin closed, whatever typeshed says.
+    # None if the process was started with stdin closed, though typeshed says never.
     if not sys.stdin:
         raise OSError(errno.EBADF, os.strerror(errno.EBADF))
     return contextlib.nullcontext(sys.stdin.buffer)
@@ -182,14 +177,14 @@ def _text(value: object) -> str:
 
 
 def _seconds(value: Any) -> float:
-    # JSON as Python reads it has NaN, infinity, and numbers of any size.
+    # Python reads NaN, infinity and numbers of any size from JSON.
     if type(value) not in (int, float) or not 0 <= value <= _MOST_SECONDS:
         raise ValueError("not a number of seconds")
     return float(value)
 
 
 def _count(value: Any) -> int:
-    if type(value) is not int or not 0 <= value <= _MOST_THINGS:
+    if type(value) is not int or not 0 <= value <= _MOST_COUNTED:
         raise ValueError("not a number of things")
     return value
 

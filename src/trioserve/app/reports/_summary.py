@@ -1,7 +1,7 @@
-"""The sum of many reports: how many ended how, how long it took, who and where.
+"""Sums over many reports: outcomes, times, bytes, peers and targets.
 
-Records in, sums out, and these as JSON for machines or tables for people.
-Nothing here knows where the records come from.
+Records in, sums out. Nothing here knows where the records come from, or how the
+sums are shown.
 """
 
 from __future__ import annotations
@@ -9,13 +9,11 @@ from __future__ import annotations
 import collections
 import heapq
 from array import array
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable
 from typing import Any, Final
 
-from trioserve.app._values import format_bytes, format_duration, printable
-from trioserve.app.output._log import as_json
-
-from ._records import Record, moment
+from ._bounded_sums import BoundedSums
+from ._records import Record
 
 SCHEMA: Final = "trioserve.reports/1"
 
@@ -36,10 +34,10 @@ _MOST_NAMES: Final = 10
 
 
 class Summary:
-    """The sum of records, which are read one at a time.
+    """The sums over records, which are read one at a time.
 
-    What is kept of them: 8 bytes for each phase that each has reached, and of
-    peers and targets 20,000 each.
+    Keeps 8 bytes for each phase that a connection has reached, and at most 20,000
+    peers and 20,000 targets.
     """
 
     def __init__(self, records: Iterable[Record]) -> None:
@@ -51,8 +49,8 @@ class Summary:
         self._seconds = {phase: array("d") for phase in _PHASES}
         self._bytes = {side: [0] * len(_SUMS) for side in _SIDES}
         self._slowest: list[tuple[float, int, Record]] = []
-        self._peers = Tally()
-        self._targets = Tally()
+        self._peers = BoundedSums()
+        self._targets = BoundedSums()
         for record in records:
             self._add(record)
 
@@ -88,8 +86,8 @@ class Summary:
     def as_dict(self) -> dict[str, Any]:
         """The sums as values that JSON can write, in a stable order.
 
-        What there is most of comes first. New keys may come; as long as the
-        schema has this number, none goes or changes its meaning:
+        The most frequent comes first. A later version may add keys; while the
+        schema has this number, none is removed or changes its meaning:
 
         - ``connections``; ``since`` and ``until``, the first accept and the last
           close, in seconds since the epoch, or null;
@@ -98,7 +96,7 @@ class Summary:
         - ``bytes``: of ``client`` and ``target``, as in a report;
         - ``slowest``, at most 5; ``peers`` and ``targets``, at most 10 each;
         - ``exact``: false if there were so many peers or targets that their
-          numbers are only the least that they can be.
+          numbers are only lower bounds.
         """
         return {
             "schema": SCHEMA,
@@ -141,45 +139,11 @@ class Summary:
         return {"connections": count, "share": round(count / self._connections, 6)}
 
 
-class Tally:
-    """Sums for each of many names, of which it remembers a bounded number.
-
-    At twice ``remembered`` names, the half with the smallest first sums is
-    forgotten. A name that comes again begins anew, so that its sums are then
-    the least that they can be.
-
-    Attributes:
-      exact: whether nothing was forgotten.
-    """
-
-    def __init__(self, remembered: int = 10_000) -> None:
-        self.exact = True
-        self._remembered = remembered
-        self._sums: dict[str, list[int]] = {}
-
-    def add(self, name: str, *numbers: int) -> None:
-        """Add to the sums of a name; it is always the same number of numbers."""
-        sums = self._sums.get(name)
-        if sums is not None:
-            for index, number in enumerate(numbers):
-                sums[index] += number
-            return
-        if len(self._sums) == 2 * self._remembered:
-            self.exact = False
-            self._sums = {most: sums for most, *sums in self.most(self._remembered)}
-        self._sums[name] = list(numbers)
-
-    def most(self, count: int) -> list[tuple[Any, ...]]:
-        """The names with the largest first sums, each with its sums behind it."""
-        most = heapq.nsmallest(count, self._sums.items(), key=_by_first_sum)
-        return [(name, *sums) for name, sums in most]
-
-
 def percentiles(values: Iterable[float]) -> dict[str, Any]:
     """How many values there are, and their p50, p90, p99 and max, or null.
 
-    By nearest rank: the smallest value such that so many percent of all are not
-    larger. So each is the value of a connection that there was.
+    By nearest rank: a percentile is the smallest value that so many percent of all
+    values do not exceed. So each is the value of a real connection.
     """
     ranked = sorted(values)
     count = len(ranked)
@@ -190,110 +154,5 @@ def percentiles(values: Iterable[float]) -> dict[str, Any]:
     return found | {"max": ranked[-1] if ranked else None}
 
 
-def summary_json(summary: Summary) -> str:
-    """`Summary.as_dict` in one line."""
-    return as_json(summary.as_dict())
-
-
-def summary_text(summary: Summary) -> Iterator[str]:
-    """Tables for people, line by line."""
-    sums = summary.as_dict()
-    yield _headline(sums)
-    for heading, rows in _tables(sums):
-        if rows:
-            yield ""
-            yield from _aligned(heading, rows)
-    if not sums["exact"]:
-        yield ""
-        yield "So many peers or targets: their numbers are the least that they can be."
-
-
-def _headline(sums: Mapping[str, Any]) -> str:
-    text = f"connections: {sums['connections']}"
-    if sums["since"] is not None:
-        text += f", from {moment(sums['since'])} to {moment(sums['until'])}"
-    return text
-
-
-def _tables(sums: Mapping[str, Any]) -> Iterator[tuple[str, list[list[str]]]]:
-    for kind in ("outcome", "reason"):
-        yield (
-            f"{kind} connections share",
-            [
-                [name, str(part["connections"]), f"{part['share']:.1%}"]
-                for name, part in sums[f"{kind}s"].items()
-            ],
-        )
-    yield (
-        "since_accept connections p50 p90 p99 max",
-        [
-            [phase, str(count), *map(format_duration, seconds)]
-            for phase, each in sums["seconds"].items()
-            for count, *seconds in [each.values()]
-            if count
-        ],
-    )
-    yield (
-        "side received sent discarded unacknowledged",
-        [
-            [side, *map(format_bytes, each.values())]
-            for side, each in sums["bytes"].items()
-            if any(each.values())
-        ],
-    )
-    yield (
-        "slowest duration reason id",
-        [
-            [
-                each["peer"] or "?",
-                format_duration(each["duration"]),
-                each["reason"],
-                str(each["id"]),
-            ]
-            for each in sums["slowest"]
-        ],
-    )
-    yield (
-        "peer connections bytes not_ok",
-        [
-            [
-                each["host"],
-                str(each["connections"]),
-                format_bytes(each["bytes"]),
-                str(each["not_ok"]),
-            ]
-            for each in sums["peers"]
-        ],
-    )
-    yield (
-        "target attempts failed",
-        [
-            [each["address"], str(each["attempts"]), str(each["failed"])]
-            for each in sums["targets"]
-        ],
-    )
-
-
-def _aligned(heading: str, rows: Sequence[Sequence[str]]) -> Iterator[str]:
-    # The first column to the left, the others to the right.
-    headings = [word.replace("_", " ") for word in heading.split()]
-    cells = [headings, *([printable(cell) for cell in row] for row in rows)]
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    for first, *others in cells:
-        yield "  ".join(
-            [
-                first.ljust(widths[0]),
-                *(
-                    cell.rjust(width)
-                    for cell, width in zip(others, widths[1:], strict=True)
-                ),
-            ]
-        )
-
-
 def _most(counter: collections.Counter[Any]) -> list[tuple[Any, int]]:
     return sorted(counter.items(), key=lambda item: (-item[1], item[0]))
-
-
-def _by_first_sum(item: tuple[str, list[int]]) -> tuple[int, str]:
-    return -item[1][0], item[0]

@@ -1,4 +1,4 @@
-"""What a proxy breaks on purpose: by options, or by a file that has a case."""
+"""What a proxy breaks on purpose: by options, or by a file."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from app.process import Start
 from app.sample_reports import make_report
 from trioserve import Reason, parse_faults
 from trioserve.app import _run
-from trioserve.app._job import Job
+from trioserve.app._service import Service
 from trioserve.app.output._log import Log
 from trioserve.app.reports._explain import explain_record
 from trioserve.app.reports._records import parse_record
@@ -32,12 +32,12 @@ def open_files() -> Iterator[None]:
 
 
 @pytest.fixture
-def jobs(monkeypatch: pytest.MonkeyPatch) -> list[Job]:
+def services(monkeypatch: pytest.MonkeyPatch) -> list[Service]:
     """What the command would serve."""
-    asked: list[Job] = []
+    asked: list[Service] = []
 
-    async def main(job: Job, output: object, signals: object) -> int:
-        asked.append(job)
+    async def main(service: Service, output: object, signals: object) -> int:
+        asked.append(service)
         return 0
 
     monkeypatch.setattr(_run, "main", main)
@@ -48,11 +48,13 @@ def _proxy(*options: str, **env: str) -> Result:
     return invoke("proxy", ":0", "a:1", *options, **env)
 
 
-def test_faults_and_seed_come_from_options_or_the_environment(jobs: list[Job]) -> None:
+def test_faults_and_seed_come_from_options_or_the_environment(
+    services: list[Service],
+) -> None:
     assert _proxy().exit_code == 0
     assert _proxy("--fault", "up: reset", "--seed", "7").exit_code == 0
     assert _proxy(TRIOSERVE_FAULT="refuse", TRIOSERVE_SEED="-3").exit_code == 0
-    assert [(str(job.faults), job.seed) for job in jobs] == [
+    assert [(str(service.faults), service.seed) for service in services] == [
         ("", 0),
         ("up:reset@0", 7),
         ("refuse", -3),
@@ -60,7 +62,7 @@ def test_faults_and_seed_come_from_options_or_the_environment(jobs: list[Job]) -
 
 
 def test_a_file_has_both_and_the_option_comes_before_its_seed(
-    jobs: list[Job], tmp_path: Path
+    services: list[Service], tmp_path: Path
 ) -> None:
     file = tmp_path / "case.json"
     file.write_text('{"faults": "down:eof@5", "seed": 9, "peers": []}')
@@ -68,8 +70,8 @@ def test_a_file_has_both_and_the_option_comes_before_its_seed(
     assert _proxy("--fault", f"@{file}", "--seed", "0").exit_code == 0
     file.write_text('{"faults": "down:eof@5"}')
     assert _proxy("--fault", f"@{file}").exit_code == 0
-    assert [job.seed for job in jobs] == [9, 0, 0]
-    assert {job.faults for job in jobs} == {parse_faults("down:eof@5")}
+    assert [service.seed for service in services] == [9, 0, 0]
+    assert {service.faults for service in services} == {parse_faults("down:eof@5")}
 
 
 @pytest.mark.parametrize(
@@ -78,16 +80,16 @@ def test_a_file_has_both_and_the_option_comes_before_its_seed(
         ("", "is not JSON; use an object like"),
         ("[" * 10**6, "is not JSON; use an object like"),
         ("\xff", "is not JSON; use an object like"),
-        ("[]", "there is no case in"),
-        ('{"seed": 7}', "there is no case in"),
-        ('{"faults": 7}', "there is no case in"),
+        ("[]", "there are no faults in"),
+        ('{"seed": 7}', "there are no faults in"),
+        ('{"faults": 7}', "there are no faults in"),
         ('{"faults": ""}', "there are no faults in"),
-        ('{"faults": "", "seed": true}', "there is no case in"),
-        ('{"faults": "", "seed": "7"}', "there is no case in"),
+        ('{"faults": "", "seed": true}', "there are no faults in"),
+        ('{"faults": "", "seed": "7"}', "there are no faults in"),
         ('{"faults": "lag=5\\u001b"}', "'lag=5\\x1b' is not a fault; use latency="),
     ],
 )
-def test_a_file_that_has_no_case_is_one_line(
+def test_a_file_that_has_no_faults_is_one_line(
     content: str, said: str, tmp_path: Path
 ) -> None:
     file = tmp_path / "case.json"
@@ -139,7 +141,7 @@ def test_a_connection_that_suffered_is_explained() -> None:
     record = parse_record(json.dumps(report.as_dict()).encode())
     text = click.unstyle("\n".join(explain_record(record)))
     assert "A fault that was asked for ended it." in text
-    assert "It was made to suffer: up:latency=1s, up:reset@3." in text
+    assert "Broken on purpose: up:latency=1s, up:reset@3." in text
     assert "Next: see how both ends took it: it was broken on purpose." in text
 
 

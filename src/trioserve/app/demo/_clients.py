@@ -1,6 +1,6 @@
-"""The demo's clients: every temper that a server meets.
+"""The demo's clients: each behaves in one of the ways that a server meets.
 
-A port in, what each client saw out. Nothing here knows who serves them.
+A port in, what each client saw out. Nothing here knows what serves them.
 """
 
 from __future__ import annotations
@@ -18,23 +18,23 @@ _RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 
 
 @dataclasses.dataclass(slots=True, eq=False)
-class Client:
+class SimulatedClient:
     """One client, and what it saw.
 
     Attributes:
-      temper: how it behaves; a key of `TEMPERS`.
-      start: seconds after the beginning when it comes.
-      random: what it rolls its dice with.
+      behaviour: a key of `BEHAVIOURS`.
+      start: seconds after the beginning at which it connects.
+      random: where its random sizes and pauses come from.
       address: its own end of the connection, as a report's ``peer`` writes it;
-        ``""`` until it has one.
-      sent, received: bytes that its kernel took, and that it got.
+        ``""`` until it is connected.
+      sent, received: bytes that its kernel took, and bytes that arrived.
       sent_sum, received_sum: check sums of these.
       end: ``"done"`` when it got back what it sent, ``"closed"`` when the
-        server closed before that, ``"reset"`` by whichever side, None while it
-        goes on.
+        server closed before that, ``"reset"`` when either side reset the
+        connection, None while it goes on.
     """
 
-    temper: str
+    behaviour: str
     start: float
     random: random.Random
     address: str = ""
@@ -45,20 +45,20 @@ class Client:
     end: str | None = None
 
     async def run(self, port: int) -> None:
-        """Come when it is time, connect, behave, close."""
+        """Wait for its start, connect, behave, close."""
         await trio.sleep(self.start)
         with trio.socket.socket() as sock:
             try:
                 await sock.connect(("127.0.0.1", port))
                 self.address = "{}:{}".format(*sock.getsockname())
-                await TEMPERS[self.temper](self, sock)
+                await BEHAVIOURS[self.behaviour](self, sock)
                 complete = self.received == self.sent
                 self.end = self.end or ("done" if complete else "closed")
             except* OSError:
                 self.end = "reset"
 
     async def send(self, sock: trio.socket.SocketType, data: bytes) -> None:
-        """Send all of it, and count."""
+        """Send all of ``data`` and count it."""
         rest = memoryview(data)
         while rest:
             count = await sock.send(rest)
@@ -67,31 +67,31 @@ class Client:
             rest = rest[count:]
 
     async def receive(self, sock: trio.socket.SocketType) -> bytes:
-        """Receive what comes next, and count; ``b""`` is the end."""
+        """Receive what comes next and count it; ``b""`` is EOF."""
         data = await sock.recv(65536)
         self.received += len(data)
         self.received_sum = zlib.crc32(data, self.received_sum)
         return data
 
     async def finish(self, sock: trio.socket.SocketType) -> None:
-        """Say that nothing more comes, and receive until the end."""
+        """Send EOF, and receive until EOF."""
         sock.shutdown(socket.SHUT_WR)
         await self.receive_rest(sock)
 
     async def receive_rest(self, sock: trio.socket.SocketType) -> None:
-        """Receive until the end."""
+        """Receive until EOF."""
         while await self.receive(sock):
             pass
 
 
-async def _quick(client: Client, sock: trio.socket.SocketType) -> None:
+async def _quick(client: SimulatedClient, sock: trio.socket.SocketType) -> None:
     for _ in range(client.random.randint(1, 20)):
         await client.send(sock, client.random.randbytes(64))
         await client.receive(sock)
     await client.finish(sock)
 
 
-async def _slow(client: Client, sock: trio.socket.SocketType) -> None:
+async def _slow(client: SimulatedClient, sock: trio.socket.SocketType) -> None:
     for _ in range(client.random.randint(2, 8)):
         await client.send(sock, client.random.randbytes(16))
         await trio.sleep(client.random.uniform(0.05, 0.4))
@@ -99,7 +99,7 @@ async def _slow(client: Client, sock: trio.socket.SocketType) -> None:
     await client.finish(sock)
 
 
-async def _silent(client: Client, sock: trio.socket.SocketType) -> None:
+async def _silent(client: SimulatedClient, sock: trio.socket.SocketType) -> None:
     with trio.move_on_after(client.random.uniform(0.3, 2.0)):
         await client.receive(sock)
         client.end = "closed"
@@ -107,33 +107,35 @@ async def _silent(client: Client, sock: trio.socket.SocketType) -> None:
     await client.finish(sock)
 
 
-async def _half_closing(client: Client, sock: trio.socket.SocketType) -> None:
+async def _half_closing(client: SimulatedClient, sock: trio.socket.SocketType) -> None:
     await client.send(sock, client.random.randbytes(client.random.randint(1, 20_000)))
     await client.finish(sock)
 
 
-async def _bulky(client: Client, sock: trio.socket.SocketType) -> None:
+async def _bulky(client: SimulatedClient, sock: trio.socket.SocketType) -> None:
     async with trio.open_nursery() as nursery:
         nursery.start_soon(_send_blocks, client, sock)
         await client.receive_rest(sock)
 
 
-async def _send_blocks(client: Client, sock: trio.socket.SocketType) -> None:
+async def _send_blocks(client: SimulatedClient, sock: trio.socket.SocketType) -> None:
     block = client.random.randbytes(65536)
     for _ in range(client.random.randint(4, 32)):
         await client.send(sock, block)
     sock.shutdown(socket.SHUT_WR)
 
 
-async def _resetting(client: Client, sock: trio.socket.SocketType) -> None:
+async def _resetting(client: SimulatedClient, sock: trio.socket.SocketType) -> None:
     await client.send(sock, client.random.randbytes(client.random.randint(1, 50_000)))
     await client.receive(sock)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
     client.end = "reset"
 
 
-#: How clients behave. One that means to end early notes it in ``end``.
-TEMPERS: dict[str, Callable[[Client, trio.socket.SocketType], Awaitable[None]]] = {
+_Behaviour = Callable[[SimulatedClient, trio.socket.SocketType], Awaitable[None]]
+
+#: How clients behave. A client that ends early on purpose sets its ``end`` itself.
+BEHAVIOURS: dict[str, _Behaviour] = {
     "quick": _quick,
     "slow": _slow,
     "silent": _silent,
@@ -143,11 +145,12 @@ TEMPERS: dict[str, Callable[[Client, trio.socket.SocketType], Awaitable[None]]] 
 }
 
 
-def make_crowd(seconds: float, clients: int, seed: int) -> list[Client]:
-    """Clients of every temper, that come one after the other within ``seconds``."""
+def make_clients(seconds: float, count: int, seed: int) -> list[SimulatedClient]:
+    """Clients of all behaviours, which connect one after the other in ``seconds``."""
     dice = random.Random(seed)
-    pause = seconds / clients
+    pause = seconds / count
+    behaviours = dice.choices(list(BEHAVIOURS), k=count)
     return [
-        Client(temper, number * pause, random.Random(dice.random()))
-        for number, temper in enumerate(dice.choices(list(TEMPERS), k=clients))
+        SimulatedClient(behaviour, number * pause, random.Random(dice.random()))
+        for number, behaviour in enumerate(behaviours)
     ]

@@ -1,4 +1,4 @@
-"""What one run of the command serves. A value; nothing here serves it."""
+"""The service that one command line asks for. A value; nothing here serves it."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ Handler = Callable[[Connection], Awaitable[object]]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Job:
-    """A server as the command line asked for it.
+class Service:
+    """Listeners, a handler, and how it is to be served.
 
     Args:
       name: the command, ``"echo"`` or ``"proxy"``.
-      listen: where, as it was asked for; a port may be 0.
-      targets: where a proxy dials, the first one first; else none.
+      listen: the addresses to listen on; a port may be 0.
+      targets: where a proxy dials, in this order; empty for other handlers.
       handler: what serves a connection.
-      port_file: a file that gets the port's number while it listens, or None.
-      live: whether to show all the time how it stands.
+      port_file: a file that holds the ports while they are listened on, or None.
+      live: whether to show the live view.
       faults, seed: what a proxy breaks on purpose.
     """
 
@@ -37,5 +37,5 @@ class Job:
 
     @property
     def route(self) -> str:
-        """Where it relays to, in words; "" if it does not."""
+        """Its targets, in words; "" if there are none."""
         return ", then ".join(str(target) for target in self.targets)

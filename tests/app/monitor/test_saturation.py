@@ -11,7 +11,7 @@ import trio.testing
 
 from support import Running, receive_exactly, serving
 from trioserve import Limits, UnixAddress, echo, parse_address
-from trioserve.app.monitor._fullness import Full, Fullness, Room
+from trioserve.app.monitor._saturation import Relieved, Saturated, SaturationMonitor
 
 
 def _waits(address: str) -> socket.socket:
@@ -41,33 +41,33 @@ async def test_it_is_full_when_somebody_waits_and_no_longer_when_nobody_does(
     autojump_clock: object,
 ) -> None:
     async with serving(echo, limits=Limits(max_connections=2)) as running:
-        fullness = Fullness(running.server)
+        saturation = SaturationMonitor(running.server)
         first, _ = await _served(running), await _served(running)
-        assert fullness.look() is None  # all slots are taken, and nobody waits
+        assert saturation.check() is None  # the limit is reached, and nobody waits
         waits = [_waits(running.address) for _ in range(7)]
-        assert fullness.look() == Full(slots=2, waiting=7)
+        assert saturation.check() == Saturated(limit=2, waiting=7)
         await trio.sleep(3)
-        assert fullness.look() is None
+        assert saturation.check() is None
         for client in waits:
             client.close()
         await _settled(first.aclose())
-        assert fullness.look() == Room(slots_used=1, slots=2, seconds=3)
-        assert fullness.look() is None
+        assert saturation.check() == Relieved(tokens_used=1, limit=2, seconds=3)
+        assert saturation.check() is None
 
 
-async def test_a_slot_that_is_free_for_a_moment_is_not_room(
+async def test_a_token_that_is_free_for_a_moment_is_no_relief(
     autojump_clock: object,
 ) -> None:
     """As long as somebody waits."""
     async with serving(echo, limits=Limits(max_connections=1)) as running:
-        fullness = Fullness(running.server)
+        saturation = SaturationMonitor(running.server)
         await _served(running)
         with _waits(running.address):
-            assert fullness.look() == Full(slots=1, waiting=1)
+            assert saturation.check() == Saturated(limit=1, waiting=1)
             running.server.limits = Limits(max_connections=2)
-            assert fullness.look() is None
+            assert saturation.check() is None
             await _settled()
-        assert fullness.look() == Room(slots_used=2, slots=2, seconds=0)
+        assert saturation.check() == Relieved(tokens_used=2, limit=2, seconds=0)
 
 
 async def test_one_who_will_be_accepted_at_once_does_not_wait(
@@ -75,7 +75,7 @@ async def test_one_who_will_be_accepted_at_once_does_not_wait(
 ) -> None:
     async with serving(echo, limits=Limits(max_connections=2)) as running:
         with _waits(running.address):
-            assert Fullness(running.server).look() is None
+            assert SaturationMonitor(running.server).check() is None
 
 
 async def test_who_waits_at_a_unix_socket_is_not_counted(
@@ -84,11 +84,11 @@ async def test_who_waits_at_a_unix_socket_is_not_counted(
     addresses = (f"unix:{tmp_path}/socket",)
     limits = Limits(max_connections=1)
     async with serving(echo, addresses=addresses, limits=limits) as running:
-        fullness = Fullness(running.server)
+        saturation = SaturationMonitor(running.server)
         with _waits(running.address):
             await _settled()
             with _waits(running.address):
-                assert fullness.look() == Full(slots=1, waiting=None)
+                assert saturation.check() == Saturated(limit=1, waiting=None)
 
 
 @pytest.mark.parametrize("full", [False, True])
@@ -96,11 +96,11 @@ async def test_a_server_that_drains_has_room_for_nobody(
     autojump_clock: object, full: bool
 ) -> None:
     async with serving(echo, limits=Limits(max_connections=1)) as running:
-        fullness = Fullness(running.server)
+        saturation = SaturationMonitor(running.server)
         await _served(running)
         with _waits(running.address):
             if full:
-                assert fullness.look() == Full(slots=1, waiting=1)
+                assert saturation.check() == Saturated(limit=1, waiting=1)
             running.server.start_draining()
             await running.server.draining.wait()
-            assert fullness.look() is None
+            assert saturation.check() is None

@@ -1,4 +1,4 @@
-"""What a proxy is to break on purpose: options, or a file that says both.
+"""The options for what a proxy breaks on purpose: in words, or in a file.
 
 Words of the command line or the environment in, faults and a seed out. Nothing
 here knows what they do to a connection.
@@ -12,26 +12,24 @@ import json
 import os
 import stat
 from collections.abc import Callable
-from typing import Any, Final, TypeVar
+from typing import Final
 
 import click
 
 from trioserve import Faults, parse_faults
 
-from ._options import option
+from ._environment import Command, option
 from ._values import format_bytes, printable
-
-Command = TypeVar("Command", bound=Callable[..., Any])
 
 _FORM: Final = 'use an object like {"faults": "up:reset@4096", "seed": 7}'
 
-#: Bytes; a case has a hundred.
+#: Bytes; a usual file has a hundred.
 _LARGEST: Final = 1_000_000
 
 
 @dataclasses.dataclass(frozen=True)
-class Case:
-    """Faults, and the seed that they were found with; None if it was not said."""
+class SeededFaults:
+    """Faults, and the seed that they are to be used with, or None for any."""
 
     faults: Faults
     seed: int | None = None
@@ -41,7 +39,7 @@ class Case:
 
 
 def fault_options() -> Callable[[Command], Command]:
-    """Add them to a command: what to break, and how chance decides."""
+    """A decorator that adds options: what to break, and the seed of what is random."""
 
     def decorate(command: Command) -> Command:
         command = option(
@@ -49,27 +47,27 @@ def fault_options() -> Callable[[Command], Command]:
             type=_seed,
             metavar="N",
             show_default="0, or that of the file",
-            help="Decides what is random in the faults.",
+            help="Seed of what is random in the faults.",
         )(command)
         return option(
             "--fault",
-            type=_case,
+            type=_faults,
             metavar="FAULTS",
             help="Break connections on purpose: 'latency=50ms; down:reset@4096',"
-            " or @FILE with a case of JSON; see trioserve help faults.",
+            " or @FILE with JSON; see trioserve help faults.",
         )(command)
 
     return decorate
 
 
-def _case(text: str) -> Case:
+def _faults(text: str) -> SeededFaults:
     try:
-        case = _read_case(text[1:]) if text[:1] == "@" else Case(parse_faults(text))
+        found = _read(text[1:]) if text[:1] == "@" else SeededFaults(parse_faults(text))
     except ValueError as error:
         raise click.BadParameter(printable(str(error))) from None
-    if not case.faults:
+    if not found.faults:
         raise click.BadParameter("no fault is in it; use one like 'latency=50ms'")
-    return case
+    return found
 
 
 def _seed(text: str) -> int:
@@ -79,7 +77,7 @@ def _seed(text: str) -> int:
         raise click.BadParameter(f"{text!r} is not a whole number") from None
 
 
-def _read_case(path: str) -> Case:
+def _read(path: str) -> SeededFaults:
     try:
         found = json.loads(_read_file(path))
     except OSError as error:
@@ -88,18 +86,18 @@ def _read_case(path: str) -> Case:
         raise ValueError(f"{path} is not JSON; {_FORM}") from None
     match found:
         case {"faults": str(faults), "seed": int(seed)} if not isinstance(seed, bool):
-            case = Case(parse_faults(faults), seed)
+            seeded = SeededFaults(parse_faults(faults), seed)
         case {"faults": str(faults)} if "seed" not in found:
-            case = Case(parse_faults(faults))
+            seeded = SeededFaults(parse_faults(faults))
         case _:
-            raise ValueError(f"there is no case in {path}; {_FORM}")
-    if not case.faults:
+            raise ValueError(f"there are no faults in {path}; {_FORM}")
+    if not seeded.faults:
         raise ValueError(f"there are no faults in {path}; {_FORM}")
-    return case
+    return seeded
 
 
 def _read_file(path: str) -> bytes:
-    # Never waits, and never reads without end.
+    # Neither waits for a writer of a pipe nor reads a device without end.
     fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
     with os.fdopen(fd, "rb") as file:
         if not stat.S_ISREG(os.fstat(fd).st_mode):

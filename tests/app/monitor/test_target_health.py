@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trioserve import Attempt, TcpAddress
-from trioserve.app.monitor._targets import Change, Targets
+from trioserve.app.monitor._target_health import TargetChange, TargetHealth
 
 TARGET = TcpAddress("db", 80)
 DOWN = Attempt(address="10.0.0.1:80", seconds=0.1, error="OSError: no")
@@ -16,13 +16,16 @@ OTHER = Attempt(address="10.0.0.2:80", seconds=0.1)
 UNKNOWN = Attempt(address="db:80", seconds=0.1, error="gaierror: no")
 
 
-def _told(attempts: Sequence[Attempt]) -> list[Change]:
-    targets = Targets()
-    return [change for each in attempts for change in targets.note(TARGET, each)]
+def _told(attempts: Sequence[Attempt]) -> list[TargetChange]:
+    targets = TargetHealth()
+    return [change for each in attempts for change in targets.record(TARGET, each)]
 
 
 def test_only_what_changes_is_told() -> None:
-    down, up = Change("10.0.0.1:80", "OSError: no"), Change("10.0.0.1:80", None)
+    down, up = (
+        TargetChange("10.0.0.1:80", "OSError: no"),
+        TargetChange("10.0.0.1:80", None),
+    )
     attempts = [OTHER, DOWN, OTHER, DOWN, UP, UP, DOWN]
     assert _told(attempts) == [down, up, down]
 
@@ -41,9 +44,9 @@ def test_what_was_given_up_might_have_answered() -> None:
 def test_a_name_that_can_be_looked_up_again_answers_again() -> None:
     """With the first of its addresses that answers, whichever it is."""
     assert _told([UNKNOWN, UNKNOWN, DOWN, OTHER, OTHER]) == [
-        Change("db:80", "gaierror: no"),
-        Change("10.0.0.1:80", "OSError: no"),
-        Change("db:80", None),
+        TargetChange("db:80", "gaierror: no"),
+        TargetChange("10.0.0.1:80", "OSError: no"),
+        TargetChange("db:80", None),
     ]
 
 
@@ -63,5 +66,8 @@ def test_what_the_proxy_lacks_says_nothing_about_a_target() -> None:
     short = Attempt(
         address="10.0.0.1:80", seconds=0.0, error="OSError: no port", ours=True
     )
-    down, up = Change("10.0.0.1:80", "OSError: no"), Change("10.0.0.1:80", None)
+    down, up = (
+        TargetChange("10.0.0.1:80", "OSError: no"),
+        TargetChange("10.0.0.1:80", None),
+    )
     assert _told([short, UP, DOWN, short, DOWN, UP]) == [down, up]

@@ -1,4 +1,4 @@
-"""The demo's accounts: what clients saw against what servers reported.
+"""The demo's audit: what clients saw, compared with what servers reported.
 
 Clients, reports and counters in, lines out. Nothing here does I/O.
 """
@@ -11,12 +11,12 @@ from collections.abc import Iterator, Sequence
 
 from trioserve import ConnectionReport, DrainSummary, Statistics
 
-from ._crowd import Client
+from ._clients import SimulatedClient
 
 
 @dataclasses.dataclass(kw_only=True)
-class Books:
-    """What one server says: a report of each connection, and its counters."""
+class Ledger:
+    """What one server recorded: a report of each connection, and its counters."""
 
     reports: list[ConnectionReport]
     statistics: Statistics
@@ -27,18 +27,18 @@ class Books:
 
 
 @dataclasses.dataclass(kw_only=True)
-class Accounts:
-    """Everything that was seen: by the clients, the proxy, and its target."""
+class Audit:
+    """Everything that was recorded: by the clients, the proxy, and its target."""
 
-    clients: Sequence[Client]
-    proxy: Books
-    target: Books
+    clients: Sequence[SimulatedClient]
+    proxy: Ledger
+    target: Ledger
     summary: DrainSummary
 
 
-def accounts_text(accounts: Accounts) -> Iterator[str]:
-    """The accounts, line by line."""
-    summary, front, back = accounts.summary, accounts.proxy, accounts.target
+def audit_text(audit: Audit) -> Iterator[str]:
+    """The totals, line by line."""
+    summary, front, back = audit.summary, audit.proxy, audit.target
     yield (
         f"drained in {summary.seconds:.1f} s: {summary.finished} finished,"
         f" {summary.cut} cut, {summary.refused} refused"
@@ -48,11 +48,11 @@ def accounts_text(accounts: Accounts) -> Iterator[str]:
     outcomes = collections.Counter(str(report.outcome) for report in front.reports)
     yield "outcomes: " + ", ".join(f"{n} {name}" for name, n in outcomes.most_common())
     yield ""
-    connected = sum(1 for client in accounts.clients if client.address)
-    yield f"connections  {connected} clients = {_books_text(front)}"
-    yield f"  to target  {_dialed(front)} dialed = {_books_text(back)}"
-    sent = sum(client.sent for client in accounts.clients)
-    received = sum(client.received for client in accounts.clients)
+    connected = sum(1 for client in audit.clients if client.address)
+    yield f"connections  {connected} clients = {_ledger_text(front)}"
+    yield f"  to target  {_dialed(front)} dialed = {_ledger_text(back)}"
+    sent = sum(client.sent for client in audit.clients)
+    received = sum(client.received for client in audit.clients)
     there, back_again = front.sum("bytes_received"), front.sum("bytes_sent")
     yield f"bytes there  {sent:,} sent = {there:,} + {sent - there:,} cut off"
     yield (
@@ -70,32 +70,32 @@ def accounts_text(accounts: Accounts) -> Iterator[str]:
     )
 
 
-def mistakes(accounts: Accounts) -> list[str]:
-    """What does not add up, a line each; nothing if all is well."""
+def discrepancies(audit: Audit) -> list[str]:
+    """Everything that does not add up, a line each; empty if all is well."""
     return [
-        *_books_mistakes("proxy", accounts.proxy),
-        *_books_mistakes("target", accounts.target),
-        *_relay_mistakes(accounts.proxy, accounts.target),
-        *_client_mistakes(accounts.clients, accounts.proxy),
-        *(f"stuck: {task}" for task in accounts.summary.stuck),
+        *_check_ledger("proxy", audit.proxy),
+        *_check_ledger("target", audit.target),
+        *_check_relay(audit.proxy, audit.target),
+        *_check_clients(audit.clients, audit.proxy),
+        *(f"stuck: {task}" for task in audit.summary.stuck),
     ]
 
 
-def _books_mistakes(name: str, books: Books) -> Iterator[str]:
+def _check_ledger(name: str, ledger: Ledger) -> Iterator[str]:
     # A server's reports against its counters.
-    counters = books.statistics
+    counters = ledger.statistics
     if counters.open:
         yield f"{name}: {counters.open} connections are still open"
-    if not counters.accepted == counters.closed == len(books.reports):
-        yield f"{name}: {_books_text(books)}"
+    if not counters.accepted == counters.closed == len(ledger.reports):
+        yield f"{name}: {_ledger_text(ledger)}"
     for field in ("bytes_received", "bytes_sent", "bytes_discarded"):
-        total, counter = books.sum(field), getattr(counters, field)
+        total, counter = ledger.sum(field), getattr(counters, field)
         if total != counter:
             yield f"{name}: {field} are {total} in reports, {counter} in statistics"
 
 
-def _relay_mistakes(front: Books, back: Books) -> Iterator[str]:
-    # What the proxy took against what it passed on, and what its target saw.
+def _check_relay(front: Ledger, back: Ledger) -> Iterator[str]:
+    # What the proxy received against what it passed on and what its target saw.
     for report in front.reports:
         if report.bytes_received != report.bytes_discarded + (
             report.upstream_bytes_sent or 0
@@ -113,20 +113,20 @@ def _relay_mistakes(front: Books, back: Books) -> Iterator[str]:
         yield "the proxy received more than the target sent"
 
 
-def _client_mistakes(clients: Sequence[Client], books: Books) -> Iterator[str]:
-    # What each client saw against the report of its connection. After a reset
-    # bytes may be missing that were on the way, and only then.
+def _check_clients(clients: Sequence[SimulatedClient], ledger: Ledger) -> Iterator[str]:
+    # What each client saw against the report of its connection. Bytes that were
+    # on the way may be missing after a reset, and only then.
     by_peer: dict[str, list[ConnectionReport]] = {}
-    for report in sorted(books.reports, key=lambda report: report.id):
+    for report in sorted(ledger.reports, key=lambda report: report.id):
         by_peer.setdefault(report.peer, []).append(report)
     for client in clients:
-        name = f"{client.temper} client {client.address}"
+        name = f"{client.behaviour} client {client.address}"
         if client.end is None:
             yield f"{name} still waits"
         if not client.address:
             continue
-        # The system gives a port out again only after its connection is over,
-        # so clients and reports of one port have the same order.
+        # The kernel reuses a port only after its connection is over, so clients
+        # and reports of one port have the same order.
         reports = by_peer.get(client.address)
         if not reports:
             yield f"{name} has no report"
@@ -145,13 +145,13 @@ def _client_mistakes(clients: Sequence[Client], books: Books) -> Iterator[str]:
         yield f"{left} reports belong to no client"
 
 
-def _books_text(books: Books) -> str:
-    counters = books.statistics
+def _ledger_text(ledger: Ledger) -> str:
+    counters = ledger.statistics
     return (
         f"{counters.accepted} accepted = {counters.closed} closed"
-        f" = {len(books.reports)} reports"
+        f" = {len(ledger.reports)} reports"
     )
 
 
-def _dialed(books: Books) -> int:
-    return sum(1 for report in books.reports if report.connect is not None)
+def _dialed(ledger: Ledger) -> int:
+    return sum(1 for report in ledger.reports if report.connect is not None)
