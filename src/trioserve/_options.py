@@ -1,7 +1,7 @@
 """Options: how much at once, and how long to wait.
 
-Frozen values, checked when they are made. Whoever holds one can rely on it;
-nothing here knows what enforces it. Every duration is in seconds, and
+Frozen values, checked when they are made. Nothing here knows what enforces
+them. Every duration is in seconds, and
 ``math.inf`` means never.
 """
 
@@ -34,20 +34,19 @@ def default_max_connections() -> int:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """How many connections are served at once, and what becomes of the others.
+    """How many connections are served at once, and what happens to the others.
 
     Args:
-      max_connections: connections that may hold a slot at once, over all
-        listeners of the server. A slot is held from accept to last close.
-        0 admits nobody (a pause). Default: ``min(10_000, (open files - 64) // 4)``.
-      max_per_peer: of these, how many may come from one peer; who comes when
-        there are as many is refused. A peer is an IPv4 address, or the IPv6
-        addresses of one network. Default None: any number. Clients without an
-        IP address are not counted.
+      max_connections: connections that may be open at once, over all listeners
+        of the server. Each holds a token from accept to last close. 0 admits
+        nobody (a pause). Default: ``min(10_000, (open files - 64) // 4)``.
+      max_per_peer: of these, how many may come from one peer; more are refused.
+        A peer is an IPv4 address, or the IPv6 addresses of one network. Default
+        None: any number. Clients without an IP address are not counted.
       per_peer_ipv6_prefix: how many bits, 1 to 128, the IPv6 addresses of one
         peer have in common. Default 64: a host may take any address of its
-        /64. 128 counts each address for itself. A change holds for who comes
-        from then on.
+        /64. 128 counts each address by itself. A change applies to connections
+        that are accepted after it.
       when_full: what happens to a client that comes at the limit. ``"wait"``
         (default) leaves it in the kernel's accept queue until another connection
         has ended; ``"refuse"`` accepts it and closes it at once, with a report.

@@ -54,7 +54,7 @@ def fault_options() -> Callable[[Command], Command]:
             type=_faults,
             metavar="FAULTS",
             help="Break connections on purpose: 'latency=50ms; down:reset@4096',"
-            " or @FILE with JSON; see trioserve help faults.",
+            " or @FILE with JSON; see 'trioserve help faults'.",
         )(command)
 
     return decorate

@@ -25,7 +25,7 @@ def open_screen(fd: int, write: Callable[[str], bool]) -> Screen | None:
         return None
 
     def size() -> tuple[int, int] | None:
-        if not _is_ours(fd):
+        if not _is_foreground(fd):
             return None
         try:
             columns, rows = os.get_terminal_size(fd)
@@ -94,7 +94,7 @@ class Screen:
             self._painted = view if lines else ("",)
 
 
-def _is_ours(fd: int) -> bool:
+def _is_foreground(fd: int) -> bool:
     # Whether this job is in the foreground: otherwise the shell writes there too.
     try:
         return os.tcgetpgrp(fd) == os.getpgrp()
