@@ -30,7 +30,7 @@ def option(name: str, **attributes: Any) -> Callable[[Command], Command]:
 
 class _Option(click.Option):
     def resolve_envvar_value(self, ctx: click.Context) -> str | None:
-        # A file of settings that was written on Windows leaves a CR at each end.
+        # In a file of settings that was written on Windows, values end with a CR.
         value = super().resolve_envvar_value(ctx)
         return value.rstrip("\r\n") or None if value else value
 
