@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import resource
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 
 import click
@@ -21,14 +19,6 @@ from trioserve.app._service import Service
 from trioserve.app.output._log import Log
 from trioserve.app.reports._explain import explain_record
 from trioserve.app.reports._records import parse_record
-
-
-@pytest.fixture(autouse=True)
-def open_files() -> Iterator[None]:
-    """The command raises the limit of this process; put it back."""
-    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
-    yield
-    resource.setrlimit(resource.RLIMIT_NOFILE, limits)
 
 
 @pytest.fixture
