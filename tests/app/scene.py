@@ -8,7 +8,6 @@ from collections.abc import Callable
 from typing import Any
 
 import trio
-import trio.testing
 
 from app.process import without_time
 from trioserve import (
