@@ -3,9 +3,9 @@
 The map, from the bottom up; it uses public names of trioserve only, and
 imports Hypothesis only when a strategy or a machine is asked for:
 
-    _arguments
-    _network   _schedule   _driven   _watch
-    _peer   _timeline
+    _arguments   _coroutine   _schedule   _timeline
+    _guest   _network   _watch
+    _lines   _peer
     _case   _client   _driver   _strategies
     _run   _served
     _check   _machine

@@ -7,11 +7,11 @@ end is found out by the watch.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import math
 import threading
-import traceback
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, Final, TypeAlias
 
@@ -30,11 +30,12 @@ from trioserve import (
 )
 
 from ._case import Case, Heard, Law, Run, Setting, Violation
-from ._driven import Driven, end_now, tear_out
+from ._coroutine import ObservedCoroutine
+from ._guest import GuestRun
+from ._lines import innermost_line, line_of_caller, line_of_error, line_of_task
 from ._network import Event, MemoryListener, MemoryNetwork, MemoryStream
 from ._peer import Meetings, Peer, Player, SurpriseError
-from ._schedule import schedule
-from ._timeline import Row, Timeline, caller, shown, standing
+from ._timeline import Row, Timeline, shown
 from ._watch import Watch
 
 Handler: TypeAlias = Callable[[Any], Coroutine[Any, Any, object]]
@@ -86,7 +87,9 @@ _REASON: Final = "cancelled by the test"
 class _Life:
     """A handler's call, for one connection."""
 
-    def __init__(self, stream: Connection, driven: Driven, round: int) -> None:
+    def __init__(
+        self, stream: Connection, driven: ObservedCoroutine, round: int
+    ) -> None:
         self.stream = stream
         self.driven = driven
         self.round = round
@@ -135,14 +138,17 @@ class World:
     def run(self) -> Run:
         if self._setting.before_run is not None:
             self._setting.before_run()
-        with schedule(self.case.seed):
-            try:
-                trio.run(self._main, clock=self._clock, instruments=[self._watch])
-            except Exception:
-                # Whoever was given up has not left its scopes and nurseries in
-                # order, and they complain.
-                if not (self._has_given_up and self.violations):
-                    raise
+        run = GuestRun(
+            self._main,
+            seed=self.case.seed,
+            clock=self._clock,
+            instruments=[self._watch],
+        )
+        with contextlib.closing(run):
+            while run.outcome is None and not self._has_given_up:
+                run.tick()
+        if run.outcome is not None:
+            run.outcome.unwrap()
         if self._misuse is not None:
             raise self._misuse
         return Run(
@@ -294,7 +300,7 @@ class World:
             self._misuse = error
             self._stop()
             return None
-        driven = Driven(coroutine)
+        driven = ObservedCoroutine(coroutine)
         life = self._lives[stream.id] = _Life(stream, driven, self.round)
         self._watch.family.add(life.task)
         if self._cancels and not self.round:
@@ -314,7 +320,7 @@ class World:
         finally:
             life.is_over = True
             self._watch.family.discard(life.task)
-            where = _raised_at(life.raised) if life.raised is not None else ""
+            where = line_of_error(life.raised) if life.raised is not None else ""
             self._record(f"handler {stream.id}", self._last_words(life), where)
 
     def _ends_the_program(self, error: BaseException) -> bool:
@@ -394,7 +400,7 @@ class World:
         """By now no handler may run any more; if one does, that is the end."""
         for life in self._lives.values():
             if not life.is_over:
-                where = standing(life.driven.stack())
+                where = innermost_line(life.driven.stack())
                 how = f"{when} it still runs, at {where}"
                 self._violated(self._law_of("ends"), how)
                 self._stop()
@@ -414,12 +420,12 @@ class World:
 
     def _stuck(self, law: Law, how: str) -> None:
         where = [
-            f"  handler {number} is at {standing(life.driven.stack())}"
+            f"  handler {number} is at {innermost_line(life.driven.stack())}"
             for number, life in self._lives.items()
             if not life.is_over
         ]
         where += [
-            f"  task {task.name} is at {standing(task.iter_await_frames())}"
+            f"  task {task.name} is at {line_of_task(task)}"
             for task in self._watch.family
             if task not in [life.task for life in self._lives.values()]
         ]
@@ -431,15 +437,7 @@ class World:
         self._root.cancel(reason="the run is stopped")
 
     def _give_up(self) -> None:
-        lives = {life.task: life for life in self._lives.values() if not life.is_over}
-        for task in tuple(self._watch.family):
-            self._has_given_up = True
-            if task in lives:
-                lives[task].driven.give_up()
-                tear_out(task)
-            else:
-                self._watch.family.discard(task)
-                end_now(task)
+        self._has_given_up = bool(self._watch.family)
 
     # -- what is seen
 
@@ -466,7 +464,7 @@ class World:
         who = stream.name.replace("client", "peer")
         if is_server:
             who = f"handler {self._numbers[stream]}"
-        self._record(who, what, caller() if is_server else "")
+        self._record(who, what, line_of_caller() if is_server else "")
 
     def _follow(self, event: Event) -> None:
         """Keep account of what a handler takes and gives."""
@@ -513,7 +511,7 @@ class World:
 
     def _look_for_tasks(self) -> None:
         for task in self._watch.family:
-            where = standing(task.iter_await_frames())
+            where = line_of_task(task)
             self._violated(
                 "nothing_left", f"its task {task.name} still runs, at {where}"
             )
@@ -570,10 +568,10 @@ class World:
                 if isinstance(error, trio.Cancelled) and was_cut:
                     continue
                 if not isinstance(error, (*allowed, *self._setting.raises)):
-                    how = f"it raised {error!r}, at {_raised_at(error)}"
+                    how = f"it raised {error!r}, at {line_of_error(error)}"
                     self._violated("errors", how, life.raised)
             reasons = [_REASON, str(report.reason)]
-            if life.returned and any(r in reasons for r in life.driven.cancels):
+            if life.returned and any(r in reasons for r in life.driven.cancel_reasons):
                 self._violated(
                     "cancelled", "it was cancelled, and returned as if nothing was"
                 )
@@ -607,11 +605,6 @@ def _flooding(peer: Peer, size: int) -> Peer:
     if not words:
         return peer
     return Peer().stop_reading().send(words * (size // len(words) + 1))
-
-
-def _raised_at(error: BaseException) -> str:
-    """The line of the user's own code that raised."""
-    return standing(traceback.walk_tb(error.__traceback__))
 
 
 def _leaves(error: BaseException | None) -> Sequence[BaseException]:
