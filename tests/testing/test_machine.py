@@ -155,7 +155,7 @@ def takes_no_more_after_the_first(patch: pytest.MonkeyPatch) -> None:
     admit = StreamGate._admit
 
     def admit_the_last(self: StreamGate, stream: trio.abc.Stream) -> Connection | None:
-        self._listener._is_closed = True  # type: ignore[attr-defined]
+        self._listener._backlog.is_closed = True  # type: ignore[attr-defined]
         return admit(self, stream)
 
     patch.setattr(StreamGate, "_admit", admit_the_last)

@@ -3,9 +3,10 @@
 The map, from the bottom up; it uses public names of trioserve only, and
 imports Hypothesis only when a strategy or a machine is asked for:
 
-    _arguments   _coroutine   _schedule   _timeline
-    _guest   _network   _watch
-    _lines   _peer
+    _arguments   _coroutine   _operation   _schedule   _timeline   _watch   _wire
+    _endpoint   _guest
+    _lines   _stream
+    _network   _peer
     _case   _client   _driver   _strategies
     _run   _served
     _check   _machine
@@ -26,9 +27,10 @@ from ._check import (
 )
 from ._client import Client
 from ._driver import Driver, StuckError
-from ._network import Event, MemoryListener, MemoryNetwork, MemoryStream, stream_pair
+from ._network import MemoryListener, MemoryNetwork
 from ._peer import Peer, Step
 from ._served import SERVE_LAWS, ServeFailure, ServeLaw
+from ._stream import Event, MemoryStream, stream_pair
 from ._timeline import Row, Timeline
 
 if TYPE_CHECKING:

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import trio
 
-from ._network import MemoryStream
 from ._peer import Tail
+from ._stream import MemoryStream
 
 
 class Client:

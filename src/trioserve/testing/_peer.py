@@ -15,7 +15,7 @@ from typing import Any, Final, Literal, Self
 import trio
 
 from ._arguments import check_seconds, check_type
-from ._network import MemoryStream
+from ._stream import MemoryStream
 
 Tail = Literal["open", "eof", "reset"]
 

@@ -33,8 +33,9 @@ from ._case import Case, Heard, Law, Run, Setting, Violation
 from ._coroutine import ObservedCoroutine
 from ._guest import GuestRun
 from ._lines import innermost_line, line_of_caller, line_of_error, line_of_task
-from ._network import Event, MemoryListener, MemoryNetwork, MemoryStream
+from ._network import MemoryListener, MemoryNetwork
 from ._peer import Meetings, Peer, Player, SurpriseError
+from ._stream import Event, MemoryStream
 from ._timeline import Row, Timeline, shown
 from ._watch import Watch
 
@@ -168,7 +169,7 @@ class World:
         # Seeded as the command's faults are, so that a case can be done to real
         # traffic: the n-th connection suffers the same.
         network = MemoryNetwork(
-            buffer=self.case.buffer, seed=self.case.seed, watch=self._saw
+            buffer=self.case.buffer, seed=self.case.seed, on_event=self._saw
         )
         listener = network.listen()
         with self._root:

@@ -28,7 +28,8 @@ from trioserve import (
 
 from ._client import Client
 from ._driver import Driver, places
-from ._network import Event, MemoryNetwork
+from ._network import MemoryNetwork
+from ._stream import Event
 
 ServeLaw: TypeAlias = Literal[
     "isolation", "limit", "one record", "byte ledger", "drain ends",
@@ -171,7 +172,7 @@ class Served:
         self._accepts_until = math.inf
         self._deadline = math.inf
         self._outcome: DrainSummary | BaseException | None = None
-        self._network = MemoryNetwork(watch=self._saw)
+        self._network = MemoryNetwork(on_event=self._saw)
         self._listener = self._network.listen()
         self.server: Server = driver.call(driver.nursery.start, self._serve)
 
