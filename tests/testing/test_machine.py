@@ -320,21 +320,21 @@ def test_the_steps_that_are_printed_are_python() -> None:
     state.start(seed=0)
     clients_0 = state.connect()
     assert isinstance(clients_0, Client)
-    state.stop_reading(client=clients_0)
-    state.stop_reading(client=clients_0)
+    state.pause_reading(client=clients_0)
+    state.pause_reading(client=clients_0)
     for _ in range(2):
         # More than the network holds: an answer waits, and is cut in the middle.
         state.send_much(client=clients_0, size=50_000)
         state.laws_hold()
-    state.read_on(client=clients_0)
+    state.resume_reading(client=clients_0)
     state.laws_hold()
-    assert clients_0.heard == clients_0.said
-    state.stop_reading(client=clients_0)
+    assert clients_0.received == clients_0.sent
+    state.pause_reading(client=clients_0)
     state.send_much(client=clients_0, size=50_000)
     state.drain(within=1.0)
     state.pass_time(seconds=1.0)
     state.laws_hold()
-    state.read_on(client=clients_0)
+    state.resume_reading(client=clients_0)
     state.laws_hold()
     assert clients_0.tail == "reset"
     state.teardown()
@@ -367,11 +367,11 @@ class LineMachine(ServeMachine):
 
     @rule(client=ServeMachine.clients)
     def ask(self, client: Client) -> None:
-        before = len(client.heard)
+        before = len(client.received)
         client.send(b"\n")
         self.driver.settle()
-        if len(client.heard) > before:
-            assert client.heard.endswith(b"\n")
+        if len(client.received) > before:
+            assert client.received.endswith(b"\n")
 
     @invariant()
     def answers_are_for_what_was_said(self) -> None:

@@ -649,7 +649,7 @@ async def waits_for_news(stream: Stream) -> None:
 @mistake(
     "its heartbeat does not end with the conversation",
     "ends",
-    Peer().send(b"hello\n").expect(b"HELLO\n").half_close().expect_any(),
+    Peer().send(b"hello\n").expect(b"HELLO\n").half_close().receive_until_eof(),
 )
 async def the_heart_beats_on(stream: Stream) -> None:
     async def beat() -> None:
@@ -691,9 +691,9 @@ async def polls(stream: Stream) -> None:
     "it sends all of its banner before it reads anything",
     "ends",
     Peer()
-    .stop_reading()
+    .pause_reading()
     .send(b"a name that is rather long\n")
-    .read_on()
+    .resume_reading()
     .receive_until(b"\n")
     .expect(b"thank you\n"),
 )
@@ -1000,7 +1000,12 @@ def one_reset_is_everybodys() -> Handler:
 @mistake(
     "who does not read holds up the others",
     "ends",
-    Peer().stop_reading().meet("both are here").meet("said").read_on().expect_any(),
+    Peer()
+    .pause_reading()
+    .meet("both are here")
+    .meet("said")
+    .resume_reading()
+    .receive_until_eof(),
     Peer()
     .meet("both are here")
     .send(b"hello\n" * 4)
@@ -1310,7 +1315,7 @@ async def says_all_and_listens(stream: Stream) -> None:
 
 @correct(
     "news, until the client leaves",
-    Peer().receive_until(b"\n").receive_until(b"\n").half_close().expect_any(),
+    Peer().receive_until(b"\n").receive_until(b"\n").half_close().receive_until_eof(),
 )
 async def news_until_it_leaves(stream: Stream) -> None:
     async def tell() -> None:

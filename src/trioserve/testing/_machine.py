@@ -138,12 +138,12 @@ class ServeMachine(RuleBasedStateMachine):
         self.driver.settle()
 
     @rule(client=clients)
-    def stop_reading(self, client: Client) -> None:
-        client.stop_reading()
+    def pause_reading(self, client: Client) -> None:
+        client.pause_reading()
 
     @rule(client=clients)
-    def read_on(self, client: Client) -> None:
-        client.read_on()
+    def resume_reading(self, client: Client) -> None:
+        client.resume_reading()
         self.driver.settle()
 
     @rule(client=consumes(clients))

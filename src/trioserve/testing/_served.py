@@ -123,7 +123,7 @@ class _Wire:
                 pass
 
 
-class _Life:
+class _HandlerRun:
     """A handler that was started, and what it was ordered to raise."""
 
     def __init__(self, stream: Connection) -> None:
@@ -165,7 +165,7 @@ class Served:
         self._raises = tuple(raises)
         self._clients = list[Client]()
         self._wires = dict[int, _Wire]()
-        self._lives = dict[int, _Life]()
+        self._lives = dict[int, _HandlerRun]()
         self._reported_at = list[float]()
         self._too_many: str | None = None
         # Of a drain, as it was asked for.
@@ -265,7 +265,7 @@ class Served:
         _require("isolation", fine, "the server has ended, and nobody asked")
         for client in self.bystanders:
             who = f"client {client.number}, to which nothing was done,"
-            said, heard = bytes(client.said), bytes(client.heard)
+            said, heard = bytes(client.sent), bytes(client.received)
             fine = heard == said or client.number not in self._served
             _require("isolation", fine, f"{who} sent {said!r} and got back {heard!r}")
             for report in self.reports:
@@ -360,7 +360,9 @@ class Served:
 
     def _check_hellos(self) -> None:
         for client in self._clients:
-            fine = self._outcome is None or client.tail != "open" or not client.listens
+            fine = (
+                self._outcome is None or client.tail != "open" or not client.is_reading
+            )
             how = f"the server is over, and client {client.number} still waits"
             _require("no lost hello", fine, how)
 
@@ -432,7 +434,7 @@ class Served:
             self._outcome = error
 
     async def _handle(self, stream: Connection) -> object:
-        life = self._lives[stream.id] = _Life(stream)
+        life = self._lives[stream.id] = _HandlerRun(stream)
         most = self.server.limits.max_connections
         served = len(self._served)
         if served > most:

@@ -89,7 +89,7 @@ def scripts(
     steps = draw(
         st.lists(
             messages.map(_Send)
-            | st.sampled_from(("hear", "stop_reading"))
+            | st.sampled_from(("hear", "pause_reading"))
             | st.sampled_from(_SECONDS),
             max_size=most,
         )
@@ -102,10 +102,10 @@ def scripts(
                 owed += reply(message) if reply is not None else b""
             case float():
                 peer = peer.wait(step)
-            case "stop_reading":
-                peer, reads = (peer.stop_reading() if reads else peer), False
+            case "pause_reading":
+                peer, reads = (peer.pause_reading() if reads else peer), False
             case _ if not reads:
-                peer, reads = peer.read_on(), True
+                peer, reads = peer.resume_reading(), True
             case _:
                 peer, owed = (peer.expect(owed) if owed else peer), b""
     end = draw(st.sampled_from([end for end in get_args(ScriptEnd) if end in ends]))
@@ -113,9 +113,9 @@ def scripts(
         return peer.close()
     if end == "reset":
         return peer.reset()
-    peer = peer.half_close() if reads else peer.half_close().read_on()
+    peer = peer.half_close() if reads else peer.half_close().resume_reading()
     if reply is None:
-        return peer.expect_any()
+        return peer.receive_until_eof()
     return (peer.expect(owed) if owed else peer).expect_eof()
 
 
