@@ -303,8 +303,8 @@ def test_the_smallest_way_to_break_a_law_reads_well(
         )
     assert str(caught.value) == (
         "law 'limit': slots taken: 1, connections served: 0\n\n"
-        "The law: never do more hold a slot than may,"
-        " and nobody waits while one is free."
+        "The law: no more connections are served than may be,"
+        " and none waits without need."
     )
     told = "\n".join(caught.value.__notes__)
     steps = re.findall(r"^(?:clients_\d+ = )?state[. ].*$", told, re.MULTILINE)
@@ -425,7 +425,7 @@ async def outlive_the_cleanup(stream: Connection) -> None:
         (
             outlive_the_cleanup,
             "drain ends",
-            "left who did not end: conn-1 .*outlive",
+            "left tasks behind: conn-1 .*outlive",
         ),
     ],
 )

@@ -3,14 +3,14 @@
 The map, from the bottom up; it uses public names of trioserve only, and
 imports Hypothesis only when a strategy or a machine is asked for:
 
-    _arguments   _coroutine   _operation   _schedule   _timeline   _watchdog   _wire
-    _endpoint   _guest   _peer
-    _case   _lines   _stream   _strategies
-    _network   _player   _traffic
-    _client   _driver   _handler_run   _result
-    _served   _state   _variations
-    _judge   _liveness   _machine   _observer
-    _harness
+    _arguments _coroutine _operation _schedule _serve_failure _timeline _watchdog _wire
+    _endpoint _guest _peer
+    _case _lines _stream _strategies
+    _driver _network _player _traffic
+    _client _handler_run _result
+    _served _state _variations
+    _judge _liveness _observer _serve_laws
+    _harness _machine
     _checker
     _check
 """
@@ -32,7 +32,7 @@ from ._driver import Driver, StuckError
 from ._network import MemoryListener, MemoryNetwork
 from ._peer import Peer, Step
 from ._result import HandlerFailure, Received, Run, Violation
-from ._served import SERVE_LAWS, ServeFailure, ServeLaw
+from ._serve_failure import SERVE_LAWS, ServeFailure, ServeLaw
 from ._stream import Event, MemoryStream, stream_pair
 from ._timeline import Row, Timeline
 from ._variations import Explore
