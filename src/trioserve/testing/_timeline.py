@@ -1,4 +1,4 @@
-"""Timelines: what happened in a run, in an order and words for people."""
+"""Timelines: what happened in a run, in order and in words."""
 
 from __future__ import annotations
 
@@ -10,7 +10,14 @@ _MOST_BYTES: Final = 40
 
 
 class Row(NamedTuple):
-    """One thing that happened: when (in seconds and steps), to whom, where."""
+    """One thing that happened.
+
+    Attributes:
+      seconds, step: when, in virtual time and in scheduler steps.
+      who: ``"peer 1"``, ``"handler 1"`` or ``"test"``.
+      what: what it did.
+      where: the line of the handler, or "".
+    """
 
     seconds: float
     step: int
@@ -24,7 +31,10 @@ class Row(NamedTuple):
 
 
 class Timeline:
-    """Rows in the order in which they happened."""
+    """Rows in the order in which they happened. ``str()`` makes a table of them.
+
+    Equal rows are shown once, and of many rows the first and the last.
+    """
 
     def __init__(self) -> None:
         self.rows: list[Row] = []
@@ -44,7 +54,7 @@ class Timeline:
 
 
 def shown(data: bytes) -> str:
-    """Bytes for a person, and how many there are."""
+    """How many bytes, and the first of them."""
     count = f"{len(data)} byte{'s' if len(data) != 1 else ''}"
     if len(data) > _MOST_BYTES:
         return f"{count}: {data[:_MOST_BYTES]!r}…"
