@@ -18,7 +18,7 @@ import trio
 from trioserve import Ending
 
 from ._operation import Operation
-from ._wire import Segment, Signal, Wire
+from ._wire import Arrival, Signal, Wire
 
 EventKind: TypeAlias = Literal[
     "connect", "accept", "send", "receive", "send_eof", "receive_eof", "reset",
@@ -168,9 +168,9 @@ class Endpoint:
 
     # -- what happens to it
 
-    def arrive(self, segment: Segment) -> None:
-        """Handle a segment that arrives at this end."""
-        match segment.payload:
+    def arrive(self, arrival: Arrival) -> None:
+        """Handle what arrives at this end."""
+        match arrival.payload:
             case Signal.RST:
                 self.fail()
             case Signal.FIN:
@@ -178,9 +178,9 @@ class Endpoint:
             case Ending(kind=kind):
                 self.apply_fault(kind)
             case bytes() if self.is_closed:
-                self._send_reset(segment.at)
+                self._send_reset(arrival.at)
             case data:
-                self.incoming.deliver(data, boundary=segment.boundary)
+                self.incoming.deliver(data, boundary=arrival.boundary)
                 self.receiving.wake()
 
     def apply_fault(self, kind: str) -> None:

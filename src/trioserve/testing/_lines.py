@@ -1,7 +1,7 @@
 """Lines: where in the user's own code something happens, for people to read.
 
-A line is the user's own if it belongs to neither Trio nor trioserve nor the
-standard library.
+A line is the user's own if it belongs neither to Trio nor to trioserve nor to the
+standard library. Trio's guest mode calls tasks through the package ``outcome``.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
+import outcome
 import trio
 
 import trioserve
@@ -21,7 +22,7 @@ from ._coroutine import ObservedCoroutine
 from ._guest import GuestRun
 
 _FOREIGN: Final = (
-    *(str(Path(module.__file__ or "").parent) for module in (trio, trioserve)),
+    *(str(Path(module.__file__ or "").parent) for module in (trio, trioserve, outcome)),
     str(Path(types.__file__).parent),
 )
 

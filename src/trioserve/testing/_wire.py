@@ -1,7 +1,7 @@
 """One direction of a connection in memory: what is under way, and what has arrived.
 
-A fault schedule decides when each segment arrives, and when the direction ends. It
-knows no tasks and no streams: whoever uses it asks for what is due.
+A fault schedule decides when bytes arrive, and when the direction ends. This module
+knows no tasks and no streams: its user asks for what is due.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ class Signal(enum.Enum):
     RST = enum.auto()
 
 
-class Segment(NamedTuple):
+class Arrival(NamedTuple):
     """Something under way, and the time at which it arrives.
 
-    ``boundary`` says that no receive returns bytes of this segment and of the next.
+    ``boundary`` says that no receive returns bytes of this one and of the next.
     """
 
     payload: bytes | Signal | Ending
@@ -52,9 +52,9 @@ class Wire:
         self._latency = impairment.latency
         self._course = Course(impairment, seed)
         self._begin = trio.current_time()
-        self._under_way = collections.deque[Segment]()
+        self._under_way = collections.deque[Arrival]()
         self._timed = collections.deque(
-            Segment(ending, self._begin + ending.seconds)
+            Arrival(ending, self._begin + ending.seconds)
             for ending in self._course.timed
             if ending.seconds is not None
         )
@@ -83,18 +83,18 @@ class Wire:
         if self.end is None:
             for piece in self._course.feed(data, now - self._begin):
                 at = self._begin + piece.at
-                self._under_way.append(Segment(piece.data, at, piece.boundary))
+                self._under_way.append(Arrival(piece.data, at, piece.boundary))
             self._foresee_end(now)
 
     def send_fin(self, now: float) -> None:
         if self.end is None:
             at = self._begin + self._course.feed_eof(now - self._begin)
             if at < math.inf:  # infinite if another ending comes first
-                self._under_way.append(Segment(Signal.FIN, at))
+                self._under_way.append(Arrival(Signal.FIN, at))
 
     def send_rst(self, now: float) -> None:
         if self.end is None:
-            self._under_way.append(Segment(Signal.RST, now + self._latency))
+            self._under_way.append(Arrival(Signal.RST, now + self._latency))
 
     def _foresee_end(self, now: float) -> None:
         """Let an ending arrive right after the last bytes that precede it."""
@@ -102,24 +102,24 @@ class Wire:
         if ending is not None and not self._foresees_end:
             self._foresees_end = True
             at = self._under_way[-1].at if self._under_way else now
-            self._under_way.append(Segment(ending, at))
+            self._under_way.append(Arrival(ending, at))
 
     # -- time
 
     @property
     def due(self) -> float:
-        """The time at which the next segment arrives."""
+        """The time of the next arrival."""
         queue = self._next_queue()
         return queue[0].at if queue else math.inf
 
-    def pop_due(self) -> Segment:
-        """The next segment, which is then no longer under way."""
-        segment = self._next_queue().popleft()
-        if isinstance(segment.payload, Ending):
-            self._course.suffer(segment.payload)
-        return segment
+    def pop_due(self) -> Arrival:
+        """Take the next arrival off the wire."""
+        arrival = self._next_queue().popleft()
+        if isinstance(arrival.payload, Ending):
+            self._course.suffer(arrival.payload)
+        return arrival
 
-    def _next_queue(self) -> collections.deque[Segment]:
+    def _next_queue(self) -> collections.deque[Arrival]:
         way, timed = self._under_way, self._timed
         return timed if timed and (not way or timed[0].at < way[0].at) else way
 
