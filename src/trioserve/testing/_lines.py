@@ -21,9 +21,10 @@ import trioserve
 from ._coroutine import ObservedCoroutine
 from ._guest import GuestRun
 
-_FOREIGN: Final = (
-    *(str(Path(module.__file__ or "").parent) for module in (trio, trioserve, outcome)),
-    str(Path(types.__file__).parent),
+#: Folders whose lines are not the user's own.
+_FOREIGN: Final = tuple(
+    f"{Path(module.__file__ or '').parent}/"
+    for module in (trio, trioserve, outcome, types)
 )
 
 #: Below these functions the stack is the test's, and no longer the handler's.
