@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+import pytest
 import trio
 import trio.testing
 
@@ -33,11 +34,10 @@ async def test_a_task_stands_at_the_innermost_line_of_the_user() -> None:
 
 
 def test_an_error_was_raised_at_the_innermost_line_of_the_user() -> None:
-    try:
+    with pytest.raises(ValueError, match="negative") as caught:
         trio.run(trio.sleep, -1)
-    except ValueError as error:
-        found = line_of_error(error)
-    assert re.fullmatch(rf"{HERE}test_an_error_was_raised.*", found)
+    line = line_of_error(caught.value)
+    assert re.fullmatch(rf"{HERE}test_an_error_was_raised.*", line)
 
 
 def test_a_stack_without_frames_is_at_its_end() -> None:
