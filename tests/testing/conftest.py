@@ -2,11 +2,11 @@ from __future__ import annotations
 
 import pytest
 
-from trioserve.testing import _watch
+from trioserve.testing import _watchdog
 
 
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """A fifth of the steps is found to be too many: it is the same, and quick."""
     for name in ("_MOST_AT_ONCE", "_MOST_IN_ALL", "_LAST_STEPS"):
-        monkeypatch.setattr(_watch, name, getattr(_watch, name) // 5)
+        monkeypatch.setattr(_watchdog, name, getattr(_watchdog, name) // 5)

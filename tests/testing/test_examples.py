@@ -33,7 +33,13 @@ def test_who_does_not_read_the_chat_is_let_go_and_holds_up_nobody() -> None:
     chat = example("chat")
     talk = b"hello\n" * 1000
     quick = chat["HELLO"].send(talk).expect(talk).meet("all was said")
-    slow = chat["HELLO"].stop_reading().meet("all was said").read_on().expect_reset()
+    slow = (
+        chat["HELLO"]
+        .pause_reading()
+        .meet("all was said")
+        .resume_reading()
+        .expect_reset()
+    )
     run = run_conversation(
         chat["handler"],
         quick,

@@ -160,7 +160,7 @@ def takes_no_more_after_the_first(patch: pytest.MonkeyPatch) -> None:
     def admit_the_last(
         self: StreamAcceptor, stream: trio.abc.Stream
     ) -> Connection | None:
-        self.listener._is_closed = True  # type: ignore[attr-defined]
+        self.listener._backlog.is_closed = True  # type: ignore[attr-defined]
         return admit(self, stream)
 
     patch.setattr(StreamAcceptor, "_admit", admit_the_last)
@@ -312,8 +312,8 @@ def test_the_smallest_way_to_break_a_law_reads_well(
         )
     assert str(caught.value) == (
         "law 'limit': slots taken: 1, connections served: 0\n\n"
-        "The law: never do more hold a slot than may,"
-        " and nobody waits while one is free."
+        "The law: no more connections are served than may be,"
+        " and none waits without need."
     )
     told = "\n".join(caught.value.__notes__)
     steps = re.findall(r"^(?:clients_\d+ = )?state[. ].*$", told, re.MULTILINE)
@@ -329,21 +329,21 @@ def test_the_steps_that_are_printed_are_python() -> None:
     state.start(seed=0)
     clients_0 = state.connect()
     assert isinstance(clients_0, Client)
-    state.stop_reading(client=clients_0)
-    state.stop_reading(client=clients_0)
+    state.pause_reading(client=clients_0)
+    state.pause_reading(client=clients_0)
     for _ in range(2):
         # More than the network holds: an answer waits, and is cut in the middle.
         state.send_much(client=clients_0, size=50_000)
         state.laws_hold()
-    state.read_on(client=clients_0)
+    state.resume_reading(client=clients_0)
     state.laws_hold()
-    assert clients_0.heard == clients_0.said
-    state.stop_reading(client=clients_0)
+    assert clients_0.received == clients_0.sent
+    state.pause_reading(client=clients_0)
     state.send_much(client=clients_0, size=50_000)
     state.drain(within=1.0)
     state.pass_time(seconds=1.0)
     state.laws_hold()
-    state.read_on(client=clients_0)
+    state.resume_reading(client=clients_0)
     state.laws_hold()
     assert clients_0.tail == "reset"
     state.teardown()
@@ -376,11 +376,11 @@ class LineMachine(ServeMachine):
 
     @rule(client=ServeMachine.clients)
     def ask(self, client: Client) -> None:
-        before = len(client.heard)
+        before = len(client.received)
         client.send(b"\n")
         self.driver.settle()
-        if len(client.heard) > before:
-            assert client.heard.endswith(b"\n")
+        if len(client.received) > before:
+            assert client.received.endswith(b"\n")
 
     @invariant()
     def answers_are_for_what_was_said(self) -> None:
@@ -434,7 +434,7 @@ async def outlive_the_cleanup(stream: Connection) -> None:
         (
             outlive_the_cleanup,
             "drain ends",
-            "left who did not end: conn-1 .*outlive",
+            "left tasks behind: conn-1 .*outlive",
         ),
     ],
 )

@@ -133,7 +133,7 @@ async def test_data_for_one_that_half_closed_and_then_closed_is_a_reset() -> Non
 
 async def test_who_has_had_both_ends_cannot_be_reset() -> None:
     events = list[str]()
-    network = MemoryNetwork(watch=lambda event: events.append(event.kind))
+    network = MemoryNetwork(on_event=lambda event: events.append(event.kind))
     listener = network.listen()
     client = await network.connect(listener)
     server = await listener.accept()
@@ -308,7 +308,7 @@ def test_bytes_arrive_in_order_and_no_more_than_fit_are_under_way(
         await client.aclose()
 
     async def main() -> None:
-        network = MemoryNetwork(buffer=buffer, watch=watch)
+        network = MemoryNetwork(buffer=buffer, on_event=watch)
         listener = network.listen()
         client = await network.connect(listener)
         server = await listener.accept()
@@ -532,7 +532,7 @@ async def test_a_watcher_is_told_what_each_stream_did(nursery: trio.Nursery) -> 
     def watch(event: Event) -> None:
         events.append((event.stream.name, event.kind, event.data))
 
-    network = MemoryNetwork(buffer=4, watch=watch)
+    network = MemoryNetwork(buffer=4, on_event=watch)
     listener = network.listen()
     client = await network.connect(listener)
     server = await listener.accept()
@@ -567,3 +567,9 @@ async def test_a_watcher_is_told_what_each_stream_did(nursery: trio.Nursery) -> 
         ("client 1", "receive_reset", None),
         ("client 1", "close", None),
     ]
+
+
+async def test_a_listener_belongs_to_one_network() -> None:
+    listener = MemoryNetwork().listen("elsewhere")
+    with pytest.raises(ValueError, match="<MemoryListener elsewhere> is not of this"):
+        await MemoryNetwork().connect(listener)

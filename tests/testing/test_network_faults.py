@@ -61,8 +61,8 @@ async def test_bytes_and_eof_arrive_later(
     await server.send_all(b"at once")
     assert await client.receive_some() == b"at once"
     assert trio.current_time() == 8
-    assert server.suffered == ("latency=2s", "slow_close=5s")
-    assert client.suffered == ()
+    assert server.applied_faults == ("latency=2s", "slow_close=5s")
+    assert client.applied_faults == ()
 
 
 async def test_what_came_while_nobody_looked_comes_at_once(
@@ -165,7 +165,7 @@ async def test_what_is_behind_a_cut_comes_only_with_a_receive_that_waits_for_it(
         if event.stream.name == "server 1":
             events.append((event.kind, event.data))
 
-    network = MemoryNetwork(faults="cut@3", watch=watch)
+    network = MemoryNetwork(faults="cut@3", on_event=watch)
     listener = network.listen()
     client = await network.connect(listener)
     server = await listener.accept()
@@ -261,7 +261,7 @@ async def test_a_connection_ends_as_it_is_told(
         await server.send_all(b"down")
     assert await result(client.receive_some, 2) == client_sees
     assert await result(sends(client, bytes(99)), 2) == client_sends
-    assert server.suffered == (f"{kind}@{when}",)
+    assert server.applied_faults == (f"{kind}@{when}",)
     # Whatever it does in such a state.
     await client.aclose()
     await server.aclose()
@@ -295,7 +295,7 @@ async def test_a_stalled_connection_may_still_be_reset(
     client.reset()
     assert await result(server.receive_some) == errno.ECONNRESET
     assert trio.current_time() == 5
-    assert server.suffered == ("stall@0", "reset@5s")
+    assert server.applied_faults == ("stall@0", "reset@5s")
 
 
 async def test_after_a_reset_nothing_happens_any_more(
@@ -426,7 +426,7 @@ def test_whatever_happens_a_beginning_arrives_and_it_happens_again(
             buffer=buffer,
             faults=faults,
             seed=seed,
-            watch=lambda event: log.append(
+            on_event=lambda event: log.append(
                 (trio.current_time(), event.stream.name, event.kind, event.data)
             ),
         )
@@ -438,7 +438,7 @@ def test_whatever_happens_a_beginning_arrives_and_it_happens_again(
                 nursery.start_soon(receive, stream, back)
         for stream in streams:
             await stream.aclose()
-            log.append(stream.suffered)
+            log.append(stream.applied_faults)
         return log
 
     def run() -> list[object]:

@@ -109,13 +109,13 @@ def test_a_cut_far_behind_is_found_and_is_the_only_one() -> None:
 
 
 SCRIPTS: Final[list[tuple[dict[str, Any], Callable[[Peer], object], Peer]]] = [
-    ({}, anything, Peer().half_close().expect_any()),
+    ({}, anything, Peer().half_close().receive_until_eof()),
     ({}, lambda p: p.leaves, Peer().close()),
     ({"ends": ["reset"]}, anything, Peer().reset()),
     (
         {},
         lambda p: len(p.sends) > 3,
-        Peer().send(b"a\n").send(b"a\n").half_close().expect_any(),
+        Peer().send(b"a\n").send(b"a\n").half_close().receive_until_eof(),
     ),
     (
         {"reply": bytes.upper},
@@ -132,15 +132,19 @@ SCRIPTS: Final[list[tuple[dict[str, Any], Callable[[Peer], object], Peer]]] = [
     ),
     (
         {"most": 3},
-        lambda p: ".read_on().send" in repr(p),
-        Peer().stop_reading().read_on().send(b"a\n").half_close().expect_any(),
+        lambda p: ".resume_reading().send" in repr(p),
+        Peer().pause_reading().resume_reading().send(b"a\n").half_close().receive_until_eof(),
     ),
     (
         {},
-        lambda p: ".half_close().read_on" in repr(p),
-        Peer().stop_reading().half_close().read_on().expect_any(),
+        lambda p: ".half_close().resume_reading" in repr(p),
+        Peer().pause_reading().half_close().resume_reading().receive_until_eof(),
     ),
-    ({}, lambda p: ".wait" in repr(p), Peer().wait(0.1).half_close().expect_any()),
+    (
+        {},
+        lambda p: ".wait" in repr(p),
+        Peer().wait(0.1).half_close().receive_until_eof(),
+    ),
 ]  # fmt: skip
 
 

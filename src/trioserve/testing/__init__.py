@@ -3,12 +3,16 @@
 The map, from the bottom up; it uses public names of trioserve only, and
 imports Hypothesis only when a strategy or a machine is asked for:
 
-    _arguments
-    _network   _schedule   _driven   _watch
-    _peer   _timeline
-    _case   _client   _driver   _strategies
-    _run   _served
-    _check   _machine
+    _arguments   _coroutine   _operation   _schedule   _timeline   _wire
+    _endpoint   _guest   _peer   _serve_failure   _watchdog
+    _case   _lines   _stream   _strategies
+    _driver   _network   _player   _traffic
+    _client   _handler_run   _result
+    _served   _state   _variations
+    _judge   _liveness   _observer   _serve_laws
+    _harness   _machine
+    _checker
+    _check
 """
 
 from __future__ import annotations
@@ -16,9 +20,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any, Final
 
-from ._case import LAWS, Act, Case, HandlerFailure, Heard, Law, Run, Violation
+from ._case import LAWS, Case, Disturbance, Law
 from ._check import (
-    Explore,
     check_handler,
     run_conversation,
     sweep_cancellations,
@@ -26,10 +29,13 @@ from ._check import (
 )
 from ._client import Client
 from ._driver import Driver, StuckError
-from ._network import Event, MemoryListener, MemoryNetwork, MemoryStream, stream_pair
+from ._network import MemoryListener, MemoryNetwork
 from ._peer import Peer, Step
-from ._served import SERVE_LAWS, ServeFailure, ServeLaw
+from ._result import HandlerFailure, Received, Run, Violation
+from ._serve_failure import SERVE_LAWS, ServeFailure, ServeLaw
+from ._stream import Event, MemoryStream, stream_pair
 from ._timeline import Row, Timeline
+from ._variations import Explore
 
 if TYPE_CHECKING:
     from ._machine import ServeMachine
@@ -38,19 +44,19 @@ if TYPE_CHECKING:
 __all__ = [
     "LAWS",
     "SERVE_LAWS",
-    "Act",
     "Case",
     "Client",
+    "Disturbance",
     "Driver",
     "Event",
     "Explore",
     "HandlerFailure",
-    "Heard",
     "Law",
     "MemoryListener",
     "MemoryNetwork",
     "MemoryStream",
     "Peer",
+    "Received",
     "Row",
     "Run",
     "ServeFailure",

@@ -1,7 +1,7 @@
-"""Cases, and what came of them.
+"""Cases: what is played against a handler, and in which setting.
 
-With the handler and its setting, a case is everything that decides a run: the same
-case runs the same way. It prints as the Python that runs it again.
+With the handler and its setting, a case is all that decides a run: the same case
+runs the same way. It prints as the Python that runs it again.
 """
 
 from __future__ import annotations
@@ -9,19 +9,17 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final, Literal, get_args
 
-from trioserve import ConnectionReport, Limits, Timeouts
+from trioserve import Limits, Timeouts
 from trioserve.faults import Faults
 
 from ._arguments import check_count, check_seconds, check_type
-from ._peer import Peer, Tail
-from ._timeline import Timeline
+from ._peer import Peer
 
-Act = Literal["cancel", "drain", "eof", "reset", "stall", "vanish"]
+Disturbance = Literal["cancel", "drain", "eof", "reset", "stall", "vanish"]
 
 Law = Literal[
     "answer", "chunking", "schedule", "ends", "nothing_left", "record", "errors",
@@ -30,49 +28,58 @@ Law = Literal[
 
 #: What each law asks for, in one sentence.
 LAWS: Final[dict[Law, str]] = {
-    "answer": "the peers get what their scripts expect",
-    "chunking": "what it does depends on the bytes, not on how they are cut",
-    "schedule": "what it does does not depend on which task runs first",
-    "ends": "it ends in bounded time once its peer has left or it was cancelled",
-    "nothing_left": "nothing of it is left: no task, no state that the next one sees",
-    "record": "one report for each connection, and its bytes add up",
-    "errors": "it raises nothing but the errors of its stream, or what `raises` names",
-    "memory": "while its peer takes nothing, it takes little from its peer",
-    "cancelled": "a Cancelled that it got is not swallowed",
-    "drain": "a drain ends it in time, and not in the middle of a message",
-    "alone": "a connection sees nothing of those beside it",
+    "answer": "peers receive what their scripts expect",
+    "chunking": "what peers receive does not depend on how their bytes are cut",
+    "schedule": "what peers receive does not depend on which ready task runs first",
+    "ends": "the handler ends in bounded time after its peer left or it was cancelled",
+    "nothing_left": "after the handler, no task and no change of state is left",
+    "record": "each connection has one report, and its byte counts are right",
+    "errors": "the handler raises only errors of its stream, or what `raises` names",
+    "memory": "while a peer does not read, the handler takes little from it",
+    "cancelled": "the handler does not swallow a Cancelled",
+    "drain": "a drain ends the handler in time, and not in the middle of a message",
+    "alone": "a connection is not affected by those that are open beside it",
 }
 
 
 @dataclasses.dataclass(frozen=True, slots=True, repr=False)
 class Case:
-    """One run of a handler: who talks to it, and what happens to them.
+    """What is played in one run.
 
     Args:
-      peers: their scripts; each is one connection.
-      faults: what the network does to the first round's connections.
-      seed: of the schedule, and of what the faults draw.
-      act, at: after scheduler step ``at``, the handlers are cancelled, the
-        server drains, or each peer sends EOF, resets, says nothing more
-        (``"stall"``) or is cut off (``"vanish"``).
-      copies: how many times each peer connects, at once.
-      rounds: how many times, one after the other; faults and acts are the
-        first's.
-      buffer: bytes that the network holds for each direction.
-      deaf: seconds for which the peers do not read at first.
-      flood: bytes that the peers send, by repeating what they send, while they
-        read nothing.
+      peers: scripts. Each is one connection.
+      faults: of the connections of the first round.
+      seed: of the order in which tasks run, and of what is random in the faults.
+      disturbance, at_step: what happens after scheduler step ``at_step``:
+
+        - ``"cancel"``: the handlers are cancelled, and nothing more arrives from
+          their peers;
+        - ``"drain"``: the server begins to drain;
+        - ``"eof"``, ``"reset"``: each peer sends EOF, or resets;
+        - ``"stall"``: nothing more that a peer sends arrives;
+        - ``"vanish"``: nothing more arrives in either direction, as if the cable
+          was pulled.
+      copies: connections of each peer at the same time.
+      rounds: how many times all of that is done, one after the other. Faults,
+        disturbance, read delay and flood are the first round's.
+      buffer: bytes that the network holds in each direction.
+      read_delay: seconds until the peers begin to read.
+      flood: if not 0, the peers send at least so many bytes, by repeating what
+        their scripts send, and read nothing.
+
+    Raises:
+      TypeError, ValueError: an argument is wrong.
     """
 
     peers: tuple[Peer, ...]
     faults: Faults = dataclasses.field(default_factory=Faults)
     seed: int = 0
-    act: Act | None = None
-    at: int | None = None
+    disturbance: Disturbance | None = None
+    at_step: int | None = None
     copies: int = 1
     rounds: int = 1
     buffer: int = 16384
-    deaf: float = 0.0
+    read_delay: float = 0.0
     flood: int = 0
 
     def __post_init__(self) -> None:
@@ -80,39 +87,46 @@ class Case:
         if not self.peers:
             raise ValueError("peers must not be empty: a conversation needs one")
         for peer in self.peers:
-            check_type("peers", peer, Peer, "Peers, each of them")
+            check_type("peers", peer, Peer, "Peers only")
         check_type("faults", self.faults, Faults, "a Faults, or its text")
         check_type("seed", self.seed, int, "an int")
-        if self.act is not None and self.act not in get_args(Act):
-            raise ValueError(f"act must be one of {get_args(Act)}, not {self.act!r}")
-        if (self.act is None) != (self.at is None):
-            raise ValueError("act and at go together")
+        if self.disturbance is not None and self.disturbance not in _DISTURBANCES:
+            raise ValueError(
+                f"disturbance must be one of {_DISTURBANCES}, not {self.disturbance!r}"
+            )
+        if (self.disturbance is None) != (self.at_step is None):
+            raise ValueError("disturbance and at_step go together")
         for name in ("copies", "rounds", "buffer"):
             check_count(name, getattr(self, name), least=1)
-        if self.at is not None:
-            check_count("at", self.at, least=0)
+        if self.at_step is not None:
+            check_count("at_step", self.at_step, least=0)
         check_count("flood", self.flood, least=0)
-        check_seconds("deaf", self.deaf)
+        check_seconds("read_delay", self.read_delay)
 
     def __repr__(self) -> str:
-        return _call(self, Setting())
+        return as_python(self, Setting())
 
     @property
     def is_undisturbed(self) -> bool:
-        """Whether the peers must get what they expect."""
+        """Whether the peers must receive what they expect."""
         harmless = not (
             self.faults.refuse
             or any(d.terminations for d in (self.faults.up, self.faults.down))
         )
-        return self.act is None and not self.flood and harmless
+        return self.disturbance is None and not self.flood and harmless
+
+    @property
+    def waits(self) -> float:
+        """Seconds that the slowest script waits."""
+        return self.read_delay + max(peer.waits for peer in self.peers)
 
     def save(self, path: str | Path) -> None:
-        """Write what the network did, for ``trioserve proxy --fault @PATH``.
+        """Write the faults and the seed for ``trioserve proxy --fault @PATH``.
 
         Raises:
-          OSError: it can't be written.
-          ValueError: the network did nothing; what happens after a step of tasks
-            can't be done to another program.
+          OSError: the file can't be written.
+          ValueError: the case has no faults. A disturbance happens after a step of
+            tasks, and can't be done to another program.
         """
         if not self.faults:
             raise ValueError(f"this case has no faults that a proxy could do: {self!r}")
@@ -120,17 +134,20 @@ class Case:
         Path(path).write_text(json.dumps(told, indent=2) + "\n", "utf-8")
 
 
+_DISTURBANCES: Final = get_args(Disturbance)
+
+
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Setting:
-    """What is the same for all runs of a handler.
+    """What is the same in all runs of a handler.
 
     Args:
       raises: exceptions that the handler may raise.
-      without: laws that are not looked at, and why.
+      without: laws that are not checked, each with the reason.
       before_run: called before each run.
-      limits: of the server; by default there is room for everybody.
-      timeouts: of the server; by default nothing ends by a timer, unless
-        something happens to the network.
+      limits: of the server; by default all peers may connect at once.
+      timeouts: of the server; by default no timer ends anything, unless there is a
+        disturbance or a fault.
     """
 
     raises: tuple[type[BaseException], ...] = ()
@@ -140,7 +157,7 @@ class Setting:
     timeouts: Timeouts | None = None
 
     def arguments(self) -> list[str]:
-        """As they are written in Python; a function goes by its argument's name."""
+        """Arguments as Python; a function is written as the argument's name."""
         written = list[str]()
         if self.raises:
             names = ", ".join(each.__name__ for each in self.raises)
@@ -156,8 +173,8 @@ class Setting:
         return written
 
 
-def _call(case: Case, setting: Setting) -> str:
-    """The Python that runs it again, where the handler is called ``handler``."""
+def as_python(case: Case, setting: Setting) -> str:
+    """The call that runs a case again, for a handler named ``handler``."""
     parts = ["handler", *map(repr, case.peers)]
     for field in dataclasses.fields(case)[1:]:
         value = getattr(case, field.name)
@@ -172,6 +189,7 @@ def _call(case: Case, setting: Setting) -> str:
 
 
 def _changed(options: Limits | Timeouts, default: Limits | Timeouts) -> str:
+    """Options as Python, without those that are the default."""
     parts = list[str]()
     for field in dataclasses.fields(options):
         value = getattr(options, field.name)
@@ -181,96 +199,5 @@ def _changed(options: Limits | Timeouts, default: Limits | Timeouts) -> str:
     return f"{type(options).__name__}({', '.join(parts)})"
 
 
-#: Characters of a case from which on its bytes are left out where it is shown.
-_MOST_TEXT: Final = 2000
-
-#: A case of which nothing is said.
+#: A case with all defaults.
 _PLAIN: Final = Case((Peer(),))
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Heard:
-    """What a peer heard.
-
-    Attributes:
-      data: all bytes that came.
-      tail: what came after them.
-      taken: how many of them its steps have waited for.
-      surprise: what it did not expect, if there was such a thing.
-    """
-
-    data: bytes
-    tail: Tail
-    taken: int
-    surprise: str | None = None
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Violation:
-    """A law that was broken, and how, in a sentence."""
-
-    law: Law
-    how: str
-    cause: BaseException | None = None
-
-
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Run:
-    """What came of a case.
-
-    Attributes:
-      case: what was run.
-      heard: what each peer heard, round by round; of a round, the copies one
-        after the other.
-      reports: the server's, in the order in which the connections ended.
-      steps: scheduler steps of the first round.
-      seconds: virtual seconds that it took.
-      violations: laws that were broken.
-      timeline: what happened.
-    """
-
-    case: Case
-    heard: Sequence[Sequence[Heard]]
-    reports: Sequence[ConnectionReport]
-    steps: int
-    seconds: float
-    violations: Sequence[Violation]
-    timeline: Timeline
-
-
-class HandlerFailure(AssertionError):  # noqa: N818 - it is the handler's
-    """A handler broke a law.
-
-    Attributes:
-      law: its name.
-      how: how, in a sentence.
-      case: the case in which it did.
-      run: all that came of it.
-      again: the Python that runs it again.
-    """
-
-    def __init__(self, law: Law, how: str, run: Run, setting: Setting) -> None:
-        self.law = law
-        self.how = how
-        self.case = run.case
-        self.run = run
-        self.again = _call(run.case, setting)
-        super().__init__(
-            f"law {law!r}: {how}\n\n"
-            f"The law: {LAWS[law]}.\n\n"
-            f"To run it again:\n\n{_indented(_brief(self.again))}\n\n"
-            f"What happened:\n\n{run.timeline}"
-        )
-
-
-def _brief(text: str) -> str:
-    """A case as people can read it, if that is not what it is."""
-    if len(text) <= _MOST_TEXT:
-        return text
-    long = re.compile(r"b(['\"])(?:\\.|(?!\1).){200,}\1")
-    brief = long.sub(lambda found: f"{found[0][:60]}…{found[1]}", text)
-    return f"{brief}\n# where … is left out; all of it is failure.again"
-
-
-def _indented(text: str) -> str:
-    return "\n".join(f"    {line}" for line in text.splitlines())

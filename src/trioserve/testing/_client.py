@@ -1,43 +1,41 @@
-"""Clients: the other side of a conversation, one step after the other.
+"""Clients: one side of a conversation, driven by plain code one call at a time.
 
-Where a peer has a script, a client is told what to do next, by plain code between
-two moments. It knows no server.
+Where a peer has a script, a client is told what to do next. It knows no server.
 """
 
 from __future__ import annotations
 
 import trio
 
-from ._network import MemoryStream
-from ._peer import Tail
+from ._player import Tail
+from ._stream import MemoryStream
 
 
 class Client:
-    """Somebody who has connected. It reads all the time, unless told to stop.
+    """A client that has connected. It reads all the time, unless told to pause.
 
-    Its methods do not wait: they say what is to happen, and it happens when the
-    driver settles.
+    Its methods do not wait: what they ask for happens when the driver settles.
 
     Attributes:
-      number: counts them from 1, in the order in which they connected; also the
-        ``id`` of its connection.
+      number: counted from 1 in the order of connecting; also the ``id`` of its
+        connection.
       stream: its end of the connection.
-      said: all that it was told to send.
-      heard: all that came.
-      tail: what came after that: nothing yet, EOF or RST.
+      sent: all bytes that :meth:`send` was given, whether or not there was room.
+      received: all bytes that came.
+      tail: what came after them: ``"eof"``, ``"reset"``, or ``"open"`` for neither.
       is_gone: whether it has closed or reset its connection, or vanished.
     """
 
     def __init__(self, number: int, stream: MemoryStream) -> None:
         self.number = number
         self.stream = stream
-        self.said = bytearray()
-        self.heard = bytearray()
+        self.sent = bytearray()
+        self.received = bytearray()
         self.tail: Tail = "open"
         self.is_gone = False
         self._unsent = bytearray()
-        self._says_more = True
-        self._something_to_say = trio.Event()
+        self._will_send_more = True
+        self._has_work = trio.Event()
         self._may_read = trio.Event()
         self._may_read.set()
         self._receiving = trio.CancelScope()
@@ -47,48 +45,48 @@ class Client:
         return f"<Client {self.number}>"
 
     @property
-    def listens(self) -> bool:
-        """Whether it sees what comes."""
+    def is_reading(self) -> bool:
+        """Whether it would notice bytes or an end."""
         return self._may_read.is_set() and not self.is_gone
 
     def send(self, data: bytes) -> None:
-        """Send ``data`` as soon as there is room; after EOF, nothing."""
-        if self._says_more:
-            self.said += data
+        """Send ``data`` as soon as there is room; after EOF, do nothing."""
+        if self._will_send_more:
+            self.sent += data
             self._unsent += data
-            self._something_to_say.set()
+            self._has_work.set()
 
     def send_eof(self) -> None:
-        """Send EOF after all that was to be sent."""
-        self._says_more = False
-        self._something_to_say.set()
+        """Send EOF after all that is still to be sent."""
+        self._will_send_more = False
+        self._has_work.set()
 
-    def stop_reading(self) -> None:
-        """Read no more; what comes stays in the network, which holds little."""
+    def pause_reading(self) -> None:
+        """Stop reading. The network holds what it has room for."""
         if self._may_read.is_set():
             self._may_read = trio.Event()
-            self._receiving.cancel(reason="it reads no more")
+            self._receiving.cancel(reason="the client pauses reading")
 
-    def read_on(self) -> None:
+    def resume_reading(self) -> None:
         """Read again."""
         self._may_read.set()
 
     def reset(self) -> None:
-        """Close by RST."""
+        """Close with RST."""
         self.is_gone = True
         self.stream.reset()
-        self._talking.cancel(reason="it has reset its connection")
+        self._talking.cancel(reason="the client has reset its connection")
 
     def vanish(self) -> None:
-        """Neither send nor hear anything any more, as if the cable was pulled."""
+        """Neither send nor receive anything any more, as if the cable was pulled."""
         self.is_gone = True
         self.stream.vanish()
 
     async def close(self) -> None:
-        """Close; by RST if something came that was not read."""
+        """Close; with RST if something has arrived that was not read."""
         self.is_gone = True
         await self.stream.aclose()
-        self._talking.cancel(reason="it has closed its connection")
+        self._talking.cancel(reason="the client has closed its connection")
 
     async def run(self) -> None:
         """Read and send, until it is gone or the connection is over."""
@@ -103,23 +101,23 @@ class Client:
                 await self._may_read.wait()
                 with trio.CancelScope() as self._receiving:
                     if data := await self.stream.receive_some():
-                        self.heard += data
+                        self.received += data
                     else:
                         self.tail = "eof"
         except trio.BrokenResourceError:
             self.tail = "reset"
         except trio.ClosedResourceError:
-            pass  # it was closed by its own rule
+            pass  # this client has closed
 
     async def _write(self) -> None:
         try:
-            while self._says_more or self._unsent:
-                await self._something_to_say.wait()
-                self._something_to_say = trio.Event()
+            while self._will_send_more or self._unsent:
+                await self._has_work.wait()
+                self._has_work = trio.Event()
                 while self._unsent:
                     data = bytes(self._unsent)
                     self._unsent.clear()
                     await self.stream.send_all(data)
             await self.stream.send_eof()
         except (trio.BrokenResourceError, trio.ClosedResourceError):
-            self._says_more = False
+            self._will_send_more = False

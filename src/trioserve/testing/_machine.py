@@ -1,7 +1,7 @@
-"""A machine that uses a server in every way, and checks its laws at every step.
+"""A state machine that uses a server in every way and checks its laws at every step.
 
-Plain rules over a driver; what a rule does, and what must hold after it, is known
-to what it drives.
+The rules are plain code over a driver. What a rule does to the server, and what must
+hold after it, is known elsewhere.
 """
 
 from __future__ import annotations
@@ -29,16 +29,17 @@ from trioserve import ConnectionReport, Limits, Server, Timeouts, echo
 
 from ._client import Client
 from ._driver import Driver
-from ._served import Served
+from ._serve_laws import ServeLaws
+from ._served import ServedServer
 from ._strategies import schedules
 
 _MOST_BYSTANDERS: Final = 2
 
 
 class ServeMachine(RuleBasedStateMachine):
-    """Hypothesis uses ``trioserve.serve`` in every way, and all laws are checked.
+    """A Hypothesis state machine that uses ``trioserve.serve`` and checks all laws.
 
-    Subclass it, say what is served, and let pytest or unittest run its
+    Subclass it, set what is served, and let pytest or unittest run its
     ``TestCase``::
 
         class EchoMachine(ServeMachine):
@@ -47,22 +48,23 @@ class ServeMachine(RuleBasedStateMachine):
 
         TestEcho = EchoMachine.TestCase
 
-    Its rules connect, send, half-close, reset, close, vanish, stop reading and
-    read on, let time pass, change the limit, drain, kill the collector, and let
-    handlers raise and abort. Add rules and invariants of your own with
-    ``client=ServeMachine.clients``, which gives a :class:`Client`; at the end of a
-    rule, ``self.driver.settle()`` lets happen what happens at once.
+    Its rules connect, send, half-close, reset, close, vanish, pause and resume
+    reading, let time pass, change the limit, drain, kill the collector, and make
+    handlers raise and abort. Add rules and invariants of your own: the argument
+    ``client=ServeMachine.clients`` gives a :class:`Client`, and at the end of a
+    rule, ``self.driver.settle()`` lets all tasks run until they wait.
 
-    The order of tasks is drawn too. Time passes in the rule for it only.
+    The order of tasks is drawn too. Time passes only in the rule for it. A law that
+    is broken raises :class:`ServeFailure`.
 
     Attributes:
       handler: what is served, an async function of one argument.
       limits, timeouts: of the server.
-      messages: what clients send, a strategy for bytes.
+      messages: what clients send, a strategy for bytes that are not empty.
       raises: exceptions that the handler may raise.
       driver: of the Trio run.
       server: what is tested.
-      reports: what its collector got so far.
+      reports: the reports that the collector has received so far.
     """
 
     handler: ClassVar[Callable[..., Awaitable[object]]] = echo
@@ -77,7 +79,8 @@ class ServeMachine(RuleBasedStateMachine):
 
     driver: Driver
 
-    _served: Served
+    _served: ServedServer
+    _laws: ServeLaws
 
     def __init__(self) -> None:
         super().__init__()
@@ -96,7 +99,7 @@ class ServeMachine(RuleBasedStateMachine):
 
     @initialize(seed=schedules())
     def start(self, seed: int) -> None:
-        """Begin to serve."""
+        """Start the server."""
         handler = type(self).handler
         try:
             inspect.signature(handler).bind(None)
@@ -106,9 +109,8 @@ class ServeMachine(RuleBasedStateMachine):
                 f" {handler!r}"
             ) from None
         self.driver = self._after.enter_context(Driver(seed=seed))
-        self._served = Served(
-            self.driver, handler, self.limits, self.timeouts, self.raises
-        )
+        self._served = ServedServer(self.driver, handler, self.limits, self.timeouts)
+        self._laws = ServeLaws(self._served, tuple(self.raises))
 
     @rule(target=clients)
     def connect(self) -> Client | MultipleResults[Client]:
@@ -118,7 +120,7 @@ class ServeMachine(RuleBasedStateMachine):
     @precondition(lambda self: self._has_room_for_a_bystander)
     @rule()
     def connect_a_bystander(self) -> None:
-        """Somebody to whom nothing is done, whose bytes must always come back."""
+        """Connect a client to which nothing is done. Its bytes must come back."""
         self._served.connect(is_bystander=True)
         self.driver.settle()
 
@@ -138,12 +140,12 @@ class ServeMachine(RuleBasedStateMachine):
         self.driver.settle()
 
     @rule(client=clients)
-    def stop_reading(self, client: Client) -> None:
-        client.stop_reading()
+    def pause_reading(self, client: Client) -> None:
+        client.pause_reading()
 
     @rule(client=clients)
-    def read_on(self, client: Client) -> None:
-        client.read_on()
+    def resume_reading(self, client: Client) -> None:
+        client.resume_reading()
         self.driver.settle()
 
     @rule(client=consumes(clients))
@@ -182,7 +184,7 @@ class ServeMachine(RuleBasedStateMachine):
     @precondition(lambda self: not self._served.collector_dies)
     @rule()
     def kill_collector(self) -> None:
-        """With the next report, the collector raises."""
+        """Make the collector raise at the next report."""
         self._served.collector_dies = True
 
     @rule(within=st.sampled_from((0.0, 1.0, 10.0)))
@@ -199,18 +201,18 @@ class ServeMachine(RuleBasedStateMachine):
 
     @invariant()
     def laws_hold(self) -> None:
-        """What must hold whenever everything waits."""
-        self._served.check()
+        """Check what must hold whenever all tasks wait."""
+        self._laws.check()
 
     def teardown(self) -> None:
-        """Drain, check the laws once more and that nothing is left; end the run."""
+        """Drain, check the laws once more and that nothing is left, and end the run."""
         try:
             if not self._has_failed:
-                self._served.end()
+                self._laws.check_end()
         finally:
-            # What comes of a failure is not to be said instead of it.
-            unsaid = (Exception,) if self._has_failed else ()
-            with contextlib.suppress(*unsaid):
+            # An error that follows from a failure must not hide it.
+            hidden = (Exception,) if self._has_failed else ()
+            with contextlib.suppress(*hidden):
                 self._after.close()
 
     @property

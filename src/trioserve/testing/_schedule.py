@@ -1,7 +1,9 @@
-"""Schedules: the order in which tasks run that could run, from a seed.
+"""Schedules: the order in which ready tasks run, decided by a seed.
 
-Trio shuffles them so that nobody relies on any order. What decides is private
-to Trio; pytest-trio and Hypothesis set the same two things for the same reason.
+This is the one module of the kit that uses private names of a dependency. Trio
+shuffles the tasks that are ready, and has no public way to seed that: its random
+numbers and the switch that sorts tasks before the shuffle are private. Hypothesis
+and pytest-trio set the same two names for the same reason.
 """
 
 from __future__ import annotations
@@ -12,13 +14,13 @@ from typing import Any
 
 import trio._core._run
 
-#: Untyped: its names are not for everybody.
+#: Typed as Any, because mypy does not let the constant be set.
 _run: Any = trio._core._run
 
 
 @contextlib.contextmanager
 def schedule(seed: int) -> Generator[None]:
-    """For the block, what runs in Trio runs in the order that ``seed`` decides."""
+    """Within the block, ``seed`` decides in which order ready tasks run."""
     before = _run._r.getstate(), _run._ALLOW_DETERMINISTIC_SCHEDULING
     _run._r.seed(seed)
     _run._ALLOW_DETERMINISTIC_SCHEDULING = True

@@ -1,7 +1,7 @@
-"""Strategies: what Hypothesis draws to test a handler.
+"""Hypothesis strategies for what a handler may meet.
 
-Values that a person can read, smallest first: fewer cuts, shorter scripts, no
-faults. Each prints as the Python that makes it again.
+They shrink towards values that a person would write: few cuts, short scripts, no
+faults. Each value prints as the Python that makes it.
 """
 
 from __future__ import annotations
@@ -27,29 +27,28 @@ FAULT_KINDS: Final[tuple[FaultKind, ...]] = get_args(FaultKind)
 
 ScriptEnd = Literal["half_close", "close", "reset"]
 
-#: At each place a lot is drawn, from 0 to the first of these. From which one on it
-#: is a cut is drawn once: rarely, sometimes, often, nearly always.
+#: For each place a number from 0 to the first of these is drawn. It is a cut from a
+#: threshold on, which is drawn once: cuts are rare, or some, many, nearly everywhere.
 _CUTS_FROM: Final = (31, 28, 16, 1)
-#: Places for which that is done, and how many cuts there may be behind them.
+#: Places for which that is done, and the most cuts beyond them.
 _DENSE: Final = 64
 _MOST_FAR: Final = 8
 
-#: Seconds that something takes; few, so that different things happen at once.
+#: Seconds that something takes. There are few, so that things coincide.
 _SECONDS: Final = (0.1, 1.0, 10.0)
 
 
 def schedules() -> st.SearchStrategy[int]:
-    """Seeds for the order in which tasks run that could run."""
+    """Seeds for the order in which ready tasks run. They shrink to 0."""
     return st.integers(0, 2**16 - 1)
 
 
 @st.composite
 def chunkings(draw: Draw, data: bytes) -> list[bytes]:
-    """Lists of chunks that make up ``data``, from all in one to each byte alone.
+    """Lists of chunks that make up ``data``, from one chunk to single bytes.
 
-    What a handler does should not depend on how its bytes are cut. It shrinks to
-    the fewest cuts, and then to early ones. Behind the first 64 bytes there are
-    few: that many choices would take long.
+    They shrink to the fewest cuts, and then to early ones. Beyond the first 64
+    bytes there are at most 8 cuts, because more choices would take long.
     """
     places = range(1, len(data))
     # The last one first, because what is drawn later may stay the larger one.
@@ -76,20 +75,22 @@ def scripts(
     most: int = 8,
     ends: Collection[ScriptEnd] = get_args(ScriptEnd),
 ) -> Peer:
-    """What a peer may do: a :class:`Peer` that sends, waits, reads or does not.
+    """A :class:`Peer` that sends, waits, expects answers, and pauses reading.
+
+    It shrinks to a peer that sends nothing and half-closes.
 
     Args:
-      messages: what it sends, one at a time; not empty.
-      reply: what it is to get for a message, perhaps nothing. Without it, it takes
-        whatever comes.
-      most: steps of its own before it ends; what it expects comes on top.
-      ends: how it may end: it says that it has sent everything, and waits for the
-        same from the other side; or it closes or resets, whatever is under way.
+      messages: what it sends, one message for each send; not empty.
+      reply: returns the answer to a message, which may be empty. Without it, the
+        peer accepts whatever comes.
+      most: the most sends, waits and pauses; what it expects comes on top.
+      ends: how it may end: ``"half_close"`` waits for the handler's EOF,
+        ``"close"`` and ``"reset"`` do not.
     """
     steps = draw(
         st.lists(
             messages.map(_Send)
-            | st.sampled_from(("hear", "stop_reading"))
+            | st.sampled_from(("expect", "pause_reading"))
             | st.sampled_from(_SECONDS),
             max_size=most,
         )
@@ -102,10 +103,10 @@ def scripts(
                 owed += reply(message) if reply is not None else b""
             case float():
                 peer = peer.wait(step)
-            case "stop_reading":
-                peer, reads = (peer.stop_reading() if reads else peer), False
+            case "pause_reading":
+                peer, reads = (peer.pause_reading() if reads else peer), False
             case _ if not reads:
-                peer, reads = peer.read_on(), True
+                peer, reads = peer.resume_reading(), True
             case _:
                 peer, owed = (peer.expect(owed) if owed else peer), b""
     end = draw(st.sampled_from([end for end in get_args(ScriptEnd) if end in ends]))
@@ -113,24 +114,26 @@ def scripts(
         return peer.close()
     if end == "reset":
         return peer.reset()
-    peer = peer.half_close() if reads else peer.half_close().read_on()
+    peer = peer.half_close() if reads else peer.half_close().resume_reading()
     if reply is None:
-        return peer.expect_any()
+        return peer.receive_until_eof()
     return (peer.expect(owed) if owed else peer).expect_eof()
 
 
 def faults(
     *, kinds: Collection[FaultKind] = FAULT_KINDS, most_bytes: int = 64
 ) -> st.SearchStrategy[Faults]:
-    """Faults of a connection: a :class:`trioserve.faults.Faults`; smallest, none.
+    """The faults of a connection, as a :class:`trioserve.faults.Faults`.
+
+    They shrink to none.
 
     Args:
-      kinds: words of the language of faults that may be in it.
-      most_bytes: where in each direction something happens at the latest, and the
-        longest slice. About as many as are sent.
+      kinds: words of the language of faults that may be drawn; all by default.
+      most_bytes: the last byte of each direction at which something happens, and
+        the longest slice. A good value is the number of bytes that are sent.
 
     Raises:
-      ValueError: a word that is none.
+      ValueError: ``kinds`` has a word that is not in the language.
     """
     for kind in kinds:
         if kind not in FAULT_KINDS:
@@ -140,7 +143,7 @@ def faults(
 
 @st.composite
 def _fault_texts(draw: Draw, kinds: Collection[FaultKind], most_bytes: int) -> str:
-    # What is drawn last is what stays: what goes up, and what is drawn first below.
+    # If either would do, Hypothesis drops what is drawn first, and keeps `up`.
     refuse = "refuse" in kinds and _rarely(draw)
     down = _impairment(draw, kinds, most_bytes)
     up = _impairment(draw, kinds, most_bytes)
@@ -177,5 +180,5 @@ def _impairment(
 
 
 def _rarely(draw: Draw) -> bool:
-    """Whether, once in eight times."""
+    """True once in eight times."""
     return draw(st.integers(0, 7)) == 7

@@ -1,33 +1,23 @@
-"""Timelines: what happened in a run, in an order and words for people."""
+"""Timelines: what happened in a run, in order and in words."""
 
 from __future__ import annotations
 
 import itertools
-import sys
-import types
-from collections.abc import Iterable
-from pathlib import Path
 from typing import Final, NamedTuple
-
-import trio
-
-import trioserve
-
-from ._driven import Driven
-
-#: Lines of code from here are nobody's own.
-_OURS: Final = tuple(
-    str(Path(module.__file__ or "").parent) for module in (trio, trioserve)
-)
-_BOTTOM: Final = (Driven.__await__.__code__, trio.run.__code__)
-_STANDARD: Final = str(Path(types.__file__).parent)
 
 _MOST_ROWS: Final = 40
 _MOST_BYTES: Final = 40
 
 
 class Row(NamedTuple):
-    """One thing that happened: when (in seconds and steps), to whom, where."""
+    """One thing that happened.
+
+    Attributes:
+      seconds, step: when, in virtual time and in scheduler steps.
+      who: ``"peer 1"``, ``"handler 1"`` or ``"test"``.
+      what: what it did.
+      where: the line of the handler, or "".
+    """
 
     seconds: float
     step: int
@@ -41,7 +31,10 @@ class Row(NamedTuple):
 
 
 class Timeline:
-    """Rows in the order in which they happened."""
+    """Rows in the order in which they happened. ``str()`` makes a table of them.
+
+    Equal rows are shown once, and of many rows the first and the last.
+    """
 
     def __init__(self) -> None:
         self.rows: list[Row] = []
@@ -61,36 +54,8 @@ class Timeline:
 
 
 def shown(data: bytes) -> str:
-    """Bytes for a person, and how many there are."""
+    """How many bytes, and the first of them."""
     count = f"{len(data)} byte{'s' if len(data) != 1 else ''}"
     if len(data) > _MOST_BYTES:
         return f"{count}: {data[:_MOST_BYTES]!r}…"
     return f"{count}: {data!r}"
-
-
-def caller() -> str:
-    """The line of the user's own code that we are called from, if there is one."""
-    frame: types.FrameType | None = sys._getframe(1)
-    while frame is not None and frame.f_code not in _BOTTOM:
-        if _is_users(frame):
-            return _place(frame, frame.f_lineno)
-        frame = frame.f_back
-    return ""
-
-
-def standing(stack: Iterable[tuple[types.FrameType, int]]) -> str:
-    """Where a stack (outermost frame first) stands: its innermost line that is
-    the user's own, or else its first.
-    """
-    frames = list(stack)
-    own = [(frame, line) for frame, line in frames if _is_users(frame)]
-    return _place(*(own[-1:] or frames[:1])[0]) if frames else "its end"
-
-
-def _is_users(frame: types.FrameType) -> bool:
-    return not frame.f_code.co_filename.startswith((*_OURS, _STANDARD))
-
-
-def _place(frame: types.FrameType, line: int) -> str:
-    code = frame.f_code
-    return f"{Path(code.co_filename).name}:{line} in {code.co_qualname}"

@@ -1,0 +1,78 @@
+"""A handler run: one call of the handler, for one connection."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import trio
+
+from ._coroutine import ObservedCoroutine
+from ._lines import innermost_line, line_of_error
+from ._stream import Event
+from ._traffic import Traffic
+
+#: Bytes that a handler may receive while its own send waits.
+MEMORY: Final = 65_536
+
+
+class HandlerRun:
+    """One call of the handler, in the task that creates this object.
+
+    Attributes:
+      coroutine: what the handler returned, to be awaited.
+      task: the task in which it runs.
+      scope: cancels it.
+      traffic: what goes over the wire of its connection.
+      is_over: whether it has ended.
+      returned: whether it has returned.
+      raised: what it has raised.
+      unanswered: bytes that it received since it last sent something.
+    """
+
+    def __init__(self, coroutine: ObservedCoroutine) -> None:
+        self.coroutine = coroutine
+        self.task = trio.lowlevel.current_task()
+        self.scope = trio.CancelScope()
+        self.traffic = Traffic()
+        self.is_over = False
+        self.returned = False
+        self.raised: BaseException | None = None
+        self.unanswered = 0
+        self._taken_while_blocked = 0
+
+    @property
+    def line(self) -> str:
+        """The line at which it waits."""
+        return innermost_line(self.coroutine.stack())
+
+    @property
+    def end(self) -> str:
+        """How it has ended, in words."""
+        if self.raised is not None:
+            return f"raises {self.raised!r}"
+        return "returns" if self.returned else "ends, cancelled"
+
+    @property
+    def end_line(self) -> str:
+        """The line at which it has raised; "" if it has not."""
+        return "" if self.raised is None else line_of_error(self.raised)
+
+    def saw(self, event: Event) -> bool:
+        """Count an event of its stream.
+
+        Returns whether it has taken more than :data:`MEMORY` while its send waits.
+        """
+        size = len(event.data) if isinstance(event.data, bytes) else 0
+        if event.kind == "receive" and not self.is_over:
+            self.unanswered += size
+        if event.kind == "receive" and self.traffic.is_blocked:
+            self._taken_while_blocked += size
+        self.traffic.saw(event)
+        if event.kind == "send":
+            self.unanswered = 0
+        if not self.traffic.is_blocked:
+            self._taken_while_blocked = 0
+        takes_too_much = self._taken_while_blocked > MEMORY
+        if takes_too_much:
+            self._taken_while_blocked = 0
+        return takes_too_much

@@ -1,0 +1,386 @@
+"""The harness: plays a case against a handler in a server of its own.
+
+The handler runs in the real server, over the network in memory, on a virtual
+clock, in an order of tasks that a seed decides. All waits are for events. What a
+run must show is judged elsewhere.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+import math
+import threading
+from collections.abc import Callable, Coroutine
+from typing import Any, Final, TypeAlias
+
+import trio
+import trio.testing
+
+from trioserve import Connection, ConnectionReport, Limits, Server, Timeouts, serve
+
+from ._case import Case, Setting
+from ._coroutine import ObservedCoroutine
+from ._guest import GuestRun
+from ._handler_run import HandlerRun
+from ._judge import (
+    CANCEL_REASON,
+    judge_handlers,
+    judge_server,
+    judge_tasks,
+    single_errors,
+)
+from ._liveness import found_deadlock, found_endless_loop, require_ended
+from ._network import MemoryListener, MemoryNetwork
+from ._observer import Observer
+from ._peer import Peer
+from ._player import Meetings, MismatchError, Player
+from ._result import Received, Run
+from ._state import RunState
+from ._stream import MemoryStream
+from ._watchdog import Watchdog
+
+Handler: TypeAlias = Callable[[Any], Coroutine[Any, Any, object]]
+
+#: By default, all peers may connect at once.
+_NO_LIMITS: Final = Limits(max_connections=1000)
+
+#: Without a disturbance or a fault, no timer of the server ends anything.
+_NO_TIMEOUTS: Final = Timeouts(
+    idle=math.inf, half_closed=math.inf, write_stall=math.inf, drain=30, linger=2
+)
+#: With one, so many seconds of silence end a connection that would wait for ever;
+#: the waits of the scripts come on top.
+_SILENCE: Final = 60.0
+
+#: Seconds in which a handler must end after it was cancelled.
+_CLEANUP: Final = 30.0
+
+#: Seconds that a disturbed peer has for its script; its own waits come on top.
+_SCRIPT: Final = 200.0
+
+#: Seconds after which a kernel gives up a peer that acknowledges nothing. Linux,
+#: ip-sysctl(5), tcp_retries2.
+_RETRIES: Final = 924.6
+
+#: Seconds in which a handler must end after all peers have left.
+_PATIENCE: Final = 1000.0
+
+#: Seconds after which a run is over in any case; the peers' waits come on top.
+_LIFETIME: Final = 100_000.0
+
+
+class Harness:
+    """Plays one case."""
+
+    def __init__(self, handler: Handler, case: Case, setting: Setting) -> None:
+        self._handler = handler
+        self._case = case
+        self._setting = setting
+        self._clock = trio.testing.MockClock(autojump_threshold=0)
+        self._watchdog = Watchdog(
+            self._clock, lambda: found_endless_loop(self._state), self._give_up
+        )
+        self._state = RunState(case, self._watchdog)
+        self._server: Server | None = None
+        self._reported = trio.Event()
+        self._steps = 0
+        self._cancels_handlers = False
+        self._is_given_up = False
+        self._misuse: TypeError | None = None
+        self._timers: trio.Nursery | None = None
+
+    def run(self) -> Run:
+        """Play the case, outside of any other Trio run.
+
+        Raises:
+          TypeError: the handler is no async function of one argument.
+          Exception: an error of the kit or of the server itself.
+        """
+        if self._setting.before_run is not None:
+            self._setting.before_run()
+        run = GuestRun(
+            self._main,
+            seed=self._case.seed,
+            clock=self._clock,
+            instruments=[self._watchdog],
+        )
+        with contextlib.closing(run):
+            while run.outcome is None and not self._is_given_up:
+                run.tick()
+        if run.outcome is not None:
+            run.outcome.unwrap()
+        if self._misuse is not None:
+            raise self._misuse
+        return Run(
+            case=self._case,
+            received=self._state.received,
+            reports=self._state.reports,
+            steps=self._steps,
+            seconds=self._clock.current_time(),
+            violations=self._state.violations,
+            timeline=self._state.timeline,
+        )
+
+    def _give_up(self) -> None:
+        self._is_given_up = bool(self._watchdog.family)
+
+    # -- playing
+
+    async def _main(self) -> None:
+        # Seeded as the faults of `trioserve proxy` are: a saved case does the same
+        # to the n-th connection there.
+        network = MemoryNetwork(
+            buffer=self._case.buffer,
+            seed=self._case.seed,
+            on_event=Observer(self._state).saw,
+        )
+        listener = network.listen()
+        with self._state.scope:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._wait_for_the_end_of_time)
+                serving = functools.partial(
+                    serve,
+                    self._handle,
+                    [listener],
+                    limits=self._setting.limits or _NO_LIMITS,
+                    timeouts=self._setting.timeouts or self._timeouts(),
+                    collector=self._collect,
+                )
+                self._server = server = await nursery.start(serving)
+                for number in range(self._case.rounds):
+                    self._state.round = number
+                    await self._play_round(network, listener)
+                    if server.draining.is_set():
+                        break
+                judge_tasks(self._state)
+                await server.drain(reason="the run is over")
+                judge_server(self._state, server)
+                nursery.cancel_scope.cancel(reason="the run is over")
+        if not self._state.is_stopped:
+            judge_handlers(self._state, self._setting)
+
+    def _timeouts(self) -> Timeouts:
+        if self._case.is_undisturbed:
+            return _NO_TIMEOUTS
+        silence = _SILENCE + self._case.waits
+        return dataclasses.replace(
+            _NO_TIMEOUTS, idle=silence, half_closed=silence, write_stall=silence
+        )
+
+    async def _play_round(
+        self, network: MemoryNetwork, listener: MemoryListener
+    ) -> None:
+        state, is_first = self._state, self._state.is_first_round
+        reported = len(state.reports)
+        players = await self._connect(network, listener)
+        state.players = [player for player in players if player is not None]
+        received = [Received(b"", "reset", 0)] * len(players)
+        state.received.append(received)
+        async with trio.open_nursery() as self._timers:
+            async with trio.open_nursery() as talking:
+                if is_first:
+                    self._watchdog.begin(self._case.at_step, self._disturb)
+                for index, player in enumerate(players):
+                    if player is not None:
+                        talking.start_soon(self._talk, player, received, index)
+            self._after(_RETRIES, self._give_up_peers)
+            self._require_ended(_PATIENCE, "after its peers have left")
+            while len(state.reports) < reported + len(state.players):
+                await self._reported.wait()
+            if is_first:
+                self._watchdog.end()
+                self._steps = self._watchdog.steps
+            await trio.testing.wait_all_tasks_blocked()
+            self._timers.cancel_scope.cancel(reason="the round is over")
+
+    async def _connect(
+        self, network: MemoryNetwork, listener: MemoryListener
+    ) -> list[Player | None]:
+        """Connect all peers of the round; None stands for one that is refused."""
+        case, is_first = self._case, self._state.is_first_round
+        faults = case.faults if is_first else None
+        players = list[Player | None]()
+        for _ in range(case.copies):
+            meetings = Meetings(case.peers)
+            for peer in case.peers:
+                try:
+                    client = await network.connect(listener, faults=faults)
+                except ConnectionRefusedError:
+                    players.append(None)
+                    meetings.give_up()
+                    continue
+                if is_first and case.flood:
+                    peer = _flooding(peer, case.flood)
+                players.append(Player(peer, client, meetings))
+        return players
+
+    async def _talk(self, player: Player, received: list[Received], index: int) -> None:
+        is_first = self._state.is_first_round
+        is_disturbed = is_first and not self._case.is_undisturbed
+        mismatch = None
+        patience = _SCRIPT + self._case.waits if is_disturbed else math.inf
+        with trio.move_on_after(patience):
+            try:
+                await player.play(read_delay=self._case.read_delay if is_first else 0)
+            except MismatchError as error:
+                mismatch = str(error)
+        received[index] = Received(
+            bytes(player.received), player.tail, player.consumed, mismatch
+        )
+        if mismatch is not None and not is_disturbed:
+            self._state.violated(self._state.law_of("answer"), f"{player}: {mismatch}")
+
+    async def _collect(
+        self, reports: trio.MemoryReceiveChannel[ConnectionReport]
+    ) -> None:
+        async for report in reports:
+            self._state.reports.append(report)
+            self._reported.set()
+            self._reported = trio.Event()
+
+    # -- the handler
+
+    async def _handle(self, stream: Connection) -> object:
+        try:
+            coroutine = self._handler(stream)
+            if not isinstance(coroutine, Coroutine):
+                raise TypeError(
+                    f"a handler must be an async function, not {self._handler!r}"
+                )
+        except TypeError as error:
+            self._misuse = error
+            self._state.stop()
+            return None
+        handler = HandlerRun(ObservedCoroutine(coroutine))
+        self._state.handlers[stream.id] = handler
+        self._watchdog.family.add(handler.task)
+        if self._cancels_handlers and self._state.is_first_round:
+            handler.scope.cancel(reason=CANCEL_REASON)
+        try:
+            with handler.scope:
+                result = await handler.coroutine
+                handler.returned = True
+                return result
+            stream.abort()
+            return None
+        except BaseException as error:  # noqa: ASYNC103
+            handler.raised = error
+            if self._ends_the_program(error):
+                return None  # noqa: ASYNC104 - the test goes on
+            raise
+        finally:
+            handler.is_over = True
+            self._watchdog.family.discard(handler.task)
+            self._state.record(f"handler {stream.id}", handler.end, handler.end_line)
+
+    def _ends_the_program(self, error: BaseException) -> bool:
+        """Whether it would also end the run, and the test. That breaks a law."""
+        ends = [each for each in single_errors(error) if isinstance(each, SystemExit)]
+        if not ends or issubclass(SystemExit, self._setting.raises):
+            return False
+        how = f"it raised {ends[0]!r}, which ends the program"
+        self._state.violated("errors", how)
+        self._state.stop()
+        return True
+
+    # -- disturbances
+
+    def _disturb(self) -> None:
+        match self._case.disturbance:
+            case "cancel":
+                self._cancel_handlers()
+            case "drain":
+                self._drain()
+            case "eof":
+                self._each_peer("sends EOF", MemoryStream.send_eof_now)
+            case "reset":
+                self._each_peer("resets", MemoryStream.reset)
+            case "stall":
+                self._each_peer("stalls: what it sends is lost", MemoryStream.stall)
+            case "vanish":
+                self._each_peer("vanishes", MemoryStream.vanish)
+            case None:  # pragma: no cover
+                raise AssertionError
+
+    def _cancel_handlers(self) -> None:
+        what = "cancels the handler; nothing more arrives from its peer"
+        self._state.record("test", what)
+        self._cancels_handlers = True
+        for handler in self._state.handlers.values():
+            handler.scope.cancel(reason=CANCEL_REASON)
+        for player in self._state.players:
+            player.stream.stall()
+            player.pause_reading()
+        self._require_ended(_CLEANUP, "after it was cancelled")
+
+    def _drain(self) -> None:
+        assert self._server is not None
+        self._state.record("test", "drains the server")
+        self._server.start_draining(reason="the test drains")
+        timeouts = self._server.timeouts
+        deadline = timeouts.lame_duck + timeouts.drain
+        self._require_ended(_CLEANUP, "after the deadline of a drain", late=deadline)
+
+    def _each_peer(self, what: str, disturb: Callable[[MemoryStream], None]) -> None:
+        for player in self._state.players:
+            self._state.record(player.name, what)
+            disturb(player.stream)
+
+    # -- time
+
+    def _after(self, seconds: float, call: Callable[[], None]) -> None:
+        """Call it then, unless the round is over before."""
+
+        async def wait() -> None:
+            await trio.sleep(seconds)
+            call()
+
+        assert self._timers is not None
+        self._timers.start_soon(wait)
+
+    def _require_ended(self, within: float, since: str, *, late: float = 0) -> None:
+        """All handlers must end in so many seconds, counted from ``late``."""
+        when = f"{within:.0f} seconds {since}"
+        require = functools.partial(require_ended, self._state, when)
+        self._after(late + within, require)
+
+    def _give_up_peers(self) -> None:
+        for player in self._state.players:
+            player.stream.give_up()
+
+    async def _wait_for_the_end_of_time(self) -> None:
+        # When all tasks wait, the virtual clock jumps to the next deadline. This is
+        # the last one: nothing else is to come.
+        await trio.sleep_until(_LIFETIME + self._case.rounds * self._case.waits)
+        found_deadlock(self._state)
+
+
+def _flooding(peer: Peer, size: int) -> Peer:
+    words = peer.sends
+    if not words:
+        return peer
+    return Peer().pause_reading().send(words * (size // len(words) + 1))
+
+
+def play(handler: Handler, case: Case, setting: Setting) -> Run:
+    """Play a case. In a Trio run, it is played in a thread that is waited for."""
+    harness = Harness(handler, case, setting)
+    if not trio.lowlevel.in_trio_run():
+        return harness.run()
+    runs: list[Run] = []
+    errors: list[BaseException] = []
+
+    def elsewhere() -> None:
+        try:
+            runs.append(harness.run())
+        except BaseException as error:  # noqa: ASYNC103 - raised by the other thread
+            errors.append(error)
+
+    thread = threading.Thread(target=elsewhere, name="trioserve.testing")
+    thread.start()
+    thread.join()
+    if errors:
+        raise errors[0]
+    return runs[0]

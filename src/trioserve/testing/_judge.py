@@ -1,0 +1,126 @@
+"""The judge: which laws a run has broken, as far as that shows at its end."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Final
+
+import trio
+
+from trioserve import ConnectionReport, Outcome, Reason, Server
+
+from ._case import Setting
+from ._handler_run import HandlerRun
+from ._lines import line_of_error, line_of_task
+from ._state import RunState
+
+#: Reason of the cancel that is a disturbance.
+CANCEL_REASON: Final = "cancelled by the test"
+
+#: What a handler may raise in any case: its stream is broken.
+_OWN: Final = (trio.BrokenResourceError,)
+
+#: What it may raise besides if the server has ended the connection.
+_CUT: Final = (trio.BrokenResourceError, trio.ClosedResourceError)
+
+#: Outcomes of connections that the server, or a handler by an abort, has ended.
+_NOT_BY_ITSELF: Final = (Outcome.CUT, Outcome.TIMEOUT, Outcome.ABORTED)
+
+
+def judge_tasks(state: RunState) -> None:
+    """Tasks that handlers have started have ended."""
+    for task in state.watchdog.family:
+        how = f"its task {task.name} still runs, at {line_of_task(task)}"
+        state.violated("nothing_left", how)
+
+
+def judge_server(state: RunState, server: Server) -> None:
+    """The server has no open connection, and a report of each."""
+    statistics = server.statistics()
+    if statistics.open or statistics.slots_used:
+        how = f"{statistics.open} connections are still open"
+        state.violated("nothing_left", how)
+    reports = len(state.reports)
+    if statistics.accepted != reports:
+        how = f"{reports} reports for {statistics.accepted} connections"
+        state.violated("record", how)
+
+
+def judge_handlers(state: RunState, setting: Setting) -> None:
+    """What each handler has raised, swallowed and lost; its report and its stream."""
+    before, state.violations = state.violations, []
+    reports = {report.id: report for report in state.reports}
+    for number in sorted(state.handlers.keys() & reports.keys()):
+        handler, report = state.handlers[number], reports[number]
+        _judge_report(state, report, handler)
+        _judge_drained(state, report, handler)
+        _judge_errors(state, report, handler, setting)
+        reasons = [CANCEL_REASON, str(report.reason)]
+        was_cancelled = any(r in reasons for r in handler.coroutine.cancel_reasons)
+        if handler.returned and was_cancelled:
+            how = "it was cancelled, and returned as if it was not"
+            state.violated("cancelled", how)
+    # Errors of handlers explain why peers did not receive what they expect.
+    ends = [
+        f"handler {number} ended with {handler.raised!r}"
+        for number, handler in state.handlers.items()
+        if handler.raised is not None
+    ]
+    for violation in before:
+        how = "; ".join([violation.how, *ends])
+        state.violations.append(dataclasses.replace(violation, how=how))
+
+
+def _judge_report(
+    state: RunState, report: ConnectionReport, handler: HandlerRun
+) -> None:
+    traffic = handler.traffic
+    if not traffic.is_closed:
+        state.violated("nothing_left", f"connection {report.id} is not closed")
+    if not traffic.counts_are_right(
+        received=report.bytes_received, sent=report.bytes_sent
+    ):
+        state.violated(
+            "record",
+            f"{traffic.received} bytes were received and {traffic.sent} sent, but the"
+            f" report says {report.bytes_received} and {report.bytes_sent}",
+        )
+
+
+def _judge_drained(
+    state: RunState, report: ConnectionReport, handler: HandlerRun
+) -> None:
+    if report.reason is not Reason.DRAINED or not handler.unanswered:
+        return
+    peers = state.case.peers
+    ends = peers[(report.id - 1) % len(peers)].ends_of_messages
+    if (taken := report.bytes_received - report.bytes_discarded) not in ends:
+        state.violated(
+            "drain",
+            f"the drain ended its wait in the middle of a message, after {taken} bytes:"
+            f" the last {handler.unanswered} are lost"
+            " (idle(held=buffer) tells the server what a buffer holds)",
+        )
+
+
+def _judge_errors(
+    state: RunState, report: ConnectionReport, handler: HandlerRun, setting: Setting
+) -> None:
+    was_cut = report.outcome in _NOT_BY_ITSELF
+    allowed = _CUT if was_cut or handler.scope.cancelled_caught else _OWN
+    for error in single_errors(handler.raised):
+        if isinstance(error, trio.Cancelled) and was_cut:
+            continue
+        if not isinstance(error, (*allowed, *setting.raises)):
+            how = f"it raised {error!r}, at {line_of_error(error)}"
+            state.violated("errors", how, handler.raised)
+
+
+def single_errors(error: BaseException | None) -> Sequence[BaseException]:
+    """The errors in a group and in the groups in it; or the error itself."""
+    if error is None:
+        return ()
+    if isinstance(error, BaseExceptionGroup):
+        return [each for inner in error.exceptions for each in single_errors(inner)]
+    return (error,)

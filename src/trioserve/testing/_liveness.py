@@ -1,0 +1,52 @@
+"""Liveness: handlers that do not end are found, and named with their lines."""
+
+from __future__ import annotations
+
+from ._case import Law
+from ._lines import line_of_task
+from ._state import RunState
+
+
+def require_ended(state: RunState, when: str) -> None:
+    """All handlers must have ended. If one still runs, stop the run.
+
+    Args:
+      when: the bound that has passed, such as "30 seconds after it was cancelled".
+    """
+    for handler in state.handlers.values():
+        if not handler.is_over:
+            how = f"it still runs {when}, at {handler.line}"
+            state.violated(state.law_of("ends"), how)
+            state.stop()
+            break
+
+
+def found_deadlock(state: RunState) -> None:
+    """All tasks wait, and no event is to come. Stop the run."""
+    law: Law = "ends"
+    asked = any(p.waits_for_an_answer for p in state.players if not p.is_over)
+    if asked and not any(h.traffic.is_blocked for h in state.handlers.values()):
+        law = "answer"
+    _stuck(state, law, "deadlock: all tasks wait, and nothing will wake them:")
+
+
+def found_endless_loop(state: RunState) -> None:
+    """Tasks run on and on, and no byte moves. Stop the run."""
+    _stuck(state, "ends", "endless loop: it keeps running, and no byte moves:")
+
+
+def _stuck(state: RunState, law: Law, how: str) -> None:
+    tasks = [handler.task for handler in state.handlers.values()]
+    where = [
+        f"  handler {number} is at {handler.line}"
+        for number, handler in state.handlers.items()
+        if not handler.is_over
+    ]
+    where += [
+        f"  task {task.name} is at {line_of_task(task)}"
+        for task in state.watchdog.family
+        if task not in tasks
+    ]
+    where += [f"  {player}" for player in state.players if not player.is_over]
+    state.violated(state.law_of(law), "\n".join([how, *where]))
+    state.stop()

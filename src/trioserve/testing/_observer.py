@@ -1,0 +1,67 @@
+"""The observer of a run: makes rows of the timeline of what streams do."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from ._handler_run import MEMORY
+from ._lines import line_of_caller
+from ._state import RunState
+from ._stream import Event, MemoryStream
+from ._timeline import shown
+
+#: Events of a peer or a handler, in words.
+_WORDS: Final = {
+    "connect": "connects",
+    "accept": "is accepted",
+    "send": "sends nothing",
+    "receive": "receives nothing",
+    "send_eof": "sends EOF",
+    "receive_eof": "receives EOF",
+    "reset": "resets",
+    "receive_reset": "sees the reset",
+    "close": "closes",
+}
+
+
+class Observer:
+    """Gets each event of the network, in the step in which it happens."""
+
+    def __init__(self, state: RunState) -> None:
+        self._state = state
+        # Of the server's streams. The server counts its connections the same way.
+        self._numbers: dict[MemoryStream, int] = {}
+
+    def saw(self, event: Event) -> None:
+        stream, data = event.stream, event.data
+        is_server = stream.name.startswith("server")
+        match event.kind:
+            case "send" | "receive" if isinstance(data, bytes) and data:
+                self._state.watchdog.moved()
+                what = f"{event.kind}s {shown(data)}"
+            case "wait_receive" | "wait_send":
+                self._count(event)
+                return
+            case "cancelled" if not is_server:
+                return  # its script is over
+            case "cancelled":
+                what = "was cancelled while it waited"
+            case "receive_eof" | "receive_reset" as kind:
+                what = _WORDS[kind]  # no progress: it can be seen again and again
+            case kind:
+                self._state.watchdog.moved()
+                what = _WORDS[kind]
+        self._count(event)
+        who = stream.name.replace("client", "peer")
+        if is_server:
+            who = f"handler {self._numbers[stream]}"
+        self._state.record(who, what, line_of_caller() if is_server else "")
+
+    def _count(self, event: Event) -> None:
+        if event.kind == "accept":
+            self._numbers[event.stream] = len(self._numbers) + 1
+        number = self._numbers.get(event.stream, 0)
+        handler = self._state.handlers.get(number)
+        if handler is not None and handler.saw(event):
+            how = f"it received over {MEMORY} bytes while its own send waited"
+            self._state.violated("memory", how)

@@ -1,0 +1,269 @@
+"""Players: a peer's script, played on a stream."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final, Literal
+
+import trio
+
+from ._peer import Peer, brief, difference
+from ._stream import MemoryStream
+
+#: How the other side has ended so far, as seen by a peer.
+Tail = Literal["open", "eof", "reset"]
+
+#: Steps that wait for bytes, and steps that wait for the end.
+_ANSWERS: Final = ("expect", "receive", "receive_until")
+_ENDS: Final = ("expect_eof", "expect_reset", "receive_until_eof")
+
+#: Steps after which a peer sends nothing more.
+_LAST_WORDS: Final = ("half_close", "close", "reset")
+
+
+class MismatchError(Exception):
+    """A peer did not receive what its script expects; the message says what."""
+
+
+class Meetings:
+    """Where the peers of a conversation wait for each other."""
+
+    def __init__(self, peers: tuple[Peer, ...]) -> None:
+        self._missing: dict[str, int] = {}
+        self._begun: dict[str, trio.Event] = {}
+        for peer in peers:
+            for name in {s.value for s in peer.steps if s.name == "meet"}:
+                self._missing[name] = self._missing.get(name, 0) + 1
+                self._begun[name] = trio.Event()
+
+    async def meet(self, name: str) -> None:
+        self._missing[name] -= 1
+        if self._missing[name] <= 0:
+            self._begun[name].set()
+        await self._begun[name].wait()
+
+    def give_up(self) -> None:
+        """Let all go on, because one peer won't come any more."""
+        for event in self._begun.values():
+            event.set()
+
+
+class Player:
+    """Plays a peer's script on a stream.
+
+    Attributes:
+      received: all bytes that came.
+      tail: how the other side has ended so far.
+      consumed: how many of the received bytes its steps have waited for.
+      at: the index of the current step, or of the one at which it gave up.
+      is_over: whether it has ended, with or without a mismatch.
+    """
+
+    def __init__(self, peer: Peer, stream: MemoryStream, meetings: Meetings) -> None:
+        self.peer = peer
+        self.stream = stream
+        self.name = stream.name.replace("client", "peer")
+        self.received = bytearray()
+        self.tail: Tail = "open"
+        self.at = 0
+        self.is_over = False
+        self.consumed = 0
+        self._meetings = meetings
+        self._received_more = trio.Event()
+        self._may_read = trio.Event()
+        self._may_read.set()
+        self._receiving = trio.CancelScope()
+
+    def __str__(self) -> str:
+        steps = self.peer.steps
+        at_end = self.at >= len(steps)
+        return f"{self.name}, at {'its end' if at_end else f'.{steps[self.at].brief}'}"
+
+    @property
+    def waits_for_an_answer(self) -> bool:
+        """Whether the current step waits for bytes."""
+        steps = self.peer.steps[self.at : self.at + 1]
+        return any(step.name in _ANSWERS for step in steps)
+
+    def pause_reading(self) -> None:
+        self._may_read = trio.Event()
+        self._receiving.cancel(reason="the peer pauses reading")
+
+    async def play(self, *, read_delay: float = 0.0) -> None:
+        """Play the script to its end, and close the stream.
+
+        Args:
+          read_delay: seconds until it begins to read.
+
+        Raises:
+          MismatchError: what came is not what a step expects.
+        """
+        mismatch: MismatchError | None = None
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._read)
+                if read_delay:
+                    self.pause_reading()
+                    nursery.start_soon(self._resume_after, read_delay)
+                try:
+                    await self._follow_script()
+                except MismatchError as error:
+                    mismatch = error
+                    self._meetings.give_up()
+                nursery.cancel_scope.cancel(reason="the script is over")
+        except* trio.ClosedResourceError:
+            pass  # the harness has closed the stream: the script is over
+        finally:
+            self.is_over = True
+            await trio.aclose_forcefully(self.stream)
+        if mismatch is not None:
+            raise mismatch
+
+    async def _follow_script(self) -> None:
+        for at, step in enumerate(self.peer.steps):
+            self.at = at
+            await self._STEPS[step.name](self, step.value)
+        self.at = len(self.peer.steps)
+        if not self.peer.leaves:
+            await self._leave()
+
+    async def _leave(self) -> None:
+        if not any(step.name in _LAST_WORDS for step in self.peer.steps):
+            await self._half_close(None)
+        self._may_read.set()
+        if not any(step.name in _ENDS for step in self.peer.steps):
+            await self._expect_eof(None)
+
+    async def _resume_after(self, seconds: float) -> None:
+        await trio.sleep(seconds)
+        self._may_read.set()
+
+    # -- reading
+
+    async def _read(self) -> None:
+        try:
+            while self.tail == "open":
+                await self._may_read.wait()
+                if not self._may_read.is_set():
+                    continue  # reading was paused again in the meantime
+                with trio.CancelScope() as self._receiving:
+                    if data := await self.stream.receive_some():
+                        self.received += data
+                        self._wake()
+                    else:
+                        self.tail = "eof"
+        except trio.BrokenResourceError:
+            self.tail = "reset"
+        except trio.ClosedResourceError:
+            pass  # this peer has closed
+        self._wake()
+
+    def _wake(self) -> None:
+        self._received_more.set()
+        self._received_more = trio.Event()
+
+    async def _more(self, wanted: str) -> None:
+        """Wait for more bytes or for the end.
+
+        Raises:
+          MismatchError: the end has come already.
+        """
+        if self.tail == "open":
+            await self._received_more.wait()
+            return
+        end = "EOF" if self.tail == "eof" else "a reset"
+        got = bytes(self.received[self.consumed :])
+        after = f"{brief(got)} and then {end}" if got else end
+        raise MismatchError(f"expected {wanted}, got {after}")
+
+    # -- the steps
+
+    async def _send(self, data: bytes) -> None:
+        try:
+            await self.stream.send_all(data)
+        except trio.BrokenResourceError:
+            # The next steps judge what came before that.
+            await trio.lowlevel.checkpoint()
+
+    async def _expect(self, data: bytes) -> None:
+        while True:
+            got = bytes(self.received[self.consumed : self.consumed + len(data)])
+            if got == data:
+                self.consumed += len(data)
+                return
+            if got != data[: len(got)]:
+                raise MismatchError(difference(data, got))
+            await self._more(brief(data))
+
+    async def _receive(self, count: int) -> None:
+        while len(self.received) - self.consumed < count:
+            await self._more(f"{count} bytes")
+        self.consumed += count
+
+    async def _receive_until(self, end: bytes) -> None:
+        while (found := self.received.find(end, self.consumed)) < 0:
+            await self._more(f"bytes up to {end!r}")
+        self.consumed = found + len(end)
+
+    async def _receive_until_eof(self, _: None) -> None:
+        while self.tail != "eof":
+            self.consumed = len(self.received)
+            await self._more("EOF")
+        self.consumed = len(self.received)
+
+    async def _expect_eof(self, _: None) -> None:
+        while True:
+            if got := bytes(self.received[self.consumed :]):
+                raise MismatchError(f"expected EOF, got {brief(got)}")
+            if self.tail == "eof":
+                return
+            await self._more("EOF")
+
+    async def _expect_reset(self, _: None) -> None:
+        while self.tail != "reset":
+            await self._more("a reset")
+        self.consumed = len(self.received)
+
+    async def _half_close(self, _: None) -> None:
+        try:
+            await self.stream.send_eof()
+        except trio.BrokenResourceError:
+            await trio.lowlevel.checkpoint()
+
+    async def _close(self, _: None) -> None:
+        await self.stream.aclose()
+
+    async def _reset(self, _: None) -> None:
+        self.stream.reset()
+        await trio.lowlevel.checkpoint()
+
+    async def _wait(self, seconds: float) -> None:
+        await trio.sleep(seconds)
+
+    async def _pause_reading(self, _: None) -> None:
+        self.pause_reading()
+        await trio.lowlevel.checkpoint()
+
+    async def _resume_reading(self, _: None) -> None:
+        self._may_read.set()
+        await trio.lowlevel.checkpoint()
+
+    async def _meet(self, name: str) -> None:
+        await self._meetings.meet(name)
+
+    _STEPS: Final[Mapping[str, Any]] = {
+        "send": _send,
+        "expect": _expect,
+        "receive": _receive,
+        "receive_until": _receive_until,
+        "receive_until_eof": _receive_until_eof,
+        "expect_eof": _expect_eof,
+        "expect_reset": _expect_reset,
+        "half_close": _half_close,
+        "close": _close,
+        "reset": _reset,
+        "wait": _wait,
+        "pause_reading": _pause_reading,
+        "resume_reading": _resume_reading,
+        "meet": _meet,
+    }

@@ -1,0 +1,40 @@
+"""The laws of serving by name, and the failure that says which one was broken."""
+
+from __future__ import annotations
+
+from typing import Final, Literal, TypeAlias
+
+ServeLaw: TypeAlias = Literal[
+    "isolation", "limit", "one record", "byte ledger", "drain ends",
+    "no lost hello", "nothing left", "errors",
+]  # fmt: skip
+
+#: What each law asks for, in one sentence.
+SERVE_LAWS: Final[dict[ServeLaw, str]] = {
+    "isolation": "what happens to a connection ends no other one, and not the server",
+    "limit": "no more connections are served than may be, and none waits without need",
+    "one record": "each connection has one report, and the counters add up",
+    "byte ledger": "reports and statistics count the bytes that went over the wire",
+    "drain ends": "a drain cuts what is left at its deadline, not before, and ends",
+    "no lost hello": "each client that has connected is served, told or reset",
+    "nothing left": "at the end no task is left, and no slot is taken",
+    "errors": "the handler raises only errors of its stream, or what `raises` names",
+}
+
+
+class ServeFailure(AssertionError):  # noqa: N818 - it is the server's, or a handler's
+    """A law of serving was broken.
+
+    Attributes:
+      law: the name of the law.
+    """
+
+    def __init__(self, law: ServeLaw, how: str) -> None:
+        self.law = law
+        super().__init__(f"law {law!r}: {how}\n\nThe law: {SERVE_LAWS[law]}.")
+
+
+def require(law: ServeLaw, holds: bool, how: str) -> None:
+    """Raise :class:`ServeFailure` unless the law holds."""
+    if not holds:
+        raise ServeFailure(law, how)

@@ -1,0 +1,73 @@
+"""The state of a run while it is played: who takes part, and what has happened."""
+
+from __future__ import annotations
+
+import trio
+
+from trioserve import ConnectionReport
+
+from ._case import Case, Law
+from ._handler_run import HandlerRun
+from ._player import Player
+from ._result import Received, Violation
+from ._timeline import Row, Timeline
+from ._watchdog import Watchdog
+
+
+class RunState:
+    """What is known of a run.
+
+    Attributes:
+      case: what is played.
+      watchdog: of the run.
+      scope: all tasks of the run are in it.
+      round: the current round, counted from 0.
+      players: those of the current round that have connected.
+      handlers: all handler runs, by the number of their connection.
+      reports: of the server.
+      received: what each peer received, by round.
+      violations: laws that were broken.
+      timeline: what has happened.
+    """
+
+    def __init__(self, case: Case, watchdog: Watchdog) -> None:
+        self.case = case
+        self.watchdog = watchdog
+        self.scope = trio.CancelScope()
+        self.round = 0
+        self.players: list[Player] = []
+        self.handlers: dict[int, HandlerRun] = {}
+        self.reports: list[ConnectionReport] = []
+        self.received: list[list[Received]] = []
+        self.violations: list[Violation] = []
+        self.timeline = Timeline()
+
+    @property
+    def is_first_round(self) -> bool:
+        return self.round == 0
+
+    @property
+    def is_stopped(self) -> bool:
+        """Whether the run was stopped before its end."""
+        return self.scope.cancel_called
+
+    def stop(self) -> None:
+        """Stop the run, because a law was broken for good."""
+        self.scope.cancel(reason="the run is stopped")
+
+    def violated(self, law: Law, how: str, cause: BaseException | None = None) -> None:
+        self.violations.append(Violation(law, how, cause))
+
+    def law_of(self, law: Law) -> Law:
+        """The law that is broken if ``law`` is: it depends on who else takes part."""
+        if not self.is_first_round:
+            return "nothing_left"
+        if self.case.disturbance == "drain" and law == "ends":
+            return "drain"
+        return law if self.case.copies == 1 else "alone"
+
+    def record(self, who: str, what: str, where: str = "") -> None:
+        """Add a row to the timeline. It ends with the first violation."""
+        if not self.is_stopped and not self.violations:
+            now, steps = trio.current_time(), self.watchdog.steps
+            self.timeline.rows.append(Row(now, steps, who, what, where))

@@ -1,0 +1,226 @@
+"""Streams in memory: Trio's stream interface over one end of a connection."""
+
+from __future__ import annotations
+
+import dataclasses
+import errno
+import operator
+from collections.abc import Callable
+from typing import Final, TypeAlias
+
+import trio
+
+from trioserve.faults import Faults, parse_faults
+
+from ._endpoint import Endpoint, EventKind, broken, connect_ends, os_error
+from ._wire import Wire
+
+#: Bytes of a receive that names no number. Trio's own default.
+_CHUNK: Final = 65536
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Event:
+    """Something that a stream did, or that its user saw.
+
+    Attributes:
+      kind: what it is. ``reset`` is an RST that this stream sent, ``receive_reset``
+        the first call that failed because of one; ``wait_receive`` and
+        ``wait_send`` begin a wait, ``cancelled`` ends a call.
+      stream: the stream.
+      data: the bytes of ``send`` (those that the network has taken) and
+        ``receive``; the reason of ``cancelled``, if it has one.
+    """
+
+    kind: EventKind
+    stream: MemoryStream
+    data: bytes | str | None = None
+
+
+OnEvent: TypeAlias = Callable[[Event], None]
+
+
+class MemoryStream(trio.abc.HalfCloseableStream):
+    """One end of a connection in memory. It behaves like a ``trio.SocketStream``.
+
+    That includes what is not documented: the first send to a peer that has closed
+    succeeds and the next one breaks; what arrived before an RST can still be
+    received. There are two differences: an error is raised by all later calls,
+    where a kernel raises it once; and a second task that receives is always
+    noticed. A peer that has vanished is never given up, because there are no
+    retransmissions that could fail; see :meth:`give_up`.
+
+    Attributes:
+      name: for people, such as ``"client 1"``.
+    """
+
+    def __init__(self, name: str, end: Endpoint, on_event: OnEvent | None) -> None:
+        self.name = name
+        self._end = end
+        self._on_event = on_event
+        end.report = self._tell
+        self._options: dict[tuple[int, int], int | bytes] = {}
+
+    def __repr__(self) -> str:
+        return f"<MemoryStream {self.name}>"
+
+    @property
+    def applied_faults(self) -> tuple[str, ...]:
+        """Faults that have happened on the way to this end, as they are written."""
+        return self._end.incoming.applied_faults
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes:
+        """Receive what has arrived, as :meth:`trio.SocketStream.receive_some` does.
+
+        Args:
+          max_bytes: at most so many bytes; 65536 by default.
+
+        Raises:
+          trio.BrokenResourceError: the connection is broken. The ``OSError`` that
+            a kernel would raise is its cause.
+          trio.BusyResourceError: another task is receiving.
+          trio.ClosedResourceError: this end was closed.
+          ValueError: ``max_bytes`` is less than 1.
+        """
+        limit = _CHUNK if max_bytes is None else operator.index(max_bytes)
+        if limit < 1:
+            raise ValueError(f"max_bytes must be 1 or more, not {max_bytes}")
+        with self._end.receiving:
+            return await self._end.receiving.until(self._end.try_to_receive, limit)
+
+    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+        """Send all bytes, waiting for room.
+
+        If it fails or is cancelled, the first bytes may have been sent.
+
+        Raises:
+          trio.BrokenResourceError, trio.BusyResourceError: as :meth:`receive_some`.
+          trio.ClosedResourceError: this end was closed, or it has sent EOF.
+        """
+        if self._end.has_sent_eof:
+            raise trio.ClosedResourceError("can't send after EOF was sent")
+        sending = self._end.sending
+        with sending:
+            rest = memoryview(data).cast("B")
+            if not rest:
+                self._end.check_open()
+                await trio.lowlevel.checkpoint()
+            while rest:
+                rest = rest[await sending.until(self._end.try_to_send, rest) :]
+
+    async def wait_send_all_might_not_block(self) -> None:
+        with self._end.sending:
+            self._end.check_open()
+            await self._end.sending.until(self._end.is_writable)
+
+    async def send_eof(self) -> None:
+        """Send FIN. Receiving goes on. Repeated calls do nothing."""
+        with self._end.sending:
+            await trio.lowlevel.checkpoint()
+            if self._end.has_sent_eof:
+                return
+            self._end.catch_up()
+            self._end.check_open()
+            if self._end.error is not None:
+                raise broken(os_error(errno.ENOTCONN))
+            self._end.send_eof()
+
+    def send_eof_now(self) -> None:
+        """Send FIN at once if possible, even if a task is sending."""
+        self._end.catch_up()
+        if not (self._end.is_closed or self._end.has_sent_eof or self._end.error):
+            self._end.send_eof()
+
+    async def aclose(self) -> None:
+        """Close with FIN, or with RST if something that has arrived is unread.
+
+        In a scope that is cancelled or whose deadline has passed, always with RST:
+        :func:`trio.aclose_forcefully` is a reset.
+        """
+        is_late = trio.current_effective_deadline() <= trio.current_time()
+        self._end.close(reset=is_late)
+        await trio.lowlevel.checkpoint()
+
+    def setsockopt(self, level: int, option: int, value: int | bytes) -> None:
+        """Remember an option of a socket. In memory, it changes nothing."""
+        self._options[level, option] = value
+
+    def getsockopt(self, level: int, option: int, buffersize: int = 0) -> int | bytes:
+        """The value that was set, or 0."""
+        return self._options.get((level, option), 0)
+
+    def reset(self) -> None:
+        """Close with RST, at once. Repeated calls do nothing."""
+        self._end.close(reset=True)
+
+    def stall(self) -> None:
+        """From now on, nothing that this end sends arrives."""
+        self._end.catch_up()
+        self._end.peer.apply_fault("stall")
+
+    def vanish(self) -> None:
+        """From now on, nothing arrives at either end, as if the cable was pulled."""
+        self._end.catch_up()
+        self._end.apply_fault("vanish")
+
+    def give_up(self) -> None:
+        """If a direction has stalled or vanished, break both ends: ``ETIMEDOUT``.
+
+        A kernel does so after a quarter of an hour of retransmissions.
+        """
+        self._end.catch_up()
+        ends = (self._end, self._end.peer)
+        if any(end.incoming.end in ("stall", "vanish") for end in ends):
+            for end in ends:
+                end.fail(errno.ETIMEDOUT)
+
+    def _tell(self, kind: EventKind, data: bytes | str | None = None) -> None:
+        if self._on_event is not None:
+            self._on_event(Event(kind, self, data))
+
+
+def make_pair(
+    names: tuple[str, str],
+    buffer: int,
+    faults: Faults,
+    seed: int | str,
+    on_event: OnEvent | None,
+) -> tuple[MemoryStream, MemoryStream]:
+    """The client's and the server's end of a new connection."""
+    client = Endpoint(Wire(buffer, faults.down, f"{seed} down"))
+    server = Endpoint(Wire(buffer, faults.up, f"{seed} up"))
+    connect_ends(client, server)
+    if faults.refuse:
+        client.apply_fault("reset")
+    return (
+        MemoryStream(names[0], client, on_event),
+        MemoryStream(names[1], server, on_event),
+    )
+
+
+def stream_pair(
+    *, buffer: int = 16384, faults: Faults | str = "", seed: int | str = 0
+) -> tuple[MemoryStream, MemoryStream]:
+    """The client's and the server's end of one connection.
+
+    Args:
+      buffer: bytes of each direction that may be sent and not yet received.
+      faults: the faults of the connection, as a value or as text for
+        :func:`trioserve.faults.parse_faults`. A connection that is refused is reset at
+        once.
+      seed: of what is random in the faults.
+
+    Raises:
+      ValueError: an argument is wrong.
+    """
+    check_buffer(buffer)
+    return make_pair(("client 1", "server 1"), buffer, as_faults(faults), seed, None)
+
+
+def check_buffer(buffer: int) -> None:
+    if buffer < 1:
+        raise ValueError(f"buffer must be 1 byte or more, not {buffer}")
+
+
+def as_faults(faults: Faults | str) -> Faults:
+    return parse_faults(faults) if isinstance(faults, str) else faults

@@ -1,0 +1,133 @@
+"""A watchdog: counts the steps of a run and notices when it makes no progress.
+
+It knows which tasks are the handlers', and judges nothing: it calls back.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Final
+
+import trio
+import trio.testing
+
+#: Steps at one moment without a byte moving, after which a task counts as endless.
+_MOST_AT_ONCE: Final = 20_000
+
+#: The same however much time passes: the task polls.
+_MOST_IN_ALL: Final = 60_000
+
+#: Steps that cancelled tasks have until the run is given up.
+_LAST_STEPS: Final = 3_000
+
+
+class Watchdog(trio.abc.Instrument):
+    """Counts steps, and calls back after one of them or when there is no progress.
+
+    Args:
+      clock: of the run. It jumps when all tasks wait, unless for a thread.
+      on_endless: called once when tasks run on and on and no byte moves; it
+        should cancel everything.
+      on_hopeless: called when that did not help: they still run, or all tasks wait
+        and there is no deadline that could wake one.
+
+    Attributes:
+      steps: of all tasks, since :meth:`begin`.
+      family: the handlers' tasks that are alive, and the tasks that they have
+        started, wherever they run.
+    """
+
+    def __init__(
+        self,
+        clock: trio.testing.MockClock,
+        on_endless: Callable[[], object],
+        on_hopeless: Callable[[], object],
+    ) -> None:
+        self.steps = 0
+        self.family: set[trio.lowlevel.Task] = set()
+        self._on_endless = on_endless
+        self._on_hopeless = on_hopeless
+        self._clock = clock
+        self._is_counting = False
+        self._at = -1
+        self._disturb: Callable[[], object] | None = None
+        self._idle_at_once = self._idle_in_all = 0
+        self._now = -math.inf
+        self._is_disturbing = False
+        self._is_endless = False
+        self._a_thread_works = False
+
+    def begin(self, at: int | None, disturb: Callable[[], object]) -> None:
+        """Count from now on. If ``at`` is not None, disturb after that step."""
+        self._is_counting = True
+        self._at, self._disturb = -1 if at is None else at, disturb
+        if self._at == 0:
+            self._do_disturb()
+
+    def end(self) -> None:
+        """Count no more."""
+        self._is_counting = False
+
+    def moved(self) -> None:
+        """Note progress: a byte has moved, or something has ended."""
+        self._idle_at_once = self._idle_in_all = 0
+
+    # -- what Trio calls
+
+    def task_spawned(self, task: trio.lowlevel.Task) -> None:
+        if self._is_disturbing:
+            return  # the test has started it, and not the handler
+        try:
+            parent = trio.lowlevel.current_task()
+        except RuntimeError:
+            return
+        if parent in self.family:
+            self.family.add(task)
+            self._idle_at_once = 0
+
+    def task_exited(self, task: trio.lowlevel.Task) -> None:
+        self.family.discard(task)
+
+    def after_task_step(self, task: trio.lowlevel.Task) -> None:
+        self._heed_threads()
+        self._idle_at_once += 1
+        self._idle_in_all += 1
+        if self._idle_at_once >= _MOST_AT_ONCE or self._idle_in_all >= _MOST_IN_ALL:
+            self._find_endless()
+        if self._is_counting:
+            self.steps += 1
+            if self.steps == self._at:
+                self._do_disturb()
+
+    def before_io_wait(self, timeout: float) -> None:
+        now = trio.current_time()
+        if now != self._now:
+            self._now, self._idle_at_once = now, 0
+        run = trio.lowlevel.current_statistics()
+        # As long as nothing was cancelled, the end of the run is a deadline.
+        waits = not run.tasks_runnable and run.seconds_to_next_deadline == math.inf
+        if waits and not self._a_thread_works:
+            self._on_hopeless()
+
+    def _heed_threads(self) -> None:
+        # While a thread works for a task, only real time may pass.
+        works = trio.testing.active_thread_count() > 0
+        if works != self._a_thread_works:
+            self._a_thread_works = works
+            self._clock.autojump_threshold = math.inf if works else 0
+
+    def _do_disturb(self) -> None:
+        assert self._disturb is not None
+        self._is_disturbing = True
+        self._disturb()
+        self._is_disturbing = False
+
+    def _find_endless(self) -> None:
+        if self._is_endless:
+            self._on_hopeless()
+            return
+        self._is_endless = True
+        self._idle_at_once = _MOST_AT_ONCE - _LAST_STEPS
+        self._idle_in_all = _MOST_IN_ALL - _LAST_STEPS
+        self._on_endless()

@@ -1,0 +1,59 @@
+"""Variations: each kind of case differs from the plain one in what it varies."""
+
+from __future__ import annotations
+
+import dataclasses
+import random
+
+import pytest
+
+from trioserve.testing import Case, Peer
+from trioserve.testing._variations import EFFORTS, Variations, some
+
+PLAIN = Case((Peer().send(b"hello"),))
+QUICK = EFFORTS["quick"]
+
+
+def varied(case: Case) -> set[str]:
+    """The fields in which a case differs from the plain one."""
+    names = [field.name for field in dataclasses.fields(case)]
+    return {n for n in names if getattr(case, n) != getattr(PLAIN, n)}
+
+
+def test_each_kind_varies_what_it_says() -> None:
+    kinds, draw = Variations(PLAIN, rounds=2), random.Random(0)
+    assert varied(kinds.again()) == {"rounds"}
+    for case in kinds.schedules(QUICK):
+        assert varied(case) == {"seed"}
+    for case in kinds.chunkings(QUICK, draw):
+        assert "faults" in varied(case) <= {"faults", "seed"}
+    for case in kinds.crowd():
+        assert "copies" in varied(case) <= {"copies", "faults", "seed"}
+    for case in kinds.disturbed("cancel", [0, 3]):
+        assert varied(case) == {"disturbance", "at_step", "rounds"}
+    for case in kinds.disturbed("drain", [0, 3]):
+        assert varied(case) == {"disturbance", "at_step"}
+    for case in kinds.broken(up=[1], down=[2]):
+        assert varied(case) == {"faults", "rounds", "buffer"}
+    assert varied(kinds.flood()) == {"flood", "buffer"}
+
+
+def test_bytes_of_a_long_conversation_are_cut_into_pieces() -> None:
+    long = Variations(PLAIN, rounds=1).with_grain_for(up=6400, down=10)
+    assert str(long.byte_by_byte().faults) == "up:slice=100"
+    assert next(long.slow()).buffer == 200
+
+
+def test_expensive_runs_are_fewer() -> None:
+    assert QUICK.for_runs_of(10) == QUICK
+    dear = QUICK.for_runs_of(3 * QUICK.cost)
+    assert (dear.cuts, dear.steps) == (QUICK.cuts // 3, QUICK.steps // 3)
+    assert QUICK.for_runs_of(1e9).cuts == 3
+
+
+@pytest.mark.parametrize("most", [2, 5, 9])
+def test_some_are_the_first_the_last_and_others_in_order(most: int) -> None:
+    chosen = some(range(9), most, random.Random(0))
+    assert len(chosen) == most
+    assert (chosen[0], chosen[-1]) == (0, 8)
+    assert chosen == sorted(set(chosen))
