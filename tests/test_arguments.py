@@ -19,7 +19,7 @@ import trio.testing
 
 import trioserve
 from support import is_reset, serving
-from trioserve import Connection, Outcome
+from trioserve import Connection, Outcome, faults
 
 
 class Strange:
@@ -108,6 +108,7 @@ TABLE: dict[str, dict[str, tuple[Any, ...]]] = {
     "log_reports": {"reports": (None, 5)},
     "parse_address": {"text": (None, 5, b":80")},
     "parse_faults": {"text": (None, 5, b"reset")},
+    "parse_duration": {"text": (None, 5, b"1s")},
     "TcpAddress": {"host": (None, 5, b"a"), "port": ("80", None, -1, 65536)},
     "UnixAddress": {"path": (None, 5, b"a", ""), "mode": ("660", -1, 0o1000)},
     "UnixListener": {"sock": (None, 5), "path": (None, 5)},
@@ -122,7 +123,7 @@ TABLE: dict[str, dict[str, tuple[Any, ...]]] = {
         field.name: (*NUMBER, -1, math.nan)
         for field in dataclasses.fields(trioserve.Timeouts)
     },
-    "Ending": {"kind": (None, "hang"), "bytes": ("5", -1), "seconds": ("5", -1)},
+    "Termination": {"kind": (None, "hang"), "bytes": ("5", -1), "seconds": ("5", -1)},
     "Impairment": {
         "latency": SECONDS,
         "jitter": SECONDS,
@@ -131,13 +132,13 @@ TABLE: dict[str, dict[str, tuple[Any, ...]]] = {
         "pause": SECONDS,
         "cuts": (5, (0,), ("1",)),
         "slow_close": SECONDS,
-        "endings": (5, ("reset",)),
+        "terminations": (5, ("reset",)),
     },
     "Faults": {"up": (None, "reset"), "down": (None, "reset"), "refuse": (None, 5)},
-    "Course": {"impairment": (None, "reset"), "seed": (None, 1.5)},
-    "Course.feed": {"data": ("text",), "now": ("5",)},
-    "Course.feed_eof": {"now": ("5",)},
-    "Course.suffer": {"ending": (None, "reset")},
+    "Schedule": {"impairment": (None, "reset"), "seed": (None, 1.5)},
+    "Schedule.feed": {"data": ("text",), "now": ("5",)},
+    "Schedule.feed_eof": {"now": ("5",)},
+    "Schedule.mark_applied": {"termination": (None, "reset")},
 }
 
 #: What may be anything, and what is made by trioserve only.
@@ -153,7 +154,7 @@ ANY: dict[str, str] = {
     "ConnectionReport": "a record",
     "DrainSummary": "a record",
     "Flow": "a record",
-    "Piece": "a record",
+    "Segment": "a record",
     "RelayResult": "a record",
     "Statistics": "a record",
 }
@@ -210,12 +211,12 @@ class _World:
                 _proxy,
                 {"target": "a:1"},
             ),
-            "Ending": (
-                _ending,
+            "Termination": (
+                _termination,
                 {},
             ),
             "Impairment": (
-                partial(trioserve.Impairment, **_ALLOWED),
+                partial(faults.Impairment, **_ALLOWED),
                 {},
             ),
             "TcpAddress": (trioserve.TcpAddress, {"host": "a", "port": 1}),
@@ -224,18 +225,18 @@ class _World:
                 trioserve.UnixListener,
                 {"sock": self.listener.socket, "path": "/"},
             ),
-            "Course": (
-                trioserve.Course,
-                {"impairment": trioserve.Impairment(), "seed": 0},
+            "Schedule": (
+                faults.Schedule,
+                {"impairment": faults.Impairment(), "seed": 0},
             ),
         }
-        course = trioserve.Course(trioserve.Impairment(latency=1.0), 0)
+        schedule = faults.Schedule(faults.Impairment(latency=1.0), 0)
         calls |= {
-            "Course.feed": (course.feed, {"data": b"x", "now": 0}),
-            "Course.feed_eof": (course.feed_eof, {"now": 0}),
-            "Course.suffer": (course.suffer, {}),
+            "Schedule.feed": (schedule.feed, {"data": b"x", "now": 0}),
+            "Schedule.feed_eof": (schedule.feed_eof, {"now": 0}),
+            "Schedule.mark_applied": (schedule.mark_applied, {}),
         }
-        return calls.get(name, (getattr(trioserve, name, _handler), {}))
+        return calls.get(name, (_public_things().get(name, _handler), {}))
 
 
 #: An impairment with which a jitter and a pause can be.
@@ -256,8 +257,8 @@ def _proxy(target: Any = ":1", others: Any = "a:1", **options: Any) -> object:
     return trioserve.proxy(target, others, **options)
 
 
-def _ending(kind: Any = "reset", **when: Any) -> object:
-    return trioserve.Ending(kind, **(when or {"bytes": 1}))
+def _termination(kind: Any = "reset", **when: Any) -> object:
+    return faults.Termination(kind, **(when or {"bytes": 1}))
 
 
 def _wrong() -> Iterator[tuple[str, str, Any]]:
@@ -299,10 +300,18 @@ async def test_what_cannot_be_is_said_by_name(autojump_clock: object) -> None:
     assert not unsaid, "\n".join(unsaid)
 
 
+def _public_things() -> dict[str, Any]:
+    """All public names of the library, except those of the test kit."""
+    return {
+        name: getattr(module, name)
+        for module in (trioserve, faults)
+        for name in module.__all__
+    }
+
+
 def _public() -> Iterator[tuple[str, list[str]]]:
     """Everything public that can be called, and its parameters."""
-    for name in trioserve.__all__:
-        thing = getattr(trioserve, name)
+    for name, thing in _public_things().items():
         if inspect.isclass(thing) and issubclass(thing, enum.Enum):
             continue
         if inspect.isclass(thing):

@@ -16,14 +16,14 @@ __main__
 app testing
 __init__
 _echo _proxy
-_faulty
+faults
 _serve _relay
 _gates
 _connection _dial _engine
 _listeners _pump
 _admission _socket_transport _stream_transport _timers _collector _names
 _transport _pipes
-_address _complaints _faults _options _report _tasks _tcp
+_address _complaints _options _report _tasks _tcp
 _arguments _errors
 """
 ROW = {
@@ -35,7 +35,7 @@ ROW = {
 
 def imports(module: str, source: str) -> set[str]:
     """The modules of the package that a module's source imports, by dotted name."""
-    package = ["trioserve", *module.split(".")][: 2 if "." in module else 1]
+    package = ["trioserve", *module.split(".")][:-1]
     found = set[str]()
     for node in ast.walk(ast.parse(source)):
         match node:
@@ -47,11 +47,16 @@ def imports(module: str, source: str) -> set[str]:
                 inside = [part for part in base if part]
                 for alias in node.names:
                     deeper = [*inside, alias.name]
-                    is_module = alias.name.startswith("_") or inside == ["trioserve"]
+                    is_module = alias.name.startswith("_") or _is_folder(inside)
                     found.add(".".join(deeper if is_module else inside))
             case _:
                 pass
     return {name for name in found if name.split(".")[0] == "trioserve"}
+
+
+def _is_folder(parts: list[str]) -> bool:
+    # What is imported from one may be a module of it or one of its public names.
+    return parts[:1] == ["trioserve"] and SOURCE.joinpath(*parts[1:]).is_dir()
 
 
 def violations(sources: dict[str, str]) -> list[str]:
@@ -64,9 +69,10 @@ def violations(sources: dict[str, str]) -> list[str]:
             continue
         for name in sorted(imports(module, source)):
             target = [*name.split(".")[1:], ""][0]
-            if top == target and top in ("app", "testing"):
+            if top == target and top in ("app", "faults", "testing"):
                 continue
-            if top in ("app", "testing") and target.startswith("_"):
+            is_private = any(part.startswith("_") for part in name.split("."))
+            if top in ("app", "testing") and is_private:
                 wrong.append(f"{module} uses {name}, which is not public")
                 continue
             if target not in ROW:  # a public name
@@ -88,23 +94,65 @@ def test_imports_point_down() -> None:
     assert violations(package_sources()) == []
 
 
-def rows_of_testing() -> dict[str, int]:
-    """The rows of the map that the test kit has of itself."""
-    source = ast.get_docstring(ast.parse((SOURCE / "testing/__init__.py").read_text()))
-    rows = re.findall(r"^    (_.*)$", source or "", re.MULTILINE)
-    return {name: n for n, row in enumerate(rows) for name in row.split()}
+#: Each has a map of itself, in the docstring of its __init__.
+FOLDERS = sorted(
+    ".".join(file.parent.relative_to(SOURCE).parts)
+    for file in SOURCE.glob("*/**/__init__.py")
+    if file.parent.name != "app"  # the command has no map yet
+)
 
 
-def test_imports_within_testing_point_down() -> None:
-    rows, inside = rows_of_testing(), "trioserve.testing."
-    sources = package_sources()
-    modules = {n.removeprefix("testing.") for n in sources if n.startswith("testing.")}
-    assert modules - {"__init__"} == rows.keys()
-    for module in rows:
-        for name in imports(f"testing.{module}", sources[f"testing.{module}"]):
-            if name.startswith(inside):
-                other = name.removeprefix(inside).split(".")[0]
-                assert rows[other] < rows[module], f"{module} -> {other}"
+def rows_of(docstring: str) -> dict[str, int]:
+    """The rows of the map in a docstring: names with three spaces between them."""
+    rows = re.findall(r"^    (\w+(?:   \w+)*)$", docstring, re.MULTILINE)
+    return {name: number for number, row in enumerate(rows) for name in row.split()}
+
+
+def violations_within(folder: str, sources: dict[str, str]) -> list[str]:
+    """What is wrong with the arrows between the modules and folders of a folder.
+
+    Folders further inside have maps of their own, so that what is in one of them
+    counts as that folder here.
+    """
+    map_of_it = ast.get_docstring(ast.parse(sources[f"{folder}.__init__"])) or ""
+    rows, wrong = rows_of(map_of_it), list[str]()
+    for module, source in sorted(sources.items()):
+        if not module.startswith(f"{folder}.") or module == f"{folder}.__init__":
+            continue
+        inside = module.removeprefix(f"{folder}.").split(".")[0]
+        if inside not in rows:
+            wrong.append(f"{module} is in no row")
+            continue
+        for name in sorted(imports(module, source)):
+            other = name.removeprefix(f"trioserve.{folder}.").split(".")[0]
+            if other in (name.split(".")[0], inside):
+                continue
+            if other not in rows or rows[other] >= rows[inside]:
+                wrong.append(f"{module} -> {name} does not point down")
+    return wrong
+
+
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_imports_within_a_folder_point_down(folder: str) -> None:
+    assert violations_within(folder, package_sources()) == []
+
+
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_every_row_of_a_folder_is_in_it(folder: str) -> None:
+    place = SOURCE.joinpath(*folder.split("."))
+    there = {file.stem for file in place.glob("*.py")}
+    there |= {file.parent.name for file in place.glob("*/__init__.py")}
+    text = ast.get_docstring(ast.parse((place / "__init__.py").read_text()))
+    assert rows_of(text or "").keys() == there - {"__init__"}
+
+
+@pytest.mark.parametrize("module", ["_units", "_values", "_grammar", "_schedule"])
+def test_the_grammar_and_the_schedule_of_faults_know_no_trio(module: str) -> None:
+    """Nor anything else of the library but how arguments are checked."""
+    source = (SOURCE / "faults" / f"{module}.py").read_text()
+    assert not re.search(r"^ *(import|from) trio\b", source, re.MULTILINE)
+    for name in imports(f"faults.{module}", source):
+        assert name.startswith(("trioserve._arguments", "trioserve.faults."))
 
 
 def test_every_row_is_in_the_tree() -> None:
@@ -113,7 +161,7 @@ def test_every_row_is_in_the_tree() -> None:
 
 def test_the_documented_map_is_this_one() -> None:
     page = (SOURCE.parents[1] / "docs" / "design.md").read_text()
-    cells = re.findall(r"^\|[^|]*\| (`(?:app|_).*?) \|", page, re.MULTILINE)
+    cells = re.findall(r"^\|[^|]*\| (`(?:app|faults|_).*?) \|", page, re.MULTILINE)
     documented = [re.findall(r"`(\w+)`", cell) for cell in cells]
     rows = [row.split() for row in ROWS.strip().splitlines()]
     assert documented == [row for row in rows if row[0][:2] != "__"]
@@ -144,9 +192,25 @@ def test_the_documented_map_is_this_one() -> None:
             "app._cli uses trioserve._serve, which is not public",
         ),
         (
+            "testing._network",
+            "from trioserve.faults._schedule import Schedule",
+            "testing._network uses trioserve.faults._schedule, which is not public",
+        ),
+        (
+            "faults._grammar",
+            "from trioserve._proxy import proxy",
+            "faults._grammar -> _proxy points up",
+        ),
+        ("_serve", "from .faults import Faults", "_serve -> faults points up"),
+        (
             "app.__init__",
             "import trioserve._relay",
             "app.__init__ uses trioserve._relay, which is not public",
+        ),
+        (
+            "app.output._log",
+            "from ..._serve import serve",
+            "app.output._log uses trioserve._serve, which is not public",
         ),
     ],
 )
@@ -161,8 +225,60 @@ def test_a_wrong_arrow_is_found(module: str, source: str, complaint: str) -> Non
         ("__init__", "from ._serve import serve"),
         ("app._cli", "from ._log import x\nfrom trioserve import serve\nimport click"),
         ("app.__init__", "from ._cli import main"),
+        ("app._cli", "from trioserve.faults import Faults"),
+        ("__init__", "from . import faults"),
+        ("_proxy", "from .faults._relay import FaultyRelay"),
+        ("faults._relay", "from trioserve._relay import TaskRelay"),
         ("__main__", "from trioserve.app import main"),
     ],
 )
 def test_a_right_arrow_is_right(module: str, source: str) -> None:
     assert violations({module: source}) == []
+
+
+MAP = {
+    "app.__init__": '''"""A folder.
+
+The map:
+
+    _values
+    output   reports
+    _cli
+"""''',
+}
+
+
+@pytest.mark.parametrize(
+    ("module", "source", "complaints"),
+    [
+        ("app._cli", "from ._values import x", []),
+        ("app._cli", "from .output._log import x", []),
+        ("app.output._log", "from .._values import x\nimport click", []),
+        ("app.output._log", "from ._screen import x\nfrom trioserve import y", []),
+        (
+            "app._values",
+            "from . import output",
+            ["app._values -> trioserve.app.output does not point down"],
+        ),
+        (
+            "app.output._log",
+            "from trioserve.app.reports._records import x",
+            ["app.output._log -> trioserve.app.reports._records does not point down"],
+        ),
+        (
+            "app.output._log",
+            "from .. import _cli",
+            ["app.output._log -> trioserve.app._cli does not point down"],
+        ),
+        (
+            "app.output.__init__",
+            "from .._cli import x",
+            ["app.output.__init__ -> trioserve.app._cli does not point down"],
+        ),
+        ("app._stray", "", ["app._stray is in no row"]),
+    ],
+)
+def test_a_wrong_arrow_within_a_folder_is_found(
+    module: str, source: str, complaints: list[str]
+) -> None:
+    assert violations_within("app", MAP | {module: source}) == complaints

@@ -13,6 +13,7 @@ import pytest
 
 import trioserve
 import trioserve.testing
+from trioserve import faults
 
 REFERENCE = Path(__file__).parents[1] / "docs" / "reference.md"
 
@@ -21,26 +22,33 @@ def test_what_it_exports_is_what_it_says_and_what_the_reference_has() -> None:
     exports = {
         name
         for name, value in vars(trioserve).items()
-        if not name.startswith("_") and not isinstance(value, ModuleType)
+        if not name.startswith("_")
+        and (value is faults or not isinstance(value, ModuleType))
     }
     said = list(trioserve.__all__)
-    page = REFERENCE.read_text().partition("## trioserve.testing")[0]
-    documented = re.findall(r"^\| `(\w+)`", page, re.MULTILINE)
     assert exports - {"annotations"} == set(said)
     assert said == sorted(said)
-    assert sorted(documented) == sorted(said)
+    assert sorted(documented("Reference")) == sorted(said)
 
 
-def test_what_the_test_kit_exports_is_what_the_reference_has() -> None:
-    said = list(trioserve.testing.__all__)
-    page = REFERENCE.read_text().partition("## trioserve.testing")[2]
-    documented = re.findall(r"^\| `(\w+)`", page, re.MULTILINE)
-    assert sorted(documented) == sorted(said)
+@pytest.mark.parametrize("module", [faults, trioserve.testing])
+def test_what_a_module_exports_is_what_the_reference_has(module: ModuleType) -> None:
+    assert sorted(documented(module.__name__)) == sorted(module.__all__)
 
 
-@pytest.mark.parametrize("name", trioserve.__all__)
-def test_it_says_what_it_is(name: str) -> None:
-    assert inspect.getdoc(getattr(trioserve, name))
+def documented(section: str) -> list[str]:
+    """The names in the tables below this heading of the reference."""
+    headings = re.split(r"^##? (.*)$", REFERENCE.read_text(), flags=re.MULTILINE)
+    text = headings[headings.index(section) + 1]
+    return re.findall(r"^\| `(\w+)`", text, re.MULTILINE)
+
+
+@pytest.mark.parametrize(
+    ("module", "name"),
+    [(module, name) for module in (trioserve, faults) for name in module.__all__],
+)
+def test_it_says_what_it_is(module: ModuleType, name: str) -> None:
+    assert inspect.getdoc(getattr(module, name))
 
 
 def test_importing_it_imports_trio_and_the_standard_library_only() -> None:

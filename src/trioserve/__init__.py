@@ -3,32 +3,26 @@
 The map, from the bottom up; a module imports only from rows below its own:
 
                 _arguments   _errors
-    words       _address   _faults   _options   _report   _tasks   _tcp
+    words       _address   _options   _report   _tasks   _tcp
     mechanisms  _transport   _pipes
                 _socket_transport   _stream_transport   _timers   _admission
                 _collector   _names
                 _listeners   _pump
                 _connection   _dial   _engine
                 _gates
-    engines     _faulty
+    engines     faults
                 _relay   _serve
     handlers    _echo   _proxy
 
-``app`` is the command and uses only the names below.
+``app`` is the command and uses only the names below. ``faults`` has names of its
+own, and a map inside.
 """
 
+from . import faults
 from ._address import Address, TcpAddress, UnixAddress, parse_address
 from ._collector import log_reports
 from ._connection import Connection, current_connection
 from ._echo import echo
-from ._faults import (
-    Course,
-    Ending,
-    Faults,
-    Impairment,
-    Piece,
-    parse_faults,
-)
 from ._listeners import UnixListener, open_listeners
 from ._options import Limits, Timeouts
 from ._proxy import proxy
@@ -51,16 +45,11 @@ __all__ = [
     "Attempt",
     "Connection",
     "ConnectionReport",
-    "Course",
     "DrainSummary",
-    "Ending",
-    "Faults",
     "Flow",
-    "Impairment",
     "Limits",
     "Outcome",
     "Phase",
-    "Piece",
     "Reason",
     "RelayResult",
     "Server",
@@ -71,10 +60,10 @@ __all__ = [
     "UnixListener",
     "current_connection",
     "echo",
+    "faults",
     "log_reports",
     "open_listeners",
     "parse_address",
-    "parse_faults",
     "proxy",
     "relay",
     "serve",

@@ -106,11 +106,11 @@ class Dials(Protocol):
     def attempts(self) -> Sequence[Attempt]: ...
 
 
-class Suffers(Protocol):
-    """What a connection goes through because somebody wants to see it suffer."""
+class AppliesFaults(Protocol):
+    """What applies faults to a connection, and says which were applied."""
 
     @property
-    def suffered(self) -> Sequence[str]: ...
+    def applied(self) -> Sequence[str]: ...
 
 
 class Connection(trio.abc.HalfCloseableStream):
@@ -128,9 +128,10 @@ class Connection(trio.abc.HalfCloseableStream):
     """
 
     __slots__ = (
-        "__weakref__", "_accepted_at", "_alarm", "_connected_at", "_dialing",
+        "__weakref__", "_accepted_at", "_active_faults", "_alarm", "_connected_at",
+        "_dialing",
         "_drained", "_ending", "_eof_first", "_exception", "_holds_some", "_host",
-        "_idle_scope", "_is_quiet", "_left", "_lingers", "_notes", "_ordeal", "_phase",
+        "_idle_scope", "_is_quiet", "_left", "_lingers", "_notes", "_phase",
         "_queued",
         "_received_before_idle", "_relay", "_relay_ended", "_result", "_says_goodbye",
         "_scope", "_slot", "_task", "_timeouts", "_timers", "_transport", "_upstream",
@@ -166,7 +167,7 @@ class Connection(trio.abc.HalfCloseableStream):
         self._queued: float | None = None
         self._connected_at: float | None = None
         self._dialing: Dials | None = None
-        self._ordeal: Suffers | None = None
+        self._active_faults: AppliesFaults | None = None
         self._host = host
         self._phase = Phase.QUEUE
         self._scope = trio.CancelScope()
@@ -788,7 +789,7 @@ class Connection(trio.abc.HalfCloseableStream):
             bound=bound,
             error=error if self._exception is None else describe(self._exception),
             exception=self._exception,
-            faults=tuple(self._ordeal.suffered) if self._ordeal else (),
+            faults=tuple(self._active_faults.applied) if self._active_faults else (),
             draining=self.draining.is_set(),
             open_at_close=open_at_close,
             result=self._result,

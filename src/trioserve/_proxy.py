@@ -1,4 +1,4 @@
-"""Proxy: each connection is relayed to a target, or suffers on its way there."""
+"""Proxy: each connection is relayed to a target, perhaps with faults on the way."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from ._arguments import check_sync, check_type
 from ._connection import Connection
 from ._dial import Dialing, GivenUpError, OnAttempt, is_lack, origin_of
 from ._errors import isolated
-from ._faults import Faults, parse_faults
-from ._faulty import FaultyRelay, Ordeal
 from ._options import Timeouts
 from ._relay import Relay, make_relay
 from ._report import Attempt, Phase, Reason
 from ._timers import Alarm
 from ._transport import Transport
+from .faults import Faults, parse_faults
+from .faults._relay import ActiveFaults, FaultyRelay
 
 #: Seconds that a client is waited with that has said nothing and closed, while
 #: its target is dialed: it may have closed its own direction only. HAProxy ends
@@ -59,10 +59,11 @@ def proxy(
       target, others: what :func:`parse_address` reads, with a host and a port
         or a Unix socket's path; or addresses.
       timeouts: for dialing and relaying; default: those of the server.
-      faults: what connections are to suffer, for tests: faults, or what
-        :func:`parse_faults` reads. The report says what they have suffered.
-      seed: what is random in the faults. The same bytes of the n-th connection
-        suffer the same with the same seed.
+      faults: applied to each connection, for tests: a
+        :class:`trioserve.faults.Faults`, or its text. The report says which were
+        applied.
+      seed: decides what is random in the faults. With the same seed, the same
+        bytes of the n-th connection get the same faults.
       on_attempt: called with the target (as an address) and an
         :class:`Attempt` the moment a try to connect has succeeded or failed,
         long before the connection's report; not for tries that were given up.
@@ -83,8 +84,8 @@ def proxy(
     if on_attempt is not None:
         check_sync("on_attempt", on_attempt)
     targets = [_dialable(each) for each in (target, *others)]
-    trials = parse_faults(faults) if isinstance(faults, str) else faults
-    return _Proxy(targets, timeouts, trials, seed, on_attempt)
+    parsed = parse_faults(faults) if isinstance(faults, str) else faults
+    return _Proxy(targets, timeouts, parsed, seed, on_attempt)
 
 
 class _Proxy:
@@ -117,10 +118,11 @@ class _Proxy:
     async def _begin_relay(self, conn: Connection) -> Relay | None:
         """Connect, for a relay that is left to whoever calls; None: it is over."""
         times = self._timeouts or conn._timeouts
-        ordeal = None
+        active = None
         if self._faults:
-            ordeal = conn._ordeal = Ordeal(self._faults, self._seed, conn.id)
-            if ordeal.refused:
+            active = ActiveFaults(self._faults, self._seed, conn.id)
+            conn._active_faults = active
+            if active.refuse:
                 conn._conclude(Reason.FAULT)
                 conn._transport.abort()
                 return None
@@ -147,8 +149,8 @@ class _Proxy:
             return None
         conn._phase = Phase.DATA
         conn._connected_at = upstream.moved_at  # it was made just now
-        if ordeal is not None:
-            return FaultyRelay(ordeal, conn._transport, upstream, conn, times)
+        if active is not None:
+            return FaultyRelay(active, conn._transport, upstream, conn, times)
         return make_relay(conn._transport, upstream, conn, closes=True, timeouts=times)
 
 

@@ -224,8 +224,8 @@ class ConnectionReport:
         to last, and None if that was cut short.
       error: what went wrong, in one line of printable ASCII.
       exception: the exception itself; not part of :meth:`as_dict`.
-      faults: what it has suffered because it was asked for, as items that
-        :func:`parse_faults` reads, like ``up:reset@4096``.
+      faults: the faults that a proxy has applied to it, as items that
+        :func:`trioserve.faults.parse_faults` reads, like ``up:reset@4096``.
       draining: whether the server was draining when it ended.
       open_at_close: other connections that the server had open when it ended.
       result: what the handler returned; not part of :meth:`as_dict`.

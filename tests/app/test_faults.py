@@ -15,12 +15,13 @@ from click.testing import Result
 from app.invoked import invoke
 from app.process import Start
 from app.reports import make_report
-from trioserve import Reason, parse_faults
+from trioserve import Reason
 from trioserve.app import _run
 from trioserve.app._explain import explain_record
 from trioserve.app._job import Job
 from trioserve.app._log import Log
 from trioserve.app._records import parse_record
+from trioserve.faults import parse_faults
 
 
 @pytest.fixture(autouse=True)
@@ -134,7 +135,7 @@ def test_a_proxy_says_loudly_what_it_breaks_and_reports_say_what_it_broke(
     assert proxy.code() == 0
 
 
-def test_a_connection_that_suffered_is_explained() -> None:
+def test_faults_of_a_connection_are_explained() -> None:
     report = make_report(reason=Reason.FAULT, faults=["up:latency=1s", "up:reset@3"])
     record = parse_record(json.dumps(report.as_dict()).encode())
     text = click.unstyle("\n".join(explain_record(record)))
@@ -143,7 +144,7 @@ def test_a_connection_that_suffered_is_explained() -> None:
     assert "Next: see how both ends took it: it was broken on purpose." in text
 
 
-def test_the_log_says_what_a_connection_suffered() -> None:
+def test_the_log_says_which_faults_were_applied() -> None:
     lines: list[str] = []
     log = Log(lines.append, "text")
     log.connection(make_report(faults=["down:latency=1s"]))

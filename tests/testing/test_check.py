@@ -22,15 +22,13 @@ import trioserve.testing
 from trioserve import (
     Connection,
     ConnectionReport,
-    Course,
-    Faults,
     Limits,
     Reason,
     Server,
     Statistics,
     Timeouts,
-    parse_faults,
 )
+from trioserve.faults import Faults, Schedule, parse_faults
 from trioserve.testing import (
     Case,
     HandlerFailure,
@@ -241,7 +239,7 @@ def test_a_failure_prints_what_runs_it_again_in_the_same_setting() -> None:
 
 
 def test_a_seed_does_the_same_in_memory_and_on_the_wire() -> None:
-    """What the second connection suffers, whoever executes it."""
+    """The faults of the second connection, whoever executes it."""
     seen = dict[int, list[int]]()
 
     async def counts(stream: Connection) -> None:
@@ -249,8 +247,8 @@ def test_a_seed_does_the_same_in_memory_and_on_the_wire() -> None:
 
     words = bytes(range(200))
     run_conversation(counts, *[Peer().send(words)] * 2, faults="up:slice=1..9", seed=7)
-    course = Course(parse_faults("up:slice=1..9").up, "7 2 up")
-    assert seen[2] == [len(piece.data) for piece in course.feed(words, 0)]
+    schedule = Schedule(parse_faults("up:slice=1..9").up, "7 2 up")
+    assert seen[2] == [len(segment.data) for segment in schedule.feed(words, 0)]
 
 
 def test_a_case_is_saved_for_the_proxy(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""TCP in memory that suffers: late, in pieces, and cut, at exactly the time it says."""
+"""Faults of TCP in memory: bytes late, in slices, and cut, at exactly their time."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from trio._core._run import _r
 
 from links import some_bytes
 from support import receive_all, receive_exactly
-from trioserve import Ending, Faults, Impairment
+from trioserve.faults import Faults, Impairment, Termination
 from trioserve.testing import Event, MemoryNetwork, MemoryStream, stream_pair
 
 Call = Callable[[], Awaitable[object]]
@@ -367,12 +367,12 @@ async def test_each_connection_of_a_network_has_a_share_of_its_seed(
 
 
 seconds = st.integers(0, 20).map(lambda tenths: tenths / 10)
-endings = st.builds(
-    Ending,
+terminations = st.builds(
+    Termination,
     kind=st.sampled_from(["stall", "vanish", "reset", "close", "eof"]),
     bytes=st.integers(0, 300),
 ) | st.builds(
-    Ending,
+    Termination,
     kind=st.sampled_from(["stall", "vanish", "reset", "close", "eof"]),
     seconds=seconds,
 )
@@ -384,7 +384,7 @@ impairments = st.builds(
     slice=st.none() | st.tuples(st.integers(1, 20), st.integers(20, 90)),
     cuts=st.lists(st.integers(1, 300)).map(tuple),
     slow_close=seconds,
-    endings=st.lists(endings, max_size=2).map(tuple),
+    terminations=st.lists(terminations, max_size=2).map(tuple),
 )
 
 
@@ -417,7 +417,7 @@ def test_whatever_happens_a_beginning_arrives_and_it_happens_again(
             if not data:
                 break
         assert received == some_bytes(0, len(received))
-        ends = faults.up.endings + faults.down.endings
+        ends = faults.up.terminations + faults.down.terminations
         assert (received, data) == (some_bytes(0, count), b"") or ends
 
     async def main() -> list[object]:

@@ -13,7 +13,8 @@ from hypothesis import HealthCheck, Phase, find, given, settings
 from hypothesis import strategies as st
 
 import trioserve.testing
-from trioserve import Connection, Faults, parse_faults
+from trioserve import Connection
+from trioserve.faults import Faults, parse_faults
 from trioserve.testing import (
     Peer,
     chunkings,
@@ -211,8 +212,8 @@ def test_what_may_be_in_faults_is_said(suffers: Faults) -> None:
         assert not direction.bandwidth
         assert all(cut < 4 for cut in direction.cuts)
         assert direction.slice is None or direction.slice[1] <= 4
-        assert all(end.kind == "reset" for end in direction.endings)
-        assert all((end.bytes or 0) <= 4 for end in direction.endings)
+        assert all(end.kind == "reset" for end in direction.terminations)
+        assert all((end.bytes or 0) <= 4 for end in direction.terminations)
     assert not suffers.refuse
 
 

@@ -317,7 +317,8 @@ def _serve(
 
     signals = Signals()
 
-    from trioserve import Faults, echo, proxy
+    from trioserve import echo, proxy
+    from trioserve.faults import Faults
 
     from ._job import Handler, Job
     from ._messages import say_few_files

@@ -16,7 +16,7 @@ from typing import Any, Final, TypeVar
 
 import click
 
-from trioserve import Faults, parse_faults
+from trioserve.faults import Faults, parse_faults
 
 from ._options import option
 from ._values import format_bytes, printable

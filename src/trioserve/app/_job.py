@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Awaitable, Callable
 
-from trioserve import Address, Connection, Faults, Limits, Timeouts
+from trioserve import Address, Connection, Limits, Timeouts
+from trioserve.faults import Faults
 
 Handler = Callable[[Connection], Awaitable[object]]
 

@@ -13,7 +13,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final, Literal, get_args
 
-from trioserve import Faults, Limits, Timeouts
+from trioserve import Limits, Timeouts
+from trioserve.faults import Faults
 
 from ._arguments import check_count, check_seconds, check_type
 from ._peer import Peer
@@ -110,7 +111,7 @@ class Case:
         """Whether the peers must receive what they expect."""
         harmless = not (
             self.faults.refuse
-            or any(d.endings for d in (self.faults.up, self.faults.down))
+            or any(d.terminations for d in (self.faults.up, self.faults.down))
         )
         return self.disturbance is None and not self.flood and harmless
 

@@ -6,7 +6,8 @@ import random
 from collections.abc import Callable, Iterable, Mapping
 from typing import get_args
 
-from trioserve import Faults, Limits, Timeouts, parse_faults
+from trioserve import Limits, Timeouts
+from trioserve.faults import Faults, parse_faults
 
 from ._arguments import check_type
 from ._case import LAWS, Case, Disturbance, Law, Setting
@@ -44,7 +45,7 @@ def run_conversation(
     Args:
       handler: any ``async def handler(stream)``.
       peers: scripts. Each is one connection, and all begin at the same time.
-      faults: of the network; a :class:`trioserve.Faults`, or its text.
+      faults: of the network; a :class:`trioserve.faults.Faults`, or its text.
       seed: of the order in which tasks run, and of what is random in the faults.
       disturbance: what happens after scheduler step ``at_step``: ``"cancel"`` (the
         handlers are cancelled, and their peers stall), ``"drain"`` (the server

@@ -15,7 +15,7 @@ from typing import Literal, TypeAlias
 
 import trio
 
-from trioserve import Ending
+from trioserve.faults import Termination
 
 from ._operation import Operation
 from ._wire import Arrival, Signal, Wire
@@ -175,7 +175,7 @@ class Endpoint:
                 self.fail()
             case Signal.FIN:
                 self.see_eof()
-            case Ending(kind=kind):
+            case Termination(kind=kind):
                 self.apply_fault(kind)
             case bytes() if self.is_closed:
                 self._send_reset(arrival.at)

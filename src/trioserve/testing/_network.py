@@ -11,7 +11,7 @@ import itertools
 
 import trio
 
-from trioserve import Faults
+from trioserve.faults import Faults
 
 from ._endpoint import os_error
 from ._operation import Operation
@@ -117,7 +117,7 @@ class MemoryNetwork:
       buffer: bytes of each direction of a connection that may be sent and not
         yet received.
       faults: the faults of each connection, as a value or as text for
-        :func:`trioserve.parse_faults`.
+        :func:`trioserve.faults.parse_faults`.
       seed: of what is random in these faults; each connection draws from a seed
         of its own.
       on_event: called with each :class:`Event` of each stream, in the scheduler

@@ -12,7 +12,7 @@ from typing import Any, Final, Literal, NamedTuple, TypeAlias, get_args
 
 from hypothesis import strategies as st
 
-from trioserve import Ending, Faults, Impairment, parse_faults
+from trioserve.faults import Faults, Impairment, Termination, parse_faults
 
 from ._peer import Peer
 
@@ -123,7 +123,7 @@ def scripts(
 def faults(
     *, kinds: Collection[FaultKind] = FAULT_KINDS, most_bytes: int = 64
 ) -> st.SearchStrategy[Faults]:
-    """The faults of a connection, as a :class:`trioserve.Faults`.
+    """The faults of a connection, as a :class:`trioserve.faults.Faults`.
 
     They shrink to none.
 
@@ -154,7 +154,7 @@ def _impairment(
     draw: Draw, kinds: Collection[FaultKind], most_bytes: int
 ) -> Impairment:
     fields: dict[str, Any] = {}
-    endings = list[Ending]()
+    terminations = list[Termination]()
     seconds = st.sampled_from(_SECONDS)
     for kind in reversed(FAULT_KINDS):
         if kind == "refuse" or kind not in kinds or not _rarely(draw):
@@ -170,13 +170,13 @@ def _impairment(
             case "slice":
                 least = draw(st.integers(1, max(1, most_bytes)))
                 fields[kind] = least, draw(st.integers(least, max(least, most_bytes)))
-            case ending:
+            case termination:
                 if draw(st.booleans()):
-                    endings.append(Ending(ending, seconds=draw(seconds)))
+                    terminations.append(Termination(termination, seconds=draw(seconds)))
                 else:
                     place = draw(st.integers(0, most_bytes))
-                    endings.append(Ending(ending, bytes=place))
-    return Impairment(**fields, endings=tuple(endings))
+                    terminations.append(Termination(termination, bytes=place))
+    return Impairment(**fields, terminations=tuple(terminations))
 
 
 def _rarely(draw: Draw) -> bool:

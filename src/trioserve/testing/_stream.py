@@ -10,7 +10,7 @@ from typing import Final, TypeAlias
 
 import trio
 
-from trioserve import Faults, parse_faults
+from trioserve.faults import Faults, parse_faults
 
 from ._endpoint import Endpoint, EventKind, broken, connect_ends, os_error
 from ._wire import Wire
@@ -206,7 +206,7 @@ def stream_pair(
     Args:
       buffer: bytes of each direction that may be sent and not yet received.
       faults: the faults of the connection, as a value or as text for
-        :func:`trioserve.parse_faults`. A connection that is refused is reset at
+        :func:`trioserve.faults.parse_faults`. A connection that is refused is reset at
         once.
       seed: of what is random in the faults.
 

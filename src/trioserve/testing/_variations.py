@@ -12,7 +12,7 @@ import random
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Final, Literal
 
-from trioserve import parse_faults
+from trioserve.faults import parse_faults
 
 from ._case import Case, Disturbance
 from ._handler_run import MEMORY

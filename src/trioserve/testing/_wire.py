@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import trio
 
-from trioserve import Course, Ending, Impairment
+from trioserve.faults import Impairment, Schedule, Termination
 
 
 class Signal(enum.Enum):
@@ -27,7 +27,7 @@ class Arrival(NamedTuple):
     ``boundary`` says that no receive returns bytes of this one and of the next.
     """
 
-    payload: bytes | Signal | Ending
+    payload: bytes | Signal | Termination
     at: float
     boundary: bool = False
 
@@ -50,13 +50,13 @@ class Wire:
         self._buffer = buffer
         self._unreceived = 0
         self._latency = impairment.latency
-        self._course = Course(impairment, seed)
+        self._schedule = Schedule(impairment, seed)
         self._begin = trio.current_time()
         self._under_way = collections.deque[Arrival]()
         self._timed = collections.deque(
-            Arrival(ending, self._begin + ending.seconds)
-            for ending in self._course.timed
-            if ending.seconds is not None
+            Arrival(timed, self._begin + timed.seconds)
+            for timed in self._schedule.timed
+            if timed.seconds is not None
         )
         self._foresees_end = False
         self._foresee_end(self._begin)
@@ -67,7 +67,7 @@ class Wire:
     @property
     def applied_faults(self) -> tuple[str, ...]:
         """The faults that have happened so far, as they are written."""
-        return self._course.suffered
+        return self._schedule.applied
 
     # -- the sender's side
 
@@ -81,14 +81,14 @@ class Wire:
         """Send bytes. There must be room for them."""
         self._unreceived += len(data)
         if self.end is None:
-            for piece in self._course.feed(data, now - self._begin):
-                at = self._begin + piece.at
-                self._under_way.append(Arrival(piece.data, at, piece.boundary))
+            for segment in self._schedule.feed(data, now - self._begin):
+                at = self._begin + segment.at
+                self._under_way.append(Arrival(segment.data, at, segment.boundary))
             self._foresee_end(now)
 
     def send_fin(self, now: float) -> None:
         if self.end is None:
-            at = self._begin + self._course.feed_eof(now - self._begin)
+            at = self._begin + self._schedule.feed_eof(now - self._begin)
             if at < math.inf:  # infinite if another ending comes first
                 self._under_way.append(Arrival(Signal.FIN, at))
 
@@ -98,11 +98,11 @@ class Wire:
 
     def _foresee_end(self, now: float) -> None:
         """Let an ending arrive right after the last bytes that precede it."""
-        ending = self._course.ending
-        if ending is not None and not self._foresees_end:
+        termination = self._schedule.termination
+        if termination is not None and not self._foresees_end:
             self._foresees_end = True
             at = self._under_way[-1].at if self._under_way else now
-            self._under_way.append(Arrival(ending, at))
+            self._under_way.append(Arrival(termination, at))
 
     # -- time
 
@@ -115,8 +115,8 @@ class Wire:
     def pop_due(self) -> Arrival:
         """Take the next arrival off the wire."""
         arrival = self._next_queue().popleft()
-        if isinstance(arrival.payload, Ending):
-            self._course.suffer(arrival.payload)
+        if isinstance(arrival.payload, Termination):
+            self._schedule.mark_applied(arrival.payload)
         return arrival
 
     def _next_queue(self) -> collections.deque[Arrival]:

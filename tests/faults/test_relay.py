@@ -1,4 +1,4 @@
-"""Faulty: bytes suffer as was asked for, and whatever is a law of relays still is."""
+"""A relay with faults: they are applied as asked, and the laws of relays hold."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import trio.testing
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from faults.strategies import impairments
 from links import Peer, Whole, narrow, sockets, some_bytes
 from support import (
     Running,
@@ -26,10 +27,8 @@ from support import (
 )
 from sweep import Begin, sweep
 from test_docs import ROOT, table
-from test_faults import _impairments
 from trioserve import (
     Connection,
-    Faults,
     Outcome,
     Phase,
     Reason,
@@ -37,19 +36,20 @@ from trioserve import (
     echo,
     proxy,
 )
+from trioserve.faults import Faults
 
 FAULTS = ROOT / "docs" / "faults.md"
 
 
 @contextlib.asynccontextmanager
-async def suffering(
+async def faulty_proxy(
     faults: str | Faults,
     target: Callable[[Connection], Awaitable[object]] = echo,
     *,
     seed: int = 0,
     **options: Any,
 ) -> AsyncGenerator[tuple[Running, Running]]:
-    """A proxy whose bytes suffer, and its target."""
+    """A proxy that applies faults, and its target."""
     async with serving(target) as there:
         handler = proxy(there.address, faults=faults, seed=seed)
         async with serving(handler, **options) as running:
@@ -64,7 +64,7 @@ def test_faults_that_cannot_be_read(text: str) -> None:
 
 
 @pytest.mark.parametrize("faults", [None, "", Faults()])
-async def test_without_faults_there_is_nothing_to_suffer(
+async def test_without_faults_nothing_is_applied(
     faults: str | Faults | None, autojump_clock: trio.testing.MockClock
 ) -> None:
     """It is the usual relay."""
@@ -85,7 +85,7 @@ async def test_latency_is_what_was_asked_for(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
     """There and back, for each message and for EOF."""
-    async with suffering("up:latency=3s; down:latency=500ms") as (running, _):
+    async with faulty_proxy("up:latency=3s; down:latency=500ms") as (running, _):
         client = await running.connect()
         began = trio.current_time()
         for n in range(1, 4):
@@ -106,7 +106,7 @@ async def test_latency_does_not_limit_throughput(
 ) -> None:
     """Many messages are under way at the same time."""
     data = some_bytes(0, 3_000_000)
-    async with suffering("latency=2s") as (running, _):
+    async with faulty_proxy("latency=2s") as (running, _):
         client = await running.connect()
         began = trio.current_time()
         async with trio.open_nursery() as nursery:
@@ -121,7 +121,7 @@ async def test_what_is_under_way_is_bounded(
 ) -> None:
     """Law 9: at 16 MiB in each direction, and at less where a line is slow."""
     for faults, most in (("up:latency=1h", 17e6), ("up:bandwidth=1/s", 140e3)):
-        async with suffering(faults, timeouts=Timeouts(drain=0)) as (running, _):
+        async with faulty_proxy(faults, timeouts=Timeouts(drain=0)) as (running, _):
             client = await running.connect()
             with trio.move_on_after(30):
                 await client.send_all(bytes(30_000_000))
@@ -136,7 +136,7 @@ async def test_bandwidth_is_what_was_asked_for(
 ) -> None:
     """In one direction, and for as long as it takes."""
     data = some_bytes(0, 200)
-    async with suffering("down:bandwidth=10/s") as (running, _):
+    async with faulty_proxy("down:bandwidth=10/s") as (running, _):
         client = await running.connect()
         began = trio.current_time()
         await client.send_all(data)
@@ -155,7 +155,7 @@ async def test_a_receiver_who_waits_gets_pieces(
 ) -> None:
     """No longer than the slices are, and none over a cut."""
     data = some_bytes(0, 1000)
-    async with suffering("down:slice=2..9, cut@500") as (running, _):
+    async with faulty_proxy("down:slice=2..9, cut@500") as (running, _):
         client = await running.connect()
         await client.send_all(data)
         await client.send_eof()
@@ -166,14 +166,14 @@ async def test_a_receiver_who_waits_gets_pieces(
         await client.aclose()
 
 
-async def test_each_connection_suffers_its_own_way_and_again_the_same(
+async def test_each_connection_draws_its_own_faults_and_the_same_again(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
     """By the seed and the connection's number."""
 
     async def pieces(seed: int) -> list[list[int]]:
         seen = list[list[int]]()
-        async with suffering("down:slice=1..9/1s", seed=seed) as (running, _):
+        async with faulty_proxy("down:slice=1..9/1s", seed=seed) as (running, _):
             for _ in range(2):
                 client = await running.connect()
                 await client.send_all(bytes(50))
@@ -190,7 +190,7 @@ async def test_each_connection_suffers_its_own_way_and_again_the_same(
 
 async def test_a_slow_close(autojump_clock: trio.testing.MockClock) -> None:
     """FIN comes later, and the bytes before it do not."""
-    async with suffering("up:slow_close=7s") as (running, _):
+    async with faulty_proxy("up:slow_close=7s") as (running, _):
         client = await running.connect()
         began = trio.current_time()
         await client.send_all(b"hello")
@@ -205,7 +205,7 @@ async def test_a_slow_close(autojump_clock: trio.testing.MockClock) -> None:
     assert report.outcome is Outcome.OK
 
 
-# -- endings
+# -- terminations
 
 
 class _Target:
@@ -249,7 +249,7 @@ class _Target:
         ("down:stall@500ms, close@4s", b"", "eof", b"hello", "eof"),
     ],
 )
-async def test_an_ending_ends_it_as_it_says(
+async def test_a_termination_ends_it_as_it_says(
     faults: str,
     to_client: bytes,
     client_end: str,
@@ -259,7 +259,7 @@ async def test_an_ending_ends_it_as_it_says(
 ) -> None:
     """Both ends get what came before it, and then RST or FIN."""
     target = _Target()
-    async with suffering(faults, target) as (running, _):
+    async with faulty_proxy(faults, target) as (running, _):
         peer = Peer(await running.connect())
         await peer.stream.send_all(b"hello")
         await peer.read()
@@ -284,7 +284,7 @@ async def test_what_comes_after_an_eof_is_thrown_away(
         await trio.sleep(5)
         await conn.send_all(b"I have heard enough")
 
-    async with suffering(faults, target) as (running, _):
+    async with faulty_proxy(faults, target) as (running, _):
         client = await running.connect()
         await client.send_all(b"hel")
         await trio.sleep(3)
@@ -298,7 +298,7 @@ async def test_what_comes_after_an_eof_is_thrown_away(
     assert report.bytes_discarded == 5_000_000
 
 
-async def test_the_ending_that_came_first_counts(
+async def test_the_first_termination_counts(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
     """While a reset waits for the bytes before it, nothing else ends it."""
@@ -316,7 +316,7 @@ async def test_the_ending_that_came_first_counts(
         except trio.BrokenResourceError:
             was_reset = True
 
-    async with suffering("up:reset@1s; down:close@4", target) as (running, _):
+    async with faulty_proxy("up:reset@1s; down:close@4", target) as (running, _):
         client = await running.connect()
         await trio.sleep(0.5)
         with contextlib.suppress(trio.BrokenResourceError):
@@ -331,7 +331,7 @@ async def test_a_client_that_resets_while_it_is_not_listened_to(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
     """After the EOF that it never sent, it is still a reset."""
-    async with suffering("up:eof@0", _Target()) as (running, _):
+    async with faulty_proxy("up:eof@0", _Target()) as (running, _):
         client = await running.connect()
         await client.send_all(b"hello")
         assert await receive_exactly(client, 7) == b"welcome"
@@ -344,7 +344,7 @@ async def test_a_stall_is_silence_and_backpressure(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
     """Laws 9 and 12: the sender waits, and a timer ends it."""
-    async with suffering("up:stall@3", timeouts=Timeouts(idle=60)) as (running, _):
+    async with faulty_proxy("up:stall@3", timeouts=Timeouts(idle=60)) as (running, _):
         client = await running.connect()
         narrow(client)
         with trio.move_on_after(30) as waits:
@@ -369,7 +369,7 @@ async def test_one_that_vanishes_does_not_say_so(
     """Neither end sees the other close, until somebody loses patience."""
     target = _Target()
     timeouts = Timeouts(idle=60)
-    async with suffering(faults, target, timeouts=timeouts) as (running, there):
+    async with faulty_proxy(faults, target, timeouts=timeouts) as (running, there):
         client = await running.connect()
         await client.send_all(b"hello")
         await trio.sleep(30)
@@ -393,7 +393,7 @@ async def test_refused_is_reset_and_nothing_is_dialed(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
     """The target hears nothing of it."""
-    async with suffering("refuse; latency=1s") as (running, there):
+    async with faulty_proxy("refuse; latency=1s") as (running, there):
         # So soon that one may not even get as far as to be connected.
         with pytest.raises((OSError, trio.BrokenResourceError)):
             await receive_all(await running.connect())
@@ -415,7 +415,7 @@ class _Seen:
 
     async def see(self, faults: str, sent: bytes, *, eof: bool) -> None:
         began = trio.current_time()
-        async with suffering(faults) as (running, _):
+        async with faulty_proxy(faults) as (running, _):
             client = await running.connect()
             await client.send_all(sent)
             if eof:
@@ -491,7 +491,7 @@ async def test_a_reset_comes_after_the_bytes_before_it(
         await conn.send_all(b"some of")
         conn.abort()
 
-    async with suffering("down:latency=3s, slice=1/1s", target) as (running, _):
+    async with faulty_proxy("down:latency=3s, slice=1/1s", target) as (running, _):
         client = await running.connect()
         assert await receive_exactly(client, 7) == b"some of"
         assert trio.current_time() == 9
@@ -505,7 +505,7 @@ async def test_a_receiver_who_is_gone_ends_it_while_bytes_are_under_way(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
     """What can't be delivered is discarded."""
-    async with suffering("down:slice=1/1s, stall@4") as (running, _):
+    async with faulty_proxy("down:slice=1/1s, stall@4") as (running, _):
         client = await running.connect()
         await client.send_all(b"hello")
         assert await receive_exactly(client, 2) == b"he"
@@ -515,11 +515,11 @@ async def test_a_receiver_who_is_gone_ends_it_while_bytes_are_under_way(
     assert report.upstream_bytes_discarded in (2, 3)
 
 
-async def test_a_drain_cuts_what_suffers_for_ever(
+async def test_a_drain_cuts_what_is_delayed_for_ever(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
     """Law 5: and the report says how much was under way."""
-    async with suffering("up:latency=1h") as (running, _):
+    async with faulty_proxy("up:latency=1h") as (running, _):
         client = await running.connect()
         await client.send_all(b"hello")
         await trio.testing.wait_all_tasks_blocked(0.002)
@@ -553,7 +553,7 @@ async def test_a_client_that_cannot_be_closed_by_half(
     ):
         with sockets() as link:
             listeners = [Once(Whole(link.ours))]
-            async with suffering(faults, listeners=listeners) as (running, _):
+            async with faulty_proxy(faults, listeners=listeners) as (running, _):
                 await link.peer.send_all(b"hello")
                 assert await receive_all(link.peer) == b"hel"
                 await trio.testing.wait_all_tasks_blocked()
@@ -567,15 +567,15 @@ _seconds = st.sampled_from([0.0, 0.25, 3.0])
 @given(
     faults=st.builds(
         Faults,
-        up=_impairments(_seconds),
-        down=_impairments(_seconds),
+        up=impairments(_seconds),
+        down=impairments(_seconds),
     ),
     how=st.sampled_from(["wait", "close", "reset", "leave"]),
     count=st.integers(0, 200),
     schedule=st.random_module(),
 )
 @settings(deadline=None)
-def test_whatever_is_suffered_the_ledger_is_kept_and_nothing_is_left(
+def test_whatever_is_applied_the_ledger_is_kept_and_nothing_is_left(
     faults: Faults, how: str, count: int, schedule: object
 ) -> None:
     """Laws 3, 4 and 13: whatever the client does meanwhile."""
@@ -597,7 +597,7 @@ def test_whatever_is_suffered_the_ledger_is_kept_and_nothing_is_left(
         await client.aclose()
 
     async def main() -> None:
-        async with suffering(faults) as (running, there):
+        async with faulty_proxy(faults) as (running, there):
             async with trio.open_nursery() as nursery:
                 for _ in range(2):
                     nursery.start_soon(talk, await running.connect())
@@ -623,7 +623,7 @@ def test_stopped_at_any_step_nothing_is_left(faults: str) -> None:
 
     async def scenario(begin: Begin) -> None:
         before = open_fds()
-        async with suffering(faults) as (running, _):
+        async with faulty_proxy(faults) as (running, _):
             client = await running.connect()
             begin(lambda: running.server.start_draining(0))
             with contextlib.suppress(trio.BrokenResourceError):

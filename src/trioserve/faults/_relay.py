@@ -1,0 +1,216 @@
+"""A relay that applies faults to the bytes of a connection.
+
+A relay of tasks with a delay line for each direction: a pump puts what it receives
+into the line, and delivers what comes out at its time. All rules of relays hold.
+Bytes that faults swallow count as discarded.
+
+A pump keeps reading while segments wait for their time, so that latency costs no
+throughput, until the line holds a bounded number of bytes. While its sink is full
+it does not read; these bytes have not entered the line yet.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+import trio
+
+from trioserve._connection import Connection
+from trioserve._options import Timeouts
+from trioserve._relay import FLUSH, TaskPump, TaskRelay
+from trioserve._report import Reason
+from trioserve._transport import Transport
+
+from ._delay_line import DelayLine, window
+from ._schedule import Schedule
+from ._values import Faults, Termination
+
+#: Bytes that are discarded after a FIN that a fault has sent, so that unread ones
+#: do not turn the close into a reset.
+_LINGER_BYTES: Final = 65536
+
+
+class ActiveFaults:
+    """The faults of one connection: its fault schedules, and what was applied.
+
+    Args:
+      faults: of the proxy.
+      seed: of the proxy.
+      connection: the number of the connection; each draws its own faults.
+    """
+
+    def __init__(self, faults: Faults, seed: int, connection: int) -> None:
+        self.refuse = faults.refuse
+        self.up = Schedule(faults.up, f"{seed} {connection} up")
+        self.down = Schedule(faults.down, f"{seed} {connection} down")
+        self._faults = faults
+
+    @property
+    def applied(self) -> Sequence[str]:
+        """Items of the grammar with their directions, like ``up:reset@4096``."""
+        if self.refuse:
+            return ("refuse",)
+        return (
+            *(f"up:{item}" for item in self.up.applied),
+            *(f"down:{item}" for item in self.down.applied),
+        )
+
+    def delay_lines(self, began: float) -> tuple[DelayLine, DelayLine]:
+        """Those of both directions, for a connection that began at this time."""
+        faults = self._faults
+        return (
+            DelayLine(self.up, window(faults.up), began),
+            DelayLine(self.down, window(faults.down), began),
+        )
+
+
+class FaultyRelay(TaskRelay):
+    """A relay of tasks that applies faults to its bytes.
+
+    The pump that has delivered the last byte before a termination by bytes finds
+    that termination in its delay line. A termination by time that ends one direction
+    is the deadline of that direction's scope; one that ends both has a task.
+
+    Args:
+      active: the faults. Their times count from when ``client`` was accepted.
+      a: the client's transport.
+      b: the target's; it is closed at the end.
+      client: gets to know of the relay.
+      timeouts: of the relay.
+    """
+
+    __slots__ = ("_by_fin", "_lines")
+
+    def __init__(
+        self,
+        active: ActiveFaults,
+        a: Transport,
+        b: Transport,
+        client: Connection,
+        timeouts: Timeouts,
+    ) -> None:
+        options = (client, None, timeouts, timeouts.drain_idle, client._timers)
+        super().__init__(a, b, b"", b.moved_at, True, *options)
+        lines = active.delay_lines(self._accepted_at())
+        self._lines: dict[TaskPump, DelayLine] = dict(
+            zip(self._tasks, lines, strict=True)
+        )
+        self._by_fin = False
+
+    async def move(self) -> None:
+        async with trio.open_nursery() as nursery:
+            for pump, line in self._lines.items():
+                for timed in line.schedule.timed:
+                    if timed.ends_both:
+                        nursery.start_soon(self._terminate_at_its_time, pump, timed)
+                    else:
+                        line.scope.deadline = self._time_of(timed)
+            await super().move()
+            nursery.cancel_scope.cancel(reason="the relay is over")
+
+    async def _run_pump(self, pump: TaskPump) -> None:
+        # First it moves bytes; then it does what the termination asks for, if there
+        # is one. The scope of a halted direction is cancelled in either part.
+        line = self._lines[pump]
+        with line.scope:
+            await super()._run_pump(pump)
+        if line.scope.cancelled_caught and line.termination is None:
+            # The scope's deadline has come, and it is that of the first timed one.
+            line.terminate(line.schedule.timed[0])
+        termination = line.termination
+        if termination is None:
+            return
+        with trio.CancelScope() as line.scope:
+            match termination.kind:
+                case "eof":
+                    await self._pass_eof_and_discard(pump)
+                case "reset" | "close":
+                    await self._end_both(pump, termination)
+                case _:  # "stall" and "vanish" move nothing until the relay ends
+                    await trio.sleep_forever()
+        if line.scope.cancelled_caught:
+            # Meanwhile a fault in the other direction has made both vanish.
+            await trio.sleep_forever()
+
+    async def _receive(self, pump: TaskPump) -> bytes:
+        """What comes out of the delay line, in the place of what was received."""
+        line = self._lines[pump]
+        while line.termination is None:
+            if line.due <= (now := trio.current_time()):
+                pump.receiving = line.is_broken
+                data = line.take(now)
+                if data or line.termination is None:
+                    return data
+            else:
+                await self._receive_more(pump, line)
+        if line.termination.kind != "eof":
+            self._halt(line, line.termination)
+            await trio.sleep_forever()
+        if pump.done:
+            while await super()._receive(pump):
+                pass  # bytes after the EOF are discarded
+        return b""
+
+    async def _receive_more(self, pump: TaskPump, line: DelayLine) -> None:
+        """Put what is received into the line, or wait until something is due."""
+        if not line.has_room:
+            await trio.sleep_until(line.due)
+            return
+        with trio.CancelScope(deadline=line.due):
+            try:
+                data = await super()._receive(pump)
+            except trio.BrokenResourceError:
+                line.is_broken = True
+            else:
+                line.put(data, trio.current_time())
+
+    async def _pass_eof_and_discard(self, pump: TaskPump) -> None:
+        # The first run receives b"" and passes EOF on. If the deadline has cut the
+        # pump off while it did so, that happens twice; EOF is idempotent.
+        pump.done = False
+        await super()._run_pump(pump)
+        # The pump is done now, so that this run discards what it receives.
+        pump.reading = True
+        await super()._run_pump(pump)
+
+    async def _terminate_at_its_time(
+        self, pump: TaskPump, termination: Termination
+    ) -> None:
+        await trio.sleep_until(self._time_of(termination))
+        if self._ending is None:
+            line = self._lines[pump]
+            line.schedule.mark_applied(termination)
+            if termination.kind == "vanish":
+                self._halt(line, termination)
+            else:
+                await self._end_both(pump, termination)
+
+    def _halt(self, line: DelayLine, termination: Termination) -> None:
+        """Move no more bytes in this direction, or in both if they vanish."""
+        both = termination.kind == "vanish"
+        for halted in self._lines.values() if both else (line,):
+            halted.termination = termination
+            halted.scope.cancel(reason=str(termination))
+
+    async def _end_both(self, pump: TaskPump, termination: Termination) -> None:
+        """End both directions by RST or FIN, unless they are ending already."""
+        if self._ending is not None:
+            await trio.sleep_forever()
+        self._conclude(Reason.FAULT)
+        self._by_fin = termination.kind == "close"
+        if not self._by_fin:
+            await pump.sink.wait_acknowledged(FLUSH)
+        self._stop()
+
+    async def _part(self, reason: Reason) -> None:
+        if not self._by_fin:
+            await super()._part(reason)
+            return
+        await self._say_eof()
+        # Closed with bytes that nobody has read, it would be reset.
+        await self._b.discard(_LINGER_BYTES, self._timeouts.linger)
+
+    def _time_of(self, termination: Termination) -> float:
+        assert termination.seconds is not None
+        return self._accepted_at() + termination.seconds
