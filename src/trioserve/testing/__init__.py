@@ -3,14 +3,14 @@
 The map, from the bottom up; it uses public names of trioserve only, and
 imports Hypothesis only when a strategy or a machine is asked for:
 
-    _arguments _coroutine _operation _schedule _serve_failure _timeline _watchdog _wire
-    _endpoint _guest _peer
-    _case _lines _stream _strategies
-    _driver _network _player _traffic
-    _client _handler_run _result
-    _served _state _variations
-    _judge _liveness _observer _serve_laws
-    _harness _machine
+    _arguments   _coroutine   _operation   _schedule   _timeline   _wire
+    _endpoint   _guest   _peer   _serve_failure   _watchdog
+    _case   _lines   _stream   _strategies
+    _driver   _network   _player   _traffic
+    _client   _handler_run   _result
+    _served   _state   _variations
+    _judge   _liveness   _observer   _serve_laws
+    _harness   _machine
     _checker
     _check
 """
