@@ -56,10 +56,22 @@ Medium: TypeAlias = Callable[[], AnyLink]
 RealMedium: TypeAlias = Callable[[], RealLink]
 
 
+def send_unpaced(sock: socket.socket | trio.socket.SocketType) -> None:
+    """Let its kernel send as soon as the peer's may take it.
+
+    With BBR it sends by a clock of its own, which a virtual one runs away from. What
+    a listener has is handed down to what it accepts.
+    """
+    with contextlib.suppress(OSError, AttributeError):  # another system
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, b"reno")
+
+
 def socket_pair() -> tuple[socket.socket, socket.socket]:
     """Two ends of a TCP connection."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
+        send_unpaced(listener)
         one = socket.create_connection(listener.getsockname())
+        send_unpaced(one)
         other, _ = listener.accept()
     return one, other
 

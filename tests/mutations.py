@@ -82,45 +82,45 @@ MUTATIONS: Sequence[Mutation] = (
     Mutation(
         law=1,
         breaks="a handler that raises a Cancelled of its own cancels the server",
-        file="_serve.py",
-        old="return lent and trio.current_effective_deadline() == -math.inf",
+        file="_handlers.py",
+        old="return self.is_lent and trio.current_effective_deadline() == -math.inf",
         new="return True",
         tests=("test_serve.py", "test_what_a_handler_raises_is_its_own_report"),
     ),
     Mutation(
         law=1,
         breaks="all who wait in the queue are accepted before anybody else runs",
-        file="_gates.py",
+        file="_socket_acceptor.py",
         old="            if len(self._batch) == _BATCH:\n                return\n",
         new="",
-        tests=("test_gates.py", "test_a_crowd_is_accepted_in_parts"),
+        tests=("test_acceptors.py", "test_a_crowd_is_accepted_in_parts"),
     ),
     Mutation(
         law=1,
         breaks="a peer that comes again and again in vain keeps all others waiting",
-        file="_gates.py",
+        file="_socket_acceptor.py",
         old="        for _ in range(_BATCH):\n            try:\n",
         new="        while True:\n            try:\n",
-        tests=("test_gates.py", "test_a_crowd_is_accepted_in_parts"),
+        tests=("test_acceptors.py", "test_a_crowd_is_accepted_in_parts"),
     ),
     Mutation(
         law=1,
         breaks="trouble that is over makes the next pause as long as the last",
-        file="_gates.py",
-        old="        self._pause = _FIRST_PAUSE\n        if self._spare is None:\n",
+        file="_socket_acceptor.py",
+        old="        self.pause = FIRST_PAUSE\n        if self._spare is None:\n",
         new="        if self._spare is None:\n",
         tests=(
-            "test_gates.py",
+            "test_acceptors.py",
             "test_a_pause_is_a_second_at_most_and_the_next_one_is_short_again",
         ),
     ),
     Mutation(
         law=1,
         breaks="a closed listener accepts from whoever has its descriptor by now",
-        file="_gates.py",
-        old="if self._listener.socket.fileno() < 0:\n            raise _closed()",
-        new="if False:\n            raise _closed()",
-        tests=("test_gates.py", "test_closed_while_it_waits_for_a_slot"),
+        file="_socket_acceptor.py",
+        old="if self.listener.socket.fileno() < 0:\n            raise closed()",
+        new="if False:\n            raise closed()",
+        tests=("test_acceptors.py", "test_closed_while_it_waits_for_a_slot"),
     ),
     Mutation(
         law=1,
@@ -221,9 +221,9 @@ MUTATIONS: Sequence[Mutation] = (
     Mutation(
         law=1,
         breaks="a handler that cancels the nursery of its task ends all others",
-        file="_serve.py",
-        old="connection._scope.shield = self._lent is None",
-        new="connection._scope.shield = False",
+        file="_serving.py",
+        old="life.scope.shield = not lent",
+        new="life.scope.shield = False",
         tests=(
             "test_nurseries.py",
             "test_a_handler_that_cancels_its_parent_nursery_ends_nobody",
@@ -264,11 +264,11 @@ MUTATIONS: Sequence[Mutation] = (
     Mutation(
         law=2,
         breaks="an error of accept(2) costs a slot for ever",
-        file="_gates.py",
-        old="            except BaseException:\n                slot.release()\n",
+        file="_socket_acceptor.py",
+        old="            except BaseException:\n                token.release()\n",
         new="            except BaseException:\n",
         tests=(
-            "test_gates.py",
+            "test_acceptors.py",
             "test_accept_errors_do_not_end_it",
             "test_an_error_after_the_first_of_a_batch",
         ),
@@ -276,30 +276,30 @@ MUTATIONS: Sequence[Mutation] = (
     Mutation(
         law=2,
         breaks="new limits do not hold for those that wait in the queue",
-        file="_gates.py",
+        file="_acceptor.py",
         old='        self._queueing.cancel(reason="the limits have changed")\n',
         new="        pass\n",
         tests=(
-            "test_gates.py",
+            "test_acceptors.py",
             "test_who_waits_is_refused_when_that_is_the_rule_now",
         ),
     ),
     Mutation(
         law=2,
         breaks="a peer gets one connection more than its share",
-        file="_serve.py",
-        old="self._of_peer.get(host, 0) >= most",
-        new="self._of_peer.get(host, 0) > most",
-        tests=("test_gates.py", "test_no_peer_has_more_than_its_share"),
+        file="_admission.py",
+        old="self._of_peer.get(key, 0) >= most",
+        new="self._of_peer.get(key, 0) > most",
+        tests=("test_acceptors.py", "test_no_peer_has_more_than_its_share"),
     ),
     Mutation(
         law=2,
         breaks="who is refused counts as one of its peer's until it has read why",
-        file="_serve.py",
-        old="        self._uncount(connection)\n        self._refused += 1\n",
-        new="        self._refused += 1\n",
+        file="_serving.py",
+        old="        self._uncount(life)\n        self.ledger.refused += 1\n",
+        new="        self.ledger.refused += 1\n",
         tests=(
-            "test_gates.py",
+            "test_acceptors.py",
             "test_who_is_being_told_is_not_one_of_its_peers_any_more",
         ),
     ),
@@ -307,12 +307,13 @@ MUTATIONS: Sequence[Mutation] = (
     Mutation(
         law=3,
         breaks="a connection that was settled, and ends later, is reported again",
-        file="_serve.py",
+        file="_serving.py",
         old="""\
-        if self._open.pop(connection.id, None) is None:
+        if connection is None:
             return
+        life = lifecycle_of(connection)
 """,
-        new="        self._open.pop(connection.id, None)\n",
+        new="        assert connection\n        life = lifecycle_of(connection)\n",
         tests=("test_serve.py", "test_a_task_that_does_not_end_is_named"),
     ),
     Mutation(
@@ -334,9 +335,9 @@ MUTATIONS: Sequence[Mutation] = (
     Mutation(
         law=3,
         breaks="a report counts the connection that it is about among the others",
-        file="_serve.py",
-        old="connection._report(len(self._open))",
-        new="connection._report(len(self._open) + 1)",
+        file="_serving.py",
+        old="report_of(life, len(self.ledger.open))",
+        new="report_of(life, len(self.ledger.open) + 1)",
         tests=("test_serve.py", "test_a_report_counts_the_others_that_were_open"),
     ),
     Mutation(
@@ -354,8 +355,8 @@ MUTATIONS: Sequence[Mutation] = (
     Mutation(
         law=4,
         breaks="what a relay has not passed on is missing in the client's report",
-        file="_connection.py",
-        old="        self._transport.discarded += discarded\n",
+        file="_lifecycle.py",
+        old="        self.transport.discarded += discarded\n",
         new="",
         tests=(
             "test_relay.py",
@@ -365,9 +366,9 @@ MUTATIONS: Sequence[Mutation] = (
     Mutation(
         law=4,
         breaks="what a relay that hangs holds of the target's is in no report",
-        file="_connection.py",
-        old="            upstream_discarded += self._relay.discarded()[1]\n",
-        new="            pass\n",
+        file="_lifecycle.py",
+        old="        return self._upstream_discarded + of_relay\n",
+        new="        return self._upstream_discarded\n",
         tests=("test_serve.py", "test_a_relay_that_is_stuck_has_its_account"),
     ),
     Mutation(
@@ -404,9 +405,9 @@ MUTATIONS: Sequence[Mutation] = (
     Mutation(
         law=5,
         breaks="whoever drains again can put the deadline off",
-        file="_serve.py",
-        old="self._deadline = min(self._deadline, now + within)",
-        new="self._deadline = now + within",
+        file="_drain.py",
+        old="        if deadline < self.deadline:\n",
+        new="        if True:\n",
         tests=(
             "test_serve.py",
             "test_a_drain_can_only_be_tightened",
@@ -416,17 +417,17 @@ MUTATIONS: Sequence[Mutation] = (
     Mutation(
         law=5,
         breaks="a hurry does not end the lame duck",
-        file="_serve.py",
-        old="self._accepting.deadline = min(self._accepting.deadline, self._deadline)",
+        file="_serving.py",
+        old="self._accepting.deadline = min(self._accepting.deadline, drain.deadline)",
         new="pass",
         tests=("test_serve.py", "test_a_hurry_ends_the_lame_duck"),
     ),
     Mutation(
         law=5,
         breaks="the summary of a drain has connections that had ended before it",
-        file="_serve.py",
-        old="        ends = self._ends - self._ends_before\n",
-        new="        ends = self._ends\n",
+        file="_drain.py",
+        old="        ends = self.outcomes - self._outcomes_before\n",
+        new="        ends = self.outcomes\n",
         tests=(
             "test_serve.py",
             "test_the_summary_counts_from_where_the_drain_began",
@@ -435,15 +436,15 @@ MUTATIONS: Sequence[Mutation] = (
     Mutation(
         law=5,
         breaks="a drain ends the wait for a message that has arrived",
-        file="_connection.py",
-        old="        if self._transport.readable():\n            return\n        grown",
-        new="        grown",
+        file="_idle.py",
+        old="            or transport.readable()\n",
+        new="",
         tests=("test_connection.py", "test_what_arrived_before_the_drain_is_read"),
     ),
     Mutation(
         law=5,
         breaks="a drain resets a relay that has bytes on their way",
-        file="_relay.py",
+        file="_relay_rules.py",
         old="if drained < due and not self._holds():",
         new="if drained < due:",
         tests=(
@@ -454,9 +455,9 @@ MUTATIONS: Sequence[Mutation] = (
     Mutation(
         law=5,
         breaks="a drain ends the wait for the rest of a message",
-        file="_connection.py",
-        old="if self._holds_some or not (",
-        new="if not (",
+        file="_idle.py",
+        old="            self._holds_some\n            or transport.eof\n",
+        new="            transport.eof\n",
         tests=(
             "test_connection.py",
             "test_a_drain_ends_no_wait_for_the_rest_of_a_message",
@@ -466,40 +467,40 @@ MUTATIONS: Sequence[Mutation] = (
     Mutation(
         law=6,
         breaks="who waits behind a crowd that is refused is not served at the end",
-        file="_gates.py",
+        file="_socket_acceptor.py",
         old="        self._more = True\n",
         new="",
         tests=(
-            "test_gates.py",
+            "test_acceptors.py",
             "test_a_crowd_in_front_does_not_cost_the_others_their_last_chance",
         ),
     ),
     Mutation(
         law=6,
         breaks="who is served at the end is not in the summary of the drain",
-        file="_gates.py",
-        old="self.swept += (served := len(self._batch))",
+        file="_socket_acceptor.py",
+        old="self.backlog_drained += (served := len(self._batch))",
         new="served = len(self._batch)",
         tests=(
-            "test_gates.py",
+            "test_acceptors.py",
             "test_who_is_found_in_the_queue_at_the_end_is_counted",
         ),
     ),
     Mutation(
         law=6,
         breaks="who is refused, and has said something, gets a RST after its EOF",
-        file="_serve.py",
-        old="            transport.discard_readable(65536)\n",
+        file="_refusals.py",
+        old="            transport.discard_readable(_MOST_DISCARDED)\n",
         new="",
         tests=(
-            "test_gates.py",
+            "test_acceptors.py",
             "test_who_waits_is_refused_when_that_is_the_rule_now",
         ),
     ),
     Mutation(
         law=6,
         breaks="once so many refused clients were told, no other one ever is",
-        file="_serve.py",
+        file="_refusals.py",
         old="            self._told -= 1\n",
         new="            pass\n",
         tests=("test_serve.py", "test_telling_has_a_limit_too"),
@@ -522,7 +523,7 @@ MUTATIONS: Sequence[Mutation] = (
     Mutation(
         law=7,
         breaks="who has closed last is said to have closed first",
-        file="_relay.py",
+        file="_relay_rules.py",
         old="        if self._first is None:\n            self._first = pump.source\n",
         new="        if True:\n            self._first = pump.source\n",
         tests=("test_relay.py", "test_relay_does_what_the_script_says"),
@@ -562,8 +563,8 @@ MUTATIONS: Sequence[Mutation] = (
     Mutation(
         law=8,
         breaks="the same, where tasks move the bytes",
-        file="_relay.py",
-        old="if lost is sink and sink is not source and self._will_tell(sink):",
+        file="_relay_tasks.py",
+        old="if lost is sink and sink is not source and self.will_tell(sink):",
         new="if False:",
         tests=(
             "test_relay.py",
@@ -573,7 +574,7 @@ MUTATIONS: Sequence[Mutation] = (
     Mutation(
         law=8,
         breaks="idle with bytes undelivered ends like a transfer that is complete",
-        file="_relay.py",
+        file="_relay_rules.py",
         old="if reason in _BY_FIN and not self._holds():",
         new="if reason in _BY_FIN:",
         tests=(
@@ -584,9 +585,9 @@ MUTATIONS: Sequence[Mutation] = (
     Mutation(
         law=8,
         breaks="what happens right after a reset is the reason in the report",
-        file="_relay.py",
-        old="            self._lost_by(transport)\n",
-        new="",
+        file="_relay_rules.py",
+        old="        self._lost = transport\n        self._lost_by(transport)\n",
+        new="        self._lost = transport\n",
         tests=(
             "test_engine.py",
             "test_a_reset_is_the_reason_whatever_happens_right_after_it",
@@ -595,7 +596,7 @@ MUTATIONS: Sequence[Mutation] = (
     Mutation(
         law=8,
         breaks="the bytes before a reset do not get a second to arrive",
-        file="_relay.py",
+        file="_relay_rules.py",
         old="            await other.wait_acknowledged(FLUSH)\n",
         new="            pass\n",
         tests=(
@@ -606,9 +607,9 @@ MUTATIONS: Sequence[Mutation] = (
     Mutation(
         law=8,
         breaks="an idle end with bytes that the client has not taken looks complete",
-        file="_connection.py",
-        old="if self._says_goodbye and not self._transport.unsent():",
-        new="if self._says_goodbye:",
+        file="_lifecycle.py",
+        old="if self._sends_fin and not self.transport.unsent():",
+        new="if self._sends_fin:",
         tests=(
             "test_connection.py",
             "test_an_idle_end_with_bytes_unread_by_the_client_is_a_reset",
@@ -687,7 +688,7 @@ MUTATIONS: Sequence[Mutation] = (
     Mutation(
         law=12,
         breaks="who is sent something all the time is idle all the same",
-        file="_connection.py",
+        file="_deadlines.py",
         old="transport.receiving_since, transport.moved_at, transport.acked_at",
         new="transport.receiving_since, transport.acked_at",
         tests=("test_connection.py", "test_bytes_that_are_sent_extend_silence_too"),
@@ -695,9 +696,9 @@ MUTATIONS: Sequence[Mutation] = (
     Mutation(
         law=12,
         breaks="a lingering close is ended by other timers than its own",
-        file="_connection.py",
-        old="if self._relay is not None or self._lingers:",
-        new="if self._relay is not None:",
+        file="_lifecycle.py",
+        old="only_total = self.relay is not None or self._lingers",
+        new="only_total = self.relay is not None",
         tests=("test_connection.py", "test_lingering_takes_a_bounded_time"),
     ),
     Mutation(
@@ -722,7 +723,7 @@ MUTATIONS: Sequence[Mutation] = (
     Mutation(
         law=12,
         breaks="a timer that runs out while a reset is passed on cuts that short",
-        file="_relay.py",
+        file="_relay_rules.py",
         old="            return  # it is ending\n",
         new="            pass\n",
         tests=(
@@ -733,7 +734,7 @@ MUTATIONS: Sequence[Mutation] = (
     Mutation(
         law=12,
         breaks="who took nothing, and was idle by that, is not the one who is blamed",
-        file="_relay.py",
+        file="_relay_rules.py",
         old='"target" if b.sending_since < a.sending_since else "client"',
         new='"client"',
         tests=(
@@ -744,7 +745,7 @@ MUTATIONS: Sequence[Mutation] = (
     Mutation(
         law=12,
         breaks="a byte of the target's does not count as the first one",
-        file="_relay.py",
+        file="_relay_rules.py",
         old="return not (a.received or b.received or self",
         new="return not (a.received or self",
         tests=("test_relay.py", "test_a_byte_of_either_side_is_the_first"),
@@ -764,8 +765,8 @@ MUTATIONS: Sequence[Mutation] = (
     Mutation(
         law=13,
         breaks="serving is over before its streams are closed",
-        file="_serve.py",
-        old="            await connection._transport.wait_closed()",
+        file="_serving.py",
+        old="            await life.transport.wait_closed()",
         new="            await trio.lowlevel.checkpoint()",
         tests=(
             "test_connection.py",
@@ -775,16 +776,16 @@ MUTATIONS: Sequence[Mutation] = (
     Mutation(
         law=13,
         breaks="a connection that is over keeps its alarm, and is kept by it",
-        file="_serve.py",
-        old="        self._timers.forget(connection)\n",
+        file="_serving.py",
+        old="        self._timers.forget(life)\n",
         new="",
         tests=("test_connection.py", "test_how_it_closes"),
     ),
     Mutation(
         law=13,
         breaks="a relay that is over keeps its alarm, and is kept by it",
-        file="_relay.py",
-        old="        self._timers.forget(self)\n",
+        file="_relay_rules.py",
+        old="        options.timers.forget(self)\n",
         new="",
         tests=("test_proxy.py", "test_the_report_tells_both_sides"),
     ),
@@ -870,8 +871,8 @@ MUTATIONS: Sequence[Mutation] = (
     Mutation(
         law=15,
         breaks="what this machine lacks is the client's doing",
-        file="_connection.py",
-        old="Reason.RESOURCE if is_ours(self._transport.error) else",
+        file="_lifecycle.py",
+        old="Reason.RESOURCE if is_ours(transport.error) else",
         new="Reason.RESOURCE if False else",
         tests=(
             "test_errnos.py",
@@ -881,8 +882,8 @@ MUTATIONS: Sequence[Mutation] = (
     Mutation(
         law=15,
         breaks="an error that a handler raises because of a reset is its own",
-        file="_connection.py",
-        old="elif error is not None and self._began_with_client(error):",
+        file="_lifecycle.py",
+        old="elif error is not None and began_with_client(error, stream, transport):",
         new="elif False:",
         tests=(
             "test_connection.py",
@@ -892,9 +893,9 @@ MUTATIONS: Sequence[Mutation] = (
     Mutation(
         law=15,
         breaks="a lent nursery that is cancelled is a mistake of its handlers",
-        file="_serve.py",
-        old="        lent = self._lent is not None\n",
-        new="        lent = False\n",
+        file="_handlers.py",
+        old="        self.is_lent = lent is not None\n",
+        new="        self.is_lent = False\n",
         tests=(
             "test_nurseries.py",
             "test_a_lent_nursery_that_is_cancelled_ends_at_once",

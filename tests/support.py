@@ -30,6 +30,11 @@ from trioserve import (
     relay,
     serve,
 )
+from trioserve._acceptor import Acceptor
+from trioserve._relay import make_relay, run_with_timers
+from trioserve._relay_rules import RelayOptions
+from trioserve._timers import Timers
+from trioserve._transport import Transport
 
 _FOR_EVER = 1e9
 
@@ -136,7 +141,6 @@ class Running:
     ) -> trio.SocketStream:
         """A client from ``source``, closed at the end of the test if not before."""
         listener = self.server[index].socket
-        assert listener is not None
         sock = trio.socket.socket(listener.family)
         try:
             if source is not None:
@@ -149,6 +153,11 @@ class Running:
         return self.clients[-1]
 
     @property
+    def acceptor(self) -> Acceptor:
+        """The one of its first listener."""
+        return self.server._serving.acceptors[0]
+
+    @property
     def address(self) -> str:
         return self.server.addresses[0]
 
@@ -157,8 +166,8 @@ class Running:
         stats = self.server.statistics()
         assert stats.accepted == stats.open + stats.closed
         assert stats.closed == stats.collected + stats.buffered + stats.lost
-        # A lowered limit takes no slot away, be it of a connection or one that
-        # a gate was given in the very step before.
+        # A lowered limit takes no token away, be it of a connection or one that
+        # an acceptor was given in the very step before.
         assert stats.slots_used <= max(stats.slots, stats.open + len(self.server))
 
     def check_over(self) -> None:
@@ -166,7 +175,7 @@ class Running:
         self.check()
         stats = self.server.statistics()
         assert stats.open == stats.slots_used == 0
-        assert self.server._timers._watched == 0
+        assert self.server._serving._timers._watched == 0
         if not self.collects:
             return
         assert stats.collected == len(self.reports)
@@ -182,6 +191,15 @@ class Running:
             # A handler's failed assertion is isolated too; not from the test.
             if isinstance(report.exception, AssertionError | pytest.fail.Exception):
                 raise report.exception
+
+
+async def relayed(
+    a: Transport, b: Transport, *, first: bytes = b"", closes_b: bool = False
+) -> RelayResult:
+    """A relay between two transports, run as where there is no server."""
+    timeouts, began = Timeouts(), trio.current_time()
+    options = RelayOptions(timeouts, timeouts.drain_idle, Timers(), began, closes_b)
+    return await run_with_timers(make_relay(a, b, first, options))
 
 
 def balanced(report: ConnectionReport) -> None:

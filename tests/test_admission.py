@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from support import run
-from trioserve._admission import Slot, Slots
+from trioserve._admission import Token, Tokens
 
 
 @given(
@@ -26,61 +26,61 @@ from trioserve._admission import Slot, Slots
 def test_exactly_as_many_are_in_as_may_be(
     total: int, script: list[tuple[str, int]], schedule: object
 ) -> None:
-    """Law 2: after any churn, min(total, wanted) slots are held."""
+    """Law 2: after any churn, min(total, wanted) tokens are held."""
 
     async def main() -> None:
-        slots = Slots(total)
-        held: list[Slot] = []
+        tokens = Tokens(total)
+        held: list[Token] = []
         waiting: list[trio.CancelScope] = []
 
         async def take(scope: trio.CancelScope) -> None:
             with scope:
-                held.append(await slots.take())
+                held.append(await tokens.take())
             waiting.remove(scope)
 
         async with trio.open_nursery() as nursery:
             for what, number in script:
-                before = slots.used
+                before = tokens.used
                 match what:
                     case "take":
                         waiting.append(trio.CancelScope())
                         nursery.start_soon(take, waiting[-1])
                     case "nowait":
-                        was_free = not waiting and before < slots.total
-                        slot = slots.take_nowait()
-                        assert (slot is not None) == was_free
-                        if slot is not None:
-                            held.append(slot)
+                        was_free = not waiting and before < tokens.total
+                        token = tokens.take_nowait()
+                        assert (token is not None) == was_free
+                        if token is not None:
+                            held.append(token)
                     case "release" if held:
-                        slot = held.pop(number % len(held))
-                        slot.release()
-                        slot.release()
+                        token = held.pop(number % len(held))
+                        token.release()
+                        token.release()
                     case "cancel" if waiting:
                         waiting[number % len(waiting)].cancel()
                     case "total":
-                        slots.total = number
-                        assert slots.total == number
+                        tokens.total = number
+                        assert tokens.total == number
                     case _:
                         continue  # nothing to release or to cancel
                 await trio.testing.wait_all_tasks_blocked()
-                assert slots.used == len(held)
-                assert slots.used <= max(slots.total, before)
-                assert not waiting or slots.used >= slots.total
+                assert tokens.used == len(held)
+                assert tokens.used <= max(tokens.total, before)
+                assert not waiting or tokens.used >= tokens.total
             nursery.cancel_scope.cancel()
 
     run(main)
 
 
-async def test_waiters_get_slots_in_the_order_in_which_they_came() -> None:
+async def test_waiters_get_tokens_in_the_order_in_which_they_came() -> None:
     """Law 2: nobody is starved."""
-    slots = Slots(1)
-    first = await slots.take()
+    tokens = Tokens(1)
+    first = await tokens.take()
     order: list[int] = []
 
     async def take(number: int) -> None:
-        slot = await slots.take()
+        token = await tokens.take()
         order.append(number)
-        slot.release()
+        token.release()
 
     async with trio.open_nursery() as nursery:
         for number in range(5):

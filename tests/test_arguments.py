@@ -72,6 +72,9 @@ TABLE: dict[str, dict[str, tuple[Any, ...]]] = {
         "option": ("1",),
         "buffersize": ("1", -1),
     },
+    "Connection.timeouts": {"timeouts": (5, "10s")},
+    "Connection.abort": {"reason": (5, b"no")},
+    "Server.timeouts": {"timeouts": (5, "10s")},
     "Server.start_draining": {"within": SECONDS, "reason": (None, 5)},
     "Server.drain": {"within": SECONDS, "reason": (None, 5)},
     "Server.limits": {"limits": (None, *OPTIONS)},
@@ -92,6 +95,13 @@ TABLE: dict[str, dict[str, tuple[Any, ...]]] = {
     "relay": {
         "a": (None, 5),
         "b": (None, 5),
+        "first": ("text", None, bytearray(b"x")),
+        "timeouts": OPTIONS,
+        "drain_idle": SECONDS,
+    },
+    "hand_over": {
+        "conn": (None, 5),
+        "upstream": (None, 5),
         "first": ("text", None, bytearray(b"x")),
         "timeouts": OPTIONS,
         "drain_idle": SECONDS,
@@ -147,6 +157,7 @@ ANY: dict[str, str] = {
     "Connection.expire": "called by the timers",
     "Connection.idle": "anything is true or false",
     "Connection.note": "anything can be noted",
+    "Relay": "made by hand_over()",
     "Server": "made by serve()",
     "Server.count": "as of every sequence",
     "Server.index": "as of every sequence",
@@ -191,10 +202,10 @@ class _World:
                 conn.getsockopt,
                 {"level": socket.SOL_SOCKET, "option": 9},
             ),
-            "Server.limits": (
-                partial(_set_limits, server),
-                {},
-            ),
+            "Server.limits": (partial(_set, server, "limits"), {}),
+            "Server.timeouts": (partial(_set, server, "timeouts"), {}),
+            "Connection.timeouts": (partial(_set, conn, "timeouts"), {}),
+            "Connection.abort": (conn.abort, {}),
             "Server.start_draining": (server.start_draining, {}),
             "Server.drain": (server.drain, {}),
             "serve": (
@@ -207,6 +218,7 @@ class _World:
                 {},
             ),
             "relay": (trioserve.relay, {"a": stream, "b": stream}),
+            "hand_over": (trioserve.hand_over, {"conn": conn, "upstream": stream}),
             "proxy": (
                 _proxy,
                 {"target": "a:1"},
@@ -243,8 +255,8 @@ class _World:
 _ALLOWED: dict[str, Any] = {"latency": 2.0, "slice": (1, 2)}
 
 
-def _set_limits(server: trioserve.Server, limits: Any) -> None:
-    server.limits = limits
+def _set(thing: object, name: str, **value: Any) -> None:
+    setattr(thing, name, value[name])
 
 
 def _open_listeners(addresses: Any = ":0", **options: Any) -> Awaitable[object]:

@@ -10,13 +10,13 @@ import pytest
 import trio
 import trio.testing
 
-from app.reports import make_report
+from app.sample_reports import make_report
 from support import Running, receive_all, serving
 from trioserve import ConnectionReport, Limits, Reason, echo, log_reports
 from trioserve._collector import _FEW, Collector, Reports
-from trioserve.app._log import Log
-from trioserve.app._output import Output
-from trioserve.app._writer import LineWriter
+from trioserve.app.output._log import Log
+from trioserve.app.output._output import Output
+from trioserve.app.output._writer import LineWriter
 
 #: More than the default channel holds.
 _MANY = 40_000

@@ -25,15 +25,15 @@ import pytest
 
 from app.invoked import invoke
 from app.process import Lines
-from app.reports import make_report
+from app.sample_reports import make_report
 from real.tools import needs
 from shell import PATIENCE, environment, free_ports, replaced
 from test_docs import BAD_INPUT, PAGES, ROOT, all_blocks
 from trioserve import Reason
 from trioserve.app._cli import cli
-from trioserve.app._explain import explain_record
-from trioserve.app._records import parse_record
 from trioserve.app._topics import TOPICS
+from trioserve.app.reports._explain import explain_record
+from trioserve.app.reports._records import parse_record
 
 #: A word that stands for what a reader puts there.
 PLACEHOLDER = re.compile(r"\b[A-Z]{3,}\b|\.\.\.")

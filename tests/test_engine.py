@@ -49,6 +49,7 @@ from support import (
     open_fds,
     receive_all,
     receive_exactly,
+    relayed,
     reset,
     run,
     serving,
@@ -59,16 +60,12 @@ from trioserve import Connection, Flow, Reason, RelayResult, Timeouts, relay
 from trioserve._engine import Direction, Engine, Pair
 from trioserve._errors import behind
 from trioserve._pipes import DEEP_SIZE, MOST, Pipe, Pipes
-from trioserve._relay import EngineRelay, _run_with_timers, _transport_of, make_relay
+from trioserve._relay import transport_of
+from trioserve._relay_engine import EngineRelay
 from trioserve._socket_transport import SocketTransport
 from trioserve._transport import CHUNK, PollableTransport, Transport
 
 BULK = 1_000_000
-
-
-async def relay_transports(*sides: Any, **options: Any) -> RelayResult:
-    """A relay without streams, and where nobody runs timers."""
-    return await _run_with_timers(make_relay(*sides, **options))
 
 
 class Counted(Pipes):
@@ -160,7 +157,7 @@ class Heard(Pair):
 @contextlib.contextmanager
 def _sides(*links: RealLink) -> Generator[list[Transport]]:
     """The transports over our ends of some links."""
-    transports = [_transport_of(link.ours) for link in links]
+    transports = [transport_of(link.ours) for link in links]
     try:
         yield transports
     finally:
@@ -535,7 +532,7 @@ async def test_bytes_that_were_received_before_when_somebody_else_sends() -> Non
             nursery.start_soon(_send_much, sides[1])
             await _settle()
             with pytest.raises(trio.BusyResourceError, match="sending"):
-                await relay_transports(*sides, None, first=b"hello")
+                await relayed(*sides, first=b"hello")
         assert await is_reset(a.peer)
         assert await is_reset(b.peer)
     with sockets() as a, sockets() as b:
@@ -572,7 +569,7 @@ async def test_a_descriptor_that_changes_hands_between_two_events_of_a_look(
                 os.dup2(stranger.ours.socket.fileno(), number)
                 mine = stack.enter_context(socket.socket(fileno=number))
                 if again == "another relay":
-                    here, there = SocketTransport(mine), _transport_of(e.ours)
+                    here, there = SocketTransport(mine), transport_of(e.ours)
                     stack.callback(there.release)
                     assert isinstance(there, SocketTransport)
                     forth, back = Direction(here, there), Direction(there, here)
@@ -726,7 +723,7 @@ def test_cancelled_at_any_step_nothing_is_left_of_it(shielded: bool) -> None:
                 with trio.CancelScope() as scope:
                     begin(scope.cancel)
                     with trio.CancelScope(shield=shielded):
-                        await relay_transports(*sides, None)
+                        await relayed(*sides)
                 held = (
                     sides[0].received != sides[1].sent
                     or sides[1].received != sides[0].sent
@@ -791,7 +788,7 @@ async def test_cancelled_while_a_reset_is_passed_on_it_is_known_for_ever(
 
             async def relay_them() -> None:
                 with trio.move_on_after(5):
-                    await relay_transports(*sides, None)
+                    await relayed(*sides)
 
             nursery.start_soon(relay_them)
             await _settle()
@@ -1015,7 +1012,7 @@ async def test_an_error_that_was_known_before_is_no_eof() -> None:
         reset(a.peer)
         with pytest.raises(trio.BrokenResourceError):
             await sides[0].send(b"hello")
-        result = await relay_transports(*sides, None)
+        result = await relayed(*sides)
         assert result.reason is Reason.CLIENT_RESET
         peer = Peer(b.peer)
         await peer.read()
@@ -1049,7 +1046,7 @@ async def test_who_closes_both_sides_anyway_gets_them_without_the_last_eof() -> 
 
 
 async def _relay_and_close(sides: list[Transport]) -> None:
-    result = await relay_transports(*sides, None, closes=True)
+    result = await relayed(*sides, closes_b=True)
     assert result.reason is Reason.CLIENT_CLOSED
     assert [side.sent_eof for side in sides] == [False, True]
     for side in sides:
@@ -1066,7 +1063,7 @@ async def test_somebody_else_writes_to_a_side(
 
         async def relay_them() -> None:
             try:
-                outcome.append((await relay_transports(*sides, None)).reason)
+                outcome.append((await relayed(*sides)).reason)
             except trio.BusyResourceError as error:
                 outcome.append(str(error))
 
@@ -1948,13 +1945,13 @@ async def test_a_descriptor_given_away_when_bytes_come_and_there_is_room(
         links = [stack.enter_context(sockets()) for _ in range(4)]
         a, b, c, d = links
         one = SocketTransport(socket.socket(fileno=a.ours.socket.detach()))
-        other = _transport_of(b.ours)
+        other = transport_of(b.ours)
         stack.callback(other.release)
         async with trio.open_nursery() as nursery:
             results: list[RelayResult] = []
 
             async def relay_it() -> None:
-                results.append(await relay_transports(one, other, None))
+                results.append(await relayed(one, other))
 
             nursery.start_soon(relay_it)
             nursery.start_soon(relay, c.ours, d.ours)

@@ -33,6 +33,7 @@ from support import (
     open_fds,
     receive_all,
     receive_exactly,
+    relayed,
     serving,
 )
 from trioserve import (
@@ -44,8 +45,9 @@ from trioserve import (
     proxy,
     relay,
 )
+from trioserve._connection import lifecycle_of
 from trioserve._engine import Engine
-from trioserve._relay import _run_with_timers, _transport_of, make_relay
+from trioserve._relay import transport_of
 
 pytestmark = pytest.mark.skipif(
     not hasattr(select, "epoll"), reason="the table is Linux's"
@@ -111,10 +113,10 @@ class Scene:
         self._nursery = nursery
 
     async def run(self) -> None:
-        self.sides = [_transport_of(link.ours) for link in (self.a, self.b)]
+        self.sides = [transport_of(link.ours) for link in (self.a, self.b)]
         try:
             a, b = self.sides
-            self.result = await _run_with_timers(make_relay(a, b, None))
+            self.result = await relayed(a, b)
         finally:
             for side in self.sides:
                 side.release()
@@ -650,6 +652,11 @@ async def _says(client: trio.SocketStream, word: bytes = b"hello") -> None:
     assert await receive_exactly(client, len(word)) == word
 
 
+def _transport(conn: Connection) -> Any:
+    """What its bytes go through, whose socket tests replace."""
+    return lifecycle_of(conn).transport
+
+
 @contextlib.asynccontextmanager
 async def _served(
     handler: Any = _by_hand, **options: Any
@@ -677,7 +684,8 @@ async def test_a_handler_sees_that_its_stream_is_broken(
 ) -> None:
     """Law 15: the report says by whom; it is the handler only who closed it itself."""
     async with _served() as (running, client, conn):
-        conn._transport.sock = Failing(conn._transport.sock, Fault(call, name, times))
+        below = _transport(conn)
+        below.sock = Failing(below.sock, Fault(call, name, times))
         if call == "shutdown":
             await client.send_eof()
         else:
@@ -718,7 +726,7 @@ async def test_a_connection_that_can_not_be_waited_for_ends_alone(
     waits = Waits(getattr(trio.lowlevel, f"wait_{word}"))
     monkeypatch.setattr(trio.lowlevel, f"wait_{word}", waits)
     async with _served(handler) as (running, client, conn):
-        waits.fd = conn._transport.sock.fileno()
+        waits.fd = _transport(conn).sock.fileno()
         waits.fault = Fault("epoll_ctl(ADD)", name)
         await client.send_all(b"fail")
         assert await is_reset(client)
@@ -747,8 +755,8 @@ async def test_what_is_only_asked_for_may_fail(
     async with _served() as (running, client, conn):
         if call == "ioctl":
             monkeypatch.setattr(fcntl, "ioctl", ioctl)
-        below = conn._transport.sock
-        conn._transport.sock = Failing(below, fault)
+        below = _transport(conn).sock
+        _transport(conn).sock = Failing(below, fault)
         conn.abort()
         below.close()
         assert await is_reset(client) is (call != "setsockopt")
@@ -767,7 +775,7 @@ async def test_what_can_not_be_reset_is_said_once_a_second(
         for _ in range(20):
             await _says(await running.connect())
         for number, conn in enumerate(running.server.connections):
-            transport: Any = conn._transport
+            transport: Any = _transport(conn)
             transport.sock = Failing(transport.sock, Fault("setsockopt", "EPERM"))
             conn.abort()
             if number == 10:
@@ -803,11 +811,11 @@ async def test_looking_for_bytes_in_vain_changes_nothing(
 ) -> None:
     """Law 15: whoever receives is told, if it is so then."""
     async with _served() as (_, client, conn):
-        below = conn._transport.sock
-        conn._transport.sock = Failing(below, Fault("recv", name, times))
-        assert conn._transport.readable()
-        assert conn._transport.error is None
-        conn._transport.sock = below
+        below = _transport(conn).sock
+        _transport(conn).sock = Failing(below, Fault("recv", name, times))
+        assert _transport(conn).readable()
+        assert _transport(conn).error is None
+        _transport(conn).sock = below
         await _says(client)
         await client.aclose()
 
@@ -834,14 +842,14 @@ async def test_a_listener_that_can_not_accept_waits_and_says_so(
 ) -> None:
     """Laws 1 and 2: it goes on by itself, and meanwhile costs nothing."""
     async with serving(_by_hand, addresses=("127.0.0.1:0",) * 2) as running:
-        gate: Any = running.server[0]
+        acceptor: Any = running.acceptor
         if not spare:
-            gate._give_up_reserve()
-            gate._reserve = lambda: None
+            acceptor._give_up_reserve()
+            acceptor._reserve = lambda: None
         inside = await running.connect()
         await _says(inside)
-        good, fault = gate._sock, Fault("accept4", name)
-        gate._sock = Failing(good, fault)
+        good, fault = acceptor._sock, Fault("accept4", name)
+        acceptor._sock = Failing(good, fault)
         began = trio.current_time()
         waiting = await running.connect()
         await trio.sleep(20)
@@ -850,7 +858,7 @@ async def test_a_listener_that_can_not_accept_waits_and_says_so(
         seconds = trio.current_time() - began
         assert fault.hits <= 16 * (8 + seconds + 1) + 2 * 64
         assert 1 <= len(caplog.records) <= seconds + 1
-        gate._sock = good
+        acceptor._sock = good
         await _says(waiting)
         assert trio.current_time() <= began + seconds + 1
         ((said, count),) = running.server.statistics().accept_errors.items()
@@ -866,9 +874,9 @@ async def test_a_listener_that_can_not_accept_can_be_stopped(
     async with serving(_by_hand, addresses=("127.0.0.1:0",) * 2) as running:
         inside = await running.connect(1)
         await _says(inside)
-        gate: Any = running.server[0]
-        good, fault = gate._sock, Fault("accept4", name)
-        gate._sock = Failing(good, fault)
+        acceptor: Any = running.acceptor
+        good, fault = acceptor._sock, Fault("accept4", name)
+        acceptor._sock = Failing(good, fault)
         waiting = await running.connect()
         running.server.start_draining()
         assert await is_reset(waiting)
@@ -888,8 +896,8 @@ async def test_a_listener_that_can_not_be_waited_for_is_looked_at(
 ) -> None:
     """Law 1: it accepts, a second later at most; and is not taken for closed."""
     async with serving(_by_hand) as running:
-        gate: Any = running.server[0]
-        waits.fd = gate.socket.fileno()
+        acceptor: Any = running.acceptor
+        waits.fd = acceptor.listener.socket.fileno()
         await _says(await running.connect())
         waits.fault = Fault("epoll_ctl(ADD)", name)
         began = trio.current_time()
@@ -972,8 +980,8 @@ async def test_a_queue_that_can_not_be_made_shorter_is_swept_all_the_same(
 ) -> None:
     """Law 6: nobody in it is reset without a word."""
     async with serving(_by_hand, limits=Limits(max_connections=0)) as running:
-        gate: Any = running.server[0]
-        gate._sock = Failing(gate._sock, Fault("listen", "EINVAL"))
+        acceptor: Any = running.acceptor
+        acceptor._sock = Failing(acceptor._sock, Fault("listen", "EINVAL"))
         waiting = await running.connect()
         running.server.start_draining()
         assert await receive_all(waiting) == b""

@@ -25,6 +25,7 @@ from trioserve import (
     log_reports,
     relay,
 )
+from trioserve._connection import lifecycle_of
 from trioserve._dial import is_lack
 from trioserve._errors import (
     PROGRAM_ENDS,
@@ -352,7 +353,7 @@ def test_no_error_ends_a_server(recipe: Recipe, cancelled: bool) -> None:
             await bad.send_all(b"cancelled" if cancelled else b"raise")
             if cancelled:
                 await trio.testing.wait_all_tasks_blocked()
-                running.server.connections[1]._scope.cancel()
+                lifecycle_of(running.server.connections[1]).scope.cancel()
             assert await is_reset(bad)
             await good.send_all(b"x")
             assert await receive_all(good) == b"fine"
@@ -379,7 +380,7 @@ def test_the_end_of_the_program_comes_through(
     error = nasty.make(BaseExceptionGroup, deeds, "lies", [other.make(), end])
 
     async def handler(conn: Connection) -> None:
-        conn._scope.cancel()
+        lifecycle_of(conn).scope.cancel()
         raise error
 
     async def main() -> None:

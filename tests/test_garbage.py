@@ -17,6 +17,7 @@ import trioserve
 from shell import free_port
 from support import Running, is_reset, receive_all, receive_exactly, reset, run, serving
 from trioserve import Connection, Timeouts
+from trioserve._connection import lifecycle_of
 from trioserve.testing import stream_pair
 
 
@@ -124,7 +125,7 @@ async def _is_cut(running: Running) -> None:
     client = await running.connect()
     await trio.testing.wait_all_tasks_blocked()
     for connection in running.server.connections:
-        connection._stop(trioserve.Reason.CUT)
+        lifecycle_of(connection).stop(trioserve.Reason.CUT)
     await is_reset(client)
     await client.aclose()
 

@@ -67,7 +67,7 @@ def test_options_are_given_by_name_and_frozen() -> None:
         ({"per_peer_ipv6_prefix": 64.0}, TypeError, "per_peer_ipv6_prefix must be an"),
         ({"per_peer_ipv6_prefix": 0}, ValueError, "per_peer_ipv6_prefix must be 1 or"),
         ({"per_peer_ipv6_prefix": 129}, ValueError, "per_peer_ipv6_prefix must be 128"),
-        ({"when_full": "panic"}, ValueError, "when_full must be 'backlog' or"),
+        ({"when_full": "backlog"}, ValueError, "when_full must be 'wait' or 'refuse'"),
         ({"refusal": "busy"}, TypeError, "refusal must be bytes or None"),
         ({"refusal": bytes(4097)}, ValueError, "refusal must be 4096 bytes or fewer"),
     ],

@@ -29,6 +29,8 @@ from links import (
 )
 from support import Result, receive_all, reset, run, serving
 from trioserve import Connection, Reason, Timeouts, _relay, relay
+from trioserve._connection import lifecycle_of
+from trioserve._relay_rules import RelayRules
 from trioserve._socket_transport import SocketTransport
 
 #: Bytes that our kernel may hold for a peer, and that a peer's kernel takes.
@@ -473,9 +475,10 @@ async def test_a_timer_of_a_relay_looks_at_the_sockets_itself(
                     assert take(b.peer)
                 else:
                     _send_now(client, b"here")
-                assert isinstance(conn._relay, _relay.Relay)
-                conn._relay.expire(trio.current_time())
-                assert conn._relay._ending is None
+                running_relay = lifecycle_of(conn).relay
+                assert isinstance(running_relay, RelayRules)
+                running_relay.expire(trio.current_time())
+                assert running_relay.close_reason is None
                 conn.abort()
                 nursery.cancel_scope.cancel()
 
@@ -503,8 +506,8 @@ async def test_a_timer_of_a_handler_looks_at_the_socket_itself(
             assert take(client)
         else:
             _send_now(client, b"here")
-        conn.expire(trio.current_time())
-        ended = conn._ending is not None
+        lifecycle_of(conn).expire(trio.current_time())
+        ended = lifecycle_of(conn).close_reason is not None
         conn.abort()
         await trio.testing.wait_all_tasks_blocked()
     assert ended is (timer == "lifetime")

@@ -103,8 +103,8 @@ async def test_a_handler_may_proxy_and_go_on_afterwards(
     """Then the proxy is over, and what it did is in the report."""
 
     async def handler(conn: Connection) -> str:
-        await proxied(conn)
-        conn.note(sent=conn.bytes_sent)
+        result = await (await proxied(conn))
+        conn.note(sent=conn.bytes_sent, reason=str(result.reason))
         return "after that"
 
     async with serving(echo) as there, serving(handler) as running:
@@ -121,8 +121,9 @@ async def test_a_handler_may_proxy_and_go_on_afterwards(
         await trio.testing.wait_all_tasks_blocked()
         went_well, refused_report = running.reports
         assert (went_well.reason, went_well.result) == ("client_closed", "after that")
-        assert went_well.notes == {"sent": 5}
+        assert went_well.notes == {"sent": 5, "reason": "client_closed"}
         assert refused_report.reason is Reason.CONNECT_REFUSED
+        assert refused_report.notes == {"sent": 0, "reason": "connect_refused"}
 
 
 async def test_what_wraps_a_proxy_is_called(

@@ -42,6 +42,7 @@ from support import (
     open_fds,
     receive_all,
     receive_exactly,
+    relayed,
     reset,
     run,
     serving,
@@ -56,7 +57,7 @@ from trioserve import (
     Timeouts,
     relay,
 )
-from trioserve._relay import _run_with_timers, _transport_of, make_relay
+from trioserve._relay import transport_of
 from trioserve._transport import CHUNK
 
 
@@ -68,7 +69,7 @@ def _unread(stream: trio.SocketStream) -> int:
 
 def _unsent(stream: trio.abc.Stream) -> int:
     """Bytes that the other end's kernel has not taken."""
-    transport = _transport_of(stream)
+    transport = transport_of(stream)
     count = transport.unsent()
     transport.release()
     assert count is not None
@@ -990,14 +991,14 @@ def test_cancelled_at_any_step_it_keeps_the_contract(medium: RealMedium) -> None
     async def scenario(begin: Begin) -> None:
         with medium() as a, medium() as b:
             peers = Peer(a.peer), Peer(b.peer)
-            sides = _transport_of(a.ours), _transport_of(b.ours)
+            sides = transport_of(a.ours), transport_of(b.ours)
             async with trio.open_nursery() as nursery:
                 for peer in peers:
                     nursery.start_soon(peer.read)
                     nursery.start_soon(_say, peer)
                 with trio.CancelScope() as scope:
                     begin(scope.cancel)
-                    await _run_with_timers(make_relay(*sides, None))
+                    await relayed(*sides)
                 held = (
                     sides[0].received != sides[1].sent
                     or sides[1].received != sides[0].sent

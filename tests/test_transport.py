@@ -46,7 +46,8 @@ from support import (
 from sweep import Begin, sweep
 from trioserve import Connection, Timeouts
 from trioserve._errors import leaves
-from trioserve._relay import _transport_of
+from trioserve._lifecycle import Lifecycle
+from trioserve._relay import transport_of
 from trioserve._socket_transport import SocketTransport
 from trioserve._stream_transport import StreamTransport
 from trioserve._timers import Timers
@@ -59,7 +60,7 @@ L = TypeVar("L", bound=AnyLink)
 def _over(medium: Callable[[], L]) -> Generator[tuple[Transport, L]]:
     """A transport over one end of a link."""
     with medium() as link:
-        transport = _transport_of(link.ours)
+        transport = transport_of(link.ours)
         try:
             yield transport, link
         finally:
@@ -70,18 +71,19 @@ def _over(medium: Callable[[], L]) -> Generator[tuple[Transport, L]]:
 
 
 def _connection(transport: Transport) -> Connection:
-    return Connection(
+    life = Lifecycle(
         transport,
-        slot=None,
+        token=None,
         id=1,
         peer="peer",
-        host=None,
+        peer_key=None,
         local="local",
         listener="listener",
         timeouts=Timeouts(),
         timers=Timers(),
         draining=trio.Event(),
     )
+    return Connection(life)
 
 
 async def _raw_connections() -> tuple[Connection, Connection]:

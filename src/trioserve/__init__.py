@@ -3,15 +3,18 @@
 The map, from the bottom up; a module imports only from rows below its own:
 
                 _arguments   _errors
-    words       _address   _options   _report   _tasks   _tcp
-    mechanisms  _transport   _pipes
-                _socket_transport   _stream_transport   _timers   _admission
-                _collector   _names
-                _listeners   _pump
-                _connection   _dial   _engine
-                _gates
-    engines     faults
-                _relay   _serve
+    words       _address   _complaints   _options   _report   _tasks   _tcp
+                _transport   _pipes   _accept_errors   _handlers
+                _admission   _socket_transport   _stream_transport   _timers
+                _collector   _names   _drain
+    mechanisms  _blame   _deadlines   _idle   _listeners   _pump
+                _lifecycle   _engine   _dial
+    connections _connection   _record   _refusals
+                _acceptor   _ledger
+                _socket_acceptor   _stream_acceptor   _relay_rules
+    engines     _serving   _relay_engine   _relay_tasks
+    public      _serve   _relay
+                faults
     handlers    _echo   _proxy
 
 ``app`` is the command and uses only the names below. ``faults`` has names of its
@@ -20,13 +23,13 @@ own, and a map inside.
 
 from . import faults
 from ._address import Address, TcpAddress, UnixAddress, parse_address
-from ._collector import log_reports
+from ._collector import Collector, log_reports
 from ._connection import Connection, current_connection
 from ._echo import echo
-from ._listeners import UnixListener, open_listeners
+from ._listeners import Listener, UnixListener, open_listeners
 from ._options import Limits, Timeouts
 from ._proxy import proxy
-from ._relay import relay
+from ._relay import Relay, hand_over, relay
 from ._report import (
     Attempt,
     ConnectionReport,
@@ -38,19 +41,23 @@ from ._report import (
     RelayResult,
     Statistics,
 )
-from ._serve import Server, serve, serve_tcp
+from ._serve import Handler, Server, serve, serve_tcp
 
 __all__ = [
     "Address",
     "Attempt",
+    "Collector",
     "Connection",
     "ConnectionReport",
     "DrainSummary",
     "Flow",
+    "Handler",
     "Limits",
+    "Listener",
     "Outcome",
     "Phase",
     "Reason",
+    "Relay",
     "RelayResult",
     "Server",
     "Statistics",
@@ -61,6 +68,7 @@ __all__ = [
     "current_connection",
     "echo",
     "faults",
+    "hand_over",
     "log_reports",
     "open_listeners",
     "parse_address",

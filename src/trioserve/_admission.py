@@ -1,11 +1,12 @@
-"""Admission: how many at once, exactly, and who counts as one peer.
+"""Admission: how many connections at once, exactly, and how many of one peer.
 
-Slots over a :class:`trio.CapacityLimiter`. It does not know what is admitted,
-or where it waits meanwhile.
+Tokens of a :class:`trio.CapacityLimiter`, and a count for each peer. It does not know
+what is admitted, or where a client waits meanwhile.
 """
 
 from __future__ import annotations
 
+import collections
 import functools
 import socket
 from typing import Any
@@ -13,10 +14,12 @@ from typing import Any
 import trio
 
 from ._address import unmapped
+from ._options import Limits
+from ._report import Reason
 
 
-class Slot:
-    """The right to be one of the many. Released once, however often it is said."""
+class Token:
+    """One of the limit's tokens. ``release()`` is idempotent."""
 
     __slots__ = ("_limiter",)
 
@@ -29,11 +32,11 @@ class Slot:
             self._limiter = None
 
 
-class Slots:
-    """At most ``total`` slots are held, at any time.
+class Tokens:
+    """At most ``total`` tokens are held, at any time.
 
-    Every slot borrows for itself: two waiters with the same borrower would
-    both be let in, and count as one.
+    Each token borrows for itself: two waiters with the same borrower would both be
+    let in, and count as one.
     """
 
     def __init__(self, total: int) -> None:
@@ -41,7 +44,7 @@ class Slots:
 
     @property
     def total(self) -> int:
-        """May be changed at any time. Lowered, it takes no slot away."""
+        """May be changed at any time. Lowered, it takes no token away."""
         return int(self._limiter.total_tokens)
 
     @total.setter
@@ -52,23 +55,80 @@ class Slots:
     def used(self) -> int:
         return self._limiter.borrowed_tokens
 
-    async def take(self) -> Slot:
-        """Wait for a slot; first come, first served."""
-        slot = Slot(self._limiter)
-        await self._limiter.acquire_on_behalf_of(slot)
-        return slot
+    async def take(self) -> Token:
+        """Wait for a token; first come, first served."""
+        token = Token(self._limiter)
+        await self._limiter.acquire_on_behalf_of(token)
+        return token
 
-    def take_nowait(self) -> Slot | None:
-        """A slot if one is free and nobody waits for it."""
-        slot = Slot(self._limiter)
+    def take_nowait(self) -> Token | None:
+        """A token if one is free and nobody waits for it."""
+        token = Token(self._limiter)
         try:
-            self._limiter.acquire_on_behalf_of_nowait(slot)
+            self._limiter.acquire_on_behalf_of_nowait(token)
         except trio.WouldBlock:
             return None
-        return slot
+        return token
 
 
-def peer_of(sockaddr: Any, prefix: int) -> str | None:
+class Admission:
+    """Whether one more connection is let in.
+
+    Attributes:
+      tokens: those of ``limits.max_connections``.
+    """
+
+    def __init__(self, limits: Limits) -> None:
+        self.tokens = Tokens(limits.max_connections)
+        self._limits = limits
+        self._of_peer = collections.Counter[str]()
+
+    @property
+    def limits(self) -> Limits:
+        """May be replaced at any time; lower ones end nothing that is open."""
+        return self._limits
+
+    @limits.setter
+    def limits(self, limits: Limits) -> None:
+        self._limits = limits
+        self.tokens.total = limits.max_connections
+
+    def peer_key(self, sockaddr: Any) -> str | None:
+        """What counts as one peer; see :func:`peer_key`."""
+        return peer_key(sockaddr, self._limits.per_peer_ipv6_prefix)
+
+    def refusal(self, key: str | None) -> Reason | None:
+        """Why one more connection of this peer is refused; None if it is not."""
+        most = self._limits.max_per_peer
+        if most is not None and key is not None and self._of_peer.get(key, 0) >= most:
+            return Reason.PEER_LIMIT
+        return None
+
+    def limit_of(self, reason: Reason) -> int | None:
+        """The number that a connection was refused by."""
+        if reason is Reason.LIMIT:
+            return self._limits.max_connections
+        return self._limits.max_per_peer if reason is Reason.PEER_LIMIT else None
+
+    def count(self, key: str | None) -> None:
+        """This peer has one connection more."""
+        if key is not None:
+            self._of_peer[key] += 1
+
+    def uncount(self, key: str | None) -> None:
+        """This peer has one connection less."""
+        if key is not None:
+            self._of_peer[key] -= 1
+            if not self._of_peer[key]:
+                del self._of_peer[key]
+
+    @property
+    def peers(self) -> dict[str, int]:
+        """How many connections each peer has."""
+        return dict(self._of_peer)
+
+
+def peer_key(sockaddr: Any, prefix: int) -> str | None:
     """What counts as one peer: an IPv4 address, or a network of IPv6 addresses.
 
     Args:

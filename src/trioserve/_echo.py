@@ -14,4 +14,4 @@ async def echo(conn: Connection) -> None:
     or for ``Timeouts.drain_idle`` if that is less.
     """
     check_type("conn", conn, Connection, "a Connection")
-    await relay(conn, conn, drain_idle=min(1.0, conn._timeouts.drain_idle))
+    await relay(conn, conn, drain_idle=min(1.0, conn.timeouts.drain_idle))

@@ -1,7 +1,7 @@
 """Options: how much at once, and how long to wait.
 
-Frozen values, checked when they are made. Whoever holds one can rely on it;
-nothing here knows what enforces it. Every duration is in seconds, and
+Frozen values, checked when they are made. Nothing here knows what enforces
+them. Every duration is in seconds, and
 ``math.inf`` means never.
 """
 
@@ -14,7 +14,7 @@ from typing import Literal, get_args
 
 from ._arguments import check_count, check_seconds
 
-WhenFull = Literal["backlog", "refuse"]
+WhenFull = Literal["wait", "refuse"]
 
 
 def default_max_connections() -> int:
@@ -34,23 +34,22 @@ def default_max_connections() -> int:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """How many connections are served at once, and what becomes of the others.
+    """How many connections are served at once, and what happens to the others.
 
     Args:
-      max_connections: connections that may hold a slot at once, over all
-        listeners of the server. A slot is held from accept to last close.
-        0 admits nobody (a pause). Default: ``min(10_000, (open files - 64) // 4)``.
-      max_per_peer: of these, how many may come from one peer; who comes when
-        there are as many is refused. A peer is an IPv4 address, or the IPv6
-        addresses of one network. Default None: any number. Clients without an
-        IP address are not counted.
+      max_connections: connections that may be open at once, over all listeners
+        of the server. Each holds a token from accept to last close. 0 admits
+        nobody (a pause). Default: ``min(10_000, (open files - 64) // 4)``.
+      max_per_peer: of these, how many may come from one peer; more are refused.
+        A peer is an IPv4 address, or the IPv6 addresses of one network. Default
+        None: any number. Clients without an IP address are not counted.
       per_peer_ipv6_prefix: how many bits, 1 to 128, the IPv6 addresses of one
         peer have in common. Default 64: a host may take any address of its
-        /64. 128 counts each address for itself. A change holds for who comes
-        from then on.
-      when_full: ``"backlog"`` (default) leaves whoever comes next in the
-        kernel's accept queue until a slot is free; ``"refuse"`` accepts and
-        closes at once, with a report.
+        /64. 128 counts each address by itself. A change applies to connections
+        that are accepted after it.
+      when_full: what happens to a client that comes at the limit. ``"wait"``
+        (default) leaves it in the kernel's accept queue until another connection
+        has ended; ``"refuse"`` accepts it and closes it at once, with a report.
       refusal: how a refused client is told: ``b""`` (default) by FIN, some
         bytes by these and then FIN, ``None`` by RST.
 
@@ -61,7 +60,7 @@ class Limits:
     max_connections: int = dataclasses.field(default_factory=default_max_connections)
     max_per_peer: int | None = None
     per_peer_ipv6_prefix: int = 64
-    when_full: WhenFull = "backlog"
+    when_full: WhenFull = "wait"
     refusal: bytes | None = b""
 
     def __post_init__(self) -> None:
@@ -76,7 +75,7 @@ class Limits:
             )
         if self.when_full not in get_args(WhenFull):
             raise ValueError(
-                f"when_full must be 'backlog' or 'refuse', not {self.when_full!r}"
+                f"when_full must be 'wait' or 'refuse', not {self.when_full!r}"
             )
         if self.refusal is not None and not isinstance(self.refusal, bytes):
             raise TypeError(f"refusal must be bytes or None, not {self.refusal!r}")

@@ -9,11 +9,12 @@ import trio
 
 from ._address import Address, TcpAddress, UnixAddress, parse_address
 from ._arguments import check_sync, check_type
-from ._connection import Connection
+from ._connection import Connection, lifecycle_of
 from ._dial import Dialing, GivenUpError, OnAttempt, is_lack, origin_of
 from ._errors import isolated
+from ._lifecycle import Lifecycle
 from ._options import Timeouts
-from ._relay import Relay, make_relay
+from ._relay import Relay, no_relay, relay_to_target
 from ._report import Attempt, Phase, Reason
 from ._timers import Alarm
 from ._transport import Transport
@@ -38,7 +39,7 @@ def proxy(
     faults: str | Faults | None = None,
     seed: int = 0,
     on_attempt: Callable[[Address, Attempt], object] | None = None,
-) -> Callable[[Connection], Awaitable[None]]:
+) -> Callable[[Connection], Awaitable[Relay]]:
     """A handler that dials ``target``, or the first of ``others``, and relays.
 
     Targets are tried in the order in which they are given, each with an equal
@@ -108,105 +109,95 @@ class _Proxy:
         self._faults = faults
         self._seed = seed
 
-    async def __call__(self, conn: Connection) -> None:
+    async def __call__(self, conn: Connection) -> Relay:
         check_type("conn", conn, Connection, "a Connection")
-        relay = await self._begin_relay(conn)
-        if relay is not None:
-            await relay.run()
-            conn._close_if_over()
-
-    async def _begin_relay(self, conn: Connection) -> Relay | None:
-        """Connect, for a relay that is left to whoever calls; None: it is over."""
-        times = self._timeouts or conn._timeouts
+        life = lifecycle_of(conn)
+        timeouts = self._timeouts or life.timeouts
         active = None
         if self._faults:
-            active = ActiveFaults(self._faults, self._seed, conn.id)
-            conn._active_faults = active
+            active = ActiveFaults(self._faults, self._seed, life.id)
+            life.active_faults = active
             if active.refuse:
-                conn._conclude(Reason.FAULT)
-                conn._transport.abort()
-                return None
-        conn._phase = Phase.CONNECT
-        origin = origin_of(conn.peer, conn.local)
-        dialing = conn._dialing = Dialing(
+                life.abort(Reason.FAULT)
+                return no_relay(life)
+        life.phase = Phase.CONNECT
+        origin = origin_of(life.peer, life.local)
+        dialing = life.dialer = Dialing(
             self._targets,
             (*origin, self._mark) if origin else self._first,
             self._on_attempt,
         )
         if self._mark in origin:
-            conn._conclude(Reason.LOOP)
-            conn._transport.abort()
-            return None
-        if conn._transport.is_reset():
-            # Nobody is there any more to dial for. Proxies that lead to each other
+            life.abort(Reason.LOOP)
+            return no_relay(life)
+        if life.transport.is_reset():
+            # There is no client any more to dial for. Proxies that lead to each other
             # would pass a reset on for ever.
-            conn._conclude(Reason.CLIENT_RESET, exception=conn._transport.error)
-            conn._transport.abort()
-            return None
-        upstream = await _dial(conn, dialing, times.connect)
+            life.abort(Reason.CLIENT_RESET, exception=life.transport.error)
+            return no_relay(life)
+        upstream = await _dial(life, dialing, timeouts.connect)
         if upstream is None:
-            conn._transport.abort()
-            return None
-        conn._phase = Phase.DATA
-        conn._connected_at = upstream.moved_at  # it was made just now
+            life.transport.abort()
+            return no_relay(life)
+        life.phase = Phase.DATA
+        life.connected_at = upstream.moved_at  # it was made just now
         if active is not None:
-            return FaultyRelay(active, conn._transport, upstream, conn, times)
-        return make_relay(conn._transport, upstream, conn, closes=True, timeouts=times)
+            return Relay(FaultyRelay(active, life, upstream, timeouts), life)
+        return relay_to_target(life, upstream, timeouts)
 
 
 class _Watch:
     """Ends the dialing for a client that is gone."""
 
-    __slots__ = ("_alarm", "_conn", "_dialing", "_scope")
+    __slots__ = ("_alarm", "_dialing", "_life", "_scope")
 
-    def __init__(self, conn: Connection, dialing: Dialing) -> None:
+    def __init__(self, life: Lifecycle, dialing: Dialing) -> None:
         self._alarm: Alarm | None = None
-        self._conn = conn
+        self._life = life
         self._dialing = dialing
         self._scope: trio.CancelScope | None = None
 
     def begin(self) -> None:
         """Watch, unless it is over soon."""
-        self._conn._timers.watch(self, trio.current_time() + _UNWATCHED)
+        self._life.timers.watch(self, trio.current_time() + _UNWATCHED)
 
     def end(self) -> None:
-        self._conn._timers.forget(self)
+        self._life.timers.forget(self)
         if self._scope is not None:
             self._scope.cancel(reason="dialed")
 
     def expire(self, now: float) -> None:
         if self._scope is None:
             self._scope = trio.CancelScope()
-            trio.lowlevel.spawn_system_task(
-                self._run, self._scope, name=f"trioserve watch of {self._conn!r}"
-            )
+            name = f"trioserve watch of conn-{self._life.id} {self._life.peer}"
+            trio.lowlevel.spawn_system_task(self._run, self._scope, name=name)
 
     async def _run(self, scope: trio.CancelScope) -> None:
         # Out of descriptors or memory, the client is not watched.
         with scope, isolated():
-            await self._conn._transport.wait_peer_gone(_PATIENCE)
+            await self._life.transport.wait_peer_gone(_PATIENCE)
             self._dialing.give_up()
 
 
-async def _dial(conn: Connection, dialing: Dialing, seconds: float) -> Transport | None:
-    """Connect; or conclude why not, which may be that the client is gone."""
-    watch = _Watch(conn, dialing)
+async def _dial(life: Lifecycle, dialing: Dialing, seconds: float) -> Transport | None:
+    """Connect; or keep why not, which may be that the client is gone."""
+    watch = _Watch(life, dialing)
     dialing.on_wait = watch.begin
     try:
         return await dialing.dial(seconds)
     except OSError as failed:
         reason = _reason(failed)
         bound = seconds if reason is Reason.CONNECT_TIMEOUT else None
-        conn._conclude(reason, bound=bound, exception=failed)
+        life.close_as(reason, bound=bound, exception=failed)
     except GivenUpError:
         pass
     finally:
         dialing.on_wait = None
         watch.end()
     dialing.raise_what_is_wrong()
-    if conn._ending is None:
-        reset = conn._transport.error
-        conn._conclude(
+    if life.close_reason is None:
+        reset = life.transport.error
+        life.close_as(
             Reason.CLIENT_GONE if reset is None else Reason.CLIENT_RESET,
             exception=reset,
         )

@@ -112,7 +112,7 @@ _REASONS: dict[Reason, tuple[Outcome, str, str]] = {
         "the target did not answer within the connect timeout",
     ),
     Reason.LOOP: (Outcome.TARGET_ERROR, "P", "the target led back to the proxy"),
-    Reason.LIMIT: (Outcome.REFUSED, "PR", "no slot was free"),
+    Reason.LIMIT: (Outcome.REFUSED, "PR", "the limit was reached"),
     Reason.PEER_LIMIT: (
         Outcome.REFUSED,
         "PR",

@@ -1,13 +1,16 @@
 from __future__ import annotations
 
 import contextlib
+import resource
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 
 import pytest
+import trio
 
-from app.process import Command, Lines, Start, spawned
+from app.process import PATIENCE, Command, Lines, Start, spawned
+from app.scene import Scene
 
 
 @pytest.fixture
@@ -37,3 +40,20 @@ def dispositions() -> Iterator[None]:
     for number, handler in before.items():
         if signal.getsignal(number) is not handler:
             signal.signal(number, handler)
+
+
+@pytest.fixture(autouse=True)
+def open_files() -> Iterator[None]:
+    """Put back the limit of open files: a command raises it for its process."""
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    yield
+    resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+
+
+@pytest.fixture
+async def scene() -> AsyncIterator[Scene]:
+    scene = Scene()
+    with trio.fail_after(PATIENCE):
+        yield scene
+    for client in scene.clients:
+        await client.aclose()

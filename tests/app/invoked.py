@@ -16,3 +16,13 @@ _APART: dict[str, Any] = {"mix_stderr": False} if _MIXES else {}
 
 def invoke(*args: str, **env: str) -> Result:
     return CliRunner(**_APART).invoke(cli, args, env=env)
+
+
+def error_of(result: Result) -> str:
+    """The one line of an error."""
+    assert result.stdout == ""
+    assert result.stderr.endswith("\n")
+    assert result.stderr.count("\n") == 1
+    start, error = result.stderr.rstrip("\n").split("trioserve: error: ")
+    assert start == ""
+    return error

@@ -18,6 +18,22 @@ from typing import IO
 PATIENCE = 120.0
 
 
+#: Options with which nothing ends a connection that is open.
+HELD = ["--drain", "1h", "--idle", "never"]
+
+
+def say_hello(sock: socket.socket) -> None:
+    """Send something to an echo server, and receive it."""
+    sock.sendall(b"hello")
+    assert sock.recv(5) == b"hello"
+
+
+def read_all(fd: int) -> list[str]:
+    """The lines of a pipe until its end, which is then closed."""
+    with os.fdopen(fd) as file:
+        return file.read().splitlines()
+
+
 def fill(fd: int) -> int:
     """Fill a pipe, so that the next write to it waits; return how much it took."""
     os.set_blocking(fd, False)

@@ -3,50 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
-import errno
 import importlib.metadata
 import json
-import os
-import pwd
-import resource
 import runpy
-import socket
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-import trio
-from click.testing import Result
 
-from app.invoked import invoke
-from shell import free_port
-from trioserve import Address, Timeouts
-from trioserve.app import _run
+from app.invoked import error_of, invoke
+from trioserve import Timeouts
 from trioserve.app._cli import cli
-from trioserve.app._job import Job
 from trioserve.app._topics import TOPICS
 from trioserve.app._values import format_duration, parse_duration
-
-
-@pytest.fixture(autouse=True)
-def open_files() -> Iterator[None]:
-    """The command raises the limit of this process; put it back."""
-    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
-    yield
-    resource.setrlimit(resource.RLIMIT_NOFILE, limits)
-
-
-def error_of(result: Result) -> str:
-    """The one line of an error."""
-    assert result.stdout == ""
-    assert result.stderr.endswith("\n")
-    assert result.stderr.count("\n") == 1
-    start, error = result.stderr.rstrip("\n").split("trioserve: error: ")
-    assert start == ""
-    return error
 
 
 @pytest.mark.parametrize(
@@ -171,7 +142,8 @@ def test_the_version() -> None:
         ("proxy :1 a:1 --fault @/no", "--fault: can't read /no: No such file or"),
         ("proxy :1 a:1 --seed x", "--seed: 'x' is not a whole number"),
         ("echo --fault reset", "no such option '--fault'"),
-        ("echo --when-full no", "'no' is not one of 'backlog', 'refuse'"),
+        ("echo --when-full no", "'no' is not one of 'wait', 'refuse'"),
+        ("echo --when-full backlog", "'backlog' is not one of 'wait', 'refuse'"),
         ("echo --log xml", "'xml' is not one of 'text', 'logfmt', 'json', 'haproxy'"),
         ("echo *:80", "host '*' has a '*' in it"),
         ("echo 10.0.0.300:1", "host '10.0.0.300' is not an IPv4 address"),
@@ -331,226 +303,10 @@ def test_reports_that_cannot_be_written_are_said_before_anything_starts(
     assert result.exit_code == 1
 
 
-def test_an_occupied_address_is_named() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as other:
-        port = other.getsockname()[1]
-        result = invoke("echo", f"127.0.0.1:{port}")
-    assert f"127.0.0.1:{port} is in use already" in error_of(result)
-    assert result.exit_code == 1
-
-
-def test_all_interfaces_and_one_of_them_are_named_both() -> None:
-    port = free_port()
-    result = invoke("echo", f"0.0.0.0:{port}", "--listen", f"127.0.0.1:{port}")
-    assert error_of(result) == (
-        f"can't listen on both 127.0.0.1:{port} and 0.0.0.0:{port}: one of them is all"
-        " interfaces and includes the other; leave the other one out"
-    )
-    assert result.exit_code == 1
-
-
-@pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
-def test_a_target_that_is_its_own_listener_is_refused(host: str) -> None:
-    port = free_port()
-    result = invoke("proxy", f"127.0.0.1:{port}", "127.0.0.1:1", f"{host}:{port}")
-    assert error_of(result) == (
-        f"TARGET {host}:{port} is where this proxy itself listens, a loop; give the"
-        " address of another server"
-    )
-    assert result.exit_code == 2
-
-
-def test_a_port_file_that_cannot_be_written_is_said(tmp_path: Path) -> None:
-    path = tmp_path / "no" / "port"
-    result = invoke("echo", "127.0.0.1:0", "--port-file", str(path))
-    assert error_of(result) == (
-        f"can't write the port to {path}: No such file or directory"
-    )
-    assert result.exit_code == 1
-
-
-@pytest.mark.parametrize(
-    ("kind", "said"),
-    [
-        ("file", "{path} exists, and is no socket; use another path"),
-        ("socket", "unix:{path} is in use already; stop what listens there"),
-        ("folder", "can't listen on unix:{path}: there is no folder {parent}"),
-        ("rights", "no right to listen on unix:{path}: can you write to {parent}?"),
-        ("other", "can't listen on unix:{path}: Read-only file system"),
-    ],
-)
-def test_a_unix_socket_that_cannot_be_listened_on(
-    kind: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path = tmp_path / "socket"
-    with socket.socket(socket.AF_UNIX) as other:
-        match kind:
-            case "file":
-                path.touch()
-            case "socket":
-                other.bind(str(path))
-                other.listen()
-            case "folder":
-                path = tmp_path / "no" / "socket"
-            case _:
-                code = errno.EACCES if kind == "rights" else errno.EROFS
-                _fail_to_listen(monkeypatch, code)
-        result = invoke("echo", f"unix:{path}")
-    assert error_of(result) == said.format(path=path, parent=path.parent)
-    assert result.exit_code == 1
-
-
-@pytest.mark.parametrize("of", ["nobody", "61099"])
-@pytest.mark.parametrize("may_connect", [False, True])
-@pytest.mark.skipif(os.geteuid() != 0, reason="is two users in turn, as root")
-def test_another_users_socket_cannot_be_replaced(
-    may_connect: bool, of: str, tmp_path: Path
-) -> None:
-    """In a folder like /tmp, where everybody may make files, and remove his own."""
-    owner = pwd.getpwnam(of).pw_uid if of == "nobody" else int(of)
-    for folder in tmp_path.parents[:3]:
-        folder.chmod(0o755)
-    tmp_path.chmod(0o1777)
-    path = tmp_path / "socket"
-    with socket.socket(socket.AF_UNIX) as left_over:
-        left_over.bind(str(path))
-    os.chown(path, owner, -1)
-    path.chmod(0o666 if may_connect else 0o600)
-    os.seteuid(61_098)
-    try:
-        result = invoke("echo", f"unix:{path}")
-    finally:
-        os.seteuid(0)
-    said = f"is a socket of user {of}, which you may neither connect to nor replace"
-    if may_connect:
-        said = f"was left over by user {of}, and you may not replace it"
-    assert error_of(result) == f"unix:{path} {said}; use another path"
-    assert result.exit_code == 1
-
-
-def _fail_to_listen(monkeypatch: pytest.MonkeyPatch, code: int) -> None:
-    async def open_listeners(address: Address) -> list[trio.SocketListener]:
-        raise OSError(code, os.strerror(code), str(address))
-
-    monkeypatch.setattr(_run, "open_listeners", open_listeners)
-
-
-def test_an_address_of_another_machine_cannot_be_listened_on() -> None:
-    result = invoke("echo", "192.0.2.1:0")
-    assert "192.0.2.1:0 is not an address of this machine" in error_of(result)
-    assert result.exit_code == 1
-
-
-def test_a_name_that_nobody_knows_is_named() -> None:
-    result = invoke("echo", "nobody.invalid:0")
-    assert "can't find the host of nobody.invalid:0: " in error_of(result)
-    assert result.exit_code == 1
-
-
-@pytest.mark.parametrize(
-    ("number", "said"),
-    [
-        (errno.EACCES, "no right to listen on 127.0.0.1:80: ports below 1024"),
-        (errno.ENOBUFS, "can't listen on 127.0.0.1:80: No buffer space available"),
-    ],
-)
-def test_other_reasons_why_it_cannot_listen(
-    number: int, said: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    _fail_to_listen(monkeypatch, number)
-    result = invoke("echo", "127.0.0.1:80")
-    assert said in error_of(result)
-    assert result.exit_code == 1
-
-
-def test_an_interrupt_before_anything_is_served_ends_it(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    async def main(*args: object) -> int:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(_run, "main", main)
-    result = invoke("echo", ":0")
-    assert result.exit_code == 130
-    assert "Traceback" not in result.stderr
-
-
 def test_defaults_are_shown_as_they_are() -> None:
     for field in dataclasses.fields(Timeouts):
         default = getattr(Timeouts(), field.name)
         assert parse_duration(format_duration(default)) == default
-
-
-@pytest.mark.parametrize(
-    ("args", "env", "where"),
-    [
-        ([], {}, ["127.0.0.1:7000"]),
-        ([], {"TRIOSERVE_LISTEN": ":1 unix:a"}, [":1", "unix:a"]),
-        (["--listen", ":1"], {}, [":1"]),
-        ([":2"], {"TRIOSERVE_LISTEN": ":1"}, [":2", ":1"]),
-    ],
-)
-def test_echo_listens_on_its_own_address_only_if_it_is_given_none(
-    args: list[str],
-    env: dict[str, str],
-    where: list[str],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    jobs: list[Job] = []
-
-    async def main(job: Job, output: object, signals: object) -> int:
-        jobs.append(job)
-        return 0
-
-    monkeypatch.setattr(_run, "main", main)
-    assert invoke("echo", *args, **env).exit_code == 0
-    assert [str(address) for address in jobs[0].listen] == where
-
-
-@pytest.mark.parametrize("args", [["echo", ":0"], ["proxy", ":0", "a:1", "unix:b"]])
-def test_options_become_limits_and_timeouts(
-    args: list[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    jobs: list[Job] = []
-
-    async def main(job: Job, output: object, signals: object) -> int:
-        jobs.append(job)
-        return 0
-
-    monkeypatch.setattr(_run, "main", main)
-    result = invoke(
-        *args, "--max-connections=5", "--when-full=refuse", "--half-closed=90s",
-        "--drain=never", "--per-peer=2", "--listen=[::1]:0", "--listen=unix:a",
-        "--per-peer-prefix=56",
-        TRIOSERVE_IDLE="2m",
-    )  # fmt: skip
-    assert result.exit_code == 0
-    (job,) = jobs
-    assert (job.limits.max_connections, job.limits.when_full) == (5, "refuse")
-    assert (job.limits.max_per_peer, job.limits.per_peer_ipv6_prefix) == (2, 56)
-    assert [str(where) for where in job.listen] == [":0", "[::1]:0", "unix:a"]
-    assert [str(target) for target in job.targets] == args[2:]
-    assert (job.timeouts.idle, job.timeouts.half_closed) == (120.0, 90.0)
-    assert job.timeouts.drain == float("inf")
-    assert job.timeouts.first_byte == 60.0  # which the library does not do
-    assert job.name == args[0]
-
-
-def test_the_limit_of_open_files_is_raised_before_the_default_is_computed(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    jobs: list[Job] = []
-
-    async def main(job: Job, output: object, signals: object) -> int:
-        jobs.append(job)
-        return 0
-
-    monkeypatch.setattr(_run, "main", main)
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (256, hard))
-    assert invoke("echo", ":0").exit_code == 0
-    assert resource.getrlimit(resource.RLIMIT_NOFILE) == (hard, hard)
-    assert jobs[0].limits.max_connections == min(10_000, (hard - 64) // 4)
 
 
 def test_python_m_trioserve_is_the_command(

@@ -4,28 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
-import resource
 import signal
 import socket
 import stat
 import subprocess
-import sys
 import time
 from pathlib import Path
-from typing import IO
 
 import pytest
 
-from app.process import PATIENCE, Command, Start, fill, spawned
-from trioserve.app import _run
-
-HELD = ["--drain", "1h", "--idle", "never"]
-
-
-def _say_hello(sock: socket.socket) -> None:
-    sock.sendall(b"hello")
-    assert sock.recv(5) == b"hello"
+from app.process import HELD, PATIENCE, Command, Start, say_hello
+from trioserve.app import _stop
 
 
 def _is_reset(sock: socket.socket) -> bool:
@@ -41,7 +30,7 @@ def test_echo_drains_on_a_signal_and_exits_with_0(
 ) -> None:
     command = start("echo", "127.0.0.1:0")
     with command.connect(command.port()) as client:
-        _say_hello(client)
+        say_hello(client)
     command.err.until("event=connection")
     command.signal(number)
     assert f"reason={number.name} " in command.err.until("event=draining")
@@ -56,7 +45,7 @@ def test_asked_to_it_logs_no_connections_and_reports_them_all_the_same(
     quiet = ("--log-connections", "none")
     command = start("echo", "127.0.0.1:0", *quiet, "--reports", "-")
     with command.connect(command.port()) as client:
-        _say_hello(client)
+        say_hello(client)
     assert json.loads(command.out.until("{"))["bytes_received"] == 5
     command.signal(signal.SIGTERM)
     assert command.code() == 0
@@ -71,7 +60,7 @@ def test_proxy_relays_and_reports_on_stdout(start: Start) -> None:
     ready = json.loads(proxy.err.until('"event":"listening"'))
     assert ready["target"] == target
     with proxy.connect(int(ready["addresses"].split(":")[1])) as client:
-        _say_hello(client)
+        say_hello(client)
         client.shutdown(socket.SHUT_WR)
         assert client.recv(1) == b""
     report = json.loads(proxy.out.until("{"))
@@ -114,7 +103,7 @@ def test_a_target_that_fails_is_said_at_once_and_not_when_a_connection_ends(
         port = proxy.port()
         with proxy.connect(port) as client:
             assert f"address={down} " in proxy.err.until("event=target-down")
-            _say_hello(client)
+            say_hello(client)
             unused.listen()
             with proxy.connect(port):
                 assert f"address={down}" in proxy.err.until("event=target-up")
@@ -155,7 +144,7 @@ def test_what_is_not_over_at_the_deadline_is_cut_and_the_code_is_3(
     target = f"127.0.0.1:{echo.port()}"
     proxy = start("proxy", "127.0.0.1:0", target, "--drain", "0")
     with proxy.connect(proxy.port()) as client:
-        _say_hello(client)
+        say_hello(client)
         proxy.signal(signal.SIGTERM)
         assert _is_reset(client)
     assert "cut=1 " in proxy.err.until("event=drained")
@@ -167,13 +156,13 @@ def _held_proxy(start: Start) -> tuple[Command, socket.socket]:
     echo = start("echo", "127.0.0.1:0")
     proxy = start("proxy", "127.0.0.1:0", f"127.0.0.1:{echo.port()}", *HELD)
     client = proxy.connect(proxy.port())
-    _say_hello(client)
+    say_hello(client)
     return proxy, client
 
 
 def _wait_until_another_signal_counts(client: socket.socket) -> None:
     # Meanwhile its connection stays open.
-    client.settimeout(2 * _run._SAME)
+    client.settimeout(2 * _stop._SAME)
     with pytest.raises(TimeoutError):
         client.recv(1)
     client.settimeout(PATIENCE)
@@ -228,7 +217,7 @@ def test_a_hangup_that_was_ignored_stays_ignored(start: Start) -> None:
     port = command.port()
     command.signal(signal.SIGHUP)
     with command.connect(port) as client:
-        _say_hello(client)
+        say_hello(client)
     command.signal(signal.SIGTERM)
     assert command.code() == 0
     assert not any("SIGHUP" in line for line in command.err.seen)
@@ -250,10 +239,10 @@ def test_it_listens_in_several_places_and_leaves_no_file(
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     with socket.socket(socket.AF_UNIX) as client:
         client.connect(str(path))
-        _say_hello(client)
+        say_hello(client)
     for host, port in (("127.0.0.1", ports[0]), ("127.0.0.2", ports[1])):
         with socket.create_connection((host, int(port)), timeout=PATIENCE) as client:
-            _say_hello(client)
+            say_hello(client)
     command.signal(signal.SIGTERM)
     assert command.code() == 0
     assert list(tmp_path.iterdir()) == []
@@ -294,7 +283,7 @@ def test_a_lame_duck_keeps_its_port_file_as_long_as_it_accepts(
     command.err.until("event=draining")
     assert port_file.read_text() == f"{port}\n"
     with command.connect(port) as client:
-        _say_hello(client)
+        say_hello(client)
         _wait_until_another_signal_counts(client)
     assert port_file.exists()
     command.signal(signal.SIGINT)
@@ -311,7 +300,7 @@ def test_a_crash_leaves_nothing_that_has_to_be_removed_by_hand(
         command.err.until("event=listening")
         with socket.socket(socket.AF_UNIX) as client:
             client.connect(str(path))
-            _say_hello(client)
+            say_hello(client)
         command.signal(number)
         assert command.code() == (-9 if number == signal.SIGKILL else 0)
     assert not path.exists()
@@ -321,7 +310,7 @@ def test_text_can_be_asked_for_and_has_no_colours_on_a_pipe(start: Start) -> Non
     command = start("echo", "127.0.0.1:0", "--log", "text", FORCE_COLOR="")
     port = int(command.err.until("nc 127.0.0.1 ").split()[-1])
     with command.connect(port) as client:
-        _say_hello(client)
+        say_hello(client)
         client.shutdown(socket.SHUT_WR)
     assert " ok/client_closed 5 B in, 5 B out, " in command.err.until(" ok")
     command.signal(signal.SIGTERM)
@@ -360,264 +349,6 @@ def test_a_target_that_answers_again_is_said(start: Start) -> None:
         assert f"address={address}" in proxy.err.until("event=target-up")
         proxy.signal(signal.SIGTERM)
         assert proxy.code() == 0
-
-
-def test_reports_are_appended_to_a_file(start: Start, tmp_path: Path) -> None:
-    path = tmp_path / "reports"
-    path.write_text("before\n")
-    command = start("echo", "127.0.0.1:0", "--reports", str(path))
-    port = command.port()
-    for _ in range(3):
-        with command.connect(port) as client:
-            _say_hello(client)
-        command.err.until("event=connection")
-    command.signal(signal.SIGTERM)
-    assert command.code() == 0
-    before, *reports = path.read_text().splitlines()
-    assert before == "before"
-    assert [json.loads(report)["id"] for report in reports] == [1, 2, 3]
-
-
-def test_a_pipe_that_nobody_reads_yet_holds_up_nobody(
-    start: Start, tmp_path: Path
-) -> None:
-    fifo = tmp_path / "fifo"
-    os.mkfifo(fifo)
-    command = start("echo", "127.0.0.1:0", "--reports", str(fifo))
-    port = command.port()
-    with command.connect(port) as client:
-        _say_hello(client)
-    command.err.until("event=connection")
-    # Somebody who has it open for both waits for what comes, and not for a writer.
-    with os.fdopen(os.open(fifo, os.O_RDWR)) as reports:
-        with command.connect(port) as client:
-            _say_hello(client)
-        # The reader may have come in time for the first one, too.
-        first = json.loads(reports.readline())["id"]
-        assert first == 2 or json.loads(reports.readline())["id"] == 2
-    command.signal(signal.SIGTERM)
-    assert command.code() == 0
-    command.err.rest()
-    (said,) = [line for line in command.err.seen if "event=reports-failed" in line]
-    assert "level=warning" in said
-    assert f"nobody reads {fifo}; until somebody does, reports are lost" in said
-    assert first == 1 or any("event=reports-lost" in x for x in command.err.seen)
-
-
-def test_a_pipe_that_nobody_empties_does_not_hold_up_the_end(
-    start: Start, tmp_path: Path
-) -> None:
-    fifo = tmp_path / "fifo"
-    os.mkfifo(fifo)
-    reader = os.open(fifo, os.O_RDONLY | os.O_NONBLOCK)
-    writer = os.open(fifo, os.O_WRONLY | os.O_NONBLOCK)
-    fill(writer)
-    command = start("echo", "127.0.0.1:0", "--reports", str(fifo))
-    with command.connect(command.port()) as client:
-        _say_hello(client)
-    command.err.until("event=connection")
-    command.signal(signal.SIGTERM)
-    assert command.code() == 0
-    os.close(reader)
-    os.close(writer)
-
-
-def test_what_reports_can_never_be_written_to_is_refused(
-    start: Start, tmp_path: Path
-) -> None:
-    with socket.socket(socket.AF_UNIX) as listening:
-        path = tmp_path / "socket"
-        listening.bind(str(path))
-        on_socket = start("echo", "127.0.0.1:0", "--reports", str(path))
-        (said,) = on_socket.err.rest()
-        assert said == (
-            f"trioserve: error: can't write reports to {path}: it is neither a file"
-            " nor a pipe; use one, or '-' for stdout"
-        )
-        assert on_socket.code() == 1
-    on_folder = start("echo", "127.0.0.1:0", "--reports", str(tmp_path))
-    assert on_folder.err.rest() == [
-        f"trioserve: error: can't write reports to {tmp_path}: Is a directory"
-    ]
-
-
-def test_a_hangup_opens_the_reports_anew_and_ends_nothing(
-    start: Start, tmp_path: Path
-) -> None:
-    path, old = tmp_path / "reports", tmp_path / "reports.1"
-    command = start("echo", "127.0.0.1:0", "--reports", str(path), *HELD)
-    port = command.port()
-    path.rename(old)
-    command.signal(signal.SIGHUP)
-    assert f"hangup: reopened {path}" in command.err.until("event=hangup")
-    assert path.read_bytes() == b""
-    with command.connect(port) as client:
-        _say_hello(client)
-        command.signal(signal.SIGTERM)
-        command.err.until("event=draining")
-        path.rename(old)
-        path.mkdir()
-        command.signal(signal.SIGHUP)
-        said = command.err.until("event=hangup")
-        assert f"hangup: can't reopen {path}: Is a directory" in said
-        assert "level=error" in said
-        client.sendall(b"still there?")
-        assert client.recv(12) == b"still there?"
-    assert command.code() == 0
-    assert json.loads(old.read_text())["id"] == 1
-
-
-def test_a_full_disk_is_said_and_serving_goes_on(start: Start) -> None:
-    command = start("echo", "127.0.0.1:0", "--reports", "/dev/full")
-    port = command.port()
-    for _ in range(2):
-        with command.connect(port) as client:
-            _say_hello(client)
-        command.err.until("event=connection")
-    said_lost = 0
-    while said_lost < 2:
-        said_lost += int(command.err.until("event=reports-lost ").split(" lost=")[1])
-    command.signal(signal.SIGUSR1)
-    assert " reports_lost=2 " in command.err.until("event=status")
-    assert _lost_reports(command) == 2
-    said = [line for line in command.err.seen if "reports-failed" in line]
-    assert len(said) == 1
-    assert "can't write to /dev/full: No space left on device" in said[0]
-
-
-def _lost_reports(command: Command) -> int:
-    # End it; every loss was said once, and at the end how many there were.
-    command.signal(signal.SIGTERM)
-    assert command.code() == 0
-    command.err.rest()
-    lost = [
-        int(line.split(" lost=")[1])
-        for line in command.err.seen
-        if "event=reports-lost " in line
-    ]
-    (drained,) = [line for line in command.err.seen if "event=drained " in line]
-    assert drained.endswith(f" reports_lost={sum(lost)}")
-    return sum(lost)
-
-
-def test_a_file_that_may_not_grow_costs_reports_that_are_counted(
-    start: Start, tmp_path: Path
-) -> None:
-    """Law 15: and no signal (SIGXFSZ) ends the command."""
-    path = tmp_path / "reports"
-    command = start("echo", "127.0.0.1:0", "--reports", str(path))
-    port = command.port()
-    resource.prlimit(command.process.pid, resource.RLIMIT_FSIZE, (1000, 1000))
-    for _ in range(3):
-        with command.connect(port) as client:
-            _say_hello(client)
-        command.err.until("event=connection")
-    # Half a line is none.
-    assert _lost_reports(command) == 3 - path.read_text().count("\n") >= 2
-    (said,) = [line for line in command.err.seen if "reports-failed" in line]
-    assert "File too large" in said
-
-
-def test_what_is_wrong_with_stdout_is_said_of_stdout() -> None:
-    reader, writer = os.pipe()
-    argv = [sys.executable, "-m", "trioserve", "echo", "127.0.0.1:0", "--reports", "-"]
-    with spawned(argv, stderr=writer) as process, os.fdopen(reader) as stderr:
-        os.close(writer)
-        assert process.stdout
-        process.stdout.close()
-        port = int(stderr.readline().split("addresses=127.0.0.1:")[1].split()[0])
-        with socket.create_connection(("127.0.0.1", port)) as client:
-            _say_hello(client)
-        process.send_signal(signal.SIGTERM)
-        assert process.wait(PATIENCE) == 0
-        assert "can't write to stdout: Broken pipe" in stderr.read()
-
-
-def test_nobody_reading_stderr_does_not_hold_up_anybody() -> None:
-    # The log goes into a pipe that is full, and nobody reads it.
-    reader, writer = os.pipe()
-    with spawned(
-        [sys.executable, "-m", "trioserve", "echo", "127.0.0.1:0", "--reports", "-"],
-        stderr=writer,
-    ) as process:
-        port = _port_in(reader)
-        fill(writer)
-        assert process.stdout
-        for number in range(1, 20):
-            _meet(port, number, process.stdout)
-        process.send_signal(signal.SIGTERM)
-        assert process.wait(PATIENCE) == 0
-    os.close(reader)
-    os.close(writer)
-
-
-def test_nobody_there_to_read_stderr_does_not_end_it() -> None:
-    reader, writer = os.pipe()
-    with spawned(
-        [sys.executable, "-m", "trioserve", "echo", "127.0.0.1:0", "--reports", "-"],
-        stderr=writer,
-    ) as process:
-        os.close(writer)
-        port = _port_in(reader)
-        os.close(reader)
-        assert process.stdout
-        for number in range(1, 4):
-            _meet(port, number, process.stdout)
-        process.send_signal(signal.SIGTERM)
-        assert process.wait(PATIENCE) == 0
-
-
-def test_a_reader_of_reports_may_leave_and_come_back(
-    start: Start, tmp_path: Path
-) -> None:
-    path = tmp_path / "reports"
-    os.mkfifo(path)
-    command = start("echo", "127.0.0.1:0", "--reports", str(path))
-    with path.open() as reports:
-        port = command.port()
-        _meet(port, 1, reports)
-    with command.connect(port) as client:
-        _say_hello(client)
-    assert "Broken pipe" in command.err.until("event=reports-failed")
-    with path.open() as reports:
-        _meet(port, 3, reports)
-        assert _lost_reports(command) == 1
-
-
-def _meet(port: int, number: int, reports: IO[str]) -> None:
-    # Be the client with this number, and wait for its report.
-    with socket.create_connection(("127.0.0.1", port)) as client:
-        _say_hello(client)
-    assert json.loads(reports.readline())["id"] == number
-
-
-def _port_in(fd: int) -> int:
-    text = b""
-    while b"\n" not in text:
-        text += os.read(fd, 4096)
-    return int(text.decode().split("addresses=127.0.0.1:")[1].split()[0])
-
-
-def test_closed_standard_files_are_not_taken_for_others() -> None:
-    code = (
-        "import os, trioserve.app._standard_files as files;"
-        "files.fill_standard_files();"
-        "same = [os.path.samestat(os.fstat(n), os.stat(os.devnull)) for n in range(3)];"
-        "os._exit(same != [True] * 3 or os.dup(0) != 3 or files.is_writable(1))"
-    )
-    closed = 'exec "$0" -c "$1" <&- >&- 2>&-'
-    subprocess.run(["sh", "-c", closed, sys.executable, code], check=True)
-
-
-def test_reports_for_a_closed_stdout_are_refused() -> None:
-    words = f"{sys.executable} -m trioserve echo 127.0.0.1:0 --reports - >&-"
-    done = subprocess.run(
-        ["sh", "-c", words], stderr=subprocess.PIPE, text=True, timeout=30
-    )
-    assert done.stderr == (
-        "trioserve: error: can't write reports to stdout: it is closed\n"
-    )
-    assert done.returncode == 1
 
 
 def test_demo_shows_it_all(start: Start) -> None:

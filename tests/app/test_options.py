@@ -2,24 +2,13 @@
 
 from __future__ import annotations
 
-import resource
-from collections.abc import Iterator
-
 import pytest
 from click.testing import CliRunner
 
 from trioserve.app._cli import cli
-from trioserve.app._options import misspelt_variables
+from trioserve.app._environment import misspelt_variables
 
 PROXY = ("help", "settings", "proxy", "127.0.0.1:0", "127.0.0.1:1")
-
-
-@pytest.fixture(autouse=True)
-def open_files() -> Iterator[None]:
-    """The command raises the limit of this process; put it back."""
-    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
-    yield
-    resource.setrlimit(resource.RLIMIT_NOFILE, limits)
 
 
 def settings(*args: str, **env: str) -> dict[str, tuple[str, str, str]]:

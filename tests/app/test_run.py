@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import math
 import os
 import resource
 import signal
 import socket
-from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,101 +14,28 @@ import pytest
 import trio
 import trio.testing
 
-from app.process import PATIENCE, without_time
+from app.scene import Scene, service, stuck_until, until_eof
 from support import DeadNames, serving
 from trioserve import (
-    Connection,
     DrainSummary,
     Limits,
     TcpAddress,
     Timeouts,
     UnixAddress,
     echo,
-    open_listeners,
 )
 from trioserve.app import _run
-from trioserve.app._job import Job
-from trioserve.app._log import Format, Log
-from trioserve.app._messages import say_drained
-from trioserve.app._output import Output
-from trioserve.app._run import run
+from trioserve.app._service import Service
 from trioserve.app._signals import Signals
-from trioserve.app._writer import LineWriter
-
-
-class Lines:
-    """What a log says, to be waited for."""
-
-    def __init__(self) -> None:
-        self.seen: list[str] = []
-        self._send, self._receive = trio.open_memory_channel[str](1000)
-
-    def write(self, line: str) -> None:
-        line = without_time(line)
-        self.seen.append(line)
-        self._send.send_nowait(line)
-
-    async def until(self, part: str) -> str:
-        async for line in self._receive:
-            if part in line:
-                return line
-        raise AssertionError  # pragma: no cover - the channel is never closed
-
-
-class Scene:
-    """A run under way: its lines, its signals, how it ended."""
-
-    def __init__(self) -> None:
-        self.lines = Lines()
-        self.code: int | None = None
-        self.left: list[int] = []
-        self.when_left: Callable[[], None] = lambda: None
-        self.clients: list[trio.SocketStream] = []
-        self._signals, self._received = trio.open_memory_channel[int](10)
-
-    def signal(self, number: signal.Signals) -> None:
-        self._signals.send_nowait(number)
-
-    async def connect(self) -> trio.SocketStream:
-        line = await self.lines.until("nc 127.0.0.1 ")
-        client = await trio.open_tcp_stream("127.0.0.1", int(line.split()[-1]))
-        self.clients.append(client)
-        return client
-
-    async def run(self, job: Job, form: Format = "text") -> None:
-        writer = LineWriter(os.open(os.devnull, os.O_WRONLY), close_fd=True)
-        output = Output(Log(self.lines.write, form), writer)
-        listeners = await open_listeners(*job.listen)
-        self.code = await run(job, listeners, output, self._received, leave=self._leave)
-        output.flush()
-
-    def _leave(self, code: int) -> None:
-        self.left.append(code)
-        self.when_left()
-
-
-def job(handler: Callable[[Connection], Any] = echo, **changes: Any) -> Job:
-    defaults: dict[str, Any] = {
-        "name": "echo",
-        "listen": (TcpAddress("127.0.0.1", 0),),
-        "limits": Limits(max_connections=3),
-        "timeouts": Timeouts(),
-    }
-    return Job(handler=handler, **(defaults | changes))
-
-
-@pytest.fixture
-async def scene() -> AsyncIterator[Scene]:
-    scene = Scene()
-    with trio.fail_after(PATIENCE):
-        yield scene
-    for client in scene.clients:
-        await client.aclose()
+from trioserve.app.output._log import Log
+from trioserve.app.output._messages import log_drained
+from trioserve.app.output._output import Output
+from trioserve.app.output._writer import LineWriter
 
 
 async def test_it_says_where_and_how_to_stop_and_what_to_try(scene: Scene) -> None:
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(scene.run, job(targets=(TcpAddress("10.0.0.1", 80),)))
+        nursery.start_soon(scene.run, service(targets=(TcpAddress("10.0.0.1", 80),)))
         await scene.lines.until("nc 127.0.0.1 ")
         scene.signal(signal.SIGTERM)
     where, limits, stop, try_, *_ = scene.lines.seen
@@ -125,7 +50,8 @@ async def test_it_warns_when_everybody_can_connect(scene: Scene, listen: str) ->
     limits = Limits(max_connections=2, max_per_peer=1, when_full="refuse")
     async with trio.open_nursery() as nursery:
         nursery.start_soon(
-            scene.run, job(listen=(TcpAddress(listen, 0),), limits=limits, name="proxy")
+            scene.run,
+            service(listen=(TcpAddress(listen, 0),), limits=limits, name="proxy"),
         )
         await scene.lines.until("nc 127.0.0.1 ")
         assert "is all interfaces: everybody" in await scene.lines.until("warning:")
@@ -140,7 +66,7 @@ async def test_a_signal_drains_and_what_is_served_ends_well(
     scene: Scene, number: signal.Signals
 ) -> None:
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(scene.run, job(_until_eof))
+        nursery.start_soon(scene.run, service(until_eof))
         client = await scene.connect()
         await client.send_all(b"x")
         assert await client.receive_some() == b"hello"
@@ -160,36 +86,11 @@ async def test_a_signal_drains_and_what_is_served_ends_well(
     assert scene.lines.seen[-1] == "served 1 connection: 1 B in, 5 B out"
 
 
-async def _until_eof(conn: Connection) -> None:
-    await conn.receive_some()
-    await conn.send_all(b"hello")
-    while await conn.receive_some():
-        pass
-
-
-async def test_it_says_how_it_stands_when_it_is_asked(scene: Scene) -> None:
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(scene.run, job(_until_eof))
-        client = await scene.connect()
-        await client.send_all(b"x")
-        await client.receive_some()
-        scene.signal(signal.SIGUSR1)
-        assert " 1 of 3 slots, " in await scene.lines.until("status: 1 open")
-        assert ": data, " in await scene.lines.until("  conn-1 127.0.0.1:")
-        await scene.lines.until("tasks:")
-        await scene.lines.until("conn-1 ")
-        # It serves on.
-        await client.send_eof()
-        assert await client.receive_some() == b""
-        scene.signal(signal.SIGTERM)
-    assert scene.code == 0
-
-
 async def test_it_says_all_the_time_how_it_stands_if_it_is_asked_to(
     scene: Scene, autojump_clock: trio.testing.MockClock
 ) -> None:
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(scene.run, job(live=True))
+        nursery.start_soon(scene.run, service(live=True))
         await scene.lines.until("up 0s: 0 open of 3")
         await scene.lines.until("up 1s: 0 open of 3")
         scene.signal(signal.SIGTERM)
@@ -201,7 +102,7 @@ async def test_it_says_when_it_is_full_and_when_it_is_not_any_more(
     scene: Scene, autojump_clock: trio.testing.MockClock
 ) -> None:
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(scene.run, job(limits=Limits(max_connections=1)))
+        nursery.start_soon(scene.run, service(limits=Limits(max_connections=1)))
         client = await scene.connect()
         await client.send_all(b"x")
         await client.receive_some()
@@ -223,110 +124,11 @@ async def test_it_says_what_to_try_for_a_unix_socket(
 ) -> None:
     address = UnixAddress(f"{tmp_path}/socket")
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(scene.run, job(listen=(address, TcpAddress("", 0))))
+        nursery.start_soon(scene.run, service(listen=(address, TcpAddress("", 0))))
         await scene.lines.until(f"try:    nc -U {address.path}")
         assert ":0 " not in await scene.lines.until("is all interfaces")
         scene.signal(signal.SIGTERM)
     assert scene.lines.seen[0].startswith(f"trioserve echo: {address}, ")
-
-
-@pytest.fixture
-def every_signal_counts(monkeypatch: pytest.MonkeyPatch) -> None:
-    """However soon after the one before it."""
-    monkeypatch.setattr(_run, "_SAME", 0.0)
-
-
-@pytest.fixture
-def no_signal_is_late(monkeypatch: pytest.MonkeyPatch) -> None:
-    """To be the same as the one before it."""
-    monkeypatch.setattr(_run, "_SAME", math.inf)
-
-
-@pytest.mark.usefixtures("every_signal_counts")
-async def test_a_lame_duck_accepts_until_it_is_told_to_hurry(scene: Scene) -> None:
-    timeouts = Timeouts(lame_duck=1000.0, drain=5.0)
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(scene.run, job(timeouts=timeouts))
-        port = (await scene.connect()).socket.getpeername()[1]
-        scene.signal(signal.SIGTERM)
-        assert "up to 16m45s" in await scene.lines.until("draining")
-        client = await trio.open_tcp_stream("127.0.0.1", port)
-        async with client:
-            await client.send_all(b"x")
-            assert await client.receive_some() == b"x"
-            scene.signal(signal.SIGINT)
-    assert scene.code == 3
-
-
-async def test_what_does_not_end_in_time_is_cut(scene: Scene) -> None:
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(scene.run, job(_until_eof, timeouts=Timeouts(drain=0.0)))
-        client = await scene.connect()
-        await client.send_all(b"x")
-        await client.receive_some()
-        scene.signal(signal.SIGTERM)
-        with pytest.raises(trio.BrokenResourceError):
-            await client.receive_some()
-    assert scene.code == 3
-    assert scene.lines.seen[-2].startswith("stopped in ")
-    assert scene.lines.seen[-2].endswith(": 0 finished, 1 cut, 0 refused")
-
-
-async def test_a_signal_that_comes_twice_at_once_is_one(
-    scene: Scene, autojump_clock: trio.testing.MockClock
-) -> None:
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(scene.run, job(_until_eof))
-        client = await scene.connect()
-        await client.send_all(b"x")
-        await client.receive_some()
-        scene.signal(signal.SIGTERM)
-        scene.signal(signal.SIGTERM)
-        await trio.sleep(0.29)
-        scene.signal(signal.SIGTERM)
-        await trio.sleep(0.1)
-        assert not any("cutting" in line for line in scene.lines.seen)
-        scene.signal(signal.SIGTERM)
-        await scene.lines.until("cutting 1 connection")
-        with pytest.raises(trio.BrokenResourceError):
-            await client.receive_some()
-    (ended,) = [line for line in scene.lines.seen if " cut/cut " in line]
-    assert ended.endswith("(cut short: a second signal, SIGTERM)")
-
-
-@pytest.mark.usefixtures("no_signal_is_late")
-async def test_two_signals_that_stop_at_the_same_moment_are_one(scene: Scene) -> None:
-    """As when a terminal and a supervisor both send one."""
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(scene.run, job(_until_eof))
-        client = await scene.connect()
-        await client.send_all(b"x")
-        await client.receive_some()
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGTERM):
-            scene.signal(number)
-        scene.signal(signal.SIGUSR1)
-        await scene.lines.until("tasks:")
-        await client.send_eof()
-        assert await client.receive_some() == b""
-    assert not any("cutting" in line for line in scene.lines.seen)
-    assert scene.code == 0
-
-
-@pytest.mark.usefixtures("no_signal_is_late")
-async def test_sigquit_cuts_at_once_after_another_signal(scene: Scene) -> None:
-    """And what comes with it does not end the process."""
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(scene.run, job(_until_eof))
-        client = await scene.connect()
-        await client.send_all(b"x")
-        await client.receive_some()
-        for number in (signal.SIGTERM, *[signal.SIGQUIT] * 2, signal.SIGINT):
-            scene.signal(number)
-        await scene.lines.until("cutting 1 connection")
-        with pytest.raises(trio.BrokenResourceError):
-            await client.receive_some()
-    assert scene.code == 3
-    assert scene.left == []
 
 
 class _UnknownNames(trio.abc.HostnameResolver):
@@ -350,7 +152,7 @@ async def test_a_target_that_nobody_knows_is_said(scene: Scene) -> None:
         TcpAddress("127.0.0.1", 1),
     )
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(scene.run, job(targets=targets))
+        nursery.start_soon(scene.run, service(targets=targets))
         said = await scene.lines.until("can't find nobody.invalid now")
         assert said.startswith("warning: ")
         scene.signal(signal.SIGTERM)
@@ -361,7 +163,7 @@ async def test_a_name_server_that_does_not_answer_holds_up_nobody(
 ) -> None:
     DeadNames()
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(scene.run, job(targets=(TcpAddress("dead.test", 80),)))
+        nursery.start_soon(scene.run, service(targets=(TcpAddress("dead.test", 80),)))
         client = await scene.connect()
         await client.send_all(b"x")
         assert await client.receive_some() == b"x"
@@ -380,82 +182,12 @@ async def test_more_connections_than_files_are_said(
     limits = Limits(max_connections=33)
     async with trio.open_nursery() as nursery:
         targets = (TcpAddress("127.0.0.1", 1),)
-        nursery.start_soon(scene.run, job(limits=limits, targets=targets))
+        nursery.start_soon(scene.run, service(limits=limits, targets=targets))
         assert await scene.lines.until("open files") == (
-            "warning: 33 connections would need 66 open files, of which 64 are allowed"
-            " (ulimit -Hn); who comes when they are used up is refused"
+            "warning: 33 connections would need 66 open files, but only 64 are allowed"
+            " (ulimit -Hn); when they are used up, clients are refused"
         )
         scene.signal(signal.SIGTERM)
-
-
-async def test_sigquit_says_where_tasks_stand_and_cuts(scene: Scene) -> None:
-    timeouts = Timeouts(lame_duck=1000.0, drain=1000.0)
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(scene.run, job(_until_eof, timeouts=timeouts))
-        client = await scene.connect()
-        await client.send_all(b"x")
-        await client.receive_some()
-        scene.signal(signal.SIGQUIT)
-        await scene.lines.until("status: 1 open")
-        await scene.lines.until("tasks:")
-        await scene.lines.until("cutting 1 connection")
-        with pytest.raises(trio.BrokenResourceError):
-            await client.receive_some()
-    (ended,) = [line for line in scene.lines.seen if " cut/cut " in line]
-    assert ended.endswith("(cut short: SIGQUIT)")
-    assert scene.code == 3
-    assert not scene.left
-
-
-@pytest.mark.usefixtures("every_signal_counts")
-async def test_sigquit_after_a_signal_cuts_and_a_third_one_leaves(scene: Scene) -> None:
-    release = trio.Event()
-    scene.when_left = release.set
-    timeouts = Timeouts(drain=1000.0, cleanup=1000.0)
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(scene.run, job(_stuck_until(release), timeouts=timeouts))
-        client = await scene.connect()
-        await client.receive_some()
-        scene.signal(signal.SIGTERM)
-        await scene.lines.until("draining")
-        scene.signal(signal.SIGQUIT)
-        await scene.lines.until("tasks:")
-        await scene.lines.until("cutting")
-        scene.signal(signal.SIGINT)
-    assert scene.left == [3]
-    assert scene.code == 3
-
-
-@pytest.mark.usefixtures("every_signal_counts")
-async def test_a_second_signal_cuts(scene: Scene) -> None:
-    forever = Timeouts(drain=float("inf"))
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(scene.run, job(_until_eof, timeouts=forever))
-        client = await scene.connect()
-        await client.send_all(b"x")
-        await client.receive_some()
-        scene.signal(signal.SIGTERM)
-        assert "for as long as it takes" in await scene.lines.until("draining")
-        scene.signal(signal.SIGINT)
-        await scene.lines.until("cutting 1 connection")
-        with pytest.raises(trio.BrokenResourceError):
-            await client.receive_some()
-    assert scene.code == 3
-
-
-@pytest.mark.usefixtures("every_signal_counts")
-async def test_a_third_signal_leaves_at_once(scene: Scene) -> None:
-    release = trio.Event()
-    scene.when_left = release.set
-    timeouts = Timeouts(drain=1000.0, cleanup=1000.0)
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(scene.run, job(_stuck_until(release), timeouts=timeouts))
-        client = await scene.connect()
-        await client.receive_some()
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGTERM):
-            scene.signal(number)
-    assert scene.left == [3]
-    assert scene.code == 3
 
 
 async def test_tasks_that_hang_are_named_and_left_behind(scene: Scene) -> None:
@@ -463,12 +195,12 @@ async def test_tasks_that_hang_are_named_and_left_behind(scene: Scene) -> None:
     scene.when_left = release.set
     timeouts = Timeouts(drain=0.0, cleanup=0.0)
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(scene.run, job(_stuck_until(release), timeouts=timeouts))
+        nursery.start_soon(scene.run, service(stuck_until(release), timeouts=timeouts))
         client = await scene.connect()
         await client.receive_some()
         scene.signal(signal.SIGTERM)
         stuck = await scene.lines.until("stuck: ")
-    assert "test_run.py" in stuck
+    assert "scene.py" in stuck
     assert scene.left == [3]
 
 
@@ -486,28 +218,19 @@ async def test_of_many_that_hang_a_few_are_named(scene: Scene) -> None:
     )
     async with serving(echo) as running:
         log = Log(scene.lines.write, "text")
-        say_drained(log, summary, running.server, 0)
+        log_drained(log, summary, running.server, 0)
     stuck = [line for line in scene.lines.seen if "stuck" in line]
     assert len(stuck) == 51
     assert stuck[-1] == "error: stuck: 10 others"
 
 
-def _stuck_until(release: trio.Event) -> Callable[[Connection], Any]:
-    async def handler(conn: Connection) -> None:
-        await conn.send_all(b"hello")
-        with trio.CancelScope(shield=True):
-            await release.wait()
-
-    return handler
-
-
 async def test_machines_get_the_same_as_events(scene: Scene) -> None:
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(scene.run, job(), "logfmt")
+        nursery.start_soon(scene.run, service(), "logfmt")
         ready = await scene.lines.until("event=listening")
         assert " command=echo addresses=127.0.0.1:" in ready
         assert " target=null max_connections=3 max_per_peer=null " in ready
-        assert " when_full=backlog timeouts.connect=5.0 " in ready
+        assert " when_full=wait timeouts.connect=5.0 " in ready
         scene.signal(signal.SIGTERM)
         draining = await scene.lines.until("event=draining")
         assert draining.endswith(" reason=SIGTERM open=0 seconds=25.0")
@@ -523,7 +246,7 @@ async def test_reports_nobody_could_take_are_said(
 
     monkeypatch.setattr(Output, "collect", collect)
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(scene.run, job())
+        nursery.start_soon(scene.run, service())
         client = await scene.connect()
         await client.send_eof()
         assert await client.receive_some() == b""
@@ -543,7 +266,7 @@ async def test_when_serving_fails_what_a_user_can_mend_is_a_line(
     error: Exception, expected: type[Exception], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def failing(
-        job: Job, listeners: list[trio.SocketListener], *_: object, **__: object
+        service: Service, listeners: list[trio.SocketListener], *_: object, **__: object
     ) -> int:
         for listener in listeners:
             await listener.aclose()
@@ -553,7 +276,7 @@ async def test_when_serving_fails_what_a_user_can_mend_is_a_line(
     writer = LineWriter(os.open(os.devnull, os.O_WRONLY), close_fd=True)
     output = Output(Log(writer.write, "text"), writer)
     with pytest.raises(expected) as caught:
-        await _run.main(job(), output, Signals())
+        await _run.main(service(), output, Signals())
     output.flush()
     if expected is click.ClickException:
         assert str(caught.value) == "can't go on: [Errno 9] Bad file descriptor"

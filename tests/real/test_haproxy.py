@@ -57,7 +57,7 @@ class Settings:
     half_closed: int = 20
     drain: int = 0
     most: int = 100
-    when_full: str = "backlog"
+    when_full: str = "wait"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -27,7 +27,10 @@ from trioserve import (
     Server,
     Statistics,
     Timeouts,
+    _record,
+    _serving,
 )
+from trioserve._lifecycle import Lifecycle
 from trioserve.faults import Faults, Schedule, parse_faults
 from trioserve.testing import (
     Case,
@@ -622,12 +625,12 @@ def test_the_servers_counters_are_looked_at(
 
 
 def test_a_report_is_compared_with_the_wire(monkeypatch: pytest.MonkeyPatch) -> None:
-    honest = Connection._report
+    honest = _record.report_of
 
-    def lies(connection: Connection, others: int) -> ConnectionReport:
-        return dataclasses.replace(honest(connection, others), bytes_received=7)
+    def lies(life: Lifecycle, others: int) -> ConnectionReport:
+        return dataclasses.replace(honest(life, others), bytes_received=7)
 
-    monkeypatch.setattr(Connection, "_report", lies)
+    monkeypatch.setattr(_serving, "report_of", lies)
     how = "6 bytes were received and 6 sent, but the report says 7 and 6"
     with pytest.raises(HandlerFailure, match=f"'record': {how}"):
         run_conversation(shout, HELLO)

@@ -12,10 +12,13 @@ from hypothesis import Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import invariant, rule, run_state_machine_as_test
 
-from trioserve import Connection, Limits, Reason, Server, Timeouts
-from trioserve._admission import Slot, Slots
+from trioserve import Connection, Limits, Reason, Timeouts
+from trioserve._admission import Token, Tokens
 from trioserve._collector import Reports
-from trioserve._gates import StreamGate
+from trioserve._connection import lifecycle_of
+from trioserve._lifecycle import Lifecycle
+from trioserve._serving import Serving
+from trioserve._stream_acceptor import StreamAcceptor
 from trioserve._stream_transport import StreamTransport
 from trioserve.testing import Client, ServeFailure, ServeMachine
 
@@ -42,7 +45,7 @@ def nothing(*_: object, **__: object) -> None: ...
 
 
 def leaks_slots(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(Slot, "release", nothing)
+    patch.setattr(Token, "release", nothing)
 
 
 def forgets_a_lost_report(patch: pytest.MonkeyPatch) -> None:
@@ -56,12 +59,12 @@ def forgets_a_lost_report(patch: pytest.MonkeyPatch) -> None:
 
 
 def miscounts_slots(patch: pytest.MonkeyPatch, by: int) -> None:
-    init = Slots.__init__
+    init = Tokens.__init__
 
-    def miscounted(self: Slots, total: int) -> None:
+    def miscounted(self: Tokens, total: int) -> None:
         init(self, total + by)
 
-    patch.setattr(Slots, "__init__", miscounted)
+    patch.setattr(Tokens, "__init__", miscounted)
 
 
 def lets_one_more_in(patch: pytest.MonkeyPatch) -> None:
@@ -73,18 +76,18 @@ def lets_one_less_in(patch: pytest.MonkeyPatch) -> None:
 
 
 def hangs_when_all_is_over(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(Server, "_finish_if_over", nothing)
+    patch.setattr(Serving, "_finish_if_over", nothing)
 
 
 def does_not_cut(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(Connection, "_stop", nothing)
+    patch.setattr(Lifecycle, "stop", nothing)
 
 
 def cuts_at_once(patch: pytest.MonkeyPatch) -> None:
-    def server_drains(self: Connection) -> None:
-        self._stop(Reason.CUT)
+    def server_drains(self: Lifecycle) -> None:
+        self.stop(Reason.CUT)
 
-    patch.setattr(Connection, "_server_drains", server_drains)
+    patch.setattr(Lifecycle, "server_drains", server_drains)
 
 
 def counts_what_it_received_twice(patch: pytest.MonkeyPatch) -> None:
@@ -98,77 +101,79 @@ def counts_what_it_received_twice(patch: pytest.MonkeyPatch) -> None:
 
 
 def forgets_bytes_of_the_dead(patch: pytest.MonkeyPatch) -> None:
-    settle = Server._settle
+    finalize = Serving._finalize
 
-    def settle_and_forget(self: Server, connection: Connection) -> None:
-        settle(self, connection)
-        self._bytes[1] = 0
+    def finalize_and_forget(self: Serving, number: int) -> None:
+        finalize(self, number)
+        self.ledger._sent = 0
 
-    patch.setattr(Server, "_settle", settle_and_forget)
+    patch.setattr(Serving, "_finalize", finalize_and_forget)
 
 
 def ends_with_a_handler_that_raises(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr("trioserve._serve.PROGRAM_ENDS", (Exception,))
+    patch.setattr("trioserve._serving.PROGRAM_ENDS", (Exception,))
 
 
 def aborts_another_one(patch: pytest.MonkeyPatch) -> None:
-    settle = Server._settle
+    finalize = Serving._finalize
 
-    def settle_another(self: Server, connection: Connection) -> None:
-        settle(self, connection)
-        for other in self.connections[:1]:
+    def finalize_another(self: Serving, number: int) -> None:
+        finalize(self, number)
+        for other in list(self.ledger.open.values())[:1]:
             other.abort()
 
-    patch.setattr(Server, "_settle", settle_another)
+    patch.setattr(Serving, "_finalize", finalize_another)
 
 
 def forgets_who_waits_for_a_slot(patch: pytest.MonkeyPatch) -> None:
-    refuse = Server._refuse
+    refuse = Serving.refuse
 
-    def refuse_or_not(self: Server, connection: Connection, reason: Reason) -> None:
+    def refuse_or_not(self: Serving, connection: Connection, reason: Reason) -> None:
         if reason is not Reason.STOPPING:
             refuse(self, connection, reason)
         else:
-            self._open.pop(connection.id)
+            self.ledger.open.pop(connection.id)
 
-    patch.setattr(Server, "_refuse", refuse_or_not)
+    patch.setattr(Serving, "refuse", refuse_or_not)
 
 
 def does_not_tell_who_waits_for_a_slot(patch: pytest.MonkeyPatch) -> None:
-    refuse = Server._refuse
+    refuse = Serving.refuse
 
-    def refuse_or_not(self: Server, connection: Connection, reason: Reason) -> None:
-        connection._transport.closed = reason is Reason.STOPPING
+    def refuse_or_not(self: Serving, connection: Connection, reason: Reason) -> None:
+        lifecycle_of(connection).transport.closed = reason is Reason.STOPPING
         refuse(self, connection, reason)
 
-    patch.setattr(Server, "_refuse", refuse_or_not)
+    patch.setattr(Serving, "refuse", refuse_or_not)
 
 
 def takes_clients_while_it_drains(patch: pytest.MonkeyPatch) -> None:
-    async def leave_open(_: StreamGate) -> None:
+    async def leave_open(_: StreamAcceptor) -> None:
         await trio.lowlevel.checkpoint()
 
-    patch.setattr(StreamGate, "aclose", leave_open)
+    patch.setattr(StreamAcceptor, "aclose", leave_open)
 
 
 def takes_no_more_after_the_first(patch: pytest.MonkeyPatch) -> None:
-    admit = StreamGate._admit
+    admit = StreamAcceptor._admit
 
-    def admit_the_last(self: StreamGate, stream: trio.abc.Stream) -> Connection | None:
-        self._listener._backlog.is_closed = True  # type: ignore[attr-defined]
+    def admit_the_last(
+        self: StreamAcceptor, stream: trio.abc.Stream
+    ) -> Connection | None:
+        self.listener._backlog.is_closed = True  # type: ignore[attr-defined]
         return admit(self, stream)
 
-    patch.setattr(StreamGate, "_admit", admit_the_last)
+    patch.setattr(StreamAcceptor, "_admit", admit_the_last)
 
 
 def ends_with_the_first_connection(patch: pytest.MonkeyPatch) -> None:
-    settle = Server._settle
+    finalize = Serving._finalize
 
-    def settle_and_drain(self: Server, connection: Connection) -> None:
-        settle(self, connection)
-        self.start_draining()
+    def finalize_and_drain(self: Serving, number: int) -> None:
+        finalize(self, number)
+        self.start_draining(None, "drain")
 
-    patch.setattr(Server, "_settle", settle_and_drain)
+    patch.setattr(Serving, "_finalize", finalize_and_drain)
 
 
 def garbles_bytes(patch: pytest.MonkeyPatch) -> None:
@@ -181,31 +186,35 @@ def garbles_bytes(patch: pytest.MonkeyPatch) -> None:
 
 
 def blames_everybody_for_the_first_error(patch: pytest.MonkeyPatch) -> None:
-    ended = Connection._ended
+    ended = Lifecycle.handler_over
     errors = list[BaseException]()
 
     def ended_like_the_first(
-        self: Connection, error: BaseException | None, *, cancelled: bool
+        self: Lifecycle,
+        error: BaseException | None,
+        stream: object,
+        *,
+        cancelled: bool,
     ) -> None:
         if isinstance(error, Exception):
             errors.append(error)
-        ended(self, errors[0] if errors else error, cancelled=cancelled)
+        ended(self, errors[0] if errors else error, stream, cancelled=cancelled)
 
-    patch.setattr(Connection, "_ended", ended_like_the_first)
+    patch.setattr(Lifecycle, "handler_over", ended_like_the_first)
 
 
 def refuses_everybody(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(Slots, "take_nowait", nothing)
+    patch.setattr(Tokens, "take_nowait", nothing)
 
 
 def accepts_on_paper(patch: pytest.MonkeyPatch) -> None:
-    admit = Server._admit
+    admit = Serving.admit
 
-    def admit_two(self: Server, *args: Any, **options: Any) -> Connection:
-        self._accepted += 1
+    def admit_two(self: Serving, *args: Any, **options: Any) -> Connection:
+        self.ledger.accepted += 1
         return admit(self, *args, **options)
 
-    patch.setattr(Server, "_admit", admit_two)
+    patch.setattr(Serving, "admit", admit_two)
 
 
 def loses_a_report_now_and_then(patch: pytest.MonkeyPatch) -> None:
@@ -241,13 +250,13 @@ def counts_what_it_sent_twice(patch: pytest.MonkeyPatch) -> None:
 
 
 def leaves_a_task_behind(patch: pytest.MonkeyPatch) -> None:
-    sum_up = Server._sum_up
+    sum_up = Serving._sum_up
 
-    def sum_up_and_spawn(self: Server) -> None:
+    def sum_up_and_spawn(self: Serving) -> None:
         sum_up(self)
         trio.lowlevel.spawn_system_task(trio.sleep_forever)
 
-    patch.setattr(Server, "_sum_up", sum_up_and_spawn)
+    patch.setattr(Serving, "_sum_up", sum_up_and_spawn)
 
 
 class RefusingMachine(ServeMachine):
@@ -377,7 +386,7 @@ class LineMachine(ServeMachine):
     def answers_are_for_what_was_said(self) -> None:
         for report in self.reports:
             assert report.bytes_sent <= report.bytes_received
-        assert self.server.draining.is_set() or self.server[0].address
+        assert self.server.draining.is_set() or self.server.addresses
 
 
 async def refuse_everybody(stream: Connection) -> None:

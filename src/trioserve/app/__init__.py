@@ -1,6 +1,17 @@
 """The command ``trioserve``: configuration, output, signals and the terminal.
 
 The library never imports this, and this uses the library's public names only.
+The map, from the bottom up; the folders have maps of their own:
+
+    _listen_errors   _lookup   _open_files   _port_file   _service
+    _signals   _standard_files   _topics   _values
+    _loops   monitor
+    output
+    _program   _stop   demo   reports
+    _environment   _listening
+    _fault_options   _options   _run
+    _serving
+    _cli
 """
 
 from __future__ import annotations
@@ -12,7 +23,7 @@ __all__ = ["main"]
 
 def main() -> NoReturn:
     """Run the command with the arguments of this process."""
-    # Before what is slow to import: it may be told to stop meanwhile.
+    # Before anything that is slow to import, during which a signal may come.
     from ._signals import end_when_stopped
 
     end_when_stopped()

@@ -1,31 +1,21 @@
-"""The command line: words and options in, a job and an exit code out.
+"""The command line: words and options in, an exit code out.
 
-Nothing here serves. What does, and everything slow to import, is loaded by the
-command that needs it.
+Nothing here serves. Each command imports what it needs when it runs, so that
+help and completion are fast.
 """
 
 from __future__ import annotations
 
-import errno
-import gc
-import os
 from collections.abc import Sequence
 from typing import Any
 
 import click
 
-from trioserve import Address, Attempt, TcpAddress, Timeouts
+from trioserve import Address, TcpAddress
 
-from ._faults import Case, fault_options
-from ._options import (
-    address,
-    count,
-    limits_of,
-    misspelt_variables,
-    raise_open_files_limit,
-    serving_options,
-    settings_text,
-)
+from ._environment import settings_text
+from ._fault_options import fault_options
+from ._options import address, count, serving_options
 from ._program import Program, WrongUsage, no_such, say
 from ._topics import TOPICS
 from ._values import DURATIONS
@@ -34,9 +24,7 @@ _EPILOG = (
     f"TIME is {DURATIONS}. Every option can be given in the environment, like"
     f" TRIOSERVE_IDLE=10m. More: trioserve help {'|'.join(TOPICS)}"
 )
-#: When Python looks for garbage cycles; the default is (700, 10, 10).
-_GARBAGE = (50_000, 20, 20)
-#: Where echo listens if it is not told where.
+#: Where echo listens by default.
 _ECHO = TcpAddress("127.0.0.1", 7000)
 _SHELLS = ("bash", "zsh", "fish")
 
@@ -98,7 +86,7 @@ def proxy_command(first: Address, targets: tuple[Address, ...], **options: Any) 
 @click.argument("first", type=address, metavar="[LISTEN]", required=False)
 @serving_options(without=frozenset({"connect"}))
 def echo_command(first: Address | None, **options: Any) -> int:
-    """Send everything back that arrives on LISTEN, or else on 127.0.0.1:7000.
+    """Send back everything that arrives on LISTEN, by default 127.0.0.1:7000.
 
     \b
     Examples:
@@ -110,14 +98,14 @@ def echo_command(first: Address | None, **options: Any) -> int:
     return _serve("echo", first, (), **options)
 
 
-@cli.command("demo", short_help="See it at work, and the accounts add up.")
+@cli.command("demo", short_help="See it at work, and everything adds up.")
 @click.option(
     "--seconds",
     type=click.FloatRange(min=0, min_open=True),
     default=5.0,
     show_default=True,
     metavar="S",
-    help="How long clients keep coming.",
+    help="For how long clients keep connecting.",
 )
 @click.option(
     "--clients",
@@ -125,7 +113,7 @@ def echo_command(first: Address | None, **options: Any) -> int:
     default=300,
     show_default=True,
     metavar="N",
-    help="How many clients there are.",
+    help="The number of clients.",
 )
 @click.option(
     "--seed",
@@ -133,10 +121,10 @@ def echo_command(first: Address | None, **options: Any) -> int:
     default=1,
     show_default=True,
     metavar="N",
-    help="Decides which client does what, and when.",
+    help="Seed of the behaviours and their times.",
 )
 def demo_command(seconds: float, clients: int, seed: int) -> int:
-    """See it at work: a proxy, its target, and clients of every temper.
+    """See it at work: a proxy, its target, and clients of every behaviour.
 
     \b
     Examples:
@@ -146,39 +134,18 @@ def demo_command(seconds: float, clients: int, seed: int) -> int:
     Needs no other machine. At the end every byte and every connection is
     accounted for; the exit code is 1 if something does not add up.
     """
-    from . import _demo
-    from ._screen import open_screen
-    from ._signals import Signals
-    from ._standard_files import STDOUT
-    from ._writer import LineWriter
+    from .demo._command import run_demo
 
-    signals = Signals()
-    raise_open_files_limit()
-    errors: list[OSError] = []
-    writer = LineWriter(STDOUT, on_error=errors.append)
-    screen = open_screen(STDOUT, writer.write)
-    write = writer.write if screen is None else screen.line
-
-    async def main() -> int:
-        return await signals.unless_stopped(
-            _demo.main, seconds, clients, seed, write, screen
-        )
-
-    try:
-        code = signals.run(main)
-    finally:
-        writer.close(2.0)
-    for error in errors:
-        if error.errno != errno.EPIPE:  # whoever has seen enough may leave
-            raise click.ClickException(f"can't write to stdout: {error.strerror}")
-    return code
+    return run_demo(seconds, clients, seed)
 
 
-@cli.command("explain", short_help="Say what happened to connections, and why.")
+@cli.command("explain", short_help="Explain what happened to connections, and why.")
 @click.argument("file", type=click.Path(allow_dash=True), metavar="FILE")
-@click.option("--id", type=count, metavar="N", help="Explain this connection.")
+@click.option(
+    "--id", type=count, metavar="N", help="Explain this connection, however it ended."
+)
 def explain_command(file: str, id: int | None) -> None:
-    """Say in sentences what happened to connections that did not end well.
+    """Explain in sentences what happened to connections that did not end well.
 
     \b
     Examples:
@@ -187,8 +154,8 @@ def explain_command(file: str, id: int | None) -> None:
 
     FILE was written by --reports; '-' is stdin.
     """
-    from ._explain import explain
-    from ._records import read_records
+    from .reports._explain import explain
+    from .reports._records import read_records
 
     for line in explain(read_records(file), id):
         say(line)
@@ -196,9 +163,9 @@ def explain_command(file: str, id: int | None) -> None:
 
 @cli.command("reports", short_help="Sum up how connections went.")
 @click.argument("file", type=click.Path(allow_dash=True), metavar="FILE")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON, for machines.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON for machines.")
 def reports_command(file: str, as_json: bool) -> None:
-    """Sum a file of reports up: how many ended how, how long it took, who came.
+    """Sum up a file of reports: outcomes, times, bytes, peers and targets.
 
     \b
     Examples:
@@ -207,8 +174,9 @@ def reports_command(file: str, as_json: bool) -> None:
 
     FILE was written by --reports; '-' is stdin. Percentiles are by nearest rank.
     """
-    from ._records import read_records
-    from ._summary import Summary, summary_json, summary_text
+    from .reports._records import read_records
+    from .reports._summary import Summary
+    from .reports._tables import summary_json, summary_text
 
     summary = Summary(read_records(file))
     for line in [summary_json(summary)] if as_json else summary_text(summary):
@@ -218,7 +186,7 @@ def reports_command(file: str, as_json: bool) -> None:
 @cli.command("completion")
 @click.argument("shell", type=click.Choice(_SHELLS), metavar="SHELL")
 def completion_command(shell: str) -> None:
-    """Print what makes a SHELL complete commands and options.
+    """Print a script that makes a SHELL complete commands and options.
 
     \b
     Examples:
@@ -252,7 +220,7 @@ def _complete_topic(
 )
 @click.pass_context
 def help_command(ctx: click.Context, words: tuple[str, ...]) -> None:
-    """Say more about a command or a topic.
+    """Explain a command or a topic.
 
     \b
     Examples:
@@ -278,13 +246,13 @@ def help_command(ctx: click.Context, words: tuple[str, ...]) -> None:
 
 
 def _print_settings(parent: click.Context, command_line: Sequence[str]) -> None:
-    some_addresses = {"proxy": ["127.0.0.1:0", "127.0.0.1:1"], "echo": []}
+    addresses = {"proxy": ["127.0.0.1:0", "127.0.0.1:1"], "echo": []}
     name, *args = command_line or ("proxy",)
-    if name not in some_addresses:
-        raise WrongUsage(no_such("serving command", name, some_addresses))
+    if name not in addresses:
+        raise WrongUsage(no_such("serving command", name, addresses))
     if not args or args[0].startswith("-"):
-        # Addresses are no settings, and need not be there.
-        args = [*some_addresses[name], *args]
+        # Addresses are not settings; the command line may leave them out.
+        args = [*addresses[name], *args]
     with cli.commands[name].make_context(name, args, parent) as read:
         lines = list(settings_text(read))
     if not command_line:
@@ -294,76 +262,14 @@ def _print_settings(parent: click.Context, command_line: Sequence[str]) -> None:
 
 
 def _serve(
-    name: str,
-    first: Address | None,
-    targets: tuple[Address, ...],
-    *,
-    listen: tuple[Address, ...],
-    max_connections: int | None,
-    per_peer: int | None,
-    per_peer_prefix: int,
-    when_full: str,
-    log: Any,
-    log_connections: Any,
-    live: bool,
-    reports: str | None,
-    port_file: str | None,
-    fault: Case | None = None,
-    seed: int | None = None,
-    **durations: float,
+    name: str, first: Address | None, targets: tuple[Address, ...], **options: Any
 ) -> int:
-    # Run echo, or a proxy when there are targets; return the exit code.
+    # Signals are handled before the rest is imported, which takes a while.
     from ._signals import Signals
 
     signals = Signals()
 
-    from trioserve import echo, proxy
-    from trioserve.faults import Faults
+    from ._serving import serve_command
 
-    from ._job import Handler, Job
-    from ._messages import say_few_files
-    from ._output import open_output
-    from ._run import main
-
-    def on_attempt(target: Address, attempt: Attempt) -> None:
-        # While it serves; then there is an output.
-        output.attempt(target, attempt)
-
-    timeouts = Timeouts(**durations)
-    faults = fault.faults if fault else Faults()
-    if seed is None:
-        seed = fault.seed if fault and fault.seed else 0
-    handler: Handler = echo
-    try:
-        if targets:
-            handler = proxy(
-                *targets,
-                timeouts=timeouts,
-                faults=faults,
-                seed=seed,
-                on_attempt=on_attempt,
-            )
-    except ValueError as error:
-        raise WrongUsage(str(error)) from None
-    job = Job(
-        name=name,
-        listen=(first, *listen) if first is not None else listen,
-        targets=targets,
-        handler=handler,
-        limits=limits_of(max_connections, per_peer, per_peer_prefix, when_full),
-        timeouts=timeouts,
-        port_file=port_file,
-        live=live,
-        faults=faults,
-        seed=seed,
-    )
-    # What is imported stays, and what connections leave behind makes no cycles:
-    # with thousands that are open, to look for some takes half a second.
-    gc.freeze()
-    gc.set_threshold(*_GARBAGE)
-    with open_output(name, log, reports, connections=log_connections) as output:
-        for text in misspelt_variables(cli.commands.values(), os.environ):
-            output.log.say("misspelt", text, level="warning")
-        if max_connections is None:
-            say_few_files(output.log, job)
-        return signals.run(main, job, output, signals)
+    commands = cli.commands.values()
+    return serve_command(signals, commands, name, first, targets, **options)

@@ -1,7 +1,7 @@
-"""The port file: where a script reads which port a server got.
+"""The port file: where a script reads which port the server was given.
 
-A path and ports in, a file out. It appears whole, and nothing here knows why it
-is wanted.
+A path and ports in, a file out, which appears as a whole. Nothing here knows
+what it is for.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from pathlib import Path
 
 
 class PortFile:
-    """A file with port numbers, a line each, as long as they are listened on.
+    """A file with port numbers, a line each, until it is removed.
 
-    It takes the place of a file that is there; of nothing else: not of a device, a
+    It replaces a regular file, and refuses to replace anything else: a device, a
     named pipe or a link.
 
     Raises:
@@ -31,8 +31,8 @@ class PortFile:
             if not stat.S_ISREG(self._path.lstat().st_mode):
                 raise OSError(errno.EEXIST, "it is there, and no regular file", path)
         text = "".join(f"{port}\n" for port in dict.fromkeys(ports))
-        # Renamed, so that whoever waits for it never reads half of it.
-        # Kept open: the number of a file that is gone may be another one's.
+        # Renamed into place, so that no reader sees half of it. Kept open, because
+        # the inode number of a deleted file may be given to another one.
         self._handle: int | None
         self._handle, name = tempfile.mkstemp(dir=self._path.parent, prefix=".port-")
         made = Path(name)
@@ -46,7 +46,7 @@ class PortFile:
             raise
 
     def remove(self) -> None:
-        """Remove it, unless it is another one's by now. Twice is once."""
+        """Remove the file, unless another has taken its place. Idempotent."""
         if self._handle is None:
             return
         with contextlib.suppress(OSError):

@@ -19,12 +19,12 @@ from click.core import ParameterSource
 
 from ._standard_files import STDERR, STDOUT, give_up
 
-#: What Python says of it, and nothing else of an error tells.
+#: The text of a RuntimeError; it has no type or code of its own.
 _NO_THREAD: Final = "can't start new thread"
 
 
 class WrongUsage(click.UsageError):
-    """What is wrong, in a line that says what to do instead."""
+    """Wrong usage, in a line that says what to do instead."""
 
 
 def say(text: str) -> None:
@@ -36,9 +36,9 @@ def say(text: str) -> None:
     try:
         click.echo(text)
     except BrokenPipeError:
-        raise  # whoever read it has seen enough: click ends without a word
+        raise  # the reader has left: click ends without a message
     except OSError as error:
-        # The interpreter would try again when it ends, and complain.
+        # The interpreter would flush it again when it ends, and print an error.
         give_up(STDOUT)
         text = f"can't write to stdout: {error.strerror}"
         raise click.ClickException(text) from error
@@ -61,10 +61,10 @@ class _Helpful(click.Command):
 class Program(_Helpful, click.Group):
     """A group of commands whose errors are one line that says what to do instead.
 
-    Its help lists the commands in the order in which they were made.
+    Its help lists the commands in the order of their definitions.
 
     Args:
-      name: what it is called, in help and in errors.
+      name: the name in help and in errors.
     """
 
     command_class = _Helpful
@@ -96,9 +96,9 @@ class Program(_Helpful, click.Group):
         sys.exit(code)
 
     def _say_error(self, text: str, args: Sequence[str]) -> None:
-        from ._log import Format, Log
+        from .output._log import Format, Log
 
-        if sys.stderr is None:  # it was closed; then the exit code has to do
+        if sys.stderr is None:  # it was closed: only the exit code remains
             return
         forms: dict[str | None, Format] = {"logfmt": "logfmt", "json": "json"}
         form = forms.get(self._form_asked_for(args))
@@ -108,12 +108,12 @@ class Program(_Helpful, click.Group):
             else:
                 log = Log(lambda line: click.echo(line, err=True), form)
                 log.say("error", text, level="error", message=text)
-        except OSError:  # then the exit code has to do
+        except OSError:  # only the exit code remains
             give_up(STDERR)
 
     def _form_asked_for(self, args: Sequence[str]) -> str | None:
-        # What --log says, as it was written: it may be the words behind it that
-        # could not be read.
+        # The word of --log, found without parsing: the command line may be what
+        # could not be parsed.
         command = self.commands.get(next(iter(args), ""))
         if command is None or "--log" not in _options_of(command):
             return None
@@ -135,7 +135,7 @@ class Program(_Helpful, click.Group):
         if word not in self.commands:
             known = self.list_commands(ctx)
             text = no_such("command", word, known)
-            if ":" in word:  # an address: the first command is what most are here for
+            if ":" in word:  # an address: probably of the first command
                 meant = " ".join([known[0], *args])
                 text = f"{word!r} is no command; did you mean {meant!r}?"
             raise WrongUsage(text, ctx)
@@ -143,7 +143,7 @@ class Program(_Helpful, click.Group):
 
 
 def no_such(kind: str, word: str, known: Iterable[str]) -> str:
-    """What to say of a word that is not one of those that are known."""
+    """An error about a word that is not one of those that are known."""
     known = list(known)
     close = closest(word, known)
     hint = f"did you mean {close!r}?" if close else f"use {_or(known)}"
@@ -151,12 +151,12 @@ def no_such(kind: str, word: str, known: Iterable[str]) -> str:
 
 
 def closest(word: str, known: Iterable[str]) -> str | None:
-    """What was meant by a misspelt word, if that can be guessed."""
+    """The known word that is closest to a misspelt one, or None."""
     return next(iter(difflib.get_close_matches(word, list(known), 1, 0.7)), None)
 
 
 def origin_of(ctx: click.Context, param: click.Parameter) -> str:
-    """Where the value of a parameter came from, as a person calls it."""
+    """Where the value of a parameter came from, in words."""
     match ctx.get_parameter_source(param.name or ""):
         case ParameterSource.ENVIRONMENT:
             return str(param.envvar)
@@ -167,7 +167,7 @@ def origin_of(ctx: click.Context, param: click.Parameter) -> str:
 
 
 def _error_text(error: click.ClickException) -> str:
-    # In our own words: click's differ from one release to the next.
+    # Worded here, because click's texts differ between its releases.
     ctx = error.ctx if isinstance(error, click.UsageError) else None
     text = " ".join(error.message.split())
     if isinstance(error, click.BadOptionUsage):

@@ -1,4 +1,4 @@
-"""Signals: heard from the first moment to the last, whatever the parent has set.
+"""Signals: received from start to end, whatever dispositions the parent has set.
 
 Signals in, their numbers out, in a Trio task. Nothing here knows what one asks for.
 """
@@ -16,14 +16,14 @@ import trio
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
 
-#: Those that stop it.
+#: Signals that stop the command.
 STOPS: Final = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGQUIT})
 
-#: Those that ask for something, and never end it.
+#: Signals that ask for something else, and never end the process.
 ASKS: Final = frozenset({signal.SIGHUP, signal.SIGUSR1})
 
-#: Those that nobody has a reason to send: their default is to end the process, in
-#: the midst of what it serves. (SIGPIPE and SIGXFSZ are ignored by Python already.)
+#: Signals that have no use here, and whose default is to end the process while it
+#: serves. (Python ignores SIGPIPE and SIGXFSZ already.)
 IGNORED: Final = frozenset(
     number
     for name in (
@@ -35,12 +35,12 @@ IGNORED: Final = frozenset(
 
 
 def end_when_stopped() -> None:
-    """From here on, those that stop end the process, with 128 + their number.
+    """From here on, signals that stop end the process, with 128 + their number.
 
-    Also where they would do nothing: in process 1 of a container, whose defaults
-    the kernel ignores, and under a parent that had them ignored or blocked. What
-    is blocked here is blocked in every thread that is started: to be called in
-    the main thread before there are others.
+    Without a handler they would do nothing in process 1 of a container, for which
+    the kernel ignores defaults, and under a parent that ignores or blocks them.
+    Threads inherit what is blocked: call this in the main thread before there are
+    others.
     """
     for number in STOPS:
         signal.signal(number, _end)
@@ -54,9 +54,9 @@ def _end(number: int, frame: object) -> None:
 class Signals:
     """The signals of a command that serves: ``async for number in signals``.
 
-    Until :meth:`run`, those that stop end the process as `end_when_stopped` says;
-    then they are kept until a task takes them. Those that ask are kept from the
-    beginning; SIGHUP only if it was not ignored, as ``nohup`` does.
+    Until :meth:`run`, signals that stop end the process as in `end_when_stopped`;
+    from then on they are queued until a task takes them. The others are queued from
+    the beginning; SIGHUP only if it is not ignored, as it is under ``nohup``.
     """
 
     def __init__(self) -> None:
@@ -76,17 +76,18 @@ class Signals:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPS | ASKS)
 
     def run(self, main: Callable[[*Ts], Awaitable[int]], *args: *Ts) -> int:
-        """`trio.run`, and what ``main`` returns: an exit code.
+        """Run ``main`` with `trio.run`; return the exit code that it returns.
 
-        Afterwards all signals are ignored: the process is on its way out with an
-        exit code that they may not replace.
+        Afterwards all signals are ignored: the process is about to end, and they
+        must not change its exit code.
         """
         self._keeps_stops = True
         try:
             return trio.run(main, *args)
         finally:
             self._over = True
-            # A Python function would become "kill me" while the interpreter ends.
+            # A handler in Python would be reset to the default, which kills the
+            # process, while the interpreter shuts down.
             for number in self._heard:
                 signal.signal(number, signal.SIG_IGN)
 
@@ -94,7 +95,7 @@ class Signals:
         return self
 
     async def __anext__(self) -> int:
-        """Wait for the next one, and take it. Cancelled, it has taken none."""
+        """Wait for the next one, and take it. If cancelled, none is taken."""
         self._token = trio.lowlevel.current_trio_token()
         await trio.lowlevel.checkpoint()
         while not self._arrived:
@@ -106,7 +107,7 @@ class Signals:
     ) -> T:
         """Call ``function``, and cancel it when a signal that stops comes.
 
-        Signals are left for whoever takes them.
+        The signals stay in the queue.
 
         Raises:
           SystemExit: it was cancelled; the code is 128 + the signal's number.
@@ -118,7 +119,7 @@ class Signals:
         raise SystemExit(128 + next(n for n in self._arrived if n in STOPS))
 
     def _arrive(self, number: int, frame: object) -> None:
-        # Between any two steps of the program, also in the midst of Trio's own.
+        # Runs between any two bytecodes of the main thread, also inside Trio.
         if self._over:
             return
         if number in STOPS and not self._keeps_stops:

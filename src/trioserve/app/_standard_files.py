@@ -1,4 +1,4 @@
-"""Standard files: stdin, stdout and stderr, which a parent may have left out.
+"""Standard files: stdin, stdout and stderr, which a parent may have closed.
 
 Nothing here knows what is read or written.
 """
@@ -13,27 +13,27 @@ STDIN, STDOUT, STDERR = range(3)
 
 
 def fill_standard_files() -> None:
-    """See that 0, 1 and 2 are in use, to be called before anything is opened.
+    """Open descriptors 0, 1 and 2 if they are closed. Call it before any open(2).
 
-    A process that was started with stderr closed would get a client's socket as
-    file 2, and send it the log. What was closed stays without use: it reads as
-    empty, and to write to it is an error.
+    In a process that was started with stderr closed, a client's socket would become
+    descriptor 2 and be sent the log. The new descriptors are empty for reading, and
+    an error for writing.
     """
     while (fd := os.open(os.devnull, os.O_RDONLY)) <= STDERR:
         pass
     os.close(fd)
     if sys.stdout is None:
-        # Else what is printed would go nowhere without a word.
+        # Otherwise print() would drop its text without an error.
         sys.stdout = open(STDOUT, "w", closefd=False)  # noqa: SIM115
 
 
 def is_writable(fd: int) -> bool:
-    """Whether it was opened to be written to."""
+    """Whether a descriptor was opened for writing."""
     return fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_ACCMODE != os.O_RDONLY
 
 
 def give_up(fd: int) -> None:
-    """Let go of what can't be written: from here on it goes nowhere."""
+    """Discard what is written to a descriptor from here on."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, fd)
     os.close(nowhere)

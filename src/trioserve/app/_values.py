@@ -1,10 +1,16 @@
-"""Values of the command line: durations, sizes and texts, read and written.
+"""Values that people write and read: durations, sizes, numbers of things.
 
-Text in, numbers out, and back. Nothing here knows which option it is for.
+Text in, numbers out, and back. Nothing here knows which option or message they
+are for.
+
+The library's grammar of faults reads times in its own way: there a number
+without a unit is bytes, ``never`` makes no sense, and what is written must be
+read back exactly, whereas durations are rounded here for people.
 """
 
 from __future__ import annotations
 
+import datetime as dt
 import math
 import re
 
@@ -44,7 +50,7 @@ def parse_duration(text: str) -> float:
 def format_duration(seconds: float) -> str:
     """Write a duration so that a person reads it and `parse_duration` too.
 
-    Three digits or so: what is more than a minute is rounded to seconds.
+    About three digits: more than a minute is rounded to seconds.
     """
     if seconds == math.inf:
         return "never"
@@ -62,6 +68,23 @@ def format_duration(seconds: float) -> str:
     return "".join(f"{number}{unit}" for number, unit in parts if number)
 
 
+def format_time(seconds: float) -> str:
+    """Write a time in seconds since the epoch, in UTC, to the second."""
+    return f"{dt.datetime.fromtimestamp(seconds, dt.UTC):%Y-%m-%d %H:%M:%S} UTC"
+
+
+def format_at_most(seconds: float) -> str:
+    """Write an upper bound: ``up to 25s``, or that there is none."""
+    if seconds == math.inf:
+        return "for as long as it takes"
+    return f"up to {format_duration(seconds)}"
+
+
+def finite(seconds: float) -> float | None:
+    """``seconds``, or None for `math.inf`, which JSON can't write."""
+    return None if seconds == math.inf else seconds
+
+
 def format_bytes(count: int) -> str:
     """Write a number of bytes: ``12 B``, ``3.4 kB``, ``1.2 MB`` (powers of 1000)."""
     if count < 1000:
@@ -73,8 +96,13 @@ def format_bytes(count: int) -> str:
     return f"{count / 1e9:.1f} GB"
 
 
+def format_count(number: int, noun: str) -> str:
+    """Write a number of things: ``1 connection``, ``2 connections``."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
 def printable(text: str) -> str:
-    """``text`` with everything escaped that a terminal might obey."""
+    """``text`` with everything escaped that could control a terminal."""
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)

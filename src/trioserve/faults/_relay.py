@@ -16,9 +16,10 @@ from typing import Final
 
 import trio
 
-from trioserve._connection import Connection
+from trioserve._lifecycle import Lifecycle
 from trioserve._options import Timeouts
-from trioserve._relay import FLUSH, TaskPump, TaskRelay
+from trioserve._relay_rules import FLUSH, RelayOptions
+from trioserve._relay_tasks import TaskPump, TaskRelay
 from trioserve._report import Reason
 from trioserve._transport import Transport
 
@@ -74,9 +75,8 @@ class FaultyRelay(TaskRelay):
 
     Args:
       active: the faults. Their times count from when ``client`` was accepted.
-      a: the client's transport.
-      b: the target's; it is closed at the end.
-      client: gets to know of the relay.
+      client: the connection.
+      upstream: the target's transport; it is closed at the end.
       timeouts: of the relay.
     """
 
@@ -85,16 +85,22 @@ class FaultyRelay(TaskRelay):
     def __init__(
         self,
         active: ActiveFaults,
-        a: Transport,
-        b: Transport,
-        client: Connection,
+        client: Lifecycle,
+        upstream: Transport,
         timeouts: Timeouts,
     ) -> None:
-        options = (client, None, timeouts, timeouts.drain_idle, client._timers)
-        super().__init__(a, b, b"", b.moved_at, True, *options)
-        lines = active.delay_lines(self._accepted_at())
+        options = RelayOptions(
+            timeouts,
+            timeouts.drain_idle,
+            client.timers,
+            upstream.moved_at,
+            closes_b=True,
+            client=client,
+        )
+        super().__init__(client.transport, upstream, b"", options)
+        lines = active.delay_lines(self.started_at())
         self._lines: dict[TaskPump, DelayLine] = dict(
-            zip(self._tasks, lines, strict=True)
+            zip(self.task_pumps, lines, strict=True)
         )
         self._by_fin = False
 
@@ -109,12 +115,12 @@ class FaultyRelay(TaskRelay):
             await super().move()
             nursery.cancel_scope.cancel(reason="the relay is over")
 
-    async def _run_pump(self, pump: TaskPump) -> None:
+    async def run_pump(self, pump: TaskPump) -> None:
         # First it moves bytes; then it does what the termination asks for, if there
         # is one. The scope of a halted direction is cancelled in either part.
         line = self._lines[pump]
         with line.scope:
-            await super()._run_pump(pump)
+            await super().run_pump(pump)
         if line.scope.cancelled_caught and line.termination is None:
             # The scope's deadline has come, and it is that of the first timed one.
             line.terminate(line.schedule.timed[0])
@@ -133,7 +139,7 @@ class FaultyRelay(TaskRelay):
             # Meanwhile a fault in the other direction has made both vanish.
             await trio.sleep_forever()
 
-    async def _receive(self, pump: TaskPump) -> bytes:
+    async def receive(self, pump: TaskPump) -> bytes:
         """What comes out of the delay line, in the place of what was received."""
         line = self._lines[pump]
         while line.termination is None:
@@ -148,7 +154,7 @@ class FaultyRelay(TaskRelay):
             self._halt(line, line.termination)
             await trio.sleep_forever()
         if pump.done:
-            while await super()._receive(pump):
+            while await super().receive(pump):
                 pass  # bytes after the EOF are discarded
         return b""
 
@@ -159,7 +165,7 @@ class FaultyRelay(TaskRelay):
             return
         with trio.CancelScope(deadline=line.due):
             try:
-                data = await super()._receive(pump)
+                data = await super().receive(pump)
             except trio.BrokenResourceError:
                 line.is_broken = True
             else:
@@ -169,16 +175,16 @@ class FaultyRelay(TaskRelay):
         # The first run receives b"" and passes EOF on. If the deadline has cut the
         # pump off while it did so, that happens twice; EOF is idempotent.
         pump.done = False
-        await super()._run_pump(pump)
+        await super().run_pump(pump)
         # The pump is done now, so that this run discards what it receives.
         pump.reading = True
-        await super()._run_pump(pump)
+        await super().run_pump(pump)
 
     async def _terminate_at_its_time(
         self, pump: TaskPump, termination: Termination
     ) -> None:
         await trio.sleep_until(self._time_of(termination))
-        if self._ending is None:
+        if self.close_reason is None:
             line = self._lines[pump]
             line.schedule.mark_applied(termination)
             if termination.kind == "vanish":
@@ -195,22 +201,22 @@ class FaultyRelay(TaskRelay):
 
     async def _end_both(self, pump: TaskPump, termination: Termination) -> None:
         """End both directions by RST or FIN, unless they are ending already."""
-        if self._ending is not None:
+        if self.close_reason is not None:
             await trio.sleep_forever()
-        self._conclude(Reason.FAULT)
+        self.close_as(Reason.FAULT)
         self._by_fin = termination.kind == "close"
         if not self._by_fin:
             await pump.sink.wait_acknowledged(FLUSH)
-        self._stop()
+        self.stop_moving()
 
-    async def _part(self, reason: Reason) -> None:
+    async def close_sides(self, reason: Reason) -> None:
         if not self._by_fin:
-            await super()._part(reason)
+            await super().close_sides(reason)
             return
-        await self._say_eof()
+        await self.send_eof_to_both()
         # Closed with bytes that nobody has read, it would be reset.
-        await self._b.discard(_LINGER_BYTES, self._timeouts.linger)
+        await self.b.discard(_LINGER_BYTES, self.options.timeouts.linger)
 
     def _time_of(self, termination: Termination) -> float:
         assert termination.seconds is not None
-        return self._accepted_at() + termination.seconds
+        return self.started_at() + termination.seconds

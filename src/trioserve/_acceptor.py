@@ -1,0 +1,144 @@
+"""Acceptors: between a listener and Trio's accept loop, whatever accept(2) says.
+
+What all of them do: wait for a token, count errors, back off. An acceptor knows the
+limit; what becomes of a connection is its host's business.
+"""
+
+from __future__ import annotations
+
+import collections
+import errno
+import os
+from typing import Any, Final, Protocol
+
+import trio
+
+from ._accept_errors import DEAD
+from ._admission import Admission, Token
+from ._complaints import Complaints
+from ._connection import Connection
+from ._options import Timeouts
+from ._report import Reason
+from ._transport import Transport
+
+#: Seconds. Go's net/http waits 5 ms doubling to 1 s; Trio 100 ms, nginx 500 ms.
+FIRST_PAUSE: Final = 0.005
+_LONGEST_PAUSE: Final = 1.0
+
+
+class Host(Protocol):
+    """What an acceptor needs of the server.
+
+    Attributes:
+      accept_errors: how many errors of accept(2) there were, by name.
+    """
+
+    admission: Admission
+    accept_errors: collections.Counter[str]
+
+    @property
+    def timeouts(self) -> Timeouts: ...
+
+    def admit(
+        self,
+        transport: Transport,
+        *,
+        listener: str,
+        peer: str,
+        peer_key: str | None,
+        local: str,
+        token: Token | None,
+    ) -> Connection:
+        """A connection was accepted: count it."""
+        ...
+
+    def start(self, connection: Connection) -> None:
+        """Serve it; it has a token."""
+
+    def refuse(self, connection: Connection, reason: Reason) -> None:
+        """Close it, and tell the client."""
+
+    async def wait_for_fd(self, seconds: float) -> None:
+        """Wait until a descriptor may be free, ``seconds`` at most."""
+
+    def acceptor_died(self, acceptor: Acceptor, error: OSError) -> None:
+        """This one will never accept again."""
+
+    def serves_backlog(self) -> bool:
+        """Whether clients found in the kernel's queue at the end may be served."""
+        ...
+
+
+class Acceptor(trio.abc.Listener[Connection]):
+    """A listener's accept loop as the server wants it.
+
+    Attributes:
+      listener: what it accepts from.
+      address: where it listens, as a person writes it.
+      backlog_drained: connections found in the kernel's queue when accepting ended.
+      pause: seconds to wait after the next error.
+    """
+
+    def __init__(
+        self, listener: trio.abc.Listener[Any], host: Host, address: str
+    ) -> None:
+        self.listener = listener
+        self.host = host
+        self.address = address
+        self.backlog_drained = 0
+        self.pause = FIRST_PAUSE
+        self._complaints = Complaints("can't accept on %s: %s")
+        self._queueing = trio.CancelScope()
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} on {self.address}>"
+
+    def dispose(self) -> None:
+        """Let go of everything that isn't the listener's, without waiting."""
+
+    def reconsider(self) -> None:
+        """The limits have changed."""
+        self._queueing.cancel(reason="the limits have changed")
+
+    async def token(self) -> Token | None:
+        """A token, waited for if need be; None if the client is to be refused."""
+        admission = self.host.admission
+        while True:
+            token = admission.tokens.take_nowait()
+            if token is not None or admission.limits.when_full == "refuse":
+                return token
+            with trio.CancelScope() as self._queueing:
+                return await admission.tokens.take()
+
+    def is_over(self, error: OSError) -> bool:
+        """Whether ``error`` says that this will never accept again."""
+        return error.errno in DEAD
+
+    def count_error(self, error: OSError) -> None:
+        """One more error of accept(2)."""
+        name = errno.errorcode.get(error.errno or 0, str(error))
+        self.host.accept_errors[name] += 1
+
+    def report_error(self, error: OSError) -> None:
+        """Accepting failed: count it, and say so, once a second at most."""
+        self.count_error(error)
+        if not self.is_over(error):
+            self._complaints.say(self.address, error)
+
+    async def back_off(self, error: OSError) -> None:
+        """Wait until accepting may work again; for ever, if it never will."""
+        if self.is_over(error):
+            self.host.acceptor_died(self, error)
+            await trio.sleep_forever()
+        await self.host.wait_for_fd(self.pause)
+        self.pause = min(2 * self.pause, _LONGEST_PAUSE)
+
+    async def fail(self, error: OSError) -> None:
+        """Accepting failed, and nothing was accepted: count it, and back off."""
+        self.report_error(error)
+        await self.back_off(error)
+
+
+def closed() -> OSError:
+    """The error of a listener whose socket somebody else has closed."""
+    return OSError(errno.EBADF, os.strerror(errno.EBADF))

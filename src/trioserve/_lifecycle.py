@@ -1,0 +1,504 @@
+"""Lifecycle: what the server does with a connection, from accept to its report.
+
+Phases, timers, how it closes and why. It does not know how a connection is accepted,
+what a handler sees of it, or where its report goes.
+
+How a connection closes, in one place:
+
+==============================================  ================================
+what happened                                   close
+==============================================  ================================
+the handler returned, EOF had been received     close
+the handler returned before that                EOF, discard for a while, close
+the handler raised                              RST
+cancelled, cut, stalled, too old, half-closed   RST, with the reason kept first
+idle, or idle while draining                    FIN
+==============================================  ================================
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import time
+from collections.abc import Coroutine, Generator, Mapping, Sequence
+from typing import Any, Final, Protocol
+
+import trio
+
+from ._admission import Token
+from ._blame import began_with_client, comes_of_streams
+from ._deadlines import can_move_now, next_deadline
+from ._errors import is_ours
+from ._idle import Idle
+from ._options import Timeouts
+from ._report import Attempt, Conclusion, Phase, Reason, Side
+from ._timers import Alarm, Timers, next_look
+from ._transport import FAILURES, Transport
+
+#: What a lingering close throws away before it gives up on the client's EOF.
+_LINGER_BYTES: Final = 65536
+
+#: Timers that end a relay by FIN, because no byte has come for long.
+_SILENT: Final = (Reason.IDLE, Reason.FIRST_BYTE)
+
+#: A connection that has not sent its first byte is not idle in its first second.
+_YOUNG: Final = 1.0
+
+
+class RelaySide(Protocol):
+    """A relay that a connection is a side of, as far as its report needs it."""
+
+    @property
+    def target_transport(self) -> Transport | None:
+        """The other side's; None if it is an echo."""
+
+    def discarded(self) -> tuple[int, int]:
+        """Bytes not passed on: of those from this side, and from the other one."""
+        ...
+
+    def server_drains(self) -> None:
+        """The server has begun to drain."""
+
+
+class HandedOver(Protocol):
+    """A relay that a handler hands over to the server.
+
+    The server calls these four, one after the other.
+    """
+
+    def attach(self) -> None:
+        """Begin: the timers run, and the connection knows of it."""
+
+    def move(self) -> Coroutine[Any, Any, Any]:
+        """Move bytes until it is over. To be awaited at once."""
+        ...
+
+    async def finish(self) -> None:
+        """Leave both sides as the way it ended asks for."""
+
+    def detach(self) -> None:
+        """To be called last, whatever was raised, and if it has never begun."""
+
+
+class Dialer(Protocol):
+    """What connects to a target for a connection."""
+
+    @property
+    def target(self) -> object: ...
+    @property
+    def attempts(self) -> Sequence[Attempt]: ...
+
+
+class ActiveFaults(Protocol):
+    """Faults that are applied to a connection."""
+
+    @property
+    def applied(self) -> Sequence[str]: ...
+
+
+class Lifecycle:
+    """One accepted connection, as its server sees it.
+
+    Args:
+      token: one of the limit's; None for a connection that has none yet.
+      peer_key: what counts as its peer for ``Limits.max_per_peer``, if anything.
+
+    Attributes:
+      phase: where in its life it is.
+      scope: around its handler; the server cancels it.
+      task: the task that runs its handler.
+      dialer, connected_at: what has connected to its target, and when.
+      active_faults: those that are applied to it, if any.
+      handed_over: the relay that its handler leaves to the server.
+      relay: the relay that it is a side of now.
+      upstream: the other side of the last relay; None of an echo.
+      close_reason: why it ends, from the moment that this is known.
+      exception: what it ends by, if it is an error.
+      result: what its handler returned.
+      notes: what its handler noted.
+    """
+
+    __slots__ = (
+        "_alarm", "_drained", "_eof_first", "_idle", "_is_quiet", "_lingers",
+        "_relay_closed", "_sends_fin", "_upstream_discarded", "accepted_at",
+        "active_faults", "close_reason", "connected_at", "dialer", "draining",
+        "exception", "handed_over", "id", "listener", "local", "notes", "peer",
+        "peer_key", "phase", "queued", "relay", "result", "scope", "task", "timeouts",
+        "timers", "token", "transport", "upstream", "wall_clock",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        transport: Transport,
+        *,
+        token: Token | None,
+        id: int,
+        peer: str,
+        peer_key: str | None,
+        local: str,
+        listener: str,
+        timeouts: Timeouts,
+        timers: Timers,
+        draining: trio.Event,
+    ) -> None:
+        self.id = id
+        self.peer = peer
+        self.peer_key = peer_key
+        self.local = local
+        self.listener = listener
+        self.draining = draining
+        self.transport = transport
+        self.token = token
+        self.timeouts = timeouts
+        self.timers = timers
+        self.accepted_at = transport.moved_at  # it was made just now
+        self.queued: float | None = None
+        self.connected_at: float | None = None
+        self.dialer: Dialer | None = None
+        self.active_faults: ActiveFaults | None = None
+        self.phase = Phase.QUEUE
+        self.scope = trio.CancelScope()
+        self.task: trio.lowlevel.Task | None = None
+        self.handed_over: HandedOver | None = None
+        self.relay: RelaySide | None = None
+        self.close_reason: Conclusion | None = None
+        self.result: object = None
+        self.notes: Mapping[str, object] | None = None
+        self.wall_clock = time.time()
+        self._idle: Idle | None = None
+        self.upstream: Transport | None = None
+        self._upstream_discarded = 0
+        self._relay_closed: Conclusion | None = None
+        self.exception: BaseException | None = None
+        self._drained = False
+        self._sends_fin = False
+        self._eof_first = False
+        self._lingers = False
+        self._alarm: Alarm | None = None
+        self._is_quiet = False
+        transport.on_wait = self._on_wait
+
+    # -- what a handler and what serves it begin
+
+    def start_serving(self, token: Token) -> None:
+        """It has waited for a token after it was accepted, and got one."""
+        self.token = token
+        self.queued = trio.current_time() - self.accepted_at
+
+    def close_as(
+        self,
+        reason: Reason,
+        *,
+        side: Side | None = None,
+        bound: float | None = None,
+        error: str | None = None,
+        exception: BaseException | None = None,
+    ) -> None:
+        """Keep why it ends. The first reason stays."""
+        if self.close_reason is None:
+            self.close_reason = Conclusion(reason, side, bound, error)
+        if self.exception is None:
+            self.exception = exception
+
+    def abort(
+        self,
+        reason: Reason,
+        *,
+        bound: float | None = None,
+        exception: BaseException | None = None,
+    ) -> None:
+        """Keep why it ends, and close it by RST."""
+        self.close_as(reason, bound=bound, exception=exception)
+        self.transport.abort()
+
+    def stop(
+        self,
+        reason: Reason,
+        *,
+        bound: float | None = None,
+        error: str | None = None,
+        by_fin: bool = False,
+    ) -> None:
+        """End it from outside, by RST or by FIN.
+
+        The reason is kept first, so that no other one can be; then the handler is
+        cancelled; then the transport is closed, which ends a shielded wait, too.
+        """
+        side: Side | None = "client" if reason.outcome == "timeout" else None
+        if self._lingers and not self.transport.unsent():
+            # All that was sent has arrived; it only waited for the client to close.
+            self.handler_over(None, None, cancelled=False)
+            by_fin = self.transport.closes_at_once
+        self.close_as(reason, side=side, bound=bound, error=error)
+        self._sends_fin = by_fin
+        self.scope.cancel(reason=str(reason))
+        self.close_now()
+
+    def close_now(self) -> None:
+        """Close without waiting: by RST, or by FIN if it ends because it was idle."""
+        if self._sends_fin and not self.transport.unsent():
+            self._close_by_fin()
+        else:
+            self.transport.abort()
+
+    def _close_by_fin(self) -> None:
+        # Closed with bytes that nobody has read, it would be reset.
+        self.transport.discard_readable(_LINGER_BYTES)
+        self.transport.close()
+
+    async def close_gracefully(self) -> None:
+        """Close so that nothing is lost that was sent; see ``Connection.aclose``."""
+        if trio.current_effective_deadline() == -math.inf:
+            self.close_now()
+        if self.transport.closed:
+            await trio.lowlevel.checkpoint()
+            return
+        try:
+            await self._linger()
+        except BaseException:
+            self.close_now()
+            raise
+        self.transport.close()
+        await self.transport.wait_closed()
+
+    async def _linger(self) -> None:
+        transport = self.transport
+        self._lingers = True
+        self._eof_first = transport.eof
+        await trio.lowlevel.checkpoint_if_cancelled()
+        if transport.eof or transport.error is not None:
+            await trio.lowlevel.cancel_shielded_checkpoint()
+            return
+        if not transport.can_half_close:
+            return
+        # Another task that still uses it is told by the closing, as with Trio's
+        # streams; and the handler may have taken the socket away.
+        with contextlib.suppress(*FAILURES):
+            await transport.send_eof()
+            await transport.discard(_LINGER_BYTES, self.timeouts.linger)
+
+    # -- the end of its handler
+
+    def hand_over(self, relay: HandedOver) -> None:
+        """Let the server run a relay when the handler has returned.
+
+        Raises:
+          trio.BusyResourceError: one is handed over already.
+        """
+        if self.handed_over is not None:
+            raise trio.BusyResourceError("a relay is handed over already")
+        self.handed_over = relay
+
+    def take_back(self, relay: HandedOver) -> None:
+        """Let the caller run it instead.
+
+        Raises:
+          RuntimeError: it is not handed over any more.
+        """
+        if self.handed_over is not relay:
+            raise RuntimeError("a relay can be awaited once")
+        self.handed_over = None
+
+    def move(self) -> Coroutine[Any, Any, Any]:
+        """Begin the relay that was handed over, and wait for its end.
+
+        To be awaited at once; :meth:`finish` does what comes after.
+        """
+        # Not async itself: one coroutine less for each connection that waits.
+        assert self.handed_over is not None
+        self.handed_over.attach()
+        return self.handed_over.move()
+
+    async def finish(self) -> None:
+        """The handler has returned: close, as the table says."""
+        if self.handed_over is not None:
+            await self.handed_over.finish()
+            self._detach()
+        await trio.lowlevel.checkpoint_if_cancelled()
+        self.close_if_eof()
+        if self.transport.closed:
+            return
+        self._enter_closing()
+        closed = self._relay_closed
+        if closed is not None and closed.reason in _SILENT:
+            # A client that was silent for so long is not waited for again.
+            self._close_by_fin()
+            await self.transport.wait_closed()
+        else:
+            await self.close_gracefully()
+
+    def close_if_eof(self) -> None:
+        """Close at once if there is nothing to come: the peer's EOF was received."""
+        transport = self.transport
+        if transport.eof and not transport.closed and transport.closes_at_once:
+            self._enter_closing()
+            self._eof_first = True
+            transport.close()
+
+    def _enter_closing(self) -> None:
+        if self._relay_closed is None or self._relay_closed.reason.outcome == "ok":
+            self.phase = Phase.CLOSING
+
+    def handler_over(
+        self, error: BaseException | None, stream: object, *, cancelled: bool
+    ) -> None:
+        """The handler has ended: find out why the connection does, unless it is known.
+
+        Args:
+          error: what it raised.
+          stream: the connection as it had it.
+          cancelled: whether the server's own scopes were cancelled.
+        """
+        self._detach()
+        transport = self.transport
+        of_streams = error is None or comes_of_streams(
+            error, stream, transport, self.upstream
+        )
+        if self.close_reason is not None and of_streams:
+            return
+        broken = Reason.RESOURCE if is_ours(transport.error) else Reason.CLIENT_RESET
+        if error is None and self._drained:
+            self.close_as(Reason.DRAINED)
+        elif self._relay_closed is not None and of_streams:
+            self.close_reason = self._relay_closed
+        elif transport.error is not None and of_streams:
+            self.close_as(broken, exception=transport.error)
+        elif error is not None and began_with_client(error, stream, transport):
+            self.close_as(broken, exception=error)
+        elif cancelled:
+            self.close_as(Reason.CANCELLED)
+        elif error is not None:
+            self.close_as(Reason.HANDLER_ERROR, exception=error)
+        elif self._eof_first:
+            self.close_as(Reason.CLIENT_CLOSED)
+        else:
+            self.close_as(Reason.SERVER_CLOSED)
+
+    def _detach(self) -> None:
+        relay, self.handed_over = self.handed_over, None
+        if relay is not None:
+            relay.detach()
+
+    # -- drains
+
+    @contextlib.contextmanager
+    def idle(self, held: object) -> Generator[None, None, None]:
+        """See ``Connection.idle``."""
+        if self._idle is not None:
+            raise RuntimeError("conn.idle() is entered already")
+        idle = self._idle = Idle(self.transport, bool(held))
+        with idle.scope:
+            self._end_idle()
+            try:
+                yield
+            finally:
+                self._idle = None
+
+    def server_drains(self) -> None:
+        """The server has begun to drain."""
+        self._end_idle()
+        if self.relay is not None:
+            self.relay.server_drains()
+
+    def _end_idle(self) -> None:
+        """Cancel the idle scope if the server drains and nothing has arrived."""
+        idle = self._idle
+        if idle is None or not self.draining.is_set() or not idle.may_end():
+            return
+        grown = self.accepted_at + _YOUNG
+        if not self.transport.received and trio.current_time() < grown:
+            self.timers.watch(self, grown)
+            return
+        self._drained = True
+        idle.scope.cancel(reason="draining")
+
+    # -- timers
+
+    def watch(self) -> None:
+        """Let the timers run."""
+        self.timers.watch(self, self._due()[0])
+
+    def _due(self) -> tuple[float, Reason]:
+        # A relay, and a close that lingers, have timers of their own.
+        only_total = self.relay is not None or self._lingers
+        return next_deadline(
+            self.timeouts, self.transport, self.accepted_at, only_total=only_total
+        )
+
+    def _on_wait(self) -> None:
+        """The transport begins to wait: a timer starts."""
+        transport = self.transport
+        sends = transport.sending_since < math.inf
+        starts_idle_timer_only = (
+            transport.received and not transport.sent_eof and not sends
+        )
+        due = transport.receiving_since + self.timeouts.idle
+        # The alarm of an earlier wait is early enough, and looks again then.
+        if (
+            not starts_idle_timer_only
+            or self._is_quiet
+            or self._alarm is None
+            or due < self._alarm[0]
+        ):
+            self._is_quiet = False
+            now = trio.current_time()
+            if sends:  # from now on it is known what the peer takes
+                transport.observe_acks(now)
+            if (due := self._due()[0]) < math.inf:
+                self.timers.watch(self, min(due, next_look(now)))
+
+    def expire(self, now: float) -> None:
+        """A timer may have run out; called by the server's timers."""
+        holds = self.relay is None and self.transport.observe_acks(now)
+        due, reason = self._due()
+        if due <= now:
+            if not can_move_now(self.transport, reason):
+                bound = getattr(self.timeouts, reason)
+                self.stop(reason, bound=bound, by_fin=reason in _SILENT)
+                return
+            self.timers.watch(self, next_look(now))
+        elif due < math.inf:
+            # As long as the kernel holds bytes, we look whether they become fewer.
+            self._is_quiet = not holds
+            self.timers.watch(self, min(due, next_look(now)) if holds else due)
+        self._end_idle()
+
+    # -- relays
+
+    def relay_began(self, relay: RelaySide) -> None:
+        self.relay = relay
+        self.upstream = relay.target_transport
+        self.transport.on_wait = None  # a relay has timers of its own
+
+    def relay_over(self, closed: Conclusion | None) -> None:
+        """Take over how a relay ended; a handler that raises has the last word."""
+        assert self.relay is not None
+        discarded, upstream_discarded = self.relay.discarded()
+        self.relay = None
+        self.transport.discarded += discarded
+        self.transport.on_wait = self._on_wait
+        self._upstream_discarded += upstream_discarded
+        if closed is not None:
+            self._relay_closed = closed
+
+    # -- for the report
+
+    @property
+    def discarded(self) -> int:
+        """Bytes received that went neither to the handler nor to the target."""
+        of_relay = self.relay.discarded()[0] if self.relay is not None else 0
+        return self.transport.discarded + of_relay
+
+    @property
+    def upstream_discarded(self) -> int:
+        """Bytes received from the target that did not go to the client."""
+        of_relay = self.relay.discarded()[1] if self.relay is not None else 0
+        return self._upstream_discarded + of_relay
+
+    def release(self) -> None:
+        """Leave no cycle, which would keep it until garbage is collected.
+
+        The frames in an exception's traceback have the connection.
+        """
+        self.task = self.transport.on_wait = self.exception = self.result = None

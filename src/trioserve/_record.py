@@ -1,0 +1,56 @@
+"""Record: the report of one connection, made at its last close.
+
+It reads a lifecycle and changes nothing.
+"""
+
+from __future__ import annotations
+
+import trio
+
+from ._lifecycle import Lifecycle
+from ._report import ConnectionReport, Draft, describe
+
+
+def report_of(life: Lifecycle, open_at_close: int) -> ConnectionReport:
+    """The report. The transport is closed by now, and the reason is known.
+
+    Args:
+      open_at_close: how many connections of the server are open still.
+    """
+    assert life.close_reason is not None
+    reason, side, bound, error = life.close_reason
+    transport, accepted_at = life.transport, life.accepted_at
+    first_byte, connected_at = transport.first_byte_at, life.connected_at
+    upstream, dialer, faults = life.upstream, life.dialer, life.active_faults
+    return Draft(
+        id=life.id,
+        listener=life.listener,
+        peer=life.peer,
+        local=life.local,
+        target=str(dialer.target) if dialer is not None else None,
+        attempts=dialer.attempts if dialer is not None else (),
+        accepted_at=life.wall_clock,
+        queued=life.queued,
+        connect=None if connected_at is None else connected_at - accepted_at,
+        first_byte=None if first_byte is None else first_byte - accepted_at,
+        duration=trio.current_time() - accepted_at,
+        bytes_received=transport.received,
+        bytes_sent=transport.sent,
+        bytes_discarded=life.discarded,
+        unacknowledged=transport.unacknowledged,
+        upstream_bytes_received=upstream.received if upstream else None,
+        upstream_bytes_sent=upstream.sent if upstream else None,
+        upstream_bytes_discarded=life.upstream_discarded if upstream else None,
+        upstream_unacknowledged=upstream.unacknowledged if upstream else None,
+        reason=reason,
+        phase=life.phase,
+        side=side,
+        bound=bound,
+        error=error if life.exception is None else describe(life.exception),
+        exception=life.exception,
+        faults=tuple(faults.applied) if faults else (),
+        draining=life.draining.is_set(),
+        open_at_close=open_at_close,
+        result=life.result,
+        notes=dict(life.notes or {}),
+    ).finished()

@@ -1,0 +1,76 @@
+"""Refusals: how a client is told that it is not served.
+
+It closes connections and counts nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any, Final, Protocol
+
+from ._lifecycle import Lifecycle
+from ._report import Reason
+
+#: Bytes of a refused client that are thrown away.
+_MOST_DISCARDED: Final = 65536
+
+#: Refused clients that are told something at the same time; each costs a task and a
+#: descriptor until it has read it.
+_MOST_TOLD: Final = 64
+
+
+class _Starts(Protocol):
+    def __call__(
+        self, task: Callable[..., Awaitable[object]], *args: Any, name: str
+    ) -> None: ...
+
+
+class Refusals:
+    """Those of one server.
+
+    Args:
+      start: starts a task of the server's own.
+      finalize: called when a connection that was told something is closed.
+    """
+
+    def __init__(self, start: _Starts, finalize: Callable[[int], None]) -> None:
+        self._start = start
+        self._finalize = finalize
+        self._told = 0
+
+    def refuse(self, life: Lifecycle, message: bytes | None) -> bool:
+        """Close a connection, after a message or by RST.
+
+        Args:
+          message: what the client is told; None for RST.
+
+        Returns:
+          whether it is closed. If not, a task waits until the client has read the
+          message, and calls ``finalize``.
+        """
+        transport = life.transport
+        if message is None:
+            transport.abort()
+        elif transport.send_refusal(message):
+            transport.discard_readable(_MOST_DISCARDED)
+            # Closed with bytes unread or yet to come, a RST would overtake the message.
+            assert life.close_reason is not None
+            may_wait = life.close_reason.reason is not Reason.NO_FDS
+            if message and may_wait and self._told < _MOST_TOLD and not transport.eof:
+                self._told += 1
+                name = f"conn-{life.id} {life.peer} refused"
+                self._start(self._linger, life, name=name)
+                return False
+        transport.close()
+        return True
+
+    async def _linger(self, life: Lifecycle) -> None:
+        """Wait until a refused client has read why."""
+        life.scope.shield = True
+        try:
+            with life.scope:
+                await life.transport.discard(_MOST_DISCARDED, life.timeouts.linger)
+            life.transport.close()
+        finally:
+            self._told -= 1
+            self._finalize(life.id)

@@ -1,0 +1,112 @@
+"""Relay by tasks: over streams of any kind, one task for each direction.
+
+It moves bytes; when a relay is over, and what becomes of its sides, the rules say.
+"""
+
+from __future__ import annotations
+
+import trio
+
+from ._pump import Pump
+from ._relay_rules import RelayOptions, RelayRules
+from ._report import Reason
+from ._transport import Transport
+
+
+class TaskPump(Pump):
+    """A pump that is run by a task of its own.
+
+    Attributes:
+      receiving: whether it is the source that it uses now, and not the sink.
+    """
+
+    __slots__ = ("receiving",)
+
+    def __init__(self, source: Transport, sink: Transport, already: int = 0) -> None:
+        super().__init__(source, sink, already)
+        self.receiving = False
+
+
+class TaskRelay(RelayRules):
+    """A relay over streams of any kind.
+
+    Args:
+      first: bytes that go to ``b`` before any other.
+
+    Attributes:
+      task_pumps: the pumps, each with its task.
+    """
+
+    __slots__ = ("_closed_whole", "_first_bytes", "_scope", "task_pumps")
+
+    def __init__(
+        self, a: Transport, b: Transport, first: bytes, options: RelayOptions
+    ) -> None:
+        self.task_pumps = [TaskPump(a, b, len(first))]
+        if a is not b:
+            self.task_pumps.append(TaskPump(b, a))
+        super().__init__(self.task_pumps, options)
+        self._first_bytes = first
+        self._closed_whole: Transport | None = None
+        self._scope = trio.CancelScope()
+
+    async def move(self) -> None:
+        self.a.on_wait = self.b.on_wait = self.watch
+        with self._scope:
+            async with trio.open_nursery() as nursery:
+                for pump in self.task_pumps:
+                    nursery.start_soon(self.run_pump, pump)
+
+    def stop_moving(self) -> None:
+        self._scope.cancel(reason="the relay is over")
+        self.a.on_wait = self.b.on_wait = None
+
+    async def run_pump(self, pump: TaskPump) -> None:
+        """One direction, from its first byte to its EOF."""
+        source, sink = pump.source, pump.sink
+        try:
+            if pump is self.task_pumps[0] and self._first_bytes:
+                await sink.send(self._first_bytes)
+            while data := await self.receive(pump):
+                await sink.send(data)
+            self.direction_done(pump)
+            await self._pass_eof(sink)
+        except trio.BrokenResourceError:
+            lost = source if pump.receiving else sink
+            # What the sink had sent before it broke is still to be read: its
+            # own pump does that, and then comes here, too.
+            if lost is sink and sink is not source and self.will_tell(sink):
+                return
+            await self.lose(lost)
+        except trio.ClosedResourceError as error:
+            self.end(Reason.ABORTED, error=error)
+        except trio.BusyResourceError as error:
+            self.fail(error)
+        finally:
+            pump.reading = False
+
+    async def receive(self, pump: TaskPump) -> bytes:
+        """The next bytes of a direction, or ``b""`` at EOF."""
+        pump.receiving = True
+        try:
+            data = await pump.source.receive()
+        except trio.ClosedResourceError:
+            # The other pump has closed it: it couldn't be half-closed.
+            if pump.source is not self._closed_whole:
+                raise
+            data = b""
+        pump.receiving = False
+        if self.quiet:
+            self.stirs(trio.current_time())
+        return data
+
+    async def _pass_eof(self, sink: Transport) -> None:
+        if sink.can_half_close:
+            await sink.send_eof()
+        else:
+            self._closed_whole = sink
+            sink.close()
+            await sink.wait_closed()
+        if sink.error is not None and not self.will_tell(sink):
+            await self.lose(sink)
+        self.watch()

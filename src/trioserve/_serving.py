@@ -1,0 +1,482 @@
+"""Serving: who does the work, how did it go, when does it stop.
+
+Trio's own accept loop runs over an acceptor for each listener, and a task for each
+connection; a memory channel carries one report of each to a collector; three kinds of
+cancel scope stop it: those of the acceptors, the idle ones that handlers open, and each
+connection's own. What a handler does with its bytes is not known here.
+
+Two rules hold it together:
+
+1. A connection is *finalized* in one synchronous step, and once: closed, recorded,
+   its token released, its report sent. Whatever is cancelled, wherever, there is no
+   point at which half of it is done.
+2. The collector lives outside of every scope that stopping cancels. It ends when there
+   are no more reports, or ``Timeouts.cleanup`` seconds later.
+"""
+
+from __future__ import annotations
+
+import collections
+import contextvars
+import logging
+from collections.abc import Awaitable, Callable, Iterable
+from typing import Any, Final
+
+import trio
+
+from ._acceptor import Acceptor
+from ._admission import Admission, Token
+from ._collector import Collector, Reports
+from ._connection import Connection, lifecycle_of, set_current_connection
+from ._drain import Drain
+from ._engine import engine_held
+from ._errors import PROGRAM_ENDS, is_a, only, without
+from ._handlers import Handlers, Spawns
+from ._ledger import Ledger
+from ._lifecycle import Lifecycle
+from ._listeners import Listener
+from ._options import Limits, Timeouts
+from ._record import report_of
+from ._refusals import Refusals
+from ._report import DrainSummary, Outcome, Phase, Reason, Statistics, escape
+from ._socket_acceptor import SocketAcceptor
+from ._stream_acceptor import StreamAcceptor
+from ._tasks import whereabouts
+from ._timers import Timers
+from ._transport import Transport
+
+logger = logging.getLogger("trioserve")
+
+#: Connections that are still running after cleanup and are named in the log; the
+#: summary names all of them.
+_MOST_NAMED: Final = 10
+
+
+class Serving:
+    """A server at work: the host of its acceptors.
+
+    Attributes:
+      draining: an event: it wants to stop.
+      acceptors: one for each listener.
+    """
+
+    def __init__(
+        self,
+        listeners: Iterable[trio.abc.Listener[Any]],
+        limits: Limits,
+        timeouts: Timeouts,
+        report_buffer: float,
+        handler_nursery: Spawns | None,
+    ) -> None:
+        self.timeouts = timeouts
+        self.draining = trio.Event()
+        self.admission = Admission(limits)
+        self.accept_errors: collections.Counter[str] = collections.Counter()
+        self.ledger = Ledger()
+        self.reports = Reports(report_buffer)
+        self.drain = Drain()
+        self._serving = trio.CancelScope()
+        self._handlers = Handlers(handler_nursery, self._serving)
+        self._refusals = Refusals(self._handlers.start_ours, self._finalize)
+        self._handler: Callable[[Any], Awaitable[object]] | None = None
+        self._timers = Timers()
+        self._fd_may_be_free = trio.lowlevel.ParkingLot()
+        self._accepting = trio.CancelScope()
+        self._accept_over = False
+        self._patience = trio.CancelScope()
+        self._timing = trio.CancelScope(shield=True)
+        self._all_closed = trio.Event()
+        self._was_cancelled = False
+        self._is_gone = False
+        self._ends_program: BaseException | None = None
+        self._dead: list[OSError] = []
+        self.acceptors: list[Acceptor] = []
+        try:
+            for listener in listeners:
+                self.acceptors.append(self._acceptor_for(listener))
+            if not self.acceptors:
+                raise ValueError("listeners must not be empty")
+        except BaseException:
+            self._dispose()
+            raise
+
+    def _acceptor_for(self, listener: trio.abc.Listener[Any]) -> Acceptor:
+        if isinstance(listener, Listener):
+            return SocketAcceptor(listener, self)
+        return StreamAcceptor(listener, self)
+
+    def _dispose(self) -> None:
+        for acceptor in self.acceptors:
+            acceptor.dispose()
+
+    # -- what the public server asks for
+
+    def set_limits(self, limits: Limits) -> None:
+        self.admission.limits = limits
+        for acceptor in self.acceptors:
+            acceptor.reconsider()
+
+    def statistics(self) -> Statistics:
+        ledger, reports, tokens = self.ledger, self.reports, self.admission.tokens
+        received, sent, discarded = ledger.bytes()
+        return Statistics(
+            accepted=ledger.accepted,
+            open=len(ledger.open),
+            closed=ledger.closed,
+            refused=ledger.refused,
+            collected=reports.collected,
+            buffered=reports.buffered,
+            lost=reports.lost,
+            bytes_received=received,
+            bytes_sent=sent,
+            bytes_discarded=discarded,
+            slots_used=tokens.used,
+            slots=tokens.total,
+            accept_errors=dict(self.accept_errors),
+        )
+
+    def start_draining(self, within: float | None, reason: str) -> None:
+        now, drain, again = trio.current_time(), self.drain, self.drain.reason
+        if again is None:
+            drain.begin(reason, now, len(self.ledger.open))
+            lame_duck = self.timeouts.lame_duck
+            within = (self.timeouts.drain if within is None else within) + lame_duck
+            if lame_duck:
+                self._accepting.deadline = now + lame_duck
+            else:
+                self._accepting.cancel(reason=reason)
+        if within is not None:
+            if drain.bring_forward(now + within) and again is not None:
+                drain.cut_short = reason
+            self._accepting.deadline = min(self._accepting.deadline, drain.deadline)
+            self._patience.deadline = drain.deadline
+
+    # -- the host of its acceptors
+
+    def admit(
+        self,
+        transport: Transport,
+        *,
+        listener: str,
+        peer: str,
+        peer_key: str | None,
+        local: str,
+        token: Token | None,
+    ) -> Connection:
+        self.admission.count(peer_key)
+        connection = Connection(
+            Lifecycle(
+                transport,
+                token=token,
+                id=self.ledger.next_number(),
+                peer=peer,
+                peer_key=peer_key,
+                local=local,
+                listener=listener,
+                timeouts=self.timeouts,
+                timers=self._timers,
+                draining=self.draining,
+            )
+        )
+        self.ledger.add(connection)
+        return connection
+
+    def start(self, connection: Connection) -> None:
+        name = f"conn-{connection.id} {connection.peer}"
+        try:
+            self._handlers.start(self._run, connection, name=name)
+        except BaseException:
+            # The nursery that we were lent is closed.
+            lifecycle_of(connection).close_as(Reason.CANCELLED)
+            self._finalize(connection.id)
+            raise
+
+    def refuse(self, connection: Connection, reason: Reason) -> None:
+        life = lifecycle_of(connection)
+        life.close_as(reason, bound=self.admission.limit_of(reason))
+        self._uncount(life)
+        self.ledger.refused += 1
+        if self._refusals.refuse(life, self.admission.limits.refusal):
+            self._finalize(life.id)
+
+    async def wait_for_fd(self, seconds: float) -> None:
+        with trio.move_on_after(seconds):
+            await self._fd_may_be_free.park()
+
+    def acceptor_died(self, acceptor: Acceptor, error: OSError) -> None:
+        self._dead.append(error)
+        logger.error("%s is over: %s", acceptor.address, error)
+        if len(self._dead) == len(self.acceptors):
+            self.start_draining(None, "no listener is left")
+
+    def serves_backlog(self) -> bool:
+        return self.drain.reason is not None
+
+    # -- one connection
+
+    async def _run(self, connection: Connection) -> None:
+        """A connection's task, from its first step to the last."""
+        assert self._handler is not None
+        life, lent = lifecycle_of(connection), self._handlers.is_lent
+        # In a nursery of ours nothing is cancelled from outside: a handler may cancel
+        # the one that it runs in, and that is everybody's. See Handlers.hold().
+        life.scope.shield = not lent
+        life.task = trio.lowlevel.current_task()
+        life.phase = Phase.DATA
+        set_current_connection(connection)
+        raised: BaseException | None = None
+        rest: BaseException | None = None
+        try:
+            life.watch()
+            with life.scope:
+                try:
+                    life.result = await _awaitable(
+                        self._handler, self._handler(connection)
+                    )
+                    if life.handed_over is not None:
+                        await life.move()
+                    await life.finish()
+                except BaseException as error:  # noqa: ASYNC103 - isolation
+                    raised = error
+                    # Trio asks what it gets for its class and its parts, and some
+                    # errors answer anything. It gets what it has to know.
+                    kinds: tuple[type[BaseException], ...] = (
+                        *PROGRAM_ENDS,
+                        trio.Cancelled,
+                    )
+                    if is_a(error, kinds):
+                        raise
+                    if (rest := only(error, kinds)) is not None:
+                        raise rest from None  # noqa: ASYNC104 - what it has to know
+            if raised is not None and life.scope.cancelled_caught:
+                raised = without(raised, trio.Cancelled)
+            cancelled = raised is not None and self._handlers.are_cancelled()
+            life.handler_over(raised, connection, cancelled=cancelled)
+        except BaseException as passed:  # noqa: ASYNC103 - isolation
+            # A Cancelled that no scope above us asked for is a handler's mistake,
+            # and would cancel a whole nursery without a word.
+            cancelled = self._handlers.are_cancelled()
+            life.handler_over(raised, connection, cancelled=cancelled)
+            if not lent and only(passed, PROGRAM_ENDS) is not None:
+                self._serving.cancel(reason="a handler ends the program")
+            kinds = (*PROGRAM_ENDS, trio.Cancelled) if cancelled else PROGRAM_ENDS
+            if is_a(passed, kinds):
+                raise
+            if (rest := only(passed, kinds)) is not None:
+                raise rest from None  # noqa: ASYNC104 - without what is isolated
+        finally:
+            raised = rest = None  # their tracebacks have this frame: a cycle
+            self._finalize(life.id)
+            await life.transport.wait_closed()  # noqa: ASYNC102 - shielded
+
+    @trio.lowlevel.enable_ki_protection  # so that an interrupt comes before or after
+    def _finalize(self, number: int) -> None:
+        """Close, record, release, report: in one step. It is idempotent."""
+        connection = self.ledger.open.pop(number, None)
+        if connection is None:
+            return
+        life = lifecycle_of(connection)
+        life.close_now()
+        self._timers.forget(life)
+        self._uncount(life)
+        report = report_of(life, len(self.ledger.open))
+        life.release()
+        self.ledger.close(report)
+        self.drain.outcomes[report.outcome] += 1
+        if life.token is not None:
+            life.token.release()
+        self.reports.put(report)
+        if self._fd_may_be_free:
+            self._fd_may_be_free.unpark_all()
+        self._finish_if_over()
+
+    def _uncount(self, life: Lifecycle) -> None:
+        """It is not one of its peer's any more. It is idempotent."""
+        key, life.peer_key = life.peer_key, None
+        self.admission.uncount(key)
+
+    # -- the whole
+
+    async def run(
+        self,
+        handler: Callable[[Any], Awaitable[object]],
+        collector: Collector,
+        started: Callable[[], None],
+    ) -> DrainSummary:
+        """Serve until drained or cancelled; see ``serve``."""
+        self._handler = handler
+        try:
+            with engine_held():
+                async with trio.open_nursery() as helpers:
+                    try:
+                        with self._serving:
+                            self._start_helpers(helpers, collector)
+                            hold = self._handlers.hold
+                            helpers.start_soon(hold, name="trioserve connections")
+                            # Cancelled here, the listeners would not be closed.
+                            with trio.CancelScope(shield=True):
+                                await self._handlers.wait_open()
+                            started()
+                            await self._accept()
+                            await self._wait_out()
+                            if stands := await self.reports.wait_over():
+                                self.drain.stuck += (f"the collector in {stands}",)
+                            self._sum_up()
+                            await self.reports.over.wait()
+                        if self._serving.cancelled_caught:
+                            self._cancelled(cut=not self._handlers.is_lent)
+                    except BaseException:
+                        self._cancelled(cut=not self._handlers.is_lent)
+                        raise
+                    finally:
+                        self._handlers.start_no_more()
+        finally:
+            self._is_gone = True
+            self._dispose()
+            self._sum_up()
+        if self._ends_program is not None:
+            raise self._ends_program
+        if self._was_cancelled:
+            raise RuntimeError("a task of the server's own has cancelled the server")
+        if self._dead and len(self._dead) == len(self.acceptors):
+            raise self._dead[-1]
+        assert self.drain.summary is not None
+        return self.drain.summary
+
+    def _start_helpers(self, nursery: trio.Nursery, collector: Collector) -> None:
+        """Start what connections need: the collector, and the timers."""
+        collect, timers = "trioserve collector", "trioserve timers"
+        if not self._handlers.is_lent:
+            nursery.start_soon(self.reports.collect, collector, name=collect)
+            nursery.start_soon(self._time, name=timers)
+            return
+        # In a nursery that isn't ours connections may outlive us, and it shall hold
+        # nothing but connections: what they need is in no nursery at all.
+        spawn = trio.lowlevel.spawn_system_task
+        context = contextvars.copy_context()
+        spawn(self._collect_apart, collector, name=collect, context=context)
+        spawn(self._time, name=timers)
+
+    async def _collect_apart(self, collector: Collector) -> None:
+        """The collector in a task without a parent; what ends the program ends us."""
+        try:
+            await self.reports.collect(collector)
+        except BaseException as error:  # noqa: ASYNC103 - raised by run()
+            if self._is_gone:
+                raise
+            self._ends_program = error
+            self._serving.cancel(reason="the collector ends the program")
+
+    async def _accept(self) -> None:
+        """Accept until told to drain, or cancelled."""
+        try:
+            with self._accepting:
+                # Trio calls handler_nursery.start_soon(its own task, connection, ...)
+                # for each; ours starts the connection's task instead. "The nursery
+                # used to start handlers, or any object with a start_soon method", says
+                # the documentation of trio.serve_listeners.
+                await trio.serve_listeners(
+                    _unused,
+                    self.acceptors,
+                    handler_nursery=_Starter(self),  # type: ignore[arg-type]
+                )
+        finally:
+            self._accept_over = True
+            self._finish_if_over()
+
+    async def _wait_out(self) -> None:
+        """Tell, wait, cut, and finalize what is left."""
+        self.draining.set()
+        for life in self._lifecycles():
+            life.server_drains()
+        with trio.CancelScope(deadline=self.drain.deadline) as self._patience:
+            await self._all_closed.wait()
+        bound, error = self.drain.bound()
+        for life in self._lifecycles():
+            life.stop(Reason.CUT, bound=bound, error=error and escape(error))
+        with trio.move_on_after(self.timeouts.cleanup):
+            await self._all_closed.wait()
+        stuck = self._lifecycles()
+        self.drain.stuck = tuple(_stands_at(life) for life in stuck)
+        for stands in self.drain.stuck[:_MOST_NAMED]:
+            logger.error("still running after cleanup: %s", stands)
+        if (others := len(stuck) - _MOST_NAMED) > 0:
+            logger.error("still running after cleanup: %d others", others)
+        for life in stuck:
+            self._finalize(life.id)
+
+    def _lifecycles(self) -> list[Lifecycle]:
+        return [lifecycle_of(each) for each in self.ledger.open.values()]
+
+    def _cancelled(self, *, cut: bool) -> None:
+        """Serving was cancelled: stop now."""
+        self._was_cancelled = True
+        if self.drain.reason is None:
+            open_now = len(self.ledger.open) + self.drain.outcomes[Outcome.CUT]
+            self.drain.begin("cancelled", trio.current_time(), open_now)
+        if cut:
+            self.draining.set()
+            for life in self._lifecycles():
+                life.stop(Reason.CANCELLED)
+        self._accept_over = True
+        self._finish_if_over()
+
+    def _finish_if_over(self) -> None:
+        """After the last report: let collector and timers end."""
+        if self._accept_over and not self.ledger.open:
+            self._all_closed.set()
+            self._timing.cancel(reason="the server is over")
+            self.reports.end(self.timeouts.cleanup)
+
+    def _sum_up(self) -> None:
+        self.drain.sum_up(
+            trio.current_time(),
+            backlog_drained=sum(each.backlog_drained for each in self.acceptors),
+            reports_lost=self.reports.lost,
+        )
+
+    async def _time(self) -> None:
+        with self._timing:
+            await self._timers.run()
+
+
+class _Starter:
+    """What Trio's accept loop takes for a nursery: starts connections' own tasks."""
+
+    def __init__(self, serving: Serving) -> None:
+        self._serving = serving
+
+    def start_soon(
+        self,
+        _task: object,
+        connection: Connection,
+        _handler: object,
+        *,
+        name: object = None,
+    ) -> None:
+        self._serving.start(connection)
+
+
+async def _unused(_stream: object) -> None:
+    raise AssertionError("_Starter starts something else")  # pragma: no cover
+
+
+def _awaitable(handler: object, returned: object) -> Awaitable[object]:
+    """What a handler has returned, to be awaited.
+
+    Raises:
+      TypeError: it is not async.
+    """
+    if not isinstance(returned, Awaitable):
+        name = getattr(handler, "__qualname__", None) or repr(handler)
+        raise TypeError(
+            f"the handler {name} must be an async function: it returned {returned!r},"
+            " which can't be awaited"
+        )
+    return returned
+
+
+def _stands_at(life: Lifecycle) -> str:
+    """Which connection, and the lines on which its tasks stand."""
+    where = "; ".join(whereabouts(life.task)) or "nothing that runs"
+    return f"conn-{life.id} {life.peer} in {where}"

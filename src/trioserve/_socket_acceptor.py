@@ -1,0 +1,273 @@
+"""Socket acceptor: look, take a token, then accept without waiting.
+
+Looking first costs nothing, and two listeners don't starve each other; a client that is
+not let in stays in the kernel's queue.
+"""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import os
+import socket
+from typing import Any, Final
+
+import trio
+
+from ._accept_errors import NO_FDS, NOTHING, ONE_IS_GONE
+from ._acceptor import FIRST_PAUSE, Acceptor, Host, closed
+from ._address import sockaddr_text
+from ._admission import Token
+from ._connection import Connection
+from ._listeners import Listener
+from ._report import Reason
+from ._socket_transport import SocketTransport
+from ._tcp import sets_up
+
+#: Connections accepted before others get a turn.
+_BATCH: Final = 64
+
+#: Connections in a row that are gone before they are accepted: more are believed
+#: only after a pause.
+_MOST_GONE: Final = 16
+
+#: Errors after which the kernel's queue is left alone when accepting ends.
+_MOST_ERRORS: Final = 16
+
+
+class _Listening(socket.socket):
+    """A socket that accepts: with its family and type as plain numbers.
+
+    Those that it accepts are made with them, and an enum costs as much as accept(2).
+    """
+
+    __slots__ = ("family", "type")
+
+    def __init__(self, fileno: int) -> None:
+        super().__init__(fileno=fileno)
+        self.family = int(super().family)  # type: ignore[assignment,misc]
+        self.type = int(super().type)  # type: ignore[assignment,misc]
+
+
+class SocketAcceptor(Acceptor):
+    """Accepts from a listening socket.
+
+    Raises:
+      OSError: the socket was closed.
+    """
+
+    listener: Listener
+
+    def __init__(self, listener: Listener, host: Host) -> None:
+        name = listener.socket.getsockname()
+        super().__init__(listener, host, sockaddr_text(name))
+        self._anywhere = isinstance(name, tuple) and name[0] in ("0.0.0.0", "::")
+        # Trio's socket can't accept without waiting. This one shares its
+        # descriptor and must never close it.
+        self._sock = _Listening(fileno=self.listener.socket.fileno())
+        self._sock.setblocking(False)
+        self._sets_up = sets_up(self._sock)
+        self._batch: collections.deque[Connection] = collections.deque()
+        self._more = False
+        self._spare: int | None = None
+        self._reserve()
+
+    def is_over(self, error: OSError) -> bool:
+        if not super().is_over(error):
+            return False
+        try:
+            listens = self.listener.socket.getsockopt(
+                socket.SOL_SOCKET, socket.SO_ACCEPTCONN
+            )
+        except OSError:
+            return True
+        return not listens
+
+    async def accept(self) -> Connection:
+        """The next connection that holds a token. Everything else is dealt with."""
+        # No checkpoint between a full batch and its last connection: a cancellation
+        # cannot strand an accepted connection.
+        waited = False
+        while not self._batch:
+            try:
+                await trio.lowlevel.wait_readable(self.listener.socket.fileno())
+            except (ValueError, trio.ClosedResourceError):
+                await self.fail(closed())
+            except OSError as error:
+                # It can't be waited for, but a client may be there.
+                await self.fail(error)
+            token = await self.token()
+            try:
+                if token is None:
+                    self._refuse_batch(Reason.LIMIT)
+                else:
+                    self._accept_batch(token)
+            except OSError as error:
+                # Connections that have just ended may still hold descriptors:
+                # nobody is turned away before that had a chance to change.
+                if error.errno in NO_FDS:
+                    if waited and self._refuse_without_fd(Reason.NO_FDS):
+                        self.pause = FIRST_PAUSE  # the next one is told as soon
+                    waited = not waited
+                self.report_error(error)
+                if not self._batch:
+                    await self.back_off(error)
+        self.pause = FIRST_PAUSE
+        if self._spare is None:
+            self._reserve()
+        return self._batch.popleft()
+
+    def _accept_batch(self, token: Token | None) -> None:
+        """Accept until tokens, the queue or the batch's size run out."""
+        while token is not None:
+            try:
+                connection = self._accept_one(token)
+            except BaseException:
+                token.release()
+                raise
+            if connection is None:
+                token.release()
+                return
+            self._batch.append(connection)
+            if len(self._batch) == _BATCH:
+                return
+            token = self.host.admission.tokens.take_nowait()
+
+    def _refuse_batch(self, reason: Reason) -> None:
+        """Refuse up to a batch of those that wait."""
+        for _ in range(_BATCH):
+            connection = self._accept_one(None)
+            if connection is None:
+                return
+            self.host.refuse(connection, reason)
+
+    def _accept_one(self, token: Token | None) -> Connection | None:
+        """Accept without waiting: None if there is nothing, or not for a token."""
+        if self.listener.socket.fileno() < 0:
+            raise closed()
+        # Bound the refusals of a turn, so that one client that connects again and
+        # again cannot starve the others.
+        self._more = False
+        admission = self.host.admission
+        gone = 0
+        for _ in range(_BATCH):
+            try:
+                sock, sockaddr = self._sock.accept()
+            except OSError as error:
+                if error.errno in NOTHING:
+                    return None
+                gone += 1
+                # So many in a row are not those that are gone: it is always said.
+                if error.errno not in ONE_IS_GONE or gone == _MOST_GONE:
+                    raise
+                self.count_error(error)
+                continue
+            gone = 0
+            key = admission.peer_key(sockaddr)
+            if token is None or (refusal := admission.refusal(key)) is None:
+                return self._admit(sock, sockaddr, key, token)
+            self.host.refuse(self._admit(sock, sockaddr, key, None), refusal)
+        self._more = True
+        return None
+
+    def _admit(
+        self, sock: socket.socket, sockaddr: Any, key: str | None, token: Token | None
+    ) -> Connection:
+        local = self.address
+        if self._anywhere:
+            with contextlib.suppress(OSError):
+                local = sockaddr_text(sock.getsockname())
+        try:
+            transport = SocketTransport(sock, is_set_up=self._sets_up)
+        except BaseException:  # it can't be made one that does not wait
+            sock.close()
+            raise
+        return self.host.admit(
+            transport,
+            listener=self.address,
+            peer=sockaddr_text(sockaddr),
+            peer_key=key,
+            local=local,
+            token=token,
+        )
+
+    def _reserve(self) -> None:
+        with contextlib.suppress(OSError):
+            self._spare = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+
+    def _give_up_reserve(self) -> None:
+        if self._spare is not None:
+            os.close(self._spare)
+            self._spare = None
+
+    def _refuse_without_fd(self, reason: Reason) -> int:
+        """Without a free descriptor, tell up to a batch of those that wait.
+
+        Each borrows the reserved one for as long as it takes to close it.
+        """
+        for count in range(_BATCH):
+            if self._spare is None:
+                return count
+            self._give_up_reserve()
+            try:
+                connection = self._accept_one(None)
+                if connection is None:
+                    return count
+                self.host.refuse(connection, reason)
+            except OSError:
+                return count
+            finally:
+                self._reserve()
+        return _BATCH
+
+    async def aclose(self) -> None:
+        """Empty the kernel's queue, then close.
+
+        A connection that the kernel accepted before this would be reset without a
+        word; it is served if that is allowed, or refused.
+        """
+        try:
+            if self.listener.socket.fileno() >= 0:
+                self._drain_backlog()
+        finally:
+            # Left only if a connection could not be started.
+            for connection in self._batch:
+                self.host.refuse(connection, Reason.STOPPING)
+            self._batch.clear()
+            self.dispose()
+            with contextlib.suppress(OSError):  # it is closed, whatever it says
+                await self.listener.aclose()
+
+    def dispose(self) -> None:
+        self._sock.detach()
+        self._give_up_reserve()
+
+    def _drain_backlog(self) -> None:
+        """Serve or refuse all that wait, in spite of some errors."""
+        # Room for one more at most while we look for the last ones.
+        with contextlib.suppress(OSError):
+            self._sock.listen(0)
+        for _ in range(_MOST_ERRORS):
+            try:
+                self._empty_queue()
+            except OSError as error:
+                self.report_error(error)
+                if error.errno in NO_FDS:
+                    while count := self._refuse_without_fd(Reason.STOPPING):
+                        self.backlog_drained += count
+            else:
+                return
+
+    def _empty_queue(self) -> None:
+        while self.host.serves_backlog():
+            try:
+                self._accept_batch(self.host.admission.tokens.take_nowait())
+            finally:
+                self.backlog_drained += (served := len(self._batch))
+                while self._batch:
+                    self.host.start(self._batch.popleft())
+            if not served and not self._more:
+                break
+        while (connection := self._accept_one(None)) is not None:
+            self.host.refuse(connection, Reason.STOPPING)
+            self.backlog_drained += 1

@@ -1,0 +1,88 @@
+"""Stream acceptor: any Trio listener; accept, then wait for a token.
+
+There is no looking first, so one accepted connection of each listener waits here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+from typing import Any
+
+import trio
+
+from ._acceptor import FIRST_PAUSE, Acceptor, Host, closed
+from ._address import sockaddr_text
+from ._connection import Connection, lifecycle_of
+from ._report import Reason
+from ._socket_transport import SocketTransport
+from ._stream_transport import StreamTransport
+from ._transport import Transport
+
+
+class StreamAcceptor(Acceptor):
+    """Accepts from a Trio listener of any kind."""
+
+    def __init__(self, listener: trio.abc.Listener[Any], host: Host) -> None:
+        super().__init__(listener, host, type(listener).__name__)
+
+    async def accept(self) -> Connection:
+        while True:
+            try:
+                stream = await self.listener.accept()
+            except trio.ClosedResourceError:
+                await self.fail(closed())
+            except trio.BrokenResourceError as error:
+                await self.fail(OSError(errno.EIO, str(error)))
+            except OSError as error:
+                await self.fail(error)
+            else:
+                self.pause = FIRST_PAUSE
+                connection = self._admit(stream)
+                if connection is not None and await self._queue(connection):
+                    return connection
+
+    def _admit(self, stream: trio.abc.Stream) -> Connection | None:
+        """Admit it, with a token if one is free; None if it had to be refused."""
+        transport: Transport
+        admission = self.host.admission
+        peer, peer_key = self.address, None
+        if isinstance(stream, trio.SocketStream):
+            transport = SocketTransport.share(stream)
+            with contextlib.suppress(OSError):
+                sockaddr = stream.socket.getpeername()
+                peer, peer_key = sockaddr_text(sockaddr), admission.peer_key(sockaddr)
+        else:
+            transport = StreamTransport(stream, grace=self.host.timeouts.linger)
+        refusal = admission.refusal(peer_key)
+        connection = self.host.admit(
+            transport,
+            listener=self.address,
+            peer=peer,
+            peer_key=peer_key,
+            local=self.address,
+            token=admission.tokens.take_nowait() if refusal is None else None,
+        )
+        if refusal is not None:
+            self.host.refuse(connection, refusal)
+            return None
+        return connection
+
+    async def _queue(self, connection: Connection) -> bool:
+        """Wait for a token if it has none; whether it got one."""
+        life = lifecycle_of(connection)
+        if life.token is not None:
+            return True
+        try:
+            token = await self.token()
+        except BaseException:
+            self.host.refuse(connection, Reason.STOPPING)
+            raise
+        if token is None:
+            self.host.refuse(connection, Reason.LIMIT)
+            return False
+        life.start_serving(token)
+        return True
+
+    async def aclose(self) -> None:
+        await self.listener.aclose()

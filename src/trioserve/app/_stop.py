@@ -1,0 +1,100 @@
+"""What signals ask of a server: drain, cut, leave, report the status.
+
+Signal numbers in, calls of the server out. Nothing here knows how a signal
+arrives.
+"""
+
+from __future__ import annotations
+
+import math
+import signal
+from collections.abc import AsyncIterable, Callable
+
+import trio
+
+from trioserve import Server
+
+from .output._messages import log_cutting, log_draining
+from .output._output import Output
+from .output._status import status_fields, status_text
+
+#: The exit code when nothing was cut.
+EXIT_DRAINED = 0
+#: The exit code when connections were cut, tasks hang, or a second signal came.
+EXIT_CUT = 3
+
+#: Seconds within which a second stop signal counts as a copy of the first.
+_SAME = 0.3
+
+
+class Stop:
+    """Obeys signals: the first one drains, the second cuts, the third leaves.
+
+    Args:
+      leave: ends the process with an exit code, without unwinding.
+
+    Attributes:
+      asked: set by the first signal that stops.
+      cutting: whether a signal asked to cut.
+    """
+
+    def __init__(
+        self, server: Server, output: Output, leave: Callable[[int], None]
+    ) -> None:
+        self.asked = trio.Event()
+        self.cutting = False
+        self._server = server
+        self._output = output
+        self._log = output.log
+        self._leave = leave
+        self._last: tuple[int, float] = (0, -math.inf)
+
+    async def obey(self, signals: AsyncIterable[int]) -> None:
+        """Obey each of ``signals``, in their order."""
+        async for number in signals:
+            match number:
+                case signal.SIGUSR1:
+                    self._log_status()
+                case signal.SIGHUP:
+                    self._output.reopen()
+                case _:
+                    self._stop(signal.Signals(number))
+
+    def _stop(self, number: signal.Signals) -> None:
+        # A parent may pass on a signal that the terminal has sent to its whole
+        # group, as timeout(1) does, or send one of its own: a copy of the same
+        # request. SIGQUIT is no copy of another signal, since it asks for more.
+        last, at = self._last
+        asks_for_more = number == signal.SIGQUIT and last != signal.SIGQUIT
+        if trio.current_time() - at < _SAME and not asks_for_more:
+            return
+        self._last = number, trio.current_time()
+        if self.cutting:
+            self._leave(EXIT_CUT)
+        elif number == signal.SIGQUIT:
+            self._log_status()
+            self._cut(number.name)
+        elif self.asked.is_set():
+            self._cut(f"a second signal, {number.name}")
+        else:
+            self._drain(number.name)
+
+    def _log_status(self) -> None:
+        lost = self._output.unwritten
+        fields = status_fields(self._server, lost)
+        self._log.say("status", *status_text(self._server, lost), **fields)
+
+    def _drain(self, reason: str) -> None:
+        # Logged first: the drain may take long.
+        log_draining(self._log, self._server, reason)
+        self._server.start_draining(reason=reason)
+        self.asked.set()
+
+    def _cut(self, reason: str) -> None:
+        log_cutting(self._log, self._server)
+        self.cutting = True
+        # The first call begins the drain if none has begun, with its lame duck;
+        # the second one ends both at once.
+        self._server.start_draining(reason=reason)
+        self._server.start_draining(0, reason=reason)
+        self.asked.set()

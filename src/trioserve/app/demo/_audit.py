@@ -1,0 +1,157 @@
+"""The demo's audit: what clients saw, compared with what servers reported.
+
+Clients, reports and counters in, lines out. Nothing here does I/O.
+"""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+from collections.abc import Iterator, Sequence
+
+from trioserve import ConnectionReport, DrainSummary, Statistics
+
+from ._clients import SimulatedClient
+
+
+@dataclasses.dataclass(kw_only=True)
+class Ledger:
+    """What one server recorded: a report of each connection, and its counters."""
+
+    reports: list[ConnectionReport]
+    statistics: Statistics
+
+    def sum(self, field: str) -> int:
+        """The sum of a field over all reports; None counts as 0."""
+        return sum(getattr(report, field) or 0 for report in self.reports)
+
+
+@dataclasses.dataclass(kw_only=True)
+class Audit:
+    """Everything that was recorded: by the clients, the proxy, and its target."""
+
+    clients: Sequence[SimulatedClient]
+    proxy: Ledger
+    target: Ledger
+    summary: DrainSummary
+
+
+def audit_text(audit: Audit) -> Iterator[str]:
+    """The totals, line by line."""
+    summary, front, back = audit.summary, audit.proxy, audit.target
+    yield (
+        f"drained in {summary.seconds:.1f} s: {summary.finished} finished,"
+        f" {summary.cut} cut, {summary.refused} refused"
+    )
+    for task in summary.stuck:
+        yield f"stuck: {task}"
+    outcomes = collections.Counter(str(report.outcome) for report in front.reports)
+    yield "outcomes: " + ", ".join(f"{n} {name}" for name, n in outcomes.most_common())
+    yield ""
+    connected = sum(1 for client in audit.clients if client.address)
+    yield f"connections  {connected} clients = {_ledger_text(front)}"
+    yield f"  to target  {_dialed(front)} dialed = {_ledger_text(back)}"
+    sent = sum(client.sent for client in audit.clients)
+    received = sum(client.received for client in audit.clients)
+    there, back_again = front.sum("bytes_received"), front.sum("bytes_sent")
+    yield f"bytes there  {sent:,} sent = {there:,} + {sent - there:,} cut off"
+    yield (
+        f"  and on     {there:,} = {front.sum('upstream_bytes_sent'):,} to the target"
+        f" + {front.sum('bytes_discarded'):,} discarded"
+    )
+    yield (
+        f"bytes back   {front.sum('upstream_bytes_received'):,} ="
+        f" {back_again:,} to clients"
+        f" + {front.sum('upstream_bytes_discarded'):,} discarded"
+    )
+    yield (
+        f"  and on     {back_again:,} = {received:,} received"
+        f" + {back_again - received:,} cut off"
+    )
+
+
+def discrepancies(audit: Audit) -> list[str]:
+    """Everything that does not add up, a line each; empty if all is well."""
+    return [
+        *_check_ledger("proxy", audit.proxy),
+        *_check_ledger("target", audit.target),
+        *_check_relay(audit.proxy, audit.target),
+        *_check_clients(audit.clients, audit.proxy),
+        *(f"stuck: {task}" for task in audit.summary.stuck),
+    ]
+
+
+def _check_ledger(name: str, ledger: Ledger) -> Iterator[str]:
+    # A server's reports against its counters.
+    counters = ledger.statistics
+    if counters.open:
+        yield f"{name}: {counters.open} connections are still open"
+    if not counters.accepted == counters.closed == len(ledger.reports):
+        yield f"{name}: {_ledger_text(ledger)}"
+    for field in ("bytes_received", "bytes_sent", "bytes_discarded"):
+        total, counter = ledger.sum(field), getattr(counters, field)
+        if total != counter:
+            yield f"{name}: {field} are {total} in reports, {counter} in statistics"
+
+
+def _check_relay(front: Ledger, back: Ledger) -> Iterator[str]:
+    # What the proxy received against what it passed on and what its target saw.
+    for report in front.reports:
+        if report.bytes_received != report.bytes_discarded + (
+            report.upstream_bytes_sent or 0
+        ):
+            yield f"connection {report.id}: received is not passed on + discarded"
+        if (report.upstream_bytes_received or 0) != report.bytes_sent + (
+            report.upstream_bytes_discarded or 0
+        ):
+            yield f"connection {report.id}: sent is not what the target sent"
+    if _dialed(front) != len(back.reports):
+        yield f"{_dialed(front)} dialed, but {len(back.reports)} reports of the target"
+    if front.sum("upstream_bytes_sent") < back.sum("bytes_received"):
+        yield "the target received more than the proxy sent"
+    if front.sum("upstream_bytes_received") > back.sum("bytes_sent"):
+        yield "the proxy received more than the target sent"
+
+
+def _check_clients(clients: Sequence[SimulatedClient], ledger: Ledger) -> Iterator[str]:
+    # What each client saw against the report of its connection. Bytes that were
+    # on the way may be missing after a reset, and only then.
+    by_peer: dict[str, list[ConnectionReport]] = {}
+    for report in sorted(ledger.reports, key=lambda report: report.id):
+        by_peer.setdefault(report.peer, []).append(report)
+    for client in clients:
+        name = f"{client.behaviour} client {client.address}"
+        if client.end is None:
+            yield f"{name} still waits"
+        if not client.address:
+            continue
+        # The kernel reuses a port only after its connection is over, so clients
+        # and reports of one port have the same order.
+        reports = by_peer.get(client.address)
+        if not reports:
+            yield f"{name} has no report"
+            continue
+        report = reports.pop(0)
+        missing = client.sent - report.bytes_received
+        surplus = report.bytes_sent - client.received
+        if missing < 0 or surplus < 0:
+            yield f"{name} got or gave what its report does not have"
+        if client.end == "done" and (missing or surplus):
+            yield f"{name} was done, but {missing} and {surplus} bytes are missing"
+        if client.end == "done" and client.sent_sum != client.received_sum:
+            yield f"{name} got back other bytes than it sent"
+    left = sum(len(reports) for reports in by_peer.values())
+    if left:
+        yield f"{left} reports belong to no client"
+
+
+def _ledger_text(ledger: Ledger) -> str:
+    counters = ledger.statistics
+    return (
+        f"{counters.accepted} accepted = {counters.closed} closed"
+        f" = {len(ledger.reports)} reports"
+    )
+
+
+def _dialed(ledger: Ledger) -> int:
+    return sum(1 for report in ledger.reports if report.connect is not None)

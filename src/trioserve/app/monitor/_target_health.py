@@ -1,0 +1,48 @@
+"""Which addresses of the targets answer, judged by the attempts to connect.
+
+Attempts in, changes out. Nothing here dials or reports.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from trioserve import Address, Attempt
+
+
+class TargetChange(NamedTuple):
+    """An address went down, or is up again.
+
+    Args:
+      address: as it was dialed; a name if the name could not be looked up.
+      error: why it is down, or None if it is up.
+    """
+
+    address: str
+    error: str | None
+
+
+class TargetHealth:
+    """The addresses that are down now."""
+
+    def __init__(self) -> None:
+        self._down: set[str] = set()
+
+    def record(self, target: Address, attempt: Attempt) -> Iterator[TargetChange]:
+        """Take one more attempt to connect to ``target``; yield what it changes.
+
+        An attempt that this machine is to blame for, and one that was given up
+        because another was faster, change nothing.
+        """
+        if attempt.failed:
+            yield from self._set(attempt.address, attempt.error)
+        elif attempt.error is None:
+            yield from self._set(attempt.address, None)
+            # A name has an attempt of its own only if it can't be looked up.
+            yield from self._set(str(target), None)
+
+    def _set(self, address: str, error: str | None) -> Iterator[TargetChange]:
+        if (address in self._down) is not (error is not None):
+            self._down ^= {address}
+            yield TargetChange(address, error)

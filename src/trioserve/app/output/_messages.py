@@ -1,0 +1,164 @@
+"""What is logged while a server runs, drains, and when it has ended.
+
+Values in, events of a log out. Nothing here decides when.
+"""
+
+from __future__ import annotations
+
+import errno
+
+from trioserve import DrainSummary, Server
+from trioserve.app._values import (
+    finite,
+    format_at_most,
+    format_bytes,
+    format_count,
+    format_duration,
+)
+from trioserve.app.monitor._saturation import Relieved, Saturated
+from trioserve.app.monitor._target_health import TargetChange
+
+from ._folding import Kind
+from ._log import Level, Log
+
+#: How many tasks that hang are named; there may be ten thousand.
+_MOST_STUCK = 50
+
+
+def log_target(log: Log, change: TargetChange) -> None:
+    """Log that an address of a target does not answer, or does again."""
+    if change.error is None:
+        text = f"{change.address} answers again"
+        log.say("target-up", text, address=change.address)
+    else:
+        text = f"{change.address} does not answer: {change.error}"
+        log.say(
+            "target-down",
+            text,
+            level="warning",
+            address=change.address,
+            error=change.error,
+        )
+
+
+def target_kind(change: TargetChange) -> Kind:
+    """What changes of one address have in common."""
+    if change.error is None:
+        words = f"{change.address} answers again"
+        return Kind("target-up", "info", words, (("address", change.address),))
+    words = f"{change.address} does not answer"
+    return Kind("target-down", "warning", words, (("address", change.address),))
+
+
+def log_folded(log: Log, kind: Kind, count: int) -> None:
+    """Log how many equal events of the last second were left out."""
+    log.say(
+        "folded",
+        f"{count:,} more within 1s: {kind.words}",
+        level=kind.level,
+        of=kind.event,
+        count=count,
+        **dict(kind.fields),
+    )
+
+
+def log_saturation(log: Log, change: Saturated | Relieved) -> None:
+    """Log that clients wait because the limit is reached, or that none does now."""
+    limit = format_count(change.limit, "connection")
+    if isinstance(change, Saturated):
+        waiting = change.waiting
+        who = "others wait" if waiting is None else f"{waiting} waiting"
+        log.say(
+            "full",
+            f"full: {change.limit} of {limit}, {who}",
+            level="warning",
+            limit=change.limit,
+            waiting=waiting,
+        )
+    else:
+        log.say(
+            "room",
+            f"room again: {change.tokens_used} of {limit}; it was full for"
+            f" {format_duration(change.seconds)}",
+            tokens_used=change.tokens_used,
+            limit=change.limit,
+            seconds=round(change.seconds, 3),
+        )
+
+
+def log_reports_lost(log: Log, lost: int) -> None:
+    """Log how many reports were lost since the last time this was logged."""
+    log.say("reports-lost", f"reports lost: {lost}", level="warning", lost=lost)
+
+
+def log_reports_failed(log: Log, where: str, error: OSError) -> None:
+    """Log that reports can't be written now."""
+    level: Level = "error"
+    text = (
+        f"can't write to {where}: {error.strerror}; reports are lost, serving goes on"
+    )
+    if error.errno == errno.ENXIO:
+        level = "warning"
+        text = f"nobody reads {where}; until somebody does, reports are lost"
+    log.say("reports-failed", text, level=level, message=text)
+
+
+def log_reports_reopened(log: Log, where: str, error: OSError | None) -> None:
+    """Log that the file of reports was opened anew, or why it could not be."""
+    level: Level = "info"
+    text = f"hangup: reopened {where}"
+    if error is not None:
+        level = "error"
+        text = f"hangup: can't reopen {where}: {error.strerror}"
+    log.say("hangup", text, level=level, message=text)
+
+
+def log_draining(log: Log, server: Server, reason: str) -> None:
+    """Log what is open, how long the drain may take, and how to shorten it."""
+    count = server.statistics().open
+    most = server.timeouts.lame_duck + server.timeouts.drain
+    wait = f"{format_at_most(most)}; again to cut" if count else "nothing to wait for"
+    log.say(
+        "draining",
+        f"draining: {format_count(count, 'connection')}, {wait}",
+        reason=reason,
+        open=count,
+        seconds=finite(most),
+    )
+
+
+def log_cutting(log: Log, server: Server) -> None:
+    """Log how many connections are cut now."""
+    count = server.statistics().open
+    log.say("cutting", f"cutting {format_count(count, 'connection')}", open=count)
+
+
+def log_drained(
+    log: Log, summary: DrainSummary, server: Server, reports_lost: int
+) -> None:
+    """Log how the drain went, which tasks hang, and what was served in all."""
+    missing = f", {format_count(reports_lost, 'report')} lost" if reports_lost else ""
+    totals = server.statistics()
+    log.say(
+        "drained",
+        f"{'drained' if summary.clean else 'stopped'} in"
+        f" {format_duration(summary.seconds)}: {summary.finished} finished,"
+        f" {summary.cut} cut, {summary.refused} refused",
+        f"served {format_count(totals.accepted, 'connection')}:"
+        f" {format_bytes(totals.bytes_received)} in,"
+        f" {format_bytes(totals.bytes_sent)} out{missing}",
+        reason=summary.reason,
+        seconds=round(summary.seconds, 3),
+        swept=summary.swept,
+        finished=summary.finished,
+        cut=summary.cut,
+        refused=summary.refused,
+        accepted=totals.accepted,
+        bytes_received=totals.bytes_received,
+        bytes_sent=totals.bytes_sent,
+        reports_lost=reports_lost,
+    )
+    for task in summary.stuck[:_MOST_STUCK]:
+        log.say("stuck", f"stuck: {task}", level="error", task=task)
+    if (others := len(summary.stuck) - _MOST_STUCK) > 0:
+        log.say("stuck", f"stuck: {others} others", level="error", others=others)

@@ -1,0 +1,201 @@
+"""Where events and reports of a run go: the log, a file, the live view.
+
+Reports in, lines out. Nothing here opens a file, or knows how a line is written
+without waiting for it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections import Counter
+from typing import NoReturn
+
+import trio
+
+from trioserve import Address, Attempt, ConnectionReport, Outcome, Reason, Server
+from trioserve.app.monitor._sampler import Sampler, Snapshot
+from trioserve.app.monitor._saturation import SaturationMonitor
+from trioserve.app.monitor._target_health import TargetHealth
+
+from ._folding import Choice, Folding, connection_kind, is_wanted
+from ._live import view_fields, view_line, view_lines
+from ._log import Log
+from ._messages import (
+    log_folded,
+    log_reports_lost,
+    log_saturation,
+    log_target,
+    target_kind,
+)
+from ._screen import Screen
+from ._writer import LineWriter
+
+#: Reports that are taken in one go, before other tasks have their turn.
+_BATCH = 256
+
+
+class Output:
+    """The log, the file of reports, and the live view, if there is one.
+
+    Args:
+      log: where events go.
+      log_writer: writes the lines of the log.
+      reports: writes the reports, or None.
+      screen: the part of the terminal below the log, or None.
+      connections: which connections are logged.
+    """
+
+    def __init__(
+        self,
+        log: Log,
+        log_writer: LineWriter,
+        reports: LineWriter | None = None,
+        screen: Screen | None = None,
+        *,
+        connections: Choice = "active",
+    ) -> None:
+        self.log = log
+        self._log_writer = log_writer
+        self._reports = reports
+        self._screen = screen
+        self._connections: Choice = connections
+        self._reasons = Counter[Reason]()
+        self._target_health = TargetHealth()
+        self._folding = Folding()
+        self._reports_lost_logged = 0
+        self._lines_lost = 0
+        self._lines_lost_logged = 0
+        self._is_over = False
+        self._sampler: Sampler | None = None
+
+    async def collect(
+        self, reports: trio.MemoryReceiveChannel[ConnectionReport]
+    ) -> None:
+        """The server's collector: log every report, and write it to the file."""
+        async for report in reports:
+            self._take(report)
+            # A receive costs a pass of the scheduler, in which many may have ended.
+            with contextlib.suppress(trio.WouldBlock, trio.EndOfChannel):
+                for _ in range(_BATCH):
+                    self._take(reports.receive_nowait())
+
+    def _take(self, report: ConnectionReport) -> None:
+        self._reasons[report.reason] += 1
+        if is_wanted(self._connections, report) and self._passes(report):
+            self.log.connection(report)
+        if self._reports is not None:
+            self._reports.write(json.dumps(report.as_dict()))
+
+    def _passes(self, report: ConnectionReport) -> bool:
+        # Programs that read HAProxy's lines expect one for each connection. No
+        # two connections that ended well are equal.
+        if self.log.form == "haproxy" or report.outcome is Outcome.OK:
+            return True
+        return self._folding.passes(connection_kind(report))
+
+    def attempt(self, target: Address, attempt: Attempt) -> None:
+        """Take an attempt to connect; log it if a target went down or is up again."""
+        for change in self._target_health.record(target, attempt):
+            if self._folding.passes(target_kind(change)):
+                log_target(self.log, change)
+
+    @property
+    def unwritten(self) -> int:
+        """Reports that were collected and could not be written."""
+        return 0 if self._reports is None else self._reports.lost
+
+    async def watch(self, server: Server) -> NoReturn:
+        """Log the sums of each second until cancelled.
+
+        These are events that were left out because others are equal, reports that
+        were lost, and whether ``server`` has reached its limit.
+        """
+        saturation = SaturationMonitor(server)
+        while True:
+            await trio.sleep(1)
+            self._log_sums(self.unwritten)
+            if (change := saturation.check()) is not None:
+                log_saturation(self.log, change)
+
+    def _log_sums(self, reports_lost: int) -> None:
+        for kind, count in self._folding.take():
+            log_folded(self.log, kind, count)
+        # Each loss is in one event, so that the events add up to the total.
+        if reports_lost > self._reports_lost_logged:
+            log_reports_lost(self.log, reports_lost - self._reports_lost_logged)
+            self._reports_lost_logged = reports_lost
+        self._log_lines_lost()
+
+    def lines_got_through(self, lost: int) -> None:
+        """Lines of the log can be written again, after ``lost`` of them could not.
+
+        Called in the thread that writes them; logged with the next sums.
+        """
+        self._lines_lost += lost
+        if self._is_over:
+            self._log_lines_lost()
+
+    def _log_lines_lost(self) -> None:
+        lost = self._lines_lost - self._lines_lost_logged
+        if lost:
+            self._lines_lost_logged += lost
+            text = f"log lines lost: {lost}"
+            self.log.say("log-lost", text, level="warning", lost=lost)
+
+    def end_reports(self, lost: int = 0, *, within: float = 2.0) -> int:
+        """Write the reports that are queued, and take no more.
+
+        Args:
+          lost: reports that never reached the collector.
+          within: seconds to wait; what is not written by then is lost.
+
+        Returns:
+          how many were lost in all, which has been logged.
+        """
+        if self._reports is not None:
+            self._reports.close(within)
+        lost += self.unwritten
+        self._log_sums(lost)
+        return lost
+
+    async def show(self, server: Server) -> NoReturn:
+        """Show the live view of ``server`` until cancelled.
+
+        On a terminal, in place at the bottom; elsewhere, as an event a second.
+        """
+        self._sampler = Sampler(server, lambda: self.unwritten)
+        if self._screen is not None:
+            await self._sampler.run(self._show)
+        await self._sampler.run(self._show, every=1.0)
+
+    def end_show(self) -> None:
+        """Show the final state; later lines go below it."""
+        if self._sampler is not None:
+            self._show(self._sampler.sample())
+        if self._screen is not None:
+            self._screen.close()
+
+    def _show(self, snapshot: Snapshot) -> None:
+        if self._screen is not None:
+            lines = view_lines(snapshot, self._reasons, colour=self.log.colour)
+            self._screen.show(list(lines))
+        else:
+            fields = view_fields(snapshot, self._reasons)
+            self.log.say("live", view_line(snapshot), **fields)
+
+    def reopen(self) -> None:
+        """Open the file of reports anew; the writer logs that it is done."""
+        if self._reports is None or not self._reports.reopen():
+            text = "hangup: there is no file of reports to reopen"
+            self.log.say("hangup", text)
+
+    def flush(self, within: float = 2.0) -> None:
+        """Write what is queued, and take no more.
+
+        Waits for the reports and for the log, ``within`` seconds each at most.
+        What is not written by then is lost; lost reports are logged.
+        """
+        self._is_over = True
+        self.end_reports(within=within)
+        self._log_writer.close(within)

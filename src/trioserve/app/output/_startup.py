@@ -1,0 +1,147 @@
+"""What is logged when a server has started: addresses, limits, warnings.
+
+Values in, events of a log out. Nothing here decides when.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import shlex
+from collections.abc import Iterable
+
+from trioserve import Address, Server, TcpAddress, UnixAddress, parse_address
+from trioserve.app._open_files import open_files_allowed
+from trioserve.app._service import Service
+from trioserve.app._values import (
+    finite,
+    format_at_most,
+    format_count,
+    format_duration,
+)
+
+from ._log import Log
+
+_ALL_INTERFACES = frozenset({"", "0.0.0.0", "::"})
+#: A default limit below this is so low that it is probably a mistake.
+_FEW = 100
+_TIMERS = ("first_byte", "idle", "half_closed", "write_stall", "lifetime")
+
+
+def log_ready(log: Log, service: Service, server: Server) -> None:
+    """Log what is bound, what the limits are, how to stop it, what to try."""
+    addresses = ", ".join(server.addresses)
+    route = f"{addresses} -> {service.route}" if service.targets else addresses
+    drain = server.timeouts.lame_duck + server.timeouts.drain
+    log.say(
+        "listening",
+        f"trioserve {service.name}: {route}",
+        f"limits: {_limits_text(service)}",
+        f"stop:   Ctrl-C drains, {format_at_most(drain)}; again cuts",
+        f"try:    nc {_nc_arguments(parse_address(server.addresses[0]))}",
+        command=service.name,
+        addresses=",".join(server.addresses),
+        target=service.route or None,
+        max_connections=service.limits.max_connections,
+        max_per_peer=service.limits.max_per_peer,
+        when_full=service.limits.when_full,
+        timeouts={
+            name: finite(value)
+            for name, value in dataclasses.asdict(service.timeouts).items()
+        },
+    )
+    _log_faults(log, service)
+    _log_exposed(log, server)
+    _log_open_files(log, service)
+
+
+def _log_faults(log: Log, service: Service) -> None:
+    if service.faults:
+        faults, seed = str(service.faults), service.seed
+        log.say(
+            "faults",
+            f"this proxy breaks connections on purpose: {faults} (seed {seed})",
+            level="warning",
+            faults=faults,
+            seed=seed,
+        )
+
+
+def _log_exposed(log: Log, server: Server) -> None:
+    exposed = [
+        address
+        for address in server.addresses
+        if _is_all_interfaces(parse_address(address))
+    ]
+    if exposed:
+        log.say(
+            "exposed",
+            f"{' and '.join(exposed)} is all interfaces: everybody who reaches this"
+            " machine can connect; 127.0.0.1 is for this machine only",
+            level="warning",
+            addresses=",".join(exposed),
+        )
+
+
+def _log_open_files(log: Log, service: Service) -> None:
+    # A connection of a proxy has two sockets.
+    most = service.limits.max_connections
+    needed = most * (2 if service.targets else 1)
+    allowed = open_files_allowed()
+    if needed > allowed:
+        log.say(
+            "files",
+            f"{format_count(most, 'connection')} would need {needed} open files, but"
+            f" only {allowed} are allowed (ulimit -Hn); when they are used up, clients"
+            " are refused",
+            level="warning",
+            needed=needed,
+            allowed=allowed,
+        )
+
+
+def log_low_default(log: Log, service: Service) -> None:
+    """Warn if the default limit is low because few open files are allowed."""
+    most = service.limits.max_connections
+    if most < _FEW:
+        allowed = open_files_allowed()
+        log.say(
+            "files",
+            f"at most {format_count(most, 'connection')} at a time, because only"
+            f" {allowed} open files are allowed (ulimit -Hn); raise that, or set"
+            " --max-connections",
+            level="warning",
+            max_connections=most,
+            allowed=allowed,
+        )
+
+
+def log_unknown_names(log: Log, names: Iterable[str]) -> None:
+    """Warn of targets whose names can't be looked up now."""
+    for name in names:
+        text = f"can't find {name} now; it is looked up again for each connection"
+        log.say("unknown-name", text, level="warning", name=name)
+
+
+def _nc_arguments(address: Address) -> str:
+    if isinstance(address, UnixAddress):
+        return f"-U {shlex.quote(address.path)}"
+    host = "127.0.0.1" if address.host in _ALL_INTERFACES else address.host
+    return f"{host} {address.port}"
+
+
+def _is_all_interfaces(address: Address) -> bool:
+    return isinstance(address, TcpAddress) and address.host in _ALL_INTERFACES
+
+
+def _limits_text(service: Service) -> str:
+    limits = service.limits
+    full = "others wait" if limits.when_full == "wait" else "others are refused"
+    if limits.max_per_peer is not None:
+        full = f"at most {limits.max_per_peer} from one peer, {full}"
+    timers = ", ".join(
+        f"{name.replace('_', ' ')} {format_duration(seconds)}"
+        for name in _TIMERS
+        if (seconds := getattr(service.timeouts, name)) < math.inf
+    )
+    return f"{format_count(limits.max_connections, 'connection')}, {full}; {timers}"

@@ -1,0 +1,121 @@
+"""The status of a server: its counters, its open connections, and Trio's tasks.
+
+A running server and Trio's task tree in, lines and fields out. Nothing here
+knows why it is asked for, or where it is printed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import trio
+
+from trioserve import Connection, Server
+from trioserve.app._values import format_bytes, format_duration
+
+#: Connections and tasks that are listed; there may be ten thousand.
+_MOST = 50
+#: With the slash: trioserve may be installed beside trio.
+_TRIO = f"{Path(trio.__file__).parent}/"
+
+
+def status_text(server: Server, unwritten: int = 0) -> Iterator[str]:
+    """Line by line: counters, the connections that hold tokens, the task tree.
+
+    Args:
+      unwritten: reports that were collected and lost after that.
+    """
+    now = server.statistics()
+    yield (
+        f"status: {now.open} open, {now.slots_used} of {now.slots} tokens,"
+        f" {now.accepted} accepted, {now.refused} refused,"
+        f" {format_bytes(now.bytes_received)} in, {format_bytes(now.bytes_sent)} out,"
+        f" {now.lost + unwritten} reports lost"
+    )
+    for name, count in now.accept_errors.items():
+        yield f"  accept: {count} times {name}"
+    yield from _holders_text(server.connections)
+    yield "tasks:"
+    yield from _tree_text()
+
+
+def status_fields(server: Server, unwritten: int = 0) -> dict[str, Any]:
+    """The same for machines, with the tasks as a flat list."""
+    now = server.statistics()
+    return {
+        "open": now.open,
+        "tokens_used": now.slots_used,
+        "limit": now.slots,
+        "accepted": now.accepted,
+        "refused": now.refused,
+        "bytes_received": now.bytes_received,
+        "bytes_sent": now.bytes_sent,
+        "reports_lost": now.lost + unwritten,
+        "accept_errors": dict(now.accept_errors),
+        "connections": [_holder_fields(c) for c in server.connections[:_MOST]],
+        "tasks": [line.strip() for line in _tree_text()],
+    }
+
+
+def _holders_text(connections: tuple[Connection, ...]) -> Iterator[str]:
+    if connections:
+        yield "tokens are held by (oldest first):"
+    for connection in connections[:_MOST]:
+        route = connection.peer
+        if connection.target is not None:
+            route += f" > {connection.target}"
+        yield (
+            f"  conn-{connection.id} {route}: {connection.phase},"
+            f" {format_duration(connection.age)},"
+            f" {format_bytes(connection.bytes_received)} in,"
+            f" {format_bytes(connection.bytes_sent)} out"
+        )
+    if len(connections) > _MOST:
+        yield f"  and {len(connections) - _MOST} others"
+
+
+def _holder_fields(connection: Connection) -> dict[str, Any]:
+    return {
+        "id": connection.id,
+        "peer": connection.peer,
+        "target": connection.target,
+        "phase": str(connection.phase),
+        "age": round(connection.age, 3),
+        "bytes_received": connection.bytes_received,
+        "bytes_sent": connection.bytes_sent,
+    }
+
+
+def _tree_text() -> Iterator[str]:
+    root = trio.lowlevel.current_root_task()
+    assert root is not None
+    for task in _children(root):
+        if not task.name.startswith("<"):  # Trio's own
+            yield from _task_text(task, "  ")
+
+
+def _children(task: trio.lowlevel.Task) -> list[trio.lowlevel.Task]:
+    # conn-2 before conn-10.
+    children = [t for nursery in task.child_nurseries for t in nursery.child_tasks]
+    return sorted(children, key=lambda t: (len(t.name.split(" ")[0]), t.name))
+
+
+def _task_text(task: trio.lowlevel.Task, indent: str) -> Iterator[str]:
+    yield f"{indent}{task.name}: {_position(task)}"
+    children = _children(task)
+    for child in children[:_MOST]:
+        yield from _task_text(child, indent + "  ")
+    if len(children) > _MOST:
+        yield f"{indent}  and {len(children) - _MOST} others"
+
+
+def _position(task: trio.lowlevel.Task) -> str:
+    # The innermost frame that is not Trio's own, or else the innermost one.
+    frames = list(task.iter_await_frames())
+    own = [f for f in frames if not f[0].f_code.co_filename.startswith(_TRIO)]
+    for frame, line in (own or frames)[-1:]:
+        file = "/".join(Path(frame.f_code.co_filename).parts[-2:])
+        return f"{frame.f_code.co_qualname} at {file}:{line}"
+    return "about to start or to end"

@@ -1,0 +1,265 @@
+"""What happened to a connection, in sentences for a person who has to find out why.
+
+Records in, lines out. Nothing here knows where the records come from, and
+nothing is said that is not in them.
+"""
+
+from __future__ import annotations
+
+import collections
+import shlex
+from collections.abc import Iterable, Iterator
+from typing import Final
+
+import click
+
+from trioserve import Attempt, Phase, Reason, UnixAddress, parse_address
+from trioserve.app._values import (
+    format_bytes,
+    format_duration,
+    format_time,
+    printable,
+)
+from trioserve.app.output._formats import as_logfmt
+from trioserve.app.output._log import sentence_of
+
+from ._advice import ADVICE
+from ._records import Record
+
+#: The bounds of these reasons are numbers of connections; others are seconds.
+_COUNTED: Final = frozenset({Reason.LIMIT, Reason.PEER_LIMIT})
+
+_ENDS_THEN: Final = frozenset(
+    {Reason.CLIENT_RESET, Reason.CUT, Reason.CANCELLED, Reason.LIFETIME}
+)
+#: Phase -> its meaning, and the reasons whose sentences don't say it already.
+_PHASES: Final[dict[str, tuple[str, frozenset[Reason]]]] = {
+    Phase.QUEUE: (
+        "Its handler had not begun.",
+        frozenset({Reason.CLIENT_RESET, Reason.CUT, Reason.CANCELLED}),
+    ),
+    Phase.CONNECT: (
+        "Its target was still being dialed.",
+        frozenset({*_ENDS_THEN, Reason.ABORTED, Reason.HANDLER_ERROR}),
+    ),
+    Phase.CLOSING: ("Its handler was done, and it was being closed.", _ENDS_THEN),
+}
+#: Reason -> the side that its timer waited for. Other timers wait for both sides,
+#: or for one that is known.
+_WAITED: Final[dict[str, str]] = {
+    Reason.HALF_CLOSED: "It was {side} whose direction had not ended.",
+    Reason.WRITE_STALL: "The receiver was {side}.",
+}
+
+_SIDES: Final = {"client": "the client", "target": "the target"}
+
+_MOST: Final = 20
+
+
+def explain(records: Iterable[Record], id: int | None = None) -> Iterator[str]:
+    """What happened to connection ``id``, line by line.
+
+    If several connections have that id, the last one is explained. Without an id,
+    the last 20 that did not end well are, newest last, and all are counted.
+
+    Raises:
+      click.ClickException: no connection has that id.
+    """
+    return _explain_failed(records) if id is None else _explain_one(records, id)
+
+
+def explain_record(record: Record) -> Iterator[str]:
+    """A headline and indented sentences; the last says what to do next."""
+    yield printable(f"connection {record.id}: {record.outcome}/{record.reason}")
+    for sentence in _sentences(record):
+        yield "  " + printable(sentence)
+
+
+def _explain_one(records: Iterable[Record], id: int) -> Iterator[str]:
+    last: Record | None = None
+    earlier = highest = 0
+    for record in records:
+        highest = max(highest, record.id)
+        if record.id == id:
+            earlier += last is not None
+            last = record
+    if last is None:
+        there = f"the highest is {highest}" if highest else "there are none"
+        raise click.ClickException(f"no connection has the id {id}; {there}")
+    yield from explain_record(last)
+    if earlier:
+        yield ""
+        yield f"earlier ones with this id: {earlier}; ids begin at 1 with each run"
+
+
+def _explain_failed(records: Iterable[Record]) -> Iterator[str]:
+    last: collections.deque[Record] = collections.deque(maxlen=_MOST)
+    well = failed = 0
+    for record in records:
+        if record.ended_well:
+            well += 1
+        else:
+            failed += 1
+            last.append(record)
+    for record in last:
+        yield from explain_record(record)
+        yield ""
+    text = f"connections: {well + failed}; {well} ended well, {failed} did not"
+    if failed > len(last):
+        text += f"; the last {len(last)} of these are above, use --id for the others"
+    yield text
+
+
+def _sentences(record: Record) -> Iterator[str]:
+    yield _route(record)
+    yield from _end(record)
+    yield from _attempts(record.attempts)
+    if record.error and record.error not in (each.error for each in record.attempts):
+        yield f"Error: {record.error}"
+    if record.faults:
+        yield f"Broken on purpose: {', '.join(record.faults)}."
+    yield from _times(record)
+    yield from _bytes(record)
+    if record.draining:
+        yield "The server was draining."
+    if record.open_at_close is not None:
+        yield f"Other connections that were open then: {record.open_at_close}."
+    if record.notes:
+        yield f"Noted: {as_logfmt(record.notes)}"
+    yield f"Next: {_advice(record)}."
+
+
+def _route(record: Record) -> str:
+    # The client, the listener, the target, when and for how long.
+    here = record.local or record.listener or "the server"
+    text = f"{_client(record)} came to {here}"
+    if record.target:
+        text += f", for {record.target}"
+    if record.accepted_at is not None:
+        text += f", at {format_time(record.accepted_at)}"
+    if record.duration is not None:
+        text += f"; it was over after {format_duration(record.duration)}"
+    return text + "."
+
+
+def _client(record: Record) -> str:
+    if record.peer == "unix:":  # a Unix socket of a client has no name
+        return "A client on this machine"
+    return record.peer or "A client"
+
+
+def _end(record: Record) -> Iterator[str]:
+    # The reason, the option that decided it, and what happened then.
+    if record.reason not in ADVICE:
+        yield f"It ended for a reason that this version does not know: {record.reason}."
+        return
+    reason = Reason(record.reason)
+    _, end, option = ADVICE[reason]
+    sentence = sentence_of(reason, record.target)
+    if option and not (reason is Reason.CUT and record.bound is None):
+        sentence += f" ({option}{_bound(record)})"
+    if end:
+        sentence += f", so {end}"
+    yield f"{sentence[0].upper()}{sentence[1:]}."
+    if reason in _WAITED and record.side in _SIDES:
+        yield _WAITED[reason].format_map(_values_of(record))
+    for phase, (meaning, reasons) in _PHASES.items():
+        if phase == record.phase and reason in reasons:
+            yield meaning
+
+
+def _bound(record: Record) -> str:
+    # The value of the option that decided it, as on a command line.
+    if record.bound is None:
+        return ""
+    if record.reason in _COUNTED:
+        return f" {record.bound:.0f}"
+    return f" {format_duration(record.bound)}"
+
+
+def _attempts(attempts: Iterable[Attempt]) -> Iterator[str]:
+    for number, each in enumerate(attempts, 1):
+        took = f"Attempt {number}: {each.address}, {format_duration(each.seconds)}"
+        blame = " (this machine's fault, not the target's)" if each.ours else ""
+        yield f"{took}: {each.error or 'connected'}{blame}"
+
+
+def _times(record: Record) -> Iterator[str]:
+    phases = {
+        "a token": record.queued,
+        "its target": record.connect,
+        "the client's first byte": record.first_byte,
+    }
+    reached = [
+        f"{phase} after {format_duration(seconds)}"
+        for phase, seconds in phases.items()
+        if seconds is not None
+    ]
+    if reached:
+        yield f"It got {', '.join(reached)}."
+
+
+def _bytes(record: Record) -> Iterator[str]:
+    received, sent = record.bytes_received, record.bytes_sent
+    back, on = record.upstream_bytes_received, record.upstream_bytes_sent
+    if received is not None and sent is not None:
+        yield f"From the client {format_bytes(received)}, to it {format_bytes(sent)}."
+    if back is not None and on is not None:
+        yield f"To the target {format_bytes(on)}, from it {format_bytes(back)}."
+    losses = list(_losses(record))
+    yield from losses
+    if not losses and (received or sent):
+        yield "No byte is known to be lost."
+
+
+def _losses(record: Record) -> Iterator[str]:
+    missed = "the target did not get" if record.target else "no handler got"
+    if lost := record.bytes_discarded:
+        yield f"Lost: {format_bytes(lost)} from the client, which {missed}."
+    if lost := record.upstream_bytes_discarded:
+        text = format_bytes(lost)
+        yield f"Lost: {text} from the target, which the client did not get."
+    for side, lost in (
+        ("client", record.unacknowledged),
+        ("target", record.upstream_unacknowledged),
+    ):
+        if lost:
+            yield (
+                f"Lost, as far as is known: {format_bytes(lost)} sent to the {side},"
+                " which did not acknowledge them."
+            )
+
+
+def _advice(record: Record) -> str:
+    if record.reason not in ADVICE:
+        return "explain it with the version of trioserve that wrote it"
+    if record.reason == Reason.CUT and record.bound is None and record.error:
+        return "to let it finish, send SIGTERM once; a second one and SIGQUIT cut"
+    if record.ended_well and any(_losses(record)):
+        return "it ended well, but not all was read: see which side closed too early"
+    return ADVICE[record.reason].next.format_map(_values_of(record))
+
+
+def _values_of(record: Record) -> dict[str, str]:
+    listening, reaching = _checks(record.target)
+    return {
+        "target": record.target or "the target",
+        "host": (record.host if record.host != record.peer else None) or "the client",
+        "side": _SIDES.get(record.side or "", "that side"),
+        "listening": listening,
+        "reaching": reaching,
+    }
+
+
+def _checks(target: str | None) -> tuple[str, str]:
+    # Commands that show whether a target listens, and whether it can be reached.
+    try:
+        address = parse_address(target or "")
+    except ValueError:
+        return "see `ss -ltn` there", "see its log, and the network between"
+    if not isinstance(address, UnixAddress):
+        host = shlex.quote(address.host)
+        return "see `ss -ltn` there", f"see `nc -vz {host} {address.port}`"
+    if address.is_abstract:
+        return "see `ss -lx`", "see `ss -lx`"
+    return "see `ss -lx`", f"see `ls -l {shlex.quote(address.path)}`"

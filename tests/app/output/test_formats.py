@@ -1,0 +1,22 @@
+from __future__ import annotations
+
+from trioserve.app.output._formats import as_logfmt
+
+
+def test_logfmt_quotes_what_has_to_be() -> None:
+    record = {
+        "plain": "a-b:1",
+        "words": 'say "x"',
+        "line": "a\nb\x1b",
+        "empty": "",
+        "none": None,
+        "yes": True,
+        "float": 0.5,
+        "list": [{"a b": "c"}],
+        "notes": {"user name": "é=1", "other": object},
+    }
+    assert as_logfmt(record) == (
+        r'plain=a-b:1 words="say \"x\"" line="a\nb\u001b" empty="" none=null'
+        r' yes=true float=0.5 list="[{\"a b\": \"c\"}]" notes.user_name="\u00e9=1"'
+        " notes.other=\"<class 'object'>\""
+    )

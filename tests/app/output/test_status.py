@@ -1,0 +1,112 @@
+from __future__ import annotations
+
+import json
+import re
+
+import pytest
+import trio
+import trio.testing
+
+from support import serving
+from trioserve import Connection, Limits, proxy
+from trioserve.app.output import _status
+from trioserve.app.output._status import status_fields, status_text
+
+
+async def _wait(conn: Connection) -> None:
+    while await conn.receive_some():
+        pass
+
+
+async def test_it_says_who_holds_the_tokens_and_where_each_task_stands(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with (
+        serving(_wait) as target,
+        serving(proxy(target.address), limits=Limits(max_connections=2)) as front,
+    ):
+        client = await front.connect()
+        await client.send_all(b"?")
+        await trio.sleep(90)
+        peer = f"127.0.0.1:{client.socket.getsockname()[1]}"
+        lines = list(status_text(front.server))
+        counters = "status: 1 open, 1 of 2 tokens, 1 accepted, 0 refused"
+        assert lines[:3] == [
+            f"{counters}, 1 B in, 0 B out, 0 reports lost",
+            "tokens are held by (oldest first):",
+            f"  conn-1 {peer} > {target.address}: data, 1m30s, 1 B in, 0 B out",
+        ]
+        tree = "\n".join(lines[lines.index("tasks:") :])
+        standing = r"SocketTransport\.receive at trioserve/_socket_transport\.py:\d+"
+        assert re.search(rf"\n  +conn-1 127\.0\.0\.1:\d+: {standing}\n", tree + "\n")
+        assert "trioserve collector: Running.collect at tests/support.py:" in tree
+        assert "TrioToken" not in tree
+
+        fields = status_fields(front.server)
+        assert json.loads(json.dumps(fields)) == fields
+        assert fields["connections"] == [
+            {
+                "id": 1,
+                "peer": peer,
+                "target": target.address,
+                "phase": "data",
+                "age": 90.0,
+                "bytes_received": 1,
+                "bytes_sent": 0,
+            }
+        ]
+        assert any(re.search(standing, task) for task in fields["tasks"])
+        assert fields["limit"] == 2
+        client.socket.close()
+
+
+async def test_of_many_it_lists_a_few(
+    monkeypatch: pytest.MonkeyPatch, autojump_clock: trio.testing.MockClock
+) -> None:
+    monkeypatch.setattr(_status, "_MOST", 3)
+    async with serving(_wait) as running:
+        running.server._serving.accept_errors["EMFILE"] = 7
+        for _ in range(12):
+            await running.connect()
+        await trio.testing.wait_all_tasks_blocked()
+        text = "\n".join(status_text(running.server))
+        assert "\n  accept: 7 times EMFILE\n" in text
+        assert re.findall(r"^  conn-(\d+)", text, re.MULTILINE) == ["1", "2", "3"]
+        assert "\n  and 9 others\n" in text
+        assert re.search(r"\n {4,}and \d+ others", text)
+        assert len(status_fields(running.server)["connections"]) == 3
+        for client in running.clients:
+            client.socket.close()
+
+
+async def test_tasks_are_listed_in_the_order_of_their_numbers(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with serving(_wait) as running:
+        for _ in range(11):
+            await running.connect()
+        await trio.testing.wait_all_tasks_blocked()
+        text = "\n".join(status_text(running.server))
+        tree = text[text.index("\ntasks:\n") :]
+        numbers = re.findall(r"^ +conn-(\d+)", tree, re.MULTILINE)
+        assert numbers == [str(number) for number in range(1, 12)]
+        for client in running.clients:
+            client.socket.close()
+
+
+async def test_a_server_without_connections_has_its_own_tasks() -> None:
+    async with serving(_wait) as running:
+        lines = list(status_text(running.server))
+    assert lines[0].startswith("status: 0 open, 0 of 100 tokens")
+    assert lines[1] == "tasks:"
+
+
+async def test_a_task_that_is_over_stands_nowhere() -> None:
+    async def end() -> None:
+        tasks.append(trio.lowlevel.current_task())
+
+    tasks: list[trio.lowlevel.Task] = []
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(end)
+        nursery.start_soon(end)
+    assert _status._position(tasks[0]) == "about to start or to end"

@@ -1,0 +1,394 @@
+from __future__ import annotations
+
+import itertools
+import json
+import re
+import shlex
+from collections.abc import Sequence
+from typing import Any
+
+import click
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from app.sample_reports import make_report
+from trioserve import Attempt, ConnectionReport, Outcome, Phase, Reason
+from trioserve.app.reports._advice import ADVICE
+from trioserve.app.reports._explain import explain, explain_record
+from trioserve.app.reports._records import Record, parse_record
+
+#: The option that decides a reason, and then others that advice may name.
+OPTIONS = {
+    Reason.DRAINED: ["--drain-idle"],
+    Reason.CONNECT_TIMEOUT: ["--connect"],
+    Reason.LIMIT: ["--max-connections", "--when-full"],
+    Reason.PEER_LIMIT: ["--per-peer", "--per-peer-prefix"],
+    Reason.NO_FDS: ["--max-connections"],
+    Reason.STOPPING: ["--lame-duck"],
+    Reason.FIRST_BYTE: ["--first-byte"],
+    Reason.IDLE: ["--idle"],
+    Reason.HALF_CLOSED: ["--half-closed"],
+    Reason.WRITE_STALL: ["--write-stall"],
+    Reason.LIFETIME: ["--lifetime"],
+    Reason.CUT: ["--drain", "--drain-idle"],
+}
+LIMITS = {Reason.LIMIT, Reason.PEER_LIMIT}
+BOUNDED = OPTIONS.keys() - {Reason.NO_FDS, Reason.STOPPING, Reason.CUT}
+BY_FIN = {Reason.IDLE, Reason.FIRST_BYTE}
+LOSSES = (
+    "bytes_discarded",
+    "unacknowledged",
+    "upstream_bytes_discarded",
+    "upstream_unacknowledged",
+)
+
+
+def _read(report: ConnectionReport) -> Record:
+    return parse_record(json.dumps(report.as_dict()).encode())
+
+
+def _lines(**changes: Any) -> list[str]:
+    return list(explain_record(_read(make_report(**changes))))
+
+
+def _text(**changes: Any) -> str:
+    return "\n".join(_lines(**changes))
+
+
+def _text_of(line: bytes) -> str:
+    return "\n".join(explain_record(parse_record(line)))
+
+
+def _advice(**changes: Any) -> str:
+    return _lines(**changes)[-1]
+
+
+def _nonsense(report: ConnectionReport, lines: Sequence[str]) -> list[str]:
+    """What can't be said, or contradicts the report or something else in it."""
+    text = "\n".join(lines)
+    reason, outcome = report.reason, report.outcome
+    sentence = reason.sentence
+    if reason is Reason.SERVER_CLOSED:
+        sentence = f"the {'target' if report.target else 'server'} closed first"
+    losses = [field for field in LOSSES if getattr(report, field)]
+    phases = re.findall("had not begun|still being dialed|was being closed", text)
+    wrong = {
+        "empty places": re.search(r"None|nan|[{}]|\S {2,}|\.\.|\( |,,", text),
+        "no sentence": any(
+            not re.match(r"  [A-Z0-9\[].*\.$", line)
+            for line in lines[1:]
+            if not re.match("  (Attempt|Error|Noted)", line)
+        ),
+        "another reason": f"\n  {sentence}".lower() not in text.lower(),
+        "no advice, or two": [line[:8] == "  Next: " for line in lines].index(True)
+        != len(lines) - 1,
+        "other options": not {*re.findall(r"--[a-z-]+", text)}
+        <= {*OPTIONS.get(reason, ())},
+        "no bound": reason in BOUNDED and _bound(report) not in text,
+        "well or not": ("ended well" in text) is not (outcome is Outcome.OK),
+        "nothing to do": losses and "Next: nothing" in text,
+        "losses": text.count("  Lost") != len(losses),
+        "no losses": losses and "No byte is known" in text,
+        "refused": ("it was refused" in text) is not (outcome is Outcome.REFUSED),
+        "two ends": len(re.findall("so (?:it|the client) was", text)) > 1,
+        "reset": re.search(r"\breset\b", text)
+        and (outcome in (Outcome.OK, Outcome.REFUSED) or reason in BY_FIN),
+        "who was first": len(set(re.findall("(closed first|reset it)", text))) > 1,
+        "two phases": len(phases) > 1,
+        "not begun": "not begun" in text and "its target after" in text,
+        "not dialed": "still being dialed" in text and ": connected" in text,
+        "a side": report.side is None and re.search("receiver was|It was the", text),
+        "draining": ("server was draining" in text) is not report.draining,
+    }
+    return [name for name, is_so in wrong.items() if is_so]
+
+
+def _bound(report: ConnectionReport) -> str:
+    """How the option stands in the text, with its value; all of them are 7."""
+    value = {True: " 7", False: " 7s"}[report.reason in LIMITS]
+    return f"({OPTIONS[report.reason][0]}{value if report.bound else ''})"
+
+
+def test_what_the_proxy_lacked_is_not_looked_for_at_the_target() -> None:
+    """Law 15: the attempt is not the target's failure, and the advice is another."""
+    short = "OSError: [Errno 99] no local port or address"
+    attempt = Attempt(address="10.0.0.2:80", seconds=0.0, error=short, ours=True)
+    lines = _lines(
+        reason=Reason.RESOURCE,
+        phase=Phase.CONNECT,
+        target="10.0.0.2:80",
+        attempts=[attempt],
+        error=short,
+    )
+    text = "\n".join(lines)
+    assert f"{short} (this machine's fault, not the target's)" in text
+    assert "ip_local_port_range" in lines[-1]
+    assert "10.0.0.2" not in lines[-1]
+    assert text.count(short) == 1
+
+
+def test_every_reason_has_an_explanation() -> None:
+    assert ADVICE.keys() == set(Reason)
+
+
+@pytest.mark.parametrize("reason", Reason)
+def test_a_reason_makes_sense_in_every_phase_on_every_side(reason: Reason) -> None:
+    for phase, side, target, bound in itertools.product(
+        Phase, ("client", "target", None), ("db:5432", None), (7, None)
+    ):
+        report = make_report(
+            reason=reason, phase=phase, side=side, target=target, bound=bound
+        )
+        lines = list(explain_record(_read(report)))
+        assert _nonsense(report, lines) == [], lines
+
+
+@st.composite
+def _reports(draw: st.DrawFn) -> ConnectionReport:
+    """Reports as there may be: what was never reached is in none of their fields."""
+    reason = draw(st.sampled_from(Reason))
+    phase = draw(st.sampled_from(Phase))
+    count = st.sampled_from([0, 1, 12_345])
+    seconds = st.sampled_from([0.0, 0.0123, 12.5, 4000.0])
+    fields: dict[str, Any] = {
+        "queued": draw(st.none() | seconds),
+        "first_byte": draw(st.none() | seconds),
+        "duration": draw(seconds),
+        "side": draw(st.sampled_from(["client", "target", None])),
+        "bound": draw(st.sampled_from([7, None])),
+        "error": draw(st.sampled_from(["ValueError: no", None])),
+        "draining": draw(st.booleans()),
+        "open_at_close": draw(count),
+        "bytes_received": draw(count),
+        "bytes_sent": draw(count),
+        "bytes_discarded": draw(count),
+        "unacknowledged": draw(st.none() | count),
+    }
+    if draw(st.booleans()):
+        failed = Attempt(address="[::1]:5432", seconds=0.5, error="TimeoutError: no")
+        fields |= {"target": "db:5432", "attempts": [failed]}
+    if phase not in (Phase.QUEUE, Phase.CONNECT) and "target" in fields:
+        fields["attempts"].append(Attempt(address="10.0.0.2:5432", seconds=0.01))
+        fields |= {
+            "connect": draw(seconds),
+            "upstream_bytes_received": draw(count),
+            "upstream_bytes_sent": draw(count),
+            "upstream_bytes_discarded": draw(count),
+            "upstream_unacknowledged": draw(st.none() | count),
+        }
+    return make_report(reason=reason, phase=phase, **fields)
+
+
+@given(_reports())
+def test_no_report_makes_sentences_that_contradict_each_other(
+    report: ConnectionReport,
+) -> None:
+    lines = list(explain_record(_read(report)))
+    assert _nonsense(report, lines) == [], lines
+
+
+def test_a_target_that_refuses() -> None:
+    error = "ConnectionRefusedError: [Errno 111] Connection refused"
+    assert (
+        _text(
+            reason=Reason.CONNECT_REFUSED,
+            phase=Phase.CONNECT,
+            target="10.0.0.2:80",
+            attempts=[
+                Attempt(address="10.0.0.3:80", seconds=2.5, error="no answer"),
+                Attempt(address="10.0.0.2:80", seconds=0.0012, error=error),
+            ],
+            duration=2.5,
+            error=error,
+            open_at_close=3,
+        )
+        == """\
+connection 7: target_error/connect_refused
+  10.0.0.9:4242 came to 10.0.0.1:8080, for 10.0.0.2:80, at 2025-10-09 08:53:20 UTC; \
+it was over after 2.5s.
+  The target refused, so the client was reset.
+  Attempt 1: 10.0.0.3:80, 2.5s: no answer
+  Attempt 2: 10.0.0.2:80, 1.2ms: ConnectionRefusedError: [Errno 111] Connection \
+refused
+  From the client 0 B, to it 0 B.
+  Other connections that were open then: 3.
+  Next: is something listening on 10.0.0.2:80? see `ss -ltn` there."""
+    )
+
+
+def test_a_receiver_that_stalls_while_the_server_drains() -> None:
+    assert (
+        _text(
+            reason=Reason.WRITE_STALL,
+            side="client",
+            bound=60.0,
+            target="db:5432",
+            attempts=[Attempt(address="10.0.0.2:5432", seconds=0.012)],
+            queued=1.5,
+            connect=1.512,
+            first_byte=2.0,
+            duration=3661.0,
+            bytes_received=12,
+            bytes_sent=3_400_000,
+            unacknowledged=250_000,
+            upstream_bytes_sent=12,
+            upstream_bytes_received=3_465_536,
+            upstream_bytes_discarded=65_536,
+            draining=True,
+            notes={"user": "bob", "query": "a b"},
+        )
+        == """\
+connection 7: timeout/write_stall
+  10.0.0.9:4242 came to 10.0.0.1:8080, for db:5432, at 2025-10-09 08:53:20 UTC; it \
+was over after 1h1m1s.
+  The receiver took no bytes (--write-stall 1m), so it was reset.
+  The receiver was the client.
+  Attempt 1: 10.0.0.2:5432, 12ms: connected
+  It got a token after 1.5s, its target after 1.5s, the client's first byte after 2s.
+  From the client 12 B, to it 3.4 MB.
+  To the target 12 B, from it 3.5 MB.
+  Lost: 65.5 kB from the target, which the client did not get.
+  Lost, as far as is known: 250.0 kB sent to the client, which did not acknowledge \
+them.
+  The server was draining.
+  Other connections that were open then: 0.
+  Noted: user=bob query="a b"
+  Next: why does the client not read: is it stopped, overloaded, cut off? if it may \
+pause so long, raise --write-stall."""
+    )
+
+
+def test_a_handler_that_ends_before_it_has_read_everything() -> None:
+    assert (
+        _text(reason=Reason.SERVER_CLOSED, bytes_received=10, bytes_discarded=4)
+        == """\
+connection 7: ok/server_closed
+  10.0.0.9:4242 came to 10.0.0.1:8080, at 2025-10-09 08:53:20 UTC; it was over after \
+250ms.
+  The server closed first.
+  From the client 10 B, to it 0 B.
+  Lost: 4 B from the client, which no handler got.
+  Other connections that were open then: 0.
+  Next: it ended well, but not all was read: see which side closed too early."""
+    )
+
+
+def test_a_line_of_an_older_writer_says_what_it_has() -> None:
+    assert (
+        _text_of(b'{"id": 3, "reason": "idle"}')
+        == """\
+connection 3: timeout/idle
+  A client came to the server.
+  No byte moved within the idle timeout (--idle), so it was closed.
+  Next: raise --idle, or let the client send keep-alives."""
+    )
+
+
+def test_a_reason_of_a_newer_writer_is_said_as_it_is() -> None:
+    line = b'{"id": 3, "reason": "moon", "outcome": "sky", "phase": "x", "error": "E"}'
+    assert (
+        _text_of(line)
+        == """\
+connection 3: sky/moon
+  A client came to the server.
+  It ended for a reason that this version does not know: moon.
+  Error: E
+  Next: explain it with the version of trioserve that wrote it."""
+    )
+
+
+@pytest.mark.parametrize(
+    ("target", "command"),
+    [
+        ("10.0.0.2:80", "nc -vz 10.0.0.2 80"),
+        ("[::1]:80", "nc -vz ::1 80"),
+        ("unix:/run/a b", "ls -l '/run/a b'"),
+        ("unix:@a", "ss -lx"),
+        ("a;reboot:80", "nc -vz 'a;reboot' 80"),
+    ],
+)
+def test_a_command_can_be_pasted(target: str, command: str) -> None:
+    advice = _advice(reason=Reason.CONNECT_FAILED, target=target)
+    assert advice.endswith(f"reach {target}? see `{command}`.")
+    assert shlex.split(command)
+
+
+def test_a_unix_socket_is_looked_for_where_unix_sockets_are() -> None:
+    advice = _advice(reason=Reason.CONNECT_REFUSED, target="unix:/run/a")
+    assert advice.endswith("listening on unix:/run/a? see `ss -lx`.")
+
+
+@pytest.mark.parametrize(
+    ("peer", "who", "host"),
+    [
+        ("[::1]:4242", "[::1]:4242", "::1"),
+        ("unix:", "A client on this machine", "the client"),
+        ("unix:/run/a", "unix:/run/a", "the client"),
+    ],
+)
+def test_who_it_was(peer: str, who: str, host: str) -> None:
+    lines = _lines(reason=Reason.PEER_LIMIT, peer=peer)
+    assert lines[1].startswith(f"  {who} came to ")
+    assert lines[-1].startswith(f"  Next: what does {host} need ")
+
+
+def test_nothing_reaches_the_terminal_that_it_obeys() -> None:
+    evil = "\x1b]0;x\x07\u202e\n"
+    lines = _lines(
+        reason=Reason.CONNECT_FAILED,
+        peer=evil,
+        local=evil,
+        target=evil,
+        attempts=[Attempt(address=evil, seconds=0, error=evil)],
+        error=evil + "1",
+        notes={evil: evil},
+    )
+    lines += explain_record(Record(id=1, reason=evil, outcome=evil))
+    assert all(line.isprintable() for line in lines)
+
+
+def _records(*reasons: Reason) -> list[Record]:
+    return [
+        _read(make_report(id=number, reason=reason))
+        for number, reason in enumerate(reasons, 1)
+    ]
+
+
+def _explained(lines: Sequence[str]) -> list[int]:
+    found = [re.match(r"connection (\d+):", line) for line in lines]
+    return [int(each[1]) for each in found if each]
+
+
+def test_without_an_id_it_is_about_those_that_did_not_end_well() -> None:
+    lines = list(explain(_records(Reason.IDLE, Reason.DRAINED, Reason.CUT)))
+    assert _explained(lines) == [1, 3]
+    assert lines[-1] == "connections: 3; 1 ended well, 2 did not"
+
+
+def test_of_many_the_last_ones_are_explained_and_the_others_counted() -> None:
+    reasons = [Reason.IDLE] * 25 + [Reason.CLIENT_CLOSED] * 300
+    lines = list(explain(_records(*reasons)))
+    assert _explained(lines) == list(range(6, 26))
+    assert lines[-1] == (
+        "connections: 325; 300 ended well, 25 did not; the last 20 of these are above,"
+        " use --id for the others"
+    )
+
+
+def test_with_an_id_it_is_about_the_last_one_that_has_it() -> None:
+    runs = _records(Reason.IDLE, Reason.CUT) * 2 + _records(Reason.CLIENT_CLOSED)
+    lines = list(explain(runs, 1))
+    assert lines[0] == "connection 1: ok/client_closed"
+    assert lines[-1] == "earlier ones with this id: 2; ids begin at 1 with each run"
+    assert "earlier" not in list(explain(runs[:2], 2))[-1]
+
+
+@pytest.mark.parametrize(
+    ("records", "there"),
+    [([], "there are none"), (_records(Reason.CUT, Reason.CUT), "the highest is 2")],
+)
+def test_an_id_that_nobody_has_is_an_error(records: list[Record], there: str) -> None:
+    with pytest.raises(click.ClickException) as caught:
+        list(explain(records, 9))
+    assert caught.value.message == f"no connection has the id 9; {there}"
