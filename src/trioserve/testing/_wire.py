@@ -81,15 +81,15 @@ class Wire:
         """Send bytes. There must be room for them."""
         self._unreceived += len(data)
         if self.end is None:
-            for piece in self._schedule.feed(data, now - self._begin):
-                at = self._begin + piece.at
-                self._under_way.append(Arrival(piece.data, at, piece.boundary))
+            for segment in self._schedule.feed(data, now - self._begin):
+                at = self._begin + segment.at
+                self._under_way.append(Arrival(segment.data, at, segment.boundary))
             self._foresee_end(now)
 
     def send_fin(self, now: float) -> None:
         if self.end is None:
             at = self._begin + self._schedule.feed_eof(now - self._begin)
-            if at < math.inf:  # infinite if another termination comes first
+            if at < math.inf:  # infinite if another ending comes first
                 self._under_way.append(Arrival(Signal.FIN, at))
 
     def send_rst(self, now: float) -> None:
@@ -97,7 +97,7 @@ class Wire:
             self._under_way.append(Arrival(Signal.RST, now + self._latency))
 
     def _foresee_end(self, now: float) -> None:
-        """Let the termination arrive right after the last bytes before it."""
+        """Let an ending arrive right after the last bytes that precede it."""
         termination = self._schedule.termination
         if termination is not None and not self._foresees_end:
             self._foresees_end = True
