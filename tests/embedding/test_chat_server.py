@@ -6,11 +6,18 @@ from functools import partial
 
 import pytest
 import trio
-import trio.testing
 from trio.testing import MockClock
 
 from examples.embedding.chat_server import MAX_LINE, Room, handler
-from support import Running, is_reset, receive_all, receive_exactly, reset, serving
+from support import (
+    Running,
+    is_reset,
+    receive_all,
+    receive_exactly,
+    reset,
+    send_received,
+    serving,
+)
 from trioserve import Connection, Reason
 from trioserve.testing import Peer, check_handler
 
@@ -92,9 +99,8 @@ async def test_at_a_drain_half_a_line_can_be_ended_and_is_heard(
         anna = await joins(running, b"anna")
         bert = await joins(running, b"bert")
         await hears(anna, b"* bert is here\n")
-        await anna.send_all(b"good")
-        await bert.send_all(b"good")
-        await trio.testing.wait_all_tasks_blocked()
+        await send_received(running, anna, b"good")
+        await send_received(running, bert, b"good")
         running.server.start_draining()
         await hears(anna, _STOPS)
         await hears(bert, _STOPS)
@@ -112,8 +118,7 @@ async def test_a_client_that_does_not_end_its_line_at_a_drain_was_told(
 ) -> None:
     async with serving(partial(handler, room=Room())) as running:
         anna = await joins(running, b"anna")
-        await anna.send_all(b"good")
-        await trio.testing.wait_all_tasks_blocked()
+        await send_received(running, anna, b"good")
         running.server.start_draining()
         await hears(anna, _STOPS)
         assert await is_reset(anna)

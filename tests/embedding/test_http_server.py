@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import pytest
 import trio
-import trio.testing
 from trio.testing import MockClock
 
 from examples.embedding.http_server import MAX_BODY, handler
-from support import receive_all, receive_exactly, reset, serving
+from support import receive_all, receive_exactly, reset, send_received, serving
 from trioserve import Reason, Timeouts
 from trioserve.testing import Peer, check_handler
 
@@ -185,8 +184,7 @@ async def test_a_drain_waits_for_half_a_request_and_answers_it(
 async def test_a_drain_answers_what_was_pipelined(autojump_clock: MockClock) -> None:
     async with serving(handler) as running:
         client = await running.connect()
-        await client.send_all(post(b"abc")[:-1])
-        await trio.testing.wait_all_tasks_blocked()
+        await send_received(running, client, post(b"abc")[:-1])
         running.server.start_draining()
         await client.send_all(b"c" + _GET + _GET)
         answer = _HEAD + _CHUNKED + chunked(b"abc")
@@ -214,8 +212,7 @@ async def test_a_half_request_at_a_drain_that_never_ends_gets_408(
 ) -> None:
     async with serving(handler) as running:
         client = await running.connect()
-        await client.send_all(_GET[:-1])
-        await trio.testing.wait_all_tasks_blocked()
+        await send_received(running, client, _GET[:-1])
         running.server.start_draining()
         assert (await receive_all(client)).startswith(b"HTTP/1.1 408 ")
         assert (await running.server.drain()).clean

@@ -6,11 +6,10 @@ from functools import partial
 
 import pytest
 import trio
-import trio.testing
 from trio.testing import MockClock
 
 from examples.embedding.line_server import LINE_SECONDS, MAX_LINE, handler
-from support import receive_all, receive_exactly, reset, serving
+from support import receive_all, receive_exactly, reset, send_received, serving
 from trioserve import Connection, Reason, Timeouts
 from trioserve.testing import Peer, check_handler
 
@@ -75,8 +74,7 @@ async def test_a_client_that_does_not_end_its_line_at_a_drain_is_told(
 ) -> None:
     async with serving(handle) as running:
         client = await running.connect()
-        await client.send_all(b"GET")
-        await trio.testing.wait_all_tasks_blocked()
+        await send_received(running, client, b"GET")
         running.server.start_draining()
         assert await receive_all(client) == b"ERROR: the line took too long\n"
         assert (await running.server.drain()).clean
