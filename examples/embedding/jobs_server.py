@@ -40,13 +40,16 @@ def derive(password: bytes) -> bytes:
 async def handler(conn: Connection, *, limiter: trio.CapacityLimiter) -> None:
     """Answer each line in turn, and note how many were answered."""
     jobs, rest = 0, b""
-    while len(rest) <= MAX_LINE:
+    while True:
         data = b""
         with conn.idle(held=rest):
             data = await conn.receive_some(MAX_LINE)
         if not data:
             break
         *lines, rest = (rest + data).split(b"\n")
+        if any(len(line) > MAX_LINE for line in [*lines, rest]):
+            conn.note(error="the line is too long")
+            break
         for line in lines:
             # Left to itself if the connection ends: its result is for nobody else.
             key = await trio.to_thread.run_sync(

@@ -173,11 +173,16 @@ async def test_a_slow_client_is_ended_and_a_row(
     assert rows(path, "reason, jobs") == [("idle", 0)]
 
 
-async def test_a_line_has_a_bound(tmp_path: Path, autojump_clock: MockClock) -> None:
-    async with serving_jobs(tmp_path / "reports.db") as running:
+@pytest.mark.parametrize("end", [b"", b"\n"], ids=["no end", "end"])
+async def test_a_line_has_a_bound(
+    end: bytes, tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    path = tmp_path / "reports.db"
+    async with serving_jobs(path) as running:
         client = await running.connect()
-        await client.send_all(bytes(MAX_LINE + 1))
+        await client.send_all(bytes(MAX_LINE + 1) + end)
         assert await receive_all(client) == b""
+    assert rows(path, "jobs") == [(0,)]
 
 
 async def test_what_is_there_is_written_in_one_batch(

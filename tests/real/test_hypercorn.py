@@ -99,10 +99,11 @@ async def hypercorn(
     async with trio.open_nursery() as nursery:
         await nursery.start(lifespan.handle_lifespan)
         await lifespan.wait_for_startup()
-        async with trio.open_nursery() as inner:
-            async with serving(handler, **options) as running:
+        async with serving(handler, **options) as running:
+            async with trio.open_nursery() as inner:
                 inner.start_soon(terminate, running)
                 yield running
+                running.server.start_draining(reason="the test is over")
         await lifespan.wait_for_shutdown()
         nursery.cancel_scope.cancel()
 
