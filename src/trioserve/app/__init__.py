@@ -10,7 +10,7 @@ The map, from the bottom up; the folders have maps of their own:
     _program   _stop   demo   reports
     _environment   _listening
     _fault_options   _options   _run
-    _serving
+    _serve_command
     _cli
 """
 

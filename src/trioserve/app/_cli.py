@@ -269,7 +269,7 @@ def _serve(
 
     signals = Signals()
 
-    from ._serving import serve_command
+    from ._serve_command import serve_command
 
     commands = cli.commands.values()
     return serve_command(signals, commands, name, first, targets, **options)

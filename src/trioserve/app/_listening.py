@@ -10,9 +10,8 @@ import contextlib
 from collections.abc import Generator, Sequence
 
 import click
-import trio
 
-from trioserve import Address, UnixListener, open_listeners
+from trioserve import Address, Listener, open_listeners
 
 from ._listen_errors import why_not
 from ._loops import find_loop
@@ -20,10 +19,8 @@ from ._port_file import PortFile
 from ._program import WrongUsage
 from ._service import Service
 
-Listeners = Sequence[trio.SocketListener | UnixListener]
 
-
-async def listen(*addresses: Address) -> Listeners:
+async def listen(*addresses: Address) -> Sequence[Listener]:
     """`open_listeners`, with its errors as lines for a person.
 
     Raises:
@@ -37,7 +34,7 @@ async def listen(*addresses: Address) -> Listeners:
         raise click.ClickException(why_not(error)) from error
 
 
-async def refuse_loop(service: Service, listeners: Listeners) -> None:
+async def refuse_loop(service: Service, listeners: Sequence[Listener]) -> None:
     """Check that no target is one of the listeners.
 
     Raises:
@@ -55,7 +52,7 @@ async def refuse_loop(service: Service, listeners: Listeners) -> None:
 
 @contextlib.contextmanager
 def announced_ports(
-    service: Service, listeners: Listeners
+    service: Service, listeners: Sequence[Listener]
 ) -> Generator[PortFile | None]:
     """Write the port file, if the service has one, and remove it at the end.
 

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import AsyncIterable, Callable
+from collections.abc import AsyncIterable, Callable, Sequence
 
 import click
 import trio
 
-from trioserve import Server, serve
+from trioserve import Listener, Server, serve
 
-from ._listening import Listeners, announced_ports, listen, refuse_loop
+from ._listening import announced_ports, listen, refuse_loop
 from ._lookup import unknown_hosts
 from ._port_file import PortFile
 from ._service import Service
@@ -57,7 +57,7 @@ async def main(service: Service, output: Output, signals: Signals) -> int:
 
 async def run(
     service: Service,
-    listeners: Listeners,
+    listeners: Sequence[Listener],
     output: Output,
     signals: AsyncIterable[int],
     *,

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Awaitable, Callable
 
-from trioserve import Address, Connection, Limits, Timeouts
+from trioserve import Address, Handler, Limits, Timeouts
 from trioserve.faults import Faults
-
-Handler = Callable[[Connection], Awaitable[object]]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

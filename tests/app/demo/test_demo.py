@@ -10,7 +10,7 @@ import trio.testing
 
 from trioserve import ConnectionReport, DrainSummary, Phase, Reason, Statistics
 from trioserve.app.demo import _demo
-from trioserve.app.demo._audit import Audit, Ledger, audit_text, discrepancies
+from trioserve.app.demo._audit import Audit, ServerRecords, audit_text, discrepancies
 from trioserve.app.demo._clients import BEHAVIOURS, SimulatedClient, make_clients
 from trioserve.app.output._screen import Screen
 
@@ -56,8 +56,8 @@ def _statistics(**changes: Any) -> Statistics:
 def _audit(**changes: Any) -> Audit:
     fields: dict[str, Any] = {
         "clients": [_client()],
-        "proxy": Ledger(reports=[_report()], statistics=_statistics()),
-        "target": Ledger(
+        "proxy": ServerRecords(reports=[_report()], statistics=_statistics()),
+        "target": ServerRecords(
             reports=[_report(connect=None)],
             statistics=_statistics(),
         ),
@@ -81,10 +81,10 @@ def _summary(**changes: Any) -> DrainSummary:
     return DrainSummary(**(fields | changes))
 
 
-def _ledger(
+def _records(
     report: dict[str, Any] | None = None, statistics: dict[str, Any] | None = None
-) -> Ledger:
-    return Ledger(
+) -> ServerRecords:
+    return ServerRecords(
         reports=[_report(**(report or {}))],
         statistics=_statistics(**(statistics or {})),
     )
@@ -165,30 +165,30 @@ def test_accounts_that_balance() -> None:
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"proxy": _ledger(statistics={"open": 1})}, "proxy: 1 connections are still"),
-        ({"proxy": _ledger(statistics={"closed": 0})}, "proxy: 1 accepted = 0 closed"),
+        ({"proxy": _records(statistics={"open": 1})}, "proxy: 1 connections are still"),
+        ({"proxy": _records(statistics={"closed": 0})}, "proxy: 1 accepted = 0 closed"),
         (
-            {"target": _ledger({"bytes_discarded": 1})},
+            {"target": _records({"bytes_discarded": 1})},
             "target: bytes_discarded are 1 in reports, 0 in statistics",
         ),
         (
-            {"proxy": _ledger({"upstream_bytes_sent": 4})},
+            {"proxy": _records({"upstream_bytes_sent": 4})},
             "connection 1: received is not passed on + discarded",
         ),
         (
-            {"proxy": _ledger({"upstream_bytes_discarded": 1})},
+            {"proxy": _records({"upstream_bytes_discarded": 1})},
             "connection 1: sent is not what the target sent",
         ),
         (
-            {"proxy": _ledger({"connect": None})},
+            {"proxy": _records({"connect": None})},
             "0 dialed, but 1 reports of the target",
         ),
         (
-            {"target": _ledger({"bytes_received": 6}, {"bytes_received": 6})},
+            {"target": _records({"bytes_received": 6}, {"bytes_received": 6})},
             "the target received more than the proxy sent",
         ),
         (
-            {"target": _ledger({"bytes_sent": 4}, {"bytes_sent": 4})},
+            {"target": _records({"bytes_sent": 4}, {"bytes_sent": 4})},
             "the proxy received more than the target sent",
         ),
         ({"clients": [_client(sent=4)]}, "got or gave what its report does not have"),

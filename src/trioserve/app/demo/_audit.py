@@ -15,7 +15,7 @@ from ._clients import SimulatedClient
 
 
 @dataclasses.dataclass(kw_only=True)
-class Ledger:
+class ServerRecords:
     """What one server recorded: a report of each connection, and its counters."""
 
     reports: list[ConnectionReport]
@@ -31,8 +31,8 @@ class Audit:
     """Everything that was recorded: by the clients, the proxy, and its target."""
 
     clients: Sequence[SimulatedClient]
-    proxy: Ledger
-    target: Ledger
+    proxy: ServerRecords
+    target: ServerRecords
     summary: DrainSummary
 
 
@@ -49,8 +49,8 @@ def audit_text(audit: Audit) -> Iterator[str]:
     yield "outcomes: " + ", ".join(f"{n} {name}" for name, n in outcomes.most_common())
     yield ""
     connected = sum(1 for client in audit.clients if client.address)
-    yield f"connections  {connected} clients = {_ledger_text(front)}"
-    yield f"  to target  {_dialed(front)} dialed = {_ledger_text(back)}"
+    yield f"connections  {connected} clients = {_records_text(front)}"
+    yield f"  to target  {_dialed(front)} dialed = {_records_text(back)}"
     sent = sum(client.sent for client in audit.clients)
     received = sum(client.received for client in audit.clients)
     there, back_again = front.sum("bytes_received"), front.sum("bytes_sent")
@@ -73,28 +73,28 @@ def audit_text(audit: Audit) -> Iterator[str]:
 def discrepancies(audit: Audit) -> list[str]:
     """Everything that does not add up, a line each; empty if all is well."""
     return [
-        *_check_ledger("proxy", audit.proxy),
-        *_check_ledger("target", audit.target),
+        *_check_records("proxy", audit.proxy),
+        *_check_records("target", audit.target),
         *_check_relay(audit.proxy, audit.target),
         *_check_clients(audit.clients, audit.proxy),
         *(f"stuck: {task}" for task in audit.summary.stuck),
     ]
 
 
-def _check_ledger(name: str, ledger: Ledger) -> Iterator[str]:
+def _check_records(name: str, records: ServerRecords) -> Iterator[str]:
     # A server's reports against its counters.
-    counters = ledger.statistics
+    counters = records.statistics
     if counters.open:
         yield f"{name}: {counters.open} connections are still open"
-    if not counters.accepted == counters.closed == len(ledger.reports):
-        yield f"{name}: {_ledger_text(ledger)}"
+    if not counters.accepted == counters.closed == len(records.reports):
+        yield f"{name}: {_records_text(records)}"
     for field in ("bytes_received", "bytes_sent", "bytes_discarded"):
-        total, counter = ledger.sum(field), getattr(counters, field)
+        total, counter = records.sum(field), getattr(counters, field)
         if total != counter:
             yield f"{name}: {field} are {total} in reports, {counter} in statistics"
 
 
-def _check_relay(front: Ledger, back: Ledger) -> Iterator[str]:
+def _check_relay(front: ServerRecords, back: ServerRecords) -> Iterator[str]:
     # What the proxy received against what it passed on and what its target saw.
     for report in front.reports:
         if report.bytes_received != report.bytes_discarded + (
@@ -113,11 +113,13 @@ def _check_relay(front: Ledger, back: Ledger) -> Iterator[str]:
         yield "the proxy received more than the target sent"
 
 
-def _check_clients(clients: Sequence[SimulatedClient], ledger: Ledger) -> Iterator[str]:
+def _check_clients(
+    clients: Sequence[SimulatedClient], records: ServerRecords
+) -> Iterator[str]:
     # What each client saw against the report of its connection. Bytes that were
     # on the way may be missing after a reset, and only then.
     by_peer: dict[str, list[ConnectionReport]] = {}
-    for report in sorted(ledger.reports, key=lambda report: report.id):
+    for report in sorted(records.reports, key=lambda report: report.id):
         by_peer.setdefault(report.peer, []).append(report)
     for client in clients:
         name = f"{client.behaviour} client {client.address}"
@@ -145,13 +147,13 @@ def _check_clients(clients: Sequence[SimulatedClient], ledger: Ledger) -> Iterat
         yield f"{left} reports belong to no client"
 
 
-def _ledger_text(ledger: Ledger) -> str:
-    counters = ledger.statistics
+def _records_text(records: ServerRecords) -> str:
+    counters = records.statistics
     return (
         f"{counters.accepted} accepted = {counters.closed} closed"
-        f" = {len(ledger.reports)} reports"
+        f" = {len(records.reports)} reports"
     )
 
 
-def _dialed(ledger: Ledger) -> int:
-    return sum(1 for report in ledger.reports if report.connect is not None)
+def _dialed(records: ServerRecords) -> int:
+    return sum(1 for report in records.reports if report.connect is not None)

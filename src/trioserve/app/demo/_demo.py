@@ -32,7 +32,7 @@ from trioserve.app.monitor._sampler import Sampler, Snapshot
 from trioserve.app.output._live import view_lines
 from trioserve.app.output._screen import Screen
 
-from ._audit import Audit, Ledger, audit_text, discrepancies
+from ._audit import Audit, ServerRecords, audit_text, discrepancies
 from ._clients import BEHAVIOURS, SimulatedClient, make_clients
 
 _LIMIT = 20
@@ -115,8 +115,8 @@ async def perform(
         nursery.cancel_scope.cancel()
     return Audit(
         clients=clients,
-        proxy=Ledger(reports=proxy_reports, statistics=front.statistics()),
-        target=Ledger(reports=target_reports, statistics=target.statistics()),
+        proxy=ServerRecords(reports=proxy_reports, statistics=front.statistics()),
+        target=ServerRecords(reports=target_reports, statistics=target.statistics()),
         summary=summary,
     )
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import click
 
-from trioserve import Address, Attempt, Timeouts, echo, proxy
+from trioserve import Address, Attempt, Handler, Timeouts, echo, proxy
 from trioserve.faults import Faults
 
 from . import _run
@@ -21,7 +21,7 @@ from ._environment import misspelt_variables
 from ._fault_options import SeededFaults
 from ._options import limits_of
 from ._program import WrongUsage
-from ._service import Handler, Service
+from ._service import Service
 from ._signals import Signals
 from .output._opening import open_output
 from .output._startup import log_low_default
