@@ -131,7 +131,7 @@ def test_the_version() -> None:
         ("proxy :1", "TARGET is missing; usage: trioserve proxy [OPTIONS]"),
         ("echo a:1 b:2", "unexpected extra argument (b:2); usage: trioserve echo"),
         ("echo --idle 5x", "--idle: '5x' is not a duration; use 500ms, 10s"),
-        ("echo --idle 1h1h", "--idle: '1h1h' has a unit twice; use 500ms, 10s"),
+        ("echo --idle 1h1h", "--idle: '1h1h' is not a duration; use 500ms, 10s"),
         ("proxy :1 xn--:80", "'xn--' is not a host name: "),
         ("echo --idle -5", "--idle: '-5' is negative; use 0 or more"),
         ("echo --idle 0", "--idle: must be more than 0; 'never' means no limit"),

@@ -1,11 +1,8 @@
 """Values that people write and read: durations, sizes, numbers of things.
 
 Text in, numbers out, and back. Nothing here knows which option or message they
-are for.
-
-The library's grammar of faults reads times in its own way: there a number
-without a unit is bytes, ``never`` makes no sense, and what is written must be
-read back exactly, whereas durations are rounded here for people.
+are for. The grammar of durations with units is the library's; the command adds
+``never`` and numbers without a unit, which are bytes in a fault.
 """
 
 from __future__ import annotations
@@ -14,11 +11,11 @@ import datetime as dt
 import math
 import re
 
+from trioserve import faults
+
 #: What a duration may look like.
 DURATIONS = "500ms, 10s, 2m, 1h30m, 1d, a number of seconds, or 'never'"
 
-_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
-_PART = re.compile(r"(\d+\.?\d*|\.\d+)(ms|[smhd])", re.ASCII)
 _NUMBER = re.compile(r"\d+\.?\d*|\.\d+", re.ASCII)
 _NEVER = frozenset({"never", "inf"})
 
@@ -37,14 +34,13 @@ def parse_duration(text: str) -> float:
         return math.inf
     if _NUMBER.fullmatch(plain):
         return float(plain)
-    if plain and not _PART.sub("", plain):
-        parts = _PART.findall(plain)
-        if len(parts) > len({unit for _, unit in parts}):
-            raise ValueError(f"{text!r} has a unit twice; use {DURATIONS}")
-        return sum(float(number) * _UNITS[unit] for number, unit in parts)
-    if plain.startswith("-"):
-        raise ValueError(f"{text!r} is negative; use 0 or more, or 'never'")
-    raise ValueError(f"{text!r} is not a duration; use {DURATIONS}")
+    try:
+        return faults.parse_duration(plain)
+    except ValueError:
+        if plain.startswith("-"):
+            text = f"{text!r} is negative; use 0 or more, or 'never'"
+            raise ValueError(text) from None
+        raise ValueError(f"{text!r} is not a duration; use {DURATIONS}") from None
 
 
 def format_duration(seconds: float) -> str:
