@@ -109,7 +109,7 @@ class ServeLaws:
             raise ServeFailure("limit", served.excess)
         most, now = served.server.limits.max_connections, len(served.served)
         taken = served.server.statistics().slots_used
-        how = f"slots taken: {taken}, connections served: {now}"
+        how = f"tokens in use: {taken}, connections served: {now}"
         require("limit", taken == now, how)
         if now < most and not served.is_draining:
             how = f"{now} are served, {most} may be, and a client waits"
