@@ -11,7 +11,7 @@ from typing import Final
 
 from trioserve import DrainSummary, Reason
 
-from ._serve_failure import ServeFailure, require
+from ._failure import ServeFailure, require
 from ._served import OrderedError, ServedServer
 
 #: Why a connection may end to which nothing was done: the server's timers, its
