@@ -292,6 +292,16 @@ async def acknowledged() -> None:
     await trio.testing.wait_all_tasks_blocked(0.4)
 
 
+async def send_received(
+    running: Running, client: trio.SocketStream, data: bytes
+) -> None:
+    """Send, and wait (on a virtual clock) until the server has received all."""
+    count = running.server.statistics().bytes_received + len(data)
+    await client.send_all(data)
+    while running.server.statistics().bytes_received < count:
+        await trio.sleep(0.001)
+
+
 async def receive_exactly(stream: trio.abc.ReceiveStream, count: int) -> bytes:
     data = b""
     while len(data) < count:
