@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from trioserve.testing import _watchdog
+from trioserve.testing.runs import _watchdog
 
 
 @pytest.fixture

@@ -1,18 +1,19 @@
-"""trioserve.testing: property-test any connection handler.
+"""trioserve.testing: test any connection handler in all that can happen to it.
 
-The map, from the bottom up; it uses public names of trioserve only, and
-imports Hypothesis only when a strategy or a machine is asked for:
+The map, from the bottom up; a module imports only from rows above its own here:
 
-    _arguments   _coroutine   _operation   _schedule   _timeline   _wire
-    _endpoint   _guest   _peer   _serve_failure   _watchdog
-    _case   _lines   _stream   _strategies
-    _driver   _network   _player   _traffic
-    _client   _handler_run   _result
-    _served   _state   _variations
-    _judge   _liveness   _observer   _serve_laws
-    _harness   _machine
+    _arguments   _timeline   network   runs
+    _peer   _traffic
+    _case   _player   _strategies
+    _handler_run   _result   serving
+    _state   _variations
+    _judge   _liveness   _observer
+    _harness
     _checker
     _check
+
+RULE: the kit uses public names of trioserve only. It imports Hypothesis only when a
+strategy or a machine is asked for.
 """
 
 from __future__ import annotations
@@ -27,19 +28,17 @@ from ._check import (
     sweep_cancellations,
     sweep_faults,
 )
-from ._client import Client
-from ._driver import Driver, StuckError
-from ._network import MemoryListener, MemoryNetwork
 from ._peer import Peer, Step
 from ._result import HandlerFailure, Received, Run, Violation
-from ._serve_failure import SERVE_LAWS, ServeFailure, ServeLaw
-from ._stream import Event, MemoryStream, stream_pair
 from ._timeline import Row, Timeline
 from ._variations import Explore
+from .network import Event, MemoryListener, MemoryNetwork, MemoryStream, stream_pair
+from .runs import Driver, StuckError
+from .serving import SERVE_LAWS, Client, ServeFailure, ServeLaw
 
 if TYPE_CHECKING:
-    from ._machine import ServeMachine
     from ._strategies import chunkings, faults, schedules, scripts
+    from .serving._machine import ServeMachine
 
 __all__ = [
     "LAWS",
@@ -79,7 +78,7 @@ __all__ = [
 
 #: What needs Hypothesis, and where it is.
 _WITH_HYPOTHESIS: Final = {
-    "ServeMachine": "_machine",
+    "ServeMachine": "serving._machine",
     "chunkings": "_strategies",
     "faults": "_strategies",
     "schedules": "_strategies",

@@ -6,10 +6,9 @@ from typing import Final
 
 import trio
 
-from ._coroutine import ObservedCoroutine
-from ._lines import innermost_line, line_of_error
-from ._stream import Event
 from ._traffic import Traffic
+from .network import Event
+from .runs import ObservedCoroutine, innermost_line, line_of_error
 
 #: Bytes that a handler may receive while its own send waits.
 MEMORY: Final = 65_536

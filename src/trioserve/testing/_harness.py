@@ -21,8 +21,6 @@ import trio.testing
 from trioserve import Connection, ConnectionReport, Limits, Server, Timeouts, serve
 
 from ._case import Case, Setting
-from ._coroutine import ObservedCoroutine
-from ._guest import GuestRun
 from ._handler_run import HandlerRun
 from ._judge import (
     CANCEL_REASON,
@@ -32,14 +30,13 @@ from ._judge import (
     single_errors,
 )
 from ._liveness import found_deadlock, found_endless_loop, require_ended
-from ._network import MemoryListener, MemoryNetwork
 from ._observer import Observer
 from ._peer import Peer
 from ._player import Meetings, MismatchError, Player
 from ._result import Received, Run
 from ._state import RunState
-from ._stream import MemoryStream
-from ._watchdog import Watchdog
+from .network import MemoryListener, MemoryNetwork, MemoryStream
+from .runs import GuestRun, ObservedCoroutine, Watchdog
 
 Handler: TypeAlias = Callable[[Any], Coroutine[Any, Any, object]]
 

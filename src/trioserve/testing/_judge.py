@@ -12,8 +12,8 @@ from trioserve import ConnectionReport, Outcome, Reason, Server
 
 from ._case import Setting
 from ._handler_run import HandlerRun
-from ._lines import line_of_error, line_of_task
 from ._state import RunState
+from .runs import line_of_error, line_of_task
 
 #: Reason of the cancel that is a disturbance.
 CANCEL_REASON: Final = "cancelled by the test"

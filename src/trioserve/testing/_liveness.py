@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from ._case import Law
-from ._lines import line_of_task
 from ._state import RunState
+from .runs import line_of_task
 
 
 def require_ended(state: RunState, when: str) -> None:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Final
 
 from ._handler_run import MEMORY
-from ._lines import line_of_caller
 from ._state import RunState
-from ._stream import Event, MemoryStream
 from ._timeline import shown
+from .network import Event, MemoryStream
+from .runs import line_of_caller
 
 #: Events of a peer or a handler, in words.
 _WORDS: Final = {

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 import trio
 
 from ._peer import Peer, brief, difference
-from ._stream import MemoryStream
-
-#: How the other side has ended so far, as seen by a peer.
-Tail = Literal["open", "eof", "reset"]
+from .network import MemoryStream, Tail
 
 #: Steps that wait for bytes, and steps that wait for the end.
 _ANSWERS: Final = ("expect", "receive", "receive_until")

@@ -10,8 +10,8 @@ from typing import Final
 from trioserve import ConnectionReport
 
 from ._case import LAWS, Case, Law, Setting, as_python
-from ._player import Tail
 from ._timeline import Timeline
+from .network import Tail
 
 #: Characters of a case from which on its bytes are abbreviated in a message.
 _MOST_TEXT: Final = 2000

@@ -11,7 +11,7 @@ from ._handler_run import HandlerRun
 from ._player import Player
 from ._result import Received, Violation
 from ._timeline import Row, Timeline
-from ._watchdog import Watchdog
+from .runs import Watchdog
 
 
 class RunState:

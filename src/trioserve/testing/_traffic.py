@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ._stream import Event
+from .network import Event
 
 
 class Traffic:

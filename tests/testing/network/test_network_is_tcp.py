@@ -1,6 +1,6 @@
 """The network in memory does what Linux does: the same script on both.
 
-``PYTHONPATH=tests python tests/testing/test_network_is_tcp.py 10000`` tries as
+``PYTHONPATH=tests python tests/testing/network/test_network_is_tcp.py 10000`` tries as
 many scripts as it says.
 """
 

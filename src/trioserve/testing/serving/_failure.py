@@ -17,7 +17,7 @@ SERVE_LAWS: Final[dict[ServeLaw, str]] = {
     "byte ledger": "reports and statistics count the bytes that went over the wire",
     "drain ends": "a drain cuts what is left at its deadline, not before, and ends",
     "no lost hello": "each client that has connected is served, told or reset",
-    "nothing left": "at the end no task is left, and no slot is taken",
+    "nothing left": "at the end no task is left, and no token is in use",
     "errors": "the handler raises only errors of its stream, or what `raises` names",
 }
 

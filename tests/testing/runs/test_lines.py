@@ -8,7 +8,7 @@ import pytest
 import trio
 import trio.testing
 
-from trioserve.testing._lines import (
+from trioserve.testing.runs._lines import (
     innermost_line,
     line_of_caller,
     line_of_error,

@@ -9,7 +9,7 @@ import pytest
 import trio
 import trio.testing
 
-from trioserve.testing._guest import GuestRun
+from trioserve.testing.runs._guest import GuestRun
 
 
 def guest(main: Callable[[], Awaitable[object]]) -> GuestRun:

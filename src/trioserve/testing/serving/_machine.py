@@ -26,12 +26,12 @@ from hypothesis.stateful import (
 )
 
 from trioserve import ConnectionReport, Limits, Server, Timeouts, echo
+from trioserve.testing._strategies import schedules
+from trioserve.testing.runs import Driver
 
 from ._client import Client
-from ._driver import Driver
-from ._serve_laws import ServeLaws
+from ._laws import ServeLaws
 from ._served import ServedServer
-from ._strategies import schedules
 
 _MOST_BYSTANDERS: Final = 2
 

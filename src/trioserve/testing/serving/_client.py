@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import trio
 
-from ._player import Tail
-from ._stream import MemoryStream
+from trioserve.testing.network import MemoryStream, Tail
 
 
 class Client:

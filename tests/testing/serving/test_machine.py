@@ -44,7 +44,7 @@ def failure(machine: type[ServeMachine]) -> ServeFailure:
 def nothing(*_: object, **__: object) -> None: ...
 
 
-def leaks_slots(patch: pytest.MonkeyPatch) -> None:
+def leaks_tokens(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Token, "release", nothing)
 
 
@@ -58,7 +58,7 @@ def forgets_a_lost_report(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Reports, "put", put_and_forget)
 
 
-def miscounts_slots(patch: pytest.MonkeyPatch, by: int) -> None:
+def miscounts_tokens(patch: pytest.MonkeyPatch, by: int) -> None:
     init = Tokens.__init__
 
     def miscounted(self: Tokens, total: int) -> None:
@@ -68,11 +68,11 @@ def miscounts_slots(patch: pytest.MonkeyPatch, by: int) -> None:
 
 
 def lets_one_more_in(patch: pytest.MonkeyPatch) -> None:
-    miscounts_slots(patch, +1)
+    miscounts_tokens(patch, +1)
 
 
 def lets_one_less_in(patch: pytest.MonkeyPatch) -> None:
-    miscounts_slots(patch, -1)
+    miscounts_tokens(patch, -1)
 
 
 def hangs_when_all_is_over(patch: pytest.MonkeyPatch) -> None:
@@ -125,7 +125,7 @@ def aborts_another_one(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Serving, "_finalize", finalize_another)
 
 
-def forgets_who_waits_for_a_slot(patch: pytest.MonkeyPatch) -> None:
+def forgets_a_client_that_waits(patch: pytest.MonkeyPatch) -> None:
     refuse = Serving.refuse
 
     def refuse_or_not(self: Serving, connection: Connection, reason: Reason) -> None:
@@ -137,7 +137,7 @@ def forgets_who_waits_for_a_slot(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Serving, "refuse", refuse_or_not)
 
 
-def does_not_tell_who_waits_for_a_slot(patch: pytest.MonkeyPatch) -> None:
+def does_not_tell_a_client_that_waits(patch: pytest.MonkeyPatch) -> None:
     refuse = Serving.refuse
 
     def refuse_or_not(self: Serving, connection: Connection, reason: Reason) -> None:
@@ -266,7 +266,7 @@ class RefusingMachine(ServeMachine):
 @pytest.mark.parametrize(
     ("law", "break_it"),
     [
-        ("limit", leaks_slots),
+        ("limit", leaks_tokens),
         ("one record", forgets_a_lost_report),
         ("limit", lets_one_more_in),
         ("limit", lets_one_less_in),
@@ -277,8 +277,8 @@ class RefusingMachine(ServeMachine):
         ("byte ledger", forgets_bytes_of_the_dead),
         ("isolation", ends_with_a_handler_that_raises),
         ("isolation", aborts_another_one),
-        ("one record", forgets_who_waits_for_a_slot),
-        ("no lost hello", does_not_tell_who_waits_for_a_slot),
+        ("one record", forgets_a_client_that_waits),
+        ("no lost hello", does_not_tell_a_client_that_waits),
         ("drain ends", takes_clients_while_it_drains),
         ("no lost hello", takes_no_more_after_the_first),
         ("isolation", ends_with_the_first_connection),
@@ -305,13 +305,13 @@ def test_a_server_that_breaks_a_law_is_found_out(
 def test_the_smallest_way_to_break_a_law_reads_well(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    leaks_slots(monkeypatch)
+    leaks_tokens(monkeypatch)
     with pytest.raises(ServeFailure) as caught:
         run_state_machine_as_test(
             ServeMachine, settings=settings(HUNT, phases=[Phase.generate, Phase.shrink])
         )
     assert str(caught.value) == (
-        "law 'limit': slots taken: 1, connections served: 0\n\n"
+        "law 'limit': tokens in use: 1, connections served: 0\n\n"
         "The law: no more connections are served than may be,"
         " and none waits without need."
     )

@@ -11,7 +11,7 @@ from typing import Final
 
 from trioserve import DrainSummary, Reason
 
-from ._serve_failure import ServeFailure, require
+from ._failure import ServeFailure, require
 from ._served import OrderedError, ServedServer
 
 #: Why a connection may end to which nothing was done: the server's timers, its
@@ -109,7 +109,7 @@ class ServeLaws:
             raise ServeFailure("limit", served.excess)
         most, now = served.server.limits.max_connections, len(served.served)
         taken = served.server.statistics().slots_used
-        how = f"slots taken: {taken}, connections served: {now}"
+        how = f"tokens in use: {taken}, connections served: {now}"
         require("limit", taken == now, how)
         if now < most and not served.is_draining:
             how = f"{now} are served, {most} may be, and a client waits"

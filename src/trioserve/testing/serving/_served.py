@@ -22,13 +22,12 @@ from trioserve import (
     Timeouts,
     serve,
 )
+from trioserve.testing._traffic import Traffic
+from trioserve.testing.network import Event, MemoryNetwork
+from trioserve.testing.runs import Driver, places
 
 from ._client import Client
-from ._driver import Driver, places
-from ._network import MemoryNetwork
-from ._serve_failure import require
-from ._stream import Event
-from ._traffic import Traffic
+from ._failure import require
 
 Handler: TypeAlias = Callable[[Connection], Awaitable[object]]
 

@@ -6,7 +6,7 @@ import dataclasses
 import errno
 import operator
 from collections.abc import Callable
-from typing import Final, TypeAlias
+from typing import Final, Literal, TypeAlias
 
 import trio
 
@@ -14,6 +14,9 @@ from trioserve.faults import Faults, parse_faults
 
 from ._endpoint import Endpoint, EventKind, broken, connect_ends, os_error
 from ._wire import Wire
+
+#: How the other side of a connection has ended so far, as a user of this side sees it.
+Tail = Literal["open", "eof", "reset"]
 
 #: Bytes of a receive that names no number. Trio's own default.
 _CHUNK: Final = 65536

@@ -1,0 +1,23 @@
+"""A network in memory: TCP as Linux does it, without a kernel.
+
+The map, from the bottom up; a module imports only from rows above its own here:
+
+    _operation   _wire
+    _endpoint
+    _stream
+    _network
+
+RULE: nothing here knows a handler, a server or a test.
+"""
+
+from ._network import MemoryListener, MemoryNetwork
+from ._stream import Event, MemoryStream, Tail, stream_pair
+
+__all__ = [
+    "Event",
+    "MemoryListener",
+    "MemoryNetwork",
+    "MemoryStream",
+    "Tail",
+    "stream_pair",
+]

@@ -1,0 +1,30 @@
+"""Trio runs that plain code makes go on, watches and leaves.
+
+The map, from the bottom up; a module imports only from rows above its own here:
+
+    _coroutine   _schedule   _watchdog
+    _guest
+    _lines
+    _driver
+
+RULE: nothing here knows a network, a server or a law.
+"""
+
+from ._coroutine import ObservedCoroutine
+from ._driver import Driver, StuckError, places
+from ._guest import GuestRun
+from ._lines import innermost_line, line_of_caller, line_of_error, line_of_task
+from ._watchdog import Watchdog
+
+__all__ = [
+    "Driver",
+    "GuestRun",
+    "ObservedCoroutine",
+    "StuckError",
+    "Watchdog",
+    "innermost_line",
+    "line_of_caller",
+    "line_of_error",
+    "line_of_task",
+    "places",
+]
