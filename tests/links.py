@@ -10,13 +10,15 @@ import dataclasses
 import math
 import random
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from typing import Generic, Self, TypeAlias, TypeVar
 
 import trio
 import trio.testing
 
 from support import reset
+from trioserve._relay import transport_of
+from trioserve._transport import Transport
 
 Stream: TypeAlias = trio.abc.HalfCloseableStream
 
@@ -173,6 +175,28 @@ def some_bytes(start: int, count: int) -> bytes:
     start %= len(_PATTERN)
     repeated = _PATTERN * ((start + count) // len(_PATTERN) + 1)
     return repeated[start : start + count]
+
+
+def numbers(data: bytes) -> memoryview:
+    """The same bytes, in a view whose length is not in bytes."""
+    return memoryview(data).cast("Q")
+
+
+Close: TypeAlias = Callable[[Transport], None]
+CLOSES: tuple[Close, ...] = (lambda t: t.abort(), lambda t: t.close())
+
+L = TypeVar("L", bound=AnyLink)
+
+
+@contextlib.contextmanager
+def over(medium: Callable[[], L]) -> Generator[tuple[Transport, L]]:
+    """A transport over our end of a link."""
+    with medium() as link:
+        transport = transport_of(link.ours)
+        try:
+            yield transport, link
+        finally:
+            transport.release()
 
 
 class Peer:

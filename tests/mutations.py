@@ -127,12 +127,12 @@ MUTATIONS: Sequence[Mutation] = (
         breaks="a receive takes bytes from whoever has its descriptor by now",
         file="_socket_transport.py",
         old="""\
-                    if self._owner is not None:
+                    if self.is_shared:
                         self.check_open()
                     if (data""",
         new="                    if (data",
         tests=(
-            "test_transport.py",
+            "test_shared_socket.py",
             "test_a_receiver_that_could_go_on_when_its_descriptor_changed_hands",
         ),
     ),
@@ -143,7 +143,7 @@ MUTATIONS: Sequence[Mutation] = (
         old="with isolated(), trio.move_on_after(seconds):",
         new="with trio.move_on_after(seconds):",
         tests=(
-            "test_transport.py",
+            "test_stream_transport.py",
             "test_a_foreign_stream_that_does_not_close_is_not_waited_for",
         ),
     ),
@@ -151,7 +151,7 @@ MUTATIONS: Sequence[Mutation] = (
         law=1,
         breaks="a relay that ends by what it sends is asked to receive",
         file="_engine.py",
-        old="        direction.mask = 0\n",
+        old="        pump.mask = 0\n",
         new="",
         tests=(
             "test_engine.py",
@@ -161,7 +161,7 @@ MUTATIONS: Sequence[Mutation] = (
     Mutation(
         law=1,
         breaks="bytes that wait for their sink are overwritten by what others receive",
-        file="_engine.py",
+        file="_engine_pump.py",
         old="self._held = memoryview(bytes(engine.view[sent:count]))",
         new="self._held = engine.view[sent:count]",
         tests=(
@@ -173,7 +173,7 @@ MUTATIONS: Sequence[Mutation] = (
         law=1,
         breaks="an event for a socket that is gone ends all relays",
         file="_engine.py",
-        old="                if direction is None:\n                    continue\n",
+        old="                if pump is None:\n                    continue\n",
         new="",
         tests=(
             "test_engine.py",
@@ -184,15 +184,15 @@ MUTATIONS: Sequence[Mutation] = (
         law=1,
         breaks="the end of a relay unregisters another one that has its number by now",
         file="_engine.py",
-        old="known = self._directions[direction.fd] is direction",
-        new="known = self._directions[direction.fd] is not None",
+        old="known = self._polled[pump.fd] is pump",
+        new="known = self._polled[pump.fd] is not None",
         tests=("test_engine.py", "test_a_number_that_another_relay_has_by_now"),
     ),
     Mutation(
         law=1,
         breaks="the engine works on for as long as there is something to do",
         file="_engine.py",
-        old="        for _ in range(_LOOKS):\n",
+        old="        for _ in range(_POLLS):\n",
         new="        while True:\n",
         tests=(
             "test_engine.py",
@@ -385,7 +385,7 @@ MUTATIONS: Sequence[Mutation] = (
     Mutation(
         law=4,
         breaks="what is in a pipe is lost when its flow gives it up",
-        file="_engine.py",
+        file="_engine_pump.py",
         old="            self._held = memoryview(pipe.read())\n",
         new="            pipe.read()\n",
         tests=(
@@ -400,6 +400,14 @@ MUTATIONS: Sequence[Mutation] = (
         old="self._received_before = source.received - already",
         new="self._received_before = source.received",
         tests=("test_engine.py", "test_bytes_that_were_received_before_go_first"),
+    ),
+    Mutation(
+        law=4,
+        breaks="of bytes that were given back, those given back last come last",
+        file="_transport_state.py",
+        old="self.unread_bytes = data + self.unread_bytes",
+        new="self.unread_bytes = self.unread_bytes + data",
+        tests=("test_unread.py", "test_eof_and_errors_that_were_found_come_after_it"),
     ),
     # 5. Drain ends
     Mutation(
@@ -509,10 +517,10 @@ MUTATIONS: Sequence[Mutation] = (
     Mutation(
         law=7,
         breaks="the mark of urgent data among bulk is an EOF",
-        file="_engine.py",
+        file="_engine_pump.py",
         old="""\
             self.give_up_pipe()
-            self.pull(engine, now)
+            self.on_readable(engine, now)
 """,
         new="""\
             self.give_up_pipe()
@@ -532,7 +540,7 @@ MUTATIONS: Sequence[Mutation] = (
     Mutation(
         law=8,
         breaks="what fails because of a reset is the error that is told",
-        file="_transport.py",
+        file="_transport_state.py",
         old="        if self.error is None:\n            # Its traceback",
         new="        if True:\n            # Its traceback",
         tests=("test_transport.py", "test_the_first_error_is_the_one_that_stays"),
@@ -540,7 +548,7 @@ MUTATIONS: Sequence[Mutation] = (
     Mutation(
         law=8,
         breaks="a reset that a send has found reads like an EOF",
-        file="_transport.py",
+        file="_transport_state.py",
         old="        elif self.error is not None:\n            raise",
         new="        elif False:\n            raise",
         tests=(
@@ -552,7 +560,7 @@ MUTATIONS: Sequence[Mutation] = (
     Mutation(
         law=8,
         breaks="last words are dropped if it is a send that finds the reset first",
-        file="_engine.py",
+        file="_engine_pump.py",
         old="if back is self or not (back.reading and self.sink.end_is_receivable()):",
         new="if True:",
         tests=(
@@ -623,21 +631,21 @@ MUTATIONS: Sequence[Mutation] = (
         old="sock.setsockopt(_TCP, _TCP_NOTSENT_LOWAT, NOTSENT_LOWAT)",
         new="pass",
         tests=(
-            "test_transport.py",
+            "test_socket_transport.py",
             "test_of_what_nobody_reads_the_kernel_holds_little",
         ),
     ),
     Mutation(
         law=9,
         breaks="a direction goes on receiving while its sink takes nothing",
-        file="_engine.py",
+        file="_engine_pump.py",
         old="mask = IN if self.reading and not self.blocked else 0",
         new="mask = IN if self.reading else 0",
         tests=("test_relay.py", "test_a_peer_that_never_reads_costs_one_chunk"),
     ),
     Mutation(
         law=9,
-        breaks="alarms of connections that are over pile up",
+        breaks="timer entries of connections that are over pile up",
         file="_timers.py",
         old="if len(self._heap) > 2 * self._watched + 64:",
         new="if False:",
@@ -647,7 +655,7 @@ MUTATIONS: Sequence[Mutation] = (
     Mutation(
         law=10,
         breaks="of what the kernel takes in parts, the first one is sent twice",
-        file="_engine.py",
+        file="_engine_pump.py",
         old="                    self._held = self._held[count:]\n",
         new="                    if count == len(self._held):\n"
         '                        self._held = b""\n',
@@ -660,7 +668,7 @@ MUTATIONS: Sequence[Mutation] = (
     Mutation(
         law=11,
         breaks="bytes that go through a pipe do not count as moving",
-        file="_engine.py",
+        file="_engine_pump.py",
         old="        source.moved_at = pipe.moved_at = now\n",
         new="        pipe.moved_at = now\n",
         tests=("test_engine.py", "test_bulk_is_no_silence"),
@@ -668,7 +676,7 @@ MUTATIONS: Sequence[Mutation] = (
     Mutation(
         law=11,
         breaks="a report does not say when the first byte of a relay came",
-        file="_engine.py",
+        file="_engine_pump.py",
         old="            source.first_byte_at = now\n",
         new="            pass\n",
         tests=("test_proxy.py", "test_the_report_tells_both_sides"),
@@ -676,9 +684,9 @@ MUTATIONS: Sequence[Mutation] = (
     Mutation(
         law=11,
         breaks="of several flows that are as fast as they can be, none is bulk",
-        file="_engine.py",
-        old="_FULL: Final = CHUNK // 4",
-        new="_FULL: Final = CHUNK",
+        file="_engine_pump.py",
+        old="_LARGE: Final = CHUNK // 4",
+        new="_LARGE: Final = CHUNK",
         tests=(
             "test_engine.py",
             "test_reads_that_do_not_fill_the_buffer_are_bulk_too",
@@ -705,8 +713,8 @@ MUTATIONS: Sequence[Mutation] = (
         law=12,
         breaks="a deadline that was replaced by an earlier one comes back later",
         file="_timers.py",
-        old="self._heap[0][2]._alarm is not self._heap[0]",
-        new="self._heap[0][2]._alarm is None",
+        old="self._heap[0][2].timer_entry is not self._heap[0]",
+        new="self._heap[0][2].timer_entry is None",
         tests=("test_timers.py", "test_a_watch_that_was_replaced_is_over"),
     ),
     Mutation(
@@ -775,7 +783,7 @@ MUTATIONS: Sequence[Mutation] = (
     ),
     Mutation(
         law=13,
-        breaks="a connection that is over keeps its alarm, and is kept by it",
+        breaks="a connection that is over keeps its timer entry, and is kept by it",
         file="_serving.py",
         old="        self._timers.forget(life)\n",
         new="",
@@ -783,7 +791,7 @@ MUTATIONS: Sequence[Mutation] = (
     ),
     Mutation(
         law=13,
-        breaks="a relay that is over keeps its alarm, and is kept by it",
+        breaks="a relay that is over keeps its timer entry, and is kept by it",
         file="_relay_rules.py",
         old="        options.timers.forget(self)\n",
         new="",
@@ -792,16 +800,16 @@ MUTATIONS: Sequence[Mutation] = (
     Mutation(
         law=13,
         breaks="a stream that was relayed is in use for ever",
-        file="_engine.py",
-        old="                direction.source.notify_on_close(None)\n",
+        file="_engine_run.py",
+        old="                pump.source.notify_on_close(None)\n",
         new="",
         tests=("test_relay.py", "test_cancelled_without_bytes_it_leaves_both_open"),
     ),
     Mutation(
         law=13,
         breaks="what is over waits for the garbage collector",
-        file="_engine.py",
-        old="        del self.pair, self.back\n",
+        file="_engine_pump.py",
+        old="        del self.relay, self.back\n",
         new="",
         tests=("test_serve.py", "test_a_connection_that_is_over_is_no_garbage"),
     ),
@@ -817,7 +825,7 @@ MUTATIONS: Sequence[Mutation] = (
     Mutation(
         law=14,
         breaks="what a peer acknowledges is not seen",
-        file="_socket_transport.py",
+        file="_socket_state.py",
         old="        held = self.unsent()\n        before = self._seen\n",
         new="        return False\n"
         "        held = self.unsent()\n        before = self._seen\n",

@@ -154,7 +154,7 @@ TABLE: dict[str, dict[str, tuple[Any, ...]]] = {
 #: What may be anything, and what is made by trioserve only.
 ANY: dict[str, str] = {
     "Connection": "made by a server",
-    "Connection.expire": "called by the timers",
+    "Connection.on_timer": "called by the timers",
     "Connection.idle": "anything is true or false",
     "Connection.note": "anything can be noted",
     "Relay": "made by hand_over()",

@@ -352,7 +352,7 @@ async def _floods(conn: Connection) -> None:
 async def test_a_timer_is_exact_after_a_conversation_too(
     handler: Any, reason: Reason, seconds: float, autojump_clock: object
 ) -> None:
-    """Law 12: an alarm set for an earlier wait is never too late for this one."""
+    """Law 12: a timer set for an earlier wait is never too late for this one."""
     timeouts = Timeouts(idle=7, half_closed=2, write_stall=3)
     async with serving(handler, timeouts=timeouts) as running:
         stream = await running.connect()

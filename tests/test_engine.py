@@ -57,7 +57,9 @@ from support import (
 )
 from sweep import Begin, sweep
 from trioserve import Connection, Flow, Reason, RelayResult, Timeouts, relay
-from trioserve._engine import Direction, Engine, Pair
+from trioserve._engine import Engine
+from trioserve._engine_pump import EnginePump, RelayCallbacks
+from trioserve._engine_run import EngineRun
 from trioserve._errors import behind
 from trioserve._pipes import DEEP_SIZE, MOST, Pipe, Pipes
 from trioserve._relay import transport_of
@@ -80,13 +82,14 @@ class Counted(Pipes):
 
 
 @contextlib.contextmanager
-def begun(pair: Pair, *directions: Direction) -> Generator[Pair]:
+def started(relay: RelayCallbacks, *pumps: EnginePump) -> Generator[EngineRun]:
     """The engine moves bytes for the block."""
-    pair.begin(Engine.of_this_run(), directions)
+    engine_run = EngineRun()
+    engine_run.start(Engine.of_this_run(), relay, pumps)
     try:
-        yield pair
+        yield engine_run
     finally:
-        pair.stop()
+        engine_run.stop()
 
 
 @pytest.fixture(autouse=True)
@@ -128,30 +131,30 @@ async def _talk(a: Sockets, b: Sockets) -> None:
     assert await receive_exactly(a.peer, 8) == b"and back"
 
 
-class Heard(Pair):
-    """Rules that write down what they are told."""
+class Heard:
+    """Callbacks that write down what they are told."""
 
     def __init__(self) -> None:
-        super().__init__()
+        self.quiet = False
         self.told: list[str] = []
 
-    def ended(self, direction: Direction) -> None:
-        self.told.append("ended")
+    def on_eof(self, pump: EnginePump) -> None:
+        self.told.append("eof")
 
-    def broke(self, transport: PollableTransport) -> None:
-        self.told.append("broke")
+    def on_error(self, transport: PollableTransport) -> None:
+        self.told.append("error")
 
     def on_closed(self) -> None:
         self.told.append("closed")
 
-    def failed(self, error: BaseException) -> None:
+    def on_failure(self, error: BaseException) -> None:
         self.told.append(repr(error))
 
-    def waits(self, direction: Direction, now: float) -> None:
-        self.told.append("waits")
+    def on_backpressure(self, pump: EnginePump, now: float) -> None:
+        self.told.append("backpressure")
 
-    def stirs(self, now: float) -> None:
-        self.told.append("stirs")
+    def on_activity(self, now: float) -> None:
+        self.told.append("activity")
 
 
 @contextlib.contextmanager
@@ -166,15 +169,21 @@ def _sides(*links: RealLink) -> Generator[list[Transport]]:
 
 
 @contextlib.contextmanager
-def _paired(a: Sockets, b: Sockets, rules: Heard) -> Generator[list[Direction]]:
-    """Two directions that the engine runs, without a relay."""
+def _paired(a: Sockets, b: Sockets, relay: Heard) -> Generator[list[EnginePump]]:
+    """Two pumps that the engine runs, without a relay."""
     with _sides(a, b) as (one, other):
-        assert isinstance(one, SocketTransport)
-        assert isinstance(other, SocketTransport)
-        there, back = Direction(one, other), Direction(other, one)
-        there.back, back.back = back, there
-        with begun(rules, there, back):
+        there, back = _pumps(one, other)
+        with started(relay, there, back):
             yield [there, back]
+
+
+def _pumps(one: Transport, other: Transport) -> tuple[EnginePump, EnginePump]:
+    """A pump for each direction."""
+    assert isinstance(one, SocketTransport)
+    assert isinstance(other, SocketTransport)
+    there, back = EnginePump(one, other), EnginePump(other, one)
+    there.back, back.back = back, there
+    return there, back
 
 
 # -- Law 11: the same story, by both ways.
@@ -564,17 +573,14 @@ async def test_a_descriptor_that_changes_hands_between_two_events_of_a_look(
         heard = Heard()
 
         class Hands(Heard):
-            def ended(self, direction: Direction) -> None:
+            def on_eof(self, pump: EnginePump) -> None:
                 c.ours.socket.close()
                 os.dup2(stranger.ours.socket.fileno(), number)
                 mine = stack.enter_context(socket.socket(fileno=number))
                 if again == "another relay":
                     here, there = SocketTransport(mine), transport_of(e.ours)
                     stack.callback(there.release)
-                    assert isinstance(there, SocketTransport)
-                    forth, back = Direction(here, there), Direction(there, here)
-                    forth.back, back.back = back, forth
-                    stack.enter_context(begun(heard, forth, back))
+                    stack.enter_context(started(heard, *_pumps(here, there)))
 
         async with trio.open_nursery() as nursery:
             hands = Hands()
@@ -748,18 +754,23 @@ def test_cancelled_at_any_step_nothing_is_left_of_it(shielded: bool) -> None:
     assert open_fds() == before
 
 
-async def _wait(pair: Pair) -> None:
-    await pair.wait()
+async def _wait(engine_run: EngineRun) -> None:
+    await engine_run.wait()
 
 
 async def test_cancelled_after_it_was_woken_it_has_come_to_its_end() -> None:
     """A cancel that comes after the last event does not hide it."""
-    with sockets() as a, sockets() as b, _paired(a, b, Heard()) as (there, _):
+    with (
+        sockets() as a,
+        sockets() as b,
+        _sides(a, b) as sides,
+        started(Heard(), *_pumps(*sides)) as engine_run,
+    ):
         with trio.CancelScope() as scope:
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(_wait, there.pair)
+                nursery.start_soon(_wait, engine_run)
                 await _settle()
-                there.pair.stop()
+                engine_run.stop()
                 scope.cancel()
         assert not scope.cancelled_caught
 
@@ -808,7 +819,7 @@ async def test_what_is_raised_in_one_relay_comes_out_of_that_one(
 ) -> None:
     """Law 1: and no other notices."""
 
-    def ended(self: EngineRelay, direction: Direction) -> None:
+    def on_eof(self: EngineRelay, pump: EnginePump) -> None:
         raise RuntimeError("a bug")
 
     with sockets() as a, sockets() as b, sockets() as c, sockets() as d:
@@ -816,7 +827,7 @@ async def test_what_is_raised_in_one_relay_comes_out_of_that_one(
             nursery.start_soon(relay, c.ours, d.ours)
             await _settle()
             with monkeypatch.context() as patch:
-                patch.setattr(EngineRelay, "ended", ended)
+                patch.setattr(EngineRelay, "on_eof", on_eof)
                 await a.peer.send_eof()
                 with pytest.raises(RuntimeError, match="a bug"):
                     await relay(a.ours, b.ours)
@@ -843,7 +854,7 @@ class _Strange:
     "error", [RuntimeError("strange"), PanicError("strange")], ids=repr
 )
 async def test_a_strange_socket_harms_nobody_else(error: BaseException) -> None:
-    """Law 1: its rules are told."""
+    """Law 1: its relay is told."""
     heard = Heard()
     with sockets() as a, sockets() as b, sockets() as c, sockets() as d:
         async with trio.open_nursery() as nursery:
@@ -1376,7 +1387,7 @@ async def test_a_pipe_that_can_not_be_emptied_ends_whose_bytes_are_in_it(
         async with trio.open_nursery() as nursery:
             async with _stalled(a, b, nursery) as (_, stalled):
                 other = Result(nursery, c.ours, d.ours)
-                (pipe,) = engine._splicing.values()
+                (pipe,) = engine.pipes.borrowed.values()
                 # Somebody thinks that the number is his, and by now it is.
                 nothing = os.open(os.devnull, mode)
                 os.dup2(nothing, pipe.reader)
@@ -1389,7 +1400,7 @@ async def test_a_pipe_that_can_not_be_emptied_ends_whose_bytes_are_in_it(
                 await _settle()
                 assert stalled.value.reason is reason
                 assert stalled.value.a_to_b.discarded > 0
-                assert engine.pipes.lent == len(engine._splicing)
+                assert engine.pipes.lent == len(engine.pipes.borrowed)
                 if asks == "another relay":
                     assert receiver.received == sender.sent
                 else:
@@ -1412,7 +1423,7 @@ async def test_a_pipe_that_is_drained_slowly_moves(
                 nursery.start_soon(receiver.read)
                 sender = Peer(c.peer)
                 await trio.sleep(0.9)
-                (pipe,) = engine._splicing.values()
+                (pipe,) = engine.pipes.borrowed.values()
                 filled = pipe.filled
                 while pipe.filled == filled:
                     await receive_exactly(b.peer, 10_000)
@@ -1519,7 +1530,7 @@ def test_a_relay_may_run_when_all_else_is_cancelled() -> None:
 async def test_it_stays_while_it_is_held() -> None:
     """A server need not start it for every connection."""
     engine = Engine.of_this_run()
-    engine.hold()
+    engine.acquire()
     steps: list[trio.lowlevel.Task] = []
     for _ in range(3):
         with sockets() as a, sockets() as b:
@@ -1537,7 +1548,7 @@ async def test_it_stays_while_it_is_held() -> None:
         ]
     assert len(steps) == 3
     assert len(set(steps)) == 1
-    engine.let_go()
+    engine.release()
     await _settle()
     assert _tasks() == 0
 
@@ -1566,35 +1577,28 @@ async def test_a_relay_that_ends_before_the_engine_has_begun() -> None:
         assert _tasks() == 0
 
 
-async def test_a_pair_is_waited_for_once_it_is_over() -> None:
-    """Then there is nothing to wait for; twice woken is once."""
+async def test_a_run_is_waited_for_once_it_is_over() -> None:
+    """Then there is nothing to wait for; waking again does nothing."""
     with sockets() as a, sockets() as b, _sides(a, b) as (one, other):
-        assert isinstance(one, SocketTransport)
-        assert isinstance(other, SocketTransport)
-        there, back = Direction(one, other), Direction(other, one)
-        there.back, back.back = back, there
-        with begun(Heard(), there, back) as pair:
-            pair.stop()
-            pair.wake()
-            await pair.wait()
+        with started(Heard(), *_pumps(one, other)) as engine_run:
+            engine_run.stop()
+            engine_run.wake()
+            await engine_run.wait()
     await _settle()
     assert _tasks() == 0
 
 
-async def test_a_pair_that_is_over_keeps_nobody() -> None:
+async def test_a_run_that_is_over_keeps_no_relay() -> None:
     """Nor does anybody keep it: no memory waits for the garbage collector."""
     with sockets() as a, sockets() as b, _sides(a, b) as (one, other):
-        assert isinstance(one, SocketTransport)
-        assert isinstance(other, SocketTransport)
-        there, back = Direction(one, other), Direction(other, one)
-        there.back, back.back = back, there
-        pair = Heard()
-        with begun(pair, there, back):
+        there, back = _pumps(one, other)
+        heard = Heard()
+        with started(heard, there, back):
             await _talk(a, b)
-        kept = weakref.ref(pair)
+        kept = weakref.ref(heard)
         gc.disable()
         try:
-            del pair, there, back
+            del heard
             await _settle()  # the engine's task, which it has ended, knows how
             assert kept() is None
         finally:
@@ -1809,10 +1813,10 @@ async def test_a_flow_of_bulk_does_not_hold_up_fifty_others(
 
 async def test_an_event_that_brings_nothing_changes_nothing() -> None:
     """Law 1: it is a hint; both ways of receiving, and a sink without room."""
-    rules = Heard()
-    with roomy() as a, roomy() as b, _paired(a, b, rules) as (there, back):
+    heard = Heard()
+    with roomy() as a, roomy() as b, _paired(a, b, heard) as (there, back):
         engine = Engine.of_this_run()
-        there.pull(engine, trio.current_time())
+        there.on_readable(engine, trio.current_time())
         assert there.received == 0
         async with trio.open_nursery() as nursery:
             sender = Peer(a.peer)
@@ -1821,14 +1825,14 @@ async def test_an_event_that_brings_nothing_changes_nothing() -> None:
             assert engine.pipes.lent == 1
             assert there.blocked
             delivered = there.delivered
-            back.happened(engine, select.EPOLLOUT, trio.current_time())
+            back.on_event(engine, select.EPOLLOUT, trio.current_time())
             assert (there.blocked, there.delivered) == (True, delivered)
             await receive_exactly(b.peer, 5 * BULK)
             await _settle()
         assert not there.blocked
-        there.pull(engine, trio.current_time())
+        there.on_readable(engine, trio.current_time())
         assert there.received == there.delivered == 5 * BULK
-    assert set(rules.told) == {"waits"}
+    assert set(heard.told) == {"backpressure"}
 
 
 def _unsent_limit(stream: trio.SocketStream) -> int:
@@ -1842,7 +1846,7 @@ async def test_for_a_flow_that_goes_on_the_kernel_may_hold_much(
     monkeypatch: pytest.MonkeyPatch, autojump_clock: trio.testing.MockClock
 ) -> None:
     """And when it is over the socket is as it was."""
-    monkeypatch.setattr("trioserve._engine._MUCH", 3 * BULK)
+    monkeypatch.setattr("trioserve._engine_pump.UNCAP_AFTER", 3 * BULK)
     with roomy() as a, roomy() as b:
         limit = _unsent_limit(b.ours)
         sender, receiver = Peer(a.peer), Peer(b.peer)

@@ -47,6 +47,7 @@ from trioserve import (
 )
 from trioserve._connection import lifecycle_of
 from trioserve._engine import Engine
+from trioserve._engine_pump import EnginePump
 from trioserve._relay import transport_of
 
 pytestmark = pytest.mark.skipif(
@@ -485,7 +486,8 @@ async def test_another_epoll_waits_for_what_was_changed_too(
     """Law 1: whoever notices first that the epoll is gone."""
     async with _scene("engine", monkeypatch) as scene:
         engine = Engine.of_this_run()
-        (there, _) = [d for d in engine._directions if d and d.source in scene.sides]
+        pumps = [pump for pump in engine._polled if isinstance(pump, EnginePump)]
+        (there, _) = [pump for pump in pumps if pump.source in scene.sides]
         _make_it_something_else(engine._epoll)
         one, other = scene.a, scene.b
         if there.source is scene.sides[1]:
@@ -493,7 +495,7 @@ async def test_another_epoll_waits_for_what_was_changed_too(
         _hang_up(one.peer)
         while there.reading:
             await trio.lowlevel.checkpoint()
-            there.pull(engine, trio.current_time())
+            there.on_readable(engine, trio.current_time())
         assert await receive_all(other.peer) == b""
         await other.peer.send_all(b"and back")
         assert await receive_exactly(one.peer, 8) == b"and back"
@@ -509,14 +511,14 @@ async def test_a_relay_that_is_lost_when_it_has_to_wait_ends_as_lacking(
             await _talk(a, b)
             engine = Engine.of_this_run()
             number = a.ours.socket.fileno()
-            there = engine._directions[number]
-            assert there is not None
+            there = engine._polled[number]
+            assert isinstance(there, EnginePump)
             _make_it_something_else(engine._epoll)
             epolls.faults = [Fault("epoll_ctl(ADD)", "ENOSPC")]
             nursery.start_soon(Peer(a.peer).send, 30_000_000)
             while not there.blocked:
                 await trio.lowlevel.checkpoint()
-                there.pull(engine, trio.current_time())
+                there.on_readable(engine, trio.current_time())
         assert result.value.reason is Reason.RESOURCE
 
 

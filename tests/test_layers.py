@@ -19,13 +19,16 @@ _echo _proxy
 faults
 _serve _relay
 _serving _relay_engine _relay_tasks
-_socket_acceptor _stream_acceptor _relay_rules
+_socket_acceptor _stream_acceptor _relay_rules _engine_run
 _acceptor _ledger
-_connection _record _refusals
+_connection _record _refusals _engine_pump
 _lifecycle _engine _dial
 _blame _deadlines _idle _listeners _pump
-_admission _socket_transport _stream_transport _timers _collector _names _drain
+_admission _shared_socket _stream_transport _timers _collector _names _drain
+_socket_transport
+_socket_state
 _transport _pipes _accept_errors _handlers
+_transport_state
 _address _complaints _options _report _tasks _tcp
 _arguments _errors
 """
@@ -174,9 +177,9 @@ def test_the_documented_map_is_this_one() -> None:
     [
         ("_transport", "from ._serve import serve", "_transport -> _serve points up"),
         (
-            "_socket_transport",
+            "_stream_transport",
             "from . import _timers",
-            "_socket_transport -> _timers points sideways",
+            "_stream_transport -> _timers points sideways",
         ),
         ("_report", "import trioserve", "_report -> __init__ points up"),
         ("_proxy", "from . import echo", "_proxy -> __init__ points up"),

@@ -31,7 +31,7 @@ from support import Result, receive_all, reset, run, serving
 from trioserve import Connection, Reason, Timeouts, _relay, relay
 from trioserve._connection import lifecycle_of
 from trioserve._relay_rules import RelayRules
-from trioserve._socket_transport import SocketTransport
+from trioserve._shared_socket import SharedSocketTransport
 
 #: Bytes that our kernel may hold for a peer, and that a peer's kernel takes.
 _OURS, _THEIRS = 1_000_000, 100_000
@@ -244,7 +244,7 @@ async def test_who_takes_nothing_is_not_waited_for_to_close(
 ) -> None:
     """Law 12: and what it sends meanwhile extends nothing."""
     with deep_on_this_machine() as link:
-        transport = SocketTransport.share(link.ours)
+        transport = SharedSocketTransport(link.ours)
         await transport.send(bytes(_THEIRS))
         began = trio.current_time()
         async with trio.open_nursery() as nursery:
@@ -477,7 +477,7 @@ async def test_a_timer_of_a_relay_looks_at_the_sockets_itself(
                     _send_now(client, b"here")
                 running_relay = lifecycle_of(conn).relay
                 assert isinstance(running_relay, RelayRules)
-                running_relay.expire(trio.current_time())
+                running_relay.on_timer(trio.current_time())
                 assert running_relay.close_reason is None
                 conn.abort()
                 nursery.cancel_scope.cancel()
@@ -506,7 +506,7 @@ async def test_a_timer_of_a_handler_looks_at_the_socket_itself(
             assert take(client)
         else:
             _send_now(client, b"here")
-        lifecycle_of(conn).expire(trio.current_time())
+        lifecycle_of(conn).on_timer(trio.current_time())
         ended = lifecycle_of(conn).close_reason is not None
         conn.abort()
         await trio.testing.wait_all_tasks_blocked()

@@ -12,20 +12,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from support import run
-from trioserve._timers import Alarm, Timers
+from trioserve._timers import TimerEntry, Timers
 
 
-class _Alarmed:
+class _Holder:
     """Notes when it was woken; watches again if ``again`` says when."""
 
-    _alarm: Alarm | None = None
+    timer_entry: TimerEntry | None = None
 
     def __init__(self, timers: Timers, again: list[float] | None = None) -> None:
         self.timers = timers
         self.again = again or []
         self.woken: list[float] = []
 
-    def expire(self, now: float) -> None:
+    def on_timer(self, now: float) -> None:
         self.woken.append(now)
         if self.again:
             self.timers.watch(self, self.again.pop(0))
@@ -57,7 +57,7 @@ def test_everybody_wakes_exactly_when_the_earliest_watch_says(
 
     async def main() -> None:
         timers = Timers()
-        sleepers = [_Alarmed(timers) for _ in range(4)]
+        sleepers = [_Holder(timers) for _ in range(4)]
         due = [math.inf] * 4
         expected: list[list[float]] = [[], [], [], []]
         async with trio.open_nursery() as nursery:
@@ -87,7 +87,7 @@ async def test_a_later_watch_does_not_move_an_earlier_one(
     timers: Timers, autojump_clock: trio.testing.MockClock
 ) -> None:
     """Activity is cheap: it is the waking that looks again."""
-    sleeper = _Alarmed(timers)
+    sleeper = _Holder(timers)
     for when in (math.inf, 5, 7, math.inf):
         timers.watch(sleeper, when)
     await trio.sleep(10)
@@ -98,7 +98,7 @@ async def test_an_earlier_watch_replaces_a_later_one(
     timers: Timers, autojump_clock: trio.testing.MockClock
 ) -> None:
     """Also while it sleeps until the later one."""
-    sleeper = _Alarmed(timers)
+    sleeper = _Holder(timers)
     timers.watch(sleeper, 7)
     await trio.sleep(1)
     timers.watch(sleeper, 5)
@@ -110,7 +110,7 @@ async def test_a_watch_that_was_replaced_is_over(
     timers: Timers, autojump_clock: trio.testing.MockClock
 ) -> None:
     """It does not come back with the next one."""
-    sleeper = _Alarmed(timers, again=[9])
+    sleeper = _Holder(timers, again=[9])
     timers.watch(sleeper, 7)
     timers.watch(sleeper, 5)
     await trio.sleep(10)
@@ -121,7 +121,7 @@ async def test_who_watches_again_when_woken_is_woken_again(
     timers: Timers, autojump_clock: trio.testing.MockClock
 ) -> None:
     """Which is how a deadline that has moved is kept."""
-    sleeper = _Alarmed(timers, again=[6, 9])
+    sleeper = _Holder(timers, again=[6, 9])
     timers.watch(sleeper, 5)
     await trio.sleep(10)
     assert sleeper.woken == [5, 6, 9]
@@ -132,7 +132,7 @@ async def test_all_that_is_due_wakes_together(
     timers: Timers, count: int, autojump_clock: trio.testing.MockClock
 ) -> None:
     """Deadlines of one moment need one wake-up, and two steps that are for others."""
-    sleepers = [_Alarmed(timers) for _ in range(count)]
+    sleepers = [_Holder(timers) for _ in range(count)]
     steps: list[str] = []
 
     class Steps(trio.abc.Instrument):
@@ -153,10 +153,10 @@ async def test_the_forgotten_do_not_pile_up(
     timers: Timers, autojump_clock: trio.testing.MockClock
 ) -> None:
     """Law 9: a hundred thousand short connections leave nothing behind."""
-    stays = _Alarmed(timers)
+    stays = _Holder(timers)
     timers.watch(stays, 5)
     for _ in range(10_000):
-        passes = _Alarmed(timers)
+        passes = _Holder(timers)
         timers.watch(passes, 6)
         timers.forget(passes)
     assert len(timers._heap) < 100
@@ -168,7 +168,7 @@ async def test_who_stays_when_many_were_forgotten_wakes_in_time(
     timers: Timers, autojump_clock: trio.testing.MockClock
 ) -> None:
     """Law 12: thrown out together, they leave all others in order."""
-    sleepers = [_Alarmed(timers) for _ in range(1000)]
+    sleepers = [_Holder(timers) for _ in range(1000)]
     moments = random.Random(0).sample(range(1, 1001), 1000)
     for sleeper, moment in zip(sleepers, moments, strict=True):
         timers.watch(sleeper, moment)
@@ -184,7 +184,7 @@ def test_the_forgotten_do_not_move_a_virtual_clock() -> None:
 
     async def main() -> None:
         timers = Timers()
-        sleeper = _Alarmed(timers)
+        sleeper = _Holder(timers)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(timers.run)
             timers.watch(sleeper, 5)

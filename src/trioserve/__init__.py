@@ -4,14 +4,17 @@ The map, from the bottom up; a module imports only from rows below its own:
 
                 _arguments   _errors
     words       _address   _complaints   _options   _report   _tasks   _tcp
+                _transport_state
                 _transport   _pipes   _accept_errors   _handlers
-                _admission   _socket_transport   _stream_transport   _timers
+                _socket_state
+                _socket_transport
+                _admission   _shared_socket   _stream_transport   _timers
                 _collector   _names   _drain
     mechanisms  _blame   _deadlines   _idle   _listeners   _pump
                 _lifecycle   _engine   _dial
-    connections _connection   _record   _refusals
+    connections _connection   _record   _refusals   _engine_pump
                 _acceptor   _ledger
-                _socket_acceptor   _stream_acceptor   _relay_rules
+                _socket_acceptor   _stream_acceptor   _relay_rules   _engine_run
     engines     _serving   _relay_engine   _relay_tasks
     public      _serve   _relay
                 faults

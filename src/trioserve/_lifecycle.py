@@ -33,7 +33,7 @@ from ._errors import is_ours
 from ._idle import Idle
 from ._options import Timeouts
 from ._report import Attempt, Conclusion, Phase, Reason, Side
-from ._timers import Alarm, Timers, next_look
+from ._timers import TimerEntry, Timers, next_look
 from ._transport import FAILURES, Transport
 
 #: What a lingering close throws away before it gives up on the client's EOF.
@@ -120,12 +120,12 @@ class Lifecycle:
     """
 
     __slots__ = (
-        "_alarm", "_drained", "_eof_first", "_idle", "_is_quiet", "_lingers",
+        "_drained", "_eof_first", "_idle", "_is_quiet", "_lingers",
         "_relay_closed", "_sends_fin", "_upstream_discarded", "accepted_at",
         "active_faults", "close_reason", "connected_at", "dialer", "draining",
         "exception", "handed_over", "id", "listener", "local", "notes", "peer",
         "peer_key", "phase", "queued", "relay", "result", "scope", "task", "timeouts",
-        "timers", "token", "transport", "upstream", "wall_clock",
+        "timer_entry", "timers", "token", "transport", "upstream", "wall_clock",
     )  # fmt: skip
 
     def __init__(
@@ -175,7 +175,7 @@ class Lifecycle:
         self._sends_fin = False
         self._eof_first = False
         self._lingers = False
-        self._alarm: Alarm | None = None
+        self.timer_entry: TimerEntry | None = None
         self._is_quiet = False
         transport.on_wait = self._on_wait
 
@@ -438,8 +438,8 @@ class Lifecycle:
         if (
             not starts_idle_timer_only
             or self._is_quiet
-            or self._alarm is None
-            or due < self._alarm[0]
+            or self.timer_entry is None
+            or due < self.timer_entry[0]
         ):
             self._is_quiet = False
             now = trio.current_time()
@@ -448,7 +448,7 @@ class Lifecycle:
             if (due := self._due()[0]) < math.inf:
                 self.timers.watch(self, min(due, next_look(now)))
 
-    def expire(self, now: float) -> None:
+    def on_timer(self, now: float) -> None:
         """A timer may have run out; called by the server's timers."""
         holds = self.relay is None and self.transport.observe_acks(now)
         due, reason = self._due()

@@ -16,7 +16,7 @@ from ._lifecycle import Lifecycle
 from ._options import Timeouts
 from ._relay import Relay, no_relay, relay_to_target
 from ._report import Attempt, Phase, Reason
-from ._timers import Alarm
+from ._timers import TimerEntry
 from ._transport import Transport
 from .faults import Faults, parse_faults
 from .faults._relay import ActiveFaults, FaultyRelay
@@ -149,10 +149,10 @@ class _Proxy:
 class _Watch:
     """Ends the dialing for a client that is gone."""
 
-    __slots__ = ("_alarm", "_dialing", "_life", "_scope")
+    __slots__ = ("_dialing", "_life", "_scope", "timer_entry")
 
     def __init__(self, life: Lifecycle, dialing: Dialing) -> None:
-        self._alarm: Alarm | None = None
+        self.timer_entry: TimerEntry | None = None
         self._life = life
         self._dialing = dialing
         self._scope: trio.CancelScope | None = None
@@ -166,7 +166,7 @@ class _Watch:
         if self._scope is not None:
             self._scope.cancel(reason="dialed")
 
-    def expire(self, now: float) -> None:
+    def on_timer(self, now: float) -> None:
         if self._scope is None:
             self._scope = trio.CancelScope()
             name = f"trioserve watch of conn-{self._life.id} {self._life.peer}"

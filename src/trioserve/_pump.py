@@ -1,8 +1,8 @@
 """Pumps: one direction of a relay, and its ledger.
 
-What a pump has received and not delivered, it holds; when the relay is over,
-that is what it has discarded. How the bytes get from one side to the other,
-and when that ends, is not known here.
+What a pump has received and not delivered, it holds; when the relay is over, it has
+discarded that. This module does not know how the bytes get from one side to the
+other, and when that ends.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ class Pump:
     """One direction: from ``source`` to ``sink``.
 
     Args:
-      already: bytes that were received before, and are its to deliver.
+      already: how many bytes were received before and are this pump's to deliver.
 
     Attributes:
       reading: whether it will receive again, and so find out how its source ends.
@@ -43,25 +43,28 @@ class Pump:
 
     @property
     def received(self) -> int:
+        """Bytes that were received for it, those before it included."""
         return self.source.received - self._received_before
 
     @property
     def delivered(self) -> int:
+        """Bytes that the sink has taken from it."""
         return self.sink.sent - self._sent_before
 
     @property
     def discarded(self) -> int:
-        """What was received and is not delivered; while it runs, what it holds."""
+        """Bytes that were received and not delivered; while it runs, it holds them."""
         brought = self.source.received - self._received_before
         return brought - (self.sink.sent - self._sent_before)
 
     def can_move(self) -> bool:
-        """Whether what it waits for has happened, as far as can be known."""
+        """Whether it could move a byte now, as far as can be known."""
         if self.sink.sending_since < math.inf:
             return self.sink.writable()
         return self.source.receiving_since < math.inf and self.source.readable()
 
     def flow(self) -> Flow:
+        """What it has moved, for the relay's result."""
         return Flow(
             received=self.received,
             delivered=self.delivered,

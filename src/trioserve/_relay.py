@@ -21,7 +21,7 @@ from ._relay_engine import EngineRelay
 from ._relay_rules import RelayOptions, RelayRules
 from ._relay_tasks import TaskRelay
 from ._report import Flow, RelayResult, describe
-from ._socket_transport import SocketTransport
+from ._shared_socket import SharedSocketTransport
 from ._stream_transport import StreamTransport
 from ._timers import Timers
 from ._transport import Transport
@@ -205,7 +205,7 @@ def transport_of(stream: trio.abc.Stream) -> Transport:
         transport.check_open()
         return transport
     if isinstance(stream, trio.SocketStream):
-        return SocketTransport.share(stream)
+        return SharedSocketTransport(stream)
     return StreamTransport(stream)
 
 

@@ -10,23 +10,25 @@ from typing import Any
 
 import trio
 
-from ._engine import Direction, Engine, Pair
+from ._engine import Engine
+from ._engine_pump import EnginePump
+from ._engine_run import EngineRun
 from ._errors import is_closed
 from ._relay_rules import RelayOptions, RelayRules
 from ._report import Reason
 from ._transport import PollableTransport
 
 
-class EngineRelay(RelayRules, Pair):
+class EngineRelay(RelayRules):
     """A relay between two sockets: the engine runs its pumps, a task waits.
 
     Args:
       first: bytes that go to ``b`` before any other.
     """
 
-    __slots__ = Pair.SLOTS
+    __slots__ = ("_run",)
 
-    pumps: Sequence[Direction]
+    pumps: Sequence[EnginePump]
 
     def __init__(
         self,
@@ -35,27 +37,27 @@ class EngineRelay(RelayRules, Pair):
         first: bytes,
         options: RelayOptions,
     ) -> None:
-        there = Direction(a, b, first)
-        directions = (there,) if a is b else (there, Direction(b, a))
-        there.back, directions[-1].back = directions[-1], there
-        RelayRules.__init__(self, directions, options)
-        Pair.__init__(self)
+        there = EnginePump(a, b, first)
+        pumps = (there,) if a is b else (there, EnginePump(b, a))
+        there.back, pumps[-1].back = pumps[-1], there
+        super().__init__(pumps, options)
+        self._run = EngineRun()
 
     def move(self) -> Coroutine[Any, Any, Any]:
         try:
-            self.begin(Engine.of_this_run(), self.pumps)
+            self._run.start(Engine.of_this_run(), self, self.pumps)
         except OSError as error:
-            self.failed(error)
-        return self.wait()
+            self.on_failure(error)
+        return self._run.wait()
 
     def stop_moving(self) -> None:
-        self.stop()
+        self._run.stop()
 
-    # -- what the engine tells
+    # -- what the engine's pumps tell
 
-    def ended(self, direction: Direction) -> None:
-        self.direction_done(direction)
-        sink, over = direction.sink, direction.back.done
+    def on_eof(self, pump: EnginePump) -> None:
+        self.direction_done(pump)
+        sink, over = pump.sink, pump.back.done
         if not (over and self.options.closes_b):  # closing sends EOF, too
             try:
                 sink.send_eof_now()
@@ -63,20 +65,20 @@ class EngineRelay(RelayRules, Pair):
                 self.on_closed()
                 return
         if sink.error is not None and not self.will_tell(sink):
-            self.broke(sink)
+            self.on_error(sink)
         elif over:
-            self.stop()
+            self._run.stop()
         else:
             self.watch_from(self.half_closed_at)
 
-    def broke(self, transport: PollableTransport) -> None:
+    def on_error(self, transport: PollableTransport) -> None:
         if self.is_lost(transport):
-            self.wake()
+            self._run.wake()
 
     def on_closed(self) -> None:
         self.end(Reason.ABORTED, error=trio.ClosedResourceError("this side was closed"))
 
-    def failed(self, error: BaseException) -> None:
+    def on_failure(self, error: BaseException) -> None:
         if is_closed(error):
             self.on_closed()
         elif isinstance(error, OSError):
@@ -84,15 +86,13 @@ class EngineRelay(RelayRules, Pair):
         else:
             self.fail(error)
 
-    def waits(self, direction: Direction, now: float) -> None:
-        # Bulk is blocked thousands of times a second, and to look each time would cost
-        # an eighth more. A timer entry that is there is for a look within a second,
-        # which finds what is due.
-        if self._alarm is None or self.quiet or self._has_a_short_timer():
-            if direction.blocked:
-                direction.sink.observe_acks(
-                    now
-                )  # from now on it is known what it takes
+    def on_backpressure(self, pump: EnginePump, now: float) -> None:
+        # Bulk is blocked thousands of times a second, and to compute the deadline each
+        # time would cost an eighth more. A timer that is set fires within a second,
+        # and finds then what is due.
+        if self.timer_entry is None or self.quiet or self._has_a_short_timer():
+            if pump.blocked:
+                pump.sink.observe_acks(now)  # what it takes counts from here on
             self.watch_from(now)
 
     def _has_a_short_timer(self) -> bool:

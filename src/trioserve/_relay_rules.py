@@ -26,7 +26,7 @@ from ._lifecycle import Lifecycle
 from ._options import Timeouts
 from ._pump import Pump
 from ._report import Conclusion, Flow, Outcome, Reason, RelayResult, Side, describe
-from ._timers import Alarm, Timers, next_look
+from ._timers import TimerEntry, Timers, next_look
 from ._transport import Transport
 
 #: Seconds that a reset waits for the bytes before it to be acknowledged.
@@ -90,9 +90,9 @@ class RelayRules(abc.ABC):
     """
 
     __slots__ = (
-        "_alarm", "_drains_since", "_failure", "_first", "_has_finished",
+        "_drains_since", "_failure", "_first", "_has_finished",
         "_is_attached", "_lost", "a", "b", "close_reason", "half_closed_at", "options",
-        "pumps", "quiet",
+        "pumps", "quiet", "timer_entry",
     )  # fmt: skip
 
     def __init__(self, pumps: Sequence[Pump], options: RelayOptions) -> None:
@@ -100,7 +100,7 @@ class RelayRules(abc.ABC):
         self.b = pumps[0].sink
         self.pumps = pumps
         self.options = options
-        self._alarm: Alarm | None = None
+        self.timer_entry: TimerEntry | None = None
         self._is_attached = False
         self._has_finished = False
         self._drains_since = math.inf
@@ -374,12 +374,12 @@ class RelayRules(abc.ABC):
         if (due := self._due()[0]) < math.inf:
             self.options.timers.watch(self, min(due, next_look(now)))
 
-    def stirs(self, now: float) -> None:
+    def on_activity(self, now: float) -> None:
         """A byte moves after it was quiet."""
         self.quiet = False
         self.options.timers.watch(self, next_look(now))
 
-    def expire(self, now: float) -> None:
+    def on_timer(self, now: float) -> None:
         if self.close_reason is not None:
             return  # it is ending
         timers = self.options.timers

@@ -17,13 +17,15 @@ class TaskPump(Pump):
     """A pump that is run by a task of its own.
 
     Attributes:
+      first: bytes that were received before, and go to the sink before any other.
       receiving: whether it is the source that it uses now, and not the sink.
     """
 
-    __slots__ = ("receiving",)
+    __slots__ = ("first", "receiving")
 
-    def __init__(self, source: Transport, sink: Transport, already: int = 0) -> None:
-        super().__init__(source, sink, already)
+    def __init__(self, source: Transport, sink: Transport, first: bytes = b"") -> None:
+        self.first = first + source.take_unread()
+        super().__init__(source, sink, len(self.first))
         self.receiving = False
 
 
@@ -37,16 +39,15 @@ class TaskRelay(RelayRules):
       task_pumps: the pumps, each with its task.
     """
 
-    __slots__ = ("_closed_whole", "_first_bytes", "_scope", "task_pumps")
+    __slots__ = ("_closed_whole", "_scope", "task_pumps")
 
     def __init__(
         self, a: Transport, b: Transport, first: bytes, options: RelayOptions
     ) -> None:
-        self.task_pumps = [TaskPump(a, b, len(first))]
+        self.task_pumps = [TaskPump(a, b, first)]
         if a is not b:
             self.task_pumps.append(TaskPump(b, a))
         super().__init__(self.task_pumps, options)
-        self._first_bytes = first
         self._closed_whole: Transport | None = None
         self._scope = trio.CancelScope()
 
@@ -65,8 +66,9 @@ class TaskRelay(RelayRules):
         """One direction, from its first byte to its EOF."""
         source, sink = pump.source, pump.sink
         try:
-            if pump is self.task_pumps[0] and self._first_bytes:
-                await sink.send(self._first_bytes)
+            if pump.first:
+                first, pump.first = pump.first, b""
+                await sink.send(first)
             while data := await self.receive(pump):
                 await sink.send(data)
             self.direction_done(pump)
@@ -97,7 +99,7 @@ class TaskRelay(RelayRules):
             data = b""
         pump.receiving = False
         if self.quiet:
-            self.stirs(trio.current_time())
+            self.on_activity(trio.current_time())
         return data
 
     async def _pass_eof(self, sink: Transport) -> None:

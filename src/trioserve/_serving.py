@@ -29,7 +29,7 @@ from ._admission import Admission, Token
 from ._collector import Collector, Reports
 from ._connection import Connection, lifecycle_of, set_current_connection
 from ._drain import Drain
-from ._engine import engine_held
+from ._engine import engine_acquired
 from ._errors import PROGRAM_ENDS, is_a, only, without
 from ._handlers import Handlers, Spawns
 from ._ledger import Ledger
@@ -306,7 +306,7 @@ class Serving:
         """Serve until drained or cancelled; see ``serve``."""
         self._handler = handler
         try:
-            with engine_held():
+            with engine_acquired():
                 async with trio.open_nursery() as helpers:
                     try:
                         with self._serving:

@@ -15,7 +15,7 @@ from ._acceptor import FIRST_PAUSE, Acceptor, Host, closed
 from ._address import sockaddr_text
 from ._connection import Connection, lifecycle_of
 from ._report import Reason
-from ._socket_transport import SocketTransport
+from ._shared_socket import SharedSocketTransport
 from ._stream_transport import StreamTransport
 from ._transport import Transport
 
@@ -48,7 +48,7 @@ class StreamAcceptor(Acceptor):
         admission = self.host.admission
         peer, peer_key = self.address, None
         if isinstance(stream, trio.SocketStream):
-            transport = SocketTransport.share(stream)
+            transport = SharedSocketTransport(stream)
             with contextlib.suppress(OSError):
                 sockaddr = stream.socket.getpeername()
                 peer, peer_key = sockaddr_text(sockaddr), admission.peer_key(sockaddr)

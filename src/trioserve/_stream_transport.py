@@ -53,6 +53,8 @@ class StreamTransport(Transport):
         self, max_bytes: int = CHUNK, at_eof: type[Exception] | None = None
     ) -> bytes:
         try:
+            if self.unread_bytes:
+                return await self.receive_unread(max_bytes)
             self.start_receiving()
             try:
                 data = await self.stream.receive_some(max_bytes)
@@ -108,16 +110,13 @@ class StreamTransport(Transport):
         if self.on_wait is not None:
             self.on_wait()
 
-    def discard_readable(self, max_bytes: int) -> None:
-        """Do nothing: what has arrived can't be received without waiting."""
-
     async def check_no_receiver(self) -> None:
         """Do nothing: the stream itself raises, if another task uses it."""
 
     # -- what is known without moving a byte: next to nothing
 
     def readable(self) -> bool:
-        return False
+        return bool(self.unread_bytes)
 
     def writable(self) -> bool:
         return False
@@ -137,7 +136,7 @@ class StreamTransport(Transport):
         # Closing a stream is async and this is not: a timer must be able to close,
         # also a stream that a shielded handler waits for.
         if not self.closed:
-            self.closed = True
+            self.mark_closed()
             trio.lowlevel.spawn_system_task(self._aclose, seconds)
 
     async def _aclose(self, seconds: float) -> None:
@@ -153,7 +152,7 @@ class StreamTransport(Transport):
             await self._gone.wait()
 
     def release(self) -> None:
-        self.closed = True
+        self.mark_closed()
 
 
 def _cause_or_itself(error: BaseException) -> BaseException:

@@ -1,12 +1,14 @@
-"""The options of TCP sockets that a transport needs.
+"""What a transport sets and asks of TCP, by socket options.
 
-This module knows options; it does not know what is sent, or what is accepted.
+This module does not know what is sent, or what is accepted. Of a Unix socket, and on a
+system that does not tell, each answer is one that does no harm.
 """
 
 from __future__ import annotations
 
 import contextlib
 import socket
+import struct
 import sys
 from typing import Final
 
@@ -20,6 +22,12 @@ _TCP_NOTSENT_LOWAT: Final = getattr(socket, "TCP_NOTSENT_LOWAT", 25)
 _INFO: Final = getattr(socket, "TCP_INFO", 11)
 #: The first byte of tcp_info: TCP_CLOSE in Linux's include/net/tcp_states.h.
 _CLOSED: Final = b"\7"
+#: Of struct tcp_info in linux/tcp.h: tcpi_last_data_sent (ms), tcpi_notsent_bytes.
+_PROGRESS: Final = struct.Struct("=44xI96xI")
+
+#: Milliseconds that an ACK may be delayed by. RFC 1122 allows 500; Linux takes 40,
+#: and 200 at most.
+_DELAYED_ACK: Final = 200
 
 #: Unsent bytes that the kernel may hold before a socket stops being writable;
 #: Trio sets the same. It keeps the kernel's memory for a peer that never reads at
@@ -76,3 +84,18 @@ def set_notsent_lowat(sock: socket.socket, size: int) -> int:
         before = sock.getsockopt(_TCP, _TCP_NOTSENT_LOWAT)
         sock.setsockopt(_TCP, _TCP_NOTSENT_LOWAT, size)
     return before
+
+
+def bytes_not_sent(sock: socket.socket, held: int) -> tuple[int, bool]:
+    """Of ``held`` bytes, how many wait for room at the peer; and whether others have
+    just left.
+
+    Those that have just left are acknowledged in a moment, perhaps by a delayed ACK
+    (RFC 1122, section 4.2.3.2). That does not say that the peer reads.
+    """
+    try:
+        info = sock.getsockopt(_TCP, _INFO, _PROGRESS.size)
+        milliseconds, waiting = _PROGRESS.unpack(info)
+    except (OSError, struct.error):  # a Unix socket, or another system
+        return held, False
+    return waiting, milliseconds < _DELAYED_ACK

@@ -1,8 +1,8 @@
-"""Timers: one task that waits for the earliest deadline of many.
+"""Timers: one task that waits for the earliest of many deadlines.
 
-A scope per wait would cost more than the wait. Instead whoever has timers says
-when the earliest of them runs out, and says so again when asked at that time.
-Nothing here knows what a timer is for.
+A scope for each wait would cost more than the wait. Instead an object that has
+deadlines says when the earliest of them runs out; when it is called at that time, it
+says so again. This module does not know what a timer is for.
 """
 
 from __future__ import annotations
@@ -17,79 +17,80 @@ import trio
 
 logger = logging.getLogger("trioserve")
 
-#: Seconds after which it is said that a deadline was met late.
+#: Seconds after which the log says that a deadline was met late.
 _LATE: Final = 1.0
 
-#: When, a number that settles who is first, and whom it wakes.
-Alarm: TypeAlias = "tuple[float, int, Timed]"
+#: When; a number that decides between equal times; and who is called.
+TimerEntry: TypeAlias = "tuple[float, int, DeadlineHolder]"
 
 
-class Timed(Protocol):
-    """Something with timers.
+class DeadlineHolder(Protocol):
+    """An object with deadlines.
 
     Attributes:
-      _alarm: for us to keep; None at first.
+      timer_entry: its entry in the heap of its :class:`Timers`, which sets it; None
+        if it has none, as at first.
     """
 
-    _alarm: Alarm | None
+    timer_entry: TimerEntry | None
 
-    def expire(self, now: float) -> None:
+    def on_timer(self, now: float) -> None:
         """Do what is due at ``now``, and watch again if more will be.
 
-        Called once per :meth:`Timers.watch`, perhaps for nothing: activity
+        Called once per :meth:`Timers.watch`. There may be nothing to do, for activity
         since then may have moved the deadline. Must not raise.
         """
 
 
 def next_look(now: float) -> float:
-    """When to look again: in more than half a second, and one at most.
+    """When to look again: in more than half a second, and in at most one.
 
-    Twice a second for all, so that ten thousand looks cost one wait.
+    It is a multiple of half a second, so that ten thousand looks cost one wait.
     """
     return math.floor(now * 2) / 2 + 1.0
 
 
 class Timers:
-    """Wakes what it watches at the time it asked for.
+    """Calls each holder at the time that it has asked for.
 
-    Under a virtual clock nothing happens between deadlines: there is no sweep.
+    Between deadlines nothing happens, so a virtual clock can jump: there is no sweep.
     """
 
     def __init__(self) -> None:
-        # An entry is stale unless it is the one that its owner has.
-        self._heap: list[Alarm] = []
+        # An entry is stale unless its holder still has it.
+        self._heap: list[TimerEntry] = []
         self._watched = 0
         self._count = itertools.count()
         self._sleep = trio.CancelScope()
 
-    def watch(self, timed: Timed, when: float) -> None:
-        """Call ``timed.expire`` at ``when``, or before if that was asked already."""
-        alarm = timed._alarm
-        if when == math.inf or (alarm is not None and alarm[0] <= when):
+    def watch(self, holder: DeadlineHolder, when: float) -> None:
+        """Call ``holder.on_timer`` at ``when``, or before if that was asked already."""
+        entry = holder.timer_entry
+        if when == math.inf or (entry is not None and entry[0] <= when):
             return
-        if alarm is None:
+        if entry is None:
             self._watched += 1
-        timed._alarm = (when, next(self._count), timed)
-        heapq.heappush(self._heap, timed._alarm)
+        holder.timer_entry = (when, next(self._count), holder)
+        heapq.heappush(self._heap, holder.timer_entry)
         self._drop_stale()
         if when < self._sleep.deadline:
             self._sleep.deadline = max(when, trio.current_time())
 
-    def forget(self, timed: Timed) -> None:
-        """Never call ``timed.expire`` again, unless it is watched anew."""
-        alarm, timed._alarm = timed._alarm, None
-        if alarm is None:
+    def forget(self, holder: DeadlineHolder) -> None:
+        """Don't call ``holder.on_timer`` any more, unless it is watched anew."""
+        entry, holder.timer_entry = holder.timer_entry, None
+        if entry is None:
             return
         self._watched -= 1
-        if alarm is self._heap[0]:
-            # A stale head would wake us, and move a virtual clock, for nothing.
+        if entry is self._heap[0]:
+            # A stale head would wake the task, and move a virtual clock, for nothing.
             self._sleep.deadline = self._earliest()
         else:
             self._drop_stale()
 
     def _drop_stale(self) -> None:
         if len(self._heap) > 2 * self._watched + 64:
-            self._heap = [each for each in self._heap if each[2]._alarm is each]
+            self._heap = [each for each in self._heap if each[2].timer_entry is each]
             heapq.heapify(self._heap)
 
     async def run(self) -> NoReturn:
@@ -106,17 +107,17 @@ class Timers:
                     " blocked its event loop",
                     late,
                 )
-            # Late or not, what has arrived by now is moved first, and an error that
-            # has is told: then no timer takes it for silence.
+            # Two passes of the scheduler, in which all that has arrived is moved, and
+            # errors are found. Without them a late timer would take that for silence.
             await trio.lowlevel.checkpoint()
             await trio.lowlevel.checkpoint()
             while self._earliest() <= now:
-                _, _, timed = heapq.heappop(self._heap)
-                timed._alarm = None
+                _, _, holder = heapq.heappop(self._heap)
+                holder.timer_entry = None
                 self._watched -= 1
-                timed.expire(now)
+                holder.on_timer(now)
 
     def _earliest(self) -> float:
-        while self._heap and self._heap[0][2]._alarm is not self._heap[0]:
+        while self._heap and self._heap[0][2].timer_entry is not self._heap[0]:
             heapq.heappop(self._heap)
         return self._heap[0][0] if self._heap else math.inf

@@ -23,12 +23,11 @@ import abc
 import contextlib
 import math
 import socket
-from collections.abc import Callable
 from typing import Any, Final, Protocol
 
 import trio
 
-from ._report import describe
+from ._transport_state import TransportState
 
 #: Bytes per read. Trio's own default.
 CHUNK: Final = 65536
@@ -49,61 +48,19 @@ class CloseObserver(Protocol):
     def on_closed(self) -> None: ...
 
 
-class Transport(abc.ABC):
-    """The bytes to and from one peer.
+class Transport(TransportState, abc.ABC):
+    """The bytes to and from one peer; see :class:`TransportState` for its state.
 
     Attributes:
-      received, sent: bytes taken from and given to the peer, so far.
-      discarded: of the bytes received, those that were thrown away.
-      eof: whether the peer's EOF was received.
-      sent_eof, sent_eof_at: whether EOF was sent; and when, ``math.inf`` if not.
-      error: the first error, or None. It may be of the peer's making, or of this
-        machine's.
-      closed: whether nothing more can be done with it.
-      unacknowledged: bytes that the peer had not acknowledged when the
-        transport was aborted; None if it was not aborted, or if the system does
-        not tell.
-      moved_at: when the last byte moved, on Trio's clock.
-      first_byte_at: when the first byte was received, or None.
-      receiving_since: when the receive that waits now began to wait;
-        ``math.inf`` if none does.
-      sending_since: when the send that waits now last got rid of a byte;
-        ``math.inf`` if none waits.
-      acked_at: when :meth:`observe_acks` last found that the peer takes what the
-        kernel holds; ``-math.inf`` before that.
-      on_wait: called without arguments when a receive or a send starts to wait.
-      clock: Trio's clock.
       can_half_close: whether EOF can be sent while receiving goes on.
       closes_at_once: whether :meth:`close` and :meth:`abort` have closed it when
         they return, so that :meth:`wait_closed` does not wait.
     """
 
-    __slots__ = (
-        "acked_at", "clock", "closed", "discarded", "eof", "error", "first_byte_at",
-        "moved_at", "on_wait", "received", "receiving_since", "sending_since", "sent",
-        "sent_eof", "sent_eof_at", "unacknowledged",
-    )  # fmt: skip
+    __slots__ = ()
 
     can_half_close: bool
     closes_at_once: bool
-
-    def __init__(self) -> None:
-        self.received: int = 0
-        self.sent: int = 0
-        self.discarded: int = 0
-        self.eof = False
-        self.sent_eof = False
-        self.sent_eof_at = math.inf
-        self.error: BaseException | None = None
-        self.closed = False
-        self.unacknowledged: int | None = None
-        self.clock = trio.lowlevel.current_clock()
-        self.moved_at = self.clock.current_time()
-        self.acked_at = -math.inf
-        self.first_byte_at: float | None = None
-        self.receiving_since = math.inf
-        self.sending_since = math.inf
-        self.on_wait: Callable[[], None] | None = None
 
     # -- what it can do
 
@@ -202,9 +159,9 @@ class Transport(abc.ABC):
                 if looked_at >= max(since, self.acked_at) + seconds:
                     return
 
-    @abc.abstractmethod
     def discard_readable(self, max_bytes: int) -> None:
         """Throw away what has arrived, as far as that is possible without waiting."""
+        self.discarded += len(self.take_unread())
 
     def send_refusal(self, message: bytes) -> bool:
         """Send as much of ``message`` as goes without waiting, then EOF.
@@ -281,6 +238,14 @@ class Transport(abc.ABC):
                 await trio.sleep(pause)
                 pause = min(2 * pause, 0.05)
 
+    @abc.abstractmethod
+    async def check_no_receiver(self) -> None:
+        """Check that no task receives from the stream below, as far as is known.
+
+        Raises:
+          trio.BusyResourceError: one does.
+        """
+
     # -- closing
 
     @abc.abstractmethod
@@ -298,82 +263,6 @@ class Transport(abc.ABC):
     @abc.abstractmethod
     def release(self) -> None:
         """Give the stream back to its owner, open. The transport is closed then."""
-
-    # -- for those that move its bytes
-
-    def check_open(self) -> None:
-        """Raise ``ClosedResourceError`` if it is closed."""
-        if self.closed:
-            raise trio.ClosedResourceError("this side was closed")
-
-    def check_receivable(self) -> None:
-        """Raise what a receive would raise at once, unless it is a sticky error.
-
-        Raises:
-          trio.BusyResourceError: another task is receiving.
-          trio.ClosedResourceError: this side was closed.
-        """
-        self.check_open()
-        if self.receiving_since < math.inf:
-            raise trio.BusyResourceError("another task is receiving")
-
-    @abc.abstractmethod
-    async def check_no_receiver(self) -> None:
-        """Check that no task receives from the stream below, as far as is known.
-
-        Raises:
-          trio.BusyResourceError: one does.
-        """
-
-    def start_receiving(self) -> None:
-        """Mark that a receive begins to wait; raises as :meth:`check_receivable`."""
-        self.check_receivable()
-        self.receiving_since = self.clock.current_time()
-        if self.on_wait is not None:
-            self.on_wait()
-
-    def check_sendable(self) -> None:
-        """Raise what a send would raise at once; see :meth:`send`."""
-        self.check_open()
-        if self.sent_eof:
-            raise trio.ClosedResourceError("can't send after EOF was sent")
-        if self.sending_since < math.inf:
-            raise trio.BusyResourceError("another task is sending")
-        if self.error is not None:
-            raise trio.BrokenResourceError(describe(self.error)) from self.error
-
-    def count_received(self, data: bytes, at_eof: type[Exception] | None) -> bytes:
-        """Count what a read has brought, and return it; ``b""`` is EOF.
-
-        Raises:
-          trio.BrokenResourceError: what looks like EOF is not, for there was an error.
-          Exception: ``at_eof``, at EOF.
-        """
-        if data:
-            self.moved_at = self.clock.current_time()
-            if not self.received:
-                self.first_byte_at = self.moved_at
-            self.received += len(data)
-        elif self.error is not None:
-            raise trio.BrokenResourceError(describe(self.error)) from self.error
-        else:
-            self.eof = True
-            if at_eof is not None:
-                raise at_eof
-        return data
-
-    def mark_eof_sent(self) -> None:
-        """Note that EOF was sent, and when."""
-        self.sent_eof = True
-        self.sent_eof_at = self.clock.current_time()
-
-    def keep_error(self, error: BaseException) -> trio.BrokenResourceError:
-        """Keep ``error`` if it is the first, and return what is raised for it."""
-        if self.error is None:
-            # Its traceback has frames that refer to this transport: a cycle, which
-            # would keep both until garbage is collected.
-            self.error = BaseException.with_traceback(error, None)
-        return trio.BrokenResourceError(describe(self.error))
 
 
 class PollableTransport(Transport):

@@ -102,6 +102,10 @@ class FaultyRelay(TaskRelay):
         self._lines: dict[TaskPump, DelayLine] = dict(
             zip(self.task_pumps, lines, strict=True)
         )
+        for pump, line in self._lines.items():
+            if pump.first:  # faults are applied to it, too
+                line.put(pump.first, upstream.moved_at)
+                pump.first = b""
         self._by_fin = False
 
     async def move(self) -> None:
