@@ -155,7 +155,7 @@ class Running:
     @property
     def acceptor(self) -> Acceptor:
         """The one of its first listener."""
-        return self.server._serving.acceptors[0]
+        return self.server._serving.loops.acceptors[0]
 
     @property
     def address(self) -> str:

@@ -56,6 +56,7 @@ SERVING: dict[str, tuple[Any, ...]] = {
     "collector": (None, 5),
     "report_buffer": COUNT,
     "handler_nursery": (0, False),
+    "on_start": (5, _async),
     "task_status": (None,),
 }
 
@@ -74,7 +75,10 @@ TABLE: dict[str, dict[str, tuple[Any, ...]]] = {
     },
     "Connection.timeouts": {"timeouts": (5, "10s")},
     "Connection.abort": {"reason": (5, b"no")},
+    "Connection.goodbye": {"goodbye": ("bye", None, bytes(4097))},
     "Server.timeouts": {"timeouts": (5, "10s")},
+    "Server.add_listener": {"listener": (None, 5)},
+    "Server.close_listener": {"listener": (None, 5)},
     "Server.start_draining": {"within": SECONDS, "reason": (None, 5)},
     "Server.drain": {"within": SECONDS, "reason": (None, 5)},
     "Server.limits": {"limits": (None, *OPTIONS)},
@@ -206,6 +210,9 @@ class _World:
             "Server.timeouts": (partial(_set, server, "timeouts"), {}),
             "Connection.timeouts": (partial(_set, conn, "timeouts"), {}),
             "Connection.abort": (conn.abort, {}),
+            "Connection.goodbye": (partial(_set, conn, "goodbye"), {}),
+            "Server.add_listener": (server.add_listener, {}),
+            "Server.close_listener": (server.close_listener, {}),
             "Server.start_draining": (server.start_draining, {}),
             "Server.drain": (server.drain, {}),
             "serve": (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import math
 import os
 import socket
@@ -1161,3 +1162,64 @@ async def test_who_was_silent_for_so_long_is_not_waited_for(
             assert not running.server.statistics().open
             (report,) = running.reports
     assert (report.reason, report.duration) == (reason, 6)
+
+
+@pytest.mark.parametrize("timer", ["idle", "first_byte"])
+async def test_a_goodbye_comes_before_the_fin_of_a_timer(
+    timer: str, autojump_clock: object
+) -> None:
+    async def handler(conn: Connection) -> None:
+        conn.goodbye = b"408"
+        assert conn.goodbye == b"408"
+        await conn.receive_some()
+
+    async with serving(handler, timeouts=Timeouts(**{timer: 5.0})) as running:
+        client = await running.connect()
+        assert await receive_all(client) == b"408"
+    (report,) = running.reports
+    assert (report.reason, report.bytes_sent) == (timer, 3)
+
+
+async def test_a_client_that_is_reset_gets_no_goodbye(autojump_clock: object) -> None:
+    async def handler(conn: Connection) -> None:
+        conn.goodbye = b"408"
+        await conn.receive_some()
+
+    async with serving(handler, timeouts=Timeouts(lifetime=5)) as running:
+        client = await running.connect()
+        assert await is_reset(client)
+
+
+async def test_new_timeouts_hold_for_a_wait_that_goes_on(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """Law 12: shorter ones, and longer ones."""
+
+    async def handler(conn: Connection) -> None:
+        assert conn.timeouts.idle == 100
+        await conn.receive_some()
+        await conn.receive_some()
+
+    async with serving(handler, timeouts=Timeouts(idle=100)) as running:
+        client = await running.connect()
+        await trio.testing.wait_all_tasks_blocked()
+        (conn,) = running.server.connections
+        conn.timeouts = dataclasses.replace(conn.timeouts, idle=1000)
+        await trio.sleep(500)
+        await client.send_all(b"x")
+        await trio.testing.wait_all_tasks_blocked()
+        conn.timeouts = dataclasses.replace(conn.timeouts, idle=5)
+        assert await receive_all(client) == b""
+        assert 505 <= trio.current_time() <= 506
+
+
+async def test_a_reason_of_the_handlers_own_is_in_the_report(
+    autojump_clock: object,
+) -> None:
+    async def handler(conn: Connection) -> None:
+        conn.abort("bad\nhandshake")
+
+    async with serving(handler) as running:
+        assert await is_reset(await running.connect())
+    (report,) = running.reports
+    assert (report.reason, report.error) == (Reason.ABORTED, r"bad\nhandshake")

@@ -19,6 +19,7 @@ _echo _proxy
 faults
 _serve _relay
 _serving _relay_engine _relay_tasks
+_accept_loops
 _socket_acceptor _stream_acceptor _relay_rules _engine_run
 _acceptor _ledger
 _connection _record _refusals _engine_pump

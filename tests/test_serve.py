@@ -995,3 +995,24 @@ def test_a_connection_that_is_over_is_no_garbage() -> None:
                 gc.enable()
 
     run(main)
+
+
+async def test_on_start_is_called_before_the_handler(autojump_clock: object) -> None:
+    """In the connection's task; what it raises is the handler's error."""
+    seen: list[str] = []
+
+    def on_start(conn: Connection) -> None:
+        assert current_connection() is conn
+        seen.append(f"start {conn.id}")
+        if conn.id == 2:
+            raise ValueError("no")
+
+    async def handler(conn: Connection) -> None:
+        seen.append(f"handler {conn.id}")
+
+    async with serving(handler, on_start=on_start) as running:
+        assert await receive_all(await running.connect()) == b""
+        assert await is_reset(await running.connect())
+    assert seen == ["start 1", "handler 1", "start 2"]
+    reasons = {report.id: report.reason for report in running.reports}
+    assert reasons == {1: "server_closed", 2: "handler_error"}

@@ -15,6 +15,7 @@ The map, from the bottom up; a module imports only from rows below its own:
     connections _connection   _record   _refusals   _engine_pump
                 _acceptor   _ledger
                 _socket_acceptor   _stream_acceptor   _relay_rules   _engine_run
+                _accept_loops
     engines     _serving   _relay_engine   _relay_tasks
     public      _serve   _relay
                 faults

@@ -64,7 +64,7 @@ class Host(Protocol):
     def acceptor_died(self, acceptor: Acceptor, error: OSError) -> None:
         """This one will never accept again."""
 
-    def serves_backlog(self) -> bool:
+    def serves_backlog(self, acceptor: Acceptor) -> bool:
         """Whether clients found in the kernel's queue at the end may be served."""
         ...
 
@@ -77,6 +77,7 @@ class Acceptor(trio.abc.Listener[Connection]):
       address: where it listens, as a person writes it.
       backlog_drained: connections found in the kernel's queue when accepting ended.
       pause: seconds to wait after the next error.
+      is_closing: whether it is closed while the server goes on.
     """
 
     def __init__(
@@ -87,6 +88,7 @@ class Acceptor(trio.abc.Listener[Connection]):
         self.address = address
         self.backlog_drained = 0
         self.pause = FIRST_PAUSE
+        self.is_closing = False
         self._complaints = Complaints("can't accept on %s: %s")
         self._queueing = trio.CancelScope()
 

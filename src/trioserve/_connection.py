@@ -22,6 +22,9 @@ from ._transport import CHUNK, FAILURES
 
 _MOST_NOTES: Final = 32
 
+#: As of a refusal: it has to go at once, without waiting for the client.
+_MOST_GOODBYE: Final = 4096
+
 _current: contextvars.ContextVar[Connection] = contextvars.ContextVar(
     "trioserve_connection"
 )
@@ -106,6 +109,22 @@ class Connection(trio.abc.HalfCloseableStream):
         check_type("timeouts", timeouts, Timeouts, "a Timeouts")
         self._lifecycle.timeouts = timeouts
         self._lifecycle.watch()
+
+    @property
+    def goodbye(self) -> bytes:
+        """Bytes that are sent before the FIN of a timer: ``idle`` or ``first_byte``.
+
+        Such as ``b"HTTP/1.1 408 Request Timeout\\r\\n\\r\\n"``; ``b""`` at first, and
+        4,096 bytes at most. A client that is reset gets none.
+        """
+        return self._lifecycle.goodbye
+
+    @goodbye.setter
+    def goodbye(self, goodbye: bytes) -> None:
+        check_type("goodbye", goodbye, bytes, "bytes")
+        if len(goodbye) > _MOST_GOODBYE:
+            raise ValueError(f"goodbye must be {_MOST_GOODBYE} bytes or fewer")
+        self._lifecycle.goodbye = goodbye
 
     @property
     def age(self) -> float:

@@ -117,15 +117,17 @@ class Lifecycle:
       exception: what it ends by, if it is an error.
       result: what its handler returned.
       notes: what its handler noted.
+      goodbye: bytes that are sent before the FIN of a timer.
     """
 
     __slots__ = (
         "_drained", "_eof_first", "_idle", "_is_quiet", "_lingers",
         "_relay_closed", "_sends_fin", "_upstream_discarded", "accepted_at",
         "active_faults", "close_reason", "connected_at", "dialer", "draining",
-        "exception", "handed_over", "id", "listener", "local", "notes", "peer",
-        "peer_key", "phase", "queued", "relay", "result", "scope", "task", "timeouts",
-        "timer_entry", "timers", "token", "transport", "upstream", "wall_clock",
+        "exception", "goodbye", "handed_over", "id", "listener", "local", "notes",
+        "peer", "peer_key", "phase", "queued", "relay", "result", "scope", "task",
+        "timeouts", "timer_entry", "timers", "token", "transport", "upstream",
+        "wall_clock",
     )  # fmt: skip
 
     def __init__(
@@ -165,6 +167,7 @@ class Lifecycle:
         self.close_reason: Conclusion | None = None
         self.result: object = None
         self.notes: Mapping[str, object] | None = None
+        self.goodbye = b""
         self.wall_clock = time.time()
         self._idle: Idle | None = None
         self.upstream: Transport | None = None
@@ -243,6 +246,8 @@ class Lifecycle:
             self.transport.abort()
 
     def _close_by_fin(self) -> None:
+        if self.goodbye:
+            self.transport.send_refusal(self.goodbye)
         # Closed with bytes that nobody has read, it would be reset.
         self.transport.discard_readable(_LINGER_BYTES)
         self.transport.close()

@@ -18,6 +18,7 @@ from ._arguments import (
     check_handler,
     check_method,
     check_seconds,
+    check_sync,
     check_type,
 )
 from ._collector import Collector, log_reports
@@ -52,7 +53,7 @@ class Server(Sequence[trio.SocketListener]):
         self._serving = serving
 
     def __len__(self) -> int:
-        return len(self._serving.acceptors)
+        return len(self._serving.loops.acceptors)
 
     @overload
     def __getitem__(self, index: int) -> trio.SocketListener: ...
@@ -76,7 +77,7 @@ class Server(Sequence[trio.SocketListener]):
     @property
     def _listeners(self) -> list[trio.SocketListener]:
         # Nearly always they are; a type checker then knows of their socket.
-        found = [acceptor.listener for acceptor in self._serving.acceptors]
+        found = [acceptor.listener for acceptor in self._serving.loops.acceptors]
         return cast("list[trio.SocketListener]", found)
 
     @property
@@ -113,7 +114,7 @@ class Server(Sequence[trio.SocketListener]):
     @property
     def addresses(self) -> tuple[str, ...]:
         """Where it listens, with the real ports."""
-        return tuple(acceptor.address for acceptor in self._serving.acceptors)
+        return tuple(acceptor.address for acceptor in self._serving.loops.acceptors)
 
     @property
     def connections(self) -> tuple[Connection, ...]:
@@ -123,6 +124,35 @@ class Server(Sequence[trio.SocketListener]):
     def statistics(self) -> Statistics:
         """The counters now."""
         return self._serving.statistics()
+
+    def add_listener(self, listener: trio.abc.Listener[Any]) -> None:
+        """Accept from one listener more, as from those that were passed.
+
+        Args:
+          listener: of any kind; it is closed at the end.
+
+        Raises:
+          TypeError: it is no listener.
+          ValueError: it is one of this server's already.
+          OSError: its socket was closed.
+          RuntimeError: the server drains, or is over.
+        """
+        check_type("listener", listener, trio.abc.Listener, "a listener")
+        self._serving.loops.add(listener)
+
+    async def close_listener(self, listener: trio.abc.Listener[Any]) -> None:
+        """Stop accepting from one listener, and close it; others go on.
+
+        Connections that the kernel has accepted there are served if there is a token
+        for them, or else refused. Those that are open go on. Cancelling the wait does
+        not undo it. A server without a listener goes on, until it is drained.
+
+        Raises:
+          TypeError: it is no listener.
+          ValueError: it is none of this server's.
+        """
+        check_type("listener", listener, trio.abc.Listener, "a listener")
+        await self._serving.loops.close(listener)
 
     def start_draining(
         self, within: float | None = None, *, reason: str = "drain"
@@ -169,6 +199,7 @@ def _check(
     collector: object,
     report_buffer: object,
     handler_nursery: object,
+    on_start: object,
     task_status: object,
 ) -> None:
     """See that these are what they may be, before anything is opened or begun."""
@@ -182,6 +213,8 @@ def _check(
         check_count("report_buffer", report_buffer, least=0, what="an int or math.inf")
     if handler_nursery is not None:
         check_method("handler_nursery", handler_nursery, "start_soon")
+    if on_start is not None:
+        check_sync("on_start", on_start)
     check_method("task_status", task_status, "started")
 
 
@@ -204,6 +237,7 @@ async def serve(
     collector: Collector = log_reports,
     report_buffer: float = 10_000,
     handler_nursery: Spawns | None = None,
+    on_start: Callable[[Connection], object] | None = None,
     task_status: _TaskStatus = trio.TASK_STATUS_IGNORED,
 ) -> DrainSummary:
     """Serve connections from ``listeners`` until drained or cancelled.
@@ -229,6 +263,8 @@ async def serve(
         our own; nothing else is in it. It is never cancelled and gets no deadline
         by us: when serving is cancelled, it ends at once, and the connections go
         on, with their timers; each is reported when it ends.
+      on_start: called with each connection when its handler is about to begin, in its
+        task. It must return at once. What it raises is the handler's error.
       task_status: gets the :class:`Server`.
 
     Returns:
@@ -248,6 +284,7 @@ async def serve(
         collector=collector,
         report_buffer=report_buffer,
         handler_nursery=handler_nursery,
+        on_start=on_start,
         task_status=task_status,
     )
     serving = Serving(
@@ -258,7 +295,9 @@ async def serve(
         handler_nursery,
     )
     server = Server(serving)
-    return await serving.run(handler, collector, lambda: task_status.started(server))
+    return await serving.run(
+        handler, collector, on_start, lambda: task_status.started(server)
+    )
 
 
 async def serve_tcp(
@@ -272,6 +311,7 @@ async def serve_tcp(
     timeouts: Timeouts | None = None,
     collector: Collector = log_reports,
     report_buffer: float = 10_000,
+    on_start: Callable[[Connection], object] | None = None,
     task_status: _TaskStatus = trio.TASK_STATUS_IGNORED,
 ) -> DrainSummary:
     """Serve TCP on ``port``: :func:`trio.serve_tcp`, and more, under its name.
@@ -294,6 +334,7 @@ async def serve_tcp(
         collector=collector,
         report_buffer=report_buffer,
         handler_nursery=handler_nursery,
+        on_start=on_start,
         task_status=task_status,
     )
     listeners = await open_listeners(TcpAddress(host or "", port), backlog=backlog)
@@ -305,5 +346,6 @@ async def serve_tcp(
         collector=collector,
         report_buffer=report_buffer,
         handler_nursery=handler_nursery,
+        on_start=on_start,
         task_status=task_status,
     )

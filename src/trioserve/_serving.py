@@ -24,6 +24,7 @@ from typing import Any, Final
 
 import trio
 
+from ._accept_loops import AcceptLoops
 from ._acceptor import Acceptor
 from ._admission import Admission, Token
 from ._collector import Collector, Reports
@@ -34,13 +35,10 @@ from ._errors import PROGRAM_ENDS, is_a, only, without
 from ._handlers import Handlers, Spawns
 from ._ledger import Ledger
 from ._lifecycle import Lifecycle
-from ._listeners import Listener
 from ._options import Limits, Timeouts
 from ._record import report_of
 from ._refusals import Refusals
 from ._report import DrainSummary, Outcome, Phase, Reason, Statistics, escape
-from ._socket_acceptor import SocketAcceptor
-from ._stream_acceptor import StreamAcceptor
 from ._tasks import whereabouts
 from ._timers import Timers
 from ._transport import Transport
@@ -57,7 +55,7 @@ class Serving:
 
     Attributes:
       draining: an event: it wants to stop.
-      acceptors: one for each listener.
+      loops: the accept loops.
     """
 
     def __init__(
@@ -79,9 +77,9 @@ class Serving:
         self._handlers = Handlers(handler_nursery, self._serving)
         self._refusals = Refusals(self._handlers.start_ours, self._finalize)
         self._handler: Callable[[Any], Awaitable[object]] | None = None
+        self._on_start: Callable[[Connection], object] | None = None
         self._timers = Timers()
         self._fd_may_be_free = trio.lowlevel.ParkingLot()
-        self._accepting = trio.CancelScope()
         self._accept_over = False
         self._patience = trio.CancelScope()
         self._timing = trio.CancelScope(shield=True)
@@ -89,32 +87,13 @@ class Serving:
         self._was_cancelled = False
         self._is_gone = False
         self._ends_program: BaseException | None = None
-        self._dead: list[OSError] = []
-        self.acceptors: list[Acceptor] = []
-        try:
-            for listener in listeners:
-                self.acceptors.append(self._acceptor_for(listener))
-            if not self.acceptors:
-                raise ValueError("listeners must not be empty")
-        except BaseException:
-            self._dispose()
-            raise
-
-    def _acceptor_for(self, listener: trio.abc.Listener[Any]) -> Acceptor:
-        if isinstance(listener, Listener):
-            return SocketAcceptor(listener, self)
-        return StreamAcceptor(listener, self)
-
-    def _dispose(self) -> None:
-        for acceptor in self.acceptors:
-            acceptor.dispose()
+        self.loops = AcceptLoops(self, listeners)
 
     # -- what the public server asks for
 
     def set_limits(self, limits: Limits) -> None:
         self.admission.limits = limits
-        for acceptor in self.acceptors:
-            acceptor.reconsider()
+        self.loops.reconsider()
 
     def statistics(self) -> Statistics:
         ledger, reports, tokens = self.ledger, self.reports, self.admission.tokens
@@ -142,13 +121,14 @@ class Serving:
             lame_duck = self.timeouts.lame_duck
             within = (self.timeouts.drain if within is None else within) + lame_duck
             if lame_duck:
-                self._accepting.deadline = now + lame_duck
+                self.loops.scope.deadline = now + lame_duck
             else:
-                self._accepting.cancel(reason=reason)
+                self.loops.scope.cancel(reason=reason)
         if within is not None:
             if drain.bring_forward(now + within) and again is not None:
                 drain.cut_short = reason
-            self._accepting.deadline = min(self._accepting.deadline, drain.deadline)
+            accepting = self.loops.scope
+            accepting.deadline = min(accepting.deadline, drain.deadline)
             self._patience.deadline = drain.deadline
 
     # -- the host of its acceptors
@@ -204,13 +184,13 @@ class Serving:
             await self._fd_may_be_free.park()
 
     def acceptor_died(self, acceptor: Acceptor, error: OSError) -> None:
-        self._dead.append(error)
         logger.error("%s is over: %s", acceptor.address, error)
-        if len(self._dead) == len(self.acceptors):
+        self.loops.died(acceptor, error)
+        if self.loops.fatal_error is not None:
             self.start_draining(None, "no listener is left")
 
-    def serves_backlog(self) -> bool:
-        return self.drain.reason is not None
+    def serves_backlog(self, acceptor: Acceptor) -> bool:
+        return self.drain.reason is not None or acceptor.is_closing
 
     # -- one connection
 
@@ -230,6 +210,8 @@ class Serving:
             life.watch()
             with life.scope:
                 try:
+                    if self._on_start is not None:
+                        self._on_start(connection)
                     life.result = await _awaitable(
                         self._handler, self._handler(connection)
                     )
@@ -301,10 +283,12 @@ class Serving:
         self,
         handler: Callable[[Any], Awaitable[object]],
         collector: Collector,
+        on_start: Callable[[Connection], object] | None,
         started: Callable[[], None],
     ) -> DrainSummary:
         """Serve until drained or cancelled; see ``serve``."""
         self._handler = handler
+        self._on_start = on_start
         try:
             with engine_acquired():
                 async with trio.open_nursery() as helpers:
@@ -332,14 +316,14 @@ class Serving:
                         self._handlers.start_no_more()
         finally:
             self._is_gone = True
-            self._dispose()
+            self.loops.dispose()
             self._sum_up()
         if self._ends_program is not None:
             raise self._ends_program
         if self._was_cancelled:
             raise RuntimeError("a task of the server's own has cancelled the server")
-        if self._dead and len(self._dead) == len(self.acceptors):
-            raise self._dead[-1]
+        if (error := self.loops.fatal_error) is not None:
+            raise error
         assert self.drain.summary is not None
         return self.drain.summary
 
@@ -370,16 +354,7 @@ class Serving:
     async def _accept(self) -> None:
         """Accept until told to drain, or cancelled."""
         try:
-            with self._accepting:
-                # Trio calls handler_nursery.start_soon(its own task, connection, ...)
-                # for each; ours starts the connection's task instead. "The nursery
-                # used to start handlers, or any object with a start_soon method", says
-                # the documentation of trio.serve_listeners.
-                await trio.serve_listeners(
-                    _unused,
-                    self.acceptors,
-                    handler_nursery=_Starter(self),  # type: ignore[arg-type]
-                )
+            await self.loops.run()
         finally:
             self._accept_over = True
             self._finish_if_over()
@@ -431,34 +406,13 @@ class Serving:
     def _sum_up(self) -> None:
         self.drain.sum_up(
             trio.current_time(),
-            backlog_drained=sum(each.backlog_drained for each in self.acceptors),
+            backlog_drained=self.loops.backlog_drained,
             reports_lost=self.reports.lost,
         )
 
     async def _time(self) -> None:
         with self._timing:
             await self._timers.run()
-
-
-class _Starter:
-    """What Trio's accept loop takes for a nursery: starts connections' own tasks."""
-
-    def __init__(self, serving: Serving) -> None:
-        self._serving = serving
-
-    def start_soon(
-        self,
-        _task: object,
-        connection: Connection,
-        _handler: object,
-        *,
-        name: object = None,
-    ) -> None:
-        self._serving.start(connection)
-
-
-async def _unused(_stream: object) -> None:
-    raise AssertionError("_Starter starts something else")  # pragma: no cover
 
 
 def _awaitable(handler: object, returned: object) -> Awaitable[object]:

@@ -259,7 +259,7 @@ class SocketAcceptor(Acceptor):
                 return
 
     def _empty_queue(self) -> None:
-        while self.host.serves_backlog():
+        while self.host.serves_backlog(self):
             try:
                 self._accept_batch(self.host.admission.tokens.take_nowait())
             finally:

@@ -1,0 +1,144 @@
+"""Accept loops: a listener comes and goes while others serve."""
+
+from __future__ import annotations
+
+import pytest
+import trio
+import trio.testing
+
+from support import is_reset, open_fds, receive_all, receive_exactly, serving
+from trioserve import Limits, Listener, echo, open_listeners
+
+
+async def _is_echoed(listener: Listener) -> bool:
+    name = listener.socket.getsockname()
+    stream = await trio.open_tcp_stream(name[0], name[1])
+    async with stream:
+        await stream.send_all(b"x")
+        await stream.send_eof()
+        return await receive_all(stream) == b"x"
+
+
+async def test_a_listener_comes_while_others_serve(autojump_clock: object) -> None:
+    """Laws 3 and 13: it is one of the server's, and is closed with it."""
+    before = open_fds()
+    (late,) = await open_listeners("127.0.0.1:0")
+    async with serving(echo) as running:
+        assert await _is_echoed(running.server[0])
+        running.server.add_listener(late)
+        assert running.server[1] is late
+        assert len(running.server.addresses) == 2
+        assert await _is_echoed(late)
+        assert await _is_echoed(running.server[0])
+        with pytest.raises(ValueError, match="already"):
+            running.server.add_listener(late)
+    assert late.socket.fileno() < 0
+    assert {report.listener for report in running.reports} == set(
+        running.server.addresses
+    )
+    assert open_fds() == before
+
+
+async def test_a_listener_goes_while_others_serve(autojump_clock: object) -> None:
+    """Laws 1 and 6: its connections go on, and those in its queue are served."""
+    async with serving(echo, addresses=("127.0.0.1:0",) * 2) as running:
+        gone, stays = running.server
+        inside = await running.connect(0)
+        await inside.send_all(b"1")
+        assert await receive_exactly(inside, 1) == b"1"
+        # In the kernel's queue: its accept loop has not had a turn.
+        queued = trio.socket.socket()
+        await queued.connect(gone.socket.getsockname())
+        await running.server.close_listener(gone)
+        assert list(running.server) == [stays]
+        assert gone.socket.fileno() < 0
+        await queued.send(b"2")
+        assert await queued.recv(1) == b"2"
+        queued.close()
+        await inside.send_all(b"3")
+        assert await receive_exactly(inside, 1) == b"3"
+        assert await _is_echoed(stays)
+        with pytest.raises(ValueError, match="none of this server's"):
+            await running.server.close_listener(gone)
+        await inside.aclose()
+        summary = await running.server.drain(within=1)
+    assert summary.cut == 0
+
+
+async def test_at_the_limit_the_queue_of_one_that_goes_is_told(
+    autojump_clock: object,
+) -> None:
+    """Law 6: without a free token it is refused, and not reset without a word."""
+    limits = Limits(max_connections=1, refusal=b"full")
+    addresses = ("127.0.0.1:0",) * 2
+    async with serving(echo, addresses=addresses, limits=limits) as running:
+        inside = await running.connect(1)
+        await inside.send_all(b"1")
+        assert await receive_exactly(inside, 1) == b"1"
+        queued = await running.connect(0)
+        await trio.testing.wait_all_tasks_blocked()
+        await running.server.close_listener(running.server[0])
+        assert await receive_all(queued) == b"full"
+        await inside.aclose()
+
+
+async def test_without_a_listener_it_waits_for_the_next(autojump_clock: object) -> None:
+    async with serving(echo) as running:
+        (only,) = running.server
+        await running.server.close_listener(only)
+        assert running.server.addresses == ()
+        await trio.sleep(10)
+        assert not running.server.draining.is_set()
+        (late,) = await open_listeners("127.0.0.1:0")
+        running.server.add_listener(late)
+        assert await _is_echoed(late)
+
+
+async def test_a_closing_that_is_cancelled_goes_on(autojump_clock: object) -> None:
+    async with serving(echo, addresses=("127.0.0.1:0",) * 2) as running:
+        gone = running.server[0]
+        with trio.CancelScope() as scope:
+            scope.cancel()
+            await running.server.close_listener(gone)
+        await trio.testing.wait_all_tasks_blocked()
+        assert gone not in running.server
+
+
+async def test_a_dead_listener_that_is_closed_is_dead_no_more(
+    autojump_clock: object, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Only a server all of whose listeners are dead is over."""
+    async with serving(echo, addresses=("127.0.0.1:0",) * 2) as running:
+        dead, lives = running.server
+        dead.socket.close()
+        await trio.testing.wait_all_tasks_blocked()
+        assert "is over: [Errno 9]" in caplog.text
+        await running.server.close_listener(dead)
+        assert await _is_echoed(lives)
+        assert not running.server.draining.is_set()
+
+
+async def test_while_it_drains_no_listener_is_added(autojump_clock: object) -> None:
+    (late,) = await open_listeners("127.0.0.1:0")
+    async with serving(echo) as running:
+        await running.connect()
+        await trio.testing.wait_all_tasks_blocked()
+        running.server.start_draining(within=5)
+        with pytest.raises(RuntimeError, match="does not accept"):
+            running.server.add_listener(late)
+    with pytest.raises(RuntimeError, match="does not accept"):
+        running.server.add_listener(late)
+    await late.aclose()
+
+
+async def test_one_listener_more_counts_for_the_limit(autojump_clock: object) -> None:
+    """Law 2: the limit is one over all listeners."""
+    limits = Limits(max_connections=1, when_full="refuse", refusal=None)
+    async with serving(echo, limits=limits) as running:
+        inside = await running.connect()
+        await inside.send_all(b"1")
+        assert await receive_exactly(inside, 1) == b"1"
+        (late,) = await open_listeners("127.0.0.1:0")
+        running.server.add_listener(late)
+        assert await is_reset(await running.connect(1))
+        await inside.aclose()
