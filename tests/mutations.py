@@ -213,10 +213,10 @@ MUTATIONS: Sequence[Mutation] = (
     Mutation(
         law=1,
         breaks="a backslash of a peer's looks like an escape of ours",
-        file="_report.py",
+        file="_describe.py",
         old='if " " <= c <= "~" and c != "\\\\" else',
         new='if " " <= c <= "~" else',
-        tests=("test_report.py", "test_escapes_are_those_of_python"),
+        tests=("test_describe.py", "test_escapes_are_those_of_python"),
     ),
     Mutation(
         law=1,

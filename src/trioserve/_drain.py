@@ -10,7 +10,8 @@ import math
 
 import trio
 
-from ._report import DrainSummary, Outcome
+from ._reason import Outcome
+from ._results import DrainSummary
 
 
 class Drain:

@@ -32,7 +32,9 @@ from ._deadlines import can_move_now, next_deadline
 from ._errors import is_ours
 from ._idle import Idle
 from ._options import Timeouts
-from ._report import Attempt, Conclusion, Phase, Reason, Side
+from ._reason import Phase, Reason, Side
+from ._report import Attempt
+from ._results import CloseReason
 from ._timers import TimerEntry, Timers, next_look
 from ._transport import FAILURES, Transport
 
@@ -162,14 +164,14 @@ class Lifecycle:
         self.task: trio.lowlevel.Task | None = None
         self.handed_over: HandedOver | None = None
         self.relay: RelaySide | None = None
-        self.close_reason: Conclusion | None = None
+        self.close_reason: CloseReason | None = None
         self.result: object = None
         self.notes: Mapping[str, object] | None = None
         self.wall_clock = time.time()
         self._idle: Idle | None = None
         self.upstream: Transport | None = None
         self._upstream_discarded = 0
-        self._relay_closed: Conclusion | None = None
+        self._relay_closed: CloseReason | None = None
         self.exception: BaseException | None = None
         self._drained = False
         self._sends_fin = False
@@ -197,7 +199,7 @@ class Lifecycle:
     ) -> None:
         """Keep why it ends. The first reason stays."""
         if self.close_reason is None:
-            self.close_reason = Conclusion(reason, side, bound, error)
+            self.close_reason = CloseReason(reason, side, bound, error)
         if self.exception is None:
             self.exception = exception
 
@@ -471,7 +473,7 @@ class Lifecycle:
         self.upstream = relay.target_transport
         self.transport.on_wait = None  # a relay has timers of its own
 
-    def relay_over(self, closed: Conclusion | None) -> None:
+    def relay_over(self, closed: CloseReason | None) -> None:
         """Take over how a relay ended; a handler that raises has the last word."""
         assert self.relay is not None
         discarded, upstream_discarded = self.relay.discarded()

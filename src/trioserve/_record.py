@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import trio
 
+from ._describe import describe
 from ._lifecycle import Lifecycle
-from ._report import ConnectionReport, Draft, describe
+from ._report import ConnectionReport, UnfinishedReport
 
 
 def report_of(life: Lifecycle, open_at_close: int) -> ConnectionReport:
@@ -22,7 +23,7 @@ def report_of(life: Lifecycle, open_at_close: int) -> ConnectionReport:
     transport, accepted_at = life.transport, life.accepted_at
     first_byte, connected_at = transport.first_byte_at, life.connected_at
     upstream, dialer, faults = life.upstream, life.dialer, life.active_faults
-    return Draft(
+    return UnfinishedReport(
         id=life.id,
         listener=life.listener,
         peer=life.peer,

@@ -14,13 +14,14 @@ import trio
 
 from ._arguments import check_method, check_seconds, check_type
 from ._connection import Connection, lifecycle_of
+from ._describe import describe
 from ._engine import SUPPORTED as HAS_ENGINE
 from ._lifecycle import HandedOver, Lifecycle
 from ._options import Timeouts
 from ._relay_engine import EngineRelay
 from ._relay_rules import RelayOptions, RelayRules
 from ._relay_tasks import TaskRelay
-from ._report import Flow, RelayResult, describe
+from ._results import Flow, RelayResult
 from ._shared_socket import SharedSocketTransport
 from ._stream_transport import StreamTransport
 from ._timers import Timers

@@ -21,11 +21,13 @@ from typing import Any, Final, NamedTuple
 
 import trio
 
+from ._describe import describe
 from ._errors import is_ours
 from ._lifecycle import Lifecycle
 from ._options import Timeouts
 from ._pump import Pump
-from ._report import Conclusion, Flow, Outcome, Reason, RelayResult, Side, describe
+from ._reason import Outcome, Reason, Side
+from ._results import CloseReason, Flow, RelayResult
 from ._timers import TimerEntry, Timers, next_look
 from ._transport import Transport
 
@@ -40,8 +42,8 @@ _MIRRORED: Final = {
     Reason.SERVER_RESET: Reason.CLIENT_RESET,
 }
 
-_CLIENT_CLOSED: Final = Conclusion(Reason.CLIENT_CLOSED)
-_SERVER_CLOSED: Final = Conclusion(Reason.SERVER_CLOSED)
+_CLIENT_CLOSED: Final = CloseReason(Reason.CLIENT_CLOSED)
+_SERVER_CLOSED: Final = CloseReason(Reason.SERVER_CLOSED)
 
 #: What a stream raises to which nothing can be sent any more.
 _GONE: Final = (trio.BrokenResourceError, trio.ClosedResourceError)
@@ -107,7 +109,7 @@ class RelayRules(abc.ABC):
         self._lost: Transport | None = None
         self._first: Transport | None = None
         self.half_closed_at = math.inf
-        self.close_reason: Conclusion | None = None
+        self.close_reason: CloseReason | None = None
         self._failure: BaseException | None = None
         self.quiet = False
 
@@ -158,7 +160,7 @@ class RelayRules(abc.ABC):
 
     def detach(self) -> None:
         """To be called at the end, whatever was raised, and if it has never begun."""
-        closed: Conclusion | None = None
+        closed: CloseReason | None = None
         if self._has_finished:
             closed = self._how_it_ended()
         elif self._is_attached and self._holds():
@@ -278,7 +280,7 @@ class RelayRules(abc.ABC):
         """Keep why it ends; the first reason stays."""
         if self.close_reason is None:
             said = describe(error) if error is not None else None
-            self.close_reason = Conclusion(reason, side, self._bound(reason), said)
+            self.close_reason = CloseReason(reason, side, self._bound(reason), said)
 
     def _abort(self) -> None:
         self.a.abort()
@@ -288,7 +290,7 @@ class RelayRules(abc.ABC):
         """Whether a pump has received what it has not delivered."""
         return any(pump.discarded for pump in self.pumps)
 
-    def _how_it_ended(self) -> Conclusion:
+    def _how_it_ended(self) -> CloseReason:
         if self.close_reason is not None:
             return self.close_reason
         return _CLIENT_CLOSED if self._first is self.a else _SERVER_CLOSED
@@ -436,9 +438,9 @@ class _OtherSide:
         self._relay.server_drains()
 
 
-def _mirrored(closed: Conclusion) -> Conclusion:
+def _mirrored(closed: CloseReason) -> CloseReason:
     side: Side | None = None
     if closed.side is not None:
         side = "target" if closed.side == "client" else "client"
     reason = _MIRRORED.get(closed.reason, closed.reason)
-    return Conclusion(reason, side, closed.bound, closed.error)
+    return CloseReason(reason, side, closed.bound, closed.error)

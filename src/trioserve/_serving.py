@@ -28,6 +28,7 @@ from ._acceptor import Acceptor
 from ._admission import Admission, Token
 from ._collector import Collector, Reports
 from ._connection import Connection, lifecycle_of, set_current_connection
+from ._describe import escape
 from ._drain import Drain
 from ._engine import engine_acquired
 from ._errors import PROGRAM_ENDS, is_a, only, without
@@ -36,9 +37,10 @@ from ._ledger import Ledger
 from ._lifecycle import Lifecycle
 from ._listeners import Listener
 from ._options import Limits, Timeouts
+from ._reason import Outcome, Phase, Reason
 from ._record import report_of
 from ._refusals import Refusals
-from ._report import DrainSummary, Outcome, Phase, Reason, Statistics, escape
+from ._results import DrainSummary, Statistics
 from ._socket_acceptor import SocketAcceptor
 from ._stream_acceptor import StreamAcceptor
 from ._tasks import whereabouts
