@@ -39,7 +39,7 @@ def test_every_reason_has_an_outcome_and_a_sentence(reason: Reason) -> None:
 
 
 @pytest.mark.parametrize(
-    ("reason", "phase", "side", "state"),
+    ("reason", "phase", "waited_for", "state"),
     [
         (Reason.CLIENT_CLOSED, Phase.CLOSING, None, "--"),
         (Reason.CLIENT_RESET, Phase.DATA, None, "CD"),
@@ -56,10 +56,10 @@ def test_every_reason_has_an_outcome_and_a_sentence(reason: Reason) -> None:
     ],
 )
 def test_the_state_is_what_haproxy_would_log(
-    reason: Reason, phase: Phase, side: Side | None, state: str
+    reason: Reason, phase: Phase, waited_for: Side | None, state: str
 ) -> None:
     """Who ended it, and where in its life it was."""
-    report = _report(reason=reason, phase=phase, side=side)
+    report = _report(reason=reason, phase=phase, waited_for=waited_for)
     assert report.termination_state == state
 
 

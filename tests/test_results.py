@@ -21,7 +21,7 @@ def test_a_drain_is_clean_if_nothing_was_cut_and_nothing_hangs(
         reason="test",
         seconds=math.pi,
         open_at_start=1,
-        swept=1,
+        backlog_drained=1,
         finished=1,
         refused=1,
         cut=cut,

@@ -241,7 +241,7 @@ def test_the_limit_is_exact(
     async def client(running: Running, index: int, stays: float, rude: bool) -> None:
         stream = await running.connect(index % listeners)
         await receive_exactly(stream, 1)
-        assert running.server.statistics().slots_used <= limit
+        assert running.server.statistics().tokens_used <= limit
         await trio.sleep(stays)
         if rude:
             reset(stream)
@@ -692,9 +692,9 @@ async def test_the_report_says_who_decided_when_it_was_cut(
         assert await is_reset(client)
     (report,) = [r for r in running.reports if r.reason is Reason.CUT]
     if shorter is None:
-        assert (report.bound, report.error, report.duration) == (6, None, 6)
+        assert (report.limit, report.error, report.duration) == (6, None, 6)
     else:
-        assert (report.bound, report.duration) == (None, 1.5 + shorter)
+        assert (report.limit, report.duration) == (None, 1.5 + shorter)
         assert report.error == r"cut short: in a\nhurry"
 
 
@@ -719,7 +719,7 @@ async def test_a_task_that_does_not_end_is_named(
         started = trio.current_time()
         summary = await running.server.drain(within=3)
         assert trio.current_time() - started == 8
-        assert running.server.statistics().slots_used == 0
+        assert running.server.statistics().tokens_used == 0
         assert not running.ended.is_set()
         running.check_over()
         release.set()

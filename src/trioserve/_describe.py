@@ -68,7 +68,7 @@ def _text_from(method: str, ask: Callable[[object], str], value: object) -> str:
 
 
 def plain_text(text: str, length: int | None = None) -> str:
-    """The first ``length`` characters of ``text``, as a ``str`` and no subclass of it."""
+    """The first ``length`` characters of ``text``, as a plain ``str``."""
     return str.__getitem__(text, slice(length))
 
 

@@ -192,14 +192,14 @@ class Lifecycle:
         self,
         reason: Reason,
         *,
-        side: Side | None = None,
-        bound: float | None = None,
+        waited_for: Side | None = None,
+        limit: float | None = None,
         error: str | None = None,
         exception: BaseException | None = None,
     ) -> None:
         """Keep why it ends. The first reason stays."""
         if self.close_reason is None:
-            self.close_reason = CloseReason(reason, side, bound, error)
+            self.close_reason = CloseReason(reason, waited_for, limit, error)
         if self.exception is None:
             self.exception = exception
 
@@ -207,18 +207,18 @@ class Lifecycle:
         self,
         reason: Reason,
         *,
-        bound: float | None = None,
+        limit: float | None = None,
         exception: BaseException | None = None,
     ) -> None:
         """Keep why it ends, and close it by RST."""
-        self.close_as(reason, bound=bound, exception=exception)
+        self.close_as(reason, limit=limit, exception=exception)
         self.transport.abort()
 
     def stop(
         self,
         reason: Reason,
         *,
-        bound: float | None = None,
+        limit: float | None = None,
         error: str | None = None,
         by_fin: bool = False,
     ) -> None:
@@ -227,12 +227,12 @@ class Lifecycle:
         The reason is kept first, so that no other one can be; then the handler is
         cancelled; then the transport is closed, which ends a shielded wait, too.
         """
-        side: Side | None = "client" if reason.outcome == "timeout" else None
+        waited_for: Side | None = "client" if reason.outcome == "timeout" else None
         if self._lingers and not self.transport.unsent():
             # All that was sent has arrived; it only waited for the client to close.
             self.handler_over(None, None, cancelled=False)
             by_fin = self.transport.closes_at_once
-        self.close_as(reason, side=side, bound=bound, error=error)
+        self.close_as(reason, waited_for=waited_for, limit=limit, error=error)
         self._sends_fin = by_fin
         self.scope.cancel(reason=str(reason))
         self.close_now()
@@ -456,8 +456,8 @@ class Lifecycle:
         due, reason = self._due()
         if due <= now:
             if not can_move_now(self.transport, reason):
-                bound = getattr(self.timeouts, reason)
-                self.stop(reason, bound=bound, by_fin=reason in _SILENT)
+                limit = getattr(self.timeouts, reason)
+                self.stop(reason, limit=limit, by_fin=reason in _SILENT)
                 return
             self.timers.watch(self, next_look(now))
         elif due < math.inf:

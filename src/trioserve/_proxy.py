@@ -188,8 +188,8 @@ async def _dial(life: Lifecycle, dialing: Dialing, seconds: float) -> Transport 
         return await dialing.dial(seconds)
     except OSError as failed:
         reason = _reason(failed)
-        bound = seconds if reason is Reason.CONNECT_TIMEOUT else None
-        life.close_as(reason, bound=bound, exception=failed)
+        limit = seconds if reason is Reason.CONNECT_TIMEOUT else None
+        life.close_as(reason, limit=limit, exception=failed)
     except GivenUpError:
         pass
     finally:

@@ -77,7 +77,7 @@ class _NeverBegun:
     @property
     def _result(self) -> RelayResult:
         assert self._client.close_reason is not None
-        reason, side, bound, error = self._client.close_reason
+        reason, waited_for, limit, error = self._client.close_reason
         if self._client.exception is not None:
             error = describe(self._client.exception)
         nothing = Flow(received=0, delivered=0, discarded=0)
@@ -85,8 +85,8 @@ class _NeverBegun:
             reason=reason,
             a_to_b=nothing,
             b_to_a=nothing,
-            side=side,
-            bound=bound,
+            waited_for=waited_for,
+            limit=limit,
             error=error,
         )
 

@@ -80,8 +80,9 @@ class ConnectionReport:
       upstream_bytes_received, upstream_bytes_sent, upstream_bytes_discarded,
         upstream_unacknowledged: the same on the target's side, None without one.
       outcome, reason, phase: how, why and where it ended.
-      side: whose fault a timer's end was, ``"client"`` or ``"target"``.
-      bound: the value of the timer (seconds) or of the limit (connections) that
+      waited_for: if the outcome is ``timeout``, the side that the timer waited for,
+        ``"client"`` or ``"target"``; else None.
+      limit: the value of the timer (seconds) or of the limit (connections) that
         ended it; None if it was neither. Of a cut, how long the drain was meant
         to last, and None if that was cut short.
       error: what went wrong, in one line of printable ASCII.
@@ -115,8 +116,8 @@ class ConnectionReport:
     upstream_bytes_sent: int | None = None
     upstream_bytes_discarded: int | None = None
     upstream_unacknowledged: int | None = None
-    side: Side | None = None
-    bound: float | None = None
+    waited_for: Side | None = None
+    limit: float | None = None
     error: str | None = None
     exception: BaseException | None = dataclasses.field(
         default=None, repr=False, compare=False
@@ -137,7 +138,7 @@ class ConnectionReport:
 
         What HAProxy 2.6 logs in the same case (configuration.txt, section 8.5).
         """
-        return termination_state(self.reason, self.phase, self.side)
+        return termination_state(self.reason, self.phase, self.waited_for)
 
     def as_dict(self) -> dict[str, Any]:
         """The report as values that JSON can write, in a stable order."""

@@ -16,8 +16,8 @@ class CloseReason(NamedTuple):
     """Why a connection or a relay was closed, in the fields of a report."""
 
     reason: Reason
-    side: Side | None = None
-    bound: float | None = None
+    waited_for: Side | None = None
+    limit: float | None = None
     error: str | None = None
 
 
@@ -43,16 +43,16 @@ class RelayResult:
     Attributes:
       reason: why it ended, with ``a`` as the client and ``b`` as the target.
       a_to_b, b_to_a: the ledger of each direction.
-      side: for a timer, the side that was waited for.
-      bound: for a timer, its value in seconds.
+      waited_for: for a timer, the side that it waited for.
+      limit: for a timer, its value in seconds.
       error: what went wrong, in one line of printable ASCII.
     """
 
     reason: Reason
     a_to_b: Flow
     b_to_a: Flow
-    side: Side | None = None
-    bound: float | None = None
+    waited_for: Side | None = None
+    limit: float | None = None
     error: str | None = None
 
 
@@ -64,7 +64,7 @@ class DrainSummary:
       reason: why it was drained, as given to ``drain``.
       seconds: from the start of draining to the end, on Trio's clock.
       open_at_start: connections that were open when draining began.
-      swept: connections found in the kernel's queue when accepting ended.
+      backlog_drained: connections found in the kernel's queue when accepting ended.
       finished: connections that ended by themselves, idle ones included.
       refused: connections refused while draining, for lack of a slot.
       cut: connections reset at the deadline or cancelled.
@@ -76,7 +76,7 @@ class DrainSummary:
     reason: str
     seconds: float
     open_at_start: int
-    swept: int
+    backlog_drained: int
     finished: int
     refused: int
     cut: int
@@ -104,7 +104,7 @@ class Statistics:
         wait for it, that nobody took.
       bytes_received, bytes_sent, bytes_discarded: sums over all connections,
         open ones included.
-      slots_used, slots: of the limit.
+      tokens_used, limit: how many connections hold a token, and how many may.
       accept_errors: errors of accept(2) by name.
     """
 
@@ -118,6 +118,6 @@ class Statistics:
     bytes_received: int
     bytes_sent: int
     bytes_discarded: int
-    slots_used: int
-    slots: int
+    tokens_used: int
+    limit: int
     accept_errors: Mapping[str, int]

@@ -132,8 +132,8 @@ class Serving:
             bytes_received=received,
             bytes_sent=sent,
             bytes_discarded=discarded,
-            slots_used=tokens.used,
-            slots=tokens.total,
+            tokens_used=tokens.used,
+            limit=tokens.total,
             accept_errors=dict(self.accept_errors),
         )
 
@@ -195,7 +195,7 @@ class Serving:
 
     def refuse(self, connection: Connection, reason: Reason) -> None:
         life = lifecycle_of(connection)
-        life.close_as(reason, bound=self.admission.limit_of(reason))
+        life.close_as(reason, limit=self.admission.limit_of(reason))
         self._uncount(life)
         self.ledger.refused += 1
         if self._refusals.refuse(life, self.admission.limits.refusal):
@@ -393,9 +393,9 @@ class Serving:
             life.server_drains()
         with trio.CancelScope(deadline=self.drain.deadline) as self._patience:
             await self._all_closed.wait()
-        bound, error = self.drain.bound()
+        limit, error = self.drain.limit()
         for life in self._lifecycles():
-            life.stop(Reason.CUT, bound=bound, error=error and escape(error))
+            life.stop(Reason.CUT, limit=limit, error=error and escape(error))
         with trio.move_on_after(self.timeouts.cleanup):
             await self._all_closed.wait()
         stuck = self._lifecycles()
