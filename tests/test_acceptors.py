@@ -181,7 +181,7 @@ async def test_a_peer_with_enough_takes_no_slot_from_others(
 async def test_who_is_refused_has_no_slot_and_gives_none_away(
     kind: str, refusal: bytes, autojump_clock: object
 ) -> None:
-    """Law 2: the slot that was taken for it is the next one's, and counted."""
+    """Law 2: the token that was taken for it is the next one's, and counted."""
     listeners: list[Any] = list(await open_listeners("127.0.0.1:0"))
     if kind == "foreign":
         listeners = [_Foreign(listeners[0])]
@@ -787,7 +787,7 @@ async def test_sockets_from_a_foreign_listener_are_sockets(
 async def test_a_foreign_listener_has_one_in_hand(
     ending: str, autojump_clock: object
 ) -> None:
-    """Law 2: at the limit, one accepted stream a listener waits for its slot."""
+    """Law 2: at the limit, one accepted stream a listener waits for its token."""
     listener = MemoryListener()
     limits = Limits(max_connections=1)
     async with serving(echo, listeners=[listener], limits=limits) as running:

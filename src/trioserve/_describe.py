@@ -40,8 +40,10 @@ _MOST_DESCRIBED: Final = 3
 def describe(error: BaseException) -> str:
     """``error`` in one line of printable ASCII.
 
-    If an ``OSError`` caused it, as with a broken stream, the cause is described. The
-    function never raises: if a method of the error does, the text says so.
+    If ``error`` is no ``OSError`` but was raised from one, as a broken stream is, the
+    cause is described instead. Of a group, the first three errors are described and
+    the rest are counted. This never raises: if a method of the error does, the text
+    says so.
     """
     found = leaves(error)
     text = "; ".join(_described(e) for e in itertools.islice(found, _MOST_DESCRIBED))
@@ -63,7 +65,7 @@ def _text_from(method: str, ask: Callable[[object], str], value: object) -> str:
     """What a method of ``value`` returns, not escaped, or that it raised."""
     try:
         return plain_text(ask(value), _MOST_READ)
-    except BaseException as error:  # noqa: ASYNC103 - of the value's own making
+    except BaseException as error:  # noqa: ASYNC103 - raised by the value's own method
         return f"its {method} raised {_name_of(error)}"  # noqa: ASYNC104
 
 
@@ -73,7 +75,7 @@ def plain_text(text: str, length: int | None = None) -> str:
 
 
 def _name_of(value: object) -> str:
-    """The name of its class, even if its metaclass hides that."""
+    """The name of its class, read without asking its metaclass."""
     name: str = _class_name(type(value))
     return name
 

@@ -61,33 +61,33 @@ class ConnectionReport:
 
     Attributes:
       id: counts the connections of one server, from 1, in the order of accept.
-      listener, peer, local: addresses, as a person writes them.
-      target: where it was relayed to, or should have been; None without one.
+      listener, peer, local: addresses, as text.
+      target: the target that it was relayed to or was meant for; None without one.
       attempts: each try to connect to a target, in the order in which they
         ended.
       accepted_at: seconds since the epoch, on the wall clock.
-      queued: seconds it waited for a slot in our hands (0 in the kernel's queue
-        is not seen).
-      connect: seconds until the target had accepted.
+      queued: seconds that it waited for a token after it was accepted. A wait in
+        the kernel's queue before that is not seen.
+      connect: seconds until it was connected to the target.
       first_byte: seconds until the client's first byte.
       duration: seconds until the last close.
       bytes_received: taken from the client's socket.
-      bytes_sent: taken by the client's socket from us.
-      bytes_discarded: of those received, neither given to a handler nor on to
-        the target.
-      unacknowledged: of those sent, not acknowledged by the client when the
-        connection was cut; None if it was not cut or the system doesn't tell.
+      bytes_sent: written to the client's socket.
+      bytes_discarded: received, and neither read by a handler nor sent on to the
+        target.
+      unacknowledged: sent, and not acknowledged by the client when the connection
+        was cut; None if it was not cut or the system doesn't tell.
       upstream_bytes_received, upstream_bytes_sent, upstream_bytes_discarded,
         upstream_unacknowledged: the same on the target's side, None without one.
       outcome, reason, phase: how, why and where it ended.
       waited_for: if the outcome is ``timeout``, the side that the timer waited for,
         ``"client"`` or ``"target"``; else None.
       limit: the value of the timer (seconds) or of the limit (connections) that
-        ended it; None if it was neither. Of a cut, how long the drain was meant
-        to last, and None if that was cut short.
+        ended it; None if it was neither. For a cut, the seconds that the drain was
+        meant to last, or None if the drain was cut short.
       error: what went wrong, in one line of printable ASCII.
-      exception: the exception itself; not part of :meth:`as_dict`.
-      faults: the faults that a proxy has applied to it, as items that
+      exception: the exception; not part of :meth:`as_dict`.
+      faults: the faults that a proxy applied to it, as items that
         :func:`trioserve.faults.parse_faults` reads, like ``up:reset@4096``.
       draining: whether the server was draining when it ended.
       open_at_close: other connections that the server had open when it ended.
@@ -136,7 +136,8 @@ class ConnectionReport:
     def termination_state(self) -> str:
         """HAProxy's two letters for how it ended, like ``--`` or ``sC``.
 
-        What HAProxy 2.6 logs in the same case (configuration.txt, section 8.5).
+        HAProxy 2.6 logs the same letters in the same case (configuration.txt,
+        section 8.5).
         """
         return termination_state(self.reason, self.phase, self.waited_for)
 

@@ -1,4 +1,4 @@
-"""Results: what a relay, a drain and a server came to.
+"""Results: of a relay, of a drain, of a server so far.
 
 Frozen values. This module does not know who makes them or who reads them.
 """
@@ -26,9 +26,9 @@ class Flow:
     """One direction of a relay: ``received == delivered + discarded``, to the byte.
 
     Attributes:
-      received: taken from the side that sent.
-      delivered: taken by the kernel (or the stream) of the other side.
-      discarded: received and not delivered.
+      received: bytes read from the sender.
+      delivered: bytes written to the receiver's socket or stream.
+      discarded: bytes received and not delivered.
     """
 
     received: int
@@ -66,11 +66,11 @@ class DrainSummary:
       open_at_start: connections that were open when draining began.
       backlog_drained: connections found in the kernel's queue when accepting ended.
       finished: connections that ended by themselves, idle ones included.
-      refused: connections refused while draining, for lack of a slot.
+      refused: connections refused while draining, for lack of a token.
       cut: connections reset at the deadline or cancelled.
       stuck: tasks that were still alive after ``drain + cleanup`` seconds, each
         with the line it stands on.
-      reports_lost: reports that no collector took, since the server started.
+      reports_lost: reports that the collector did not take, since the server started.
     """
 
     reason: str
@@ -85,7 +85,7 @@ class DrainSummary:
 
     @property
     def clean(self) -> bool:
-        """Whether nothing was cut and nothing hangs."""
+        """Whether no connection was cut and no task is stuck."""
         return not self.cut and not self.stuck
 
 
@@ -93,19 +93,19 @@ class DrainSummary:
 class Statistics:
     """A server's counters at one moment.
 
-    ``accepted == open + closed`` and ``closed == collected + buffered + lost``,
-    always.
+    ``accepted == open + closed`` and ``closed == collected + buffered + lost`` hold
+    at any moment.
 
     Attributes:
       accepted: connections that accept(2) returned.
-      open, closed: of these, still open and closed.
-      refused: of those closed, refused.
-      collected, buffered, lost: reports that the collector has taken, that
-        wait for it, that nobody took.
+      open, closed: how many of these are open, and how many are closed.
+      refused: how many of the closed ones were refused.
+      collected, buffered, lost: reports that the collector has taken, that wait for
+        it, and that it will not get.
       bytes_received, bytes_sent, bytes_discarded: sums over all connections,
         open ones included.
       tokens_used, limit: how many connections hold a token, and how many may.
-      accept_errors: errors of accept(2) by name.
+      accept_errors: how often accept(2) failed, by the name of the error.
     """
 
     accepted: int
