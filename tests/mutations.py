@@ -213,10 +213,10 @@ MUTATIONS: Sequence[Mutation] = (
     Mutation(
         law=1,
         breaks="a backslash of a peer's looks like an escape of ours",
-        file="_report.py",
+        file="_describe.py",
         old='if " " <= c <= "~" and c != "\\\\" else',
         new='if " " <= c <= "~" else',
-        tests=("test_report.py", "test_escapes_are_those_of_python"),
+        tests=("test_describe.py", "test_escapes_are_those_of_python"),
     ),
     Mutation(
         law=1,
@@ -255,7 +255,7 @@ MUTATIONS: Sequence[Mutation] = (
     # 2. Limit
     Mutation(
         law=2,
-        breaks="a slot that is released twice is two",
+        breaks="a token that is released twice is two",
         file="_admission.py",
         old="            self._limiter = None\n",
         new="",
@@ -263,7 +263,7 @@ MUTATIONS: Sequence[Mutation] = (
     ),
     Mutation(
         law=2,
-        breaks="an error of accept(2) costs a slot for ever",
+        breaks="an error of accept(2) costs a token for ever",
         file="_socket_acceptor.py",
         old="            except BaseException:\n                token.release()\n",
         new="            except BaseException:\n",

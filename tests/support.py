@@ -168,13 +168,13 @@ class Running:
         assert stats.closed == stats.collected + stats.buffered + stats.lost
         # A lowered limit takes no token away, be it of a connection or one that
         # an acceptor was given in the very step before.
-        assert stats.slots_used <= max(stats.slots, stats.open + len(self.server))
+        assert stats.tokens_used <= max(stats.limit, stats.open + len(self.server))
 
     def check_over(self) -> None:
         """The same when it is over: nothing is left, and the sums agree."""
         self.check()
         stats = self.server.statistics()
-        assert stats.open == stats.slots_used == 0
+        assert stats.open == stats.tokens_used == 0
         assert self.server._serving._timers._watched == 0
         if not self.collects:
             return

@@ -146,13 +146,13 @@ def test_no_peer_has_more_than_its_share(
                     assert await receive_exactly(client, 1) == b"?"
                     served[host].append(client)
                 stats = running.server.statistics()
-                assert stats.slots_used == sum(map(len, served.values()))
+                assert stats.tokens_used == sum(map(len, served.values()))
                 open_now = {c.peer.split(":")[0] for c in running.server.connections}
                 assert {h for h in served if served[h]} <= open_now
         refused = [r for r in running.reports if r.outcome is Outcome.REFUSED]
         assert {report.reason for report in refused} <= {Reason.PEER_LIMIT}
         assert len(refused) == expected
-        assert all(report.bound is not None for report in refused)
+        assert all(report.limit is not None for report in refused)
         assert running.server._serving.admission.peers == {}
 
     run(main)
@@ -181,7 +181,7 @@ async def test_a_peer_with_enough_takes_no_slot_from_others(
 async def test_who_is_refused_has_no_slot_and_gives_none_away(
     kind: str, refusal: bytes, autojump_clock: object
 ) -> None:
-    """Law 2: the slot that was taken for it is the next one's, and counted."""
+    """Law 2: the token that was taken for it is the next one's, and counted."""
     listeners: list[Any] = list(await open_listeners("127.0.0.1:0"))
     if kind == "foreign":
         listeners = [_Foreign(listeners[0])]
@@ -197,7 +197,7 @@ async def test_who_is_refused_has_no_slot_and_gives_none_away(
                 sock.connect(listener.getsockname())
             await trio.testing.wait_all_tasks_blocked(0.01)
             stats = running.server.statistics()
-            assert (stats.slots_used, stats.refused) == (2, 1)
+            assert (stats.tokens_used, stats.refused) == (2, 1)
 
 
 async def test_a_crowd_of_one_peer_does_not_hold_up_the_others(
@@ -263,7 +263,7 @@ async def test_who_is_found_in_the_queue_at_the_end_is_counted(
                 sock = socket.create_connection(listener.getsockname())
                 stack.enter_context(sock)
             summary = await running.server.drain()
-    assert (summary.swept, summary.finished, summary.refused) == (5, 2, 3)
+    assert (summary.backlog_drained, summary.finished, summary.refused) == (5, 2, 3)
 
 
 async def test_who_is_being_told_is_not_one_of_its_peers_any_more(
@@ -787,14 +787,14 @@ async def test_sockets_from_a_foreign_listener_are_sockets(
 async def test_a_foreign_listener_has_one_in_hand(
     ending: str, autojump_clock: object
 ) -> None:
-    """Law 2: at the limit, one accepted stream a listener waits for its slot."""
+    """Law 2: at the limit, one accepted stream a listener waits for its token."""
     listener = MemoryListener()
     limits = Limits(max_connections=1)
     async with serving(echo, listeners=[listener], limits=limits) as running:
         first, second, third = (listener.connect() for _ in range(3))
         await trio.testing.wait_all_tasks_blocked()
         stats = running.server.statistics()
-        assert (stats.accepted, stats.slots_used) == (2, 1)
+        assert (stats.accepted, stats.tokens_used) == (2, 1)
         await trio.sleep(3)
         await first.send_eof()
         await second.send_all(b"x")

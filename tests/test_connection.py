@@ -139,7 +139,7 @@ async def test_lingering_throws_away_a_bounded_amount(autojump_clock: object) ->
 
 
 async def test_lingering_takes_a_bounded_time(autojump_clock: object) -> None:
-    """Law 12: a client that never closes holds its slot for ``linger`` seconds."""
+    """Law 12: a client that never closes holds its token for ``linger`` seconds."""
     timeouts = Timeouts(linger=9, idle=5, half_closed=5)
     async with serving(_returns, timeouts=timeouts) as running:
         stream = await running.connect()

@@ -249,7 +249,7 @@ def report_because_of(
         duration=0,
         reason=reason,
         phase=phase,
-        side="target" if side == "target" else "client",
+        waited_for="target" if side == "target" else "client",
     )
 
 

@@ -353,7 +353,7 @@ class Story:
 
     def check_is(self, other: Story) -> None:
         """That it is the same, but for what is open."""
-        for name in ("reason", "side", "bound"):
+        for name in ("reason", "waited_for", "limit"):
             ours, theirs = getattr(self.result, name), getattr(other.result, name)
             assert ours == theirs
         for who in (0, 1):

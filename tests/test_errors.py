@@ -26,6 +26,7 @@ from trioserve import (
     relay,
 )
 from trioserve._connection import lifecycle_of
+from trioserve._describe import describe
 from trioserve._dial import is_lack
 from trioserve._errors import (
     PROGRAM_ENDS,
@@ -38,7 +39,6 @@ from trioserve._errors import (
     only,
     without,
 )
-from trioserve._report import describe
 from trioserve._tasks import whereabouts
 
 ISOLATED = (ValueError, OSError, trio.BrokenResourceError, GeneratorExit, StopIteration)

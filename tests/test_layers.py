@@ -30,8 +30,9 @@ _socket_transport
 _socket_state
 _transport _pipes _accept_errors _handlers
 _transport_state
-_address _complaints _options _report _tasks _tcp
-_arguments _errors
+_address _complaints _options _report _results _tasks _tcp
+_arguments _describe _reason
+_errors
 """
 ROW = {
     name: -number
@@ -227,7 +228,7 @@ def test_a_wrong_arrow_is_found(module: str, source: str, complaint: str) -> Non
 @pytest.mark.parametrize(
     ("module", "source"),
     [
-        ("_serve", "from ._report import Reason\nfrom . import _timers\nimport trio"),
+        ("_serve", "from ._reason import Reason\nfrom . import _timers\nimport trio"),
         ("__init__", "from ._serve import serve"),
         ("app._cli", "from ._log import x\nfrom trioserve import serve\nimport click"),
         ("app.__init__", "from ._cli import main"),

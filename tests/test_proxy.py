@@ -224,7 +224,7 @@ async def test_a_target_that_refuses_resets_the_client(
     assert report.error is not None
     assert report.error.startswith("ConnectionRefusedError: ")
     assert report.connect is None
-    assert report.bound is None
+    assert report.limit is None
 
 
 async def test_a_target_that_does_not_answer(
@@ -243,7 +243,7 @@ async def test_a_target_that_does_not_answer(
     (report,) = running.reports
     assert (report.reason, report.duration) == (Reason.CONNECT_TIMEOUT, 3)
     assert report.termination_state == "sC"
-    assert report.bound == 3
+    assert report.limit == 3
     assert report.bytes_received == 0
 
 
@@ -281,7 +281,7 @@ async def test_what_the_proxy_lacks_is_not_the_targets_fault(
     (report,) = running.reports
     assert (report.reason, report.phase) == (Reason.RESOURCE, Phase.CONNECT)
     assert (report.outcome, report.termination_state) == (Outcome.RESOURCE, "RC")
-    assert report.bound is None
+    assert report.limit is None
     assert report.error is not None
     assert "Too many open files" in report.error
     assert report.attempts == tuple(told)
@@ -555,7 +555,7 @@ async def test_a_client_that_is_no_socket_may_be_gone_unseen(
             await theirs.aclose()
             await trio.sleep(4)
     (report,) = running.reports
-    assert (report.reason, report.bound) == (Reason.CONNECT_TIMEOUT, 3)
+    assert (report.reason, report.limit) == (Reason.CONNECT_TIMEOUT, 3)
 
 
 async def test_from_a_unix_socket_to_another(
@@ -639,7 +639,7 @@ async def test_the_servers_timeouts_are_those_of_the_relay(
                 await client.aclose()
             (report,) = running.reports
             assert (report.reason, report.duration) == (Reason.IDLE, seconds)
-            assert report.bound == seconds
+            assert report.limit == seconds
 
 
 async def test_why_it_ended_stays_while_the_client_is_waited_for(
@@ -660,7 +660,7 @@ async def test_why_it_ended_stays_while_the_client_is_waited_for(
         await trio.sleep(20)
         await client.aclose()
     (report,) = running.reports
-    assert (report.reason, report.bound) == (Reason.DRAINED, 5)
+    assert (report.reason, report.limit) == (Reason.DRAINED, 5)
     assert report.duration == 25
 
 

@@ -143,7 +143,7 @@ class Expected:
         self.cut = "reset" if resets else "eof"
         self.now = self.moved_at = 0.0
         self.reason: Reason | None = None
-        self.side: str | None = None
+        self.waited_for: str | None = None
         self.sent = [0, 0]
         self.undelivered = [False, False]
         self.tails = ["open", "open"]
@@ -204,7 +204,7 @@ class Expected:
         if self.now + seconds < due:
             self.now += seconds
             return
-        self.now, self.reason, self.side = due, reason, side
+        self.now, self.reason, self.waited_for = due, reason, side
         by_fin = reason in (Reason.IDLE, Reason.FIRST_BYTE)
         self.end_open_tails("eof" if by_fin else self.cut)
 
@@ -266,7 +266,7 @@ async def _play_on(
         reading.cancel_scope.cancel()
 
     result = running.value
-    assert (result.reason, result.side) == (expected.reason, expected.side)
+    assert (result.reason, result.waited_for) == (expected.reason, expected.waited_for)
     # A reset may wait a second for its peer to acknowledge what went before.
     late = 1 if "reset" in result.reason else 0
     assert expected.now <= running.at <= expected.now + late
@@ -469,7 +469,7 @@ async def test_a_peer_that_never_reads_costs_one_chunk(
         # What was taken at the very first is seen at the first look, a second later.
         assert 33 <= relaying.at <= 34
         assert result.reason is Reason.WRITE_STALL
-        assert result.side == ("target", "client")[who]
+        assert result.waited_for == ("target", "client")[who]
         flow = (result.a_to_b, result.b_to_a)[who]
         assert flow.received == flow.delivered + flow.discarded
         assert 0 < flow.discarded <= CHUNK <= 65536
@@ -491,7 +491,7 @@ async def test_idle_with_bytes_that_nobody_took_it_is_a_reset(
             nursery.cancel_scope.cancel()
         assert result.reason is Reason.IDLE
         assert 5 <= trio.current_time() <= 6
-        assert result.side == ("target", "client")[who]
+        assert result.waited_for == ("target", "client")[who]
         assert (result.a_to_b, result.b_to_a)[who].discarded > 0
         assert await is_reset(receiver.peer)
 
@@ -512,7 +512,7 @@ async def test_half_closed_with_bytes_that_the_other_side_does_not_take(
             result = await relay(a.ours, b.ours, timeouts=timeouts)
             nursery.cancel_scope.cancel()
     assert result.reason is Reason.HALF_CLOSED
-    assert result.side == ("target", "client")[who]
+    assert result.waited_for == ("target", "client")[who]
 
 
 @pytest.mark.parametrize("has_engine", [False, True])
@@ -551,7 +551,7 @@ async def test_a_timer_does_not_blame_who_takes_nothing_for_a_reset(
         assert result.value.a_to_b.discarded > 0
         if end == "reset":
             assert result.value.reason is Reason.CLIENT_RESET
-            assert result.value.side is None
+            assert result.value.waited_for is None
             assert "reset" in (result.value.error or "")
         else:
             assert result.value.reason.outcome is Outcome.TIMEOUT
@@ -656,7 +656,7 @@ async def test_a_byte_of_either_side_is_the_first(
                 await (a, b)[who].peer.send_all(b"x")
         if who is None:
             assert (result.value.reason, result.at) == (Reason.FIRST_BYTE, 10)
-            assert result.value.side == "client"
+            assert result.value.waited_for == "client"
         else:
             assert (result.value.reason, result.at) == (Reason.IDLE, 33)
 
@@ -1059,8 +1059,8 @@ async def test_a_timer_of_two_connections_blames_the_same_one_in_both_reports(
         await one.aclose()
         await other.aclose()
     first, second = sorted(running.reports, key=lambda report: report.id)
-    assert (first.reason, first.side) == (Reason.HALF_CLOSED, "client")
-    assert (second.reason, second.side) == (Reason.HALF_CLOSED, "target")
+    assert (first.reason, first.waited_for) == (Reason.HALF_CLOSED, "client")
+    assert (second.reason, second.waited_for) == (Reason.HALF_CLOSED, "target")
     assert first.duration == second.duration == 7
 
 

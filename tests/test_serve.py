@@ -241,7 +241,7 @@ def test_the_limit_is_exact(
     async def client(running: Running, index: int, stays: float, rude: bool) -> None:
         stream = await running.connect(index % listeners)
         await receive_exactly(stream, 1)
-        assert running.server.statistics().slots_used <= limit
+        assert running.server.statistics().tokens_used <= limit
         await trio.sleep(stays)
         if rude:
             reset(stream)
@@ -272,7 +272,7 @@ def test_the_limit_is_exact(
 
 @pytest.mark.parametrize("taken", range(3))
 async def test_no_listener_starves_another(taken: int, autojump_clock: object) -> None:
-    """Law 2: with one slot, an idle listener does not keep it from the busy one."""
+    """Law 2: with one token, an idle listener does not keep it from the busy one."""
     async with serving(
         echo, addresses=("127.0.0.1:0",) * 3, limits=Limits(max_connections=1)
     ) as running:
@@ -307,7 +307,7 @@ async def test_the_limit_changes_while_it_serves(autojump_clock: object) -> None
 async def test_refused_clients_are_told(
     refusal: bytes | None, autojump_clock: object
 ) -> None:
-    """Law 2: with no slot left, a client is refused as asked for, and reported."""
+    """Law 2: with no token left, a client is refused as asked for, and reported."""
     limits = Limits(max_connections=1, when_full="refuse", refusal=refusal)
     async with serving(echo, limits=limits) as running:
         inside = await running.connect()
@@ -692,16 +692,16 @@ async def test_the_report_says_who_decided_when_it_was_cut(
         assert await is_reset(client)
     (report,) = [r for r in running.reports if r.reason is Reason.CUT]
     if shorter is None:
-        assert (report.bound, report.error, report.duration) == (6, None, 6)
+        assert (report.limit, report.error, report.duration) == (6, None, 6)
     else:
-        assert (report.bound, report.duration) == (None, 1.5 + shorter)
+        assert (report.limit, report.duration) == (None, 1.5 + shorter)
         assert report.error == r"cut short: in a\nhurry"
 
 
 async def test_a_task_that_does_not_end_is_named(
     autojump_clock: object, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Law 5: records and slots are settled at drain + cleanup; the task is named."""
+    """Law 5: records and tokens are settled at drain + cleanup; the task is named."""
     release = trio.Event()
 
     async def stubborn() -> None:
@@ -719,7 +719,7 @@ async def test_a_task_that_does_not_end_is_named(
         started = trio.current_time()
         summary = await running.server.drain(within=3)
         assert trio.current_time() - started == 8
-        assert running.server.statistics().slots_used == 0
+        assert running.server.statistics().tokens_used == 0
         assert not running.ended.is_set()
         running.check_over()
         release.set()

@@ -2,8 +2,9 @@
 
 The map, from the bottom up; a module imports only from rows below its own:
 
-                _arguments   _errors
-    words       _address   _complaints   _options   _report   _tasks   _tcp
+                _errors
+                _arguments   _describe   _reason
+    words       _address   _complaints   _options   _report   _results   _tasks   _tcp
                 _transport_state
                 _transport   _pipes   _accept_errors   _handlers
                 _socket_state
@@ -33,18 +34,10 @@ from ._echo import echo
 from ._listeners import Listener, UnixListener, open_listeners
 from ._options import Limits, Timeouts
 from ._proxy import proxy
+from ._reason import Outcome, Phase, Reason
 from ._relay import Relay, hand_over, relay
-from ._report import (
-    Attempt,
-    ConnectionReport,
-    DrainSummary,
-    Flow,
-    Outcome,
-    Phase,
-    Reason,
-    RelayResult,
-    Statistics,
-)
+from ._report import Attempt, ConnectionReport
+from ._results import DrainSummary, Flow, RelayResult, Statistics
 from ._serve import Handler, Server, serve, serve_tcp
 
 __all__ = [

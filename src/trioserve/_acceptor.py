@@ -18,7 +18,7 @@ from ._admission import Admission, Token
 from ._complaints import Complaints
 from ._connection import Connection
 from ._options import Timeouts
-from ._report import Reason
+from ._reason import Reason
 from ._transport import Transport
 
 #: Seconds. Go's net/http waits 5 ms doubling to 1 s; Trio 100 ms, nginx 500 ms.

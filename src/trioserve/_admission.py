@@ -15,7 +15,7 @@ import trio
 
 from ._address import unmapped
 from ._options import Limits
-from ._report import Reason
+from ._reason import Reason
 
 
 class Token:

@@ -17,8 +17,10 @@ from typing import Final, NamedTuple, TypeAlias
 import trio
 
 from ._arguments import check_method
+from ._describe import describe
 from ._errors import PROGRAM_ENDS, log_error, only
-from ._report import ConnectionReport, Outcome, Reason, describe
+from ._reason import Outcome, Reason
+from ._report import ConnectionReport
 from ._tasks import whereabouts
 
 logger = logging.getLogger("trioserve")

@@ -15,9 +15,10 @@ from typing import Any, Final
 import trio
 
 from ._arguments import check_count, check_type
+from ._describe import escape
 from ._lifecycle import Lifecycle
 from ._options import Timeouts
-from ._report import Phase, Reason, escape
+from ._reason import Phase, Reason
 from ._transport import CHUNK, FAILURES
 
 _MOST_NOTES: Final = 32

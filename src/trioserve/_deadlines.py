@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 
 from ._options import Timeouts
-from ._report import Reason
+from ._reason import Reason
 from ._transport import Transport
 
 

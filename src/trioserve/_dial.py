@@ -17,9 +17,10 @@ from typing import Any, Final, NamedTuple, TypeAlias
 import trio
 
 from ._address import Address, TcpAddress, UnixAddress, sockaddr_text
+from ._describe import describe
 from ._errors import again, errno_of, is_a, is_shortage
 from ._names import Place, look_up, numeric_place
-from ._report import GIVEN_UP, NO_ANSWER, OUTRUN, Attempt, describe
+from ._report import GIVEN_UP, NO_ANSWER, OUTRUN, Attempt
 from ._socket_transport import SocketTransport
 
 #: Seconds that an address has before the next one of its name is tried too.

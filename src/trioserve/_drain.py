@@ -10,7 +10,8 @@ import math
 
 import trio
 
-from ._report import DrainSummary, Outcome
+from ._reason import Outcome
+from ._results import DrainSummary
 
 
 class Drain:
@@ -52,7 +53,7 @@ class Drain:
             return True
         return False
 
-    def bound(self) -> tuple[float | None, str | None]:
+    def limit(self) -> tuple[float | None, str | None]:
         """What the report says of a connection that is cut: seconds, or an error."""
         if self.cut_short is None:
             return self.deadline - self.began_at, None
@@ -70,7 +71,7 @@ class Drain:
             reason=self.reason or "cancelled",
             seconds=now - self.began_at,
             open_at_start=self._open_at_start,
-            swept=backlog_drained,
+            backlog_drained=backlog_drained,
             finished=ends.total() - ends[Outcome.CUT] - refused,
             refused=refused,
             cut=cut,

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 import trio
 
-from ._report import escape
+from ._describe import escape
 
 logger = logging.getLogger("trioserve")
 

@@ -32,7 +32,9 @@ from ._deadlines import can_move_now, next_deadline
 from ._errors import is_ours
 from ._idle import Idle
 from ._options import Timeouts
-from ._report import Attempt, Conclusion, Phase, Reason, Side
+from ._reason import Phase, Reason, Side
+from ._report import Attempt
+from ._results import CloseReason
 from ._timers import TimerEntry, Timers, next_look
 from ._transport import FAILURES, Transport
 
@@ -164,7 +166,7 @@ class Lifecycle:
         self.task: trio.lowlevel.Task | None = None
         self.handed_over: HandedOver | None = None
         self.relay: RelaySide | None = None
-        self.close_reason: Conclusion | None = None
+        self.close_reason: CloseReason | None = None
         self.result: object = None
         self.notes: Mapping[str, object] | None = None
         self.goodbye = b""
@@ -172,7 +174,7 @@ class Lifecycle:
         self._idle: Idle | None = None
         self.upstream: Transport | None = None
         self._upstream_discarded = 0
-        self._relay_closed: Conclusion | None = None
+        self._relay_closed: CloseReason | None = None
         self.exception: BaseException | None = None
         self._drained = False
         self._sends_fin = False
@@ -193,14 +195,14 @@ class Lifecycle:
         self,
         reason: Reason,
         *,
-        side: Side | None = None,
-        bound: float | None = None,
+        waited_for: Side | None = None,
+        limit: float | None = None,
         error: str | None = None,
         exception: BaseException | None = None,
     ) -> None:
         """Keep why it ends. The first reason stays."""
         if self.close_reason is None:
-            self.close_reason = Conclusion(reason, side, bound, error)
+            self.close_reason = CloseReason(reason, waited_for, limit, error)
         if self.exception is None:
             self.exception = exception
 
@@ -208,18 +210,18 @@ class Lifecycle:
         self,
         reason: Reason,
         *,
-        bound: float | None = None,
+        limit: float | None = None,
         exception: BaseException | None = None,
     ) -> None:
         """Keep why it ends, and close it by RST."""
-        self.close_as(reason, bound=bound, exception=exception)
+        self.close_as(reason, limit=limit, exception=exception)
         self.transport.abort()
 
     def stop(
         self,
         reason: Reason,
         *,
-        bound: float | None = None,
+        limit: float | None = None,
         error: str | None = None,
         by_fin: bool = False,
     ) -> None:
@@ -228,12 +230,12 @@ class Lifecycle:
         The reason is kept first, so that no other one can be; then the handler is
         cancelled; then the transport is closed, which ends a shielded wait, too.
         """
-        side: Side | None = "client" if reason.outcome == "timeout" else None
+        waited_for: Side | None = "client" if reason.outcome == "timeout" else None
         if self._lingers and not self.transport.unsent():
             # All that was sent has arrived; it only waited for the client to close.
             self.handler_over(None, None, cancelled=False)
             by_fin = self.transport.closes_at_once
-        self.close_as(reason, side=side, bound=bound, error=error)
+        self.close_as(reason, waited_for=waited_for, limit=limit, error=error)
         self._sends_fin = by_fin
         self.scope.cancel(reason=str(reason))
         self.close_now()
@@ -459,8 +461,8 @@ class Lifecycle:
         due, reason = self._due()
         if due <= now:
             if not can_move_now(self.transport, reason):
-                bound = getattr(self.timeouts, reason)
-                self.stop(reason, bound=bound, by_fin=reason in _SILENT)
+                limit = getattr(self.timeouts, reason)
+                self.stop(reason, limit=limit, by_fin=reason in _SILENT)
                 return
             self.timers.watch(self, next_look(now))
         elif due < math.inf:
@@ -476,7 +478,7 @@ class Lifecycle:
         self.upstream = relay.target_transport
         self.transport.on_wait = None  # a relay has timers of its own
 
-    def relay_over(self, closed: Conclusion | None) -> None:
+    def relay_over(self, closed: CloseReason | None) -> None:
         """Take over how a relay ended; a handler that raises has the last word."""
         assert self.relay is not None
         discarded, upstream_discarded = self.relay.discarded()

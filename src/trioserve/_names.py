@@ -18,8 +18,8 @@ from typing import Any, Final, NamedTuple
 import trio
 
 from ._address import TcpAddress, is_numeric, unmapped, zone_name
+from ._describe import describe
 from ._errors import again, passing
-from ._report import describe
 
 #: Seconds for which an answer is used without asking again. getaddrinfo(3) tells
 #: no time to live; HAProxy holds a valid answer for as long ("hold valid").

@@ -14,8 +14,9 @@ from ._dial import Dialing, GivenUpError, OnAttempt, is_lack, origin_of
 from ._errors import isolated
 from ._lifecycle import Lifecycle
 from ._options import Timeouts
+from ._reason import Phase, Reason
 from ._relay import Relay, no_relay, relay_to_target
-from ._report import Attempt, Phase, Reason
+from ._report import Attempt
 from ._timers import TimerEntry
 from ._transport import Transport
 from .faults import Faults, parse_faults
@@ -187,8 +188,8 @@ async def _dial(life: Lifecycle, dialing: Dialing, seconds: float) -> Transport 
         return await dialing.dial(seconds)
     except OSError as failed:
         reason = _reason(failed)
-        bound = seconds if reason is Reason.CONNECT_TIMEOUT else None
-        life.close_as(reason, bound=bound, exception=failed)
+        limit = seconds if reason is Reason.CONNECT_TIMEOUT else None
+        life.close_as(reason, limit=limit, exception=failed)
     except GivenUpError:
         pass
     finally:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 
-from ._report import Flow
+from ._results import Flow
 from ._transport import Transport
 
 

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import trio
 
+from ._describe import describe
 from ._lifecycle import Lifecycle
-from ._report import ConnectionReport, Draft, describe
+from ._report import ConnectionReport, UnfinishedReport
 
 
 def report_of(life: Lifecycle, open_at_close: int) -> ConnectionReport:
@@ -18,11 +19,11 @@ def report_of(life: Lifecycle, open_at_close: int) -> ConnectionReport:
       open_at_close: how many connections of the server are open still.
     """
     assert life.close_reason is not None
-    reason, side, bound, error = life.close_reason
+    reason, waited_for, limit, error = life.close_reason
     transport, accepted_at = life.transport, life.accepted_at
     first_byte, connected_at = transport.first_byte_at, life.connected_at
     upstream, dialer, faults = life.upstream, life.dialer, life.active_faults
-    return Draft(
+    return UnfinishedReport(
         id=life.id,
         listener=life.listener,
         peer=life.peer,
@@ -44,8 +45,8 @@ def report_of(life: Lifecycle, open_at_close: int) -> ConnectionReport:
         upstream_unacknowledged=upstream.unacknowledged if upstream else None,
         reason=reason,
         phase=life.phase,
-        side=side,
-        bound=bound,
+        waited_for=waited_for,
+        limit=limit,
         error=error if life.exception is None else describe(life.exception),
         exception=life.exception,
         faults=tuple(faults.applied) if faults else (),

@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any, Final, Protocol
 
 from ._lifecycle import Lifecycle
-from ._report import Reason
+from ._reason import Reason
 
 #: Bytes of a refused client that are thrown away.
 _MOST_DISCARDED: Final = 65536

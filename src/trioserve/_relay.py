@@ -14,13 +14,14 @@ import trio
 
 from ._arguments import check_method, check_seconds, check_type
 from ._connection import Connection, lifecycle_of
+from ._describe import describe
 from ._engine import SUPPORTED as HAS_ENGINE
 from ._lifecycle import HandedOver, Lifecycle
 from ._options import Timeouts
 from ._relay_engine import EngineRelay
 from ._relay_rules import RelayOptions, RelayRules
 from ._relay_tasks import TaskRelay
-from ._report import Flow, RelayResult, describe
+from ._results import Flow, RelayResult
 from ._shared_socket import SharedSocketTransport
 from ._stream_transport import StreamTransport
 from ._timers import Timers
@@ -76,7 +77,7 @@ class _NeverBegun:
     @property
     def _result(self) -> RelayResult:
         assert self._client.close_reason is not None
-        reason, side, bound, error = self._client.close_reason
+        reason, waited_for, limit, error = self._client.close_reason
         if self._client.exception is not None:
             error = describe(self._client.exception)
         nothing = Flow(received=0, delivered=0, discarded=0)
@@ -84,8 +85,8 @@ class _NeverBegun:
             reason=reason,
             a_to_b=nothing,
             b_to_a=nothing,
-            side=side,
-            bound=bound,
+            waited_for=waited_for,
+            limit=limit,
             error=error,
         )
 

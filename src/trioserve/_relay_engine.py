@@ -14,8 +14,8 @@ from ._engine import Engine
 from ._engine_pump import EnginePump
 from ._engine_run import EngineRun
 from ._errors import is_closed
+from ._reason import Reason
 from ._relay_rules import RelayOptions, RelayRules
-from ._report import Reason
 from ._transport import PollableTransport
 
 

@@ -21,11 +21,13 @@ from typing import Any, Final, NamedTuple
 
 import trio
 
+from ._describe import describe
 from ._errors import is_ours
 from ._lifecycle import Lifecycle
 from ._options import Timeouts
 from ._pump import Pump
-from ._report import Conclusion, Flow, Outcome, Reason, RelayResult, Side, describe
+from ._reason import Outcome, Reason, Side
+from ._results import CloseReason, Flow, RelayResult
 from ._timers import TimerEntry, Timers, next_look
 from ._transport import Transport
 
@@ -40,8 +42,8 @@ _MIRRORED: Final = {
     Reason.SERVER_RESET: Reason.CLIENT_RESET,
 }
 
-_CLIENT_CLOSED: Final = Conclusion(Reason.CLIENT_CLOSED)
-_SERVER_CLOSED: Final = Conclusion(Reason.SERVER_CLOSED)
+_CLIENT_CLOSED: Final = CloseReason(Reason.CLIENT_CLOSED)
+_SERVER_CLOSED: Final = CloseReason(Reason.SERVER_CLOSED)
 
 #: What a stream raises to which nothing can be sent any more.
 _GONE: Final = (trio.BrokenResourceError, trio.ClosedResourceError)
@@ -107,7 +109,7 @@ class RelayRules(abc.ABC):
         self._lost: Transport | None = None
         self._first: Transport | None = None
         self.half_closed_at = math.inf
-        self.close_reason: Conclusion | None = None
+        self.close_reason: CloseReason | None = None
         self._failure: BaseException | None = None
         self.quiet = False
 
@@ -158,7 +160,7 @@ class RelayRules(abc.ABC):
 
     def detach(self) -> None:
         """To be called at the end, whatever was raised, and if it has never begun."""
-        closed: Conclusion | None = None
+        closed: CloseReason | None = None
         if self._has_finished:
             closed = self._how_it_ended()
         elif self._is_attached and self._holds():
@@ -261,24 +263,26 @@ class RelayRules(abc.ABC):
         self,
         reason: Reason,
         *,
-        side: Side | None = None,
+        waited_for: Side | None = None,
         error: BaseException | None = None,
     ) -> None:
         """End both directions."""
-        self.close_as(reason, side=side, error=error)
+        self.close_as(reason, waited_for=waited_for, error=error)
         self.stop_moving()
 
     def close_as(
         self,
         reason: Reason,
         *,
-        side: Side | None = None,
+        waited_for: Side | None = None,
         error: BaseException | None = None,
     ) -> None:
         """Keep why it ends; the first reason stays."""
         if self.close_reason is None:
             said = describe(error) if error is not None else None
-            self.close_reason = Conclusion(reason, side, self._bound(reason), said)
+            self.close_reason = CloseReason(
+                reason, waited_for, self._limit_of(reason), said
+            )
 
     def _abort(self) -> None:
         self.a.abort()
@@ -288,26 +292,26 @@ class RelayRules(abc.ABC):
         """Whether a pump has received what it has not delivered."""
         return any(pump.discarded for pump in self.pumps)
 
-    def _how_it_ended(self) -> Conclusion:
+    def _how_it_ended(self) -> CloseReason:
         if self.close_reason is not None:
             return self.close_reason
         return _CLIENT_CLOSED if self._first is self.a else _SERVER_CLOSED
 
     def _result(self) -> RelayResult:
-        reason, side, bound, error = self._how_it_ended()
+        reason, waited_for, limit, error = self._how_it_ended()
         nothing = Flow(received=0, delivered=0, discarded=0)
         return RelayResult(
             reason=reason,
             a_to_b=self.pumps[0].flow(),
             b_to_a=self.pumps[1].flow() if len(self.pumps) == 2 else nothing,
-            side=side,
-            bound=bound,
+            waited_for=waited_for,
+            limit=limit,
             error=error,
         )
 
     # -- timers
 
-    def _bound(self, reason: Reason) -> float | None:
+    def _limit_of(self, reason: Reason) -> float | None:
         """The value of the timer that ends it, if it is one that does."""
         if reason is Reason.DRAINED:
             return self.options.drain_idle
@@ -322,28 +326,30 @@ class RelayRules(abc.ABC):
         # A byte that a peer acknowledges counts as one that moves.
         began = self.options.began
         moved = max(began, a.moved_at, b.moved_at, a.acked_at, b.acked_at)
-        side: Side | None
+        waited_for: Side | None
         if self._first is None:
             # A side that stops reading counts as silent.
-            side = "target" if b.sending_since < a.sending_since else "client"
+            waited_for = "target" if b.sending_since < a.sending_since else "client"
             due, reason = moved + timeouts.idle, Reason.IDLE
         else:
-            side = next((self._waits_for(p) for p in self.pumps if not p.done), None)
+            waited_for = next(
+                (self._waits_for(p) for p in self.pumps if not p.done), None
+            )
             due = max(moved, self.half_closed_at) + timeouts.half_closed
             reason = Reason.HALF_CLOSED
         first_byte = self.started_at() + timeouts.first_byte
         if first_byte < due and self._awaits_first_byte():
-            due, reason, side = first_byte, Reason.FIRST_BYTE, "client"
+            due, reason, waited_for = first_byte, Reason.FIRST_BYTE, "client"
         for transport in (a, b):
             taken = max(transport.sending_since, transport.acked_at)
             stalled = taken + timeouts.write_stall
             if stalled < due and transport.sending_since < math.inf:
                 due, reason = stalled, Reason.WRITE_STALL
-                side = self._side_of(transport)
+                waited_for = self._side_of(transport)
         drained = max(moved, self._drains_since) + self.options.drain_idle
         if drained < due and not self._holds():
-            due, reason, side = drained, Reason.DRAINED, None
-        return due, reason, side
+            due, reason, waited_for = drained, Reason.DRAINED, None
+        return due, reason, waited_for
 
     def _awaits_first_byte(self) -> bool:
         """Whether no byte has come from either side."""
@@ -385,13 +391,13 @@ class RelayRules(abc.ABC):
         timers = self.options.timers
         holds = self.a.observe_acks(now)
         holds = self.b.observe_acks(now) or holds
-        due, reason, side = self._due()
+        due, reason, waited_for = self._due()
         if due <= now:
-            if self._can_move(reason, side):
+            if self._can_move(reason, waited_for):
                 timers.watch(self, next_look(now))
             else:
                 self._look_for_a_reset()
-                self.end(reason, side=side)
+                self.end(reason, waited_for=waited_for)
         elif due < math.inf:
             # While the kernel holds bytes, a look now and then finds out whether they
             # become fewer. Else there is nothing to see before the next byte moves.
@@ -407,14 +413,14 @@ class RelayRules(abc.ABC):
             if waits and not source.sent_eof and source.is_reset():
                 self._lost_by(source)
 
-    def _can_move(self, reason: Reason, side: Side | None) -> bool:
+    def _can_move(self, reason: Reason, waited_for: Side | None) -> bool:
         """Whether a byte that a timer has waited for can move at this moment.
 
         The timer may be late, as when the process was stopped, and what moves the
         bytes has not had its turn yet.
         """
         if reason is Reason.WRITE_STALL:
-            return (self.a if side == "client" else self.b).writable()
+            return (self.a if waited_for == "client" else self.b).writable()
         return any(pump.can_move() for pump in self.pumps if not pump.done)
 
 
@@ -436,9 +442,9 @@ class _OtherSide:
         self._relay.server_drains()
 
 
-def _mirrored(closed: Conclusion) -> Conclusion:
-    side: Side | None = None
-    if closed.side is not None:
-        side = "target" if closed.side == "client" else "client"
+def _mirrored(closed: CloseReason) -> CloseReason:
+    waited_for: Side | None = None
+    if closed.waited_for is not None:
+        waited_for = "target" if closed.waited_for == "client" else "client"
     reason = _MIRRORED.get(closed.reason, closed.reason)
-    return Conclusion(reason, side, closed.bound, closed.error)
+    return CloseReason(reason, waited_for, closed.limit, closed.error)

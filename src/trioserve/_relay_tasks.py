@@ -8,8 +8,8 @@ from __future__ import annotations
 import trio
 
 from ._pump import Pump
+from ._reason import Reason
 from ._relay_rules import RelayOptions, RelayRules
-from ._report import Reason
 from ._transport import Transport
 
 

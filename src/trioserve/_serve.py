@@ -26,7 +26,7 @@ from ._connection import Connection
 from ._handlers import Spawns
 from ._listeners import open_listeners
 from ._options import Limits, Timeouts
-from ._report import DrainSummary, Statistics
+from ._results import DrainSummary, Statistics
 from ._serving import Serving
 
 Handler: TypeAlias = (

@@ -29,6 +29,7 @@ from ._acceptor import Acceptor
 from ._admission import Admission, Token
 from ._collector import Collector, Reports
 from ._connection import Connection, lifecycle_of, set_current_connection
+from ._describe import escape
 from ._drain import Drain
 from ._engine import engine_acquired
 from ._errors import PROGRAM_ENDS, is_a, only, without
@@ -36,9 +37,10 @@ from ._handlers import Handlers, Spawns
 from ._ledger import Ledger
 from ._lifecycle import Lifecycle
 from ._options import Limits, Timeouts
+from ._reason import Outcome, Phase, Reason
 from ._record import report_of
 from ._refusals import Refusals
-from ._report import DrainSummary, Outcome, Phase, Reason, Statistics, escape
+from ._results import DrainSummary, Statistics
 from ._tasks import whereabouts
 from ._timers import Timers
 from ._transport import Transport
@@ -109,8 +111,8 @@ class Serving:
             bytes_received=received,
             bytes_sent=sent,
             bytes_discarded=discarded,
-            slots_used=tokens.used,
-            slots=tokens.total,
+            tokens_used=tokens.used,
+            limit=tokens.total,
             accept_errors=dict(self.accept_errors),
         )
 
@@ -173,7 +175,7 @@ class Serving:
 
     def refuse(self, connection: Connection, reason: Reason) -> None:
         life = lifecycle_of(connection)
-        life.close_as(reason, bound=self.admission.limit_of(reason))
+        life.close_as(reason, limit=self.admission.limit_of(reason))
         self._uncount(life)
         self.ledger.refused += 1
         if self._refusals.refuse(life, self.admission.limits.refusal):
@@ -366,9 +368,9 @@ class Serving:
             life.server_drains()
         with trio.CancelScope(deadline=self.drain.deadline) as self._patience:
             await self._all_closed.wait()
-        bound, error = self.drain.bound()
+        limit, error = self.drain.limit()
         for life in self._lifecycles():
-            life.stop(Reason.CUT, bound=bound, error=error and escape(error))
+            life.stop(Reason.CUT, limit=limit, error=error and escape(error))
         with trio.move_on_after(self.timeouts.cleanup):
             await self._all_closed.wait()
         stuck = self._lifecycles()

@@ -20,7 +20,7 @@ from ._address import sockaddr_text
 from ._admission import Token
 from ._connection import Connection
 from ._listeners import Listener
-from ._report import Reason
+from ._reason import Reason
 from ._socket_transport import SocketTransport
 from ._tcp import sets_up
 

@@ -15,8 +15,8 @@ from typing import Final
 import trio
 
 from ._complaints import Complaints
+from ._describe import describe
 from ._errors import is_ours
-from ._report import describe
 from ._socket_state import SocketState
 from ._tcp import set_notsent_lowat, set_up
 from ._transport import CHUNK, FAILURES, CloseObserver

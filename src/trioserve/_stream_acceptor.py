@@ -14,7 +14,7 @@ import trio
 from ._acceptor import FIRST_PAUSE, Acceptor, Host, closed
 from ._address import sockaddr_text
 from ._connection import Connection, lifecycle_of
-from ._report import Reason
+from ._reason import Reason
 from ._shared_socket import SharedSocketTransport
 from ._stream_transport import StreamTransport
 from ._transport import Transport

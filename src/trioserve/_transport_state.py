@@ -15,7 +15,7 @@ from collections.abc import Callable
 
 import trio
 
-from ._report import describe
+from ._describe import describe
 
 
 class TransportState:

@@ -182,7 +182,7 @@ def test_wrong_usage_is_one_line_that_says_what_instead(args: str, said: str) ->
 
 
 def _report(**fields: Any) -> str:
-    return json.dumps({"id": 1, "reason": "idle", "bound": 5.0, **fields}) + "\n"
+    return json.dumps({"id": 1, "reason": "idle", "limit": 5.0, **fields}) + "\n"
 
 
 def test_reports_are_explained_and_summed_up(tmp_path: Path) -> None:

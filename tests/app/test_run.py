@@ -209,7 +209,7 @@ async def test_of_many_that_hang_a_few_are_named(scene: Scene) -> None:
         reason="SIGTERM",
         seconds=30.0,
         open_at_start=60,
-        swept=0,
+        backlog_drained=0,
         finished=0,
         refused=0,
         cut=60,

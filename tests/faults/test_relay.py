@@ -354,7 +354,7 @@ async def test_a_stall_is_silence_and_backpressure(
         assert await is_reset(client)
         await client.aclose()
     (report,) = running.reports
-    assert (report.reason, report.bound) == (Reason.IDLE, 60)
+    assert (report.reason, report.limit) == (Reason.IDLE, 60)
     assert report.faults == ("up:stall@3",)
     assert report.upstream_bytes_sent == 3
     assert report.bytes_received < 100_000
@@ -526,7 +526,7 @@ async def test_a_drain_cuts_what_is_delayed_for_ever(
         await running.server.drain(within=3)
         assert await is_reset(client)
     (report,) = running.reports
-    assert (report.reason, report.bound) == (Reason.CUT, 3)
+    assert (report.reason, report.limit) == (Reason.CUT, 3)
     assert report.bytes_discarded == 5
 
 

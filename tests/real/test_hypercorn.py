@@ -335,4 +335,4 @@ async def test_a_request_that_outlives_the_drain_is_cut(
         summary = await running.server.drain(within=10)
         assert (summary.cut, summary.stuck) == (1, ())
     (report,) = running.reports
-    assert (report.reason, report.bound) == (Reason.CUT, 10)
+    assert (report.reason, report.limit) == (Reason.CUT, 10)

@@ -18,9 +18,9 @@ import trio
 
 from trioserve._lifecycle import Lifecycle
 from trioserve._options import Timeouts
+from trioserve._reason import Reason
 from trioserve._relay_rules import FLUSH, RelayOptions
 from trioserve._relay_tasks import TaskPump, TaskRelay
-from trioserve._report import Reason
 from trioserve._transport import Transport
 
 from ._delay_line import DelayLine, window

@@ -38,7 +38,7 @@ def judge_tasks(state: RunState) -> None:
 def judge_server(state: RunState, server: Server) -> None:
     """The server has no open connection, and a report of each."""
     statistics = server.statistics()
-    if statistics.open or statistics.slots_used:
+    if statistics.open or statistics.tokens_used:
         how = f"{statistics.open} connections are still open"
         state.violated("nothing_left", how)
     reports = len(state.reports)

@@ -71,7 +71,7 @@ def _summary(**changes: Any) -> DrainSummary:
         "reason": "drain",
         "seconds": 0.5,
         "open_at_start": 0,
-        "swept": 0,
+        "backlog_drained": 0,
         "finished": 0,
         "refused": 0,
         "cut": 0,

@@ -22,7 +22,7 @@ def _statistics(**changes: Any) -> Statistics:
     counters: dict[str, Any] = dict.fromkeys(
         (field.name for field in dataclasses.fields(Statistics)), 0
     )
-    counters.update({"slots": 4, "accept_errors": {}})
+    counters.update({"limit": 4, "accept_errors": {}})
     counters.update(changes)
     return Statistics(**counters)
 
@@ -32,7 +32,7 @@ def _snapshot(**changes: Any) -> Snapshot:
         "elapsed": 90.2,
         "now": _statistics(
             open=3,
-            slots_used=3,
+            tokens_used=3,
             accepted=1234,
             closed=1231,
             refused=5,
@@ -65,8 +65,8 @@ def test_a_terminal_sees_all_of_it() -> None:
 def test_numbers_end_where_they_did_before() -> None:
     now = _statistics(
         open=10_000,
-        slots_used=10_000,
-        slots=10_000,
+        tokens_used=10_000,
+        limit=10_000,
         accepted=9_999_999,
         refused=9_999_999,
         bytes_received=999_900_000_000,
@@ -85,7 +85,7 @@ def test_numbers_end_where_they_did_before() -> None:
 
 
 def test_it_says_what_nobody_hopes_to_see() -> None:
-    now = _statistics(accept_errors={"EMFILE": 1000}, slots=0)
+    now = _statistics(accept_errors={"EMFILE": 1000}, limit=0)
     snapshot = _snapshot(now=now, before=now, waiting=37, reports_lost=3)
     lines = list(view_lines(snapshot, NONE))
     assert lines[1] == "  open    [###############] 0 open, 0 of 0 tokens, 37 waiting"

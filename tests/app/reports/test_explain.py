@@ -34,7 +34,7 @@ OPTIONS = {
     Reason.CUT: ["--drain", "--drain-idle"],
 }
 LIMITS = {Reason.LIMIT, Reason.PEER_LIMIT}
-BOUNDED = OPTIONS.keys() - {Reason.NO_FDS, Reason.STOPPING, Reason.CUT}
+WITH_A_LIMIT = OPTIONS.keys() - {Reason.NO_FDS, Reason.STOPPING, Reason.CUT}
 BY_FIN = {Reason.IDLE, Reason.FIRST_BYTE}
 LOSSES = (
     "bytes_discarded",
@@ -85,7 +85,7 @@ def _nonsense(report: ConnectionReport, lines: Sequence[str]) -> list[str]:
         != len(lines) - 1,
         "other options": not {*re.findall(r"--[a-z-]+", text)}
         <= {*OPTIONS.get(reason, ())},
-        "no bound": reason in BOUNDED and _bound(report) not in text,
+        "no limit": reason in WITH_A_LIMIT and _limit(report) not in text,
         "well or not": ("ended well" in text) is not (outcome is Outcome.OK),
         "nothing to do": losses and "Next: nothing" in text,
         "losses": text.count("  Lost") != len(losses),
@@ -98,16 +98,17 @@ def _nonsense(report: ConnectionReport, lines: Sequence[str]) -> list[str]:
         "two phases": len(phases) > 1,
         "not begun": "not begun" in text and "its target after" in text,
         "not dialed": "still being dialed" in text and ": connected" in text,
-        "a side": report.side is None and re.search("receiver was|It was the", text),
+        "a side": report.waited_for is None
+        and re.search("receiver was|It was the", text),
         "draining": ("server was draining" in text) is not report.draining,
     }
     return [name for name, is_so in wrong.items() if is_so]
 
 
-def _bound(report: ConnectionReport) -> str:
+def _limit(report: ConnectionReport) -> str:
     """How the option stands in the text, with its value; all of them are 7."""
     value = {True: " 7", False: " 7s"}[report.reason in LIMITS]
-    return f"({OPTIONS[report.reason][0]}{value if report.bound else ''})"
+    return f"({OPTIONS[report.reason][0]}{value if report.limit else ''})"
 
 
 def test_what_the_proxy_lacked_is_not_looked_for_at_the_target() -> None:
@@ -134,11 +135,15 @@ def test_every_reason_has_an_explanation() -> None:
 
 @pytest.mark.parametrize("reason", Reason)
 def test_a_reason_makes_sense_in_every_phase_on_every_side(reason: Reason) -> None:
-    for phase, side, target, bound in itertools.product(
+    for phase, waited_for, target, limit in itertools.product(
         Phase, ("client", "target", None), ("db:5432", None), (7, None)
     ):
         report = make_report(
-            reason=reason, phase=phase, side=side, target=target, bound=bound
+            reason=reason,
+            phase=phase,
+            waited_for=waited_for,
+            target=target,
+            limit=limit,
         )
         lines = list(explain_record(_read(report)))
         assert _nonsense(report, lines) == [], lines
@@ -155,8 +160,8 @@ def _reports(draw: st.DrawFn) -> ConnectionReport:
         "queued": draw(st.none() | seconds),
         "first_byte": draw(st.none() | seconds),
         "duration": draw(seconds),
-        "side": draw(st.sampled_from(["client", "target", None])),
-        "bound": draw(st.sampled_from([7, None])),
+        "waited_for": draw(st.sampled_from(["client", "target", None])),
+        "limit": draw(st.sampled_from([7, None])),
         "error": draw(st.sampled_from(["ValueError: no", None])),
         "draining": draw(st.booleans()),
         "open_at_close": draw(count),
@@ -221,8 +226,8 @@ def test_a_receiver_that_stalls_while_the_server_drains() -> None:
     assert (
         _text(
             reason=Reason.WRITE_STALL,
-            side="client",
-            bound=60.0,
+            waited_for="client",
+            limit=60.0,
             target="db:5432",
             attempts=[Attempt(address="10.0.0.2:5432", seconds=0.012)],
             queued=1.5,

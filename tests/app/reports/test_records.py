@@ -38,7 +38,7 @@ def test_a_report_comes_back_as_it_was_written() -> None:
     full = make_report(
         reason=Reason.WRITE_STALL,
         phase=Phase.DATA,
-        side="target",
+        waited_for="target",
         target="db:5432",
         attempts=[
             Attempt(address="10.0.0.2:5432", seconds=0.5, error="OSError: no"),
@@ -55,7 +55,7 @@ def test_a_report_comes_back_as_it_was_written() -> None:
         upstream_bytes_sent=6,
         upstream_bytes_discarded=7,
         upstream_unacknowledged=8,
-        bound=60.0,
+        limit=60.0,
         error="wrong",
         faults=["up:latency=1s", "down:reset@4096"],
         draining=True,
@@ -84,9 +84,11 @@ def test_the_outcome_is_that_of_the_reason(reason: Reason) -> None:
 
 
 def test_words_of_a_newer_writer_are_taken_as_they_are() -> None:
-    record = parse_record(line(reason="moon", outcome="sky", phase="x", side="y", z=1))
+    record = parse_record(
+        line(reason="moon", outcome="sky", phase="x", waited_for="y", z=1)
+    )
     assert (record.reason, record.outcome) == ("moon", "sky")
-    assert (record.phase, record.side) == ("x", "y")
+    assert (record.phase, record.waited_for) == ("x", "y")
     assert parse_record(line("outcome", reason="moon")).outcome == "unknown"
 
 

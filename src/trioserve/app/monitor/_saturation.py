@@ -62,14 +62,14 @@ class SaturationMonitor:
         if not is_waited_for and self._since is None:
             return None
         now = self._server.statistics()
-        if is_waited_for and now.slots_used >= now.slots:
+        if is_waited_for and now.tokens_used >= now.limit:
             if self._since is not None:
                 return None
             self._since = trio.current_time()
             # Clients of a Unix socket are not counted: 0 would be wrong.
             waiting = backlog_length(self._server) or None
-            return Saturated(limit=now.slots, waiting=waiting)
+            return Saturated(limit=now.limit, waiting=waiting)
         if is_waited_for or self._since is None:
             return None
         seconds, self._since = trio.current_time() - self._since, None
-        return Relieved(tokens_used=now.slots_used, limit=now.slots, seconds=seconds)
+        return Relieved(tokens_used=now.tokens_used, limit=now.limit, seconds=seconds)

@@ -32,13 +32,13 @@ def view_lines(
     Only the last one may be longer than 80 columns.
     """
     now = snapshot.now
-    full = now.slots_used / now.slots if now.slots else 1.0
+    full = now.tokens_used / now.limit if now.limit else 1.0
     bar = "#" * min(_BAR, round(full * _BAR))
     draining = f"{_draining(snapshot)}{_drain_left(snapshot)}"
     yield f"  up      {_clock(snapshot.elapsed)}{draining}"
     yield (
         f"  open    [{bar.ljust(_BAR, '.')}] {now.open:,} open,"
-        f" {now.slots_used:,} of {now.slots:,} tokens{_waiting(snapshot)}"
+        f" {now.tokens_used:,} of {now.limit:,} tokens{_waiting(snapshot)}"
     )
     yield _ROW.format(
         "rate",
@@ -70,7 +70,7 @@ def view_line(snapshot: Snapshot) -> str:
     now = snapshot.now
     line = (
         f"up {_clock(snapshot.elapsed)}{_draining(snapshot)}:"
-        f" {now.open} open of {now.slots}{_waiting(snapshot)},"
+        f" {now.open} open of {now.limit}{_waiting(snapshot)},"
         f" {snapshot.rate('accepted'):.0f}/s accepted,"
         f" {format_bytes(round(snapshot.rate('bytes_received')))}/s in,"
         f" {format_bytes(round(snapshot.rate('bytes_sent')))}/s out,"
@@ -88,8 +88,8 @@ def view_fields(snapshot: Snapshot, reasons: Counter[Reason]) -> dict[str, Any]:
         "draining": left is not None,
         "drain_left": round(left, 3) if left is not None and left < math.inf else None,
         "open": now.open,
-        "tokens_used": now.slots_used,
-        "limit": now.slots,
+        "tokens_used": now.tokens_used,
+        "limit": now.limit,
         "waiting": snapshot.waiting,
         "accepted": now.accepted,
         "closed": now.closed,

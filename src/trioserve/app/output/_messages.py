@@ -149,7 +149,7 @@ def log_drained(
         f" {format_bytes(totals.bytes_sent)} out{missing}",
         reason=summary.reason,
         seconds=round(summary.seconds, 3),
-        swept=summary.swept,
+        backlog_drained=summary.backlog_drained,
         finished=summary.finished,
         cut=summary.cut,
         refused=summary.refused,

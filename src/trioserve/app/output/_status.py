@@ -29,7 +29,7 @@ def status_text(server: Server, unwritten: int = 0) -> Iterator[str]:
     """
     now = server.statistics()
     yield (
-        f"status: {now.open} open, {now.slots_used} of {now.slots} tokens,"
+        f"status: {now.open} open, {now.tokens_used} of {now.limit} tokens,"
         f" {now.accepted} accepted, {now.refused} refused,"
         f" {format_bytes(now.bytes_received)} in, {format_bytes(now.bytes_sent)} out,"
         f" {now.lost + unwritten} reports lost"
@@ -46,8 +46,8 @@ def status_fields(server: Server, unwritten: int = 0) -> dict[str, Any]:
     now = server.statistics()
     return {
         "open": now.open,
-        "tokens_used": now.slots_used,
-        "limit": now.slots,
+        "tokens_used": now.tokens_used,
+        "limit": now.limit,
         "accepted": now.accepted,
         "refused": now.refused,
         "bytes_received": now.bytes_received,

@@ -26,7 +26,7 @@ from trioserve.app.output._log import sentence_of
 from ._advice import ADVICE
 from ._records import Record
 
-#: The bounds of these reasons are numbers of connections; others are seconds.
+#: The limits of these reasons are numbers of connections; others are seconds.
 _COUNTED: Final = frozenset({Reason.LIMIT, Reason.PEER_LIMIT})
 
 _ENDS_THEN: Final = frozenset(
@@ -156,25 +156,25 @@ def _end(record: Record) -> Iterator[str]:
     reason = Reason(record.reason)
     _, end, option = ADVICE[reason]
     sentence = sentence_of(reason, record.target)
-    if option and not (reason is Reason.CUT and record.bound is None):
-        sentence += f" ({option}{_bound(record)})"
+    if option and not (reason is Reason.CUT and record.limit is None):
+        sentence += f" ({option}{_limit(record)})"
     if end:
         sentence += f", so {end}"
     yield f"{sentence[0].upper()}{sentence[1:]}."
-    if reason in _WAITED and record.side in _SIDES:
+    if reason in _WAITED and record.waited_for in _SIDES:
         yield _WAITED[reason].format_map(_values_of(record))
     for phase, (meaning, reasons) in _PHASES.items():
         if phase == record.phase and reason in reasons:
             yield meaning
 
 
-def _bound(record: Record) -> str:
+def _limit(record: Record) -> str:
     # The value of the option that decided it, as on a command line.
-    if record.bound is None:
+    if record.limit is None:
         return ""
     if record.reason in _COUNTED:
-        return f" {record.bound:.0f}"
-    return f" {format_duration(record.bound)}"
+        return f" {record.limit:.0f}"
+    return f" {format_duration(record.limit)}"
 
 
 def _attempts(attempts: Iterable[Attempt]) -> Iterator[str]:
@@ -233,7 +233,7 @@ def _losses(record: Record) -> Iterator[str]:
 def _advice(record: Record) -> str:
     if record.reason not in ADVICE:
         return "explain it with the version of trioserve that wrote it"
-    if record.reason == Reason.CUT and record.bound is None and record.error:
+    if record.reason == Reason.CUT and record.limit is None and record.error:
         return "to let it finish, send SIGTERM once; a second one and SIGQUIT cut"
     if record.ended_well and any(_losses(record)):
         return "it ended well, but not all was read: see which side closed too early"
@@ -245,7 +245,7 @@ def _values_of(record: Record) -> dict[str, str]:
     return {
         "target": record.target or "the target",
         "host": (record.host if record.host != record.peer else None) or "the client",
-        "side": _SIDES.get(record.side or "", "that side"),
+        "side": _SIDES.get(record.waited_for or "", "that side"),
         "listening": listening,
         "reaching": reaching,
     }

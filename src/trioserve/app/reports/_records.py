@@ -47,7 +47,7 @@ class Record(NamedTuple):
     reason: str
     outcome: str
     phase: str | None = None
-    side: str | None = None
+    waited_for: str | None = None
     listener: str | None = None
     peer: str | None = None
     local: str | None = None
@@ -66,7 +66,7 @@ class Record(NamedTuple):
     upstream_bytes_sent: int | None = None
     upstream_bytes_discarded: int | None = None
     upstream_unacknowledged: int | None = None
-    bound: float | None = None
+    limit: float | None = None
     error: str | None = None
     faults: tuple[str, ...] = ()
     draining: bool | None = None
@@ -227,8 +227,8 @@ def _object(value: object) -> dict[str, object]:
 _OUTCOMES: Final = {str(reason): str(reason.outcome) for reason in Reason}
 
 _NAMES: Final[dict[Callable[[Any], object], str]] = {
-    _text: "reason outcome phase side error listener peer local target",
-    _seconds: "accepted_at queued connect first_byte duration bound",
+    _text: "reason outcome phase waited_for error listener peer local target",
+    _seconds: "accepted_at queued connect first_byte duration limit",
     _count: (
         "id bytes_received bytes_sent bytes_discarded unacknowledged"
         " upstream_bytes_received upstream_bytes_sent upstream_bytes_discarded"

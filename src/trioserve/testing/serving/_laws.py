@@ -67,7 +67,7 @@ class ServeLaws:
         is_over = served.outcome is not None
         require("drain ends", is_over, f"it was drained, but {served.places}")
         statistics = served.server.statistics()
-        taken = statistics.open + statistics.slots_used
+        taken = statistics.open + statistics.tokens_used
         require("nothing left", not taken, f"it is over, with {statistics}")
         tasks = served.driver.tasks
         require("nothing left", not tasks, f"it is over, but {served.places}")
@@ -108,7 +108,7 @@ class ServeLaws:
         if served.excess is not None:
             raise ServeFailure("limit", served.excess)
         most, now = served.server.limits.max_connections, len(served.served)
-        taken = served.server.statistics().slots_used
+        taken = served.server.statistics().tokens_used
         how = f"tokens in use: {taken}, connections served: {now}"
         require("limit", taken == now, how)
         if now < most and not served.is_draining:
@@ -116,9 +116,9 @@ class ServeLaws:
             require("limit", not served.waiting, how)
         for report in served.reports:
             if report.reason is Reason.LIMIT:
-                others, bound = report.open_at_close, report.bound or 0
-                how = f"conn-{report.id} was refused with {others} open of {bound:g}"
-                require("limit", others >= bound, how)
+                others, limit = report.open_at_close, report.limit or 0
+                how = f"conn-{report.id} was refused with {others} open of {limit:g}"
+                require("limit", others >= limit, how)
 
     def _check_counters(self) -> None:
         served, statistics = self._served, self._served.server.statistics()

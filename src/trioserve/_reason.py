@@ -1,0 +1,162 @@
+"""Reasons: the closed set of words for how, why and where a connection ended.
+
+Values only. This module does not know who ends a connection, or who reads of it.
+"""
+
+from __future__ import annotations
+
+import enum
+from typing import Final, Literal, NamedTuple
+
+Side = Literal["client", "target"]
+
+
+class Outcome(enum.StrEnum):
+    """How a connection went, in one word; see :class:`Reason` for why."""
+
+    OK = "ok"
+    REFUSED = "refused"
+    TIMEOUT = "timeout"
+    PEER_ERROR = "peer_error"
+    TARGET_ERROR = "target_error"
+    HANDLER_ERROR = "handler_error"
+    ABORTED = "aborted"
+    CUT = "cut"
+    RESOURCE = "resource"
+
+
+class Phase(enum.StrEnum):
+    """Where in its life a connection was when it ended.
+
+    The value is what is printed; :attr:`letter` is HAProxy's letter for it
+    (``configuration.txt``, section 8.5).
+    """
+
+    QUEUE = "queue"
+    CONNECT = "connect"
+    DATA = "data"
+    CLOSING = "closing"
+
+    @property
+    def letter(self) -> str:
+        return {"queue": "Q", "connect": "C", "data": "D", "closing": "L"}[self.value]
+
+
+class Reason(enum.StrEnum):
+    """Why a connection ended. The set is closed; new releases may add to it.
+
+    :attr:`outcome` is the group that a reason is in, :attr:`sentence` says it to a
+    person.
+    """
+
+    CLIENT_CLOSED = "client_closed"
+    SERVER_CLOSED = "server_closed"
+    DRAINED = "drained"
+    CLIENT_RESET = "client_reset"
+    CLIENT_GONE = "client_gone"
+    SERVER_RESET = "server_reset"
+    CONNECT_REFUSED = "connect_refused"
+    CONNECT_FAILED = "connect_failed"
+    CONNECT_TIMEOUT = "connect_timeout"
+    LOOP = "loop"
+    LIMIT = "limit"
+    PEER_LIMIT = "peer_limit"
+    NO_FDS = "no_fds"
+    RESOURCE = "resource"
+    STOPPING = "stopping"
+    FIRST_BYTE = "first_byte"
+    IDLE = "idle"
+    HALF_CLOSED = "half_closed"
+    WRITE_STALL = "write_stall"
+    LIFETIME = "lifetime"
+    ABORTED = "aborted"
+    FAULT = "fault"
+    HANDLER_ERROR = "handler_error"
+    CUT = "cut"
+    CANCELLED = "cancelled"
+
+    @property
+    def outcome(self) -> Outcome:
+        return _TABLE[self].outcome
+
+    @property
+    def sentence(self) -> str:
+        return _TABLE[self].sentence
+
+
+class _Row(NamedTuple):
+    """What is known of a reason.
+
+    ``state`` begins HAProxy's termination state. If it is one letter, the letter of
+    the phase follows. The letter ``t`` stands for a timer: it is printed as ``c`` if
+    the timer waited for the client, and as ``s`` if it waited for the target.
+    """
+
+    outcome: Outcome
+    state: str
+    sentence: str
+
+
+_TABLE: Final[dict[Reason, _Row]] = {
+    Reason.CLIENT_CLOSED: _Row(Outcome.OK, "--", "the client closed first"),
+    Reason.SERVER_CLOSED: _Row(
+        Outcome.OK, "--", "the handler or the target closed first"
+    ),
+    Reason.DRAINED: _Row(Outcome.OK, "--", "it was idle when the server drained"),
+    Reason.CLIENT_RESET: _Row(Outcome.PEER_ERROR, "C", "the client reset it"),
+    Reason.CLIENT_GONE: _Row(
+        Outcome.PEER_ERROR,
+        "C",
+        "the client said nothing and left before the target answered",
+    ),
+    Reason.SERVER_RESET: _Row(Outcome.TARGET_ERROR, "S", "the target reset it"),
+    Reason.CONNECT_REFUSED: _Row(Outcome.TARGET_ERROR, "S", "the target refused"),
+    Reason.CONNECT_FAILED: _Row(
+        Outcome.TARGET_ERROR, "S", "the target can't be reached"
+    ),
+    Reason.CONNECT_TIMEOUT: _Row(
+        Outcome.TARGET_ERROR,
+        "s",
+        "the target did not answer within the connect timeout",
+    ),
+    Reason.LOOP: _Row(Outcome.TARGET_ERROR, "P", "the target led back to the proxy"),
+    Reason.LIMIT: _Row(Outcome.REFUSED, "PR", "the limit was reached"),
+    Reason.PEER_LIMIT: _Row(
+        Outcome.REFUSED,
+        "PR",
+        "its peer had as many connections as one may",
+    ),
+    Reason.NO_FDS: _Row(Outcome.REFUSED, "R", "no file descriptor was free"),
+    Reason.RESOURCE: _Row(
+        Outcome.RESOURCE,
+        "R",
+        "this machine lacked what the connection needed, or forbade it",
+    ),
+    Reason.STOPPING: _Row(Outcome.REFUSED, "K", "the server was stopping"),
+    Reason.FIRST_BYTE: _Row(
+        Outcome.TIMEOUT, "t", "no byte came from either side in time"
+    ),
+    Reason.IDLE: _Row(Outcome.TIMEOUT, "t", "no byte moved within the idle timeout"),
+    Reason.HALF_CLOSED: _Row(
+        Outcome.TIMEOUT,
+        "t",
+        "one direction had ended and no byte moved in the other",
+    ),
+    Reason.WRITE_STALL: _Row(Outcome.TIMEOUT, "t", "the receiver took no bytes"),
+    Reason.LIFETIME: _Row(Outcome.TIMEOUT, "K", "it reached the longest time allowed"),
+    Reason.ABORTED: _Row(Outcome.ABORTED, "P", "the handler aborted it"),
+    Reason.FAULT: _Row(Outcome.ABORTED, "P", "a fault that was asked for ended it"),
+    Reason.HANDLER_ERROR: _Row(Outcome.HANDLER_ERROR, "I", "the handler raised"),
+    Reason.CUT: _Row(Outcome.CUT, "K", "it was still open when the drain ended"),
+    Reason.CANCELLED: _Row(Outcome.CUT, "K", "the server was cancelled"),
+}
+
+
+def termination_state(reason: Reason, phase: Phase, waited_for: Side | None) -> str:
+    """HAProxy's two letters for how a connection ended."""
+    state = _TABLE[reason].state
+    if state == "t":
+        state = "s" if waited_for == "target" else "c"
+    elif state == "K" and phase in (Phase.DATA, Phase.CLOSING):
+        state = "K-"  # what HAProxy logs for a session that is killed
+    return state if len(state) == 2 else state + phase.letter
