@@ -21,82 +21,29 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Coroutine, Generator, Mapping, Sequence
-from typing import Any, Final, Protocol
+from collections.abc import Coroutine, Generator, Mapping
+from typing import Any, Final
 
 import trio
 
 from ._admission import Token
+from ._attachments import ActiveFaults, Dialer, HandedOver, RelaySide
 from ._blame import began_with_client, comes_of_streams
+from ._closing import close_by_fin, linger
 from ._deadlines import can_move_now, next_deadline
 from ._errors import is_ours
 from ._idle import Idle
 from ._options import Timeouts
 from ._reason import Phase, Reason, Side
-from ._report import Attempt
 from ._results import CloseReason
 from ._timers import TimerEntry, Timers, next_look
-from ._transport import FAILURES, Transport
-
-#: What a lingering close throws away before it gives up on the client's EOF.
-_LINGER_BYTES: Final = 65536
+from ._transport import Transport
 
 #: Timers that end a relay by FIN, because no byte has come for long.
 _SILENT: Final = (Reason.IDLE, Reason.FIRST_BYTE)
 
 #: A connection that has not sent its first byte is not idle in its first second.
 _YOUNG: Final = 1.0
-
-
-class RelaySide(Protocol):
-    """A relay that a connection is a side of, as far as its report needs it."""
-
-    @property
-    def target_transport(self) -> Transport | None:
-        """The other side's; None if it is an echo."""
-
-    def discarded(self) -> tuple[int, int]:
-        """Bytes not passed on: of those from this side, and from the other one."""
-        ...
-
-    def server_drains(self) -> None:
-        """The server has begun to drain."""
-
-
-class HandedOver(Protocol):
-    """A relay that a handler hands over to the server.
-
-    The server calls these four, one after the other.
-    """
-
-    def attach(self) -> None:
-        """Begin: the timers run, and the connection knows of it."""
-
-    def move(self) -> Coroutine[Any, Any, Any]:
-        """Move bytes until it is over. To be awaited at once."""
-        ...
-
-    async def finish(self) -> None:
-        """Leave both sides as the way it ended asks for."""
-
-    def detach(self) -> None:
-        """To be called last, whatever was raised, and if it has never begun."""
-
-
-class Dialer(Protocol):
-    """What connects to a target for a connection."""
-
-    @property
-    def target(self) -> object: ...
-    @property
-    def attempts(self) -> Sequence[Attempt]: ...
-
-
-class ActiveFaults(Protocol):
-    """Faults that are applied to a connection."""
-
-    @property
-    def applied(self) -> Sequence[str]: ...
 
 
 class Lifecycle:
@@ -123,13 +70,12 @@ class Lifecycle:
     """
 
     __slots__ = (
-        "_drained", "_eof_first", "_idle", "_is_quiet", "_lingers",
-        "_relay_closed", "_sends_fin", "_upstream_discarded", "accepted_at",
-        "active_faults", "close_reason", "connected_at", "dialer", "draining",
-        "exception", "goodbye", "handed_over", "id", "listener", "local", "notes",
-        "peer", "peer_key", "phase", "queued", "relay", "result", "scope", "task",
-        "timeouts", "timer_entry", "timers", "token", "transport", "upstream",
-        "wall_clock",
+        "_drained", "_eof_first", "_idle", "_is_quiet", "_lingers", "_relay_closed",
+        "_sends_fin", "_upstream_discarded", "accepted_at", "active_faults",
+        "close_reason", "connected_at", "dialer", "draining", "exception", "goodbye",
+        "handed_over", "id", "listener", "local", "notes", "peer", "peer_key", "phase",
+        "queued", "relay", "result", "scope", "task", "timeouts", "timer_entry",
+        "timers", "token", "transport", "upstream", "wall_clock",
     )  # fmt: skip
 
     def __init__(
@@ -206,17 +152,6 @@ class Lifecycle:
         if self.exception is None:
             self.exception = exception
 
-    def abort(
-        self,
-        reason: Reason,
-        *,
-        limit: float | None = None,
-        exception: BaseException | None = None,
-    ) -> None:
-        """Keep why it ends, and close it by RST."""
-        self.close_as(reason, limit=limit, exception=exception)
-        self.transport.abort()
-
     def stop(
         self,
         reason: Reason,
@@ -243,16 +178,9 @@ class Lifecycle:
     def close_now(self) -> None:
         """Close without waiting: by RST, or by FIN if it ends because it was idle."""
         if self._sends_fin and not self.transport.unsent():
-            self._close_by_fin()
+            close_by_fin(self.transport, self.goodbye)
         else:
             self.transport.abort()
-
-    def _close_by_fin(self) -> None:
-        if self.goodbye:
-            self.transport.send_refusal(self.goodbye)
-        # Closed with bytes that nobody has read, it would be reset.
-        self.transport.discard_readable(_LINGER_BYTES)
-        self.transport.close()
 
     async def close_gracefully(self) -> None:
         """Close so that nothing is lost that was sent; see ``Connection.aclose``."""
@@ -262,28 +190,14 @@ class Lifecycle:
             await trio.lowlevel.checkpoint()
             return
         try:
-            await self._linger()
+            self._lingers = True
+            self._eof_first = self.transport.eof
+            await linger(self.transport, self.timeouts.linger)
         except BaseException:
             self.close_now()
             raise
         self.transport.close()
         await self.transport.wait_closed()
-
-    async def _linger(self) -> None:
-        transport = self.transport
-        self._lingers = True
-        self._eof_first = transport.eof
-        await trio.lowlevel.checkpoint_if_cancelled()
-        if transport.eof or transport.error is not None:
-            await trio.lowlevel.cancel_shielded_checkpoint()
-            return
-        if not transport.can_half_close:
-            return
-        # Another task that still uses it is told by the closing, as with Trio's
-        # streams; and the handler may have taken the socket away.
-        with contextlib.suppress(*FAILURES):
-            await transport.send_eof()
-            await transport.discard(_LINGER_BYTES, self.timeouts.linger)
 
     # -- the end of its handler
 
@@ -323,29 +237,20 @@ class Lifecycle:
             await self.handed_over.finish()
             self._detach()
         await trio.lowlevel.checkpoint_if_cancelled()
-        self.close_if_eof()
-        if self.transport.closed:
+        transport, relay_closed = self.transport, self._relay_closed
+        if transport.closed:
             return
-        self._enter_closing()
-        closed = self._relay_closed
-        if closed is not None and closed.reason in _SILENT:
-            # A client that was silent for so long is not waited for again.
-            self._close_by_fin()
-            await self.transport.wait_closed()
-        else:
-            await self.close_gracefully()
-
-    def close_if_eof(self) -> None:
-        """Close at once if there is nothing to come: the peer's EOF was received."""
-        transport = self.transport
-        if transport.eof and not transport.closed and transport.closes_at_once:
-            self._enter_closing()
+        if relay_closed is None or relay_closed.reason.outcome == "ok":
+            self.phase = Phase.CLOSING
+        if transport.eof and transport.closes_at_once:
             self._eof_first = True
             transport.close()
-
-    def _enter_closing(self) -> None:
-        if self._relay_closed is None or self._relay_closed.reason.outcome == "ok":
-            self.phase = Phase.CLOSING
+        elif relay_closed is not None and relay_closed.reason in _SILENT:
+            # A client that was silent for so long is not waited for again.
+            close_by_fin(transport)
+            await transport.wait_closed()
+        else:
+            await self.close_gracefully()
 
     def handler_over(
         self, error: BaseException | None, stream: object, *, cancelled: bool
