@@ -761,8 +761,8 @@ MUTATIONS: Sequence[Mutation] = (
     Mutation(
         law=12,
         breaks="clients that wait for a full Unix socket get in in any order",
-        file="_dial.py",
-        old="        async with turn:\n",
+        file="_connect.py",
+        old="        async with lock:\n",
         new="        if True:\n",
         tests=(
             "test_dial.py",

@@ -1,4 +1,4 @@
-"""Dialing: every address of a name, one deadline, and no socket left behind."""
+"""Dial: every address of a name, one deadline, and no socket left behind."""
 
 from __future__ import annotations
 
@@ -22,13 +22,15 @@ from hypothesis import strategies as st
 
 from support import no_free_fd, open_fds, run
 from sweep import Begin, sweep
-from trioserve import Address, Attempt, TcpAddress, UnixAddress, _dial
-from trioserve._dial import Dialing, _End, is_lack, origin_of
+from trioserve import Address, Attempt, TcpAddress, UnixAddress, _connect, _dial
+from trioserve._connect import is_local_shortage
+from trioserve._dial import Dialer
+from trioserve._origins import DialedSocket, origin_of
 from trioserve._socket_transport import SocketTransport
 
 
 async def dial(address: Address, seconds: float) -> SocketTransport:
-    return await Dialing([address]).dial(seconds)
+    return await Dialer([address]).dial(seconds)
 
 
 @contextlib.contextmanager
@@ -164,10 +166,10 @@ def test_a_name_that_does_not_exist() -> None:
 
 async def test_a_link_local_address_is_told_with_its_zone() -> None:
     """By the name of the interface, which is looked up each time."""
-    dialing = Dialing([TcpAddress("fe80::1:2:3%lo", 9)])
+    dialer = Dialer([TcpAddress("fe80::1:2:3%lo", 9)])
     with pytest.raises(OSError, match=r"unreachable|no local port or address"):
-        await dialing.dial(5)
-    assert dialing.attempts[0].address == "[fe80::1:2:3%lo]:9"
+        await dialer.dial(5)
+    assert dialer.attempts[0].address == "[fe80::1:2:3%lo]:9"
 
 
 async def test_a_number_needs_no_thread() -> None:
@@ -197,12 +199,12 @@ def test_addresses_of_a_name_race_with_a_head_start_each() -> None:
         with _listening() as address, _black_hole("127.0.0.2", address.port) as hole:
             trio.socket.set_custom_hostname_resolver(_Names([hole.host, address.host]))
             target = TcpAddress("target.test", address.port)
-            dialing = Dialing([target])
-            transport = await dialing.dial(5)
+            dialer = Dialer([target])
+            transport = await dialer.dial(5)
             assert transport.sock.getpeername() == (address.host, address.port)
             transport.close()
             assert trio.current_time() == 0.25
-            assert list(dialing.attempts) == [
+            assert list(dialer.attempts) == [
                 Attempt(address=str(address), seconds=0),
                 Attempt(
                     address=str(hole),
@@ -228,17 +230,17 @@ def test_of_two_that_get_through_at_once_one_is_closed(
         both.set()
         return transport
 
-    connect, both = _dial._finish, trio.Event()
+    connect, both = _connect.finish_connect, trio.Event()
     connected: list[SocketTransport] = []
 
     async def main() -> None:
-        monkeypatch.setattr(_dial, "_finish", connect_together)
+        monkeypatch.setattr(_dial, "finish_connect", connect_together)
         with _listening("0.0.0.0") as address:
             names = _Names(["127.0.0.1", "127.0.0.2"])
             trio.socket.set_custom_hostname_resolver(names)
-            dialing = Dialing([TcpAddress("target.test", address.port)])
-            (await dialing.dial(5)).close()
-            assert [attempt.error for attempt in dialing.attempts] == [None, None]
+            dialer = Dialer([TcpAddress("target.test", address.port)])
+            (await dialer.dial(5)).close()
+            assert [attempt.error for attempt in dialer.attempts] == [None, None]
 
     run(main)
 
@@ -265,19 +267,19 @@ def test_an_address_of_a_name_that_answers_is_reached(kinds: list[str]) -> None:
                 if kind != "refuses":
                     stack.enter_context(_at(kind, host, port))
             trio.socket.set_custom_hostname_resolver(_Names(hosts))
-            dialing = Dialing([TcpAddress("target.test", port)], (), on_attempt)
+            dialer = Dialer([TcpAddress("target.test", port)], (), on_attempt)
             if "answers" in kinds:
                 first = kinds.index("answers")
-                transport = await dialing.dial(60)
+                transport = await dialer.dial(60)
                 assert transport.sock.getpeername() == (hosts[first], port)
                 transport.close()
                 assert trio.current_time() == 0.25 * kinds[:first].count("drops")
                 tried = hosts[: first + 1]
             else:
                 with pytest.raises(OSError, match=r"refused|no answer within"):
-                    await dialing.dial(60)
+                    await dialer.dial(60)
                 tried = hosts
-        assert sorted(a.address for a in dialing.attempts) == sorted(
+        assert sorted(a.address for a in dialer.attempts) == sorted(
             f"{host}:{port}" for host in tried
         )
         # Those that were outrun were not told; they ended now.
@@ -285,7 +287,7 @@ def test_an_address_of_a_name_that_answers_is_reached(kinds: list[str]) -> None:
             *told,
             *(
                 (trio.current_time(), a)
-                for a in dialing.attempts
+                for a in dialer.attempts
                 if a.error and not a.failed
             ),
         ]
@@ -321,10 +323,10 @@ def test_an_address_that_a_name_has_twice_is_tried_once() -> None:
             trio.socket.set_custom_hostname_resolver(
                 _Names([address.host, address.host, f"::ffff:{address.host}"])
             )
-            dialing = Dialing([TcpAddress("target.test", address.port)])
+            dialer = Dialer([TcpAddress("target.test", address.port)])
             with pytest.raises(ConnectionRefusedError):
-                await dialing.dial(5)
-            assert [attempt.address for attempt in dialing.attempts] == [str(address)]
+                await dialer.dial(5)
+            assert [attempt.address for attempt in dialer.attempts] == [str(address)]
 
     run(main)
 
@@ -335,11 +337,11 @@ def test_each_address_of_a_name_has_its_own_failure() -> None:
     async def main() -> None:
         with _black_hole("127.0.0.2") as hole:
             trio.socket.set_custom_hostname_resolver(_Names(["127.0.0.3", hole.host]))
-            dialing = Dialing([TcpAddress("target.test", hole.port)])
+            dialer = Dialer([TcpAddress("target.test", hole.port)])
             with pytest.raises(TimeoutError):
-                await dialing.dial(2)
+                await dialer.dial(2)
             assert trio.current_time() == 2
-            refused, silent = [attempt.error for attempt in dialing.attempts]
+            refused, silent = [attempt.error for attempt in dialer.attempts]
             assert refused is not None
             assert refused.startswith("ConnectionRefusedError")
             assert silent == "no answer"
@@ -355,10 +357,10 @@ def test_an_address_that_refuses_makes_way_at_once() -> None:
             trio.socket.set_custom_hostname_resolver(
                 _Names(["127.0.0.2", "127.0.0.3", address.host])
             )
-            dialing = Dialing([TcpAddress("target.test", address.port)])
-            (await dialing.dial(5)).close()
+            dialer = Dialer([TcpAddress("target.test", address.port)])
+            (await dialer.dial(5)).close()
             assert trio.current_time() == 0
-            errors = [attempt.error for attempt in dialing.attempts]
+            errors = [attempt.error for attempt in dialer.attempts]
             assert [error is None for error in errors] == [False, False, True]
 
     run(main)
@@ -374,25 +376,25 @@ def test_targets_are_tried_in_their_order(kinds: tuple[str, ...]) -> None:
         with contextlib.ExitStack() as stack:
             make = {"refuses": _refusing, "drops": _black_hole, "answers": _listening}
             targets = [stack.enter_context(make[kind]()) for kind in kinds]
-            dialing = Dialing(targets)
+            dialer = Dialer(targets)
             answers = "answers" in kinds
             tried = kinds[: kinds.index("answers") + 1] if answers else kinds
             if answers:
-                (await dialing.dial(6)).close()
+                (await dialer.dial(6)).close()
             else:
                 with pytest.raises(
                     OSError, match=r"refused|no answer within"
                 ) as caught:
-                    await dialing.dial(6)
+                    await dialer.dial(6)
                 late = kinds[-1] == "drops"
                 assert isinstance(caught.value, TimeoutError) is late
-            assert dialing.target == targets[len(tried) - 1]
-            assert [a.address for a in dialing.attempts] == [
+            assert dialer.target == targets[len(tried) - 1]
+            assert [a.address for a in dialer.attempts] == [
                 str(target) for target in targets[: len(tried)]
             ]
             left = 6.0
             for turn, (kind, attempt) in enumerate(
-                zip(tried, dialing.attempts, strict=True)
+                zip(tried, dialer.attempts, strict=True)
             ):
                 share = left / (len(kinds) - turn) if kind == "drops" else 0
                 left -= share
@@ -408,7 +410,7 @@ def test_a_deadline_that_was_missed_by_far_is_a_timeout() -> None:
 
     async def main() -> None:
         with _black_hole() as first, _refusing() as second:
-            dialing = Dialing([first, second])
+            dialer = Dialer([first, second])
             async with trio.open_nursery() as nursery:
 
                 async def stand_still() -> None:
@@ -419,8 +421,8 @@ def test_a_deadline_that_was_missed_by_far_is_a_timeout() -> None:
 
                 nursery.start_soon(stand_still)
                 with pytest.raises(TimeoutError):
-                    await dialing.dial(5)
-            assert dialing.attempts[0].error == "no answer"
+                    await dialer.dial(5)
+            assert dialer.attempts[0].error == "no answer"
 
     run(main)
 
@@ -432,9 +434,9 @@ def test_a_name_that_cannot_be_looked_up_is_an_attempt() -> None:
         error = socket.gaierror(socket.EAI_NONAME, "Name or service not known")
         trio.socket.set_custom_hostname_resolver(_Names(error))
         with _listening() as address:
-            dialing = Dialing([TcpAddress("target.test", 80), address])
-            (await dialing.dial(5)).close()
-        failed, connected = dialing.attempts
+            dialer = Dialer([TcpAddress("target.test", 80), address])
+            (await dialer.dial(5)).close()
+        failed, connected = dialer.attempts
         assert failed.address == "target.test:80"
         assert failed.error == "gaierror: [Errno -2] Name or service not known"
         assert connected.address == str(address)
@@ -518,7 +520,7 @@ def test_a_full_unix_socket_costs_the_same_however_many_wait_for_it(
     """One of them looks, and ever more seldom."""
     looks = 0
 
-    class Counted(_End):
+    class Counted(DialedSocket):
         def connect_ex(self, address: Any) -> int:
             nonlocal looks
             looks += 1
@@ -536,7 +538,7 @@ def test_a_full_unix_socket_costs_the_same_however_many_wait_for_it(
         with pytest.raises(TimeoutError):
             await dial(UnixAddress(path), 10)
 
-    monkeypatch.setattr(_dial, "_End", Counted)
+    monkeypatch.setattr(_connect, "DialedSocket", Counted)
     run(main)
     # The first one fails; the one that looks tries at once, after 10, 20, 40, ... ms,
     # and then four times a second. Whoever is next when time is over may try once.
@@ -592,7 +594,7 @@ def test_our_own_ends_are_known_as_long_as_they_are_open() -> None:
 
     async def main() -> None:
         with _listening() as address:
-            transport = await Dialing([address], ("a proxy",)).dial(5)
+            transport = await Dialer([address], ("a proxy",)).dial(5)
             name = "{}:{}".format(*transport.sock.getsockname())
             assert origin_of(name, str(address)) == ("a proxy",)
             # The same port may go somewhere else at the same time.
@@ -631,7 +633,7 @@ async def test_a_socket_that_reaches_itself_has_reached_nobody(
 ) -> None:
     """A target on a free port of this machine: the kernel may pick the same one."""
 
-    class Unlucky(_End):
+    class Unlucky(DialedSocket):
         asked = not late
 
         def connect_ex(self, address: Any) -> int:
@@ -646,7 +648,7 @@ async def test_a_socket_that_reaches_itself_has_reached_nobody(
 
     with _refusing() as address:
         pass
-    monkeypatch.setattr(_dial, "_End", Unlucky)
+    monkeypatch.setattr(_connect, "DialedSocket", Unlucky)
     with pytest.raises(ConnectionRefusedError):
         await dial(address, 5)
 
@@ -656,13 +658,13 @@ async def test_what_connect_raises_leaves_no_socket(
 ) -> None:
     """Law 13: be it a mistake of ours."""
 
-    class Broken(_End):
+    class Broken(DialedSocket):
         def connect_ex(self, address: Any) -> int:
             raise OverflowError("port must be 0-65535")
 
     before = open_fds()
     with _listening() as address, monkeypatch.context() as m:
-        m.setattr(_dial, "_End", Broken)
+        m.setattr(_connect, "DialedSocket", Broken)
         with pytest.raises(OverflowError):
             await dial(address, 5)
     assert open_fds() == before
@@ -671,15 +673,15 @@ async def test_what_connect_raises_leaves_no_socket(
 async def test_what_connect_raises_is_no_success(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    class Broken(_End):
+    class Broken(DialedSocket):
         def connect_ex(self, address: Any) -> int:
             raise OverflowError("no such number")
 
-    monkeypatch.setattr(_dial, "_End", Broken)
-    dialing = Dialing([UnixAddress("/nowhere")])
+    monkeypatch.setattr(_connect, "DialedSocket", Broken)
+    dialer = Dialer([UnixAddress("/nowhere")])
     with pytest.raises(OverflowError):
-        await dialing.dial(5)
-    (attempt,) = dialing.attempts
+        await dialer.dial(5)
+    (attempt,) = dialer.attempts
     assert attempt.error == "OverflowError: no such number"
     assert attempt.failed
 
@@ -700,7 +702,7 @@ async def test_a_target_that_resets_before_we_look_was_reached(
         target.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
         target.close()
 
-    class Slow(_End):
+    class Slow(DialedSocket):
         """A socket whose peer is done before its owner gets a result."""
 
         waited_for = False
@@ -725,7 +727,7 @@ async def test_a_target_that_resets_before_we_look_was_reached(
 
     with socket.create_server(("127.0.0.1", 0)) as listener, monkeypatch.context() as m:
         address = TcpAddress("127.0.0.1", listener.getsockname()[1])
-        m.setattr(_dial, "_End", Slow)
+        m.setattr(_connect, "DialedSocket", Slow)
         transport = await dial(address, 5)
         assert await transport.receive() == b"hello"
         for _ in range(2):
@@ -759,18 +761,18 @@ async def test_a_target_that_this_machine_cannot_even_try_is_tried_and_the_next(
 ) -> None:
     """No IPv6 here, or an interface that isn't there: an attempt that failed."""
 
-    class OldSocket(_End):
+    class OldSocket(DialedSocket):
         def __init__(self, family: int = -1, *options: Any, **more: Any) -> None:
             if family == socket.AF_INET6:
                 raise OSError(errno.EAFNOSUPPORT, "no IPv6 on this machine")
             super().__init__(family, *options, **more)
 
     with _listening() as address, monkeypatch.context() as m:
-        m.setattr(_dial, "_End", OldSocket)
+        m.setattr(_connect, "DialedSocket", OldSocket)
         targets = [TcpAddress("::1", 1), TcpAddress("fe80::1%nosuch0", 1), address]
-        dialing = Dialing(targets)
-        (await dialing.dial(5)).close()
-    first, second, third = dialing.attempts
+        dialer = Dialer(targets)
+        (await dialer.dial(5)).close()
+    first, second, third = dialer.attempts
     assert "no IPv6" in (first.error or "")
     assert (first.address, second.address) == ("[::1]:1", "[fe80::1%nosuch0]:1")
     assert second.error is not None
@@ -785,12 +787,12 @@ def test_an_address_of_a_name_that_this_machine_cannot_even_try_is_noted(
     async def main() -> None:
         trio.socket.set_custom_hostname_resolver(_Names(["::1", "127.0.0.1"]))
         with _listening() as address, monkeypatch.context() as m:
-            m.setattr(_dial, "_End", OldSocket)
-            dialing = Dialing([TcpAddress("target.test", address.port)])
-            (await dialing.dial(5)).close()
-        assert [a.error is None for a in dialing.attempts] == [False, True]
+            m.setattr(_connect, "DialedSocket", OldSocket)
+            dialer = Dialer([TcpAddress("target.test", address.port)])
+            (await dialer.dial(5)).close()
+        assert [a.error is None for a in dialer.attempts] == [False, True]
 
-    class OldSocket(_End):
+    class OldSocket(DialedSocket):
         def __init__(self, family: int = -1, *options: Any, **more: Any) -> None:
             if family == socket.AF_INET6:
                 raise OSError(errno.EAFNOSUPPORT, "no IPv6 on this machine")
@@ -808,17 +810,17 @@ async def test_what_this_machine_lacks_is_no_failure_of_the_target(
 ) -> None:
     """Law 15: the attempt says so, and so does its error; HAProxy: "R"."""
 
-    class Short(_End):
+    class Short(DialedSocket):
         def connect_ex(self, address: Any) -> int:
             return int(getattr(errno, name))
 
     with _listening() as address:
-        monkeypatch.setattr(_dial, "_End", Short)
-        dialing = Dialing([address])
+        monkeypatch.setattr(_connect, "DialedSocket", Short)
+        dialer = Dialer([address])
         with pytest.raises(OSError, match=os.strerror(getattr(errno, name))) as caught:
-            await dialing.dial(5)
-    assert is_lack(caught.value)
-    (attempt,) = dialing.attempts
+            await dialer.dial(5)
+    assert is_local_shortage(caught.value)
+    (attempt,) = dialer.attempts
     assert (attempt.ours, attempt.failed) == (True, False)
     assert os.strerror(getattr(errno, name)) in (attempt.error or "")
 
@@ -844,7 +846,7 @@ async def test_what_this_machine_lacks_is_no_failure_of_the_target(
 )
 def test_whose_fault_it_is(error: OSError, ours: bool) -> None:
     """Law 15: what this machine lacks, and nothing else."""
-    assert is_lack(error) is ours
+    assert is_local_shortage(error) is ours
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "many.test"])
@@ -856,11 +858,11 @@ async def test_out_of_descriptors_it_is_ours(
         names = _Names(["127.0.0.1", "127.0.0.2"])
         trio.socket.set_custom_hostname_resolver(names)
     with _listening() as address:
-        dialing = Dialing([TcpAddress(host, address.port)])
+        dialer = Dialer([TcpAddress(host, address.port)])
         with pytest.raises(OSError, match="Too many open files"), no_free_fd():
-            await dialing.dial(5)
-    assert dialing.attempts
-    for attempt in dialing.attempts:
+            await dialer.dial(5)
+    assert dialer.attempts
+    for attempt in dialer.attempts:
         assert attempt.ours
         assert "Too many open files" in (attempt.error or "")
 
@@ -875,14 +877,14 @@ def test_an_address_that_could_not_be_tried_might_have_answered(
     This machine has no IPv6, maybe, and the other address refuses.
     """
 
-    class Short(_End):
+    class Short(DialedSocket):
         def connect_ex(self, address: Any) -> int:
             if address[0] == "127.0.0.9":
                 return errno.EADDRNOTAVAIL
             return super().connect_ex(address)
 
     async def main() -> None:
-        monkeypatch.setattr(_dial, "_End", Short)
+        monkeypatch.setattr(_connect, "DialedSocket", Short)
         with _refusing() if kind == "refuses" else _black_hole() as other:
             if way == "another target":
                 targets = [TcpAddress("127.0.0.9", 80), other]
@@ -890,11 +892,11 @@ def test_an_address_that_could_not_be_tried_might_have_answered(
                 names = _Names(["127.0.0.9", other.host])
                 trio.socket.set_custom_hostname_resolver(names)
                 targets = [TcpAddress("target.test", other.port)]
-            dialing = Dialing(targets)
+            dialer = Dialer(targets)
             said = "refused" if kind == "refuses" else "no local port or address"
             with pytest.raises(OSError, match=said):
-                await dialing.dial(5)
-        ours, others = dialing.attempts
+                await dialer.dial(5)
+        ours, others = dialer.attempts
         assert (ours.ours, others.ours) == (True, False)
         assert others.failed
 
@@ -921,15 +923,15 @@ async def test_a_socket_that_cannot_be_waited_for_is_ours() -> None:
     manager: Any = GLOBAL_RUN_CONTEXT.runner.io_manager
     epoll = manager._epoll
     with _black_hole() as silent:
-        dialing = Dialing([silent])
+        dialer = Dialer([silent])
         manager._epoll = Full()
         try:
             with pytest.raises(OSError, match="No space left") as caught:
-                await dialing.dial(5)
+                await dialer.dial(5)
         finally:
             manager._epoll = epoll
-        assert is_lack(caught.value)
-        assert dialing.attempts[0].ours
+        assert is_local_shortage(caught.value)
+        assert dialer.attempts[0].ours
         with trio.move_on_after(0), pytest.raises(TimeoutError):
             await dial(silent, 5)
 
@@ -945,8 +947,8 @@ async def test_each_attempt_is_told_the_moment_it_is_over(
         told.append((now, str(target), attempt.address, attempt.error))
 
     with _refusing() as refuses, _black_hole() as silent, _listening() as answers:
-        dialing = Dialing([refuses, silent, answers], (), on_attempt)
-        (await dialing.dial(8)).close()
+        dialer = Dialer([refuses, silent, answers], (), on_attempt)
+        (await dialer.dial(8)).close()
     refused = "ConnectionRefusedError: [Errno 111] Connection refused"
     assert told == [
         (0, str(refuses), str(refuses), refused),
@@ -961,13 +963,13 @@ async def test_an_attempt_that_was_given_up_is_not_told(
     """Law 15: nobody knows what the target would have done."""
     told: list[object] = []
     with _black_hole() as silent:
-        dialing = Dialing([silent], (), lambda _, attempt: told.append(attempt))
+        dialer = Dialer([silent], (), lambda _, attempt: told.append(attempt))
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(dialing.dial, 8)
+            nursery.start_soon(dialer.dial, 8)
             await trio.sleep(1)
             nursery.cancel_scope.cancel()
     assert not told
-    assert [attempt.error for attempt in dialing.attempts] == ["given up"]
+    assert [attempt.error for attempt in dialer.attempts] == ["given up"]
 
 
 @pytest.mark.parametrize(
@@ -988,9 +990,9 @@ def test_out_of_descriptors_a_further_address_waits_for_those_that_are_tried(
 
     With no descriptor at all, it is.
     """
-    open_ends = set[_End]()
+    open_ends = set[DialedSocket]()
 
-    class Scarce(_End):
+    class Scarce(DialedSocket):
         def __init__(self, *options: int) -> None:
             if len(open_ends) == room:
                 raise OSError(errno.EMFILE, "Too many open files")
@@ -1002,7 +1004,7 @@ def test_out_of_descriptors_a_further_address_waits_for_those_that_are_tried(
             super().close()
 
     async def main() -> None:
-        monkeypatch.setattr(_dial, "_End", Scarce)
+        monkeypatch.setattr(_connect, "DialedSocket", Scarce)
         hosts = [f"127.0.1.{number}" for number in range(1, len(kinds) + 1)]
         with contextlib.ExitStack() as stack:
             port = stack.enter_context(_refusing()).port
@@ -1010,16 +1012,16 @@ def test_out_of_descriptors_a_further_address_waits_for_those_that_are_tried(
                 if kind != "refuses":
                     stack.enter_context(_at(kind, host, port))
             trio.socket.set_custom_hostname_resolver(_Names(hosts))
-            dialing = Dialing([TcpAddress("target.test", port)])
+            dialer = Dialer([TcpAddress("target.test", port)])
             said = "no answer within" if room else "Too many open files"
             with pytest.raises(OSError, match=said):
-                await dialing.dial(5)
+                await dialer.dial(5)
         if room:
-            assert not any(attempt.ours for attempt in dialing.attempts)
-            assert sorted(attempt.address for attempt in dialing.attempts) == [
+            assert not any(attempt.ours for attempt in dialer.attempts)
+            assert sorted(attempt.address for attempt in dialer.attempts) == [
                 f"127.0.1.{number}:{port}" for number in tried
             ]
         else:
-            assert [attempt.ours for attempt in dialing.attempts] == [True, True]
+            assert [attempt.ours for attempt in dialer.attempts] == [True, True]
 
     run(main)

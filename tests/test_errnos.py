@@ -22,7 +22,8 @@ import pytest
 import trio
 import trio.testing
 
-import trioserve._dial
+import trioserve._connect
+import trioserve._origins
 import trioserve._relay
 from failing import Failing, FailingEpolls, Fault, Steps, Waits
 from links import Peer, Sockets, roomy, sockets
@@ -1043,7 +1044,7 @@ async def test_a_target_that_can_not_be_connected_to(
 
         return method
 
-    class FailingEnd(trioserve._dial._End):
+    class FailingSocket(trioserve._origins.DialedSocket):
         __slots__ = ()
 
         def __init__(self, *args: Any) -> None:
@@ -1051,7 +1052,7 @@ async def test_a_target_that_can_not_be_connected_to(
             super().__init__(*args)
 
     async def wait(sock: Any) -> None:
-        if isinstance(sock, FailingEnd):
+        if isinstance(sock, FailingSocket):
             fault.check("wait")
         await wait_writable(sock)
 
@@ -1061,10 +1062,10 @@ async def test_a_target_that_can_not_be_connected_to(
         await _says(beside)
         with monkeypatch.context() as patch:
             for method in ("getsockname", "getsockopt"):
-                setattr(FailingEnd, method, failing(method))
-            patch.setattr(FailingEnd, "connect_ex", connect_ex)
-            patch.setattr(FailingEnd, "getpeername", getpeername)
-            patch.setattr(trioserve._dial, "_End", FailingEnd)
+                setattr(FailingSocket, method, failing(method))
+            patch.setattr(FailingSocket, "connect_ex", connect_ex)
+            patch.setattr(FailingSocket, "getpeername", getpeername)
+            patch.setattr(trioserve._connect, "DialedSocket", FailingSocket)
             patch.setattr(trio.lowlevel, "wait_writable", wait)
             client = await running.connect()
             if times == 1 and call in ("socket", "getsockname"):

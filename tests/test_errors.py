@@ -25,9 +25,9 @@ from trioserve import (
     log_reports,
     relay,
 )
+from trioserve._connect import is_local_shortage
 from trioserve._connection import lifecycle_of
 from trioserve._describe import describe
-from trioserve._dial import is_lack
 from trioserve._errors import (
     PROGRAM_ENDS,
     is_a,
@@ -108,7 +108,7 @@ def test_whose_doing_an_error_is_can_be_asked(recipe: Recipe) -> None:
         assert not is_ours(error)
         assert not is_shortage(error)
         assert not is_closed(error)
-        assert not (is_a(error, OSError) and is_lack(cast(OSError, error)))
+        assert not (is_a(error, OSError) and is_local_shortage(cast(OSError, error)))
 
 
 @pytest.mark.parametrize("name", ["errno", "__class__", "args"])
@@ -121,7 +121,7 @@ def test_whose_doing_it_is_does_not_depend_on_what_an_error_says(
     full = cast(OSError, nasty.make(OSError, deeds, errno.EMFILE, "no room"))
     assert is_shortage(full)
     assert is_ours(full)
-    assert is_lack(full)
+    assert is_local_shortage(full)
     assert is_closed(nasty.make(OSError, deeds, errno.EBADF, "it was closed"))
 
 

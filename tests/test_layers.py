@@ -24,11 +24,11 @@ _socket_acceptor _stream_acceptor _relay_rules _engine_run
 _acceptor _ledger
 _connection _record _refusals _engine_pump
 _lifecycle _engine _dial
-_blame _deadlines _idle _listeners _pump
-_admission _shared_socket _stream_transport _timers _collector _names _drain
-_socket_transport
+_blame _deadlines _idle _listeners _pump _race
+_admission _shared_socket _stream_transport _timers _collector _drain _connect
+_socket_transport _origins
 _socket_state
-_transport _pipes _accept_errors _handlers
+_transport _pipes _accept_errors _handlers _names
 _transport_state
 _address _complaints _options _report _results _tasks _tcp
 _arguments _describe _reason

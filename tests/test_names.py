@@ -18,7 +18,7 @@ from nasty import Recipe
 from support import PanicError, no_free_fd, run
 from trioserve import TcpAddress
 from trioserve._errors import is_a
-from trioserve._names import _FRESH, _MOST_NAMES, _RENEWAL, look_up, numeric_place
+from trioserve._names import _FRESH, _MOST_NAMES, _RENEWAL, look_up, numeric_addrinfo
 
 
 class Resolver(trio.abc.HostnameResolver):
@@ -287,7 +287,7 @@ def test_the_number_of_a_zone_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(socket, "getaddrinfo", ask)
     for _ in range(3):
         for host in ("127.9.9.9", "fe80::9:9%lo"):
-            assert numeric_place(TcpAddress(host, 80)) is not None
+            assert numeric_addrinfo(TcpAddress(host, 80)) is not None
     assert asked == [b"127.9.9.9", *3 * [b"fe80::9:9%lo"]]
 
 

@@ -44,7 +44,7 @@ from trioserve import (
     parse_address,
     proxy,
 )
-from trioserve._dial import _our_ends
+from trioserve._origins import local_endpoints
 
 
 @pytest.mark.parametrize(
@@ -758,7 +758,7 @@ async def test_what_on_attempt_raises_is_the_handlers_error(
                 await client.aclose()
                 await running.server.drain()
             assert open_fds() == before
-            assert not [end for end in _our_ends() if str(port) in end]
+            assert not [end for end in local_endpoints() if str(port) in end]
     (report,) = running.reports
     assert report.reason is Reason.HANDLER_ERROR
     assert report.error == f"{type(error).__name__}: {error}"

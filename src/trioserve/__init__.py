@@ -6,12 +6,12 @@ The map, from the bottom up; a module imports only from rows below its own:
                 _arguments   _describe   _reason
     words       _address   _complaints   _options   _report   _results   _tasks   _tcp
                 _transport_state
-                _transport   _pipes   _accept_errors   _handlers
+                _transport   _pipes   _accept_errors   _handlers   _names
                 _socket_state
-                _socket_transport
+                _socket_transport   _origins
                 _admission   _shared_socket   _stream_transport   _timers
-                _collector   _names   _drain
-    mechanisms  _blame   _deadlines   _idle   _listeners   _pump
+                _collector   _drain   _connect
+    mechanisms  _blame   _deadlines   _idle   _listeners   _pump   _race
                 _lifecycle   _engine   _dial
     connections _connection   _record   _refusals   _engine_pump
                 _acceptor   _ledger

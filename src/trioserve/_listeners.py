@@ -26,7 +26,7 @@ from ._address import (
     sockaddr_text,
 )
 from ._arguments import check_count, check_type
-from ._names import Place, resolve
+from ._names import AddrInfo, resolve
 from ._tcp import set_up
 
 #: As large as the kernel allows; it clamps.
@@ -165,13 +165,13 @@ async def _bind(
 ) -> list[trio.SocketListener]:
     """Bind what ``address`` stands for, unless it is ``bound`` already."""
     try:
-        places = await resolve(address, passive=True)
+        infos = await resolve(address, passive=True)
     except OSError as error:
         raise OSError(error.errno, error.strerror, str(address)) from error
     # A free port of one family may be taken in the other: then try another.
     for attempts_left in reversed(range(8)):
         try:
-            return await _bind_each(address, places, backlog, bound)
+            return await _bind_each(address, infos, backlog, bound)
         except OSError as error:
             taken = error.errno == errno.EADDRINUSE and address.port == 0
             if not (taken and attempts_left):
@@ -180,19 +180,19 @@ async def _bind(
 
 
 async def _bind_each(
-    address: TcpAddress, places: Iterable[Place], backlog: int, bound: Sequence[Any]
+    address: TcpAddress, infos: Iterable[AddrInfo], backlog: int, bound: Sequence[Any]
 ) -> list[trio.SocketListener]:
     listeners: list[trio.SocketListener] = []
     failed: OSError | None = None
     works = False
     port = address.port
-    for place in places:
-        name = (place.sockaddr[0], port, *place.sockaddr[2:])
+    for info in infos:
+        name = (info.sockaddr[0], port, *info.sockaddr[2:])
         if name in bound:
             works = True
             continue
         try:
-            listener = await _listen(place, name, backlog)
+            listener = await _listen(info, name, backlog)
         except OSError as error:
             # A family that this system lacks, or has switched off, is no
             # matter if another one works; any other error is.
@@ -229,12 +229,12 @@ def _overlap(one: tuple[Any, ...], other: tuple[Any, ...]) -> bool:
 
 
 async def _listen(
-    place: Place, name: tuple[Any, ...], backlog: int
+    info: AddrInfo, name: tuple[Any, ...], backlog: int
 ) -> trio.SocketListener:
-    sock = trio.socket.socket(place.family, place.kind, place.protocol)
+    sock = trio.socket.socket(info.family, info.kind, info.protocol)
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if place.family == socket.AF_INET6:
+        if info.family == socket.AF_INET6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         await sock.bind(name)
         set_up(sock)  # once, instead of each that is accepted

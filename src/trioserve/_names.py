@@ -1,9 +1,8 @@
 """Names: to addresses; one look-up at a time for each, the last good answer kept.
 
-Whoever waits for a name shares the look-up that runs already, so a name server
-that does not answer costs one thread for a name, however many ask for it. The
-look-up goes on when they have given up: its answer is for those who come next.
-Nothing here knows who asks, or what for.
+All that wait for a name share one look-up, so a name server that does not answer
+costs one thread per name. The look-up goes on when its waiters are cancelled: its
+answer serves the next ones. This module does not know who asks, or what for.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from typing import Any, Final, NamedTuple
 
 import trio
 
-from ._address import TcpAddress, is_numeric, unmapped, zone_name
+from ._address import TcpAddress, is_numeric, sockaddr_text, unmapped, zone_name
 from ._describe import describe
 from ._errors import again, passing
 
@@ -32,20 +31,33 @@ _RENEWAL: Final = 1.0
 _MOST_NAMES: Final = 1024
 
 
-class Place(NamedTuple):
-    """Where to connect: what a socket is made with, and what it connects to."""
+class AddrInfo(NamedTuple):
+    """One result of a look-up: what a socket is made with, and where it connects."""
 
     family: int
     kind: int
     protocol: int
     sockaddr: Any
 
+    @property
+    def text(self) -> str:
+        """The address as reports show it."""
+        sockaddr = self.sockaddr
+        # The same few addresses are dialed again and again, so their text is cached;
+        # but an interface may get another name.
+        if len(sockaddr) == 4 and sockaddr[3]:
+            return sockaddr_text(sockaddr)
+        return _cached_text(sockaddr)
+
+
+_cached_text = functools.lru_cache(1024)(sockaddr_text)
+
 
 _names: trio.lowlevel.RunVar[dict[str, _Name]] = trio.lowlevel.RunVar("trioserve_names")
 
 
-async def look_up(address: TcpAddress) -> list[Place]:
-    """The places that ``address`` stands for, families in turn (RFC 8305, section 4).
+async def look_up(address: TcpAddress) -> list[AddrInfo]:
+    """All addresses of ``address``, families in turn (RFC 8305, section 4).
 
     A number is answered at once, without a thread. Of a name, an answer of the
     last 10 seconds is used again; an older one if there is no new one within a
@@ -57,9 +69,9 @@ async def look_up(address: TcpAddress) -> list[Place]:
 
     Cancelled, it leaves the look-up to the others who wait for it.
     """
-    if (place := numeric_place(address)) is not None:
+    if (info := numeric_addrinfo(address)) is not None:
         await trio.lowlevel.checkpoint()
-        return [place]
+        return [info]
     try:
         names = _names.get()
     except LookupError:
@@ -70,11 +82,11 @@ async def look_up(address: TcpAddress) -> list[Place]:
         if len(names) >= _MOST_NAMES:
             del names[next(iter(names))]
         name = names[address.host] = _Name(address.host)
-    return [_at_port(found, address.port) for found in await name.places()]
+    return [_at_port(found, address.port) for found in await name.results()]
 
 
-async def resolve(address: TcpAddress, *, passive: bool = False) -> list[Place]:
-    """Ask the resolver now: each place once, in the order in which it has them.
+async def resolve(address: TcpAddress, *, passive: bool = False) -> list[AddrInfo]:
+    """Ask the resolver now: each result once, in the order in which it has them.
 
     Args:
       passive: to listen there; no host is then all interfaces.
@@ -104,18 +116,18 @@ async def resolve(address: TcpAddress, *, passive: bool = False) -> list[Place]:
         raise OSError(errno.EAGAIN, "no thread was free for a look-up") from error
     if not found:
         raise socket.gaierror(socket.EAI_NONAME, "no address")
-    return list(dict.fromkeys(_place(info) for info in found))
+    return list(dict.fromkeys(_addrinfo(info) for info in found))
 
 
-def numeric_place(address: TcpAddress) -> Place | None:
-    """The place of an address whose host is a number; None if it is a name."""
+def numeric_addrinfo(address: TcpAddress) -> AddrInfo | None:
+    """The result for an address whose host is a number; None if it is a name."""
     if "%" in address.host:
         # The interface may have been made anew since, with another number.
-        return _numeric_place(address)
-    return _kept_numeric_place(address)
+        return _numeric_addrinfo(address)
+    return _cached_numeric_addrinfo(address)
 
 
-def _numeric_place(address: TcpAddress) -> Place | None:
+def _numeric_addrinfo(address: TcpAddress) -> AddrInfo | None:
     if not is_numeric(address.host):
         return None
     (found,) = socket.getaddrinfo(
@@ -124,32 +136,32 @@ def _numeric_place(address: TcpAddress) -> Place | None:
         type=socket.SOCK_STREAM,
         flags=socket.AI_NUMERICHOST,
     )
-    return _place(found)
+    return _addrinfo(found)
 
 
-_kept_numeric_place = functools.lru_cache(_MOST_NAMES)(_numeric_place)
+_cached_numeric_addrinfo = functools.lru_cache(_MOST_NAMES)(_numeric_addrinfo)
 
 
 class _Found(NamedTuple):
     """What a look-up has found; of a link-local address, the interface's name."""
 
-    place: Place
+    info: AddrInfo
     zone: str | None
 
 
-def _found(place: Place) -> _Found:
-    scope = place.sockaddr[3] if place.family == socket.AF_INET6 else 0
-    return _Found(place, zone_name(scope) if scope else None)
+def _found(info: AddrInfo) -> _Found:
+    scope = info.sockaddr[3] if info.family == socket.AF_INET6 else 0
+    return _Found(info, zone_name(scope) if scope else None)
 
 
-def _at_port(found: _Found, port: int) -> Place:
-    place, zone = found
-    host, _, *rest = place.sockaddr
+def _at_port(found: _Found, port: int) -> AddrInfo:
+    info, zone = found
+    host, _, *rest = info.sockaddr
     if zone is not None:
         # The name stays when the interface is made anew, its number does not.
         with contextlib.suppress(OSError):
             rest[1] = socket.if_nametoindex(zone)
-    return place._replace(sockaddr=(host, port, *rest))
+    return info._replace(sockaddr=(host, port, *rest))
 
 
 class _Name:
@@ -163,7 +175,7 @@ class _Name:
         self._asked_at = -math.inf
         self._done: trio.Event | None = None
 
-    async def places(self) -> list[_Found]:
+    async def results(self) -> list[_Found]:
         now = trio.current_time()
         if now - self._answered_at < _FRESH:
             await trio.lowlevel.checkpoint()
@@ -183,7 +195,7 @@ class _Name:
 
     async def _ask(self, done: trio.Event) -> None:
         try:
-            places = await resolve(TcpAddress(self._host, 0))
+            results = await resolve(TcpAddress(self._host, 0))
         except OSError as error:
             self._failure = again(error)
             # Its traceback has frames of Trio's that have the error: a cycle.
@@ -194,26 +206,26 @@ class _Name:
                 raise
             self._failure = socket.gaierror(socket.EAI_FAIL, describe(error))
         else:
-            self._answer = [_found(place) for place in _in_turn(places)]
+            self._answer = [_found(info) for info in _in_turn(results)]
             self._answered_at = trio.current_time()
         finally:
             self._done = None
             done.set()
 
 
-def _place(info: Any) -> Place:
+def _addrinfo(info: Any) -> AddrInfo:
     family, kind, protocol, _, sockaddr = info
     host = unmapped(sockaddr[0])
     if host != sockaddr[0]:
-        return Place(socket.AF_INET, kind, protocol, (host, sockaddr[1]))
-    return Place(family, kind, protocol, sockaddr)
+        return AddrInfo(socket.AF_INET, kind, protocol, (host, sockaddr[1]))
+    return AddrInfo(family, kind, protocol, sockaddr)
 
 
-def _in_turn(places: list[Place]) -> list[Place]:
-    """The families in turn, beginning with that of the first place."""
-    first = [place for place in places if place.family == places[0].family]
-    others = [place for place in places if place.family != places[0].family]
-    mixed: list[Place] = []
+def _in_turn(results: list[AddrInfo]) -> list[AddrInfo]:
+    """The families in turn, beginning with that of the first result."""
+    first = [info for info in results if info.family == results[0].family]
+    others = [info for info in results if info.family != results[0].family]
+    mixed: list[AddrInfo] = []
     while first or others:
         mixed += first[:1] + others[:1]
         first, others = first[1:], others[1:]

@@ -9,11 +9,13 @@ import trio
 
 from ._address import Address, TcpAddress, UnixAddress, parse_address
 from ._arguments import check_sync, check_type
+from ._connect import is_local_shortage
 from ._connection import Connection, lifecycle_of
-from ._dial import Dialing, GivenUpError, OnAttempt, is_lack, origin_of
+from ._dial import DialCancelledError, Dialer, OnAttempt
 from ._errors import isolated
 from ._lifecycle import Lifecycle
 from ._options import Timeouts
+from ._origins import origin_of
 from ._reason import Phase, Reason
 from ._relay import Relay, no_relay, relay_to_target
 from ._report import Attempt
@@ -22,14 +24,12 @@ from ._transport import Transport
 from .faults import Faults, parse_faults
 from .faults._relay import ActiveFaults, FaultyRelay
 
-#: Seconds that a client is waited with that has said nothing and closed, while
-#: its target is dialed: it may have closed its own direction only. HAProxy ends
-#: such a session at once.
+#: Seconds after which dialing ends for a client that has closed and sent nothing. It
+#: may have closed only its own direction; HAProxy ends such a session at once.
 _PATIENCE: Final = 1.0
 
-
-#: Seconds of dialing in which nobody looks whether the client is gone: most are
-#: connected by then, and to look would cost as much as to connect.
+#: Seconds of dialing before the client is watched: most targets are connected by then,
+#: and to watch would cost as much as to connect.
 _UNWATCHED: Final = 0.05
 
 
@@ -103,7 +103,7 @@ class _Proxy:
     ) -> None:
         self._on_attempt = on_attempt
         self._targets = targets
-        #: How it is known again, in what it has dialed itself.
+        #: Its identity, in the origin of what it dials.
         self._mark = object()
         self._first = (self._mark,)
         self._timeouts = timeouts
@@ -123,7 +123,7 @@ class _Proxy:
                 return no_relay(life)
         life.phase = Phase.CONNECT
         origin = origin_of(life.peer, life.local)
-        dialing = life.dialer = Dialing(
+        dialer = life.dialer = Dialer(
             self._targets,
             (*origin, self._mark) if origin else self._first,
             self._on_attempt,
@@ -132,11 +132,11 @@ class _Proxy:
             life.abort(Reason.LOOP)
             return no_relay(life)
         if life.transport.is_reset():
-            # There is no client any more to dial for. Proxies that lead to each other
-            # would pass a reset on for ever.
+            # There is no client to dial for. Proxies that lead to each other would
+            # pass a reset on for ever.
             life.abort(Reason.CLIENT_RESET, exception=life.transport.error)
             return no_relay(life)
-        upstream = await _dial(life, dialing, timeouts.connect)
+        upstream = await _dial(life, dialer, timeouts.connect)
         if upstream is None:
             life.transport.abort()
             return no_relay(life)
@@ -150,12 +150,12 @@ class _Proxy:
 class _Watch:
     """Ends the dialing for a client that is gone."""
 
-    __slots__ = ("_dialing", "_life", "_scope", "timer_entry")
+    __slots__ = ("_dialer", "_life", "_scope", "timer_entry")
 
-    def __init__(self, life: Lifecycle, dialing: Dialing) -> None:
+    def __init__(self, life: Lifecycle, dialer: Dialer) -> None:
         self.timer_entry: TimerEntry | None = None
         self._life = life
-        self._dialing = dialing
+        self._dialer = dialer
         self._scope: trio.CancelScope | None = None
 
     def begin(self) -> None:
@@ -174,28 +174,28 @@ class _Watch:
             trio.lowlevel.spawn_system_task(self._run, self._scope, name=name)
 
     async def _run(self, scope: trio.CancelScope) -> None:
-        # Out of descriptors or memory, the client is not watched.
+        # When descriptors or memory have run out, the client is not watched.
         with scope, isolated():
             await self._life.transport.wait_peer_gone(_PATIENCE)
-            self._dialing.give_up()
+            self._dialer.cancel()
 
 
-async def _dial(life: Lifecycle, dialing: Dialing, seconds: float) -> Transport | None:
-    """Connect; or keep why not, which may be that the client is gone."""
-    watch = _Watch(life, dialing)
-    dialing.on_wait = watch.begin
+async def _dial(life: Lifecycle, dialer: Dialer, seconds: float) -> Transport | None:
+    """Connect; if that fails, keep why, which may be that the client is gone."""
+    watch = _Watch(life, dialer)
+    dialer.on_wait = watch.begin
     try:
-        return await dialing.dial(seconds)
+        return await dialer.dial(seconds)
     except OSError as failed:
         reason = _reason(failed)
         limit = seconds if reason is Reason.CONNECT_TIMEOUT else None
         life.close_as(reason, limit=limit, exception=failed)
-    except GivenUpError:
+    except DialCancelledError:
         pass
     finally:
-        dialing.on_wait = None
+        dialer.on_wait = None
         watch.end()
-    dialing.raise_what_is_wrong()
+    dialer.raise_callback_error()
     if life.close_reason is None:
         reset = life.transport.error
         life.close_as(
@@ -227,7 +227,7 @@ def _dialable(target: str | Address) -> Address:
 
 
 def _reason(error: OSError) -> Reason:
-    if is_lack(error):
+    if is_local_shortage(error):
         return Reason.RESOURCE
     if isinstance(error, TimeoutError):
         return Reason.CONNECT_TIMEOUT

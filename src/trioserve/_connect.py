@@ -1,0 +1,186 @@
+"""Connect: one socket to one address.
+
+It has two steps: :func:`begin_connect` calls connect(2), which does not wait, and
+:func:`finish_connect` waits for the result. So a caller can find out at once whether
+there is a socket for it, or even whether it is connected already. This module does not
+know what is tried next if that fails.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+from collections.abc import Callable
+from typing import Any, Final, NamedTuple
+
+import trio
+
+from ._errors import errno_of, is_a, is_shortage
+from ._names import AddrInfo
+from ._origins import DialedSocket, Origin
+from ._socket_transport import SocketTransport
+
+#: Seconds between two tries to connect to a Unix socket whose backlog is full, the
+#: first and the longest. The kernel has no event for it. unix(7)
+_FIRST_PAUSE: Final = 0.01
+_LONGEST_PAUSE: Final = 0.25
+
+#: Errors of a connection that was made and then reset, before its error was read;
+#: the second one if the peer had closed it before. A peer that does not accept is
+#: ECONNREFUSED.
+_RESET_AFTERWARDS: Final = (errno.ECONNRESET, errno.EPIPE)
+
+#: Saves a system call where there is such a flag.
+_NONBLOCK: Final = getattr(socket, "SOCK_NONBLOCK", 0)
+
+#: What connect(2) says when no local port is free, or no local address leads there.
+#: HAProxy attributes the same ones to its own machine.
+_NO_LOCAL_ADDRESS: Final = (errno.EADDRNOTAVAIL, errno.EAGAIN, errno.EADDRINUSE)
+
+
+def is_local_shortage(error: OSError) -> bool:
+    """Whether this machine lacks something, so that the target is not to blame.
+
+    EPERM and EACCES, by which a firewall of this machine forbids it, are no shortage.
+    """
+    if is_a(error, socket.gaierror):
+        return errno_of(error) == socket.EAI_MEMORY
+    return is_shortage(error) or errno_of(error) in _NO_LOCAL_ADDRESS
+
+
+class Connecting(NamedTuple):
+    """A socket on which connect(2) was called.
+
+    Attributes:
+      info: the address that it connects to.
+      code: 0 if it is connected; EINPROGRESS; EAGAIN if it is a Unix socket whose
+        backlog is full; or another error.
+      began: when, on Trio's clock.
+    """
+
+    info: AddrInfo
+    sock: socket.socket
+    code: int
+    began: float
+
+
+def begin_connect(info: AddrInfo, origin: Origin, now: float) -> Connecting:
+    """Begin to connect; the socket belongs to the caller.
+
+    Args:
+      origin: the proxies on whose behalf, for :func:`~._origins.origin_of`.
+      now: the time, on Trio's clock.
+
+    Raises:
+      OSError: there is no socket, or it can't be used to connect.
+    """
+    sock = DialedSocket(info.family, info.kind | _NONBLOCK, info.protocol)
+    try:
+        if not _NONBLOCK:  # pragma: no cover - on other systems
+            sock.setblocking(False)
+        if info.family == socket.AF_UNIX:
+            queued = info.sockaddr in _backlog_locks()
+            # Those that wait for room already are first.
+            code = errno.EAGAIN if queued else sock.connect_ex(info.sockaddr)
+        else:
+            code = sock.connect_ex(info.sockaddr)
+            # Registered before another task runs: it may be the one that accepts it.
+            local = sock.getsockname()
+            sock.register(local, info, origin)
+            if code in (0, errno.EINPROGRESS):
+                code = _connect_state(sock, local)
+    except BaseException:
+        sock.close()
+        raise
+    return Connecting(info, sock, code, now)
+
+
+async def finish_connect(
+    connecting: Connecting, on_wait: Callable[[], None]
+) -> SocketTransport:
+    """Wait until it is connected. Cancelled, or if that fails, it closes the socket.
+
+    Args:
+      on_wait: called if there is something to wait for.
+
+    Raises:
+      OSError: it could not connect.
+    """
+    info, sock, code, _ = connecting
+    try:
+        await trio.lowlevel.checkpoint_if_cancelled()
+        if code == errno.EAGAIN and info.family == socket.AF_UNIX:
+            on_wait()
+            code = await _connect_when_room(sock, info.sockaddr)
+        if code == errno.EINPROGRESS:
+            on_wait()
+            await trio.lowlevel.wait_writable(sock)
+            code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+            if not code and _is_connected_to_itself(sock):
+                code = errno.ECONNREFUSED
+        if code in _NO_LOCAL_ADDRESS:
+            raise OSError(code, f"no local port or address: {os.strerror(code)}")
+        if code and code not in _RESET_AFTERWARDS:
+            raise OSError(code, os.strerror(code))
+        transport = SocketTransport(sock)
+        if code:
+            # The bytes that came before the reset are still to be received. The kernel
+            # reports an error only once, and would report EOF after those bytes.
+            transport.error = OSError(code, os.strerror(code))
+        return transport
+    except BaseException:
+        sock.close()
+        raise
+
+
+def _is_connected_to_itself(sock: socket.socket) -> bool:
+    return _connect_state(sock, sock.getsockname()) == errno.ECONNREFUSED
+
+
+def _connect_state(sock: socket.socket, local: Any) -> int:
+    """0 if it is connected, ECONNREFUSED if to itself, else EINPROGRESS."""
+    try:
+        remote = sock.getpeername()
+    except OSError:
+        return errno.EINPROGRESS  # or it has failed; SO_ERROR has the error
+    # The kernel may give the target's port, if it is free, to this socket, which then
+    # connects to itself (RFC 9293, section 3.5, simultaneous open).
+    return errno.ECONNREFUSED if remote == local else 0
+
+
+#: For each Unix socket whose backlog is full: its holder tries to connect.
+_locks: trio.lowlevel.RunVar[dict[Any, trio.Lock]] = trio.lowlevel.RunVar(
+    "trioserve_backlog_locks"
+)
+
+
+def _backlog_locks() -> dict[Any, trio.Lock]:
+    try:
+        return _locks.get()
+    except LookupError:
+        locks: dict[Any, trio.Lock] = {}
+        _locks.set(locks)
+        return locks
+
+
+async def _connect_when_room(sock: socket.socket, path: Any) -> int:
+    """Connect when there is room in the backlog of ``path``, in order of arrival.
+
+    Only the first waiter tries, so that the cost does not grow with their number.
+
+    Returns:
+      0 or an error.
+    """
+    locks = _backlog_locks()
+    lock = locks.setdefault(path, trio.Lock())
+    try:
+        async with lock:
+            pause = _FIRST_PAUSE
+            while (code := sock.connect_ex(path)) == errno.EAGAIN:
+                await trio.sleep(pause)
+                pause = min(2 * pause, _LONGEST_PAUSE)
+            return code
+    finally:
+        if not lock.locked():
+            locks.pop(path, None)
