@@ -452,8 +452,8 @@ MUTATIONS: Sequence[Mutation] = (
     Mutation(
         law=5,
         breaks="a drain resets a relay that has bytes on their way",
-        file="_relay_rules.py",
-        old="if drained < due and not self._holds():",
+        file="_relay_deadlines.py",
+        old="if drained < due and not hold_bytes(pumps):",
         new="if drained < due:",
         tests=(
             "test_relay.py",
@@ -572,8 +572,8 @@ MUTATIONS: Sequence[Mutation] = (
         law=8,
         breaks="the same, where tasks move the bytes",
         file="_relay_tasks.py",
-        old="if lost is sink and sink is not source and self.will_tell(sink):",
-        new="if False:",
+        old="sink is not source and will_find_end(self.pumps, sink):",
+        new="False:",
         tests=(
             "test_relay.py",
             "test_last_words_of_a_peer_that_takes_nothing_are_delivered",
@@ -583,7 +583,7 @@ MUTATIONS: Sequence[Mutation] = (
         law=8,
         breaks="idle with bytes undelivered ends like a transfer that is complete",
         file="_relay_rules.py",
-        old="if reason in _BY_FIN and not self._holds():",
+        old="if reason in _BY_FIN and not hold_bytes(self.pumps):",
         new="if reason in _BY_FIN:",
         tests=(
             "test_relay.py",
@@ -594,7 +594,7 @@ MUTATIONS: Sequence[Mutation] = (
         law=8,
         breaks="what happens right after a reset is the reason in the report",
         file="_relay_rules.py",
-        old="        self._lost = transport\n        self._lost_by(transport)\n",
+        old="        self._lost = transport\n        self._keep_loss(transport)\n",
         new="        self._lost = transport\n",
         tests=(
             "test_engine.py",
@@ -742,7 +742,7 @@ MUTATIONS: Sequence[Mutation] = (
     Mutation(
         law=12,
         breaks="who took nothing, and was idle by that, is not the one who is blamed",
-        file="_relay_rules.py",
+        file="_relay_deadlines.py",
         old='"target" if b.sending_since < a.sending_since else "client"',
         new='"client"',
         tests=(
@@ -753,9 +753,9 @@ MUTATIONS: Sequence[Mutation] = (
     Mutation(
         law=12,
         breaks="a byte of the target's does not count as the first one",
-        file="_relay_rules.py",
-        old="return not (a.received or b.received or self",
-        new="return not (a.received or self",
+        file="_relay_deadlines.py",
+        old="return not (a.received or b.received or pump",
+        new="return not (a.received or pump",
         tests=("test_relay.py", "test_a_byte_of_either_side_is_the_first"),
     ),
     Mutation(

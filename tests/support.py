@@ -32,7 +32,7 @@ from trioserve import (
 )
 from trioserve._acceptor import Acceptor
 from trioserve._relay import make_relay, run_with_timers
-from trioserve._relay_rules import RelayOptions
+from trioserve._relay_options import RelayOptions
 from trioserve._timers import Timers
 from trioserve._transport import Transport
 

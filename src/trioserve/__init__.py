@@ -7,14 +7,15 @@ The map, from the bottom up; a module imports only from rows below its own:
     words       _address   _complaints   _options   _report   _results   _tasks   _tcp
                 _transport_state
                 _transport   _pipes   _accept_errors   _handlers   _names
-                _socket_state
+                _socket_state   _attachments
                 _socket_transport   _origins
                 _admission   _shared_socket   _stream_transport   _timers
                 _collector   _drain   _connect
     mechanisms  _blame   _deadlines   _idle   _listeners   _pump   _race
                 _lifecycle   _engine   _dial
-    connections _connection   _record   _refusals   _engine_pump
-                _acceptor   _ledger
+    connections _connection   _record   _refusals   _relay_options   _relay_mirror
+                _engine_pump
+                _acceptor   _ledger   _relay_deadlines
                 _socket_acceptor   _stream_acceptor   _relay_rules   _engine_run
                 _accept_loops
     engines     _serving   _relay_engine   _relay_tasks

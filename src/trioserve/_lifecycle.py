@@ -21,19 +21,19 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Coroutine, Generator, Mapping, Sequence
-from typing import Any, Final, Protocol
+from collections.abc import Coroutine, Generator, Mapping
+from typing import Any, Final
 
 import trio
 
 from ._admission import Token
+from ._attachments import ActiveFaults, Dialer, HandedOver, RelaySide
 from ._blame import began_with_client, comes_of_streams
 from ._deadlines import can_move_now, next_deadline
 from ._errors import is_ours
 from ._idle import Idle
 from ._options import Timeouts
 from ._reason import Phase, Reason, Side
-from ._report import Attempt
 from ._results import CloseReason
 from ._timers import TimerEntry, Timers, next_look
 from ._transport import FAILURES, Transport
@@ -46,57 +46,6 @@ _SILENT: Final = (Reason.IDLE, Reason.FIRST_BYTE)
 
 #: A connection that has not sent its first byte is not idle in its first second.
 _YOUNG: Final = 1.0
-
-
-class RelaySide(Protocol):
-    """A relay that a connection is a side of, as far as its report needs it."""
-
-    @property
-    def target_transport(self) -> Transport | None:
-        """The other side's; None if it is an echo."""
-
-    def discarded(self) -> tuple[int, int]:
-        """Bytes not passed on: of those from this side, and from the other one."""
-        ...
-
-    def server_drains(self) -> None:
-        """The server has begun to drain."""
-
-
-class HandedOver(Protocol):
-    """A relay that a handler hands over to the server.
-
-    The server calls these four, one after the other.
-    """
-
-    def attach(self) -> None:
-        """Begin: the timers run, and the connection knows of it."""
-
-    def move(self) -> Coroutine[Any, Any, Any]:
-        """Move bytes until it is over. To be awaited at once."""
-        ...
-
-    async def finish(self) -> None:
-        """Leave both sides as the way it ended asks for."""
-
-    def detach(self) -> None:
-        """To be called last, whatever was raised, and if it has never begun."""
-
-
-class Dialer(Protocol):
-    """What connects to a target for a connection."""
-
-    @property
-    def target(self) -> object: ...
-    @property
-    def attempts(self) -> Sequence[Attempt]: ...
-
-
-class ActiveFaults(Protocol):
-    """Faults that are applied to a connection."""
-
-    @property
-    def applied(self) -> Sequence[str]: ...
 
 
 class Lifecycle:

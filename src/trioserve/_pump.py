@@ -8,6 +8,7 @@ other, and when that ends.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 
 from ._results import Flow
 from ._transport import Transport
@@ -70,3 +71,14 @@ class Pump:
             delivered=self.delivered,
             discarded=self.discarded,
         )
+
+
+def hold_bytes(pumps: Iterable[Pump]) -> bool:
+    """Whether one of them has received bytes that it has not delivered."""
+    return any(pump.discarded for pump in pumps)
+
+
+def will_find_end(pumps: Iterable[Pump], transport: Transport) -> bool:
+    """Whether one of them will find out how ``transport``, which is broken, ended."""
+    reads = any(pump.source is transport and pump.reading for pump in pumps)
+    return reads and transport.end_is_receivable()

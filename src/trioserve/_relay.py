@@ -13,13 +13,15 @@ from typing import Any, Protocol
 import trio
 
 from ._arguments import check_method, check_seconds, check_type
+from ._attachments import HandedOver
 from ._connection import Connection, lifecycle_of
 from ._describe import describe
 from ._engine import SUPPORTED as HAS_ENGINE
-from ._lifecycle import HandedOver, Lifecycle
+from ._lifecycle import Lifecycle
 from ._options import Timeouts
 from ._relay_engine import EngineRelay
-from ._relay_rules import RelayOptions, RelayRules
+from ._relay_options import RelayOptions
+from ._relay_rules import RelayRules
 from ._relay_tasks import TaskRelay
 from ._results import Flow, RelayResult
 from ._shared_socket import SharedSocketTransport

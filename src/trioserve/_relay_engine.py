@@ -14,8 +14,10 @@ from ._engine import Engine
 from ._engine_pump import EnginePump
 from ._engine_run import EngineRun
 from ._errors import is_closed
+from ._pump import will_find_end
 from ._reason import Reason
-from ._relay_rules import RelayOptions, RelayRules
+from ._relay_options import RelayOptions
+from ._relay_rules import RelayRules
 from ._transport import PollableTransport
 
 
@@ -64,7 +66,7 @@ class EngineRelay(RelayRules):
             except trio.ClosedResourceError:
                 self.on_closed()
                 return
-        if sink.error is not None and not self.will_tell(sink):
+        if sink.error is not None and not will_find_end(self.pumps, sink):
             self.on_error(sink)
         elif over:
             self._run.stop()
@@ -72,7 +74,7 @@ class EngineRelay(RelayRules):
             self.watch_from(self.half_closed_at)
 
     def on_error(self, transport: PollableTransport) -> None:
-        if self.is_lost(transport):
+        if self.mark_lost(transport):
             self._run.wake()
 
     def on_closed(self) -> None:

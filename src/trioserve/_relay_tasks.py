@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import trio
 
-from ._pump import Pump
+from ._pump import Pump, will_find_end
 from ._reason import Reason
-from ._relay_rules import RelayOptions, RelayRules
+from ._relay_options import RelayOptions
+from ._relay_rules import RelayRules
 from ._transport import Transport
 
 
@@ -77,7 +78,7 @@ class TaskRelay(RelayRules):
             lost = source if pump.receiving else sink
             # What the sink had sent before it broke is still to be read: its
             # own pump does that, and then comes here, too.
-            if lost is sink and sink is not source and self.will_tell(sink):
+            if lost is sink and sink is not source and will_find_end(self.pumps, sink):
                 return
             await self.lose(lost)
         except trio.ClosedResourceError as error:
@@ -109,6 +110,6 @@ class TaskRelay(RelayRules):
             self._closed_whole = sink
             sink.close()
             await sink.wait_closed()
-        if sink.error is not None and not self.will_tell(sink):
+        if sink.error is not None and not will_find_end(self.pumps, sink):
             await self.lose(sink)
         self.watch()

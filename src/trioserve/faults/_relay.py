@@ -19,7 +19,8 @@ import trio
 from trioserve._lifecycle import Lifecycle
 from trioserve._options import Timeouts
 from trioserve._reason import Reason
-from trioserve._relay_rules import FLUSH, RelayOptions
+from trioserve._relay_options import RelayOptions
+from trioserve._relay_rules import FLUSH, send_eof_to_both
 from trioserve._relay_tasks import TaskPump, TaskRelay
 from trioserve._transport import Transport
 
@@ -98,7 +99,7 @@ class FaultyRelay(TaskRelay):
             client=client,
         )
         super().__init__(client.transport, upstream, b"", options)
-        lines = active.delay_lines(self.started_at())
+        lines = active.delay_lines(self.options.accepted_at)
         self._lines: dict[TaskPump, DelayLine] = dict(
             zip(self.task_pumps, lines, strict=True)
         )
@@ -217,10 +218,10 @@ class FaultyRelay(TaskRelay):
         if not self._by_fin:
             await super().close_sides(reason)
             return
-        await self.send_eof_to_both()
+        await send_eof_to_both(self.a, self.b)
         # Closed with bytes that nobody has read, it would be reset.
         await self.b.discard(_LINGER_BYTES, self.options.timeouts.linger)
 
     def _time_of(self, termination: Termination) -> float:
         assert termination.seconds is not None
-        return self.started_at() + termination.seconds
+        return self.options.accepted_at + termination.seconds
