@@ -24,7 +24,7 @@ _socket_acceptor _stream_acceptor _relay_rules _engine_run
 _acceptor _ledger _relay_deadlines
 _connection _record _refusals _relay_options _relay_mirror _engine_pump
 _lifecycle _engine _dial
-_blame _deadlines _idle _listeners _pump _race
+_blame _closing _deadlines _idle _listeners _pump _race
 _admission _shared_socket _stream_transport _timers _collector _drain _connect
 _socket_transport _origins
 _socket_state _attachments

@@ -11,7 +11,7 @@ The map, from the bottom up; a module imports only from rows below its own:
                 _socket_transport   _origins
                 _admission   _shared_socket   _stream_transport   _timers
                 _collector   _drain   _connect
-    mechanisms  _blame   _deadlines   _idle   _listeners   _pump   _race
+    mechanisms  _blame   _closing   _deadlines   _idle   _listeners   _pump   _race
                 _lifecycle   _engine   _dial
     connections _connection   _record   _refusals   _relay_options   _relay_mirror
                 _engine_pump

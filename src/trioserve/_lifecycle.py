@@ -29,6 +29,7 @@ import trio
 from ._admission import Token
 from ._attachments import ActiveFaults, Dialer, HandedOver, RelaySide
 from ._blame import began_with_client, comes_of_streams
+from ._closing import close_by_fin, linger
 from ._deadlines import can_move_now, next_deadline
 from ._errors import is_ours
 from ._idle import Idle
@@ -36,10 +37,7 @@ from ._options import Timeouts
 from ._reason import Phase, Reason, Side
 from ._results import CloseReason
 from ._timers import TimerEntry, Timers, next_look
-from ._transport import FAILURES, Transport
-
-#: What a lingering close throws away before it gives up on the client's EOF.
-_LINGER_BYTES: Final = 65536
+from ._transport import Transport
 
 #: Timers that end a relay by FIN, because no byte has come for long.
 _SILENT: Final = (Reason.IDLE, Reason.FIRST_BYTE)
@@ -155,17 +153,6 @@ class Lifecycle:
         if self.exception is None:
             self.exception = exception
 
-    def abort(
-        self,
-        reason: Reason,
-        *,
-        limit: float | None = None,
-        exception: BaseException | None = None,
-    ) -> None:
-        """Keep why it ends, and close it by RST."""
-        self.close_as(reason, limit=limit, exception=exception)
-        self.transport.abort()
-
     def stop(
         self,
         reason: Reason,
@@ -192,16 +179,9 @@ class Lifecycle:
     def close_now(self) -> None:
         """Close without waiting: by RST, or by FIN if it ends because it was idle."""
         if self._sends_fin and not self.transport.unsent():
-            self._close_by_fin()
+            close_by_fin(self.transport, self.goodbye)
         else:
             self.transport.abort()
-
-    def _close_by_fin(self) -> None:
-        if self.goodbye:
-            self.transport.send_refusal(self.goodbye)
-        # Closed with bytes that nobody has read, it would be reset.
-        self.transport.discard_readable(_LINGER_BYTES)
-        self.transport.close()
 
     async def close_gracefully(self) -> None:
         """Close so that nothing is lost that was sent; see ``Connection.aclose``."""
@@ -211,28 +191,14 @@ class Lifecycle:
             await trio.lowlevel.checkpoint()
             return
         try:
-            await self._linger()
+            self._lingers = True
+            self._eof_first = self.transport.eof
+            await linger(self.transport, self.timeouts.linger)
         except BaseException:
             self.close_now()
             raise
         self.transport.close()
         await self.transport.wait_closed()
-
-    async def _linger(self) -> None:
-        transport = self.transport
-        self._lingers = True
-        self._eof_first = transport.eof
-        await trio.lowlevel.checkpoint_if_cancelled()
-        if transport.eof or transport.error is not None:
-            await trio.lowlevel.cancel_shielded_checkpoint()
-            return
-        if not transport.can_half_close:
-            return
-        # Another task that still uses it is told by the closing, as with Trio's
-        # streams; and the handler may have taken the socket away.
-        with contextlib.suppress(*FAILURES):
-            await transport.send_eof()
-            await transport.discard(_LINGER_BYTES, self.timeouts.linger)
 
     # -- the end of its handler
 
@@ -272,29 +238,20 @@ class Lifecycle:
             await self.handed_over.finish()
             self._detach()
         await trio.lowlevel.checkpoint_if_cancelled()
-        self.close_if_eof()
-        if self.transport.closed:
+        transport, relay_closed = self.transport, self._relay_closed
+        if transport.closed:
             return
-        self._enter_closing()
-        closed = self._relay_closed
-        if closed is not None and closed.reason in _SILENT:
-            # A client that was silent for so long is not waited for again.
-            self._close_by_fin()
-            await self.transport.wait_closed()
-        else:
-            await self.close_gracefully()
-
-    def close_if_eof(self) -> None:
-        """Close at once if there is nothing to come: the peer's EOF was received."""
-        transport = self.transport
-        if transport.eof and not transport.closed and transport.closes_at_once:
-            self._enter_closing()
+        if relay_closed is None or relay_closed.reason.outcome == "ok":
+            self.phase = Phase.CLOSING
+        if transport.eof and transport.closes_at_once:
             self._eof_first = True
             transport.close()
-
-    def _enter_closing(self) -> None:
-        if self._relay_closed is None or self._relay_closed.reason.outcome == "ok":
-            self.phase = Phase.CLOSING
+        elif relay_closed is not None and relay_closed.reason in _SILENT:
+            # A client that was silent for so long is not waited for again.
+            close_by_fin(transport, self.goodbye)
+            await transport.wait_closed()
+        else:
+            await self.close_gracefully()
 
     def handler_over(
         self, error: BaseException | None, stream: object, *, cancelled: bool

@@ -119,8 +119,7 @@ class _Proxy:
             active = ActiveFaults(self._faults, self._seed, life.id)
             life.active_faults = active
             if active.refuse:
-                life.abort(Reason.FAULT)
-                return no_relay(life)
+                return _refuse(life, Reason.FAULT)
         life.phase = Phase.CONNECT
         origin = origin_of(life.peer, life.local)
         dialer = life.dialer = Dialer(
@@ -129,13 +128,11 @@ class _Proxy:
             self._on_attempt,
         )
         if self._mark in origin:
-            life.abort(Reason.LOOP)
-            return no_relay(life)
+            return _refuse(life, Reason.LOOP)
         if life.transport.is_reset():
             # There is no client to dial for. Proxies that lead to each other would
             # pass a reset on for ever.
-            life.abort(Reason.CLIENT_RESET, exception=life.transport.error)
-            return no_relay(life)
+            return _refuse(life, Reason.CLIENT_RESET, life.transport.error)
         upstream = await _dial(life, dialer, timeouts.connect)
         if upstream is None:
             life.transport.abort()
@@ -145,6 +142,13 @@ class _Proxy:
         if active is not None:
             return Relay(FaultyRelay(active, life, upstream, timeouts), life)
         return relay_to_target(life, upstream, timeouts)
+
+
+def _refuse(life: Lifecycle, reason: Reason, error: OSError | None = None) -> Relay:
+    """Reset a client for which no target is dialed."""
+    life.close_as(reason, exception=error)
+    life.transport.abort()
+    return no_relay(life)
 
 
 class _Watch:
