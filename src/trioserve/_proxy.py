@@ -144,7 +144,9 @@ class _Proxy:
         return relay_to_target(life, upstream, timeouts)
 
 
-def _refuse(life: Lifecycle, reason: Reason, error: OSError | None = None) -> Relay:
+def _refuse(
+    life: Lifecycle, reason: Reason, error: BaseException | None = None
+) -> Relay:
     """Reset a client for which no target is dialed."""
     life.close_as(reason, exception=error)
     life.transport.abort()
