@@ -289,3 +289,60 @@ def test_a_wrong_arrow_within_a_folder_is_found(
     module: str, source: str, complaints: list[str]
 ) -> None:
     assert violations_within("app", MAP | {module: source}) == complaints
+
+
+#: Attributes that begin with an underscore and are used on something else than self,
+#: each for a reason.
+FOREIGN = {
+    "_connection": {"_lifecycle"},  # of its own class, in a function beside it
+    "_errors": {"_getframe"},  # Python's, documented
+    "_names": {"_replace"},  # of named tuples, documented
+    "_origins": {"_replace"},
+    "app._run": {"_exit"},  # Python's, documented
+    "testing.runs._lines": {"_getframe"},
+    # Trio seeds its scheduler in no public way.
+    "testing.runs._schedule": {
+        "_ALLOW_DETERMINISTIC_SCHEDULING",
+        "_core",
+        "_r",
+        "_run",
+    },
+}
+
+
+def foreign_private_names(source: str) -> set[str]:
+    """Attributes with one underscore that are not asked of self, cls or super()."""
+    found = set[str]()
+    for node in ast.walk(ast.parse(source)):
+        if not isinstance(node, ast.Attribute) or not re.match(r"_[^_]", node.attr):
+            continue
+        match node.value:
+            case ast.Name(id="self" | "cls"):
+                continue
+            case ast.Call(func=ast.Name(id="super")):
+                continue
+            case _:
+                found.add(node.attr)
+    return found
+
+
+def test_no_module_uses_private_names_of_another() -> None:
+    found = {
+        module: names
+        for module, source in package_sources().items()
+        if (names := foreign_private_names(source))
+    }
+    assert found == FOREIGN
+
+
+@pytest.mark.parametrize(
+    ("source", "names"),
+    [
+        ("self._x; cls._x; super()._x; x.__class__", set[str]()),
+        ("conn._x", {"_x"}),
+        ("self.conn._x.y", {"_x"}),
+        ("f()._x", {"_x"}),
+    ],
+)
+def test_a_private_name_of_another_is_found(source: str, names: set[str]) -> None:
+    assert foreign_private_names(source) == names
