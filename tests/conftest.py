@@ -16,7 +16,7 @@ import trio
 import trio.testing
 from hypothesis import HealthCheck, settings
 
-from support import virtual_clock
+from support import open_fds, virtual_clock
 
 TESTS = str(Path(__file__).parent)
 
@@ -53,6 +53,14 @@ def hangups_are_heard() -> Iterator[None]:
     before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
     yield
     signal.signal(signal.SIGHUP, before)
+
+
+@pytest.fixture
+def no_descriptor_is_left() -> Iterator[None]:
+    """Law 13, for each test that uses it."""
+    before = open_fds()
+    yield
+    assert open_fds() == before
 
 
 @pytest.fixture

@@ -765,7 +765,7 @@ MUTATIONS: Sequence[Mutation] = (
         old="        async with lock:\n",
         new="        if True:\n",
         tests=(
-            "test_dial.py",
+            "test_connect.py",
             "test_those_that_wait_for_a_full_unix_socket_get_in_in_their_order",
         ),
     ),

@@ -28,7 +28,7 @@ from support import (
     serving,
 )
 from sweep import Begin, sweep
-from test_dial import _black_hole, _full_queue, _Names, _refusing
+from targets import Resolver, black_hole, full_queue, refusing
 from trioserve import (
     Address,
     Attempt,
@@ -114,7 +114,7 @@ async def test_a_handler_may_proxy_and_go_on_afterwards(
         await client.send_eof()
         assert await receive_all(client) == b"hello"
         await client.aclose()
-        with _refusing() as address:
+        with refusing() as address:
             proxied = proxy(address)
             refused = await running.connect()
             assert await is_reset(refused)
@@ -213,7 +213,7 @@ async def test_a_target_that_refuses_resets_the_client(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
     """Law 8: never an end that looks clean."""
-    with _refusing() as target:
+    with refusing() as target:
         async with serving(proxy(target)) as running:
             client = await running.connect()
             assert await is_reset(client)
@@ -231,7 +231,7 @@ async def test_a_target_that_does_not_answer(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
     """Law 12: the connect timeout is exact, whatever the client sends meanwhile."""
-    with _black_hole() as target:
+    with black_hole() as target:
         handler = proxy(target, timeouts=Timeouts(connect=3))
         async with serving(handler) as running:
             client = await running.connect()
@@ -293,7 +293,7 @@ async def test_a_client_that_is_gone_while_the_target_is_dialed(
     sends: bytes, autojump_clock: trio.testing.MockClock
 ) -> None:
     """Law 8: its reset ends the dialing, whether or not it had said something."""
-    with _black_hole() as target:
+    with black_hole() as target:
         async with serving(proxy(target), timeouts=Timeouts(connect=60)) as running:
             client = await running.connect()
             await client.send_all(sends)
@@ -318,7 +318,7 @@ async def test_a_client_that_is_gone_while_a_second_target_is_dialed(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
     """Law 8: it is watched once, however many targets it waits for."""
-    with _black_hole() as first, _black_hole() as second:
+    with black_hole() as first, black_hole() as second:
         async with serving(
             proxy(first, second), timeouts=Timeouts(connect=60)
         ) as running:
@@ -362,7 +362,7 @@ async def test_a_client_that_is_gone_while_a_unix_socket_has_no_room(
 ) -> None:
     """Law 8: it is found out while it waits for its turn, and takes nobody's."""
     path = str(tmp_path / "socket")
-    with _full_queue(path) as listener:
+    with full_queue(path) as listener:
         handler = proxy(f"unix:{path}", timeouts=Timeouts(connect=60))
         async with serving(handler) as running:
             clients = [await running.connect() for _ in range(3)]
@@ -386,7 +386,7 @@ async def test_a_client_that_says_nothing_and_closes_while_the_target_is_dialed(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
     """Law 12: it is waited with for a second: it may still want to listen."""
-    with _black_hole() as target:
+    with black_hole() as target:
         async with serving(proxy(target), timeouts=Timeouts(connect=60)) as running:
             client = await running.connect()
             await trio.sleep(3)
@@ -437,7 +437,7 @@ async def test_the_target_that_answers_is_the_one_in_the_report(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
     """And each try before it, with how long it took."""
-    with _refusing() as first, _black_hole() as second:
+    with refusing() as first, black_hole() as second:
         async with (
             serving(echo) as there,
             serving(
@@ -547,7 +547,7 @@ async def test_a_client_that_is_no_socket_may_be_gone_unseen(
             await trio.lowlevel.checkpoint()
 
     once = [ours]
-    with _black_hole() as target:
+    with black_hole() as target:
         timeouts = Timeouts(connect=3)
         async with serving(
             proxy(target), listeners=[Once()], timeouts=timeouts
@@ -741,10 +741,10 @@ async def test_what_on_attempt_raises_is_the_handlers_error(
         raise error
 
     hosts = ["127.0.0.2", "127.0.0.1"] if way == "raced" else ["127.0.0.1"]
-    trio.socket.set_custom_hostname_resolver(_Names(hosts))
+    trio.socket.set_custom_hostname_resolver(Resolver(hosts))
     async with serving(echo) as behind:
         port = parse_address(behind.address).port  # type: ignore[union-attr]
-        with _refusing() as refuses, _black_hole() as silent:
+        with refusing() as refuses, black_hole() as silent:
             target = {
                 "at once": behind.address,
                 "refused": str(refuses),
