@@ -161,6 +161,10 @@ class Running:
     def address(self) -> str:
         return self.server.addresses[0]
 
+    @property
+    def port(self) -> int:
+        return int(self.address.rpartition(":")[2])
+
     def check(self) -> None:
         """Laws 2, 3, 4 and 13, as far as a server that runs can show them."""
         stats = self.server.statistics()

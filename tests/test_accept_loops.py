@@ -7,7 +7,7 @@ import trio
 import trio.testing
 
 from support import is_reset, open_fds, receive_all, receive_exactly, serving
-from trioserve import Limits, Listener, echo, open_listeners
+from trioserve import Limits, Listener, Server, echo, open_listeners
 
 
 async def _is_echoed(listener: Listener) -> bool:
@@ -142,3 +142,50 @@ async def test_one_listener_more_counts_for_the_limit(autojump_clock: object) ->
         running.server.add_listener(late)
         assert await is_reset(await running.connect(1))
         await inside.aclose()
+
+
+async def test_after_serving_was_cancelled_no_listener_is_added(
+    autojump_clock: object,
+) -> None:
+    """Law 13: and none stays half added."""
+    before = open_fds()
+    async with serving(echo) as running:
+        await running.connect()
+        running.scope.cancel()
+        await running.ended.wait()
+        (late,) = await open_listeners("127.0.0.1:0")
+        count = len(running.server)
+        with pytest.raises(RuntimeError, match="does not accept"):
+            running.server.add_listener(late)
+        with pytest.raises(ValueError, match="none of this server's"):
+            await running.server.close_listener(late)
+        assert len(running.server) == count
+        await late.aclose()
+    assert open_fds() == before
+
+
+async def test_a_listener_on_the_same_socket_is_not_added(
+    autojump_clock: object,
+) -> None:
+    async with serving(echo) as running:
+        again = trio.SocketListener(running.server[0].socket)
+        with pytest.raises(ValueError, match="already"):
+            running.server.add_listener(again)
+        assert await _is_echoed(running.server[0])
+
+
+async def test_when_the_last_that_lives_is_closed_the_dead_end_serving(
+    autojump_clock: object,
+) -> None:
+    with pytest.RaisesGroup(OSError, flatten_subgroups=True):
+        async with serving(echo, addresses=("127.0.0.1:0",) * 2) as running:
+            dead, lives = running.server
+            dead.socket.close()
+            await trio.testing.wait_all_tasks_blocked()
+            await running.server.close_listener(lives)
+            assert running.server.draining.is_set() or await _drains(running.server)
+
+
+async def _drains(server: Server) -> bool:
+    await server.draining.wait()
+    return True

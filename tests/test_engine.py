@@ -182,7 +182,6 @@ def _pumps(one: Transport, other: Transport) -> tuple[EnginePump, EnginePump]:
     assert isinstance(one, SocketTransport)
     assert isinstance(other, SocketTransport)
     there, back = EnginePump(one, other), EnginePump(other, one)
-    there.back, back.back = back, there
     return there, back
 
 

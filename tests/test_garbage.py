@@ -163,6 +163,8 @@ def test_who_leaves_is_no_garbage(client: Client, handler: Any) -> None:
         (_waits, _echo),
         (_waits, trioserve.echo),
         (_waits, "proxy"),
+        (_waits, "raises after its proxy"),
+        (_waits, "aborts after its proxy"),
         (_waits, "dead"),
         (_waits, "dead name"),
         (_waits, "several dead"),
@@ -179,12 +181,29 @@ def test_however_it_ends_it_is_no_garbage(client: Client, handler: Any) -> None:
     _no_garbage(client, handler)
 
 
+def _after(
+    forward: Callable[[Connection], Awaitable[object]], what: str
+) -> Callable[[Connection], Awaitable[object]]:
+    """A handler whose relay is handed over, and never begins."""
+
+    async def handler(conn: Connection) -> object:
+        relay = await forward(conn)
+        if what.startswith("aborts"):
+            conn.abort()
+            return relay
+        raise ValueError("no")
+
+    return handler
+
+
 def _no_garbage(client: Client, handler: Any) -> None:
     async def main() -> None:
         async with serving(trioserve.echo) as behind:
             match handler:
                 case "proxy":
                     serve: Any = trioserve.proxy(behind.address)
+                case "raises after its proxy" | "aborts after its proxy":
+                    serve = _after(trioserve.proxy(behind.address), handler)
                 case "faulty":
                     serve = trioserve.proxy(behind.address, faults="latency=1ms")
                 case "dead":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -11,7 +12,17 @@ import trio.testing
 
 from links import memory, sockets
 from support import is_reset, open_fds, receive_all, receive_exactly, serving
-from trioserve import Connection, Reason, Relay, RelayResult, hand_over, relay
+from trioserve import (
+    Connection,
+    Reason,
+    Relay,
+    RelayResult,
+    Timeouts,
+    echo,
+    hand_over,
+    proxy,
+    relay,
+)
 
 Handler = Callable[[Connection], Awaitable[object]]
 
@@ -173,3 +184,138 @@ async def test_an_upstream_that_is_closed_is_the_handlers_error(
         (report,) = running.reports
         assert report.reason is Reason.HANDLER_ERROR
         assert isinstance(report.exception, trio.ClosedResourceError)
+
+
+async def test_an_awaited_relay_closes_its_upstream(
+    autojump_clock: object,
+) -> None:
+    """Law 13: whoever runs the relay, it closes its upstream."""
+    with sockets() as upstream:
+        open_after: list[int] = []
+
+        async def handler(conn: Connection) -> None:
+            await hand_over(conn, upstream.ours)
+            open_after.append(upstream.ours.socket.fileno())
+
+        async with serving(handler) as running:
+            client = await running.connect()
+            await client.send_eof()
+            await upstream.peer.send_eof()
+            assert await receive_all(client) == b""
+        assert open_after == [-1]
+
+
+@pytest.mark.parametrize("kind", ["proxy", "hand_over"])
+async def test_a_relay_that_the_server_runs_is_nobody_elses(
+    kind: str, autojump_clock: object
+) -> None:
+    """Law 1: awaited by another task, it goes on as if nothing had happened."""
+    relays: list[Relay] = []
+    async with serving(echo) as there:
+        forward = proxy(there.address)
+
+        async def handler(conn: Connection) -> Relay:
+            if kind == "proxy":
+                relays.append(await forward(conn))
+            else:
+                stream = await trio.open_tcp_stream("127.0.0.1", there.port)
+                relays.append(hand_over(conn, stream))
+            return relays[0]
+
+        async with serving(handler) as running:
+            client = await running.connect()
+            await client.send_all(b"1")
+            assert await receive_exactly(client, 1) == b"1"
+            with pytest.raises(RuntimeError, match="awaited once"):
+                await relays[0]
+            await client.send_all(b"2")
+            assert await receive_exactly(client, 1) == b"2"
+            await client.send_eof()
+            assert await receive_all(client) == b""
+        assert running.reports[0].reason is Reason.CLIENT_CLOSED
+        assert running.reports[0].result is None
+
+
+async def test_a_proxy_does_not_dial_twice_for_one_connection(
+    autojump_clock: object,
+) -> None:
+    """Law 13: nor does it leave a socket behind."""
+    before = open_fds()
+    async with serving(echo) as there:
+        forward = proxy(there.address)
+
+        async def handler(conn: Connection) -> Relay:
+            await forward(conn)
+            return await forward(conn)
+
+        async with serving(handler) as running:
+            assert await is_reset(await running.connect())
+        (report,) = running.reports
+        assert report.reason is Reason.HANDLER_ERROR
+        assert isinstance(report.exception, trio.BusyResourceError)
+        assert there.server.statistics().accepted == 1
+    assert open_fds() == before
+
+
+async def test_for_a_connection_that_is_closed_there_is_none(
+    autojump_clock: object,
+) -> None:
+    seen: list[str] = []
+    with sockets() as upstream:
+
+        async def handler(conn: Connection) -> None:
+            conn.abort()
+            with pytest.raises(trio.ClosedResourceError):
+                hand_over(conn, upstream.ours)
+            with pytest.raises(trio.ClosedResourceError):
+                await proxy("127.0.0.1:1")(conn)
+            seen.append("both")
+
+        async with serving(handler) as running:
+            assert await is_reset(await running.connect())
+    assert seen == ["both"]
+
+
+async def test_a_connection_that_was_to_be_an_upstream_is_told(
+    autojump_clock: object,
+) -> None:
+    """Law 15: its handler is not blamed for what another one has raised."""
+    first: list[Connection] = []
+    ready = trio.Event()
+
+    async def handler(conn: Connection) -> None:
+        if not first:
+            first.append(conn)
+            ready.set()
+            await conn.receive_some()
+            return
+        hand_over(conn, first[0])
+        raise ValueError("no")
+
+    async with serving(handler) as running:
+        upstream = await running.connect()
+        await ready.wait()
+        assert await is_reset(await running.connect())
+        assert await is_reset(upstream)
+    reports = {report.id: report for report in running.reports}
+    assert reports[1].reason is Reason.ABORTED
+    assert "did not begin" in (reports[1].error or "")
+    assert reports[2].reason is Reason.HANDLER_ERROR
+
+
+async def test_new_timeouts_do_not_hold_for_a_relay_that_was_made(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """They are those of the moment in which it is made, whoever makes it."""
+    async with serving(echo) as there:
+        forward = proxy(there.address)
+
+        async def handler(conn: Connection) -> Relay:
+            made = await forward(conn)
+            conn.timeouts = dataclasses.replace(conn.timeouts, idle=1)
+            return made
+
+        async with serving(handler, timeouts=Timeouts(idle=10)) as running:
+            client = await running.connect()
+            assert await receive_all(client) == b""
+            assert 10 <= trio.current_time() <= 11

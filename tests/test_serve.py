@@ -6,6 +6,7 @@ import contextlib
 import gc
 import logging
 import math
+from collections.abc import Awaitable
 from typing import Any
 
 import pytest
@@ -995,6 +996,22 @@ def test_a_connection_that_is_over_is_no_garbage() -> None:
                 gc.enable()
 
     run(main)
+
+
+async def test_an_on_start_that_is_async_is_a_mistake(autojump_clock: object) -> None:
+    """Also one that only returns what has to be awaited."""
+
+    async def late(_: Connection) -> None:
+        raise AssertionError
+
+    def on_start(conn: Connection) -> Awaitable[None]:
+        return late(conn)
+
+    async with serving(echo, on_start=on_start) as running:
+        assert await is_reset(await running.connect())
+    (report,) = running.reports
+    assert report.reason is Reason.HANDLER_ERROR
+    assert "on_start" in (report.error or "")
 
 
 async def test_on_start_is_called_before_the_handler(autojump_clock: object) -> None:

@@ -5,7 +5,7 @@ It starts and stops accepting. What becomes of a connection is its host's busine
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import trio
@@ -73,13 +73,23 @@ class AcceptLoops:
         for acceptor in self.acceptors:
             acceptor.dispose()
 
-    async def run(self) -> None:
+    async def run(self, started: Callable[[], None]) -> None:
         """Accept from all listeners until the scope is cancelled; then close them."""
-        with self.scope:
-            async with trio.open_nursery() as self._nursery:
-                for acceptor in self.acceptors:
-                    self._start(acceptor)
-                await trio.sleep_forever()
+        try:
+            with self.scope:
+                async with trio.open_nursery() as nursery:
+                    # Cancelled here, some listeners would not be closed.
+                    with trio.CancelScope(shield=True):
+                        for acceptor in self.acceptors:
+                            loop = self._loops[acceptor] = _Loop()
+                            await nursery.start(
+                                self._run, acceptor, loop, name=_name_of(acceptor)
+                            )
+                    self._nursery = nursery
+                    started()
+                    await trio.sleep_forever()
+        finally:
+            self._nursery = None
 
     def add(self, listener: trio.abc.Listener[Any]) -> None:
         """Accept from one listener more.
@@ -89,13 +99,18 @@ class AcceptLoops:
           RuntimeError: no more is accepted, or not yet.
           ValueError: it is one of the server's already.
         """
-        if self._nursery is None or self.scope.cancel_called:
+        nursery = self._nursery
+        if nursery is None or nursery.cancel_scope.cancel_called:
             raise RuntimeError("this server does not accept connections")
-        if any(acceptor.listener is listener for acceptor in self.acceptors):
+        if self.scope.cancel_called:
+            raise RuntimeError("this server does not accept connections")
+        sock = getattr(listener, "socket", listener)
+        if any(_has(acceptor, listener, sock) for acceptor in self.acceptors):
             raise ValueError("listener is one of this server's already")
         acceptor = self._acceptor_for(listener)
+        loop = self._loops[acceptor] = _Loop()
         self.acceptors.append(acceptor)
-        self._start(acceptor)
+        nursery.start_soon(self._run, acceptor, loop, name=_name_of(acceptor))
 
     async def close(self, listener: trio.abc.Listener[Any]) -> None:
         """Stop accepting from this listener, and close it.
@@ -111,13 +126,12 @@ class AcceptLoops:
                 return
         raise ValueError("listener is none of this server's")
 
-    def _start(self, acceptor: Acceptor) -> None:
-        assert self._nursery is not None
-        loop = self._loops[acceptor] = _Loop()
-        name = f"trioserve acceptor {acceptor.address}"
-        self._nursery.start_soon(self._run, acceptor, loop, name=name)
-
-    async def _run(self, acceptor: Acceptor, loop: _Loop) -> None:
+    async def _run(
+        self,
+        acceptor: Acceptor,
+        loop: _Loop,
+        task_status: Any = trio.TASK_STATUS_IGNORED,
+    ) -> None:
         try:
             with loop.scope:
                 # Trio calls handler_nursery.start_soon(its own task, connection, ...)
@@ -128,14 +142,26 @@ class AcceptLoops:
                     _unused,
                     [acceptor],
                     handler_nursery=_Starter(self._host),  # type: ignore[arg-type]
+                    task_status=task_status,
                 )
         finally:
             if acceptor.is_closing:
                 self.acceptors.remove(acceptor)
                 self._dead.pop(acceptor, None)
                 self._drained_before += acceptor.backlog_drained
+                self._host.acceptor_closed()
             del self._loops[acceptor]
             loop.over.set()
+
+
+def _name_of(acceptor: Acceptor) -> str:
+    return f"trioserve acceptor {acceptor.address}"
+
+
+def _has(acceptor: Acceptor, listener: object, sock: object) -> bool:
+    """Whether it accepts from this listener, or from another one on its socket."""
+    own = acceptor.listener
+    return own is listener or getattr(own, "socket", own) is sock
 
 
 class _Loop:

@@ -64,6 +64,9 @@ class Host(Protocol):
     def acceptor_died(self, acceptor: Acceptor, error: OSError) -> None:
         """This one will never accept again."""
 
+    def acceptor_closed(self) -> None:
+        """A listener was closed while the server goes on."""
+
     def serves_backlog(self, acceptor: Acceptor) -> bool:
         """Whether clients found in the kernel's queue at the end may be served."""
         ...

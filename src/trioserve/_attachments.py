@@ -28,6 +28,12 @@ class RelaySide(Protocol):
         """The server has begun to drain."""
 
 
+class RelayHandle:
+    """What a handler returns that has handed a relay over; no result of its own."""
+
+    __slots__ = ()
+
+
 class HandedOver(Protocol):
     """A relay that a handler hands over to the server.
 

@@ -101,7 +101,7 @@ class Connection(trio.abc.HalfCloseableStream):
 
         May be replaced at any time, such as by longer ones after a login:
         ``conn.timeouts = dataclasses.replace(conn.timeouts, idle=3600)``. A timer that
-        runs is measured by the new value. A relay that has begun keeps its own.
+        runs is measured by the new value. A relay keeps those that it was made with.
         """
         return self._lifecycle.timeouts
 
@@ -109,14 +109,16 @@ class Connection(trio.abc.HalfCloseableStream):
     def timeouts(self, timeouts: Timeouts) -> None:
         check_type("timeouts", timeouts, Timeouts, "a Timeouts")
         self._lifecycle.timeouts = timeouts
-        self._lifecycle.watch()
+        if not self._transport.closed:
+            self._lifecycle.watch()
 
     @property
     def goodbye(self) -> bytes:
         """Bytes that are sent before the FIN of a timer: ``idle`` or ``first_byte``.
 
         Such as ``b"HTTP/1.1 408 Request Timeout\\r\\n\\r\\n"``; ``b""`` at first, and
-        4,096 bytes at most. A client that is reset gets none.
+        4,096 bytes at most. A client that is reset gets none, nor does one whose relay
+        has ended by a timer.
         """
         return self._lifecycle.goodbye
 

@@ -77,7 +77,8 @@ class EnginePump(Pump):
         were given back to the source, and then those that it receives.
 
     Attributes:
-      back: the pump that delivers to this one's source; itself, in an echo.
+      back: the pump that delivers to this one's source; itself, in an echo. From
+        :meth:`start` to :meth:`stop`, as ``relay``.
       blocked: whether it holds bytes that the sink has not taken.
       fd, mask: the source's descriptor, and the events that the engine waits for
         there; the mask of a pump that has stopped is 0.
@@ -97,10 +98,10 @@ class EnginePump(Pump):
     ) -> None:
         first += source.take_unread()
         super().__init__(source, sink, len(first))
-        self.back = self
         self.blocked = False
         self.mask = 0
         self.relay: RelayCallbacks
+        self.back: EnginePump
         self._engine: Engine
         self._runs = False
         self._held: bytes | memoryview = first
@@ -109,7 +110,7 @@ class EnginePump(Pump):
         # infinity it never gets one.
         self._streak: float = 0 if CAN_SPLICE else -math.inf
 
-    def start(self, engine: Engine, relay: RelayCallbacks) -> None:
+    def start(self, engine: Engine, relay: RelayCallbacks, back: EnginePump) -> None:
         """Have the engine wait for bytes of the source.
 
         Raises:
@@ -117,7 +118,6 @@ class EnginePump(Pump):
           trio.ClosedResourceError: it was closed.
           OSError: the system has no room for one more.
         """
-        self.relay, self._engine = relay, engine
         if self.source.is_relayed:
             # Checked here, for one that is not waited for now is not registered.
             raise trio.BusyResourceError("another task is relaying")
@@ -128,6 +128,8 @@ class EnginePump(Pump):
         except BaseException:
             self.source.receiving_since = math.inf
             raise
+        # Not before: of a relay that never begins, they would be garbage cycles.
+        self.relay, self.back, self._engine = relay, back, engine
         self._runs = True
 
     def send_first(self) -> None:

@@ -38,8 +38,8 @@ class EngineRun:
         engine.acquire()
         started = 0
         try:
-            for pump in pumps:
-                pump.start(engine, relay)
+            for pump, back in zip(pumps, reversed(pumps), strict=True):
+                pump.start(engine, relay, back)
                 started += 1
         except BaseException:
             for pump in pumps[:started]:

@@ -8,12 +8,15 @@ How a connection closes, in one place:
 ==============================================  ================================
 what happened                                   close
 ==============================================  ================================
-the handler returned, EOF had been received     close
-the handler returned before that                EOF, discard for a while, close
+the handler is over, EOF had been received      close
+the handler is over before that                 EOF, discard for a while, close
 the handler raised                              RST
 cancelled, cut, stalled, too old, half-closed   RST, with the reason kept first
 idle, or idle while draining                    FIN
 ==============================================  ================================
+
+A handler that has handed a relay over is over when the relay is, which has closed the
+other side by then.
 """
 
 from __future__ import annotations
@@ -70,12 +73,13 @@ class Lifecycle:
     """
 
     __slots__ = (
-        "_drained", "_eof_first", "_idle", "_is_quiet", "_lingers", "_relay_closed",
-        "_sends_fin", "_upstream_discarded", "accepted_at", "active_faults",
-        "close_reason", "connected_at", "dialer", "draining", "exception", "goodbye",
-        "handed_over", "id", "listener", "local", "notes", "peer", "peer_key", "phase",
-        "queued", "relay", "result", "scope", "task", "timeouts", "timer_entry",
-        "timers", "token", "transport", "upstream", "wall_clock",
+        "_drained", "_eof_first", "_idle", "_is_moving", "_is_quiet", "_lingers",
+        "_relay_closed", "_sends_fin", "_upstream_discarded", "accepted_at",
+        "active_faults", "close_reason", "connected_at", "dialer", "draining",
+        "exception", "goodbye", "handed_over", "id", "listener", "local", "notes",
+        "peer", "peer_key", "phase", "queued", "relay", "result", "scope", "task",
+        "timeouts", "timer_entry", "timers", "token", "transport", "upstream",
+        "wall_clock",
     )  # fmt: skip
 
     def __init__(
@@ -126,6 +130,7 @@ class Lifecycle:
         self._sends_fin = False
         self._eof_first = False
         self._lingers = False
+        self._is_moving = False
         self.timer_entry: TimerEntry | None = None
         self._is_quiet = False
         transport.on_wait = self._on_wait
@@ -207,18 +212,26 @@ class Lifecycle:
         Raises:
           trio.BusyResourceError: one is handed over already.
         """
+        self.check_not_handed_over()
+        self.handed_over = relay
+
+    def check_not_handed_over(self) -> None:
+        """See that no relay is handed over.
+
+        Raises:
+          trio.BusyResourceError: one is.
+        """
         if self.handed_over is not None:
             raise trio.BusyResourceError("a relay is handed over already")
-        self.handed_over = relay
 
     def take_back(self, relay: HandedOver) -> None:
         """Let the caller run it instead.
 
         Raises:
-          RuntimeError: it is not handed over any more.
+          RuntimeError: the caller, or the server, runs it already.
         """
-        if self.handed_over is not relay:
-            raise RuntimeError("a relay can be awaited once")
+        if self.handed_over is not relay or self._is_moving:
+            raise RuntimeError("a relay can be awaited once, by its handler")
         self.handed_over = None
 
     def move(self) -> Coroutine[Any, Any, Any]:
@@ -228,6 +241,7 @@ class Lifecycle:
         """
         # Not async itself: one coroutine less for each connection that waits.
         assert self.handed_over is not None
+        self._is_moving = True
         self.handed_over.attach()
         return self.handed_over.move()
 

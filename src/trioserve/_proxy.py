@@ -113,6 +113,8 @@ class _Proxy:
     async def __call__(self, conn: Connection) -> Relay:
         check_type("conn", conn, Connection, "a Connection")
         life = lifecycle_of(conn)
+        life.check_not_handed_over()
+        life.transport.check_open()
         timeouts = self._timeouts or life.timeouts
         active = None
         if self._faults:

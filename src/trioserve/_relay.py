@@ -7,18 +7,20 @@ streams tasks do.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Awaitable, Coroutine, Generator
 from typing import Any, Protocol
 
 import trio
 
 from ._arguments import check_method, check_seconds, check_type
-from ._attachments import HandedOver
+from ._attachments import HandedOver, RelayHandle
 from ._connection import Connection, lifecycle_of
 from ._describe import describe
 from ._engine import SUPPORTED as HAS_ENGINE
 from ._lifecycle import Lifecycle
 from ._options import Timeouts
+from ._reason import Reason
 from ._relay_engine import EngineRelay
 from ._relay_options import RelayOptions
 from ._relay_rules import RelayRules
@@ -36,10 +38,10 @@ class _Runs(HandedOver, Protocol):
     def run(self) -> Coroutine[Any, Any, RelayResult]: ...
 
 
-class Relay(Awaitable[RelayResult]):
+class Relay(RelayHandle, Awaitable[RelayResult]):
     """A relay that a handler hands over to the server; see :func:`hand_over`.
 
-    ``await`` it to run it here instead; once.
+    ``await`` it to run it here instead: once, and before the handler returns.
     """
 
     __slots__ = ("_client", "_running")
@@ -132,7 +134,8 @@ async def relay(
     Cancelled, it resets both if a byte was received and not delivered, and
     otherwise leaves them as they are.
     """
-    return await _Between(a, b, first, timeouts, drain_idle).run()
+    between = _Between(a, b, first, timeouts, drain_idle, closes_b=False)
+    return await between.run()
 
 
 def hand_over(
@@ -154,8 +157,8 @@ def hand_over(
             return await inner(conn)
 
     It is begun when the handler returns, whatever that returns; if the handler raises,
-    both sides are reset. Both belong to the server from now on: it closes them at the
-    end.
+    both sides are reset. ``upstream`` belongs to the relay from now on, which closes it
+    at its end, whoever runs it.
 
     Args:
       conn: the connection that the handler serves.
@@ -170,10 +173,15 @@ def hand_over(
     Raises:
       TypeError, ValueError: naming the argument that can't be.
       trio.BusyResourceError: a relay of ``conn`` is handed over already.
+      trio.ClosedResourceError: ``conn`` was closed.
     """
     check_type("conn", conn, Connection, "a Connection")
-    between = _Between(conn, upstream, first, timeouts, drain_idle, name_b="upstream")
-    return Relay(between, lifecycle_of(conn))
+    between = _Between(
+        conn, upstream, first, timeouts, drain_idle, closes_b=True, name_b="upstream"
+    )
+    client = lifecycle_of(conn)
+    client.transport.check_open()
+    return Relay(between, client)
 
 
 def relay_to_target(
@@ -236,6 +244,7 @@ class _Between:
         timeouts: Timeouts | None,
         drain_idle: float | None,
         *,
+        closes_b: bool,
         name_b: str = "b",
     ) -> None:
         for name, stream in (("a", a), (name_b, b)):
@@ -248,12 +257,16 @@ class _Between:
         self._a = a
         self._b = b
         self._first = first
-        self._timeouts = timeouts
         self._drain_idle = drain_idle
+        self._closes_b = closes_b
         self._client = lifecycle_of(a) if isinstance(a, Connection) else None
         self._server: Lifecycle | None = None
         if isinstance(b, Connection) and b is not a:
             self._server = lifecycle_of(b)
+        self._owner = self._client or self._server
+        if timeouts is None:
+            timeouts = self._owner.timeouts if self._owner else Timeouts()
+        self._timeouts = timeouts
         self._borrowed: list[Transport] = []
         self._running: RelayRules | None = None
 
@@ -261,8 +274,8 @@ class _Between:
 
     async def run(self) -> RelayResult:
         try:
-            running = await self._begin(closes_b=False)
-            if self._client or self._server:
+            running = await self._begin()
+            if self._owner is not None:
                 return await running.run()
             return await run_with_timers(running)
         finally:
@@ -274,7 +287,7 @@ class _Between:
         """Nothing yet: the streams are looked at first."""
 
     async def move(self) -> None:
-        self._running = await self._begin(closes_b=True)
+        self._running = await self._begin()
         self._running.attach()
         await self._running.move()
 
@@ -286,28 +299,31 @@ class _Between:
         if self._running is not None:
             self._running.detach()
         else:  # its handler has raised, or a stream can't be relayed
+            self._abort_upstream()
+        self._release()
+
+    def _abort_upstream(self) -> None:
+        if self._server is not None:
+            why = "the relay that it was to be a side of did not begin"
+            self._server.close_as(Reason.ABORTED, error=why)
+        with contextlib.suppress(trio.ClosedResourceError):
             for transport in self._borrowed or [self._take(self._b)]:
                 transport.abort()
-        self._release()
 
     # -- both
 
-    async def _begin(self, *, closes_b: bool) -> RelayRules:
+    async def _begin(self) -> RelayRules:
         a = self._take(self._a)
         b = a if self._b is self._a else self._take(self._b)
         for transport in (a, b):
             await transport.check_no_receiver()
-        owner = self._client or self._server
-        timeouts = self._timeouts
-        if timeouts is None:
-            timeouts = owner.timeouts if owner else Timeouts()
         drain_idle = self._drain_idle
         options = RelayOptions(
-            timeouts,
-            timeouts.drain_idle if drain_idle is None else drain_idle,
-            owner.timers if owner else Timers(),
+            self._timeouts,
+            self._timeouts.drain_idle if drain_idle is None else drain_idle,
+            self._owner.timers if self._owner is not None else Timers(),
             trio.current_time(),
-            closes_b=closes_b,
+            closes_b=self._closes_b,
             client=self._client,
             server=self._server,
         )

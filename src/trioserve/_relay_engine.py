@@ -41,7 +41,6 @@ class EngineRelay(RelayRules):
     ) -> None:
         there = EnginePump(a, b, first)
         pumps = (there,) if a is b else (there, EnginePump(b, a))
-        there.back, pumps[-1].back = pumps[-1], there
         super().__init__(pumps, options)
         self._run = EngineRun()
 

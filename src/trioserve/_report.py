@@ -91,7 +91,8 @@ class ConnectionReport:
         :func:`trioserve.faults.parse_faults` reads, like ``up:reset@4096``.
       draining: whether the server was draining when it ended.
       open_at_close: other connections that the server had open when it ended.
-      result: what the handler returned; not part of :meth:`as_dict`.
+      result: what the handler returned, None if that is a relay that it has handed
+        over; not part of :meth:`as_dict`.
       notes: what the handler noted.
     """
 

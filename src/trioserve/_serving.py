@@ -19,7 +19,7 @@ from __future__ import annotations
 import collections
 import contextvars
 import logging
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from typing import Any, Final
 
 import trio
@@ -27,6 +27,7 @@ import trio
 from ._accept_loops import AcceptLoops
 from ._acceptor import Acceptor
 from ._admission import Admission, Token
+from ._attachments import RelayHandle
 from ._collector import Collector, Reports
 from ._connection import Connection, lifecycle_of, set_current_connection
 from ._describe import escape
@@ -188,7 +189,10 @@ class Serving:
     def acceptor_died(self, acceptor: Acceptor, error: OSError) -> None:
         logger.error("%s is over: %s", acceptor.address, error)
         self.loops.died(acceptor, error)
-        if self.loops.fatal_error is not None:
+        self.acceptor_closed()
+
+    def acceptor_closed(self) -> None:
+        if self.loops.fatal_error is not None and self.drain.reason is None:
             self.start_draining(None, "no listener is left")
 
     def serves_backlog(self, acceptor: Acceptor) -> bool:
@@ -213,10 +217,12 @@ class Serving:
             with life.scope:
                 try:
                     if self._on_start is not None:
-                        self._on_start(connection)
-                    life.result = await _awaitable(
+                        _check_sync(self._on_start(connection))
+                    returned = await _awaitable(
                         self._handler, self._handler(connection)
                     )
+                    if not isinstance(returned, RelayHandle):
+                        life.result = returned
                     if life.handed_over is not None:
                         await life.move()
                     await life.finish()
@@ -302,8 +308,7 @@ class Serving:
                             # Cancelled here, the listeners would not be closed.
                             with trio.CancelScope(shield=True):
                                 await self._handlers.wait_open()
-                            started()
-                            await self._accept()
+                            await self._accept(started)
                             await self._wait_out()
                             if stands := await self.reports.wait_over():
                                 self.drain.stuck += (f"the collector in {stands}",)
@@ -353,10 +358,10 @@ class Serving:
             self._ends_program = error
             self._serving.cancel(reason="the collector ends the program")
 
-    async def _accept(self) -> None:
+    async def _accept(self, started: Callable[[], None]) -> None:
         """Accept until told to drain, or cancelled."""
         try:
-            await self.loops.run()
+            await self.loops.run(started)
         finally:
             self._accept_over = True
             self._finish_if_over()
@@ -430,6 +435,17 @@ def _awaitable(handler: object, returned: object) -> Awaitable[object]:
             " which can't be awaited"
         )
     return returned
+
+
+def _check_sync(returned: object) -> None:
+    """See that ``on_start`` is not async.
+
+    Raises:
+      TypeError: it is.
+    """
+    if isinstance(returned, Coroutine):
+        returned.close()
+        raise TypeError("on_start must be a function that is not async")
 
 
 def _stands_at(life: Lifecycle) -> str:

@@ -59,7 +59,7 @@ async def by_proxy(stream: Connection) -> None:
         server = await nursery.start(
             functools.partial(serve, collector=_silent), trioserve.echo, listeners
         )
-        await proxy(server.addresses[0])(stream)
+        await (await proxy(server.addresses[0])(stream))
         nursery.cancel_scope.cancel(reason="the client is done")
 
 
