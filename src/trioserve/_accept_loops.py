@@ -100,9 +100,11 @@ class AcceptLoops:
           ValueError: it is one of the server's already.
         """
         nursery = self._nursery
-        if nursery is None or nursery.cancel_scope.cancel_called:
-            raise RuntimeError("this server does not accept connections")
-        if self.scope.cancel_called:
+        if (
+            nursery is None
+            or nursery.cancel_scope.cancel_called
+            or self.scope.cancel_called
+        ):
             raise RuntimeError("this server does not accept connections")
         sock = getattr(listener, "socket", listener)
         if any(_has(acceptor, listener, sock) for acceptor in self.acceptors):
