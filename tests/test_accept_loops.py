@@ -23,7 +23,9 @@ async def test_a_listener_comes_while_others_serve(autojump_clock: object) -> No
     """Laws 3 and 13: it is one of the server's, and is closed with it."""
     before = open_fds()
     (late,) = await open_listeners("127.0.0.1:0")
-    async with serving(echo) as running:
+    seen: list[str] = []
+    options = {"on_start": lambda conn: seen.append(conn.listener)}
+    async with serving(echo, **options) as running:
         assert await _is_echoed(running.server[0])
         running.server.add_listener(late)
         assert running.server[1] is late
@@ -33,9 +35,8 @@ async def test_a_listener_comes_while_others_serve(autojump_clock: object) -> No
         with pytest.raises(ValueError, match="already"):
             running.server.add_listener(late)
     assert late.socket.fileno() < 0
-    assert {report.listener for report in running.reports} == set(
-        running.server.addresses
-    )
+    listeners = {report.listener for report in running.reports}
+    assert listeners == set(seen) == set(running.server.addresses)
     assert open_fds() == before
 
 

@@ -1223,3 +1223,62 @@ async def test_a_reason_of_the_handlers_own_is_in_the_report(
         assert await is_reset(await running.connect())
     (report,) = running.reports
     assert (report.reason, report.error) == (Reason.ABORTED, r"bad\nhandshake")
+
+
+async def test_timeouts_of_a_connection_that_is_over_start_no_timer(
+    autojump_clock: object,
+) -> None:
+    """Law 13: nothing watches it any more; and new ones are the next one's."""
+    kept: list[Connection] = []
+
+    async def handler(conn: Connection) -> None:
+        kept.append(conn)
+
+    async with serving(handler) as running:
+        assert await receive_all(await running.connect()) == b""
+        running.server.timeouts = Timeouts(lifetime=7)
+        for client in running.clients:
+            await client.aclose()
+        await trio.testing.wait_all_tasks_blocked()
+        kept[0].timeouts = Timeouts(lifetime=3000)
+        await running.connect()
+        await trio.testing.wait_all_tasks_blocked()
+        assert kept[1].timeouts.lifetime == 7
+
+
+async def test_a_stream_without_options_has_none(autojump_clock: object) -> None:
+    class Bare(trio.abc.Stream):
+        async def receive_some(self, max_bytes: int | None = None) -> bytes:
+            return b""
+
+        async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+            raise NotImplementedError
+
+        async def wait_send_all_might_not_block(self) -> None:
+            raise NotImplementedError
+
+        async def aclose(self) -> None:
+            await trio.lowlevel.checkpoint()
+
+    class Once(trio.abc.Listener[trio.abc.Stream]):
+        accepted = False
+
+        async def accept(self) -> trio.abc.Stream:
+            if self.accepted:
+                await trio.sleep_forever()
+            self.accepted = True
+            await trio.lowlevel.checkpoint()
+            return Bare()
+
+        async def aclose(self) -> None:
+            await trio.lowlevel.checkpoint()
+
+    async def handler(conn: Connection) -> None:
+        with pytest.raises(AttributeError, match="no socket"):
+            conn.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        conn.note(asked=True)
+
+    async with serving(handler, listeners=[Once()]) as running:
+        await trio.testing.wait_all_tasks_blocked()
+        await trio.sleep(5)
+    assert running.reports[0].notes == {"asked": True}

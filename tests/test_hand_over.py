@@ -319,3 +319,17 @@ async def test_new_timeouts_do_not_hold_for_a_relay_that_was_made(
             client = await running.connect()
             assert await receive_all(client) == b""
             assert 10 <= trio.current_time() <= 11
+
+
+async def test_a_relay_that_could_not_be_says_why(autojump_clock: object) -> None:
+    """Awaited, it is over at once; a fault that was asked for is no error."""
+    results: list[RelayResult] = []
+
+    async def handler(conn: Connection) -> None:
+        results.append(await (await proxy("127.0.0.1:1", faults="refuse")(conn)))
+
+    async with serving(handler) as running:
+        assert await is_reset(await running.connect())
+    (result,) = results
+    assert (result.reason, result.error) == (Reason.FAULT, None)
+    assert result.a_to_b.received == 0

@@ -95,9 +95,6 @@ class Acceptor(trio.abc.Listener[Connection]):
         self._complaints = Complaints("can't accept on %s: %s")
         self._queueing = trio.CancelScope()
 
-    def __repr__(self) -> str:
-        return f"<{type(self).__name__} on {self.address}>"
-
     def dispose(self) -> None:
         """Let go of everything that isn't the listener's, without waiting."""
 
