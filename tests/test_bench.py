@@ -13,7 +13,10 @@ from real.tools import PATIENCE, needs
 
 ROOT = Path(__file__).parents[1]
 
-pytestmark = needs("redis-server", "redis-benchmark", "stdbuf", "setpriv")
+pytestmark = [
+    needs("redis-server", "redis-benchmark", "stdbuf", "setpriv"),
+    pytest.mark.long,
+]
 
 
 def bench(*options: str, module: str = "bench") -> str:

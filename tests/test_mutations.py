@@ -47,12 +47,14 @@ def test_what_is_not_there_exactly_once_is_said(old: str) -> None:
         dataclasses.replace(_ADMISSION, old=old).source()
 
 
+@pytest.mark.long
 def test_a_mutation_that_is_noticed_was_killed() -> None:
     good, line = mutations.verdict(_ADMISSION)
     assert good
     assert line.startswith("killed ")
 
 
+@pytest.mark.long
 def test_a_mutation_that_changes_nothing_survives() -> None:
     name = "test_waiters_get_tokens_in_the_order_in_which_they_came"
     nothing = dataclasses.replace(

@@ -21,6 +21,8 @@ from support import (
 from trioserve import Connection, Reason
 from trioserve.testing import Peer, check_handler
 
+pytestmark = pytest.mark.long
+
 _STOPS = b"* the server stops; finish your line\n"
 
 

@@ -11,6 +11,8 @@ from support import receive_all, receive_exactly, reset, send_received, serving
 from trioserve import Reason, Timeouts
 from trioserve.testing import Peer, check_handler
 
+pytestmark = pytest.mark.long
+
 _GET = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
 _HEAD = b"HTTP/1.1 200 \r\n"
 _CHUNKED = b"Transfer-Encoding: chunked\r\n\r\n"

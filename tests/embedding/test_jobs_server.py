@@ -20,6 +20,8 @@ from examples.embedding.jobs_server import MAX_LINE, collector, derive, handler
 from support import Running, is_reset, receive_all, receive_exactly, reset, serving
 from trioserve import ConnectionReport, Phase, Reason, Timeouts
 
+pytestmark = pytest.mark.long
+
 _KEY_SIZE = len(derive(b"")) + 1
 
 

@@ -13,6 +13,8 @@ from support import receive_all, receive_exactly, reset, send_received, serving
 from trioserve import Connection, Reason, Timeouts
 from trioserve.testing import Peer, check_handler
 
+pytestmark = pytest.mark.long
+
 _HELP = b"ERROR: SET key value, or GET key, or QUIT\n"
 
 

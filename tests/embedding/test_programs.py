@@ -12,6 +12,8 @@ import pytest
 from real.tools import PATIENCE, Process
 from test_docs import ROOT
 
+pytestmark = pytest.mark.long
+
 PROGRAMS = sorted((ROOT / "examples" / "embedding").glob("*.py"))
 
 

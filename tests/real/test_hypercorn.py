@@ -19,6 +19,8 @@ from trio.testing import MockClock
 from support import Running, receive_all, receive_exactly, reset, serving
 from trioserve import Connection, Limits, Reason, Timeouts
 
+pytestmark = pytest.mark.long
+
 try:
     import h2.config
     import h2.connection

@@ -12,6 +12,8 @@ from trio.testing import MockClock
 from support import Running, receive_all, reset, serving
 from trioserve import Connection, Limits, Reason, Timeouts
 
+pytestmark = pytest.mark.long
+
 try:
     import trio_websocket
     import wsproto

@@ -67,6 +67,7 @@ def test_who_is_right_is_not_accused(animal: Animal) -> None:
     animal.check()
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("impatient")
 def test_the_page_has_the_table_of_mistakes() -> None:
     """``python tests/testing/zoo.py`` prints it. Seconds may differ."""
