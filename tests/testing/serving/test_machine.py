@@ -399,7 +399,6 @@ class GrumpyMachine(ServeMachine):
     raises = (RuntimeError,)
 
 
-@pytest.mark.long
 @pytest.mark.parametrize("machine", [ServeMachine, LineMachine, GrumpyMachine])
 def test_the_real_server_keeps_its_laws(machine: type[ServeMachine]) -> None:
     run_state_machine_as_test(machine, settings=FAST)
