@@ -7,7 +7,7 @@ import trio
 import trio.testing
 
 from support import is_reset, open_fds, receive_all, receive_exactly, serving
-from trioserve import Limits, Listener, Server, echo, open_listeners
+from trioserve import Connection, Limits, Listener, Server, echo, open_listeners
 
 
 async def _is_echoed(listener: Listener) -> bool:
@@ -24,8 +24,11 @@ async def test_a_listener_comes_while_others_serve(autojump_clock: object) -> No
     before = open_fds()
     (late,) = await open_listeners("127.0.0.1:0")
     seen: list[str] = []
-    options = {"on_start": lambda conn: seen.append(conn.listener)}
-    async with serving(echo, **options) as running:
+
+    def on_start(conn: Connection) -> None:
+        seen.append(conn.listener)
+
+    async with serving(echo, on_start=on_start) as running:
         assert await _is_echoed(running.server[0])
         running.server.add_listener(late)
         assert running.server[1] is late
