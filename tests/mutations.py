@@ -89,7 +89,7 @@ MUTATIONS: Sequence[Mutation] = (
     ),
     Mutation(
         law=1,
-        breaks="all who wait in the queue are accepted before anybody else runs",
+        breaks="all clients in the queue are accepted before another task runs",
         file="_socket_acceptor.py",
         old="            if len(self._batch) == _BATCH:\n                return\n",
         new="",
@@ -116,7 +116,7 @@ MUTATIONS: Sequence[Mutation] = (
     ),
     Mutation(
         law=1,
-        breaks="a closed listener accepts from whoever has its descriptor by now",
+        breaks="a closed listener accepts from the file that has its descriptor now",
         file="_socket_acceptor.py",
         old="if self.listener.socket.fileno() < 0:\n            raise closed()",
         new="if False:\n            raise closed()",
@@ -124,7 +124,7 @@ MUTATIONS: Sequence[Mutation] = (
     ),
     Mutation(
         law=1,
-        breaks="a receive takes bytes from whoever has its descriptor by now",
+        breaks="a receive takes bytes from the file that has its descriptor now",
         file="_socket_transport.py",
         old="""\
                     if self.is_shared:
@@ -294,7 +294,7 @@ MUTATIONS: Sequence[Mutation] = (
     ),
     Mutation(
         law=2,
-        breaks="who is refused counts as one of its peer's until it has read why",
+        breaks="a refused client counts for its peer's limit until it has read why",
         file="_serving.py",
         old="        self._uncount(life)\n        self.ledger.refused += 1\n",
         new="        self.ledger.refused += 1\n",
@@ -412,7 +412,7 @@ MUTATIONS: Sequence[Mutation] = (
     # 5. Drain ends
     Mutation(
         law=5,
-        breaks="whoever drains again can put the deadline off",
+        breaks="a second drain can put the deadline off",
         file="_drain.py",
         old="        if deadline < self.deadline:\n",
         new="        if True:\n",
@@ -474,7 +474,7 @@ MUTATIONS: Sequence[Mutation] = (
     # 6. No lost hello
     Mutation(
         law=6,
-        breaks="who waits behind a crowd that is refused is not served at the end",
+        breaks="a client queued behind many refused ones is not served at the end",
         file="_socket_acceptor.py",
         old="        self._more = True\n",
         new="",
@@ -485,7 +485,7 @@ MUTATIONS: Sequence[Mutation] = (
     ),
     Mutation(
         law=6,
-        breaks="who is served at the end is not in the summary of the drain",
+        breaks="clients served from the backlog are not in the drain's summary",
         file="_socket_acceptor.py",
         old="self.backlog_drained += (served := len(self._batch))",
         new="served = len(self._batch)",
@@ -496,9 +496,9 @@ MUTATIONS: Sequence[Mutation] = (
     ),
     Mutation(
         law=6,
-        breaks="who is refused, and has said something, gets a RST after its EOF",
+        breaks="a refused client that has sent something gets a RST after the EOF",
         file="_refusals.py",
-        old="            transport.discard_readable(_MOST_DISCARDED)\n",
+        old="            transport.discard_readable(LINGER_BYTES)\n",
         new="",
         tests=(
             "test_acceptors.py",
@@ -530,7 +530,7 @@ MUTATIONS: Sequence[Mutation] = (
     ),
     Mutation(
         law=7,
-        breaks="who has closed last is said to have closed first",
+        breaks="the side that closed last is reported as the first",
         file="_relay_rules.py",
         old="        if self._first is None:\n            self._first = pump.source\n",
         new="        if True:\n            self._first = pump.source\n",
@@ -695,7 +695,7 @@ MUTATIONS: Sequence[Mutation] = (
     # 12. Finite
     Mutation(
         law=12,
-        breaks="who is sent something all the time is idle all the same",
+        breaks="a client that is sent bytes all the time counts as idle",
         file="_deadlines.py",
         old="transport.receiving_since, transport.moved_at, transport.acked_at",
         new="transport.receiving_since, transport.acked_at",
@@ -741,7 +741,7 @@ MUTATIONS: Sequence[Mutation] = (
     ),
     Mutation(
         law=12,
-        breaks="who took nothing, and was idle by that, is not the one who is blamed",
+        breaks="a side that stopped reading is not blamed for the idle timeout",
         file="_relay_deadlines.py",
         old='"target" if b.sending_since < a.sending_since else "client"',
         new='"client"',

@@ -333,3 +333,29 @@ async def test_a_relay_that_could_not_be_says_why(autojump_clock: object) -> Non
     (result,) = results
     assert (result.reason, result.error) == (Reason.FAULT, None)
     assert result.a_to_b.received == 0
+
+
+@pytest.mark.parametrize("way", [_returned, _awaited])
+async def test_an_upstream_that_is_in_use_is_closed_all_the_same(
+    way: Callable[..., Awaitable[object]], autojump_clock: object
+) -> None:
+    """Law 13: it belongs to the relay, also to one that can't begin."""
+    with sockets() as upstream:
+
+        async def handler(conn: Connection) -> object:
+            return await way(conn, upstream.ours)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_receives_until_closed, upstream.ours)
+            await trio.testing.wait_all_tasks_blocked()
+            async with serving(handler) as running:
+                assert await is_reset(await running.connect())
+                assert await is_reset(upstream.peer)
+            (report,) = running.reports
+            assert isinstance(report.exception, trio.BusyResourceError)
+        assert upstream.ours.socket.fileno() < 0
+
+
+async def _receives_until_closed(stream: trio.SocketStream) -> None:
+    with pytest.raises(trio.ClosedResourceError):
+        await stream.receive_some()

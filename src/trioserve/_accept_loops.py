@@ -12,7 +12,7 @@ import trio
 
 from ._acceptor import Acceptor, Host
 from ._connection import Connection
-from ._listeners import Listener
+from ._listeners import Listener, what_it_accepts_from
 from ._socket_acceptor import SocketAcceptor
 from ._stream_acceptor import StreamAcceptor
 
@@ -106,8 +106,8 @@ class AcceptLoops:
             or self.scope.cancel_called
         ):
             raise RuntimeError("this server does not accept connections")
-        sock = getattr(listener, "socket", listener)
-        if any(_has(acceptor, listener, sock) for acceptor in self.acceptors):
+        source = what_it_accepts_from(listener)
+        if any(what_it_accepts_from(a.listener) is source for a in self.acceptors):
             raise ValueError("listener is one of this server's already")
         acceptor = self._acceptor_for(listener)
         loop = self._loops[acceptor] = _Loop()
@@ -158,12 +158,6 @@ class AcceptLoops:
 
 def _name_of(acceptor: Acceptor) -> str:
     return f"trioserve acceptor {acceptor.address}"
-
-
-def _has(acceptor: Acceptor, listener: object, sock: object) -> bool:
-    """Whether it accepts from this listener, or from another one on its socket."""
-    own = acceptor.listener
-    return own is listener or getattr(own, "socket", own) is sock
 
 
 class _Loop:

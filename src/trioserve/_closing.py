@@ -15,7 +15,7 @@ import trio
 from ._transport import FAILURES, Transport
 
 #: Bytes that are discarded before a close does not wait any longer for EOF.
-_LINGER_BYTES: Final = 65536
+LINGER_BYTES: Final = 65536
 
 
 def close_by_fin(transport: Transport, goodbye: bytes = b"") -> None:
@@ -26,7 +26,7 @@ def close_by_fin(transport: Transport, goodbye: bytes = b"") -> None:
     """
     if goodbye:
         transport.send_refusal(goodbye)
-    transport.discard_readable(_LINGER_BYTES)
+    transport.discard_readable(LINGER_BYTES)
     transport.close()
 
 
@@ -46,4 +46,4 @@ async def linger(transport: Transport, seconds: float) -> None:
     # streams; and the handler may have taken the socket away.
     with contextlib.suppress(*FAILURES):
         await transport.send_eof()
-        await transport.discard(_LINGER_BYTES, seconds)
+        await transport.discard(LINGER_BYTES, seconds)

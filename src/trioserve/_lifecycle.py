@@ -360,7 +360,7 @@ class Lifecycle:
             transport.received and not transport.sent_eof and not sends
         )
         due = transport.receiving_since + self.timeouts.idle
-        # The alarm of an earlier wait is early enough, and looks again then.
+        # The timer entry of an earlier wait is early enough, and looks again then.
         if (
             not starts_idle_timer_only
             or self._is_quiet

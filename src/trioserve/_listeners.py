@@ -160,6 +160,12 @@ def _each_socket_once(addresses: Iterable[Address]) -> list[Address]:
     return list(once.values())
 
 
+def what_it_accepts_from(listener: object) -> object:
+    """Its socket, so that two listeners on one are the same; or the listener itself."""
+    sock: object = getattr(listener, "socket", None)
+    return listener if sock is None else sock
+
+
 async def _bind(
     address: TcpAddress, backlog: int, bound: Sequence[Any]
 ) -> list[trio.SocketListener]:

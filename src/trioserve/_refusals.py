@@ -8,11 +8,9 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import Any, Final, Protocol
 
+from ._closing import LINGER_BYTES
 from ._lifecycle import Lifecycle
 from ._reason import Reason
-
-#: Bytes of a refused client that are thrown away.
-_MOST_DISCARDED: Final = 65536
 
 #: Refused clients that are told something at the same time; each costs a task and a
 #: descriptor until it has read it.
@@ -52,7 +50,7 @@ class Refusals:
         if message is None:
             transport.abort()
         elif transport.send_refusal(message):
-            transport.discard_readable(_MOST_DISCARDED)
+            transport.discard_readable(LINGER_BYTES)
             # Closed with bytes unread or yet to come, a RST would overtake the message.
             assert life.close_reason is not None
             may_wait = life.close_reason.reason is not Reason.NO_FDS
@@ -69,7 +67,7 @@ class Refusals:
         life.scope.shield = True
         try:
             with life.scope:
-                await life.transport.discard(_MOST_DISCARDED, life.timeouts.linger)
+                await life.transport.discard(LINGER_BYTES, life.timeouts.linger)
             life.transport.close()
         finally:
             self._told -= 1

@@ -274,11 +274,13 @@ class _Between:
 
     async def run(self) -> RelayResult:
         try:
-            running = await self._begin()
+            self._running = running = await self._begin()
             if self._owner is not None:
                 return await running.run()
             return await run_with_timers(running)
         finally:
+            if self._closes_b and self._running is None:
+                self._abort_upstream()
             self._release()
 
     # -- by the server

@@ -24,7 +24,7 @@ from ._arguments import (
 from ._collector import Collector, log_reports
 from ._connection import Connection
 from ._handlers import Spawns
-from ._listeners import open_listeners
+from ._listeners import open_listeners, what_it_accepts_from
 from ._options import Limits, Timeouts
 from ._results import DrainSummary, Statistics
 from ._serving import Serving
@@ -223,7 +223,7 @@ def _checked_listeners(listeners: object) -> list[trio.abc.Listener[Any]]:
     found = list(cast("Iterable[trio.abc.Listener[Any]]", listeners))
     for each in found:
         check_type("listeners", each, trio.abc.Listener, "listeners, each of them")
-    if len(set(map(id, found))) < len(found):
+    if len({id(what_it_accepts_from(each)) for each in found}) < len(found):
         raise ValueError("listeners must not have one of them twice")
     return found
 

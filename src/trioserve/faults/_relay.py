@@ -12,10 +12,10 @@ it does not read; these bytes have not entered the line yet.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final
 
 import trio
 
+from trioserve._closing import LINGER_BYTES
 from trioserve._lifecycle import Lifecycle
 from trioserve._options import Timeouts
 from trioserve._reason import Reason
@@ -29,8 +29,6 @@ from ._schedule import Schedule
 from ._values import Faults, Termination
 
 #: Bytes that are discarded after a FIN that a fault has sent, so that unread ones
-#: do not turn the close into a reset.
-_LINGER_BYTES: Final = 65536
 
 
 class ActiveFaults:
@@ -220,7 +218,7 @@ class FaultyRelay(TaskRelay):
             return
         await send_eof_to_both(self.a, self.b)
         # Closed with bytes that nobody has read, it would be reset.
-        await self.b.discard(_LINGER_BYTES, self.options.timeouts.linger)
+        await self.b.discard(LINGER_BYTES, self.options.timeouts.linger)
 
     def _time_of(self, termination: Termination) -> float:
         assert termination.seconds is not None
