@@ -205,6 +205,16 @@ PEERS = [
         _script("portable.py"),
         most=_FEW,
     ),
+    *(
+        Peer(
+            f"trioserve-{how}",
+            "trioserve",
+            f"bench/servers/wrapped.py {how}",
+            _script("wrapped.py", how),
+            most=_FEW,
+        )
+        for how in ("plain", "wrapped")
+    ),
     Peer(
         "trio-handler",
         "trio",

@@ -10,7 +10,8 @@ import trioserve
 
 async def show(reports: trio.MemoryReceiveChannel[trioserve.ConnectionReport]) -> None:
     async for r in reports:
-        print(f"{r.reason}: {r.bytes_received} in, {r.upstream_bytes_sent} passed on")
+        if r.upstream is not None:
+            print(f"{r.reason}: {r.bytes_received} in, {r.upstream.bytes_sent} on")
 
 
 async def main() -> None:

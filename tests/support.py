@@ -159,7 +159,7 @@ class Running:
 
     @property
     def address(self) -> str:
-        return self.server.addresses[0]
+        return str(self.server.addresses[0])
 
     @property
     def port(self) -> int:
@@ -208,16 +208,9 @@ async def relayed(
 
 def balanced(report: ConnectionReport) -> None:
     """The ledger of a relayed connection, to the byte."""
-    if report.upstream_bytes_sent is not None:
-        assert report.upstream_bytes_received is not None
-        assert report.upstream_bytes_discarded is not None
-        assert (
-            report.bytes_received == report.upstream_bytes_sent + report.bytes_discarded
-        )
-        assert (
-            report.upstream_bytes_received
-            == report.bytes_sent + report.upstream_bytes_discarded
-        )
+    if (upstream := report.upstream) is not None:
+        assert report.bytes_received == upstream.bytes_sent + report.bytes_discarded
+        assert upstream.bytes_received == report.bytes_sent + upstream.bytes_discarded
 
 
 class Result:

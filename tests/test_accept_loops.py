@@ -26,7 +26,7 @@ async def test_a_listener_comes_while_others_serve(autojump_clock: object) -> No
     seen: list[str] = []
 
     def on_start(conn: Connection) -> None:
-        seen.append(conn.listener)
+        seen.append(str(conn.listener))
 
     async with serving(echo, on_start=on_start) as running:
         assert await _is_echoed(running.server[0])
@@ -39,7 +39,7 @@ async def test_a_listener_comes_while_others_serve(autojump_clock: object) -> No
             running.server.add_listener(late)
     assert late.socket.fileno() < 0
     listeners = {report.listener for report in running.reports}
-    assert listeners == set(seen) == set(running.server.addresses)
+    assert listeners == set(seen) == set(map(str, running.server.addresses))
     assert open_fds() == before
 
 

@@ -22,6 +22,7 @@ from trioserve import (
     Outcome,
     Phase,
     Reason,
+    TcpAddress,
     Timeouts,
     current_connection,
     echo,
@@ -537,6 +538,45 @@ async def test_the_documented_idle_loop_drains_at_once(autojump_clock: object) -
     assert running.reports[0].reason is Reason.DRAINED
 
 
+@pytest.mark.parametrize("drains", [False, True])
+async def test_idle_says_afterwards_whether_the_drain_has_ended_it(
+    drains: bool, autojump_clock: object
+) -> None:
+    said: list[bool] = []
+
+    async def handler(conn: Connection) -> None:
+        with conn.idle() as idle:
+            assert not idle.cancelled_caught
+            await conn.receive_some()
+        said.append(idle.cancelled_caught)
+
+    async with serving(handler) as running:
+        stream = await running.connect()
+        await trio.testing.wait_all_tasks_blocked()
+        if not drains:
+            await stream.send_all(b"x")
+            await trio.testing.wait_all_tasks_blocked()
+        running.server.start_draining()
+    assert said == [drains]
+
+
+async def test_what_is_raised_in_idle_gets_out(autojump_clock: object) -> None:
+    """And it can be entered anew afterwards, but not with the value of before."""
+
+    async def handler(conn: Connection) -> None:
+        idle = conn.idle()
+        with pytest.raises(KeyError), idle:
+            raise KeyError
+        with pytest.raises(RuntimeError, match="only be used"), idle:
+            raise AssertionError
+        with conn.idle():
+            await conn.receive_some()
+
+    async with serving(handler) as running:
+        await (await running.connect()).send_all(b"x")
+        await trio.testing.wait_all_tasks_blocked()
+
+
 async def test_what_arrived_before_the_drain_is_read(autojump_clock: object) -> None:
     """Readability counts as arrived, even if the handler has not run since."""
 
@@ -631,7 +671,7 @@ async def test_it_is_a_stream_as_trio_defines_one(autojump_clock: object) -> Non
 async def test_it_has_a_socket_as_trio_has_it(autojump_clock: object) -> None:
     async def handler(conn: Connection) -> None:
         name = conn.socket.getpeername()
-        assert conn.peer == f"{name[0]}:{name[1]}"
+        assert conn.peer == TcpAddress(*name)
         option = socket.IPPROTO_TCP, socket.TCP_NODELAY
         assert conn.getsockopt(*option) == 1
         conn.setsockopt(*option, 0)

@@ -44,7 +44,7 @@ def test_what_comes_goes_back_however_it_is_cut(
         assert (report.reason, report.phase) == (Reason.CLIENT_CLOSED, Phase.CLOSING)
         assert report.bytes_received == report.bytes_sent == len(data)
         assert report.target is None
-        assert report.upstream_bytes_received is None
+        assert report.upstream is None
 
     run(main)
 

@@ -75,7 +75,8 @@ async def test_it_relays_both_ways_and_closes_both_sides(
             assert await receive_all(client) == b""
         (report,) = running.reports
         assert report.reason is Reason.CLIENT_CLOSED
-        assert (report.bytes_received, report.upstream_bytes_received) == (5, 7)
+        assert report.upstream is not None
+        assert (report.bytes_received, report.upstream.bytes_received) == (5, 7)
         if way is _awaited:
             assert report.notes == {"reason": "client_closed"}
         if way in (_awaited, _here):

@@ -90,8 +90,9 @@ async def test_the_report_tells_both_sides(
         (report,) = running.reports
         assert report.first_byte == 1
         assert report.target == there.address
-        assert (report.bytes_received, report.upstream_bytes_sent) == (5, 5)
-        assert (report.bytes_sent, report.upstream_bytes_received) == (8, 8)
+        assert report.upstream is not None
+        assert (report.bytes_received, report.upstream.bytes_sent) == (5, 5)
+        assert (report.bytes_sent, report.upstream.bytes_received) == (8, 8)
         assert report.connect is not None
         assert report.reason is Reason.CLIENT_CLOSED
         assert report.phase is Phase.CLOSING
@@ -371,7 +372,7 @@ async def test_a_client_that_is_gone_while_a_unix_socket_has_no_room(
                 reset(client)
             await trio.testing.wait_all_tasks_blocked(0.01)
             (connection,) = running.server.connections
-            assert connection.peer == "{}:{}".format(*clients[2].socket.getsockname())
+            assert connection.peer == TcpAddress(*clients[2].socket.getsockname())
             listener.accept()[0].close()
             await trio.sleep(0.3)
             with listener.accept()[0] as target:
@@ -577,7 +578,8 @@ async def test_from_a_unix_socket_to_another(
         assert (front.address, back.address) == tuple(paths)
     (report,) = front.reports
     assert (report.peer, report.target) == ("unix:", paths[1])
-    assert report.upstream_bytes_sent == len(data)
+    assert report.upstream is not None
+    assert report.upstream.bytes_sent == len(data)
 
 
 async def test_a_target_that_resets(autojump_clock: trio.testing.MockClock) -> None:

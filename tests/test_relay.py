@@ -1044,8 +1044,10 @@ async def test_two_connections_are_relayed_and_each_reports_its_side(
     first, second = sorted(running.reports, key=lambda report: report.id)
     assert first.reason is Reason.SERVER_CLOSED
     assert second.reason is Reason.CLIENT_CLOSED
-    assert (first.bytes_received, first.upstream_bytes_received) == (5, 8)
-    assert (second.bytes_received, second.upstream_bytes_received) == (8, 5)
+    assert first.upstream is not None
+    assert (first.bytes_received, first.upstream.bytes_received) == (5, 8)
+    assert second.upstream is not None
+    assert (second.bytes_received, second.upstream.bytes_received) == (8, 5)
 
 
 async def test_a_timer_of_two_connections_blames_the_same_one_in_both_reports(

@@ -14,6 +14,7 @@ import trio
 import trio.testing
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from trio.testing import open_stream_to_socket_listener as connect_to
 
 import trioserve
 from support import (
@@ -133,6 +134,24 @@ async def test_the_end_of_the_program_propagates(
         1: Reason.CANCELLED,
         2: Reason.HANDLER_ERROR,
     }
+
+
+@pytest.mark.parametrize("serves", [trio.serve_listeners, trioserve.serve])
+async def test_what_ends_the_program_is_in_one_group_as_of_trio(serves: Any) -> None:
+    async def handler(stream: trio.abc.Stream) -> None:
+        raise SystemExit(3)
+
+    listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
+
+    async def client() -> None:
+        with contextlib.suppress(trio.BrokenResourceError):
+            async with await connect_to(listeners[0]) as stream:
+                await stream.receive_some()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(client)
+        with pytest.RaisesGroup(SystemExit):
+            await serves(handler, listeners)
 
 
 async def test_a_reset_is_not_the_handlers_error(autojump_clock: object) -> None:
@@ -967,8 +986,9 @@ async def test_a_relay_that_is_stuck_has_its_account(
         released.set()
     assert len(summary.stuck) == 1
     assert report.bytes_discarded == 5
-    assert report.upstream_bytes_received == 1000 * (report.bytes_sent // 1000 + 1)
-    assert report.upstream_bytes_discarded == 1000 - report.bytes_sent % 1000
+    assert report.upstream is not None
+    assert report.upstream.bytes_received == 1000 * (report.bytes_sent // 1000 + 1)
+    assert report.upstream.bytes_discarded == 1000 - report.bytes_sent % 1000
 
 
 def test_a_connection_that_is_over_is_no_garbage() -> None:

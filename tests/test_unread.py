@@ -313,5 +313,6 @@ async def test_a_proxy_passes_it_on_first(
             assert await receive_all(client) == b"hello"
             took = trio.current_time() - began
     (report,) = running.reports
-    assert (report.bytes_received, report.upstream_bytes_sent) == (5, 5)
+    assert report.upstream is not None
+    assert (report.bytes_received, report.upstream.bytes_sent) == (5, 5)
     assert (took >= 0.1) == bool(faults)

@@ -5,16 +5,16 @@ The map, from the bottom up; a module imports only from rows below its own:
                 _errors
                 _arguments   _describe   _reason
     words       _address   _complaints   _options   _report   _results   _tasks   _tcp
-                _transport_state
-                _transport   _pipes   _accept_errors   _handlers   _names
+                _transport_state   _access
+                _transport   _layers   _pipes   _accept_errors   _handlers   _names
                 _socket_state   _attachments
                 _socket_transport   _origins
                 _admission   _shared_socket   _stream_transport   _timers
                 _collector   _drain   _connect
     mechanisms  _blame   _closing   _deadlines   _idle   _listeners   _pump   _race
                 _lifecycle   _engine   _dial
-    connections _connection   _record   _refusals   _relay_options   _relay_mirror
-                _engine_pump
+    connections _connection   _handshake   _record   _refusals   _relay_options
+                _relay_mirror   _engine_pump
                 _acceptor   _ledger   _relay_deadlines
                 _socket_acceptor   _stream_acceptor   _relay_rules   _engine_run
                 _accept_loops
@@ -32,12 +32,13 @@ from ._address import Address, TcpAddress, UnixAddress, parse_address
 from ._collector import Collector, log_reports
 from ._connection import Connection, current_connection
 from ._echo import echo
+from ._layers import Layers
 from ._listeners import Listener, UnixListener, open_listeners
 from ._options import Limits, Timeouts
 from ._proxy import proxy
 from ._reason import Outcome, Phase, Reason
 from ._relay import Relay, hand_over, relay
-from ._report import Attempt, ConnectionReport
+from ._report import Attempt, ConnectionReport, Upstream
 from ._results import DrainSummary, Flow, RelayResult, Statistics
 from ._serve import Handler, Server, serve, serve_tcp
 
@@ -50,6 +51,7 @@ __all__ = [
     "DrainSummary",
     "Flow",
     "Handler",
+    "Layers",
     "Limits",
     "Listener",
     "Outcome",
@@ -63,6 +65,7 @@ __all__ = [
     "Timeouts",
     "UnixAddress",
     "UnixListener",
+    "Upstream",
     "current_connection",
     "echo",
     "faults",

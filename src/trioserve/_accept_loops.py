@@ -12,6 +12,8 @@ import trio
 
 from ._acceptor import Acceptor, Host
 from ._connection import Connection
+from ._handshake import Layer, layers_in_order
+from ._layers import Layers
 from ._listeners import Listener, what_it_accepts_from
 from ._socket_acceptor import SocketAcceptor
 from ._stream_acceptor import StreamAcceptor
@@ -25,27 +27,33 @@ class AcceptLoops:
       scope: around all loops; cancelled, or at its deadline, no more is accepted.
     """
 
-    def __init__(self, host: Host, listeners: Iterable[trio.abc.Listener[Any]]) -> None:
+    def __init__(
+        self, host: Host, listeners: Iterable[trio.abc.Listener[Any]], layers: Layers
+    ) -> None:
         self.scope = trio.CancelScope()
         self.acceptors: list[Acceptor] = []
         self._host = host
+        self._layers = layers
         self._nursery: trio.Nursery | None = None
         self._loops: dict[Acceptor, _Loop] = {}
         self._dead: dict[Acceptor, OSError] = {}
         self._drained_before = 0
         try:
             for listener in listeners:
-                self.acceptors.append(self._acceptor_for(listener))
+                self.acceptors.append(self._acceptor_for(listener, layers))
             if not self.acceptors:
                 raise ValueError("listeners must not be empty")
         except BaseException:
             self.dispose()
             raise
 
-    def _acceptor_for(self, listener: trio.abc.Listener[Any]) -> Acceptor:
+    def _acceptor_for(
+        self, listener: trio.abc.Listener[Any], layers: Layers
+    ) -> Acceptor:
+        in_order = layers_in_order(layers)
         if isinstance(listener, Listener):
-            return SocketAcceptor(listener, self._host)
-        return StreamAcceptor(listener, self._host)
+            return SocketAcceptor(listener, self._host, in_order)
+        return StreamAcceptor(listener, self._host, in_order)
 
     @property
     def backlog_drained(self) -> int:
@@ -91,8 +99,11 @@ class AcceptLoops:
         finally:
             self._nursery = None
 
-    def add(self, listener: trio.abc.Listener[Any]) -> None:
+    def add(self, listener: trio.abc.Listener[Any], layers: Layers | None) -> None:
         """Accept from one listener more.
+
+        Args:
+          layers: default: those of the others.
 
         Raises:
           OSError: its socket was closed.
@@ -109,7 +120,8 @@ class AcceptLoops:
         source = what_it_accepts_from(listener)
         if any(what_it_accepts_from(a.listener) is source for a in self.acceptors):
             raise ValueError("listener is one of this server's already")
-        acceptor = self._acceptor_for(listener)
+        layers = self._layers if layers is None else layers
+        acceptor = self._acceptor_for(listener, layers)
         loop = self._loops[acceptor] = _Loop()
         self.acceptors.append(acceptor)
         nursery.start_soon(self._run, acceptor, loop, name=_name_of(acceptor))
@@ -136,6 +148,7 @@ class AcceptLoops:
     ) -> None:
         try:
             with loop.scope:
+                starter = _ConnectionNursery(self._host, acceptor.layers)
                 # Trio calls handler_nursery.start_soon(its own task, connection, ...)
                 # for each; ours starts the connection's task instead. "The nursery
                 # used to start handlers, or any object with a start_soon method", says
@@ -143,7 +156,7 @@ class AcceptLoops:
                 await trio.serve_listeners(
                     _unused,
                     [acceptor],
-                    handler_nursery=_Starter(self._host),  # type: ignore[arg-type]
+                    handler_nursery=starter,  # type: ignore[arg-type]
                     task_status=task_status,
                 )
         finally:
@@ -168,11 +181,12 @@ class _Loop:
         self.over = trio.Event()
 
 
-class _Starter:
+class _ConnectionNursery:
     """What Trio's accept loop takes for a nursery: starts connections' own tasks."""
 
-    def __init__(self, host: Host) -> None:
+    def __init__(self, host: Host, layers: tuple[Layer, ...]) -> None:
         self._host = host
+        self._layers = layers
 
     def start_soon(
         self,
@@ -182,8 +196,8 @@ class _Starter:
         *,
         name: object = None,
     ) -> None:
-        self._host.start(connection)
+        self._host.start(connection, self._layers)
 
 
 async def _unused(_stream: object) -> None:
-    raise AssertionError("_Starter starts something else")  # pragma: no cover
+    raise AssertionError("_ConnectionNursery starts something else")  # pragma: no cover

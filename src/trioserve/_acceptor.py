@@ -9,6 +9,7 @@ from __future__ import annotations
 import collections
 import errno
 import os
+from collections.abc import Iterable
 from typing import Any, Final, Protocol
 
 import trio
@@ -17,6 +18,7 @@ from ._accept_errors import DEAD
 from ._admission import Admission, Token
 from ._complaints import Complaints
 from ._connection import Connection
+from ._handshake import Layer
 from ._options import Timeouts
 from ._reason import Reason
 from ._transport import Transport
@@ -52,8 +54,8 @@ class Host(Protocol):
         """A connection was accepted: count it."""
         ...
 
-    def start(self, connection: Connection) -> None:
-        """Serve it; it has a token."""
+    def start(self, connection: Connection, layers: Iterable[Layer]) -> None:
+        """Serve it when it has passed these; it has a token."""
 
     def refuse(self, connection: Connection, reason: Reason) -> None:
         """Close it, and tell the client."""
@@ -78,15 +80,21 @@ class Acceptor(trio.abc.Listener[Connection]):
     Attributes:
       listener: what it accepts from.
       address: where it listens, as a person writes it.
+      layers: what its connections pass before their handler.
       backlog_drained: connections found in the kernel's queue when accepting ended.
       pause: seconds to wait after the next error.
       is_closing: whether it is closed while the server goes on.
     """
 
     def __init__(
-        self, listener: trio.abc.Listener[Any], host: Host, address: str
+        self,
+        listener: trio.abc.Listener[Any],
+        host: Host,
+        layers: tuple[Layer, ...],
+        address: str,
     ) -> None:
         self.listener = listener
+        self.layers = layers
         self.host = host
         self.address = address
         self.backlog_drained = 0

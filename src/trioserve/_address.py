@@ -86,7 +86,7 @@ class UnixAddress:
 
     Args:
       path: of the socket's file; ``"@name"`` is the abstract name ``name``,
-        which has no file.
+        which has no file. ``""`` only as a client's that has no name.
       mode: for listening, the permissions of the file, such as ``0o660``; None
         (default) leaves them to the process's umask.
 
@@ -127,7 +127,7 @@ class UnixAddress:
     @property
     def is_abstract(self) -> bool:
         """Whether it is a name that has no file."""
-        return self.path[0] == "@"
+        return self.path.startswith("@")
 
     @property
     def sockaddr(self) -> str | bytes:
@@ -310,6 +310,23 @@ def sockaddr_text(sockaddr: object) -> str:
             return "unix:" + path
         case _:
             return "unix:"
+
+
+def address_in(text: str) -> Address | None:
+    """The address that :func:`sockaddr_text` has written; None if it is not one.
+
+    Most clients of a Unix socket have no name. Their path is ``""``, and any other
+    path is taken as it is: nothing is bound or dialed by it.
+    """
+    if text.startswith("unix:"):
+        address = object.__new__(UnixAddress)
+        object.__setattr__(address, "path", text.removeprefix("unix:"))
+        object.__setattr__(address, "mode", None)
+        return address
+    try:
+        return parse_address(text)
+    except ValueError:
+        return None
 
 
 def host_text(sockaddr: Any) -> str:

@@ -6,7 +6,6 @@ state of its own and decides nothing.
 
 from __future__ import annotations
 
-import contextlib
 import contextvars
 from collections.abc import Coroutine, Mapping
 from types import TracebackType
@@ -14,8 +13,10 @@ from typing import Any, Final
 
 import trio
 
+from ._address import Address, address_in
 from ._arguments import check_count, check_type
 from ._describe import escape
+from ._idle import Idle
 from ._lifecycle import Lifecycle
 from ._options import Timeouts
 from ._reason import Phase, Reason
@@ -66,7 +67,7 @@ class Connection(trio.abc.HalfCloseableStream):
         self._transport = lifecycle.transport
 
     def __repr__(self) -> str:
-        return f"<Connection {self.id} from {self.peer}: {self.phase}>"
+        return f"<Connection {self.id} from {self._lifecycle.peer}: {self.phase}>"
 
     # -- what it is
 
@@ -76,19 +77,26 @@ class Connection(trio.abc.HalfCloseableStream):
         return self._lifecycle.id
 
     @property
-    def peer(self) -> str:
-        """The client's address, as a person writes it."""
-        return self._lifecycle.peer
+    def peer(self) -> Address | None:
+        """The client's address; ``str()`` of it is as a person writes it.
+
+        Most clients of a Unix socket have no name, so their ``path`` is ``""``. None
+        for a stream that is not a socket's.
+        """
+        return address_in(self._lifecycle.peer)
 
     @property
-    def local(self) -> str:
-        """The address that the client has connected to."""
-        return self._lifecycle.local
+    def local(self) -> Address | None:
+        """The address that the client has connected to; None as of :attr:`peer`."""
+        return address_in(self._lifecycle.local)
 
     @property
-    def listener(self) -> str:
-        """The address of the listener that it came through."""
-        return self._lifecycle.listener
+    def listener(self) -> Address | None:
+        """The address of the listener that it came through; None as of :attr:`peer`.
+
+        With a listener for all interfaces it is not :attr:`local`.
+        """
+        return address_in(self._lifecycle.listener)
 
     @property
     def draining(self) -> trio.Event:
@@ -324,7 +332,7 @@ class Connection(trio.abc.HalfCloseableStream):
             self._lifecycle.close_as(Reason.ABORTED, error=error)
             self._transport.abort()
 
-    def idle(self, held: object = b"") -> contextlib.AbstractContextManager[None]:
+    def idle(self, held: object = b"") -> Idle:
         """Mark a wait for the client's next message, which a drain may end.
 
         When the server drains, the block is cancelled only if no byte has
@@ -339,6 +347,9 @@ class Connection(trio.abc.HalfCloseableStream):
             if not data:
                 return
             buffer += data
+
+        The block's value says afterwards whether the drain has ended it: with ``as
+        idle``, that is ``idle.cancelled_caught``, as of a :class:`trio.CancelScope`.
 
         Args:
           held: what was received of a message that is not answered yet, such as

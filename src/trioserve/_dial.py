@@ -21,7 +21,7 @@ from ._errors import again, is_a
 from ._names import AddrInfo, look_up, numeric_addrinfo
 from ._origins import Origin
 from ._race import race
-from ._report import GIVEN_UP, NO_ANSWER, OUTRUN, Attempt
+from ._report import GIVEN_UP, LOST_RACE, NO_ANSWER, Attempt
 from ._socket_transport import SocketTransport
 
 #: Called after each try to connect, with the target as it was given.
@@ -248,7 +248,7 @@ class Dialer:
         seconds = trio.current_time() - began
         attempt = Attempt(address=address, seconds=seconds, error=error, ours=is_ours)
         self._attempts = (*self._attempts, attempt)
-        if error not in (GIVEN_UP, OUTRUN):
+        if error not in (GIVEN_UP, LOST_RACE):
             self._call_on_attempt(attempt)
 
     def _mark_unanswered(self, begin: int) -> None:

@@ -218,7 +218,9 @@ class Engine:
         try:
             epoll.register(pump.fd, IN)
         except FileExistsError:
-            raise trio.BusyResourceError("another task is relaying") from None
+            raise trio.BusyResourceError(
+                "another task is relaying this stream"
+            ) from None
         except OSError:
             if not _is_gone(epoll):
                 raise

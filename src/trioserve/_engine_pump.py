@@ -120,7 +120,7 @@ class EnginePump(Pump):
         """
         if self.source.is_relayed:
             # Checked here, for one that is not waited for now is not registered.
-            raise trio.BusyResourceError("another task is relaying")
+            raise trio.BusyResourceError("another task is relaying this stream")
         self.source.start_receiving()
         self.fd = self.source.sock.fileno()
         try:

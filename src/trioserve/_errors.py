@@ -65,6 +65,17 @@ def without(error: BaseException, kind: type[BaseException]) -> BaseException | 
     return _together([each for each in leaves(error) if not is_a(each, kind)])
 
 
+def inner_group(
+    group: BaseExceptionGroup[BaseException],
+) -> BaseExceptionGroup[BaseException] | None:
+    """The group in ``group``, if there is nothing else in it."""
+    members = _members(group)
+    if len(members) == 1 and is_a(members[0], BaseExceptionGroup):
+        inner: BaseExceptionGroup[BaseException] = members[0]
+        return inner
+    return None
+
+
 def _together(errors: list[BaseException]) -> BaseException | None:
     if len(errors) > 1:
         # An error that has no class to show can't be put into a group.

@@ -1,13 +1,14 @@
 """Handlers: the nursery that connections run in, ours or one that we were lent.
 
-It starts tasks and keeps their nursery open. What they do is not known here.
+It starts tasks, keeps their nursery open, and checks what a handler is. What handlers
+do is not known here.
 """
 
 from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Protocol
 
 import trio
@@ -103,3 +104,29 @@ class Handlers:
                 raise
             # A handler may have started a task in it that has no end.
             nursery.cancel_scope.cancel(reason="the server is over")
+
+
+def awaitable(handler: object, returned: object) -> Awaitable[object]:
+    """What a handler has returned, to be awaited.
+
+    Raises:
+      TypeError: it is not async.
+    """
+    if not isinstance(returned, Awaitable):
+        name = getattr(handler, "__qualname__", None) or repr(handler)
+        raise TypeError(
+            f"the handler {name} must be an async function: it returned {returned!r},"
+            " which can't be awaited"
+        )
+    return returned
+
+
+def check_not_async(returned: object) -> None:
+    """See that ``on_start`` is not async.
+
+    Raises:
+      TypeError: it is.
+    """
+    if isinstance(returned, Coroutine):
+        returned.close()
+        raise TypeError("on_start must be a function that is not async")

@@ -5,28 +5,67 @@ It knows what has arrived since. Who drains, and when, is decided elsewhere.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from types import TracebackType
+from typing import Self
+
 import trio
 
 from ._transport import Transport
 
 
 class Idle:
-    """One such wait.
+    """One such wait; ``conn.idle()`` returns it, to be entered once.
 
     Args:
+      begins, ends: called when it is entered, within its scope, and when it is left.
       holds_some: whether the handler has a part of the message already.
-
-    Attributes:
-      scope: around the wait.
     """
 
-    __slots__ = ("_holds_some", "_received_before", "_transport", "scope")
+    __slots__ = ("_begins", "_ends", "_holds_some", "_received_before", "_scope",
+                 "_transport")  # fmt: skip
 
-    def __init__(self, transport: Transport, holds_some: bool) -> None:
-        self.scope = trio.CancelScope()
+    def __init__(
+        self,
+        transport: Transport,
+        holds_some: bool,
+        begins: Callable[[Idle], None],
+        ends: Callable[[], None],
+    ) -> None:
+        self._scope = trio.CancelScope()
         self._transport = transport
         self._holds_some = holds_some
-        self._received_before = transport.received
+        self._received_before = 0
+        self._begins = begins
+        self._ends = ends
+
+    @property
+    def cancelled_caught(self) -> bool:
+        """Whether the drain has ended it, as of :class:`trio.CancelScope`."""
+        return self._scope.cancelled_caught
+
+    def __enter__(self) -> Self:
+        self._received_before = self._transport.received
+        self._scope.__enter__()
+        try:
+            self._begins(self)
+        except BaseException as error:
+            self._scope.__exit__(type(error), error, error.__traceback__)
+            raise
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc_value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> bool:
+        self._ends()
+        return self._scope.__exit__(exc_type, exc_value, traceback)
+
+    def cancel(self) -> None:
+        """The server drains: end it."""
+        self._scope.cancel(reason="draining")
 
     def may_end(self) -> bool:
         """Whether no byte of the message is there, nor EOF."""

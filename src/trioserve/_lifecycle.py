@@ -21,10 +21,9 @@ other side by then.
 
 from __future__ import annotations
 
-import contextlib
 import math
 import time
-from collections.abc import Coroutine, Generator, Mapping
+from collections.abc import Coroutine, Mapping
 from typing import Any, Final
 
 import trio
@@ -308,18 +307,18 @@ class Lifecycle:
 
     # -- drains
 
-    @contextlib.contextmanager
-    def idle(self, held: object) -> Generator[None, None, None]:
+    def idle(self, held: object) -> Idle:
         """See ``Connection.idle``."""
+        return Idle(self.transport, bool(held), self._begin_idle, self._leave_idle)
+
+    def _begin_idle(self, idle: Idle) -> None:
         if self._idle is not None:
             raise RuntimeError("conn.idle() is entered already")
-        idle = self._idle = Idle(self.transport, bool(held))
-        with idle.scope:
-            self._end_idle()
-            try:
-                yield
-            finally:
-                self._idle = None
+        self._idle = idle
+        self._end_idle()
+
+    def _leave_idle(self) -> None:
+        self._idle = None
 
     def server_drains(self) -> None:
         """The server has begun to drain."""
@@ -337,7 +336,7 @@ class Lifecycle:
             self.timers.watch(self, grown)
             return
         self._drained = True
-        idle.scope.cancel(reason="draining")
+        idle.cancel()
 
     # -- timers
 

@@ -161,7 +161,12 @@ def _each_socket_once(addresses: Iterable[Address]) -> list[Address]:
 
 
 def what_it_accepts_from(listener: object) -> object:
-    """Its socket, so that two listeners on one are the same; or the listener itself."""
+    """Its socket, so that two listeners on one are the same; or the listener itself.
+
+    TLS over a listener accepts from what that one accepts from.
+    """
+    while isinstance(listener, trio.SSLListener):
+        listener = listener.transport_listener
     sock: object = getattr(listener, "socket", None)
     return listener if sock is None else sock
 

@@ -101,6 +101,8 @@ class Timeouts:
 
     Args:
       connect: total, for dialing a target, name look-up included. Default 5.
+      handshake: total, for what :class:`Layers` do with a connection before its
+        handler. Default 10. Access rules take no time.
       first_byte: total, from accept to the first byte of either side. Default:
         for ever, because *idle* covers it.
       idle: inactivity, while both directions are open. Default 3600.
@@ -125,6 +127,7 @@ class Timeouts:
     """
 
     connect: float = 5.0
+    handshake: float = 10.0
     first_byte: float = math.inf
     idle: float = 3600.0
     half_closed: float = 60.0

@@ -15,7 +15,7 @@ from ._connect import Connecting, begin_connect
 from ._errors import is_shortage
 from ._names import AddrInfo
 from ._origins import Origin
-from ._report import GIVEN_UP, NO_ANSWER, OUTRUN
+from ._report import GIVEN_UP, LOST_RACE, NO_ANSWER
 from ._socket_transport import SocketTransport
 
 #: Seconds that an address has before the next one of its name is tried too.
@@ -52,7 +52,7 @@ async def race(
     async def run(info: AddrInfo, scope: trio.CancelScope, over: trio.Event) -> None:
         def why_cancelled() -> str:
             if won:
-                return OUTRUN
+                return LOST_RACE
             return NO_ANSWER if scope.cancel_called else GIVEN_UP
 
         with scope:
@@ -72,7 +72,7 @@ async def race(
             except OSError as error:
                 failed.append(error)
             else:
-                nursery.cancel_scope.cancel(reason=OUTRUN)
+                nursery.cancel_scope.cancel(reason=LOST_RACE)
         under_way.pop(scope, None)
         over.set()
         one_is_over.unpark_all()

@@ -33,13 +33,23 @@ class Phase(enum.StrEnum):
     """
 
     QUEUE = "queue"
+    HANDSHAKE = "handshake"
     CONNECT = "connect"
     DATA = "data"
     CLOSING = "closing"
 
     @property
     def letter(self) -> str:
-        return {"queue": "Q", "connect": "C", "data": "D", "closing": "L"}[self.value]
+        return _LETTERS[self]
+
+
+_LETTERS: Final = {
+    Phase.QUEUE: "Q",
+    Phase.HANDSHAKE: "R",
+    Phase.CONNECT: "C",
+    Phase.DATA: "D",
+    Phase.CLOSING: "L",
+}
 
 
 class Reason(enum.StrEnum):
@@ -61,9 +71,11 @@ class Reason(enum.StrEnum):
     LOOP = "loop"
     LIMIT = "limit"
     PEER_LIMIT = "peer_limit"
+    DENIED = "denied"
     NO_FDS = "no_fds"
     RESOURCE = "resource"
     STOPPING = "stopping"
+    HANDSHAKE = "handshake"
     FIRST_BYTE = "first_byte"
     IDLE = "idle"
     HALF_CLOSED = "half_closed"
@@ -126,6 +138,7 @@ _TABLE: Final[dict[Reason, _Row]] = {
         "PR",
         "its peer had as many connections as one may",
     ),
+    Reason.DENIED: _Row(Outcome.REFUSED, "PR", "an access rule denied its address"),
     Reason.NO_FDS: _Row(Outcome.REFUSED, "R", "no file descriptor was free"),
     Reason.RESOURCE: _Row(
         Outcome.RESOURCE,
@@ -133,6 +146,9 @@ _TABLE: Final[dict[Reason, _Row]] = {
         "this machine lacked what the connection needed, or forbade it",
     ),
     Reason.STOPPING: _Row(Outcome.REFUSED, "K", "the server was stopping"),
+    Reason.HANDSHAKE: _Row(
+        Outcome.TIMEOUT, "t", "it was not ready for its handler in time"
+    ),
     Reason.FIRST_BYTE: _Row(
         Outcome.TIMEOUT, "t", "no byte came from either side in time"
     ),

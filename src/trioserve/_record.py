@@ -9,7 +9,7 @@ import trio
 
 from ._describe import describe
 from ._lifecycle import Lifecycle
-from ._report import ConnectionReport, UnfinishedReport
+from ._report import ConnectionReport, UnfinishedReport, Upstream
 
 
 def report_of(life: Lifecycle, open_at_close: int) -> ConnectionReport:
@@ -39,10 +39,14 @@ def report_of(life: Lifecycle, open_at_close: int) -> ConnectionReport:
         bytes_sent=transport.sent,
         bytes_discarded=life.discarded,
         unacknowledged=transport.unacknowledged,
-        upstream_bytes_received=upstream.received if upstream else None,
-        upstream_bytes_sent=upstream.sent if upstream else None,
-        upstream_bytes_discarded=life.upstream_discarded if upstream else None,
-        upstream_unacknowledged=upstream.unacknowledged if upstream else None,
+        upstream=None
+        if upstream is None
+        else Upstream(
+            bytes_received=upstream.received,
+            bytes_sent=upstream.sent,
+            bytes_discarded=life.upstream_discarded,
+            unacknowledged=upstream.unacknowledged,
+        ),
         reason=reason,
         phase=life.phase,
         waited_for=waited_for,

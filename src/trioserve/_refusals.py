@@ -46,6 +46,26 @@ class Refusals:
           whether it is closed. If not, a task waits until the client has read the
           message, and calls ``finalize``.
         """
+        if not self._tell(life, message):
+            self._told += 1
+            name = f"conn-{life.id} {life.peer} refused"
+            self._start(self._linger_and_finalize, life, name=name)
+            return False
+        life.transport.close()
+        return True
+
+    async def refuse_in_task(self, life: Lifecycle, message: bytes | None) -> None:
+        """Close a connection as :meth:`refuse` does, in the task that serves it.
+
+        Cancelled, it leaves the transport to whoever closes it then.
+        """
+        if not self._tell(life, message):
+            self._told += 1
+            await self._linger(life)
+        life.transport.close()
+
+    def _tell(self, life: Lifecycle, message: bytes | None) -> bool:
+        """Send the message, or RST. Returns whether nothing is to be waited for."""
         transport = life.transport
         if message is None:
             transport.abort()
@@ -54,21 +74,22 @@ class Refusals:
             # Closed with bytes unread or yet to come, a RST would overtake the message.
             assert life.close_reason is not None
             may_wait = life.close_reason.reason is not Reason.NO_FDS
-            if message and may_wait and self._told < _MOST_TOLD and not transport.eof:
-                self._told += 1
-                name = f"conn-{life.id} {life.peer} refused"
-                self._start(self._linger, life, name=name)
-                return False
-        transport.close()
+            room = self._told < _MOST_TOLD
+            return not (message and may_wait and room and not transport.eof)
         return True
 
-    async def _linger(self, life: Lifecycle) -> None:
-        """Wait until a refused client has read why."""
+    async def _linger_and_finalize(self, life: Lifecycle) -> None:
         life.scope.shield = True
         try:
             with life.scope:
-                await life.transport.discard(LINGER_BYTES, life.timeouts.linger)
+                await self._linger(life)
             life.transport.close()
         finally:
-            self._told -= 1
             self._finalize(life.id)
+
+    async def _linger(self, life: Lifecycle) -> None:
+        """Wait until a refused client has read why."""
+        try:
+            await life.transport.discard(LINGER_BYTES, life.timeouts.linger)
+        finally:
+            self._told -= 1

@@ -77,7 +77,9 @@ class EngineRelay(RelayRules):
             self._run.wake()
 
     def on_closed(self) -> None:
-        self.end(Reason.ABORTED, error=trio.ClosedResourceError("this side was closed"))
+        self.end(
+            Reason.ABORTED, error=trio.ClosedResourceError("this stream was closed")
+        )
 
     def on_failure(self, error: BaseException) -> None:
         if is_closed(error):

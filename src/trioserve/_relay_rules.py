@@ -123,7 +123,7 @@ class RelayRules(abc.ABC):
         client, server = self.options.client, self.options.server
         for connection in (client, server):
             if connection is not None and connection.relay is not None:
-                raise trio.BusyResourceError("another task is relaying")
+                raise trio.BusyResourceError("another task is relaying this stream")
         self._is_attached = True
         if client is not None:
             client.relay_began(self)

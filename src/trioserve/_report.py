@@ -14,7 +14,7 @@ from ._describe import plain_text, plain_value
 from ._reason import Outcome, Phase, Reason, Side, termination_state
 
 #: Errors of an attempt whose result was no longer needed.
-OUTRUN: Final = "another address was faster"
+LOST_RACE: Final = "another address was faster"
 GIVEN_UP: Final = "given up"
 #: The error of an attempt that took too long.
 NO_ANSWER: Final = "no answer"
@@ -45,7 +45,25 @@ class Attempt:
         An attempt that was given up, or that this machine could not make
         (:attr:`ours`), says nothing about the target.
         """
-        return not self.ours and self.error not in (None, OUTRUN, GIVEN_UP)
+        return not self.ours and self.error not in (None, LOST_RACE, GIVEN_UP)
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Upstream:
+    """The target's side of a connection that was relayed.
+
+    Attributes:
+      bytes_received: taken from the target's socket.
+      bytes_sent: written to the target's socket.
+      bytes_discarded: received from the target, and not sent on to the client.
+      unacknowledged: sent, and not acknowledged by the target when the connection was
+        cut; None if it was not cut or the system doesn't tell.
+    """
+
+    bytes_received: int
+    bytes_sent: int
+    bytes_discarded: int
+    unacknowledged: int | None = None
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,8 +73,8 @@ class ConnectionReport:
     Durations are seconds since accept, on Trio's clock; ``None`` means that
     the phase was never reached. When all that a handler does is to relay, as
     :func:`proxy` does, the ledger of bytes balances:
-    ``bytes_received == upstream_bytes_sent + bytes_discarded`` and
-    ``upstream_bytes_received == bytes_sent + upstream_bytes_discarded``. What a
+    ``bytes_received == upstream.bytes_sent + bytes_discarded`` and
+    ``upstream.bytes_received == bytes_sent + upstream.bytes_discarded``. What a
     handler itself reads or writes on either side comes on top.
 
     Attributes:
@@ -77,8 +95,8 @@ class ConnectionReport:
         target.
       unacknowledged: sent, and not acknowledged by the client when the connection
         was cut; None if it was not cut or the system doesn't tell.
-      upstream_bytes_received, upstream_bytes_sent, upstream_bytes_discarded,
-        upstream_unacknowledged: the same on the target's side, None without one.
+      upstream: the same on the target's side; None without one. In :meth:`as_dict`
+        its fields are those of the report, like ``upstream_bytes_sent``.
       outcome, reason, phase: how, why and where it ended.
       waited_for: if the outcome is ``timeout``, the side that the timer waited for,
         ``"client"`` or ``"target"``; else None.
@@ -113,10 +131,7 @@ class ConnectionReport:
     bytes_sent: int = 0
     bytes_discarded: int = 0
     unacknowledged: int | None = None
-    upstream_bytes_received: int | None = None
-    upstream_bytes_sent: int | None = None
-    upstream_bytes_discarded: int | None = None
-    upstream_unacknowledged: int | None = None
+    upstream: Upstream | None = None
     waited_for: Side | None = None
     limit: float | None = None
     error: str | None = None
@@ -146,6 +161,10 @@ class ConnectionReport:
         """The report as values that JSON can write, in a stable order."""
         fields: dict[str, Any] = {"id": self.id, "outcome": self.outcome.value}
         for name in _AS_THEY_ARE:
+            if name == "upstream":
+                for part in _OF_UPSTREAM:
+                    fields[f"upstream_{part}"] = getattr(self.upstream, part, None)
+                continue
             value = getattr(self, name)
             if isinstance(value, float):
                 value = round(value, 6)
@@ -202,3 +221,5 @@ _AS_THEY_ARE: Final = tuple(
     for field in dataclasses.fields(ConnectionReport)
     if field.name not in ("id", "exception", "result")
 )
+
+_OF_UPSTREAM: Final = tuple(field.name for field in dataclasses.fields(Upstream))

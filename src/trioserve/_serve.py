@@ -11,7 +11,7 @@ from typing import Any, Protocol, TypeAlias, cast, overload
 
 import trio
 
-from ._address import TcpAddress
+from ._address import Address, TcpAddress, address_in
 from ._arguments import (
     check_callable,
     check_count,
@@ -24,6 +24,7 @@ from ._arguments import (
 from ._collector import Collector, log_reports
 from ._connection import Connection
 from ._handlers import Spawns
+from ._layers import Layers
 from ._listeners import open_listeners, what_it_accepts_from
 from ._options import Limits, Timeouts
 from ._results import DrainSummary, Statistics
@@ -69,10 +70,8 @@ class Server(Sequence[trio.SocketListener]):
 
     def __repr__(self) -> str:
         ledger = self._serving.ledger
-        return (
-            f"<Server on {', '.join(self.addresses)}:"
-            f" {len(ledger.open)} open, {ledger.closed} closed>"
-        )
+        where = ", ".join(a.address for a in self._serving.loops.acceptors)
+        return f"<Server on {where}: {len(ledger.open)} open, {ledger.closed} closed>"
 
     @property
     def _listeners(self) -> list[trio.SocketListener]:
@@ -112,9 +111,10 @@ class Server(Sequence[trio.SocketListener]):
         return self._serving.draining
 
     @property
-    def addresses(self) -> tuple[str, ...]:
-        """Where it listens, with the real ports."""
-        return tuple(acceptor.address for acceptor in self._serving.loops.acceptors)
+    def addresses(self) -> tuple[Address, ...]:
+        """Where it listens, with the real ports; no listener without an address."""
+        found = (address_in(a.address) for a in self._serving.loops.acceptors)
+        return tuple(address for address in found if address is not None)
 
     @property
     def connections(self) -> tuple[Connection, ...]:
@@ -125,11 +125,15 @@ class Server(Sequence[trio.SocketListener]):
         """The counters now."""
         return self._serving.statistics()
 
-    def add_listener(self, listener: trio.abc.Listener[Any]) -> None:
+    def add_listener(
+        self, listener: trio.abc.Listener[Any], *, layers: Layers | None = None
+    ) -> None:
         """Accept from one listener more, as from those that were passed.
 
         Args:
           listener: of any kind; it is closed at the end.
+          layers: for its connections; default: those that were passed to
+            :func:`serve`.
 
         Raises:
           TypeError: it is no listener.
@@ -138,7 +142,9 @@ class Server(Sequence[trio.SocketListener]):
           RuntimeError: the server drains, or is over.
         """
         check_type("listener", listener, trio.abc.Listener, "a listener")
-        self._serving.loops.add(listener)
+        if layers is not None:
+            check_type("layers", layers, Layers, "a Layers or None")
+        self._serving.loops.add(listener, layers)
 
     async def close_listener(self, listener: trio.abc.Listener[Any]) -> None:
         """Stop accepting from one listener, and close it; others go on.
@@ -196,6 +202,7 @@ def _check(
     handler: object,
     limits: object,
     timeouts: object,
+    layers: object,
     collector: object,
     report_buffer: object,
     handler_nursery: object,
@@ -208,6 +215,8 @@ def _check(
         check_type("limits", limits, Limits, "a Limits or None")
     if timeouts is not None:
         check_type("timeouts", timeouts, Timeouts, "a Timeouts or None")
+    if layers is not None:
+        check_type("layers", layers, Layers, "a Layers or None")
     check_callable("collector", collector, "an async function of one argument")
     if report_buffer != math.inf:
         check_count("report_buffer", report_buffer, least=0, what="an int or math.inf")
@@ -234,6 +243,7 @@ async def serve(
     *,
     limits: Limits | None = None,
     timeouts: Timeouts | None = None,
+    layers: Layers | None = None,
     collector: Collector = log_reports,
     report_buffer: float = 10_000,
     handler_nursery: Spawns | None = None,
@@ -254,6 +264,8 @@ async def serve(
       listeners: of any kind; they are closed at the end.
       limits: how many at once; default ``Limits()``.
       timeouts: how long to wait for what; default ``Timeouts()``.
+      layers: what is done to a connection before its handler, such as access rules;
+        default ``Layers()``, which is nothing.
       collector: an async callable; gets the receiving end of a channel of
         :class:`ConnectionReport`, which ends after the last. If it raises, that
         is logged, later reports count as lost, and serving goes on.
@@ -281,6 +293,7 @@ async def serve(
         handler=handler,
         limits=limits,
         timeouts=timeouts,
+        layers=layers,
         collector=collector,
         report_buffer=report_buffer,
         handler_nursery=handler_nursery,
@@ -291,6 +304,7 @@ async def serve(
         _checked_listeners(listeners),
         Limits() if limits is None else limits,
         Timeouts() if timeouts is None else timeouts,
+        Layers() if layers is None else layers,
         report_buffer,
         handler_nursery,
     )
@@ -309,6 +323,7 @@ async def serve_tcp(
     handler_nursery: Spawns | None = None,
     limits: Limits | None = None,
     timeouts: Timeouts | None = None,
+    layers: Layers | None = None,
     collector: Collector = log_reports,
     report_buffer: float = 10_000,
     on_start: Callable[[Connection], object] | None = None,
@@ -331,6 +346,7 @@ async def serve_tcp(
         handler=handler,
         limits=limits,
         timeouts=timeouts,
+        layers=layers,
         collector=collector,
         report_buffer=report_buffer,
         handler_nursery=handler_nursery,
@@ -343,6 +359,7 @@ async def serve_tcp(
         listeners,
         limits=limits,
         timeouts=timeouts,
+        layers=layers,
         collector=collector,
         report_buffer=report_buffer,
         handler_nursery=handler_nursery,

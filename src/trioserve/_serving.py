@@ -19,7 +19,7 @@ from __future__ import annotations
 import collections
 import contextvars
 import logging
-from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, Final
 
 import trio
@@ -33,8 +33,10 @@ from ._connection import Connection, lifecycle_of, set_current_connection
 from ._describe import escape
 from ._drain import Drain
 from ._engine import engine_acquired
-from ._errors import PROGRAM_ENDS, is_a, only, without
-from ._handlers import Handlers, Spawns
+from ._errors import PROGRAM_ENDS, inner_group, is_a, only, without
+from ._handlers import Handlers, Spawns, awaitable, check_not_async
+from ._handshake import Layer, pass_layers
+from ._layers import Layers
 from ._ledger import Ledger
 from ._lifecycle import Lifecycle
 from ._options import Limits, Timeouts
@@ -66,6 +68,7 @@ class Serving:
         listeners: Iterable[trio.abc.Listener[Any]],
         limits: Limits,
         timeouts: Timeouts,
+        layers: Layers,
         report_buffer: float,
         handler_nursery: Spawns | None,
     ) -> None:
@@ -90,7 +93,7 @@ class Serving:
         self._was_cancelled = False
         self._is_gone = False
         self._ends_program: BaseException | None = None
-        self.loops = AcceptLoops(self, listeners)
+        self.loops = AcceptLoops(self, listeners, layers)
 
     # -- what the public server asks for
 
@@ -164,10 +167,10 @@ class Serving:
         self.ledger.add(connection)
         return connection
 
-    def start(self, connection: Connection) -> None:
-        name = f"conn-{connection.id} {connection.peer}"
+    def start(self, connection: Connection, layers: Iterable[Layer]) -> None:
+        name = f"conn-{connection.id} {lifecycle_of(connection).peer}"
         try:
-            self._handlers.start(self._run, connection, name=name)
+            self._handlers.start(self._run, connection, layers, name=name)
         except BaseException:
             # The nursery that we were lent is closed.
             lifecycle_of(connection).close_as(Reason.CANCELLED)
@@ -176,11 +179,14 @@ class Serving:
 
     def refuse(self, connection: Connection, reason: Reason) -> None:
         life = lifecycle_of(connection)
+        self._count_refused(life, reason)
+        if self._refusals.refuse(life, self.admission.limits.refusal):
+            self._finalize(life.id)
+
+    def _count_refused(self, life: Lifecycle, reason: Reason) -> None:
         life.close_as(reason, limit=self.admission.limit_of(reason))
         self._uncount(life)
         self.ledger.refused += 1
-        if self._refusals.refuse(life, self.admission.limits.refusal):
-            self._finalize(life.id)
 
     async def wait_for_fd(self, seconds: float) -> None:
         with trio.move_on_after(seconds):
@@ -200,7 +206,7 @@ class Serving:
 
     # -- one connection
 
-    async def _run(self, connection: Connection) -> None:
+    async def _run(self, connection: Connection, layers: Iterable[Layer]) -> None:
         """A connection's task, from its first step to the last."""
         assert self._handler is not None
         life, lent = lifecycle_of(connection), self._handlers.is_lent
@@ -208,7 +214,6 @@ class Serving:
         # the one that it runs in, and that is everybody's. See Handlers.hold().
         life.scope.shield = not lent
         life.task = trio.lowlevel.current_task()
-        life.phase = Phase.DATA
         set_current_connection(connection)
         raised: BaseException | None = None
         rest: BaseException | None = None
@@ -216,16 +221,17 @@ class Serving:
             life.watch()
             with life.scope:
                 try:
-                    if self._on_start is not None:
-                        _check_sync(self._on_start(connection))
-                    returned = await _awaitable(
-                        self._handler, self._handler(connection)
-                    )
-                    if not isinstance(returned, RelayHandle):
-                        life.result = returned
-                    if life.handed_over is not None:
-                        await life.move()
-                    await life.finish()
+                    if not layers or await self._passes(life, layers):
+                        life.phase = Phase.DATA
+                        if self._on_start is not None:
+                            check_not_async(self._on_start(connection))
+                        coroutine = self._handler(connection)
+                        returned = await awaitable(self._handler, coroutine)
+                        if not isinstance(returned, RelayHandle):
+                            life.result = returned
+                        if life.handed_over is not None:
+                            await life.move()
+                        await life.finish()
                 except BaseException as error:  # noqa: ASYNC103 - isolation
                     raised = error
                     # Trio asks what it gets for its class and its parts, and some
@@ -258,6 +264,19 @@ class Serving:
             raised = rest = None  # their tracebacks have this frame: a cycle
             self._finalize(life.id)
             await life.transport.wait_closed()  # noqa: ASYNC102 - shielded
+
+    async def _passes(self, life: Lifecycle, layers: Iterable[Layer]) -> bool:
+        """Whether a connection passes its layers; if not, it is refused or closed."""
+        refusal = await pass_layers(life, layers)
+        if refusal is None:
+            return True
+        if refusal.outcome is Outcome.REFUSED:
+            self._count_refused(life, refusal)
+            message = self.admission.limits.refusal
+            await self._refusals.refuse_in_task(life, message)
+        else:
+            life.stop(refusal, limit=life.timeouts.handshake)
+        return False
 
     @trio.lowlevel.enable_ki_protection  # so that an interrupt comes before or after
     def _finalize(self, number: int) -> None:
@@ -321,6 +340,11 @@ class Serving:
                         raise
                     finally:
                         self._handlers.start_no_more()
+        except BaseExceptionGroup as group:
+            # Trio's serve_listeners has one nursery, and here one is in another.
+            if (inner := inner_group(group)) is None:
+                raise
+            raise inner from None
         finally:
             self._is_gone = True
             self.loops.dispose()
@@ -420,32 +444,6 @@ class Serving:
     async def _time(self) -> None:
         with self._timing:
             await self._timers.run()
-
-
-def _awaitable(handler: object, returned: object) -> Awaitable[object]:
-    """What a handler has returned, to be awaited.
-
-    Raises:
-      TypeError: it is not async.
-    """
-    if not isinstance(returned, Awaitable):
-        name = getattr(handler, "__qualname__", None) or repr(handler)
-        raise TypeError(
-            f"the handler {name} must be an async function: it returned {returned!r},"
-            " which can't be awaited"
-        )
-    return returned
-
-
-def _check_sync(returned: object) -> None:
-    """See that ``on_start`` is not async.
-
-    Raises:
-      TypeError: it is.
-    """
-    if isinstance(returned, Coroutine):
-        returned.close()
-        raise TypeError("on_start must be a function that is not async")
 
 
 def _stands_at(life: Lifecycle) -> str:

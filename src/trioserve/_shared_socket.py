@@ -49,7 +49,7 @@ class SharedSocketTransport(SocketTransport):
     def check_open(self) -> None:
         if self.closed or self._owner.fileno() < 0:
             self.notice_closed()
-            raise trio.ClosedResourceError("this side was closed")
+            raise trio.ClosedResourceError("this stream was closed")
 
     def notice_closed(self) -> None:
         if not self.closed and self._owner.fileno() < 0:

@@ -19,6 +19,7 @@ from ._acceptor import FIRST_PAUSE, Acceptor, Host, closed
 from ._address import sockaddr_text
 from ._admission import Token
 from ._connection import Connection
+from ._handshake import Layer
 from ._listeners import Listener
 from ._reason import Reason
 from ._socket_transport import SocketTransport
@@ -58,9 +59,11 @@ class SocketAcceptor(Acceptor):
 
     listener: Listener
 
-    def __init__(self, listener: Listener, host: Host) -> None:
+    def __init__(
+        self, listener: Listener, host: Host, layers: tuple[Layer, ...]
+    ) -> None:
         name = listener.socket.getsockname()
-        super().__init__(listener, host, sockaddr_text(name))
+        super().__init__(listener, host, layers, sockaddr_text(name))
         self._anywhere = isinstance(name, tuple) and name[0] in ("0.0.0.0", "::")
         # Trio's socket can't accept without waiting. This one shares its
         # descriptor and must never close it.
@@ -265,7 +268,7 @@ class SocketAcceptor(Acceptor):
             finally:
                 self.backlog_drained += (served := len(self._batch))
                 while self._batch:
-                    self.host.start(self._batch.popleft())
+                    self.host.start(self._batch.popleft(), self.layers)
             if not served and not self._more:
                 break
         while (connection := self._accept_one(None)) is not None:

@@ -58,7 +58,7 @@ class SocketState(PollableTransport):
     def check_open(self) -> None:
         if self.closed or self.sock.fileno() < 0:
             self.notice_closed()
-            raise trio.ClosedResourceError("this side was closed")
+            raise trio.ClosedResourceError("this stream was closed")
 
     def notice_closed(self) -> None:
         """Notice that other code, to which the socket was lent, has closed it."""

@@ -88,7 +88,7 @@ class SocketTransport(SocketState):
         if self.keep_os_error(error):
             assert self.error is not None
             return trio.BrokenResourceError(describe(self.error))
-        return trio.ClosedResourceError("this side was closed")
+        return trio.ClosedResourceError("this stream was closed")
 
     # -- bytes
 
@@ -213,7 +213,7 @@ class SocketTransport(SocketState):
                 # Mostly it says that the peer is gone. What the peer sent before can
                 # still be received, and after that a receive raises this error.
                 if not self.keep_os_error(error):
-                    raise trio.ClosedResourceError("this side was closed") from None
+                    raise trio.ClosedResourceError("this stream was closed") from None
             if self.on_wait is not None:
                 self.on_wait()
 

@@ -14,6 +14,8 @@ import trio
 from ._acceptor import FIRST_PAUSE, Acceptor, Host, closed
 from ._address import sockaddr_text
 from ._connection import Connection, lifecycle_of
+from ._handshake import Layer
+from ._listeners import what_it_accepts_from
 from ._reason import Reason
 from ._shared_socket import SharedSocketTransport
 from ._stream_transport import StreamTransport
@@ -23,8 +25,13 @@ from ._transport import Transport
 class StreamAcceptor(Acceptor):
     """Accepts from a Trio listener of any kind."""
 
-    def __init__(self, listener: trio.abc.Listener[Any], host: Host) -> None:
-        super().__init__(listener, host, type(listener).__name__)
+    def __init__(
+        self,
+        listener: trio.abc.Listener[Any],
+        host: Host,
+        layers: tuple[Layer, ...],
+    ) -> None:
+        super().__init__(listener, host, layers, _address_of(listener))
 
     async def accept(self) -> Connection:
         while True:
@@ -46,12 +53,15 @@ class StreamAcceptor(Acceptor):
         """Admit it, with a token if one is free; None if it had to be refused."""
         transport: Transport
         admission = self.host.admission
-        peer, peer_key = self.address, None
+        peer = local = self.address
+        peer_key = None
+        if (below := _socket_stream(stream)) is not None:
+            with contextlib.suppress(OSError):
+                sockaddr = below.socket.getpeername()
+                peer, peer_key = sockaddr_text(sockaddr), admission.peer_key(sockaddr)
+                local = sockaddr_text(below.socket.getsockname())
         if isinstance(stream, trio.SocketStream):
             transport = SharedSocketTransport(stream)
-            with contextlib.suppress(OSError):
-                sockaddr = stream.socket.getpeername()
-                peer, peer_key = sockaddr_text(sockaddr), admission.peer_key(sockaddr)
         else:
             transport = StreamTransport(stream, grace=self.host.timeouts.linger)
         refusal = admission.refusal(peer_key)
@@ -60,7 +70,7 @@ class StreamAcceptor(Acceptor):
             listener=self.address,
             peer=peer,
             peer_key=peer_key,
-            local=self.address,
+            local=local,
             token=admission.tokens.take_nowait() if refusal is None else None,
         )
         if refusal is not None:
@@ -86,3 +96,19 @@ class StreamAcceptor(Acceptor):
 
     async def aclose(self) -> None:
         await self.listener.aclose()
+
+
+def _address_of(listener: trio.abc.Listener[Any]) -> str:
+    """Where it listens; what it is, if that can't be known."""
+    source = what_it_accepts_from(listener)
+    if isinstance(source, trio.socket.SocketType):
+        with contextlib.suppress(OSError):
+            return sockaddr_text(source.getsockname())
+    return type(listener).__name__
+
+
+def _socket_stream(stream: object) -> trio.SocketStream | None:
+    """The socket's stream that this one is, or is TLS over."""
+    while isinstance(stream, trio.SSLStream):
+        stream = stream.transport_stream
+    return stream if isinstance(stream, trio.SocketStream) else None

@@ -107,7 +107,7 @@ class Transport(TransportState, abc.ABC):
           trio.BrokenResourceError: the connection is broken; everything that
             had arrived was delivered before.
           trio.BusyResourceError: another task is receiving.
-          trio.ClosedResourceError: this side was closed.
+          trio.ClosedResourceError: this stream was closed.
         """
 
     @abc.abstractmethod
@@ -117,7 +117,7 @@ class Transport(TransportState, abc.ABC):
         Raises:
           trio.BrokenResourceError: the connection is broken.
           trio.BusyResourceError: another task is sending.
-          trio.ClosedResourceError: this side was closed, or has sent EOF.
+          trio.ClosedResourceError: this stream was closed, or has sent EOF.
         """
 
     @abc.abstractmethod
@@ -301,7 +301,7 @@ class PollableTransport(Transport):
 
         Raises:
           trio.BusyResourceError: another task is sending.
-          trio.ClosedResourceError: this side was closed.
+          trio.ClosedResourceError: this stream was closed.
         """
 
     @abc.abstractmethod

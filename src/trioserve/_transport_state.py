@@ -75,14 +75,14 @@ class TransportState:
     def check_open(self) -> None:
         """Raise ``ClosedResourceError`` if it is closed."""
         if self.closed:
-            raise trio.ClosedResourceError("this side was closed")
+            raise trio.ClosedResourceError("this stream was closed")
 
     def check_receivable(self) -> None:
         """Raise what a receive would raise at once, unless it is a sticky error.
 
         Raises:
           trio.BusyResourceError: another task is receiving.
-          trio.ClosedResourceError: this side was closed.
+          trio.ClosedResourceError: this stream was closed.
         """
         self.check_open()
         if self.receiving_since < math.inf:

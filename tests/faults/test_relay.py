@@ -294,7 +294,8 @@ async def test_what_comes_after_an_eof_is_thrown_away(
     (report,) = running.reports
     assert report.faults == (faults,)
     assert report.outcome is Outcome.OK
-    assert report.upstream_bytes_sent == 3
+    assert report.upstream is not None
+    assert report.upstream.bytes_sent == 3
     assert report.bytes_discarded == 5_000_000
 
 
@@ -356,7 +357,8 @@ async def test_a_stall_is_silence_and_backpressure(
     (report,) = running.reports
     assert (report.reason, report.limit) == (Reason.IDLE, 60)
     assert report.faults == ("up:stall@3",)
-    assert report.upstream_bytes_sent == 3
+    assert report.upstream is not None
+    assert report.upstream.bytes_sent == 3
     assert report.bytes_received < 100_000
 
 
@@ -512,7 +514,8 @@ async def test_a_receiver_who_is_gone_ends_it_while_bytes_are_under_way(
         reset(client)
     (report,) = running.reports
     assert report.reason is Reason.CLIENT_RESET
-    assert report.upstream_bytes_discarded in (2, 3)
+    assert report.upstream is not None
+    assert report.upstream.bytes_discarded in (2, 3)
 
 
 async def test_a_drain_cuts_what_is_delayed_for_ever(

@@ -84,7 +84,7 @@ async def _the_zone_is_looked_up_again() -> None:
         assert target.addresses == (address,)
         places = await open_listeners("127.0.0.1:0")
         front = await nursery.start(serve, proxy(address), places)
-        _, _, front_port = front.addresses[0].rpartition(":")
+        _, _, front_port = str(front.addresses[0]).rpartition(":")
         assert await _is_echoed(int(front_port))
         await target.drain(within=5)
 

@@ -53,7 +53,7 @@ async def main() -> None:
     async with trio.open_nursery() as nursery:
         server: trioserve.Server = await nursery.start(serve, 0)
         listeners = await trioserve.open_listeners("127.0.0.1:0")
-        handler = trioserve.proxy(trioserve.parse_address(server.addresses[0]))
+        handler = trioserve.proxy(server.addresses[0])
         nursery.start_soon(partial(trioserve.serve, handler, listeners))
         client = await trio.open_tcp_stream(*listeners[0].socket.getsockname())
         await client.send_all(b"hello")

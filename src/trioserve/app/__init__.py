@@ -9,7 +9,8 @@ The map, from the bottom up; the folders have maps of their own:
     output
     _program   _stop   demo   reports
     _environment   _listening
-    _fault_options   _options   _run
+    _access_options   _fault_options   _run
+    _options
     _serve_command
     _cli
 """

@@ -13,6 +13,7 @@ import click
 
 from trioserve import Address, TcpAddress
 
+from ._access_options import ServingCommand
 from ._environment import settings_text
 from ._fault_options import fault_options
 from ._options import address, count, serving_options
@@ -66,7 +67,12 @@ def cli(ctx: click.Context) -> None:
         say(ctx.get_help())
 
 
-@cli.command("proxy", short_help="Relay connections to a target.", epilog=_EPILOG)
+@cli.command(
+    "proxy",
+    cls=ServingCommand,
+    short_help="Relay connections to a target.",
+    epilog=_EPILOG,
+)
 @click.argument("first", type=address, metavar="LISTEN")
 @click.argument("targets", type=address, metavar="TARGET...", nargs=-1, required=True)
 @serving_options()
@@ -82,7 +88,9 @@ def proxy_command(first: Address, targets: tuple[Address, ...], **options: Any) 
     return _serve("proxy", first, targets, **options)
 
 
-@cli.command("echo", short_help="Send back what arrives.", epilog=_EPILOG)
+@cli.command(
+    "echo", cls=ServingCommand, short_help="Send back what arrives.", epilog=_EPILOG
+)
 @click.argument("first", type=address, metavar="[LISTEN]", required=False)
 @serving_options(without=frozenset({"connect"}))
 def echo_command(first: Address | None, **options: Any) -> int:

@@ -16,6 +16,7 @@ import click
 
 from trioserve import Address, Limits, TcpAddress, Timeouts, parse_address
 
+from ._access_options import access_options
 from ._environment import Command, option
 from ._open_files import raise_open_files_limit
 from ._program import WrongUsage
@@ -123,6 +124,7 @@ def serving_options(
             show_default=True,
             help="At the limit, let clients wait in the kernel's queue or refuse them.",
         ),
+        *access_options(),
         *(
             option(
                 f"--{name.replace('_', '-')}",

@@ -50,7 +50,9 @@ def _say_help(ctx: click.Context, param: click.Parameter, wanted: bool) -> None:
         ctx.exit()
 
 
-class _Helpful(click.Command):
+class HelpfulCommand(click.Command):
+    """A command whose help is printed as everything else is."""
+
     def get_help_option(self, ctx: click.Context) -> click.Option | None:
         option = super().get_help_option(ctx)
         assert option is not None  # it is not switched off for any command
@@ -58,7 +60,7 @@ class _Helpful(click.Command):
         return option
 
 
-class Program(_Helpful, click.Group):
+class Program(HelpfulCommand, click.Group):
     """A group of commands whose errors are one line that says what to do instead.
 
     Its help lists the commands in the order of their definitions.
@@ -67,7 +69,7 @@ class Program(_Helpful, click.Group):
       name: the name in help and in errors.
     """
 
-    command_class = _Helpful
+    command_class = HelpfulCommand
 
     def main(
         self, args: Sequence[str] | None = None, *_: object, **extra: Any

@@ -80,6 +80,7 @@ async def run(
                 listeners,
                 limits=service.limits,
                 timeouts=service.timeouts,
+                layers=service.layers,
                 collector=output.collect,
             )
         )

@@ -13,7 +13,7 @@ from typing import Any
 
 import click
 
-from trioserve import Address, Attempt, Handler, Timeouts, echo, proxy
+from trioserve import Address, Attempt, Handler, Layers, Timeouts, echo, proxy
 from trioserve.faults import Faults
 
 from . import _run
@@ -42,6 +42,7 @@ def serve_command(
     per_peer: int | None,
     per_peer_prefix: int,
     when_full: str,
+    access: tuple[str, ...],
     log: Any,
     log_connections: Any,
     live: bool,
@@ -92,6 +93,7 @@ def serve_command(
         handler=handler,
         limits=limits_of(max_connections, per_peer, per_peer_prefix, when_full),
         timeouts=timeouts,
+        layers=Layers(access=access),
         port_file=port_file,
         live=live,
         faults=faults,

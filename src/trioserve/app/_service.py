@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from trioserve import Address, Handler, Limits, Timeouts
+from trioserve import Address, Handler, Layers, Limits, Timeouts
 from trioserve.faults import Faults
 
 
@@ -17,6 +17,7 @@ class Service:
       listen: the addresses to listen on; a port may be 0.
       targets: where a proxy dials, in this order; empty for other handlers.
       handler: what serves a connection.
+      layers: what is done to a connection before that, such as access rules.
       port_file: a file that holds the ports while they are listened on, or None.
       live: whether to show the live view.
       faults, seed: what a proxy breaks on purpose.
@@ -28,6 +29,7 @@ class Service:
     handler: Handler
     limits: Limits
     timeouts: Timeouts
+    layers: Layers = dataclasses.field(default_factory=Layers)
     port_file: str | None = None
     live: bool = False
     faults: Faults = dataclasses.field(default_factory=Faults)

@@ -3,12 +3,20 @@ from __future__ import annotations
 import dataclasses
 import random
 import re
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import trio.testing
 
-from trioserve import ConnectionReport, DrainSummary, Phase, Reason, Statistics
+from trioserve import (
+    ConnectionReport,
+    DrainSummary,
+    Phase,
+    Reason,
+    Statistics,
+    Upstream,
+)
 from trioserve.app.demo import _demo
 from trioserve.app.demo._audit import Audit, ServerRecords, audit_text, discrepancies
 from trioserve.app.demo._clients import BEHAVIOURS, SimulatedClient, make_clients
@@ -25,6 +33,9 @@ def _client(**changes: Any) -> SimulatedClient:
     return SimulatedClient("quick", 0.0, random.Random(1), **(fields | changes))
 
 
+_UPSTREAM = Upstream(bytes_received=5, bytes_sent=5, bytes_discarded=0)
+
+
 def _report(**changes: Any) -> ConnectionReport:
     fields: dict[str, Any] = {
         "id": 1,
@@ -38,9 +49,7 @@ def _report(**changes: Any) -> ConnectionReport:
         "connect": 0.1,
         "bytes_received": 5,
         "bytes_sent": 5,
-        "upstream_bytes_received": 5,
-        "upstream_bytes_sent": 5,
-        "upstream_bytes_discarded": 0,
+        "upstream": _UPSTREAM,
     }
     return ConnectionReport(**(fields | changes))
 
@@ -172,11 +181,11 @@ def test_accounts_that_balance() -> None:
             "target: bytes_discarded are 1 in reports, 0 in statistics",
         ),
         (
-            {"proxy": _records({"upstream_bytes_sent": 4})},
+            {"proxy": _records({"upstream": replace(_UPSTREAM, bytes_sent=4)})},
             "connection 1: received is not passed on + discarded",
         ),
         (
-            {"proxy": _records({"upstream_bytes_discarded": 1})},
+            {"proxy": _records({"upstream": replace(_UPSTREAM, bytes_discarded=1)})},
             "connection 1: sent is not what the target sent",
         ),
         (

@@ -4,7 +4,7 @@ import socket
 from pathlib import Path
 
 from support import serving
-from trioserve import Limits, TcpAddress, echo, parse_address
+from trioserve import Limits, TcpAddress, echo
 from trioserve.app.monitor._backlog import backlog_length, has_backlog
 
 
@@ -15,7 +15,7 @@ async def test_clients_that_nobody_accepts_wait(tmp_path: Path) -> None:
     async with serving(echo, addresses=addresses, limits=nobody) as running:
         assert backlog_length(running.server) == 0
         assert not has_backlog(running.server)
-        for address in map(parse_address, running.server.addresses):
+        for address in running.server.addresses:
             if isinstance(address, TcpAddress):
                 name = (address.host, address.port)
                 clients += [socket.create_connection(name, 10) for _ in range(3)]

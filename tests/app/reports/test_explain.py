@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.sample_reports import make_report
-from trioserve import Attempt, ConnectionReport, Outcome, Phase, Reason
+from trioserve import Attempt, ConnectionReport, Outcome, Phase, Reason, Upstream
 from trioserve.app.reports._advice import ADVICE
 from trioserve.app.reports._explain import explain, explain_record
 from trioserve.app.reports._records import Record, parse_record
@@ -24,6 +24,7 @@ OPTIONS = {
     Reason.CONNECT_TIMEOUT: ["--connect"],
     Reason.LIMIT: ["--max-connections", "--when-full"],
     Reason.PEER_LIMIT: ["--per-peer", "--per-peer-prefix"],
+    Reason.DENIED: ["--allow"],
     Reason.NO_FDS: ["--max-connections"],
     Reason.STOPPING: ["--lame-duck"],
     Reason.FIRST_BYTE: ["--first-byte"],
@@ -34,7 +35,12 @@ OPTIONS = {
     Reason.CUT: ["--drain", "--drain-idle"],
 }
 LIMITS = {Reason.LIMIT, Reason.PEER_LIMIT}
-WITH_A_LIMIT = OPTIONS.keys() - {Reason.NO_FDS, Reason.STOPPING, Reason.CUT}
+WITH_A_LIMIT = OPTIONS.keys() - {
+    Reason.DENIED,
+    Reason.NO_FDS,
+    Reason.STOPPING,
+    Reason.CUT,
+}
 BY_FIN = {Reason.IDLE, Reason.FIRST_BYTE}
 LOSSES = (
     "bytes_discarded",
@@ -71,7 +77,8 @@ def _nonsense(report: ConnectionReport, lines: Sequence[str]) -> list[str]:
     sentence = reason.sentence
     if reason is Reason.SERVER_CLOSED:
         sentence = f"the {'target' if report.target else 'server'} closed first"
-    losses = [field for field in LOSSES if getattr(report, field)]
+    fields = report.as_dict()
+    losses = [field for field in LOSSES if fields[field]]
     phases = re.findall("had not begun|still being dialed|was being closed", text)
     wrong = {
         "empty places": re.search(r"None|nan|[{}]|\S {2,}|\.\.|\( |,,", text),
@@ -177,10 +184,12 @@ def _reports(draw: st.DrawFn) -> ConnectionReport:
         fields["attempts"].append(Attempt(address="10.0.0.2:5432", seconds=0.01))
         fields |= {
             "connect": draw(seconds),
-            "upstream_bytes_received": draw(count),
-            "upstream_bytes_sent": draw(count),
-            "upstream_bytes_discarded": draw(count),
-            "upstream_unacknowledged": draw(st.none() | count),
+            "upstream": Upstream(
+                bytes_received=draw(count),
+                bytes_sent=draw(count),
+                bytes_discarded=draw(count),
+                unacknowledged=draw(st.none() | count),
+            ),
         }
     return make_report(reason=reason, phase=phase, **fields)
 
@@ -237,9 +246,9 @@ def test_a_receiver_that_stalls_while_the_server_drains() -> None:
             bytes_received=12,
             bytes_sent=3_400_000,
             unacknowledged=250_000,
-            upstream_bytes_sent=12,
-            upstream_bytes_received=3_465_536,
-            upstream_bytes_discarded=65_536,
+            upstream=Upstream(
+                bytes_received=3_465_536, bytes_sent=12, bytes_discarded=65_536
+            ),
             draining=True,
             notes={"user": "bob", "query": "a b"},
         )

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.sample_reports import make_report
-from trioserve import Attempt, Reason
+from trioserve import Attempt, Reason, Upstream
 from trioserve.app.reports._records import Record, parse_record
 from trioserve.app.reports._summary import Summary, percentiles
 from trioserve.app.reports._tables import summary_json, summary_text
@@ -33,9 +33,7 @@ _SOME = [
         bytes_received=1000,
         bytes_sent=2000,
         bytes_discarded=300,
-        upstream_bytes_received=2040,
-        upstream_bytes_sent=700,
-        upstream_bytes_discarded=40,
+        upstream=Upstream(bytes_received=2040, bytes_sent=700, bytes_discarded=40),
     ),
     _record(
         id=2,
@@ -50,7 +48,9 @@ _SOME = [
         reason=Reason.CUT,
         bytes_received=5,
         unacknowledged=9,
-        upstream_unacknowledged=8,
+        upstream=Upstream(
+            bytes_received=0, bytes_sent=0, bytes_discarded=0, unacknowledged=8
+        ),
     ),
     _record(id=4, peer="[::1]:50001"),
 ]

@@ -9,7 +9,7 @@ import collections
 import dataclasses
 from collections.abc import Iterator, Sequence
 
-from trioserve import ConnectionReport, DrainSummary, Statistics
+from trioserve import ConnectionReport, DrainSummary, Statistics, Upstream
 
 from ._clients import SimulatedClient
 
@@ -22,8 +22,13 @@ class ServerRecords:
     statistics: Statistics
 
     def sum(self, field: str) -> int:
-        """The sum of a field over all reports; None counts as 0."""
-        return sum(getattr(report, field) or 0 for report in self.reports)
+        """The sum of a field over all reports."""
+        return sum(getattr(report, field) for report in self.reports)
+
+    def upstream_sum(self, field: str) -> int:
+        """The same of a field of the target's side, where there was one."""
+        sides = (report.upstream for report in self.reports)
+        return sum(getattr(side, field) for side in sides if side is not None)
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -56,13 +61,13 @@ def audit_text(audit: Audit) -> Iterator[str]:
     there, back_again = front.sum("bytes_received"), front.sum("bytes_sent")
     yield f"bytes there  {sent:,} sent = {there:,} + {sent - there:,} cut off"
     yield (
-        f"  and on     {there:,} = {front.sum('upstream_bytes_sent'):,} to the target"
+        f"  and on     {there:,} = {front.upstream_sum('bytes_sent'):,} to the target"
         f" + {front.sum('bytes_discarded'):,} discarded"
     )
     yield (
-        f"bytes back   {front.sum('upstream_bytes_received'):,} ="
+        f"bytes back   {front.upstream_sum('bytes_received'):,} ="
         f" {back_again:,} to clients"
-        f" + {front.sum('upstream_bytes_discarded'):,} discarded"
+        f" + {front.upstream_sum('bytes_discarded'):,} discarded"
     )
     yield (
         f"  and on     {back_again:,} = {received:,} received"
@@ -97,19 +102,18 @@ def _check_records(name: str, records: ServerRecords) -> Iterator[str]:
 def _check_relay(front: ServerRecords, back: ServerRecords) -> Iterator[str]:
     # What the proxy received against what it passed on and what its target saw.
     for report in front.reports:
-        if report.bytes_received != report.bytes_discarded + (
-            report.upstream_bytes_sent or 0
-        ):
+        target = report.upstream or Upstream(
+            bytes_received=0, bytes_sent=0, bytes_discarded=0
+        )
+        if report.bytes_received != target.bytes_sent + report.bytes_discarded:
             yield f"connection {report.id}: received is not passed on + discarded"
-        if (report.upstream_bytes_received or 0) != report.bytes_sent + (
-            report.upstream_bytes_discarded or 0
-        ):
+        if target.bytes_received != report.bytes_sent + target.bytes_discarded:
             yield f"connection {report.id}: sent is not what the target sent"
     if _dialed(front) != len(back.reports):
         yield f"{_dialed(front)} dialed, but {len(back.reports)} reports of the target"
-    if front.sum("upstream_bytes_sent") < back.sum("bytes_received"):
+    if front.upstream_sum("bytes_sent") < back.sum("bytes_received"):
         yield "the target received more than the proxy sent"
-    if front.sum("upstream_bytes_received") > back.sum("bytes_sent"):
+    if front.upstream_sum("bytes_received") > back.sum("bytes_sent"):
         yield "the proxy received more than the target sent"
 
 

@@ -23,7 +23,6 @@ from trioserve import (
     Timeouts,
     echo,
     open_listeners,
-    parse_address,
     proxy,
     serve,
 )
@@ -97,7 +96,7 @@ async def perform(
             nursery.start_soon(view.run)
         with trio.CancelScope() as patience:
             async with trio.open_nursery() as running:
-                address = parse_address(front.addresses[0])
+                address = front.addresses[0]
                 assert isinstance(address, TcpAddress)
                 for client in clients:
                     running.start_soon(client.run, address.port)

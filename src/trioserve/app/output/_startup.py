@@ -10,7 +10,7 @@ import math
 import shlex
 from collections.abc import Iterable
 
-from trioserve import Address, Server, TcpAddress, UnixAddress, parse_address
+from trioserve import Address, Server, TcpAddress, UnixAddress
 from trioserve.app._open_files import open_files_allowed
 from trioserve.app._service import Service
 from trioserve.app._values import (
@@ -30,7 +30,7 @@ _TIMERS = ("first_byte", "idle", "half_closed", "write_stall", "lifetime")
 
 def log_ready(log: Log, service: Service, server: Server) -> None:
     """Log what is bound, what the limits are, how to stop it, what to try."""
-    addresses = ", ".join(server.addresses)
+    addresses = ", ".join(map(str, server.addresses))
     route = f"{addresses} -> {service.route}" if service.targets else addresses
     drain = server.timeouts.lame_duck + server.timeouts.drain
     log.say(
@@ -38,9 +38,9 @@ def log_ready(log: Log, service: Service, server: Server) -> None:
         f"trioserve {service.name}: {route}",
         f"limits: {_limits_text(service)}",
         f"stop:   Ctrl-C drains, {format_at_most(drain)}; again cuts",
-        f"try:    nc {_nc_arguments(parse_address(server.addresses[0]))}",
+        f"try:    nc {_nc_arguments(server.addresses[0])}",
         command=service.name,
-        addresses=",".join(server.addresses),
+        addresses=",".join(map(str, server.addresses)),
         target=service.route or None,
         max_connections=service.limits.max_connections,
         max_per_peer=service.limits.max_per_peer,
@@ -51,7 +51,7 @@ def log_ready(log: Log, service: Service, server: Server) -> None:
         },
     )
     _log_faults(log, service)
-    _log_exposed(log, server)
+    _log_exposed(log, service, server)
     _log_open_files(log, service)
 
 
@@ -67,13 +67,10 @@ def _log_faults(log: Log, service: Service) -> None:
         )
 
 
-def _log_exposed(log: Log, server: Server) -> None:
-    exposed = [
-        address
-        for address in server.addresses
-        if _is_all_interfaces(parse_address(address))
-    ]
-    if exposed:
+def _log_exposed(log: Log, service: Service, server: Server) -> None:
+    exposed = [str(each) for each in server.addresses if _is_all_interfaces(each)]
+    # With access rules somebody has thought of who may connect.
+    if exposed and not service.layers.access:
         log.say(
             "exposed",
             f"{' and '.join(exposed)} is all interfaces: everybody who reaches this"

@@ -63,7 +63,7 @@ def _holders_text(connections: tuple[Connection, ...]) -> Iterator[str]:
     if connections:
         yield "tokens are held by (oldest first):"
     for connection in connections[:_MOST]:
-        route = connection.peer
+        route = str(connection.peer)
         if connection.target is not None:
             route += f" > {connection.target}"
         yield (
@@ -79,7 +79,7 @@ def _holders_text(connections: tuple[Connection, ...]) -> Iterator[str]:
 def _holder_fields(connection: Connection) -> dict[str, Any]:
     return {
         "id": connection.id,
-        "peer": connection.peer,
+        "peer": str(connection.peer),
         "target": connection.target,
         "phase": str(connection.phase),
         "age": round(connection.age, 3),

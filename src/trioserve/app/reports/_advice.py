@@ -72,6 +72,10 @@ ADVICE: Final = {
         "it was refused",
         "--per-peer",
     ),
+    "denied": Advice(
+        "if {host} may connect, put an --allow for it before the rule that denies it",
+        "it was refused",
+    ),
     "no_fds": Advice(
         "raise the hard limit of open files (ulimit -Hn, LimitNOFILE= in systemd), or"
         " lower --max-connections",
@@ -88,6 +92,10 @@ ADVICE: Final = {
     "stopping": Advice(
         "send clients elsewhere before the server stops; --lame-duck leaves the time",
         "it was refused",
+    ),
+    "handshake": Advice(
+        "is {host} a scanner, or slow? {side} was to send more than it did",
+        "it was reset",
     ),
     "first_byte": Advice(
         "is {host} a health check or a scanner? if both sides may be silent for so"

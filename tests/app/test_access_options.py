@@ -1,0 +1,85 @@
+"""``--allow`` and ``--deny``, in the order of the command line."""
+
+from __future__ import annotations
+
+import shlex
+import signal
+import socket
+
+import pytest
+
+from app.invoked import error_of, invoke
+from app.process import Start
+from trioserve.app import _run
+from trioserve.app._service import Service
+
+
+def rules_of(line: str, monkeypatch: pytest.MonkeyPatch, **env: str) -> tuple[str, ...]:
+    services: list[Service] = []
+
+    async def main(service: Service, output: object, signals: object) -> int:
+        services.append(service)
+        return 0
+
+    monkeypatch.setattr(_run, "main", main)
+    assert invoke("echo", ":0", *shlex.split(line), **env).exit_code == 0
+    return tuple(services[0].layers.access)
+
+
+@pytest.mark.parametrize(
+    ("line", "rules"),
+    [
+        ("", []),
+        ("--allow 10.0.0.0/8", ["allow 10.0.0.0/8"]),
+        (
+            "--deny 10.0.0.7 --allow 10.0.0.0/8 --deny=::1 --idle 5 --allow all",
+            ["deny 10.0.0.7/32", "allow 10.0.0.0/8", "deny ::1/128", "allow all"],
+        ),
+        (
+            "--allow 10.0.0.0/8 --allow unix --deny 10.0.0.7",
+            ["allow 10.0.0.0/8", "allow unix", "deny 10.0.0.7/32"],
+        ),
+    ],
+)
+def test_the_order_of_rules_is_that_of_the_command_line(
+    line: str, rules: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert list(rules_of(line, monkeypatch)) == rules
+
+
+def test_rules_of_the_environment_come_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And what it denies is denied, whatever it allows."""
+    env = {"TRIOSERVE_ALLOW": "10.0.0.0/8 ::1", "TRIOSERVE_DENY": "10.0.0.7"}
+    denied, *allowed = "deny 10.0.0.7/32", "allow 10.0.0.0/8", "allow ::1/128"
+    assert rules_of("", monkeypatch, **env) == (denied, *allowed)
+    there = rules_of("--allow unix", monkeypatch, **env)
+    assert there == (denied, "allow unix")
+    there = rules_of("--deny unix", monkeypatch, **env)
+    assert there == (*allowed, "deny unix")
+
+
+@pytest.mark.parametrize(
+    ("network", "error"),
+    [
+        ("10.0.0.7/8", "has bits of a host; did you mean 10.0.0.0/8, or 10.0.0.7?"),
+        ("localhost", "'localhost' is not a network; write an IPv4 or IPv6 address"),
+    ],
+)
+def test_an_error_names_the_option(network: str, error: str) -> None:
+    said = error_of(invoke("echo", ":0", "--deny", network))
+    assert said.startswith("--deny: ")
+    assert error in said
+
+
+def test_a_client_that_is_denied_is_refused(start: Start) -> None:
+    echo = start("echo", "127.0.0.1:0", "--deny", "127.0.0.2", "--allow", "127.0.0.0/8")
+    with echo.connect(port := echo.port()) as client:
+        client.sendall(b"hello")
+        assert client.recv(5) == b"hello"
+    with socket.create_connection(
+        ("127.0.0.1", port), timeout=60, source_address=("127.0.0.2", 0)
+    ) as client:
+        assert client.recv(1) == b""
+    assert " level=info " in echo.err.until("reason=denied")
+    echo.signal(signal.SIGTERM)
+    assert echo.code() == 0
