@@ -1220,6 +1220,47 @@ async def test_a_goodbye_comes_before_the_fin_of_a_timer(
     assert (report.reason, report.bytes_sent) == (timer, 3)
 
 
+@pytest.mark.parametrize("in_message", [False, True])
+async def test_a_goodbye_comes_before_the_fin_of_a_drain(
+    in_message: bool, autojump_clock: object
+) -> None:
+    """To a client that was idle; another one gets its answer."""
+
+    async def handler(conn: Connection) -> None:
+        conn.goodbye = b"421"
+        with conn.idle():
+            await conn.receive_some()
+            await conn.draining.wait()
+            await conn.send_all(b"answer")
+
+    async with serving(handler) as running:
+        client = await running.connect()
+        if in_message:
+            await client.send_all(b"?")
+        await trio.testing.wait_all_tasks_blocked()
+        running.server.start_draining()
+        assert await receive_all(client) == (b"answer" if in_message else b"421")
+        await client.aclose()
+    (report,) = running.reports
+    assert report.reason is (Reason.SERVER_CLOSED if in_message else Reason.DRAINED)
+
+
+async def test_a_goodbye_is_sent_once_and_not_after_eof(autojump_clock: object) -> None:
+    async def handler(conn: Connection) -> None:
+        conn.goodbye = b"421"
+        with conn.idle():
+            await conn.receive_some()
+        await conn.send_eof()
+
+    async with serving(handler) as running:
+        client = await running.connect()
+        await trio.testing.wait_all_tasks_blocked()
+        running.server.start_draining()
+        assert await receive_all(client) == b""
+        await client.aclose()
+    assert running.reports[0].reason is Reason.DRAINED
+
+
 async def test_a_client_that_is_reset_gets_no_goodbye(autojump_clock: object) -> None:
     async def handler(conn: Connection) -> None:
         conn.goodbye = b"408"

@@ -122,11 +122,12 @@ class Connection(trio.abc.HalfCloseableStream):
 
     @property
     def goodbye(self) -> bytes:
-        """Bytes that are sent before the FIN of a timer: ``idle`` or ``first_byte``.
+        """Bytes that are sent before the FIN of a timer or a drain.
 
-        Such as ``b"HTTP/1.1 408 Request Timeout\\r\\n\\r\\n"``; ``b""`` at first, and
-        4,096 bytes at most. A client that is reset gets none, nor does one whose relay
-        has ended by a timer.
+        Such as ``b"421 closing\\r\\n"``; ``b""`` at first, and 4,096 bytes at most. The
+        timers are ``idle`` and ``first_byte``. After a drain that has ended
+        :meth:`idle`, they are sent when the handler has returned. A client that is
+        reset gets none, nor does one whose relay has ended by a timer.
         """
         return self._lifecycle.goodbye
 

@@ -21,6 +21,7 @@ other side by then.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
 from collections.abc import Coroutine, Mapping
@@ -39,7 +40,7 @@ from ._options import Timeouts
 from ._reason import Phase, Reason, Side
 from ._results import CloseReason
 from ._timers import TimerEntry, Timers, next_look
-from ._transport import Transport
+from ._transport import FAILURES, Transport
 
 #: Timers that end a relay by FIN, because no byte has come for long.
 _SILENT: Final = (Reason.IDLE, Reason.FIRST_BYTE)
@@ -68,7 +69,7 @@ class Lifecycle:
       exception: what it ends by, if it is an error.
       result: what its handler returned.
       notes: what its handler noted.
-      goodbye: bytes that are sent before the FIN of a timer.
+      goodbye: bytes that are sent before the FIN of a timer or a drain.
     """
 
     __slots__ = (
@@ -255,6 +256,9 @@ class Lifecycle:
             return
         if relay_closed is None or relay_closed.reason.outcome == "ok":
             self.phase = Phase.CLOSING
+        if self._drained and self.goodbye:
+            with contextlib.suppress(*FAILURES):
+                await transport.send(self.goodbye)
         if transport.eof and transport.closes_at_once:
             self._eof_first = True
             transport.close()
