@@ -252,6 +252,25 @@ MUTATIONS: Sequence[Mutation] = (
             "test_relays_go_on_while_the_engine_can_not_be_waited_for",
         ),
     ),
+    Mutation(
+        law=1,
+        breaks="without a rule that matches, the last rule holds for everybody",
+        file="_access.py",
+        old="        return not allows\n",
+        new="        return allows\n",
+        tests=("test_access.py", "test_the_first_rule_that_matches_decides"),
+    ),
+    Mutation(
+        law=1,
+        breaks="clients found in the kernel's queue at a drain pass no access rules",
+        file="_socket_acceptor.py",
+        old="self.host.start(self._batch.popleft(), self.layers)",
+        new="self.host.start(self._batch.popleft(), ())",
+        tests=(
+            "test_handshake.py",
+            "test_those_found_in_the_queue_at_a_drain_pass_layers_too",
+        ),
+    ),
     # 2. Limit
     Mutation(
         law=2,
@@ -469,6 +488,17 @@ MUTATIONS: Sequence[Mutation] = (
         tests=(
             "test_connection.py",
             "test_a_drain_ends_no_wait_for_the_rest_of_a_message",
+        ),
+    ),
+    Mutation(
+        law=5,
+        breaks="a client whose wait the drain has ended gets no goodbye",
+        file="_lifecycle.py",
+        old="        if self._drained and self.goodbye:",
+        new="        if self._drained and not self.goodbye:",
+        tests=(
+            "test_connection.py",
+            "test_a_goodbye_comes_before_the_fin_of_a_drain",
         ),
     ),
     # 6. No lost hello
@@ -769,6 +799,14 @@ MUTATIONS: Sequence[Mutation] = (
             "test_those_that_wait_for_a_full_unix_socket_get_in_in_their_order",
         ),
     ),
+    Mutation(
+        law=12,
+        breaks="a connection that has not passed its layers in time is let in",
+        file="_handshake.py",
+        old="    return Reason.HANDSHAKE\n",
+        new="    return None\n",
+        tests=("test_handshake.py", "test_all_layers_share_one_deadline"),
+    ),
     # 13. Nothing left
     Mutation(
         law=13,
@@ -907,6 +945,18 @@ MUTATIONS: Sequence[Mutation] = (
         tests=(
             "test_nurseries.py",
             "test_a_lent_nursery_that_is_cancelled_ends_at_once",
+        ),
+    ),
+    # 16. Layers are invisible
+    Mutation(
+        law=16,
+        breaks="of several layers that give bytes back, the last one's come last",
+        file="_transport_state.py",
+        old="self.unread_bytes = data + self.unread_bytes",
+        new="self.unread_bytes += data",
+        tests=(
+            "test_unread.py",
+            "test_whatever_is_given_back_the_bytes_and_their_count_are_the_same",
         ),
     ),
 )

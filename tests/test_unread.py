@@ -46,7 +46,7 @@ _steps = st.tuples(st.sampled_from(["receive", "unread"]), st.integers(1, 3000))
 def test_whatever_is_given_back_the_bytes_and_their_count_are_the_same(
     total: int, script: list[_Step], medium: Medium, ends: str, schedule: object
 ) -> None:
-    """Law 4: a script of receives and unreads reads what receives alone would."""
+    """Laws 4 and 16: a script of receives and unreads reads what receives alone would."""
 
     async def main() -> None:
         with over(medium) as (transport, link):
@@ -86,7 +86,7 @@ def test_whatever_is_given_back_the_bytes_and_their_count_are_the_same(
 
 @pytest.mark.parametrize("medium", MEDIA)
 async def test_eof_and_errors_that_were_found_come_after_it(medium: Medium) -> None:
-    """Law 8: what was received before them is received before them again."""
+    """Laws 8 and 16: what was received before them is received before them again."""
     for resets in (False, True):
         with over(medium) as (transport, link):
             await link.peer.send_all(b"hello")
