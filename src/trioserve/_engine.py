@@ -184,11 +184,11 @@ class Engine:
         polled = self._polled
         for _ in range(_POLLS):
             # It is closed if the last relay has ended meanwhile.
-            happened = [] if epoll.closed else epoll.poll(0, _EVENTS)
-            if not happened:
+            ready = [] if epoll.closed else epoll.poll(0, _EVENTS)
+            if not ready:
                 return
             now = trio.current_time()
-            for fd, events in happened:
+            for fd, events in ready:
                 pump = polled[fd]
                 if pump is None:
                     continue

@@ -313,7 +313,7 @@ class Lifecycle:
 
     def idle(self, held: object) -> Idle:
         """See ``Connection.idle``."""
-        return Idle(self.transport, bool(held), self._begin_idle, self._leave_idle)
+        return Idle(self.transport, bool(held), self._begin_idle, self._forget_idle)
 
     def _begin_idle(self, idle: Idle) -> None:
         if self._idle is not None:
@@ -321,7 +321,7 @@ class Lifecycle:
         self._idle = idle
         self._end_idle()
 
-    def _leave_idle(self) -> None:
+    def _forget_idle(self) -> None:
         self._idle = None
 
     def server_drains(self) -> None:

@@ -155,7 +155,7 @@ def _refuse(
     return no_relay(life)
 
 
-class _Watch:
+class _ClientWatch:
     """Ends the dialing for a client that is gone."""
 
     __slots__ = ("_dialer", "_life", "_scope", "timer_entry")
@@ -190,7 +190,7 @@ class _Watch:
 
 async def _dial(life: Lifecycle, dialer: Dialer, seconds: float) -> Transport | None:
     """Connect; if that fails, keep why, which may be that the client is gone."""
-    watch = _Watch(life, dialer)
+    watch = _ClientWatch(life, dialer)
     dialer.on_wait = watch.begin
     try:
         return await dialer.dial(seconds)

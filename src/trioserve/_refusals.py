@@ -46,7 +46,7 @@ class Refusals:
           whether it is closed. If not, a task waits until the client has read the
           message, and calls ``finalize``.
         """
-        if not self._tell(life, message):
+        if not self._send_message(life, message):
             self._told += 1
             name = f"conn-{life.id} {life.peer} refused"
             self._start(self._linger_and_finalize, life, name=name)
@@ -59,12 +59,12 @@ class Refusals:
 
         Cancelled, it leaves the transport to whoever closes it then.
         """
-        if not self._tell(life, message):
+        if not self._send_message(life, message):
             self._told += 1
             await self._linger(life)
         life.transport.close()
 
-    def _tell(self, life: Lifecycle, message: bytes | None) -> bool:
+    def _send_message(self, life: Lifecycle, message: bytes | None) -> bool:
         """Send the message, or RST. Returns whether nothing is to be waited for."""
         transport = life.transport
         if message is None:
