@@ -53,6 +53,7 @@ SERVING: dict[str, tuple[Any, ...]] = {
     "handler": (None, 5),
     "limits": OPTIONS,
     "timeouts": OPTIONS,
+    "layers": OPTIONS,
     "collector": (None, 5),
     "report_buffer": COUNT,
     "handler_nursery": (0, False),
@@ -77,7 +78,7 @@ TABLE: dict[str, dict[str, tuple[Any, ...]]] = {
     "Connection.abort": {"reason": (5, b"no")},
     "Connection.goodbye": {"goodbye": ("bye", None, bytes(4097))},
     "Server.timeouts": {"timeouts": (5, "10s")},
-    "Server.add_listener": {"listener": (None, 5)},
+    "Server.add_listener": {"listener": (None, 5), "layers": OPTIONS},
     "Server.close_listener": {"listener": (None, 5)},
     "Server.start_draining": {"within": SECONDS, "reason": (None, 5)},
     "Server.drain": {"within": SECONDS, "reason": (None, 5)},
@@ -133,6 +134,7 @@ TABLE: dict[str, dict[str, tuple[Any, ...]]] = {
         "when_full": (None, "panic"),
         "refusal": ("busy", 5),
     },
+    "Layers": {"access": ("allow all", None, 5, [5], ["permit all"])},
     "Timeouts": {
         field.name: (*NUMBER, -1, math.nan)
         for field in dataclasses.fields(trioserve.Timeouts)
@@ -172,6 +174,7 @@ ANY: dict[str, str] = {
     "Segment": "a record",
     "RelayResult": "a record",
     "Statistics": "a record",
+    "Upstream": "a record",
 }
 
 
@@ -211,7 +214,7 @@ class _World:
             "Connection.timeouts": (partial(_set, conn, "timeouts"), {}),
             "Connection.abort": (conn.abort, {}),
             "Connection.goodbye": (partial(_set, conn, "goodbye"), {}),
-            "Server.add_listener": (server.add_listener, {}),
+            "Server.add_listener": (server.add_listener, {"listener": self.listener}),
             "Server.close_listener": (server.close_listener, {}),
             "Server.start_draining": (server.start_draining, {}),
             "Server.drain": (server.drain, {}),

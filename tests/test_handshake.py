@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
+import socket
 import ssl
 from collections.abc import Iterator
 from pathlib import Path
@@ -182,13 +182,16 @@ async def test_a_listener_that_comes_later_may_have_layers_of_its_own(
 async def test_those_found_in_the_queue_at_a_drain_pass_layers_too(
     autojump_clock: object,
 ) -> None:
-    limits = Limits(max_connections=0)
-    async with serving(echo, layers=NOBODY, limits=limits) as running:
-        client = await running.connect()
-        running.server.limits = dataclasses.replace(limits, max_connections=1)
+    async with serving(echo, layers=NOBODY) as running:
+        # In one step, so that the accept loop does not run in between.
+        client = socket.create_connection(running.server[0].socket.getsockname())
         running.server.start_draining()
-        assert await receive_all(client) == b""
+        with client:
+            client.setblocking(False)
+            await trio.lowlevel.wait_readable(client)
+            assert client.recv(1) == b""
     assert [report.reason for report in running.reports] == [Reason.DENIED]
+    assert running.summary.backlog_drained == 1  # type: ignore[attr-defined]
 
 
 # -- the seam: a layer that reads

@@ -248,6 +248,21 @@ async def test_out_of_descriptors_no_name_is_unknown(known: bool) -> None:
         await hosts("ip6-localhost")
 
 
+@pytest.mark.parametrize("answer", [socket.gaierror(-2, "no"), OSError(16, "busy")])
+def test_whatever_the_c_library_says_without_a_descriptor(answer: OSError) -> None:
+    """Law 15: with libnss-mdns, it says EBUSY."""
+
+    async def main() -> None:
+        resolver = Resolver()
+        resolver.answer = answer
+        with pytest.raises(type(answer), match=str(answer.strerror)):
+            await hosts()
+        with pytest.raises(OSError, match="Too many open files"), no_free_fd():
+            await hosts()
+
+    run(main)
+
+
 def test_a_name_of_a_link_local_address_follows_its_interface(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -104,9 +104,10 @@ async def resolve(address: TcpAddress, *, passive: bool = False) -> list[AddrInf
             type=socket.SOCK_STREAM,
             flags=flags,
         )
-    except socket.gaierror:
-        # The C library says that there is no such name when it could not open the
-        # hosts file, or a socket to ask with: then this says EMFILE or ENFILE.
+    except OSError:
+        # When the C library could not open the hosts file, or a socket to ask with, it
+        # says that there is no such name; with libnss-mdns it says EBUSY. Then this
+        # raises EMFILE or ENFILE.
         socket.socket(socket.AF_UNIX).close()
         raise
     except RuntimeError as error:
