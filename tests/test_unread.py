@@ -46,7 +46,7 @@ _steps = st.tuples(st.sampled_from(["receive", "unread"]), st.integers(1, 3000))
 def test_whatever_is_given_back_the_bytes_and_their_count_are_the_same(
     total: int, script: list[_Step], medium: Medium, ends: str, schedule: object
 ) -> None:
-    """Laws 4 and 16: a script of receives and unreads reads what receives alone would."""
+    """Laws 4 and 16: a script of receives and unreads reads the same bytes."""
 
     async def main() -> None:
         with over(medium) as (transport, link):
