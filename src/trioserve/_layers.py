@@ -6,7 +6,7 @@ A frozen value, checked when it is made. It does not know who does it.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Sequence
 
 from ._access import parse_rule
 from ._arguments import check_type
@@ -31,12 +31,12 @@ class Layers:
       TypeError, ValueError: naming the argument that can't be.
     """
 
-    access: Iterable[str] = ()
+    access: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         if isinstance(self.access, str):
             raise TypeError(f"access must be a list of rules, not {self.access!r}")
-        check_type("access", self.access, Iterable, "a list of rules")
+        check_type("access", self.access, Sequence, "a list of rules")
         rules = []
         for each in self.access:
             check_type("access", each, str, "a list of texts")

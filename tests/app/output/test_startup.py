@@ -1,13 +1,14 @@
-"""What is logged at the start: that a limit is low for lack of open files."""
+"""What is logged at the start: low limits, access rules, all interfaces."""
 
 from __future__ import annotations
 
 import pytest
 
-from trioserve import Limits, Timeouts, echo
+from support import serving
+from trioserve import Layers, Limits, Timeouts, echo
 from trioserve.app._service import Service
 from trioserve.app.output._log import Log
-from trioserve.app.output._startup import log_low_default
+from trioserve.app.output._startup import log_low_default, log_ready
 
 
 @pytest.mark.parametrize(("most", "said"), [(1, 1), (99, 1), (100, 0)])
@@ -23,3 +24,32 @@ def test_a_limit_that_is_low_for_lack_of_files_is_said(most: int, said: int) -> 
     log_low_default(Log(lines.append, "logfmt"), service)
     assert len(lines) == said
     assert all(f"max_connections={most}" in line for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("address", "rules", "said", "exposed"),
+    [
+        ("127.0.0.1:0", [], "access=null", False),
+        ("0.0.0.0:0", [], "access=null", True),
+        ("0.0.0.0:0", ["allow 10.0.0.0/8"], 'access="allow 10.0.0.0/8"', False),
+    ],
+)
+async def test_access_rules_are_said_instead_of_the_warning_of_all_interfaces(
+    address: str, rules: list[str], said: str, exposed: bool
+) -> None:
+    lines: list[str] = []
+    service = Service(
+        name="echo",
+        listen=(),
+        handler=echo,
+        limits=Limits(),
+        timeouts=Timeouts(),
+        layers=Layers(access=rules),
+    )
+    async with serving(echo, addresses=(address,)) as running:
+        for form in ("text", "logfmt"):
+            log_ready(Log(lines.append, form), service, running.server)
+    text = "\n".join(lines)
+    assert ("allow 10.0.0.0/8; the first that matches" in text) is bool(rules)
+    assert f" {said} " in text
+    assert ("everybody who reaches" in text) is exposed

@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import shlex
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 from trioserve import Address, Server, TcpAddress, UnixAddress
 from trioserve.app._open_files import open_files_allowed
@@ -37,6 +37,7 @@ def log_ready(log: Log, service: Service, server: Server) -> None:
         "listening",
         f"trioserve {service.name}: {route}",
         f"limits: {_limits_text(service)}",
+        *_access_text(service),
         f"stop:   Ctrl-C drains, {format_at_most(drain)}; again cuts",
         f"try:    nc {_nc_arguments(server.addresses[0])}",
         command=service.name,
@@ -45,6 +46,7 @@ def log_ready(log: Log, service: Service, server: Server) -> None:
         max_connections=service.limits.max_connections,
         max_per_peer=service.limits.max_per_peer,
         when_full=service.limits.when_full,
+        access=",".join(service.layers.access) or None,
         timeouts={
             name: finite(value)
             for name, value in dataclasses.asdict(service.timeouts).items()
@@ -53,6 +55,11 @@ def log_ready(log: Log, service: Service, server: Server) -> None:
     _log_faults(log, service)
     _log_exposed(log, service, server)
     _log_open_files(log, service)
+
+
+def _access_text(service: Service) -> Iterator[str]:
+    if rules := ", ".join(service.layers.access):
+        yield f"access: {rules}; the first that matches decides"
 
 
 def _log_faults(log: Log, service: Service) -> None:
