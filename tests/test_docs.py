@@ -4,7 +4,8 @@ Every Python block of README.md and docs/ is a program, or tests, and is run; on
 that is marked as ``continued`` goes on with what those before it have made, and
 one that is marked with a name is a file of that name. A text block right after it
 is what it prints, where ``...`` stands for anything. Every file of examples/ is
-run, and ends. A command in a console block has the options it is given.
+run, and ends. A command in a console block has the options it is given. The files
+for other programs are checked by test_deployment.py and real/test_load_balancers.py.
 """
 
 from __future__ import annotations
@@ -31,6 +32,10 @@ from shell import PATIENCE, environment, free_ports, replaced
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+#: Languages of blocks that are files for other programs; each has a file's name.
+CONFIGURATIONS = frozenset({"dockerfile", "ini", "nginx", "none", "yaml"})
+
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
 
 
@@ -185,7 +190,7 @@ def test_there_is_no_block_that_nothing_checks() -> None:
             r"^ *```(.*)\n(?:.*\n)*? *```$", page.read_text(), re.MULTILINE
         )
     ]
-    checked = {"python", "console", "mermaid"}
+    checked = {"python", "console", "mermaid", *CONFIGURATIONS}
     outputs = sum(block.output is not None for block in all_blocks("python"))
     consoles = sum(block.output is not None for block in all_blocks("console"))
     assert {words.split()[0] for words in every} <= checked | {"text"}

@@ -20,7 +20,13 @@ from real.tools import needs
 from shell import Shell, free_ports, replaced
 from test_docs import ROOT, blocks
 
-PAGES = ["tutorial.md", "explaining.md", "reports.md"]
+PAGES = [
+    "tutorial.md",
+    "explaining.md",
+    "load-balancer.md",
+    "reports.md",
+    "sizing.md",
+]
 
 
 def steps(page: Path) -> Iterator[tuple[str, str]]:
@@ -51,7 +57,7 @@ def is_like(line: str, said: str) -> bool:
     return re.fullmatch(pattern, line) is not None
 
 
-@needs("bash", "nc")
+@needs("bash", "nc", "ss")
 @pytest.mark.parametrize("name", PAGES)
 def test_a_session_goes_as_the_page_says(name: str, tmp_path: Path) -> None:
     page = ROOT / "docs" / name
