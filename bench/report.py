@@ -104,13 +104,13 @@ def page(raw: Raw, plots: Mapping[str, str]) -> str:
     lines = [
         "# Performance",
         "",
-        "Made by `python -m bench --page` out of [these figures](figures.json);",
-        "[what is measured, and how to read it](../../bench/README.md).",
+        "`python -m bench --page` makes this page from [these figures](figures.json).",
+        "[What is measured, and how to read it](../../bench/README.md).",
         "",
-        f"A figure is the median of up to {raw['rounds']} rounds, in parentheses the",
-        f"least and the most. A sample took about {raw['seconds']:g} s. From the least",
-        f"to the most is {median(spreads):.0%} of a median cost in half of all cases,",
-        f"and {spreads[-1]:.0%} in the worst: what differs by less is the same.",
+        f"Each figure is the median of up to {raw['rounds']} rounds, with the least and",
+        f"the most in parentheses. A sample took about {raw['seconds']:g} s. The range",
+        f"between these is {median(spreads):.0%} of the median cost in half of all",
+        f"cases, and {spreads[-1]:.0%} in the worst: a smaller difference is noise.",
         "",
         *_table(["machine", ""], raw["machine"].items()),
         *_table(
@@ -167,7 +167,7 @@ def _table_of_growth(raw: Raw) -> Iterator[str]:
         for series, peer, few, costs in growth(raw)
     ]
     if rows:
-        yield from ("", "### Growth of the CPU for each, with many connections", "")
+        yield from ("", "### How the CPU cost grows with the number of connections", "")
         yield from _table(["work", "peer", "connections", "cost at most / least"], rows)
 
 

@@ -181,7 +181,7 @@ def _all() -> Generator[Work]:
     for number in (100, MOST * 9 // 10):
         yield Work(
             name=f"connections-beside-{number}",
-            title=f"The same beside {number} that are open and silent",
+            title=f"The same beside {number} open, silent connections",
             task=partial(_connections, number),
             clients=number + 64,
             is_long=True,
@@ -189,7 +189,7 @@ def _all() -> Generator[Work]:
     for number in (1, 8, 32):
         yield Work(
             name=f"blast-{number}",
-            title=f"Bytes up the stream, 256 KiB at a time, in {number} flows at once",
+            title=f"Bytes up in blocks of 256 KiB, flows at a time: {number}",
             task=partial(_blast, number),
             clients=number,
             target="sink",
@@ -199,7 +199,7 @@ def _all() -> Generator[Work]:
             way = "down" if down else "up"
             yield Work(
                 name=f"bytes-{way}-{number}",
-                title=f"Bytes {way} the stream, in {number} flows at once",
+                title=f"Bytes {way} the stream, flows at a time: {number}",
                 task=partial(_flow, number, down),
                 clients=number,
                 target="iperf3",
@@ -207,7 +207,7 @@ def _all() -> Generator[Work]:
     for number in (2000, MOST):
         yield Work(
             name=f"idle-{number}",
-            title=f"Memory for {number} connections that are open and silent",
+            title=f"Memory for {number} open, silent connections",
             task=partial(_idle, number),
             clients=number,
             is_long=True,
@@ -215,14 +215,14 @@ def _all() -> Generator[Work]:
     for clients in (1, 64):
         yield Work(
             name=f"handler-messages-{clients}",
-            title=f"Round trips to a handler of one's own, {clients} at a time",
+            title=f"Round trips to a user's handler, {clients} at a time",
             task=partial(_round_trips, clients),
             clients=clients,
             serves="echo",
         )
     yield Work(
         name="handler-connections",
-        title="Connect to a handler of one's own, one round trip, close; 64 at a time",
+        title="Connect to a user's handler, one round trip, close; 64 at a time",
         task=partial(_connections, 0),
         clients=64,
         serves="echo",
