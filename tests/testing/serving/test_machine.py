@@ -404,7 +404,7 @@ class LineMachine(ServeMachine):
     def answers_are_not_longer_than_questions(self) -> None:
         for report in self.reports:
             assert report.bytes_sent <= report.bytes_received
-        assert self.server.draining.is_set() or self.server.addresses
+        assert self.server.draining.is_set() or len(self.server)
 
 
 async def raise_at_once(stream: Connection) -> None:
