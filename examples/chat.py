@@ -1,4 +1,4 @@
-"""A chat: all hear all, and who reads too slowly is let go, not waited for."""
+"""A chat: each line goes to all clients; a client that reads too slowly is aborted."""
 
 import trio
 
@@ -9,11 +9,11 @@ room: dict[Connection, trio.MemorySendChannel[bytes]] = {}
 
 
 async def handler(stream: Connection) -> None:
-    to_me, heard = trio.open_memory_channel[bytes](16)
+    to_me, queue = trio.open_memory_channel[bytes](16)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(listen, stream, to_me)
-        async for words in heard:
-            await stream.send_all(words)
+        async for lines in queue:
+            await stream.send_all(lines)
 
 
 async def listen(stream: Connection, to_me: trio.MemorySendChannel[bytes]) -> None:
@@ -29,10 +29,10 @@ async def listen(stream: Connection, to_me: trio.MemorySendChannel[bytes]) -> No
                         to_other.send_nowait(lines + end)
                 except trio.WouldBlock:
                     other.abort()
-            await to_me.send(lines + end)  # who talks faster than they hear waits
+            await to_me.send(lines + end)  # waits for a client that does not read
     finally:
         del room[stream]
-        to_me.close()  # what was heard until now is still sent
+        to_me.close()  # lines that are already in the queue are still sent
 
 
 HELLO = Peer().expect(b"welcome\n").meet("the room")

@@ -1,4 +1,4 @@
-"""A drain: the idle connection is let go, the busy one finishes its answer."""
+"""A drain: it closes the idle connection; the busy one finishes its answer."""
 
 import trio
 from trio.testing import open_stream_to_socket_listener as connect
@@ -8,7 +8,7 @@ import trioserve
 
 async def answer_slowly(stream: trioserve.Connection) -> None:
     question = b""
-    with stream.idle():  # a drain may end this wait, and no other
+    with stream.idle():  # a drain may end this wait, but no other
         question = await stream.receive_some()
     if question:
         await stream.send_all(b"thinking... ")

@@ -1,4 +1,4 @@
-"""A Trio program that serves beside what else it does: it counts who comes by."""
+"""A Trio program that serves beside its other tasks, and counts its clients."""
 
 import trio
 from trio.testing import open_stream_to_socket_listener as connect

@@ -1,4 +1,4 @@
-"""Keys and values: each line asks for something, and gets a line."""
+"""A key-value store: each line is a command, and is answered with a line."""
 
 from trioserve import Connection
 from trioserve.testing import Peer, run_conversation
@@ -18,7 +18,7 @@ def answer(line: bytes) -> bytes:
 
 
 async def handler(stream: Connection) -> None:
-    text = b""  # what has come of a line; none is longer than 1000 bytes
+    text = b""  # the beginning of a line; a line may have 1000 bytes
     while len(text) < 1000 and (data := await stream.receive_some()):
         *lines, text = (text + data).split(b"\n")
         for line in lines:

@@ -1,4 +1,4 @@
-"""One at a time: the second client is told so, and the third finds room again."""
+"""One connection at a time: the second client is refused, the third is served."""
 
 from functools import partial
 

@@ -1,4 +1,4 @@
-"""A proxy before an echo server; its reports say what went through."""
+"""A proxy in front of an echo server; its report says how many bytes it relayed."""
 
 from functools import partial
 

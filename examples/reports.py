@@ -1,4 +1,4 @@
-"""Reports carry what happened, and results: a handler's value and its notes."""
+"""A report has the reason of the end, the handler's result and its notes."""
 
 from functools import partial
 

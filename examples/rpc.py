@@ -1,4 +1,4 @@
-"""Remote calls: JSON both ways, with its length in two bytes before it."""
+"""Remote calls: JSON in both directions, with a length prefix of two bytes."""
 
 import json
 
@@ -18,7 +18,7 @@ def call(function: str, *numbers: int) -> int:
 async def handler(stream: Connection) -> None:
     data = b""
     async for more in stream:
-        data += more  # no more than what two bytes can say, and a receive
+        data += more  # at most a message of 64 KiB, and a receive
         while len(data) >= (end := 2 + int.from_bytes(data[:2])):
             body, data = data[2:end], data[end:]
             await stream.send_all(framed(call(*json.loads(body))))

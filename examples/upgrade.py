@@ -1,4 +1,4 @@
-"""Lines in capitals; after the line RAW, what comes goes back as it is."""
+"""Lines are sent back in capitals; after the line RAW, bytes are sent back as is."""
 
 from trioserve import Connection
 from trioserve.testing import Peer, run_conversation
@@ -12,7 +12,7 @@ async def handler(stream: Connection) -> None:
             line, _, text = text.partition(b"\n")
             is_raw = line == b"RAW"
             await stream.send_all(b"OK\n" if is_raw else line.upper() + b"\n")
-        if is_raw:  # what came along with the line RAW is raw
+        if is_raw:  # bytes that came with the line RAW are sent back, too
             await stream.send_all(text)
             text = b""
 

@@ -1,7 +1,7 @@
-"""System calls that fail as told: of one socket, of the engine's epoll, of all.
+"""System calls that fail on demand: of one socket, of the engine's epoll, of all.
 
-What is failing here is the call and not the connection: the kernel knows nothing
-of it, which is the worst case for whoever waits for the kernel.
+Only the call fails, not the connection: the kernel reports no event, which is the
+worst case for a task that waits for the kernel.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any, Final, Self
 
 import trio
 
-#: The names of Python's methods, by the system call that they make.
+#: The system call behind each of Python's methods.
 _CALLS: Final = {
     "accept": "accept4",
     "connect_ex": "connect",
@@ -35,11 +35,11 @@ _CALLS: Final = {
 
 
 class Fault:
-    """A system call that fails, for some times or until :meth:`stop`.
+    """A system call that fails a number of times, or until :meth:`stop`.
 
     Attributes:
-      call: as its manual page calls it.
-      hits: how often it was called and failed.
+      call: the name of its manual page.
+      hits: how many calls have failed.
     """
 
     def __init__(self, call: str, name: str, times: float = math.inf) -> None:
@@ -59,7 +59,7 @@ class Fault:
 
 
 class Failing:
-    """A socket or an epoll, some calls of which fail."""
+    """A socket or an epoll with failing calls."""
 
     def __init__(self, below: Any, fault: Fault | FailingEpolls) -> None:
         self._below = below
@@ -85,7 +85,7 @@ class Failing:
 
 
 class FailingEpolls:
-    """What makes epolls that fail while there are ``faults``."""
+    """Stands in for ``select.epoll``; its epolls fail while there are ``faults``."""
 
     def __init__(self) -> None:
         self.faults: list[Fault] = []
@@ -103,7 +103,7 @@ class FailingEpolls:
 
 
 class Waits:
-    """Trio's waits for one descriptor, or for all, that fail when ``fault`` is set."""
+    """Stands in for Trio's waits; those for ``fd``, or for all, fail with ``fault``."""
 
     def __init__(self, wait: Any) -> None:
         self.fault: Fault | None = None
@@ -118,7 +118,7 @@ class Waits:
 
 
 class Steps(trio.abc.Instrument):
-    """How many steps all tasks of a run have made."""
+    """Counts the steps of all tasks of a run."""
 
     def __init__(self) -> None:
         self.count = 0

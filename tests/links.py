@@ -1,6 +1,6 @@
-"""Links: two connected streams, of every kind that bytes can come through.
+"""Links: two connected streams, of each kind that a relay may get.
 
-``ours`` goes to what is tested, ``peer`` is the other end of it.
+``ours`` goes to the code under test; ``peer`` is the other end.
 """
 
 from __future__ import annotations
@@ -59,10 +59,10 @@ RealMedium: TypeAlias = Callable[[], RealLink]
 
 
 def send_unpaced(sock: socket.socket | trio.socket.SocketType) -> None:
-    """Let its kernel send as soon as the peer's may take it.
+    """Let the kernel send as soon as the peer's kernel has room.
 
-    With BBR it sends by a clock of its own, which a virtual one runs away from. What
-    a listener has is handed down to what it accepts.
+    BBR paces by real time, and a virtual clock runs ahead of that. Accepted sockets
+    inherit the option from their listener.
     """
     with contextlib.suppress(OSError, AttributeError):  # another system
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, b"reno")
@@ -87,7 +87,7 @@ _NOTSENT_LOWAT = getattr(socket, "TCP_NOTSENT_LOWAT", 25)
 
 
 class Foreign(trio.abc.HalfCloseableStream):
-    """A stream over a socket that doesn't show it; closed in a hurry, it resets."""
+    """A stream that hides its socket; ``aclose_forcefully`` resets it."""
 
     def __init__(self, below: trio.SocketStream) -> None:
         self.below = below
@@ -113,7 +113,7 @@ class Foreign(trio.abc.HalfCloseableStream):
 
 
 class Whole(trio.abc.Stream):
-    """A stream that can't send EOF, as TLS."""
+    """A stream that can't send EOF, like TLS."""
 
     def __init__(self, below: Stream) -> None:
         self.below = below
@@ -142,19 +142,19 @@ def foreign() -> RealLink:
 
 
 def memory() -> AnyLink:
-    """No socket at all: unbounded, and nothing can be reset."""
+    """Streams without a socket: unbounded, and without resets."""
     one, other = trio.testing.memory_stream_pair()
     return Link(one, other, resets=False)
 
 
 def narrow(stream: trio.abc.Stream) -> None:
-    """Let its kernel take as little as it can before it is read."""
+    """Give it the smallest receive buffer that the kernel allows."""
     assert isinstance(stream, trio.SocketStream)
     stream.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1)
 
 
 def roomy() -> Sockets:
-    """A link whose side of ours takes and gives much at once: bulk gets a pipe."""
+    """A link with large buffers on our side, so that bulk data gets a pipe."""
     link = sockets()
     link.ours.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 200_000)
     link.ours.setsockopt(socket.IPPROTO_TCP, _NOTSENT_LOWAT, 400_000)
@@ -166,7 +166,7 @@ MEDIA: tuple[Medium, ...] = (sockets, foreign, memory)
 REAL_MEDIA: tuple[RealMedium, ...] = (sockets, foreign)
 
 
-#: Not as long as any buffer, so that a chunk never looks like the next one.
+#: Its length is not that of a buffer, so that a chunk never equals the next one.
 _PATTERN = random.Random(0).randbytes(65_521)
 
 
@@ -178,7 +178,7 @@ def some_bytes(start: int, count: int) -> bytes:
 
 
 def numbers(data: bytes) -> memoryview:
-    """The same bytes, in a view whose length is not in bytes."""
+    """The same bytes, in a view whose ``len()`` is not the number of bytes."""
     return memoryview(data).cast("Q")
 
 
@@ -203,9 +203,9 @@ class Peer:
     """One end of a link, reading in the background.
 
     Attributes:
-      sent, received: what went out and came in, so far.
-      tail: what came after: ``"open"`` (nothing yet), ``"eof"``, ``"reset"``,
-        or ``"closed"`` if it was this peer who reset.
+      sent, received: the bytes so far.
+      tail: what came after them: ``"open"`` (nothing yet), ``"eof"``, ``"reset"``,
+        or ``"closed"`` if this peer has reset.
     """
 
     def __init__(self, stream: Stream) -> None:
@@ -222,7 +222,7 @@ class Peer:
         try:
             while data := await self.receive():
                 self.received += data
-            # The kernel says only once that it was reset.
+            # The kernel reports a reset only once.
             self.tail = "reset" if self.broke else "eof"
         except trio.BrokenResourceError:
             self.tail = "reset"
@@ -234,7 +234,7 @@ class Peer:
         return await self.stream.receive_some(10_000)
 
     async def send(self, count: int) -> None:
-        """Send; whether it arrives is for the test to say. Nothing after EOF."""
+        """Send, and ignore errors: the test checks what arrives. Nothing after EOF."""
         if self.sent_eof:
             return
         data = some_bytes(len(self.sent), count)
@@ -244,7 +244,7 @@ class Peer:
         except trio.BrokenResourceError:
             self.broke = True
         except trio.ClosedResourceError:
-            pass  # it was this peer who reset
+            pass  # this peer has reset
 
     async def send_eof(self) -> None:
         self.sent_eof = True

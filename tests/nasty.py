@@ -1,4 +1,4 @@
-"""Nasty errors: whatever is asked of them raises, lies, or goes on for ever."""
+"""Nasty errors: their methods raise or return wrong values, and groups can be deep."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from hypothesis import strategies as st
 
-#: What a method of a nasty error does instead of what it should.
+#: What a method of a nasty error does instead of its job.
 DEEDS: Final = (
     "raises ValueError",
     "raises itself",
@@ -20,7 +20,7 @@ DEEDS: Final = (
     "returns a long text",
 )
 
-#: What Python, Trio or a log asks an error for.
+#: What Python, Trio or a log calls or reads on an error.
 QUESTIONS: Final = ("__str__", "__repr__", "__bool__", "__len__", "__eq__", "__hash__")
 PROPERTIES: Final = (
     "__cause__", "__context__", "__suppress_context__", "__traceback__", "__class__",
@@ -30,7 +30,7 @@ PROPERTIES: Final = (
 
 
 class StrangeText(str):
-    """A text of which nothing is as it is of a text."""
+    """A ``str`` whose methods all raise."""
 
     __slots__ = ()
 
@@ -74,7 +74,7 @@ def _method(deed: str) -> Callable[..., Any]:
 
 
 def make(base: type[BaseException], deeds: dict[str, str], *args: Any) -> BaseException:
-    """An error derived from ``base`` that does these deeds when it is asked."""
+    """An error derived from ``base`` whose methods do these deeds."""
     members: dict[str, Any] = {}
     for name, deed in deeds.items():
         is_asked = name in PROPERTIES[: PROPERTIES.index("split")]
@@ -91,7 +91,7 @@ def make(base: type[BaseException], deeds: dict[str, str], *args: Any) -> BaseEx
 def _can_be_in_a_group(error: BaseException) -> bool:
     try:
         _ = BaseExceptionGroup("to try", [error])
-    except BaseException:  # noqa: ASYNC103 - it does not tell its class
+    except BaseException:  # noqa: ASYNC103 - its class can be hidden
         return False  # noqa: ASYNC104
     return True
 
@@ -104,7 +104,7 @@ def deep(error: BaseException, depth: int = 2_000) -> BaseException:
 
 
 def round_about(first: BaseException, second: BaseException) -> BaseException:
-    """Each is the other's context, and cause."""
+    """Make each the context and the cause of the other."""
     for one, other in ((first, second), (second, first)):
         BaseException.__dict__["__context__"].__set__(one, other)
         BaseException.__dict__["__cause__"].__set__(one, other)
@@ -113,7 +113,7 @@ def round_about(first: BaseException, second: BaseException) -> BaseException:
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-    """How to make a nasty error: Hypothesis asks what it draws for too much."""
+    """How to make a nasty error. Hypothesis can't draw one: it inspects its draws."""
 
     base: type[BaseException]
     deeds: dict[str, str]

@@ -1,6 +1,6 @@
-"""A shell in which a person would paste commands, with ``trioserve`` on its PATH.
+"""A shell for pasted commands, with ``trioserve`` on its PATH.
 
-Nothing here knows what the commands are, or what they should say.
+This module does not know the commands or their output.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ import threading
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-#: How long a command may take to say its next line, on a busy machine too.
+#: Seconds that a command may take until its next line, also on a busy machine.
 PATIENCE = 120.0
 
 
 def environment(folder: Path) -> dict[str, str]:
     """A user's environment, with the command ``trioserve`` of this Python.
 
-    Made in ``folder``, which is also its HOME; it has no settings of ours, but
-    that the log is for people, as it is where stderr is a terminal.
+    ``folder`` holds the command and is HOME. The only setting of trioserve is that
+    the log is text, as it is when stderr is a terminal.
     """
     command = folder / "bin" / "trioserve"
     command.parent.mkdir(exist_ok=True)
@@ -46,15 +46,15 @@ def environment(folder: Path) -> dict[str, str]:
     }
 
 
-#: Below the ports that a kernel gives out by itself, so that what is free stays free
-#: on every address. A port that is held on one address may be given out on another.
+#: Below the kernel's ephemeral ports, so that a free port stays free on every
+#: address: a port that is in use on one address may be given out on another.
 _PORTS = range(10_000, 30_000)
 
 
 def free_ports(numbers: Iterable[str]) -> dict[str, str]:
-    """A port that nobody uses for each of these, which a text has instead.
+    """A free port for each of these port numbers of a text.
 
-    Tests that run at the same time, in other processes, are given other ports.
+    Tests that run at the same time in other processes get other ports.
     """
     worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:])
     workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
@@ -69,7 +69,7 @@ def free_ports(numbers: Iterable[str]) -> dict[str, str]:
 
 
 def free_port() -> int:
-    """One of them."""
+    """One free port."""
     return int(free_ports(["port"])["port"])
 
 
@@ -82,22 +82,22 @@ def _bind_to_one(probe: socket.socket, candidates: Iterator[int]) -> int:
 
 
 def replaced(text: str, words: dict[str, str]) -> str:
-    """``text`` with these words replaced, where they stand for themselves."""
+    """``text`` with these words replaced, unless they are part of a larger number."""
     for word, other in words.items():
         text = re.sub(rf"(?<!\d){word}(?!\d)", other, text)
     return text
 
 
 class Shell:
-    """A bash that reads commands, and the lines that come out of it.
+    """A bash that reads commands, and the lines that it prints.
 
-    Both its output and its errors, and those of all that it started.
+    They include stdout and stderr of all programs that it starts.
     """
 
     def __init__(self, folder: Path) -> None:
         self.seen: list[str] = []
         self._unread: queue.Queue[str | None] = queue.Queue()
-        # In a session of its own, so that all of it can be ended at once.
+        # In a session of its own, so that all its processes can be killed at once.
         self.process = subprocess.Popen(
             ["bash", "--norc", "--noprofile"],
             cwd=folder,
@@ -120,7 +120,7 @@ class Shell:
         """The next line, or None at the end.
 
         Raises:
-          queue.Empty: there is none for too long.
+          queue.Empty: no line came within :data:`PATIENCE`.
         """
         line = self._unread.get(timeout=PATIENCE)
         if line is not None:
@@ -128,7 +128,7 @@ class Shell:
         return line
 
     def end(self) -> list[str]:
-        """Say that there are no more commands; what it says after that."""
+        """Send EOF; return the lines that it prints after that."""
         assert self.process.stdin
         self.process.stdin.close()
         rest: list[str] = []

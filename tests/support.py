@@ -1,6 +1,6 @@
-"""What many tests need: a server with its reports, clients, raw tempers.
+"""Helpers of many tests: a running server and its reports, clients, a virtual clock.
 
-Real loopback sockets in process, numeric hosts, virtual time. Under ``@given``
+They use real loopback sockets in this process, and numeric hosts. Under ``@given``
 use :func:`run`, which gives every example its own clock.
 """
 
@@ -36,18 +36,18 @@ from trioserve._relay_options import RelayOptions
 from trioserve._timers import Timers
 from trioserve._transport import Transport
 
-_FOR_EVER = 1e9
+_LIMIT = 1e9
 
 
 class PanicError(BaseException):
-    """What is no ``Exception``; extensions that are written in Rust raise such."""
+    """An error that is not an ``Exception``, as extensions in Rust raise them."""
 
 
 def virtual_clock() -> trio.testing.MockClock:
     """A clock that jumps when nothing has happened for a (real) millisecond.
 
-    When the machine is busy, a thread that looks up a name or bytes on loopback
-    may take longer; time must not fly meanwhile.
+    On a busy machine, a name look-up in a thread or bytes on loopback may take
+    longer; the clock must not jump meanwhile.
     """
     clock = trio.testing.MockClock(autojump_threshold=0.001)
     jump = clock._autojump
@@ -61,9 +61,9 @@ def virtual_clock() -> trio.testing.MockClock:
 
 
 def _packets_under_way() -> bool:
-    """Whether the kernel has packets that it has not delivered yet, be it anybody's.
+    """Whether the kernel has packets of any process that it has not delivered yet.
 
-    That is column 12 of what it says of each processor, since Linux 5.10.
+    Column 12 of each processor's line has their number, since Linux 5.10.
     """
     try:
         lines = Path("/proc/net/softnet_stat").read_text().splitlines()
@@ -75,17 +75,17 @@ def _packets_under_way() -> bool:
 def run(function: Callable[..., Awaitable[Any]], *args: Any) -> Any:
     """Run under a virtual clock of its own, which jumps when nothing happens.
 
-    Where everything waits for ever it would spin: that fails, with the tasks.
+    A deadlock is an error, and prints all tasks.
     """
 
     async def main() -> Any:
-        with trio.move_on_after(_FOR_EVER):
+        with trio.move_on_after(_LIMIT):
             return await function(*args)
         raise AssertionError("deadlock")
 
     async def watch() -> Any:
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(_dump_at, _FOR_EVER - 1)
+            nursery.start_soon(_dump_at, _LIMIT - 1)
             result = await main()
             nursery.cancel_scope.cancel()
         return result
@@ -105,7 +105,7 @@ async def _dump_at(seconds: float) -> None:
 
 
 class DeadNames(trio.abc.HostnameResolver):
-    """A name server that never answers, for the run that makes one."""
+    """A name server that never answers, for the Trio run in which it is made."""
 
     def __init__(self) -> None:
         trio.socket.set_custom_hostname_resolver(self)
@@ -119,7 +119,7 @@ class DeadNames(trio.abc.HostnameResolver):
 
 
 class Running:
-    """A server that runs in a test, and what its collector got."""
+    """A server that runs in a test, and the reports that its collector received."""
 
     def __init__(self) -> None:
         self.server: Server = None  # type: ignore[assignment]
@@ -139,7 +139,7 @@ class Running:
     async def connect(
         self, index: int = 0, source: str | None = None
     ) -> trio.SocketStream:
-        """A client from ``source``, closed at the end of the test if not before."""
+        """Connect a client from ``source``; the end of the test closes it."""
         listener = self.server[index].socket
         sock = trio.socket.socket(listener.family)
         try:
@@ -154,7 +154,7 @@ class Running:
 
     @property
     def acceptor(self) -> Acceptor:
-        """The one of its first listener."""
+        """The acceptor of its first listener."""
         return self.server._serving.loops.acceptors[0]
 
     @property
@@ -166,16 +166,16 @@ class Running:
         return int(self.address.rpartition(":")[2])
 
     def check(self) -> None:
-        """Laws 2, 3, 4 and 13, as far as a server that runs can show them."""
+        """Check laws 2, 3, 4 and 13, as far as that is possible while it runs."""
         stats = self.server.statistics()
         assert stats.accepted == stats.open + stats.closed
         assert stats.closed == stats.collected + stats.buffered + stats.lost
-        # A lowered limit takes no token away, be it of a connection or one that
-        # an acceptor was given in the very step before.
+        # A lowered limit does not take back tokens: neither those of connections
+        # nor one that an acceptor has got in the step before.
         assert stats.tokens_used <= max(stats.limit, stats.open + len(self.server))
 
     def check_over(self) -> None:
-        """The same when it is over: nothing is left, and the sums agree."""
+        """The same after its end: nothing is left, and the sums agree."""
         self.check()
         stats = self.server.statistics()
         assert stats.open == stats.tokens_used == 0
@@ -192,7 +192,7 @@ class Running:
                 assert total == getattr(stats, name), name
         for report in self.reports:
             balanced(report)
-            # A handler's failed assertion is isolated too; not from the test.
+            # The server isolates a handler's failed assertion; the test must fail.
             if isinstance(report.exception, AssertionError | pytest.fail.Exception):
                 raise report.exception
 
@@ -200,21 +200,21 @@ class Running:
 async def relayed(
     a: Transport, b: Transport, *, first: bytes = b"", closes_b: bool = False
 ) -> RelayResult:
-    """A relay between two transports, run as where there is no server."""
+    """Relay between two transports, as without a server."""
     timeouts, began = Timeouts(), trio.current_time()
     options = RelayOptions(timeouts, timeouts.drain_idle, Timers(), began, closes_b)
     return await run_with_timers(make_relay(a, b, first, options))
 
 
 def balanced(report: ConnectionReport) -> None:
-    """The ledger of a relayed connection, to the byte."""
+    """Check the byte ledger of a relayed connection."""
     if (upstream := report.upstream) is not None:
         assert report.bytes_received == upstream.bytes_sent + report.bytes_discarded
         assert upstream.bytes_received == report.bytes_sent + upstream.bytes_discarded
 
 
 class Result:
-    """A relay that runs in a nursery, and what comes of it, when."""
+    """A relay that runs in a nursery; its result, and the time of its end."""
 
     def __init__(
         self,
@@ -248,7 +248,7 @@ async def serving(
     timeouts: Timeouts | None = None,
     **options: Any,
 ) -> AsyncGenerator[Running, None]:
-    """A server for the block; drained and checked at its end unless it is over."""
+    """Run a server for the block; at the end, drain and check it."""
     running = Running()
     running.collects = "collector" not in options
     options.setdefault("collector", running.collect)
@@ -281,10 +281,10 @@ async def serving(
 
 
 async def acknowledged() -> None:
-    """Wait until kernels move no more of what peers don't read.
+    """Wait until the kernel moves no more bytes to peers that don't read.
 
-    A receiver is up to 0.04 (real) seconds late to say what it has taken, and a
-    sender tries the last of a window after 0.2.
+    A receiver may delay its acknowledgement by 0.04 (real) seconds, and a sender
+    probes a small window after 0.2.
     """
     await trio.testing.wait_all_tasks_blocked(0.4)
 
@@ -292,7 +292,7 @@ async def acknowledged() -> None:
 async def send_received(
     running: Running, client: trio.SocketStream, data: bytes
 ) -> None:
-    """Send, and wait (on a virtual clock) until the server has received all."""
+    """Send, and wait (on a virtual clock) until the server has received everything."""
     count = running.server.statistics().bytes_received + len(data)
     await client.send_all(data)
     while running.server.statistics().bytes_received < count:
@@ -322,7 +322,7 @@ def reset(stream: trio.SocketStream) -> None:
 
 
 async def is_reset(stream: trio.SocketStream) -> bool:
-    """Whether the peer ends this by RST rather than by FIN, whatever it sends first."""
+    """Whether the peer ends with RST and not with FIN, after any bytes."""
     try:
         async for _ in stream:
             pass
@@ -334,7 +334,7 @@ async def is_reset(stream: trio.SocketStream) -> bool:
 
 @contextlib.contextmanager
 def no_free_fd() -> Generator[None, None, None]:
-    """For the block, whoever wants another descriptor gets EMFILE."""
+    """For the block, opening another descriptor fails with EMFILE."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     lowest_free = os.open(os.devnull, os.O_RDONLY)
     os.close(lowest_free)

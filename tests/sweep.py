@@ -1,7 +1,7 @@
-"""Stop at every step: run a scenario again and again, stopped one step later.
+"""Sweeps: run a scenario again and again, and stop it one step later each time.
 
-Nothing can be cancelled but between two steps of tasks, so counting them and
-stopping after each in turn is exhaustive for that scenario and schedule.
+A cancel can take effect only between two steps, so stopping after each step in turn
+is exhaustive for that scenario and schedule.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import trio.abc
 
 from support import run
 
-#: Called by a scenario: from now on, count steps; stop it like this.
+#: A scenario calls this with a function that stops it; counting begins then.
 Begin: TypeAlias = Callable[[Callable[[], object]], None]
 
 
@@ -36,7 +36,7 @@ class _StopAt(trio.abc.Instrument):
 
 
 def sweep(scenario: Callable[[Begin], Awaitable[Any]], *, most: int = 2000) -> int:
-    """Run ``scenario(begin)``, stopped after each step in turn; how many there were.
+    """Run ``scenario(begin)``, stopped after each step in turn; return the steps.
 
     The scenario calls ``begin(stop)`` where counting starts, and checks what
     must hold at its end.

@@ -1,4 +1,4 @@
-"""Targets: addresses to dial, that answer, refuse or stay silent."""
+"""Targets: addresses to dial that accept, refuse or don't answer."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ async def dial(address: Address, seconds: float) -> SocketTransport:
 
 @contextlib.contextmanager
 def listening(host: str = "127.0.0.1") -> Generator[TcpAddress]:
-    """An address where the kernel accepts."""
+    """An address with a listener; the kernel completes connects."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.create_server((host, 0), family=family) as listener:
         yield TcpAddress(host, listener.getsockname()[1])
@@ -28,7 +28,7 @@ def listening(host: str = "127.0.0.1") -> Generator[TcpAddress]:
 
 @contextlib.contextmanager
 def refusing() -> Generator[TcpAddress]:
-    """An address where nobody listens, and nobody will meanwhile."""
+    """An address without a listener; it is bound, so no other program can listen."""
     with socket.socket() as bound:
         bound.bind(("127.0.0.1", 0))
         yield TcpAddress("127.0.0.1", bound.getsockname()[1])
@@ -50,7 +50,7 @@ def black_hole(host: str = "127.0.0.1", port: int = 0) -> Generator[TcpAddress]:
 
 @contextlib.contextmanager
 def full_queue(path: str) -> Generator[socket.socket]:
-    """A Unix socket that is listened on, with room for one more when one is taken."""
+    """A Unix listener with a full queue; accepting one client makes room for one."""
     with (
         socket.socket(socket.AF_UNIX) as listener,
         socket.socket(socket.AF_UNIX) as one,
@@ -72,7 +72,7 @@ def at(kind: str, host: str, port: int) -> Generator[None]:
 
 
 class Resolver(trio.abc.HostnameResolver):
-    """A resolver that answers what it is told, after a while."""
+    """A resolver with a fixed answer, after a delay."""
 
     def __init__(self, answer: list[str] | OSError, seconds: float = 0) -> None:
         self.answer = answer

@@ -1,8 +1,8 @@
-"""A chat: each connection has tasks of its own, and slow readers are let go.
+"""A chat: each connection has its own tasks, and slow readers are disconnected.
 
 ``python chat_server.py 6667`` serves until SIGTERM or SIGINT. A client's first line
-is its name; what it says then goes to everybody, through a queue for each client. One
-whose queue is full is disconnected; nobody waits for it, and its report says why.
+is its name; its other lines go to all clients, through a queue for each. A client
+whose queue is full is disconnected instead of waited for, and its report says why.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ import trio
 from trioserve import Connection, Server, serve_tcp
 
 MAX_LINE: Final = 1000  # bytes
-MAX_QUEUE: Final = 100  # receives of others, 4 KiB each, that may wait for a client
+MAX_QUEUE: Final = 100  # texts of up to 4 KiB that may wait for a client
 
 
 class Room:
-    """Everybody who is there, each with a queue of what is to be sent to them."""
+    """The clients in the room, each with a queue of texts to be sent to it."""
 
     def __init__(self) -> None:
         self._queues: dict[Connection, trio.MemorySendChannel[bytes]] = {}
@@ -32,7 +32,7 @@ class Room:
     def joined(
         self, conn: Connection, name: bytes, queue: trio.MemorySendChannel[bytes]
     ) -> Generator[None, None, None]:
-        """Be in the room for the block."""
+        """Keep the client in the room for the block."""
         self.tell_others(conn, b"* %s is here\n" % name)
         self._queues[conn] = queue
         try:
@@ -42,7 +42,7 @@ class Room:
             self.tell_others(conn, b"* %s has left\n" % name)
 
     def tell_others(self, speaker: Connection, text: bytes) -> None:
-        """Queue ``text`` for all but its speaker, without waiting for anybody."""
+        """Queue ``text`` for all clients but the speaker, without waiting."""
         for conn, queue in list(self._queues.items()):
             if conn is not speaker:
                 try:
@@ -56,7 +56,7 @@ class Room:
 async def handler(conn: Connection, *, room: Room) -> None:
     """Three tasks: one receives, one sends, one waits for the server to stop.
 
-    What is in the queue when the client has left the room is still delivered.
+    Texts that are in the queue when the client leaves the room are still delivered.
     """
     to_client, queue = trio.open_memory_channel[bytes](MAX_QUEUE)
     async with queue, trio.open_nursery() as nursery:
@@ -83,7 +83,7 @@ async def announce_drain(
 async def converse(
     conn: Connection, room: Room, to_client: trio.MemorySendChannel[bytes]
 ) -> None:
-    """Pass on what the client says, until it leaves or the server drains."""
+    """Pass the client's lines on, until it leaves or the server drains."""
     name = rest = b""
     with contextlib.ExitStack() as stack:
         while True:
@@ -103,7 +103,7 @@ async def converse(
                 await to_client.send(b"* welcome, %s\n" % name)
             if text := b"".join(b"%s: %s\n" % (name, line) for line in lines):
                 room.tell_others(conn, text)
-                await to_client.send(text)  # a client that does not listen can't talk
+                await to_client.send(text)  # waits for a client that does not read
 
 
 async def main(port: int) -> None:

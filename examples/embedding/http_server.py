@@ -1,8 +1,8 @@
 """An HTTP/1.1 server with h11: keep-alive, pipelining, chunked bodies, a clean drain.
 
 ``python http_server.py 8080`` serves until SIGTERM or SIGINT. A request that has
-begun when the server drains is read to its end and answered, and so are those that
-were pipelined behind it; the last answer says ``Connection: close``.
+begun when the server drains is read to its end and answered, and so are requests
+pipelined behind it; the last response has ``Connection: close``.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ import trio
 
 from trioserve import Connection, Server, Timeouts, serve_tcp
 
-MAX_BODY: Final = 1024 * 1024  # bytes; h11 takes no more than 16 KiB of a head
-REQUEST_SECONDS: Final = 10.0  # for all of a request, from its first byte
+MAX_BODY: Final = 1024 * 1024  # bytes; h11 limits the head to 16 KiB
+REQUEST_SECONDS: Final = 10.0  # for a whole request, from its first byte
 
 
 class Client:
@@ -47,7 +47,7 @@ class Client:
         raise h11.RemoteProtocolError("the body is too large", error_status_hint=413)
 
     async def respond(self, status: int, body: Iterable[bytes]) -> None:
-        """Send a response; chunked, unless the client knows HTTP/1.0 only."""
+        """Send a response; chunked, unless the client speaks HTTP/1.0."""
         drained = self.conn.draining.is_set() and not self.http.trailing_data[0]
         unread = self.http.their_state in (h11.IDLE, h11.SEND_BODY, h11.ERROR)
         headers = [("Connection", "close")] if drained or unread else []
@@ -58,7 +58,7 @@ class Client:
         await self.conn.send_all(self.http.send(h11.EndOfMessage()))
 
     async def _next_event(self) -> object:
-        """h11's next event; a drain that ends the wait is as the client's EOF."""
+        """h11's next event; a drain that ends the wait counts as the client's EOF."""
         while (event := self.http.next_event()) is h11.NEED_DATA:
             if self.http.they_are_waiting_for_100_continue:
                 go_on = h11.InformationalResponse(status_code=100, headers=[])
@@ -77,7 +77,7 @@ class Client:
 
 
 def answer(request: h11.Request, body: bytes) -> tuple[int, Iterable[bytes]]:
-    """What this server is there for: it counts, or sends back what it got."""
+    """The application: it counts to ten, or sends the body back."""
     match request.method, request.target:
         case b"HEAD", _:
             return 200, []

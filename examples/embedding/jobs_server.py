@@ -1,9 +1,9 @@
 """Jobs in threads, and reports in a SQLite table.
 
 ``python jobs_server.py 7001 reports.db`` serves until SIGTERM or SIGINT. Each line is
-a password, and the answer is its key; to derive it takes a thread some milliseconds.
-A limiter bounds how many threads compute at once, over all connections. The collector
-writes reports in batches, in a thread, so that the disk never holds up a connection.
+a password, and the answer is its key; a thread derives it in some milliseconds. A
+limiter bounds how many threads compute at once, for all connections together. The
+collector writes reports in batches, in a thread: connections never wait for the disk.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ TABLE: Final = """CREATE TABLE IF NOT EXISTS reports (
 
 
 def derive(password: bytes) -> bytes:
-    """The job: it computes, and knows nothing of connections."""
+    """The job: it computes, and does not know connections."""
     return hashlib.pbkdf2_hmac("sha256", password, b"salt", ROUNDS).hex().encode()
 
 
@@ -51,7 +51,7 @@ async def handler(conn: Connection, *, limiter: trio.CapacityLimiter) -> None:
             conn.note(error="the line is too long")
             break
         for line in lines:
-            # Left to itself if the connection ends: its result is for nobody else.
+            # Abandoned if the connection ends: nothing else needs its result.
             key = await trio.to_thread.run_sync(
                 derive, line, limiter=limiter, abandon_on_cancel=True
             )
@@ -61,7 +61,7 @@ async def handler(conn: Connection, *, limiter: trio.CapacityLimiter) -> None:
 
 
 def write(path: Path, reports: Sequence[ConnectionReport]) -> None:
-    """Add rows to the table, all or none; runs in a thread."""
+    """Add rows to the table, all or none. Runs in a thread."""
     rows = [
         (r.accepted_at, r.peer, r.reason, r.error, r.duration, r.notes.get("jobs", 0))
         for r in reports
@@ -74,7 +74,7 @@ def write(path: Path, reports: Sequence[ConnectionReport]) -> None:
 async def collector(
     reports: trio.MemoryReceiveChannel[ConnectionReport], *, path: Path
 ) -> None:
-    """Write what is there in one go; more come while the thread writes."""
+    """Write all available reports in one batch; more come while the thread writes."""
     async for report in reports:
         batch = [report]
         with contextlib.suppress(trio.WouldBlock, trio.EndOfChannel):

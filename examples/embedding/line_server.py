@@ -1,7 +1,7 @@
-"""A server of lines: a command on each, an answer to each, and a bound for a line.
+"""A line server: a command and an answer on each line, of limited length and time.
 
 ``python line_server.py 7000`` serves until SIGTERM or SIGINT. A client that is in
-the middle of a line when the server drains may end it, and gets its answer.
+the middle of a line when the server drains may finish it, and gets its answer.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ LINE_SECONDS: Final = 10.0  # for a line, from its first byte
 
 
 class LineError(Exception):
-    """What came is not a line that this server takes."""
+    """A line is too long, too slow or cut short."""
 
 
 class Lines:
-    """The lines that come over a connection.
+    """The lines that a connection receives.
 
-    The buffer holds what came behind the last line: at most a line and a receive.
+    The buffer holds the bytes after the last line: at most a line and a receive.
     """
 
     def __init__(self, conn: Connection) -> None:
@@ -37,10 +37,10 @@ class Lines:
     async def next(self) -> bytes | None:
         """The next line without its end; None at EOF, or if the server drains.
 
-        A drain ends the wait between two lines, and never one within a line.
+        A drain ends a wait between two lines, but not one within a line.
 
         Raises:
-          LineError: it is too long, takes too long, or EOF is in the middle of it.
+          LineError: the line is too long, takes too long, or EOF comes within it.
         """
         deadline = trio.current_time() + LINE_SECONDS
         while b"\n" not in self._buffer and len(self._buffer) <= MAX_LINE:
@@ -64,7 +64,7 @@ class Lines:
 
 
 def answer(line: bytes, store: dict[bytes, bytes]) -> bytes:
-    """Do what a line says."""
+    """Execute the command on a line; return the answer."""
     match line.split():
         case [b"SET", key, value]:
             store[key] = value

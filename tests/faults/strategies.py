@@ -1,4 +1,4 @@
-"""What Hypothesis draws to test faults: values of them, with times to choose."""
+"""Hypothesis strategies for values of faults, with a choice of times."""
 
 from __future__ import annotations
 

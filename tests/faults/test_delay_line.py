@@ -1,4 +1,4 @@
-"""A delay line: how much it holds, and when it hands it out."""
+"""A delay line: how many bytes it holds, and when it returns them."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def test_a_window_is_bandwidth_times_delay(text: str, size: int) -> None:
     assert window(parse_faults(text).up) == size
 
 
-def test_bytes_come_out_at_their_time() -> None:
+def test_bytes_come_out_when_they_are_due() -> None:
     """And EOF after them."""
     line = _line("latency=5s")
     assert line.due == math.inf
@@ -48,7 +48,7 @@ def test_bytes_come_out_at_their_time() -> None:
 
 
 def test_after_a_boundary_there_is_a_gap() -> None:
-    """So that a receiver that is waiting gets the first part by itself."""
+    """So that a receiver that is waiting gets the first part alone."""
     line = _line("cut@2")
     line.put(b"hello", 1000.0)
     assert line.take(1000.0) == b"he"
@@ -71,7 +71,7 @@ def test_a_full_line_has_no_room() -> None:
 
 
 def test_a_reset_comes_after_the_bytes_before_it() -> None:
-    """At once, when these are out."""
+    """At once, when these have been taken."""
     line = _line("latency=5s")
     line.put(b"hello", 1000.0)
     line.is_broken = True
@@ -84,7 +84,7 @@ def test_a_reset_comes_after_the_bytes_before_it() -> None:
 
 
 def test_a_termination_comes_after_the_bytes_before_it() -> None:
-    """And is noted for the report then."""
+    """And is recorded for the report then."""
     line = _line("reset@2")
     line.put(b"hello", 1000.0)
     assert line.take(1000.0) == b"he"

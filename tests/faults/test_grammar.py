@@ -1,4 +1,4 @@
-"""The grammar: text is read as faults, and faults are written as one text."""
+"""The grammar: text is parsed as faults, and equal faults are written the same."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from trioserve.faults import Faults, Impairment, Termination, parse_faults
 
 
 @given(faults)
-def test_what_is_written_is_read_back(faults: Faults) -> None:
-    """It gives equal values, to the last digit."""
+def test_written_faults_read_back_as_equal(faults: Faults) -> None:
+    """To the last digit."""
     assert parse_faults(str(faults)) == faults
     assert bool(faults) is bool(str(faults))
 
@@ -59,7 +59,7 @@ def test_what_is_written_is_read_back(faults: Faults) -> None:
         ),
     ],
 )
-def test_what_a_text_means(text: str, faults: Faults) -> None:
+def test_each_item_of_the_grammar_is_parsed(text: str, faults: Faults) -> None:
     """Each item of the grammar in each of its forms."""
     assert parse_faults(text) == faults
 
@@ -78,8 +78,8 @@ def test_what_a_text_means(text: str, faults: Faults) -> None:
         ("latency=0ms", ""),
     ],
 )
-def test_there_is_one_way_to_write_it(text: str, written: str) -> None:
-    """Equal faults have equal texts, however they were written before."""
+def test_equal_faults_are_written_the_same(text: str, written: str) -> None:
+    """However they were written before."""
     assert str(parse_faults(text)) == written
 
 
@@ -92,7 +92,7 @@ _SIGNS = ["=", "@", ",", ";", ":", "+-", "..", "/", "1", "50ms", "4KiB", " ", "s
     | st.lists(st.sampled_from(_WORDS + _SIGNS), max_size=8).map("".join)
 )
 def test_any_text_is_faults_or_an_error_in_one_line(text: str) -> None:
-    """And faults that were read can be written and read again."""
+    """And faults that were parsed can be written and parsed again."""
     try:
         faults = parse_faults(text)
     except ValueError as error:
@@ -116,8 +116,8 @@ def test_any_text_is_faults_or_an_error_in_one_line(text: str) -> None:
         ("latency=-1s", "'-1s' in 'latency=-1s' is not a time"),
         ("latency=1s+-", "'' in 'latency=1s+-' is not a time"),
         ("latency=1s+-2s", "can't vary by more than itself: 1s +- 2s, in 'latency"),
-        ("bandwidth=5", "'bandwidth=5' in 'bandwidth=5' is no bandwidth; use bytes"),
-        ("bandwidth=5/m", "is no bandwidth; use bytes per second, like"),
+        ("bandwidth=5", "'bandwidth=5' in 'bandwidth=5' is not a bandwidth; use byte"),
+        ("bandwidth=5/m", "is not a bandwidth; use bytes per second, like"),
         ("bandwidth=5kB/s", "'5kB' in 'bandwidth=5kB/s' is not a number of bytes; use"),
         ("bandwidth=0/s", "bandwidth must be 1 or more, not 0, in 'bandwidth=0/s'"),
         ("slice=0", "slice must be 1 or more, not 0"),
@@ -128,10 +128,10 @@ def test_any_text_is_faults_or_an_error_in_one_line(text: str) -> None:
         ("reset@" + "9" * 16, "is not a number of bytes"),
         ("reset@\u0661", "is not a number of bytes"),
         ("latency=1s,latency=2s", "'latency=2s' in 'latency=1s,latency=2s' is the sec"),
-        ("slice=1; up:slice=2", "is the second slice of one direction; say it once"),
+        ("slice=1; up:slice=2", "is the second slice of one direction; give it once"),
     ],
 )
-def test_what_is_wrong_is_said(text: str, message: str) -> None:
+def test_an_error_says_what_to_write(text: str, message: str) -> None:
     """The message says what to write instead."""
     with pytest.raises(ValueError, match=re.escape(message)):
         parse_faults(text)

@@ -57,8 +57,8 @@ async def faulty_proxy(
 
 
 @pytest.mark.parametrize("text", ["latency", "up:reset@x"])
-def test_faults_that_cannot_be_read(text: str) -> None:
-    """Said before anybody connects."""
+def test_faults_that_cannot_be_parsed_are_an_error_at_once(text: str) -> None:
+    """The error comes before a client connects."""
     with pytest.raises(ValueError, match=f"in '{text}'|in 'reset@x'"):
         proxy("127.0.0.1:1", faults=text)
 
@@ -84,7 +84,7 @@ async def test_without_faults_nothing_is_applied(
 async def test_latency_is_what_was_asked_for(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
-    """There and back, for each message and for EOF."""
+    """In both directions, for each message and for EOF."""
     async with faulty_proxy("up:latency=3s; down:latency=500ms") as (running, _):
         client = await running.connect()
         began = trio.current_time()
@@ -104,7 +104,7 @@ async def test_latency_is_what_was_asked_for(
 async def test_latency_does_not_limit_throughput(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
-    """Many messages are under way at the same time."""
+    """Many messages are in flight at the same time."""
     data = some_bytes(0, 3_000_000)
     async with faulty_proxy("latency=2s") as (running, _):
         client = await running.connect()
@@ -116,10 +116,10 @@ async def test_latency_does_not_limit_throughput(
         await client.aclose()
 
 
-async def test_what_is_under_way_is_bounded(
+async def test_the_bytes_in_flight_are_bounded(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
-    """Law 9: at 16 MiB in each direction, and at less where a line is slow."""
+    """Law 9: to 16 MiB in each direction, and to less with a low bandwidth."""
     for faults, most in (("up:latency=1h", 17e6), ("up:bandwidth=1/s", 140e3)):
         async with faulty_proxy(faults, timeouts=Timeouts(drain=0)) as (running, _):
             client = await running.connect()
@@ -134,7 +134,7 @@ async def test_what_is_under_way_is_bounded(
 async def test_bandwidth_is_what_was_asked_for(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
-    """In one direction, and for as long as it takes."""
+    """In one direction, from the first byte to the last."""
     data = some_bytes(0, 200)
     async with faulty_proxy("down:bandwidth=10/s") as (running, _):
         client = await running.connect()
@@ -150,10 +150,10 @@ async def test_bandwidth_is_what_was_asked_for(
     assert report.faults == ("down:bandwidth=10/s",)
 
 
-async def test_a_receiver_who_waits_gets_pieces(
+async def test_a_waiting_receiver_gets_slices(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
-    """No longer than the slices are, and none over a cut."""
+    """No receive is longer than a slice, and none crosses a cut."""
     data = some_bytes(0, 1000)
     async with faulty_proxy("down:slice=2..9, cut@500") as (running, _):
         client = await running.connect()
@@ -166,10 +166,10 @@ async def test_a_receiver_who_waits_gets_pieces(
         await client.aclose()
 
 
-async def test_each_connection_draws_its_own_faults_and_the_same_again(
+async def test_each_connection_draws_its_own_faults_from_the_seed(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
-    """By the seed and the connection's number."""
+    """The seed and the connection's number decide them."""
 
     async def pieces(seed: int) -> list[list[int]]:
         seen = list[list[int]]()
@@ -188,8 +188,10 @@ async def test_each_connection_draws_its_own_faults_and_the_same_again(
     assert first not in await pieces(8)
 
 
-async def test_a_slow_close(autojump_clock: trio.testing.MockClock) -> None:
-    """FIN comes later, and the bytes before it do not."""
+async def test_a_slow_close_delays_only_fin(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """FIN comes later; the bytes before it do not."""
     async with faulty_proxy("up:slow_close=7s") as (running, _):
         client = await running.connect()
         began = trio.current_time()
@@ -209,7 +211,7 @@ async def test_a_slow_close(autojump_clock: trio.testing.MockClock) -> None:
 
 
 class _Target:
-    """Receives all that comes, and what ends it; after a second it says hello."""
+    """Receives all bytes and notes how they end; sends a welcome after a second."""
 
     def __init__(self) -> None:
         self.received = b""
@@ -249,7 +251,7 @@ class _Target:
         ("down:stall@500ms, close@4s", b"", "eof", b"hello", "eof"),
     ],
 )
-async def test_a_termination_ends_it_as_it_says(
+async def test_a_termination_ends_the_connection(
     faults: str,
     to_client: bytes,
     client_end: str,
@@ -273,23 +275,23 @@ async def test_a_termination_ends_it_as_it_says(
 
 
 @pytest.mark.parametrize("faults", ["up:eof@3", "up:eof@2s"])
-async def test_what_comes_after_an_eof_is_thrown_away(
+async def test_bytes_after_an_eof_are_discarded(
     faults: str, autojump_clock: trio.testing.MockClock
 ) -> None:
-    """However much it is; the other direction goes on."""
+    """However many there are; the other direction continues."""
 
     async def target(conn: Connection) -> None:
         async for _ in conn:
             pass
         await trio.sleep(5)
-        await conn.send_all(b"I have heard enough")
+        await conn.send_all(b"that is enough")
 
     async with faulty_proxy(faults, target) as (running, _):
         client = await running.connect()
         await client.send_all(b"hel")
         await trio.sleep(3)
         await client.send_all(bytes(5_000_000))
-        assert await receive_all(client) == b"I have heard enough"
+        assert await receive_all(client) == b"that is enough"
         await client.aclose()
     (report,) = running.reports
     assert report.faults == (faults,)
@@ -302,7 +304,7 @@ async def test_what_comes_after_an_eof_is_thrown_away(
 async def test_the_first_termination_counts(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
-    """While a reset waits for the bytes before it, nothing else ends it."""
+    """While a reset waits for the bytes before it, no other termination applies."""
     was_reset = False
 
     async def target(conn: Connection) -> None:
@@ -328,10 +330,10 @@ async def test_the_first_termination_counts(
     assert report.reason is Reason.FAULT
 
 
-async def test_a_client_that_resets_while_it_is_not_listened_to(
+async def test_a_reset_after_an_injected_eof_is_noticed(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
-    """After the EOF that it never sent, it is still a reset."""
+    """The client has not sent that EOF; its reset ends the relay."""
     async with faulty_proxy("up:eof@0", _Target()) as (running, _):
         client = await running.connect()
         await client.send_all(b"hello")
@@ -341,10 +343,10 @@ async def test_a_client_that_resets_while_it_is_not_listened_to(
     assert report.reason is Reason.CLIENT_RESET
 
 
-async def test_a_stall_is_silence_and_backpressure(
+async def test_a_stall_blocks_the_sender_and_counts_as_idle(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
-    """Laws 9 and 12: the sender waits, and a timer ends it."""
+    """Laws 9 and 12: the sender waits, and a timer ends the connection."""
     async with faulty_proxy("up:stall@3", timeouts=Timeouts(idle=60)) as (running, _):
         client = await running.connect()
         narrow(client)
@@ -365,10 +367,10 @@ async def test_a_stall_is_silence_and_backpressure(
 @pytest.mark.parametrize(
     "faults", ["up:vanish@5", "down:vanish@2s", "up:stall@0; down:vanish@2s"]
 )
-async def test_one_that_vanishes_does_not_say_so(
+async def test_after_a_vanish_neither_end_sees_the_other_close(
     faults: str, autojump_clock: trio.testing.MockClock
 ) -> None:
-    """Neither end sees the other close, until somebody loses patience."""
+    """Until a timer ends the connection."""
     target = _Target()
     timeouts = Timeouts(idle=60)
     async with faulty_proxy(faults, target, timeouts=timeouts) as (running, there):
@@ -391,12 +393,12 @@ async def test_one_that_vanishes_does_not_say_so(
     assert "; ".join(report.faults) == faults
 
 
-async def test_refused_is_reset_and_nothing_is_dialed(
+async def test_refuse_resets_the_client_and_dials_nothing(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
-    """The target hears nothing of it."""
+    """The target sees no connection."""
     async with faulty_proxy("refuse; latency=1s") as (running, there):
-        # So soon that one may not even get as far as to be connected.
+        # The reset may come before the connect has returned.
         with pytest.raises((OSError, trio.BrokenResourceError)):
             await receive_all(await running.connect())
     (report,) = running.reports
@@ -404,11 +406,11 @@ async def test_refused_is_reset_and_nothing_is_dialed(
     assert (report.attempts, there.reports) == ((), [])
 
 
-# -- the words of another
+# -- Toxiproxy's toxics
 
 
 class _Seen:
-    """What a client gets back of what it sends, when, and what ends it."""
+    """The bytes that a client gets back, when it gets them, and how they end."""
 
     def __init__(self) -> None:
         self.pieces: list[tuple[float, bytes]] = []
@@ -445,7 +447,7 @@ class _Seen:
 
 
 _SENT = some_bytes(0, 5000)
-#: Toxic -> whether the client says EOF, and whether it did what it is to do.
+#: For each toxic: whether the client sends EOF, and a check of its effect.
 _TOXICS: dict[str, tuple[bool, Callable[[_Seen], bool]]] = {
     "latency": (True, lambda s: (s.data, s.first, s.ended) == (_SENT, 1, 1)),
     "bandwidth": (True, lambda s: (s.data, round(s.ended, 3)) == (_SENT, 1)),
@@ -465,10 +467,10 @@ _TOXICS: dict[str, tuple[bool, Callable[[_Seen], bool]]] = {
 
 
 @pytest.mark.parametrize("row", table(FAULTS, "toxic"), ids=lambda row: row[0])
-async def test_what_toxiproxy_does_can_be_said_here(
+async def test_each_toxic_of_toxiproxy_has_an_equal_fault(
     row: tuple[str, str, str], autojump_clock: trio.testing.MockClock
 ) -> None:
-    """In the words of the page, each of which does the same."""
+    """The fault in the page's table has the toxic's effect."""
     toxic, _, words = (cell.strip("`") for cell in row)
     eof, is_right = _TOXICS[toxic]
     seen = _Seen()
@@ -476,7 +478,7 @@ async def test_what_toxiproxy_does_can_be_said_here(
     assert is_right(seen), vars(seen)
 
 
-def test_all_toxics_are_there() -> None:
+def test_the_page_has_all_toxics() -> None:
     """Each once."""
     assert [row[0].strip("`") for row in table(FAULTS, "toxic")] == list(_TOXICS)
 
@@ -487,7 +489,7 @@ def test_all_toxics_are_there() -> None:
 async def test_a_reset_comes_after_the_bytes_before_it(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
-    """Law 8: these are under way, and so is the reset."""
+    """Law 8: both are in flight."""
 
     async def target(conn: Connection) -> None:
         await conn.send_all(b"some of")
@@ -503,10 +505,10 @@ async def test_a_reset_comes_after_the_bytes_before_it(
     assert (report.reason, report.bytes_sent) == (Reason.SERVER_RESET, 7)
 
 
-async def test_a_receiver_who_is_gone_ends_it_while_bytes_are_under_way(
+async def test_a_client_that_resets_while_bytes_are_in_flight_ends_the_relay(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
-    """What can't be delivered is discarded."""
+    """Bytes that can't be delivered are discarded."""
     async with faulty_proxy("down:slice=1/1s, stall@4") as (running, _):
         client = await running.connect()
         await client.send_all(b"hello")
@@ -518,10 +520,10 @@ async def test_a_receiver_who_is_gone_ends_it_while_bytes_are_under_way(
     assert report.upstream.bytes_discarded in (2, 3)
 
 
-async def test_a_drain_cuts_what_is_delayed_for_ever(
+async def test_a_drain_cuts_a_connection_with_delayed_bytes(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
-    """Law 5: and the report says how much was under way."""
+    """Law 5: and the report says how many bytes were in flight."""
     async with faulty_proxy("up:latency=1h") as (running, _):
         client = await running.connect()
         await client.send_all(b"hello")
@@ -533,10 +535,10 @@ async def test_a_drain_cuts_what_is_delayed_for_ever(
     assert report.bytes_discarded == 5
 
 
-async def test_a_client_that_cannot_be_closed_by_half(
+async def test_a_client_that_cannot_get_fin_is_closed(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
-    """As with TLS: it is closed, where it should get FIN."""
+    """As with TLS: it is closed instead of getting FIN."""
 
     class Once(trio.abc.Listener[Whole]):
         def __init__(self, stream: Whole) -> None:
@@ -578,10 +580,10 @@ _seconds = st.sampled_from([0.0, 0.25, 3.0])
     schedule=st.random_module(),
 )
 @settings(deadline=None)
-def test_whatever_is_applied_the_ledger_is_kept_and_nothing_is_left(
+def test_under_any_faults_the_ledger_balances_and_nothing_is_left(
     faults: Faults, how: str, count: int, schedule: object
 ) -> None:
-    """Laws 3, 4 and 13: whatever the client does meanwhile."""
+    """Laws 3, 4 and 13: the client closes, resets or leaves meanwhile."""
     before = open_fds()
 
     async def talk(client: trio.SocketStream) -> None:
@@ -621,8 +623,8 @@ def test_whatever_is_applied_the_ledger_is_kept_and_nothing_is_left(
         "up:vanish@3, reset@3s",
     ],
 )
-def test_stopped_at_any_step_nothing_is_left(faults: str) -> None:
-    """Laws 3, 4 and 13: cut while bytes are under way, or an end."""
+def test_a_drain_after_any_step_leaves_nothing(faults: str) -> None:
+    """Laws 3, 4 and 13: it cuts while bytes or a termination are in flight."""
 
     async def scenario(begin: Begin) -> None:
         before = open_fds()

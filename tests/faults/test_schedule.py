@@ -84,8 +84,8 @@ def test_without_faults_nothing_happens() -> None:
     assert schedule.applied == ()
 
 
-def test_latency_is_for_each_byte() -> None:
-    """And for EOF: what is sent later is delivered as much later."""
+def test_latency_applies_to_each_byte() -> None:
+    """And to EOF: bytes that are sent later are delivered later by the same time."""
     schedule = _schedule("latency=500ms")
     assert schedule.feed(b"ab", 0) == [Segment(b"ab", 0.5, False)]
     assert schedule.feed(b"c", 0.25) == [Segment(b"c", 0.75, False)]
@@ -119,7 +119,7 @@ def test_bandwidth_is_exact(rate: int) -> None:
 
 
 def test_latency_and_bandwidth_add_up() -> None:
-    """On a line that is both slow and long."""
+    """As on a line that is both slow and long."""
     schedule = _schedule("latency=2s, bandwidth=1/s")
     segments = schedule.feed(b"abc", 0)
     assert segments == [
@@ -167,7 +167,7 @@ def test_a_cut_is_a_boundary_and_nothing_else() -> None:
 
 
 def test_a_termination_by_bytes_is_reached_with_the_last_byte_before_it() -> None:
-    """Not with the first one after it, which may never come."""
+    """Not with the first byte after it, which may never be sent."""
     schedule = _schedule("reset@3, stall@5")
     assert schedule.feed(b"ab", 0) == [Segment(b"ab", 0, False)]
     assert schedule.termination is None
@@ -180,13 +180,13 @@ def test_a_termination_by_bytes_is_reached_with_the_last_byte_before_it() -> Non
     assert list(schedule.applied) == ["reset@3"]
 
 
-def test_a_termination_at_once_is_there_from_the_beginning() -> None:
+def test_a_termination_at_byte_0_is_set_from_the_beginning() -> None:
     """It is reached before any byte."""
     assert _schedule("eof").termination == Termination("eof", bytes=0)
     assert _schedule("eof").feed(b"a", 0) == []
 
 
-def test_what_would_come_after_a_termination_by_time_does_not_come() -> None:
+def test_bytes_due_after_a_termination_by_time_are_lost() -> None:
     """Bytes and EOF that are in flight then are lost."""
     schedule = _schedule("latency=2s, stall@3s, reset@5s, close@1m, eof@4s")
     assert [str(termination) for termination in schedule.timed] == [
@@ -199,7 +199,7 @@ def test_what_would_come_after_a_termination_by_time_does_not_come() -> None:
     assert _schedule("latency=2s, stall@3s").feed_eof(2) == math.inf
 
 
-def test_a_termination_by_bytes_that_would_come_too_late_does_not_come() -> None:
+def test_a_termination_by_bytes_after_one_by_time_is_not_reached() -> None:
     """A termination by time came before its last byte."""
     schedule = _schedule("bandwidth=1/s, close@3, vanish@2s")
     assert [segment.at for segment in schedule.feed(b"abc", 0)] == [1, 2]
@@ -207,7 +207,7 @@ def test_a_termination_by_bytes_that_would_come_too_late_does_not_come() -> None
     assert [str(termination) for termination in schedule.timed] == ["vanish@2s"]
 
 
-def test_a_slow_close_is_slower_than_the_bytes() -> None:
+def test_slow_close_is_added_to_the_time_of_the_last_byte() -> None:
     """The delay is added to the time of the last byte."""
     schedule = _schedule("slow_close=3s, latency=1s, slice=1/10s")
     schedule.feed(b"abc", 0)

@@ -1,4 +1,4 @@
-"""Durations and sizes: read, and written so that they read back."""
+"""Durations and sizes: parsed, and written so that they read back as equal."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from trioserve.faults._units import format_seconds, format_size, parse_size
         ("0s", 0),
     ],
 )
-def test_a_duration(text: str, seconds: float) -> None:
+def test_a_duration_is_parsed(text: str, seconds: float) -> None:
     """Each unit, fractions, and sums."""
     assert parse_duration(text) == seconds
 
@@ -43,7 +43,7 @@ def test_a_duration(text: str, seconds: float) -> None:
         ("\u0661s", "is not a duration"),
     ],
 )
-def test_no_duration(text: str, message: str) -> None:
+def test_text_that_is_not_a_duration_is_an_error(text: str, message: str) -> None:
     """The message says what to write instead."""
     with pytest.raises(ValueError, match=re.escape(message)):
         parse_duration(text)

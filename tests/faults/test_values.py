@@ -22,7 +22,7 @@ from trioserve.faults import Faults, Impairment, Termination
         (lambda: Termination("reset", seconds=math.inf), "must be finite, not inf"),
         (lambda: Impairment(latency=-1), "latency must be 0 or more"),
         (lambda: Impairment(latency="1s"), "latency must be a number of seconds"),  # type: ignore[arg-type]
-        (lambda: Impairment(pause=1), "a pause is between slices"),
+        (lambda: Impairment(pause=1), "pause is the time between slices"),
         (lambda: Impairment(slice=5), "slice must be a tuple of int, not 5"),  # type: ignore[arg-type]
         (lambda: Impairment(slice=(1,)), "slice must be two numbers, not (1,)"),  # type: ignore[arg-type]
         (lambda: Impairment(cuts=3), "cuts must be a tuple of int, not 3"),  # type: ignore[arg-type]
@@ -34,7 +34,7 @@ from trioserve.faults import Faults, Impairment, Termination
         (lambda: Faults(down=None), "down must be an Impairment, not None"),  # type: ignore[arg-type]
     ],
 )
-def test_a_value_that_cannot_be(make: Any, message: str) -> None:
+def test_a_wrong_argument_is_an_error(make: Any, message: str) -> None:
     """The message names the argument."""
     with pytest.raises((TypeError, ValueError), match=re.escape(message)):
         make()

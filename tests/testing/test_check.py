@@ -1,6 +1,6 @@
-"""Checking handlers: what is tried, what is found, and how it is said.
+"""Checking handlers: arguments, runs, failures and their messages.
 
-Which mistakes are found is for the zoo to show.
+``test_zoo`` shows which mistakes are found.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ async def swallows(stream: Connection) -> None:
 # -- one conversation
 
 
-def test_what_came_of_it() -> None:
+def test_a_run_has_what_peers_received_and_the_reports() -> None:
     run = run_conversation(shout, HELLO)
     ((heard,),) = run.received
     assert (heard.data, heard.tail, heard.mismatch) == (b"HELLO\n", "eof", None)
@@ -80,13 +80,13 @@ def test_the_same_case_runs_the_same_way() -> None:
         assert first.steps == again.steps
 
 
-def test_seeds_are_different_orders() -> None:
+def test_seeds_give_different_orders_of_tasks() -> None:
     runs = [run_conversation(shout, HELLO, HELLO, seed=seed) for seed in range(10)]
     assert len({str(run.timeline) for run in runs}) > 1
 
 
-def test_another_schedule_is_put_back() -> None:
-    """Whoever uses Trio's own shuffling goes on as if nothing had been run."""
+def test_trios_own_shuffling_is_restored() -> None:
+    """Other Trio runs of the process are not affected."""
     from trio._core import _run
 
     before = _run._r.getstate(), _run._ALLOW_DETERMINISTIC_SCHEDULING
@@ -94,7 +94,7 @@ def test_another_schedule_is_put_back() -> None:
     assert before == (_run._r.getstate(), _run._ALLOW_DETERMINISTIC_SCHEDULING)
 
 
-async def test_it_can_be_called_by_a_test_that_trio_runs() -> None:
+async def test_it_can_be_called_in_a_trio_run() -> None:
     run = run_conversation(shout, HELLO)
     assert run.received[0][0].data == b"HELLO\n"
     with pytest.raises(HandlerFailure, match="swallow"):
@@ -138,7 +138,7 @@ def test_rounds_and_copies() -> None:
     assert len(run.reports) == 6
 
 
-def test_faults_are_the_first_round_only() -> None:
+def test_faults_apply_to_the_first_round_only() -> None:
     run = run_conversation(shout, HELLO, faults="up:reset@3", rounds=2)
     assert [heard[0].tail for heard in run.received] == ["reset", "eof"]
     assert [report.reason for report in run.reports] == [
@@ -147,17 +147,17 @@ def test_faults_are_the_first_round_only() -> None:
     ]
 
 
-def test_time_passes_at_once() -> None:
+def test_virtual_time_passes_at_once() -> None:
     run = run_conversation(shout, Peer().wait(3600).send(b"x").expect(b"X"))
     assert run.seconds >= 3600
 
 
-def test_a_peer_may_wait_for_as_long_as_it_likes() -> None:
+def test_a_peer_may_wait_for_days() -> None:
     peer = Peer().wait(1e6).send(b"x").expect(b"X")
     assert run_conversation(shout, peer, rounds=2).seconds == 2e6
 
 
-def test_nothing_ends_by_a_timer_unless_asked() -> None:
+def test_no_timer_ends_a_connection_unless_timeouts_are_given() -> None:
     quiet = Peer().wait(7200).close()
     assert run_conversation(shout, quiet).reports[0].reason == "client_closed"
     with pytest.raises(HandlerFailure, match="'answer'"):
@@ -168,7 +168,7 @@ def test_nothing_ends_by_a_timer_unless_asked() -> None:
         )
 
 
-def test_the_servers_limits_are_the_users() -> None:
+def test_limits_are_passed_to_the_server() -> None:
     with pytest.raises(HandlerFailure, match="'answer'"):
         run_conversation(
             shout, HELLO, HELLO, limits=Limits(max_connections=1, when_full="refuse")
@@ -178,7 +178,7 @@ def test_the_servers_limits_are_the_users() -> None:
 @pytest.mark.parametrize(
     "disturbance", ["cancel", "drain", "eof", "reset", "stall", "vanish"]
 )
-def test_what_can_happen_after_a_step(disturbance: Any) -> None:
+def test_each_disturbance_after_each_step(disturbance: Any) -> None:
     for at in range(12):
         run = run_conversation(
             shout, HELLO, disturbance=disturbance, at_step=at, rounds=1
@@ -186,7 +186,7 @@ def test_what_can_happen_after_a_step(disturbance: Any) -> None:
         assert len(run.reports) == 1
 
 
-def test_a_slow_reader_and_a_narrow_network() -> None:
+def test_a_late_reader_and_a_small_buffer() -> None:
     run = run_conversation(shout, HELLO, read_delay=5, buffer=2)
     assert run.received[0][0].data == b"HELLO\n"
     assert run.seconds >= 5
@@ -195,7 +195,7 @@ def test_a_slow_reader_and_a_narrow_network() -> None:
 # -- a case
 
 
-def test_a_case_prints_as_what_runs_it_again() -> None:
+def test_a_case_prints_as_the_python_that_runs_it_again() -> None:
     case = Case(
         (HELLO,), faults=parse_faults("up:reset@3"), disturbance="cancel", at_step=3
     )
@@ -213,7 +213,7 @@ def test_a_case_prints_as_what_runs_it_again() -> None:
     assert again == case
 
 
-def test_a_failure_prints_what_runs_it_again_in_the_same_setting() -> None:
+def test_a_failure_prints_the_python_that_runs_it_again() -> None:
     calls = list[int]()
 
     async def raises_at_last(stream: Connection) -> None:
@@ -223,7 +223,7 @@ def test_a_failure_prints_what_runs_it_again_in_the_same_setting() -> None:
 
     setting: dict[str, Any] = {
         "raises": (KeyError, OSError),
-        "without": {"record": "it's no matter"},
+        "without": {"record": "it does not matter here"},
         "before_run": lambda: calls.append(1),
         "limits": Limits(max_connections=3, refusal=None),
         "timeouts": Timeouts(idle=5, half_closed=math.inf),
@@ -242,7 +242,7 @@ def test_a_failure_prints_what_runs_it_again_in_the_same_setting() -> None:
 
 
 def test_a_seed_does_the_same_in_memory_and_on_the_wire() -> None:
-    """The faults of the second connection, whoever executes it."""
+    """The second connection gets the same slices from the kit and from a schedule."""
     seen = dict[int, list[int]]()
 
     async def counts(stream: Connection) -> None:
@@ -286,7 +286,7 @@ def test_a_case_is_saved_for_the_proxy(tmp_path: Path) -> None:
     ],
     ids=repr,
 )
-def test_what_cannot_be_is_said_before_anything_runs(
+def test_a_wrong_value_is_an_error_before_anything_runs(
     arguments: dict[str, Any], complaint: str
 ) -> None:
     peers = () if not arguments else (HELLO,)
@@ -294,7 +294,7 @@ def test_what_cannot_be_is_said_before_anything_runs(
         run_conversation(shout, *peers, **arguments)
 
 
-def test_a_peer_is_a_peer() -> None:
+def test_peers_and_explore_are_checked() -> None:
     with pytest.raises(TypeError, match="peers must be Peers only, not b'hello'"):
         run_conversation(shout, b"hello")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"explore must be one of .*not 'deep'"):
@@ -308,14 +308,14 @@ def test_a_correct_handler_passes() -> None:
     check_handler(shout, HELLO)
 
 
-def test_thoroughly() -> None:
+def test_a_thorough_check_passes() -> None:
     check_handler(shout, Peer().reset(), explore="thorough")
 
 
-def test_sweeps_say_how_much_they_tried() -> None:
+def test_sweeps_return_how_much_they_tried() -> None:
     steps = sweep_cancellations(shout, HELLO)
     assert steps == run_conversation(shout, HELLO).steps
-    # 4 acts at each step, 4 faults at each byte up and 3 at each byte down.
+    # 4 disturbances at each step, 4 faults at each byte up and 3 at each byte down.
     assert sweep_faults(shout, HELLO) == 4 * (steps + 1) + 4 * 7 + 3 * 7
 
 
@@ -332,7 +332,7 @@ def test_a_failure_says_what_when_and_where() -> None:
     assert "test_check.py" in text
     assert " in shout" in text
     assert "cancels the handler" in text
-    # It runs again as it says.
+    # The printed case fails again.
     with pytest.raises(HandlerFailure, match="'cancelled'"):
         run_conversation(
             swallows,
@@ -343,10 +343,10 @@ def test_a_failure_says_what_when_and_where() -> None:
 
 
 def test_a_law_is_switched_off_by_name() -> None:
-    check_handler(swallows, HELLO, without={"cancelled": "it is what is tested"})
+    check_handler(swallows, HELLO, without={"cancelled": "this test switches it off"})
 
 
-def test_what_a_handler_may_raise() -> None:
+def test_an_exception_must_be_named_in_raises() -> None:
     class Rude(Exception):
         pass
 
@@ -361,7 +361,7 @@ def test_what_a_handler_may_raise() -> None:
     run_conversation(raises, rude, raises=[Rude])
 
 
-def test_everything_waits() -> None:
+def test_a_deadlock_is_found_and_names_each_line() -> None:
     async def waits(stream: Connection) -> None:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(trio.sleep_forever)
@@ -391,17 +391,17 @@ def test_a_handler_that_spins_is_named() -> None:
     assert " times more" in text or "rows more" in text
 
 
-def test_a_handler_that_cannot_be_stopped_is_given_up() -> None:
-    async def undead(stream: Connection) -> None:
+def test_a_handler_that_cannot_be_stopped_is_abandoned() -> None:
+    async def swallows_every_cancel(stream: Connection) -> None:
         while True:
             with contextlib.suppress(BaseException):
                 await trio.lowlevel.checkpoint()
 
     with pytest.raises(HandlerFailure, match="endless loop"):
-        run_conversation(undead, HELLO)
+        run_conversation(swallows_every_cancel, HELLO)
 
 
-def test_long_work_is_no_spinning() -> None:
+def test_long_work_is_not_an_endless_loop() -> None:
     async def works(stream: Connection) -> None:
         async for data in stream:
             for _ in range(5000):
@@ -421,7 +421,7 @@ def test_no_time_passes_while_a_thread_works() -> None:
     assert run_conversation(works, HELLO).seconds < 60
 
 
-def test_time_goes_on_when_a_thread_was_the_last_that_it_did() -> None:
+def test_time_passes_again_after_a_thread_has_ended() -> None:
     async def works(stream: Connection) -> None:
         answer = await trio.to_thread.run_sync((await stream.receive_some()).upper)
         with trio.CancelScope(shield=True):
@@ -461,8 +461,8 @@ def test_a_shield_that_is_never_left_is_found() -> None:
         run_conversation(cleans_up, HELLO, disturbance="cancel", at_step=5)
 
 
-def test_a_task_that_cannot_be_stopped_is_given_up(impatient: None) -> None:
-    """Nor does what is left of it keep the interpreter from ending."""
+def test_a_task_that_cannot_be_stopped_is_abandoned(impatient: None) -> None:
+    """The rest of it does not keep the interpreter from exiting."""
 
     async def polls() -> None:
         while True:
@@ -482,7 +482,7 @@ def test_a_task_that_cannot_be_stopped_is_given_up(impatient: None) -> None:
             run_conversation(handler, HELLO)
 
 
-def test_what_is_done_to_a_handler_is_not_its_task(impatient: None) -> None:
+def test_tasks_of_a_disturbance_do_not_count_as_the_handlers(impatient: None) -> None:
     async def spins(stream: Connection) -> None:
         while True:
             with contextlib.suppress(trio.Cancelled):
@@ -494,7 +494,7 @@ def test_what_is_done_to_a_handler_is_not_its_task(impatient: None) -> None:
         assert "  task " not in failed.value.how
 
 
-def test_who_does_not_end_when_a_drain_has_cut_it_is_found() -> None:
+def test_a_handler_that_outlives_the_deadline_of_a_drain_is_found() -> None:
     async def takes_its_time(stream: Connection) -> None:
         try:
             await shout(stream)
@@ -529,7 +529,7 @@ def test_a_handler_that_lingers_is_found() -> None:
         run_conversation(sleeps, Peer().send(b"x").close())
 
 
-def test_socket_options_are_no_matter_in_memory() -> None:
+def test_socket_options_have_no_effect_in_memory() -> None:
     async def hurries(stream: Connection) -> None:
         stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         assert stream.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) == 1
@@ -538,7 +538,7 @@ def test_socket_options_are_no_matter_in_memory() -> None:
     run_conversation(hurries, HELLO)
 
 
-def test_a_handler_that_polls_for_ever_is_found() -> None:
+def test_a_handler_that_polls_without_end_is_found() -> None:
     async def polls(stream: Connection) -> None:
         while True:
             await trio.sleep(1)
@@ -556,7 +556,7 @@ def test_a_task_that_outlives_it_is_named() -> None:
         run_conversation(leaks, HELLO)
 
 
-def test_a_cancel_that_nobody_asked_for_is_an_error() -> None:
+def test_a_stray_cancelled_is_an_error() -> None:
     stolen = list[trio.Cancelled]()
 
     async def hides(stream: Connection) -> None:
@@ -574,7 +574,7 @@ def test_a_cancel_that_nobody_asked_for_is_an_error() -> None:
         run_conversation(hides, Peer().half_close().expect_reset())
 
 
-def test_what_the_next_connection_sees_is_found_within_one_server_too() -> None:
+def test_state_that_the_next_connection_sees_is_found() -> None:
     async def counts(stream: Connection) -> None:
         await stream.send_all(b"%d" % stream.id)
 
@@ -582,7 +582,7 @@ def test_what_the_next_connection_sees_is_found_within_one_server_too() -> None:
         check_handler(counts, Peer().expect(b"1"))
 
 
-def test_what_does_not_happen_again_is_said_so() -> None:
+def test_a_failure_that_does_not_repeat_says_so() -> None:
     calls = list[Connection]()
 
     async def fails_once(stream: Connection) -> None:
@@ -595,7 +595,7 @@ def test_what_does_not_happen_again_is_said_so() -> None:
         check_handler(fails_once, HELLO)
 
 
-def test_what_no_script_expects_is_compared_too() -> None:
+def test_bytes_that_a_script_accepts_are_compared_too() -> None:
     async def measures(stream: Connection) -> None:
         async for data in stream:
             await stream.send_all(b"%d" % len(data) * len(data))
@@ -611,7 +611,7 @@ def test_what_no_script_expects_is_compared_too() -> None:
         ({"accepted": 2}, "record", "1 reports for 2 connections"),
     ],
 )
-def test_the_servers_counters_are_looked_at(
+def test_the_servers_counters_are_checked(
     lie: dict[str, Any], law: str, how: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     honest = Server.statistics
@@ -637,13 +637,13 @@ def test_a_report_is_compared_with_the_wire(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_a_stream_that_stays_open_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    tell = MemoryStream._tell
+    report_event = MemoryStream._report_event
 
     def hides(stream: MemoryStream, kind: Any, data: Any = None) -> None:
         if kind != "close":
-            tell(stream, kind, data)
+            report_event(stream, kind, data)
 
-    monkeypatch.setattr(MemoryStream, "_tell", hides)
+    monkeypatch.setattr(MemoryStream, "_report_event", hides)
     with pytest.raises(HandlerFailure, match="connection 1 is not closed"):
         run_conversation(shout, HELLO)
 
@@ -657,8 +657,8 @@ def test_a_thread_is_waited_for_at_the_end_too(faults: str) -> None:
     run_conversation(works, HELLO, faults=faults)
 
 
-def test_whoever_sends_finds_out_that_its_peer_has_vanished() -> None:
-    """As from a kernel, whose retransmissions fail in the end."""
+def test_a_sender_gets_an_error_when_its_peer_has_vanished() -> None:
+    """As with a kernel, whose retransmissions fail after some time."""
 
     async def beats(stream: Connection) -> None:
         async def beat() -> None:
@@ -674,7 +674,7 @@ def test_whoever_sends_finds_out_that_its_peer_has_vanished() -> None:
     sweep_faults(beats, Peer().send(b"a").expect(b"A"))
 
 
-def test_what_handlers_share_is_put_back_before_each_run() -> None:
+def test_before_run_resets_shared_state() -> None:
     stock = {"left": 0}
 
     async def sells(stream: Connection) -> None:
@@ -697,7 +697,7 @@ def test_what_handlers_share_is_put_back_before_each_run() -> None:
     )
 
 
-def test_a_handler_that_cannot_be_called_is_the_users_mistake() -> None:
+def test_a_handler_of_two_arguments_is_a_type_error() -> None:
     async def two(reader: object, writer: object) -> None:
         raise AssertionError
 
@@ -705,7 +705,7 @@ def test_a_handler_that_cannot_be_called_is_the_users_mistake() -> None:
         run_conversation(two, HELLO)  # type: ignore[arg-type]
 
 
-def test_an_error_is_told_with_its_line_and_is_the_cause() -> None:
+def test_an_error_is_shown_with_its_line_and_is_the_cause() -> None:
     def look_up(key: str) -> str:
         return dict[str, str]()[key]
 
@@ -726,7 +726,7 @@ async def resets_itself(stream: Connection) -> None:
     raise trio.BrokenResourceError
 
 
-def test_much_data_makes_no_long_message_and_no_long_check() -> None:
+def test_much_data_makes_neither_message_nor_check_long() -> None:
     data = bytes(range(256)) * 400
 
     async def turns(stream: Connection) -> None:
@@ -741,13 +741,13 @@ def test_much_data_makes_no_long_message_and_no_long_check() -> None:
     check_handler(trioserve.echo, Peer().send(data).expect(data))
 
 
-def test_what_no_proxy_can_do_is_not_saved(tmp_path: Path) -> None:
+def test_a_case_without_faults_is_not_saved(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="this case has no faults"):
         Case((HELLO,), disturbance="reset", at_step=0).save(tmp_path / "case.json")
     assert not list(tmp_path.iterdir())
 
 
-def test_who_gives_up_a_send_may_go_on_to_read() -> None:
+def test_a_handler_may_receive_after_a_cancelled_send() -> None:
     async def sends_once(stream: Connection) -> None:
         with trio.move_on_after(1):
             await stream.send_all(bytes(100_000))
@@ -757,12 +757,14 @@ def test_who_gives_up_a_send_may_go_on_to_read() -> None:
     run_conversation(sends_once, Peer().send(b"x"), buffer=64, flood=131_072)
 
 
-def test_laws_are_switched_off_with_reasons() -> None:
+def test_a_law_is_switched_off_with_a_reason() -> None:
     with pytest.raises(TypeError, match=r"without must map laws"):
         run_conversation(shout, HELLO, without=["alone"])  # type: ignore[arg-type]
 
 
-def test_an_error_of_its_own_is_no_handlers(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_error_of_the_kit_is_not_the_handlers(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     def breaks(server: Server) -> Statistics:
         raise ZeroDivisionError
 
@@ -780,11 +782,11 @@ def test_importing_it_imports_no_hypothesis() -> None:
 
 
 @pytest.mark.parametrize("handler", [trioserve.echo], ids=["echo"])
-def test_our_own_handlers(handler: Any) -> None:
+def test_our_own_handlers_pass(handler: Any) -> None:
     check_handler(handler, Peer().send(b"hello").expect(b"hello").half_close())
 
 
-def test_who_is_refused_is_one_whom_nobody_served() -> None:
+def test_a_refused_peer_sees_a_reset() -> None:
     run = run_conversation(shout, HELLO, HELLO, faults=Faults(refuse=True), rounds=2)
     assert [[one.tail for one in heard] for heard in run.received] == [
         ["reset"] * 2,
@@ -813,7 +815,7 @@ def test_who_is_refused_is_one_whom_nobody_served() -> None:
         ("faults", 5),
     ],
 )
-def test_what_an_argument_may_not_be_is_said_by_name(name: str, value: Any) -> None:
+def test_a_type_error_names_the_argument(name: str, value: Any) -> None:
     options: dict[str, Any] = {
         "handler": says_hello,
         "disturbance": "drain",
@@ -834,7 +836,7 @@ def test_what_an_argument_may_not_be_is_said_by_name(name: str, value: Any) -> N
         lambda: check_handler(says_hello, Peer(), seed="5"),  # type: ignore[arg-type]
     ],
 )
-def test_what_a_script_may_not_be_is_said_at_once(write: Any) -> None:
+def test_a_wrong_type_in_a_script_is_an_error_at_once(write: Any) -> None:
     with pytest.raises(TypeError, match=r"^(steps|seconds|name|seed) must be"):
         write()
 
@@ -858,5 +860,5 @@ def test_a_drain_between_messages_that_have_no_answer_loses_nothing() -> None:
     check_handler(
         _takes,
         Peer().send(b"one\n").send(b"two\n"),
-        without={"answer": "there is none"},
+        without={"answer": "the handler sends no answer"},
     )

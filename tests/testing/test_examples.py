@@ -1,4 +1,4 @@
-"""Those examples that are a handler and its conversation keep every law."""
+"""The examples that have a handler and a conversation keep every law."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from test_docs import ROOT
 from trioserve import Reason
 from trioserve.testing import Law, Peer, check_handler, run_conversation
 
-#: Laws that an example does not keep, and why it need not.
+#: Laws that do not apply to an example, with the reason.
 EXCEPTIONS: dict[str, dict[Law, str]] = {
-    "chat": {"alone": "everybody in the room hears everything"}
+    "chat": {"alone": "each client receives what the others send"}
 }
 
 
@@ -29,7 +29,7 @@ def test_an_example_keeps_every_law(name: str) -> None:
     check_handler(names["handler"], *names["PEERS"], without=EXCEPTIONS.get(name))
 
 
-def test_who_does_not_read_the_chat_is_let_go_and_holds_up_nobody() -> None:
+def test_a_chat_client_that_does_not_read_is_aborted_and_blocks_nobody() -> None:
     chat = example("chat")
     talk = b"hello\n" * 1000
     quick = chat["HELLO"].send(talk).expect(talk).meet("all was said")
@@ -45,7 +45,7 @@ def test_who_does_not_read_the_chat_is_let_go_and_holds_up_nobody() -> None:
         quick,
         slow,
         buffer=64,
-        raises=[trio.ClosedResourceError],  # what an abort is to who is aborted
+        raises=[trio.ClosedResourceError],  # an aborted handler gets this
     )
     assert run.seconds < 10
     reasons = {report.reason for report in run.reports}
@@ -53,7 +53,7 @@ def test_who_does_not_read_the_chat_is_let_go_and_holds_up_nobody() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "said", "heard"),
+    ("name", "sent", "received"),
     [
         ("keyvalue", b"GET x\nPUT x\n", b"nothing\nSET key value, or GET key\n"),
         ("keyvalue", b"GET x\n" + b"x" * 2000, b"nothing\n"),
@@ -61,6 +61,6 @@ def test_who_does_not_read_the_chat_is_let_go_and_holds_up_nobody() -> None:
         ("upgrade", b"RAW\nRAW\nRAW\n", b"OK\nRAW\nRAW\n"),
     ],
 )
-def test_what_an_example_answers(name: str, said: bytes, heard: bytes) -> None:
-    peer = Peer().send(said).half_close().expect(heard).expect_eof()
+def test_an_example_answers(name: str, sent: bytes, received: bytes) -> None:
+    peer = Peer().send(sent).half_close().expect(received).expect_eof()
     run_conversation(example(name)["handler"], peer)

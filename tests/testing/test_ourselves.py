@@ -1,4 +1,4 @@
-"""What the package ships, checked by the kit it ships."""
+"""The package's own handlers, checked with the package's test kit."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ def between(a: socket.socket, b: socket.socket) -> tuple[trio.SocketStream, ...]
 
 
 async def by_sockets(stream: Connection) -> None:
-    """Both data paths, one after the other, to an echo over sockets.
+    """To an echo over sockets, through both data paths.
 
-    From memory to a socket the portable path relays, between sockets the engine.
+    The portable path relays from memory to a socket, the engine between sockets.
     """
     here, there = between(*socket.socketpair())
     onward, end = between(*socket.socketpair())
@@ -63,7 +63,7 @@ async def by_proxy(stream: Connection) -> None:
         nursery.cancel_scope.cancel(reason="the client is done")
 
 
-KERNEL: dict[Law, str] = {"memory": "kernels hold much between sockets"}
+KERNEL: dict[Law, str] = {"memory": "the kernel's buffers hold more"}
 
 
 @pytest.mark.long
@@ -77,8 +77,8 @@ KERNEL: dict[Law, str] = {"memory": "kernels hold much between sockets"}
         (by_proxy, KERNEL),
     ],
 )
-def test_what_we_ship_keeps_all_laws(
+def test_the_packages_own_handlers_keep_all_laws(
     handler: Handler, without: dict[Law, str], peer: Peer
 ) -> None:
-    """Laws 4, 7, 8, 9, 10, 12 and 13, of whatever moves the bytes."""
+    """Laws 4, 7, 8, 9, 10, 12 and 13, for each data path."""
     check_handler(handler, peer, without=without)

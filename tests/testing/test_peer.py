@@ -1,4 +1,4 @@
-"""Peers: scripts that read like the conversation, and what they hear."""
+"""Peers: scripts that read like the conversation, and how they are played."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from trioserve.testing import MemoryStream, Peer, run_conversation, stream_pair
 from trioserve.testing._player import Meetings, MismatchError, Player
 
 
-def test_a_script_prints_as_what_makes_it() -> None:
+def test_a_script_prints_as_the_python_that_makes_it() -> None:
     script = (
         Peer().send(b"GET k\n").expect(b"v\n").receive(2).receive_until(b"\n")
         .wait(0.5).pause_reading().resume_reading().meet("both").half_close().expect_eof()
@@ -56,21 +56,21 @@ def test_a_script_that_cannot_be_played_is_refused(
 
 
 def play(script: Peer, other: Callable[[MemoryStream], Any]) -> str:
-    """Play a script against ``other``, which has the other end; what surprised it."""
+    """Play a script against ``other`` at the other end; return the mismatch."""
 
     async def main() -> str:
         client, server = stream_pair(buffer=8)
         player = Player(script, client, Meetings((script,)))
-        surprise = ""
+        mismatch = ""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(other, server)
             try:
                 await player.play()
             except MismatchError as error:
-                surprise = str(error)
+                mismatch = str(error)
             nursery.cancel_scope.cancel()
         assert player.is_over
-        return surprise
+        return mismatch
 
     return str(run(main))
 
@@ -107,16 +107,16 @@ async def leaves(stream: MemoryStream) -> None:
         .expect(b"ab")
         .close(),
         Peer().send(b"a").reset(),
-        Peer().meet("whoever is there").close(),
+        Peer().meet("nobody else").close(),
     ],
     ids=repr,
 )
-def test_what_an_echo_does_is_expected(script: Peer) -> None:
+def test_an_echo_fulfils_a_script(script: Peer) -> None:
     assert play(script, echoes) == ""
 
 
 @pytest.mark.parametrize(
-    ("script", "other", "surprise"),
+    ("script", "other", "mismatch"),
     [
         (Peer().send(b"ab").expect(b"ax"), echoes, "expected b'ax', got b'ab'"),
         (
@@ -145,15 +145,15 @@ def test_what_an_echo_does_is_expected(script: Peer) -> None:
     ],
     ids=lambda value: getattr(value, "__name__", repr(value)),
 )
-def test_what_is_not_expected_is_said(
-    script: Peer, other: Callable[[MemoryStream], Any], surprise: str
+def test_a_mismatch_says_what_was_expected_and_received(
+    script: Peer, other: Callable[[MemoryStream], Any], mismatch: str
 ) -> None:
-    assert play(script, other) == surprise
+    assert play(script, other) == mismatch
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_who_has_stopped_reading_takes_nothing_more(seed: int) -> None:
-    """What comes stays in the network: eight bytes, and not what a receive brings."""
+def test_a_peer_that_pauses_reading_receives_nothing_more(seed: int) -> None:
+    """The network holds eight bytes, and the peer has no receive under way."""
     sent = 0
 
     async def floods(stream: Connection) -> None:
@@ -170,7 +170,7 @@ def test_who_has_stopped_reading_takes_nothing_more(seed: int) -> None:
     assert sent == 8
 
 
-def test_who_meets_waits_for_all_others() -> None:
+def test_meet_waits_for_all_peers() -> None:
     said = list[str]()
 
     async def main() -> None:
@@ -190,24 +190,24 @@ def test_who_meets_waits_for_all_others() -> None:
     assert said == ["5", "5"]
 
 
-def test_nobody_waits_for_one_who_was_surprised() -> None:
+def test_meet_does_not_wait_for_a_peer_with_a_mismatch() -> None:
     async def main() -> None:
         scripts = (Peer().meet("a").close(), Peer().expect(b"x").meet("a"))
         meetings = Meetings(scripts)
         async with trio.open_nursery() as nursery:
             for script in scripts:
                 client, server = stream_pair()
-                nursery.start_soon(surprised, Player(script, client, meetings))
+                nursery.start_soon(plays, Player(script, client, meetings))
                 await server.aclose()
 
-    async def surprised(player: Player) -> None:
+    async def plays(player: Player) -> None:
         with contextlib.suppress(MismatchError):
             await player.play()
 
     run(main)
 
 
-def test_a_stream_closed_under_its_hands_ends_the_script() -> None:
+def test_closing_the_stream_ends_the_script() -> None:
     async def main() -> None:
         client, _server = stream_pair()
         player = Player(Peer().wait(1).send(b"x"), client, Meetings(()))
@@ -220,7 +220,7 @@ def test_a_stream_closed_under_its_hands_ends_the_script() -> None:
     run(main)
 
 
-def test_it_says_where_it_is() -> None:
+def test_a_player_prints_as_its_current_step() -> None:
     async def main() -> None:
         client, _server = stream_pair()
         player = Player(Peer().send(b"x"), client, Meetings(()))

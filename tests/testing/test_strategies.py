@@ -1,4 +1,4 @@
-"""The strategies: what they draw, and that it shrinks to what a person would write."""
+"""The strategies: the values that they draw, and what these shrink to."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_chunks_make_up_the_data_and_none_is_empty(
 
 
 @pytest.mark.parametrize(("data", "chunks"), [(b"", []), (b"x", [b"x"])])
-def test_what_can_not_be_cut_is_not(data: bytes, chunks: list[bytes]) -> None:
+def test_data_of_one_byte_or_none_is_not_cut(data: bytes, chunks: list[bytes]) -> None:
     assert smallest(chunkings(data)) == chunks
 
 
@@ -95,7 +95,7 @@ def test_a_chunking_shrinks_to_few_cuts_and_then_to_early_ones(
     assert smallest(chunkings(DIGITS), condition) == chunks
 
 
-def test_a_cut_far_behind_is_found_and_is_the_only_one() -> None:
+def test_a_late_cut_is_found_and_is_the_only_one() -> None:
     def is_late(chunks: list[bytes]) -> bool:
         return any(at > 900 for at in itertools.accumulate(map(len, chunks[:-1])))
 
@@ -149,7 +149,7 @@ SCRIPTS: Final[list[tuple[dict[str, Any], Callable[[Peer], object], Peer]]] = [
 
 
 @pytest.mark.parametrize(("options", "condition", "script"), SCRIPTS)
-def test_a_script_shrinks_to_what_it_is_about(
+def test_a_script_shrinks_to_the_steps_that_matter(
     options: dict[str, Any], condition: Callable[[Peer], object], script: Peer
 ) -> None:
     assert smallest(scripts(LINES, **options), condition) == script
@@ -168,7 +168,7 @@ async def shout(stream: Connection) -> None:
 
 @settings(SOME, suppress_health_check=[HealthCheck.too_slow])
 @given(script=scripts(LINES, reply=bytes.upper), seed=schedules())
-def test_a_right_handler_stands_up_to_every_script(script: Peer, seed: int) -> None:
+def test_a_correct_handler_passes_every_script(script: Peer, seed: int) -> None:
     run_conversation(shout, script, seed=seed)
 
 
@@ -177,8 +177,8 @@ def test_a_right_handler_stands_up_to_every_script(script: Peer, seed: int) -> N
 
 @SOME
 @given(faults())
-def test_faults_are_those_of_the_language(suffers: Faults) -> None:
-    assert parse_faults(str(suffers)) == suffers
+def test_faults_can_be_written_in_the_grammar(drawn: Faults) -> None:
+    assert parse_faults(str(drawn)) == drawn
 
 
 FAULTS: Final[list[tuple[dict[str, Any], Callable[[Faults], object], str]]] = [
@@ -198,7 +198,7 @@ FAULTS: Final[list[tuple[dict[str, Any], Callable[[Faults], object], str]]] = [
 
 
 @pytest.mark.parametrize(("options", "condition", "text"), FAULTS)
-def test_faults_shrink_to_one_word(
+def test_faults_shrink_to_one_item(
     options: dict[str, Any], condition: Callable[[Faults], object], text: str
 ) -> None:
     assert str(smallest(faults(**options), condition)) == text
@@ -206,18 +206,18 @@ def test_faults_shrink_to_one_word(
 
 @SOME
 @given(faults(kinds=["cut", "slice", "reset"], most_bytes=4))
-def test_what_may_be_in_faults_is_said(suffers: Faults) -> None:
-    for direction in (suffers.up, suffers.down):
+def test_kinds_and_most_bytes_bound_the_faults(drawn: Faults) -> None:
+    for direction in (drawn.up, drawn.down):
         assert not direction.latency
         assert not direction.bandwidth
         assert all(cut < 4 for cut in direction.cuts)
         assert direction.slice is None or direction.slice[1] <= 4
         assert all(end.kind == "reset" for end in direction.terminations)
         assert all((end.bytes or 0) <= 4 for end in direction.terminations)
-    assert not suffers.refuse
+    assert not drawn.refuse
 
 
-def test_a_word_that_is_none_is_said_at_once() -> None:
+def test_an_unknown_kind_is_an_error_at_once() -> None:
     with pytest.raises(ValueError, match=r"kinds must be some of .*, not 'lag'"):
         faults(kinds=["lag"])  # type: ignore[list-item]
 
@@ -225,16 +225,16 @@ def test_a_word_that_is_none_is_said_at_once() -> None:
 # -- how they are printed
 
 
-def test_a_failure_prints_values_as_they_are_written() -> None:
+def test_a_failure_prints_values_as_python() -> None:
     @settings(MANY)
-    @given(suffers=faults(), script=scripts(LINES), chunks=chunkings(b"hello"))
-    def fails(suffers: Faults, script: Peer, chunks: list[bytes]) -> None:
-        assert not (suffers.refuse and script.leaves and len(chunks) > 1)
+    @given(drawn=faults(), script=scripts(LINES), chunks=chunkings(b"hello"))
+    def fails(drawn: Faults, script: Peer, chunks: list[bytes]) -> None:
+        assert not (drawn.refuse and script.leaves and len(chunks) > 1)
 
     with pytest.raises(AssertionError) as caught:
         fails()
     told = "\n".join(caught.value.__notes__)
-    assert "suffers=parse_faults('refuse')," in told
+    assert "drawn=parse_faults('refuse')," in told
     assert "script=Peer().close()," in told
     assert "chunks=[b'h', b'ello']," in told
 
@@ -271,13 +271,13 @@ def test_without_hypothesis_it_says_what_to_install(name: str) -> None:
     assert ran.stdout == "fine\n"
 
 
-def test_every_name_is_there_and_no_other() -> None:
+def test_every_public_name_exists_and_no_other() -> None:
     assert all(getattr(trioserve.testing, name) for name in trioserve.testing.__all__)
     with pytest.raises(AttributeError, match="has no attribute 'nonsense'"):
         _ = trioserve.testing.nonsense
 
 
-def test_what_else_is_missing_is_not_said_to_be_hypothesis(
+def test_another_missing_module_is_not_blamed_on_hypothesis(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setitem(sys.modules, "trioserve.testing._strategies", None)

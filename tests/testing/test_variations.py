@@ -8,7 +8,7 @@ import random
 import pytest
 
 from trioserve.testing import Case, Peer
-from trioserve.testing._variations import EFFORTS, Variations, some
+from trioserve.testing._variations import EFFORTS, Variations, sample
 
 PLAIN = Case((Peer().send(b"hello"),))
 QUICK = EFFORTS["quick"]
@@ -20,7 +20,7 @@ def varied(case: Case) -> set[str]:
     return {n for n in names if getattr(case, n) != getattr(PLAIN, n)}
 
 
-def test_each_kind_varies_what_it_says() -> None:
+def test_each_kind_of_case_varies_only_its_own_fields() -> None:
     kinds, draw = Variations(PLAIN, rounds=2), random.Random(0)
     assert varied(kinds.again()) == {"rounds"}
     for case in kinds.schedules(QUICK):
@@ -44,16 +44,16 @@ def test_bytes_of_a_long_conversation_are_cut_into_pieces() -> None:
     assert next(long.slow()).buffer == 200
 
 
-def test_expensive_runs_are_fewer() -> None:
+def test_there_are_fewer_runs_if_they_are_expensive() -> None:
     assert QUICK.for_runs_of(10) == QUICK
-    dear = QUICK.for_runs_of(3 * QUICK.cost)
-    assert (dear.cuts, dear.steps) == (QUICK.cuts // 3, QUICK.steps // 3)
+    less = QUICK.for_runs_of(3 * QUICK.cost)
+    assert (less.cuts, less.steps) == (QUICK.cuts // 3, QUICK.steps // 3)
     assert QUICK.for_runs_of(1e9).cuts == 3
 
 
 @pytest.mark.parametrize("most", [2, 5, 9])
-def test_some_are_the_first_the_last_and_others_in_order(most: int) -> None:
-    chosen = some(range(9), most, random.Random(0))
+def test_a_sample_has_the_first_and_the_last_and_is_in_order(most: int) -> None:
+    chosen = sample(range(9), most, random.Random(0))
     assert len(chosen) == most
     assert (chosen[0], chosen[-1]) == (0, 8)
     assert chosen == sorted(set(chosen))

@@ -1,9 +1,9 @@
-"""A zoo: handlers with one mistake each, of the kind that people make, and others
-that are right, some of them ugly.
+"""A zoo of handlers: some with one mistake each, of the kind that people make, and
+some that are correct, even if they are ugly.
 
-Each mistake stands with the shortest conversation that is natural for it, and
-with the law that finds it; nobody is helped with a hint. Run as a program, this
-file prints the table of docs/testing.md.
+Each mistake has the shortest conversation that is natural for it, and the law that
+finds it; no conversation is made to provoke the mistake. Run as a program, this file
+prints the table of docs/testing-evidence.md.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ Registered: TypeAlias = "Handler | Callable[[], Handler]"
 
 
 @dataclasses.dataclass(frozen=True)
-class Animal:
-    """A handler, and who talks to it.
+class Entry:
+    """A handler and its conversation.
 
     Args:
-      make: a handler that has seen nobody yet.
+      make: returns the handler, with fresh state.
       title: what it does, in words.
       peers: the conversation.
-      law: the one that it breaks; None if it is right.
+      law: the law that it breaks; None if it is correct.
       without: laws that do not apply to it, each with the reason.
     """
 
@@ -56,26 +56,26 @@ class Animal:
         check_handler(self.make(), *self.peers, without=self.without)
 
 
-MISTAKES: list[Animal] = []
-CORRECT: list[Animal] = []
+MISTAKES: list[Entry] = []
+CORRECT: list[Entry] = []
 
 
 def mistake(
     title: str, law: str, *peers: Peer, without: dict[Any, str] | None = None
 ) -> Callable[[Registered], Registered]:
-    """Register a handler, or what makes one that has a state, with its mistake."""
+    """Register a handler, or a function that makes one with state, and its mistake."""
     return _register(MISTAKES, title, peers, law, without)
 
 
 def correct(
     title: str, *peers: Peer, without: dict[Any, str] | None = None
 ) -> Callable[[Registered], Registered]:
-    """Register a handler that is right."""
+    """Register a correct handler, or a function that makes one with state."""
     return _register(CORRECT, title, peers, None, without)
 
 
 def _register(
-    where: list[Animal],
+    where: list[Entry],
     title: str,
     peers: tuple[Peer, ...],
     law: str | None,
@@ -88,17 +88,17 @@ def _register(
             return cast("Callable[[], Handler]", registered)()
 
         name = registered.__name__
-        where.append(Animal(name, make, title, peers, law, without or {}))
+        where.append(Entry(name, make, title, peers, law, without or {}))
         return registered
 
     return register
 
 
-# -- what several of them use, and what is right
+# -- correct parts that several handlers use
 
 
 class Lines:
-    """The lines of a stream, without their ends; at EOF, what is left is dropped."""
+    """The lines of a stream, without line ends; half a line at EOF is dropped."""
 
     def __init__(self, stream: Stream) -> None:
         self._stream = stream
@@ -119,7 +119,7 @@ class Lines:
 
 
 async def receive_up_to(stream: Stream, count: int) -> bytes:
-    """So many bytes, or fewer if EOF comes first."""
+    """Receive ``count`` bytes, or fewer if EOF comes first."""
     data = b""
     while len(data) < count:
         more = await stream.receive_some(count - len(data))
@@ -130,7 +130,7 @@ async def receive_up_to(stream: Stream, count: int) -> bytes:
 
 
 def frame(text: bytes) -> bytes:
-    """A message with its length before it."""
+    """A message with a length prefix."""
     return struct.pack(">I", len(text)) + text
 
 
@@ -244,11 +244,11 @@ async def encoded_by_receive(stream: Stream) -> None:
 
 
 @mistake(
-    "it loses bytes that come right behind an upgrade",
+    "it loses bytes that come right after an upgrade",
     "answer",
     Peer().send(b"UPGRADE\nhello").expect(b"OK\nhello").half_close().expect_eof(),
 )
-async def the_first_words_of_the_new_protocol_are_lost(stream: Stream) -> None:
+async def loses_bytes_after_an_upgrade(stream: Stream) -> None:
     request = b""
     while b"\n" not in request:
         data = await stream.receive_some()
@@ -263,7 +263,7 @@ async def the_first_words_of_the_new_protocol_are_lost(stream: Stream) -> None:
 # -- EOF
 
 
-@mistake("it reads on after EOF", "ends", SHOUT)
+@mistake("it continues to read after EOF", "ends", SHOUT)
 async def reads_on_after_eof(stream: Stream) -> None:
     buffer = b""
     while True:
@@ -335,9 +335,7 @@ async def the_reader_does_not_tell_the_writer(stream: Stream) -> None:
             await to_writer.send(line.upper() + b"\n")
 
 
-@mistake(
-    "at EOF, the reader closes what the writer writes to", "errors", SHOUT_TO_THE_END
-)
+@mistake("at EOF, the reader closes the writer's stream", "errors", SHOUT_TO_THE_END)
 async def the_reader_closes_the_stream(stream: Stream) -> None:
     to_writer, answers = trio.open_memory_channel[bytes](10)
 
@@ -382,7 +380,7 @@ async def catches_base_exception(stream: Stream) -> None:
         log(f"the connection ended: {error!r}")
 
 
-@mistake("it returns on Cancelled", "cancelled", SHOUT)
+@mistake("it returns on `Cancelled`", "cancelled", SHOUT)
 async def returns_when_cancelled(stream: Stream) -> None:
     try:
         async for line in Lines(stream):
@@ -391,8 +389,8 @@ async def returns_when_cancelled(stream: Stream) -> None:
         return  # noqa: ASYNC104
 
 
-@mistake("on any error, it goes on with the next line", "ends", SHOUT)
-async def goes_on_whatever_happens(stream: Stream) -> None:
+@mistake("on any error, it continues with the next line", "ends", SHOUT)
+async def continues_after_any_error(stream: Stream) -> None:
     lines = Lines(stream)
     while True:
         try:
@@ -415,7 +413,7 @@ async def finally_returns(stream: Stream) -> int:
         return count  # noqa: B012, ASYNC104
 
 
-@mistake("it takes every Cancelled for its own timeout", "cancelled", SHOUT)
+@mistake("it takes every `Cancelled` for its own timeout", "cancelled", SHOUT)
 async def any_cancel_is_its_own_timeout(stream: Stream) -> None:
     try:
         with trio.fail_after(30):
@@ -425,7 +423,7 @@ async def any_cancel_is_its_own_timeout(stream: Stream) -> None:
         log("the client was too slow")
 
 
-@mistake("it turns Cancelled into an error of its own", "errors", SHOUT)
+@mistake("it turns `Cancelled` into an error of its own", "errors", SHOUT)
 async def cancelled_becomes_an_error(stream: Stream) -> None:
     try:
         async for line in Lines(stream):
@@ -434,8 +432,8 @@ async def cancelled_becomes_an_error(stream: Stream) -> None:
         raise ConnectionAbortedError("the server stops") from error  # noqa: ASYNC104
 
 
-@mistake("it lets its own timeout out as an error", "errors", SHOUT)
-async def its_own_timeout_goes_up(stream: Stream) -> None:
+@mistake("it raises the error of its own timeout", "errors", SHOUT)
+async def raises_its_own_timeout(stream: Stream) -> None:
     lines = Lines(stream)
     with contextlib.suppress(StopAsyncIteration):
         while True:
@@ -451,20 +449,20 @@ async def shields_a_conversation(stream: Stream) -> None:
             await stream.send_all(line.upper() + b"\n")
 
 
-@mistake("it shields a last send that may wait for ever", "ends", SHOUT)
-async def says_goodbye_for_ever(stream: Stream) -> None:
+@mistake("it shields a last wait that has no timeout", "ends", SHOUT)
+async def shields_a_wait_without_a_timeout(stream: Stream) -> None:
     try:
         async for line in Lines(stream):
             await stream.send_all(line.upper() + b"\n")
     finally:
         with trio.CancelScope(shield=True):
             await stream.send_eof()
-            async for _ in stream:  # until the client has closed, too
+            async for _ in stream:  # until the client has closed as well
                 pass
 
 
 @mistake("it does not shield an await in `finally`", "nothing_left", SHOUT)
-def tidies_up_unshielded() -> Handler:
+def cleans_up_unshielded() -> Handler:
     give_back, pool = trio.open_memory_channel[Translator](1)
     give_back.send_nowait(Translator())
 
@@ -480,14 +478,14 @@ def tidies_up_unshielded() -> Handler:
 
 
 class Translator:
-    """Something that there are few of."""
+    """Something that a pool holds."""
 
     def capitals(self, line: bytes) -> bytes:
         return line.upper()
 
 
-@mistake("it asks again at once when the server drains", "drain", SHOUT)
-async def asks_again_while_draining(stream: Connection) -> None:
+@mistake("it receives again at once when the server drains", "drain", SHOUT)
+async def receives_again_while_draining(stream: Connection) -> None:
     buffer = b""
     while True:
         data = None
@@ -518,7 +516,7 @@ async def idle_with_half_a_line(stream: Connection) -> None:
             await stream.send_all(line.upper() + b"\n")
 
 
-# -- resets, and other ends in the middle
+# -- resets, and EOF within a message
 
 
 @mistake("it tries again after a reset", "ends", SHOUT)
@@ -557,11 +555,11 @@ async def the_writer_gives_up(stream: Stream) -> None:
 
 
 @mistake(
-    "it goes on sending to a client that is gone",
+    "it continues to send to a client that has left",
     "ends",
     Peer().receive_until(b"\n").receive_until(b"\n").close(),
 )
-async def sends_on_to_nobody(stream: Stream) -> None:
+async def sends_to_a_client_that_has_left(stream: Stream) -> None:
     number = 0
     while True:
         number += 1
@@ -571,7 +569,7 @@ async def sends_on_to_nobody(stream: Stream) -> None:
 
 
 @mistake("at EOF in a header, unpack fails", "errors", FRAME)
-async def unpacks_what_is_not_there(stream: Stream) -> None:
+async def unpacks_a_short_header(stream: Stream) -> None:
     while header := await receive_up_to(stream, 4):
         (count,) = struct.unpack(">I", header)
         body = await receive_up_to(stream, count)
@@ -579,7 +577,7 @@ async def unpacks_what_is_not_there(stream: Stream) -> None:
 
 
 @mistake("at EOF in a body, an assertion fails", "errors", FRAME)
-async def asserts_what_a_peer_may_do(stream: Stream) -> None:
+async def asserts_a_whole_body(stream: Stream) -> None:
     while len(header := await receive_up_to(stream, 4)) == 4:
         (count,) = struct.unpack(">I", header)
         body = await receive_up_to(stream, count)
@@ -608,14 +606,14 @@ def added(line: bytes) -> bytes:
     return b"%d\n" % (int(words[1]) + int(words[2]))
 
 
-# -- what outlives it, and what never ends
+# -- tasks that outlive the handler, and handlers that never end
 
 
 @mistake("a task in another nursery outlives it", "nothing_left", SHOUT)
 async def a_task_in_the_nursery_above(stream: Stream) -> None:
     async def audit(line: bytes) -> None:
         await trio.sleep_until(trio.current_time() + 3600)
-        log(f"an hour ago somebody said {line!r}")
+        log(f"an hour ago a client sent {line!r}")
 
     above = trio.lowlevel.current_task().parent_nursery
     assert above is not None
@@ -647,11 +645,11 @@ async def waits_for_news(stream: Stream) -> None:
 
 
 @mistake(
-    "it goes on with heartbeats after the conversation",
+    "it sends heartbeats after the conversation",
     "ends",
     Peer().send(b"hello\n").expect(b"HELLO\n").half_close().receive_until_eof(),
 )
-async def the_heart_beats_on(stream: Stream) -> None:
+async def heartbeats_go_on(stream: Stream) -> None:
     async def beat() -> None:
         while True:
             await trio.sleep(10)
@@ -706,8 +704,8 @@ async def sends_all_before_it_reads(stream: Stream) -> None:
 # -- memory
 
 
-@mistake("it queues lines without a bound", "memory", SHOUT)
-async def queues_without_a_bound(stream: Stream) -> None:
+@mistake("it queues lines without a limit", "memory", SHOUT)
+async def queues_without_a_limit(stream: Stream) -> None:
     to_writer, answers = trio.open_memory_channel[bytes](math.inf)
 
     async def read() -> None:
@@ -722,7 +720,7 @@ async def queues_without_a_bound(stream: Stream) -> None:
 
 
 @mistake(
-    "it starts a task for each line, without a bound",
+    "it starts a task for each line, without a limit",
     "memory",
     Peer()
     .send(b"a line of more than a few words, as people write them\n")
@@ -781,7 +779,7 @@ async def two_send_at_once(stream: Stream) -> None:
 
 
 @mistake(
-    "it throws away what comes while it sends",
+    "it loses lines that come while it sends",
     "chunking",
     Peer()
     .send(b"one\n")
@@ -790,7 +788,7 @@ async def two_send_at_once(stream: Stream) -> None:
     .expect(b"ONE\nTWO\n")
     .expect_eof(),
 )
-async def looks_waits_and_clears(stream: Stream) -> None:
+async def clears_after_sending(stream: Stream) -> None:
     answers: list[bytes] = []
     ring, rings = trio.open_memory_channel[None](1)
 
@@ -812,7 +810,7 @@ async def looks_waits_and_clears(stream: Stream) -> None:
 
 
 @mistake(
-    "it sends an answer again that took too long",
+    "it sends an answer again after a timeout",
     "answer",
     Peer()
     .send(b"hello, is anybody there?\n")
@@ -829,7 +827,7 @@ async def answers_again(stream: Stream) -> None:
 
 
 @mistake(
-    "at a timeout, it forgets what came before",
+    "at a timeout, it loses the bytes received before",
     "answer",
     Peer().send(b"hel").wait(2).send(b"lo\n").expect(b"HELLO\n"),
 )
@@ -845,8 +843,8 @@ async def a_timeout_forgets(stream: Stream) -> None:
             await stream.send_all(line.upper())
 
 
-@mistake("at EOF, it loses what it has not flushed", "answer", SHOUT_TO_THE_END)
-async def loses_what_was_not_flushed(stream: Stream) -> None:
+@mistake("at EOF, it loses answers that are not flushed", "answer", SHOUT_TO_THE_END)
+async def loses_unflushed_answers(stream: Stream) -> None:
     answers: list[bytes] = []
 
     async def flush() -> None:
@@ -863,7 +861,7 @@ async def loses_what_was_not_flushed(stream: Stream) -> None:
         nursery.cancel_scope.cancel()
 
 
-# -- what one connection leaves to the next
+# -- state that connections share
 
 
 @mistake(
@@ -909,11 +907,11 @@ def a_lock_stays_locked() -> Handler:
 
 
 @mistake(
-    "a client that resets is counted for ever",
+    "a client that resets is never uncounted",
     "nothing_left",
     Peer().expect(b"welcome\n").half_close().expect_eof(),
 )
-def counts_who_is_gone() -> Handler:
+def never_uncounts_a_reset_client() -> Handler:
     guests = 0
 
     async def handle(stream: Stream) -> None:
@@ -930,7 +928,7 @@ def counts_who_is_gone() -> Handler:
     return handle
 
 
-@mistake("it takes a shared value for its own", "alone", SHOUT)
+@mistake("connections share a variable", "alone", SHOUT)
 def one_variable_for_all() -> Handler:
     current: Stream
 
@@ -952,9 +950,9 @@ ROOM = Peer().expect(b"welcome\n").meet("all are here")
     ROOM.send(b"hello\n").expect(b"hello\n"),
     ROOM.expect(b"hello\n"),
     ROOM.close(),
-    without={"alone": "everybody in the room hears everything"},
+    without={"alone": "each client receives what the others send"},
 )
-def goes_through_a_changing_dict() -> Handler:
+def iterates_over_a_changing_dict() -> Handler:
     room: dict[int, Connection] = {}
 
     async def handle(stream: Connection) -> None:
@@ -984,9 +982,9 @@ def goes_through_a_changing_dict() -> Handler:
     .expect(b"hello\n")
     .half_close()
     .expect_eof(),
-    without={"alone": "everybody in the room hears everything"},
+    without={"alone": "each client receives what the others send"},
 )
-def one_reset_is_everybodys() -> Handler:
+def one_reset_ends_all() -> Handler:
     room: list[Stream] = []
 
     async def handle(stream: Stream) -> None:
@@ -1000,22 +998,22 @@ def one_reset_is_everybodys() -> Handler:
 
 
 @mistake(
-    "a client that does not read holds up the others",
+    "a client that does not read blocks the others",
     "ends",
     Peer()
     .pause_reading()
     .meet("both are here")
-    .meet("said")
+    .meet("sent")
     .resume_reading()
     .receive_until_eof(),
     Peer()
     .meet("both are here")
     .send(b"hello\n" * 4)
     .expect(b"hello\n" * 4)
-    .meet("said"),
-    without={"alone": "everybody in the room hears everything"},
+    .meet("sent"),
+    without={"alone": "each client receives what the others send"},
 )
-def one_holds_up_the_others() -> Handler:
+def one_blocks_the_others() -> Handler:
     room: list[Stream] = []
     turn = trio.Lock()
 
@@ -1071,8 +1069,8 @@ async def reader_and_writer(stream: Stream) -> None:
             await stream.send_all(answer)
 
 
-@correct("a last send in `finally`, shielded for two seconds", SHOUT)
-async def a_short_goodbye(stream: Stream) -> None:
+@correct("a last wait in `finally`, shielded for two seconds", SHOUT)
+async def a_short_shielded_wait(stream: Stream) -> None:
     try:
         async for line in Lines(stream):
             await stream.send_all(line.upper() + b"\n")
@@ -1101,8 +1099,8 @@ async def timeouts_of_its_own(stream: Stream) -> None:
             return
 
 
-@correct("it takes a reset for the end", SHOUT)
-async def a_reset_is_a_way_to_leave(stream: Stream) -> None:
+@correct("it treats a reset as EOF", SHOUT)
+async def a_reset_is_treated_as_eof(stream: Stream) -> None:
     try:
         async for line in Lines(stream):
             await stream.send_all(line.upper() + b"\n")
@@ -1125,7 +1123,7 @@ async def a_nursery_for_every_message(stream: Stream) -> None:
         await stream.send_all(b"".join(halves) + b"\n")
 
 
-@correct("Cancelled is caught, noted, and raised again", SHOUT)
+@correct("`Cancelled` is caught, noted, and raised again", SHOUT)
 async def cancelled_is_raised_again(stream: Connection) -> None:
     lines = 0
     try:
@@ -1168,7 +1166,7 @@ def frames_in_capitals() -> Parser:
             data = data[4 + n :]
 
 
-@correct("a parser that knows no stream, fed by hand", FRAME)
+@correct("a parser without I/O, fed by hand", FRAME)
 async def a_parser_without_io(stream: Stream) -> None:
     parser = frames_in_capitals()
     next(parser)
@@ -1177,7 +1175,7 @@ async def a_parser_without_io(stream: Stream) -> None:
             await stream.send_all(answers)
 
 
-@correct("two tasks, and groups of what they raise", SHOUT_TO_THE_END)
+@correct("two tasks, and their exceptions in groups", SHOUT_TO_THE_END)
 async def groups_are_split(stream: Stream) -> None:
     to_writer, answers = trio.open_memory_channel[bytes](0)
 
@@ -1203,7 +1201,7 @@ async def groups_are_split(stream: Stream) -> None:
     "heartbeats that stop with the conversation",
     Peer().send(b"hello\n").expect(b"HELLO\n").half_close().expect_eof(),
 )
-async def a_heart_that_stops(stream: Stream) -> None:
+async def heartbeats_that_stop(stream: Stream) -> None:
     turn = trio.Lock()
 
     async def beat() -> None:
@@ -1241,14 +1239,14 @@ async def one_question(stream: Stream) -> None:
 
 
 @correct(
-    "two places, given back whatever happens",
+    "two tokens, released in any case",
     Peer().expect(b"welcome\n").half_close().expect_eof(),
 )
-def chairs_are_given_back() -> Handler:
-    chairs = trio.CapacityLimiter(2)
+def tokens_are_released() -> Handler:
+    limiter = trio.CapacityLimiter(2)
 
     async def handle(stream: Stream) -> None:
-        async with chairs:
+        async with limiter:
             await stream.send_all(b"welcome\n")
             async for _ in stream:
                 pass
@@ -1282,8 +1280,8 @@ async def works_in_a_thread(stream: Stream) -> None:
         await stream.send_all(answer + b"\n")
 
 
-@correct("it waits three seconds at most", SHOUT_SLOWLY)
-async def three_seconds_of_patience(stream: Stream) -> None:
+@correct("a timeout of three seconds", SHOUT_SLOWLY)
+async def a_timeout_of_three_seconds(stream: Stream) -> None:
     lines = Lines(stream)
     while True:
         line = None
@@ -1295,20 +1293,20 @@ async def three_seconds_of_patience(stream: Stream) -> None:
 
 
 @correct(
-    "a name that is new every time",
+    "a random answer",
     Peer().receive_until(b"\n").half_close().expect_eof(),
 )
-async def says_a_new_name(stream: Stream) -> None:
+async def sends_a_random_name(stream: Stream) -> None:
     await stream.send_all(secrets.token_hex().encode() + b"\n")
     async for _ in stream:
         pass
 
 
 @correct(
-    "it sends all, and then reads until the client has closed",
+    "it sends everything, and then reads until EOF",
     Peer().expect(b"hello\n").expect_eof().send(b"thank you").half_close(),
 )
-async def says_all_and_listens(stream: Stream) -> None:
+async def sends_everything_and_reads(stream: Stream) -> None:
     await stream.send_all(b"hello\n")
     await stream.send_eof()
     async for _ in stream:
@@ -1353,7 +1351,7 @@ async def eight_receives_in_a_queue(stream: Stream) -> None:
     "it resets a client that sends an unknown command",
     Peer().send(b"PLEASE\n").expect_reset(),
 )
-async def resets_who_is_wrong(stream: Connection) -> None:
+async def resets_on_an_unknown_command(stream: Connection) -> None:
     async for line in Lines(stream):
         if line != b"PING":
             stream.abort()
@@ -1361,8 +1359,8 @@ async def resets_who_is_wrong(stream: Connection) -> None:
         await stream.send_all(b"PONG\n")
 
 
-@correct("it catches its own timeout, and says so", SHOUT)
-async def tells_that_it_was_too_slow(stream: Stream) -> None:
+@correct("it catches its own timeout, and tells the client", SHOUT)
+async def tells_the_client_about_a_timeout(stream: Stream) -> None:
     lines = Lines(stream)
     while True:
         try:
@@ -1392,8 +1390,8 @@ async def a_generator_as_a_channel(stream: Stream) -> None:
             await stream.send_all(line.upper() + b"\n")
 
 
-@correct("what it waits for in `finally` is shielded, for a second", SHOUT)
-def tidies_up_shielded() -> Handler:
+@correct("an await in `finally`, shielded for a second", SHOUT)
+def cleans_up_shielded() -> Handler:
     give_back, pool = trio.open_memory_channel[Translator](1)
     give_back.send_nowait(Translator())
 
@@ -1410,41 +1408,43 @@ def tidies_up_shielded() -> Handler:
 
 
 def log(what: str) -> None:
-    """Where a program would write it down."""
+    """A program would log this."""
 
 
 # -- the table
 
 
-def found(animal: Animal) -> HandlerFailure | None:
-    """What the check of a handler says, if it says anything."""
+def found(entry: Entry) -> HandlerFailure | None:
+    """The failure of a check of this handler, or None."""
     try:
-        animal.check()
+        entry.check()
     except HandlerFailure as failure:
         return failure
     return None
 
 
-def row(animal: Animal, failure: HandlerFailure | None) -> tuple[str, str, str]:
-    """A mistake, the law that finds it, and what is said first of it: no numbers of
-    lines, which change, and no name of this module, which has two.
+def row(entry: Entry, failure: HandlerFailure | None) -> tuple[str, str, str]:
+    """A mistake, the law that finds it, and the first line of the failure.
+
+    Line numbers are left out, because they change, and so is the name of this
+    module, because it has two.
     """
     if failure is None:
-        return animal.title, "not found", ""
+        return entry.title, "not found", ""
     first, second, *_ = str(failure).splitlines()
     said = f"{first} {second.strip()}" if first.endswith(":") else first
     said = re.sub(r"(?<=zoo\.py):\d+|(__main__|testing\.zoo)\.", "", said)
     said = said.removeprefix(f"law {failure.law!r}: ")
-    return animal.title, f"`{failure.law}`", f"`{said}`"
+    return entry.title, f"`{failure.law}`", f"`{said}`"
 
 
 def table() -> Iterator[str]:
-    """The lines of the table of docs/testing.md, in Markdown."""
+    """The lines of the table of docs/testing-evidence.md, in Markdown."""
     yield "| mistake | law | it says | seconds |"
     yield "|---|---|---|---|"
-    for animal in MISTAKES:
+    for entry in MISTAKES:
         began = time.perf_counter()
-        cells = row(animal, found(animal))
+        cells = row(entry, found(entry))
         yield f"| {' | '.join(cells)} | {time.perf_counter() - began:.1f} |"
 
 

@@ -8,9 +8,9 @@ The map, from the bottom up; a module imports only from rows above its own here:
     _delay_line
     _relay
 
-RULE: everything above ``_delay_line`` is sans I/O and knows neither Trio nor a
-clock. The names below come from there. ``_relay`` is the proxy's: it applies
-faults to a connection.
+RULE: everything above ``_delay_line`` does no I/O and knows neither Trio nor a
+clock. The public names come from there. The proxy uses ``_relay`` to apply faults to
+a connection.
 """
 
 from ._grammar import parse_faults

@@ -1,7 +1,7 @@
-"""A delay line: the bytes of one direction that wait for their time.
+"""A delay line: holds the bytes of one direction until they are due.
 
-It holds what the fault schedule has scheduled and hands it out when it is due, on
-Trio's clock. It moves no bytes itself and knows no relay.
+The fault schedule says when that is, on Trio's clock. A delay line moves no bytes
+itself and knows no relay.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from trioserve._transport import CHUNK
 from ._schedule import Schedule, Segment
 from ._values import Impairment, Termination
 
-#: Bytes that one delay line holds at most.
+#: The most bytes that one delay line holds.
 _LARGEST_WINDOW: Final = 16 * 1024**2
 
-#: Seconds between a boundary and what comes after it: a receiver that is waiting
-#: then gets what came before by itself.
+#: Seconds between a boundary and the bytes after it: meanwhile a receiver that waits
+#: gets the bytes before the boundary alone.
 _GAP: Final = 0.001
 
 
 def window(impairment: Impairment) -> int:
-    """How many bytes a delay line holds so that latency costs no throughput.
+    """How many bytes a delay line must hold so that latency costs no throughput.
 
     That is bandwidth times delay, as for a TCP window.
     """
@@ -44,15 +44,15 @@ class DelayLine:
 
     Args:
       schedule: says when each byte is due.
-      window: bytes that it holds at most, plus one read.
+      window: the most bytes that it holds, plus one read.
       began: when the connection began, on Trio's clock.
 
     Attributes:
-      termination: the fault that has ended this direction; None while none has.
-        EOF and a reset of the source are not faults.
-      is_broken: whether the source was reset. What was received before is
+      termination: the fault that has ended this direction, or None. EOF and a reset
+        of the source are not faults.
+      is_broken: whether the source was reset. Bytes received before that are
         delivered first.
-      scope: a cancel scope around what moves the bytes of this direction.
+      scope: a cancel scope around the pump of this direction.
     """
 
     __slots__ = (
@@ -80,7 +80,7 @@ class DelayLine:
 
     @property
     def due(self) -> float:
-        """When :meth:`take` has something next, on Trio's clock."""
+        """The next time at which :meth:`take` has something, on Trio's clock."""
         if self._segments:
             return max(self._began + self._segments[0].at, self._not_before)
         if self.is_broken or self.schedule.termination:
@@ -88,7 +88,7 @@ class DelayLine:
         return math.inf if self._eof_at is None else self._began + self._eof_at
 
     def put(self, data: bytes, now: float) -> None:
-        """Add what was received; ``b""`` is EOF."""
+        """Add received bytes; ``b""`` is EOF."""
         if not data:
             self._eof_at = self.schedule.feed_eof(now - self._began)
             return
@@ -97,14 +97,14 @@ class DelayLine:
             self._held += len(segment.data)
 
     def take(self, now: float) -> bytes:
-        """Remove what is due.
+        """Remove the bytes that are due.
 
         Returns:
-          bytes; ``b""`` is EOF, or the termination if there is one afterwards.
+          bytes; ``b""`` is EOF, or a termination if :attr:`termination` is set.
 
         Raises:
-          trio.BrokenResourceError: the source was reset, and all bytes before are
-            taken.
+          trio.BrokenResourceError: the source was reset, and no byte from before
+            that is left.
         """
         if self._segments:
             segment = self._segments.popleft()
@@ -119,6 +119,6 @@ class DelayLine:
         return b""
 
     def terminate(self, termination: Termination) -> None:
-        """Note that this direction was terminated, here and for the report."""
+        """Record that this direction was terminated, also for the report."""
         self.termination = termination
         self.schedule.mark_applied(termination)

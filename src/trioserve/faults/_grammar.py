@@ -1,6 +1,7 @@
 """The grammar of faults: text in, values out.
 
-The way back is ``str()`` of the values. It knows neither clocks nor bytes.
+``str()`` of the values writes them as text. This module knows neither clocks nor
+bytes.
 """
 
 from __future__ import annotations
@@ -38,8 +39,7 @@ def parse_faults(text: str) -> Faults:
 
     Raises:
       TypeError: ``text`` is not a str.
-      ValueError: with one line that says what is wrong and what to write
-        instead.
+      ValueError: one line says what is wrong and what to write instead.
     """
     check_type("text", text, str, "a str")
     found: dict[str, _Fields] = {"up": {}, "down": {}}
@@ -73,7 +73,7 @@ def _add(fields: _Fields, parsed: Mapping[str, Any], item: str, text: str) -> No
         elif name in fields:
             raise ValueError(
                 f"{item!r} in {text!r} is the second {name} of one direction;"
-                " say it once"
+                " give it once"
             )
         fields[name] = value
 
@@ -96,7 +96,7 @@ def _parse_item(item: str, text: str) -> _Fields:
             count, slash, unit = value.rpartition("/")
             if not slash or unit.strip() != "s":
                 raise ValueError(
-                    f"{item!r} in {text!r} is no bandwidth; use bytes per second,"
+                    f"{item!r} in {text!r} is not a bandwidth; use bytes per second,"
                     " like bandwidth=64KiB/s"
                 )
             return {"bandwidth": _bytes(count, item)}
@@ -112,7 +112,7 @@ def _parse_item(item: str, text: str) -> _Fields:
         case "cut", "@":
             return {"cuts": (_bytes(value, item),)}
         case "stall" | "vanish" | "reset" | "close" | "eof" as kind, "@":
-            # A place without a unit of time is a number of bytes.
+            # A number without a unit of time is a number of bytes.
             if re.fullmatch(r".*(ms|[smhd])", value, re.DOTALL):
                 at = Termination(kind, seconds=_seconds(value, item))
             else:

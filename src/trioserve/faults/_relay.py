@@ -1,12 +1,12 @@
 """A relay that applies faults to the bytes of a connection.
 
-A relay of tasks with a delay line for each direction: a pump puts what it receives
-into the line, and delivers what comes out at its time. All rules of relays hold.
-Bytes that faults swallow count as discarded.
+A relay of tasks with a delay line for each direction: a pump puts the bytes that it
+receives into the line, and sends them when they are due. All rules of relays hold.
+Bytes that are lost to faults count as discarded.
 
-A pump keeps reading while segments wait for their time, so that latency costs no
-throughput, until the line holds a bounded number of bytes. While its sink is full
-it does not read; these bytes have not entered the line yet.
+A pump keeps reading while segments wait to be due, so that latency costs no
+throughput, until the line is full. While the sink is full, the pump does not read:
+bytes that the kernel holds then have not entered the line yet.
 """
 
 from __future__ import annotations
@@ -28,16 +28,14 @@ from ._delay_line import DelayLine, window
 from ._schedule import Schedule
 from ._values import Faults, Termination
 
-#: Bytes that are discarded after a FIN that a fault has sent, so that unread ones
-
 
 class ActiveFaults:
     """The faults of one connection: its fault schedules, and what was applied.
 
     Args:
-      faults: of the proxy.
-      seed: of the proxy.
-      connection: the number of the connection; each draws its own faults.
+      faults: the proxy's faults.
+      seed: the proxy's seed.
+      connection: the number of the connection; each one draws its own faults.
     """
 
     def __init__(self, faults: Faults, seed: int, connection: int) -> None:
@@ -48,7 +46,7 @@ class ActiveFaults:
 
     @property
     def applied(self) -> Sequence[str]:
-        """Items of the grammar with their directions, like ``up:reset@4096``."""
+        """The applied faults as text with their directions, like ``up:reset@4096``."""
         if self.refuse:
             return ("refuse",)
         return (
@@ -57,7 +55,7 @@ class ActiveFaults:
         )
 
     def delay_lines(self, began: float) -> tuple[DelayLine, DelayLine]:
-        """Those of both directions, for a connection that began at this time."""
+        """The delay lines of both directions, for a connection that began then."""
         faults = self._faults
         return (
             DelayLine(self.up, window(faults.up), began),
@@ -102,7 +100,7 @@ class FaultyRelay(TaskRelay):
             zip(self.task_pumps, lines, strict=True)
         )
         for pump, line in self._lines.items():
-            if pump.first:  # faults are applied to it, too
+            if pump.first:  # faults apply to it, too
                 line.put(pump.first, upstream.moved_at)
                 pump.first = b""
         self._by_fin = False
@@ -119,13 +117,13 @@ class FaultyRelay(TaskRelay):
             nursery.cancel_scope.cancel(reason="the relay is over")
 
     async def run_pump(self, pump: TaskPump) -> None:
-        # First it moves bytes; then it does what the termination asks for, if there
-        # is one. The scope of a halted direction is cancelled in either part.
+        # First it moves bytes; then it carries out the termination, if there is one.
+        # Halting the direction cancels the scope of either part.
         line = self._lines[pump]
         with line.scope:
             await super().run_pump(pump)
         if line.scope.cancelled_caught and line.termination is None:
-            # The scope's deadline has come, and it is that of the first timed one.
+            # The scope's deadline has passed: that of the first timed termination.
             line.terminate(line.schedule.timed[0])
         termination = line.termination
         if termination is None:
@@ -139,11 +137,11 @@ class FaultyRelay(TaskRelay):
                 case _:  # "stall" and "vanish" move nothing until the relay ends
                     await trio.sleep_forever()
         if line.scope.cancelled_caught:
-            # Meanwhile a fault in the other direction has made both vanish.
+            # Meanwhile a fault of the other direction has made both vanish.
             await trio.sleep_forever()
 
     async def receive(self, pump: TaskPump) -> bytes:
-        """What comes out of the delay line, in the place of what was received."""
+        """Receive from the delay line instead of the source."""
         line = self._lines[pump]
         while line.termination is None:
             if line.due <= (now := trio.current_time()):
@@ -162,7 +160,7 @@ class FaultyRelay(TaskRelay):
         return b""
 
     async def _receive_more(self, pump: TaskPump, line: DelayLine) -> None:
-        """Put what is received into the line, or wait until something is due."""
+        """Receive into the line until something is due, or only wait for that."""
         if not line.has_room:
             await trio.sleep_until(line.due)
             return
@@ -175,11 +173,11 @@ class FaultyRelay(TaskRelay):
                 line.put(data, trio.current_time())
 
     async def _pass_eof_and_discard(self, pump: TaskPump) -> None:
-        # The first run receives b"" and passes EOF on. If the deadline has cut the
-        # pump off while it did so, that happens twice; EOF is idempotent.
+        # The first run receives b"" and passes EOF on. If the deadline has cancelled
+        # the pump while it did that, it does it again; EOF is idempotent.
         pump.done = False
         await super().run_pump(pump)
-        # The pump is done now, so that this run discards what it receives.
+        # The pump is done now, so this run discards what it receives.
         pump.reading = True
         await super().run_pump(pump)
 
@@ -217,7 +215,7 @@ class FaultyRelay(TaskRelay):
             await super().close_sides(reason)
             return
         await send_eof_to_both(self.a, self.b)
-        # Closed with bytes that nobody has read, it would be reset.
+        # A close with unread bytes would be a reset.
         await self.b.discard(LINGER_BYTES, self.options.timeouts.linger)
 
     def _time_of(self, termination: Termination) -> float:

@@ -1,7 +1,7 @@
 """The fault schedule of one direction: bytes in, segments with their times out.
 
 It has no clock and does no I/O: its user says when bytes were sent, and delivers
-the segments. It does not know whether they go over a wire or through memory.
+the segments, over a network or in memory.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ _STEPS: Final = 1000
 
 
 class Segment(NamedTuple):
-    """Some bytes, and when they may be delivered.
+    """Some bytes, and the time from which they may be delivered.
 
     Attributes:
       data: at least one byte.
       at: seconds since the connection began from which they may be delivered.
-      boundary: whether one receive must not return them together with what
-        comes after them.
+      boundary: whether one receive must not return them together with the bytes
+        after them.
     """
 
     data: bytes
@@ -48,10 +48,10 @@ class Segment(NamedTuple):
 class Schedule:
     """When each byte of one direction of one connection is delivered.
 
-    Its user feeds it what was sent, and it returns the segments to deliver and
-    their times. The time of a byte depends on the seed, the byte's offset and the
-    time at which it was sent; not on how the bytes were cut when they were fed.
-    All times are in seconds since the connection began.
+    Its user feeds it the bytes that were sent, and it returns the segments to
+    deliver and their times. The time of a byte depends on the seed, the byte's
+    offset and the time at which it was sent, not on how the bytes were cut when they
+    were fed. All times are in seconds since the connection began.
 
     Args:
       impairment: the faults of this direction.
@@ -59,14 +59,14 @@ class Schedule:
         every machine and Python.
 
     Attributes:
-      termination: the termination by bytes that is reached, once all bytes before
-        it were fed; None until then. It takes effect when these bytes are
-        delivered. Bytes after it are lost.
+      termination: the termination by bytes, set when all bytes before it were fed;
+        None until then. It takes effect when these bytes are delivered. Bytes after
+        it are lost.
       timed: the terminations by time that can be reached, in their order. Each
         takes effect at its time. Bytes that are due after the first are lost.
 
     Raises:
-      TypeError: naming the argument that is wrong.
+      TypeError: an argument is wrong; the message names it.
     """
 
     __slots__ = (
@@ -113,19 +113,19 @@ class Schedule:
         self._jitters = random.Random(f"{seed} jitter")
         self._jitter = 0.0
         self._block_end = 0
-        # Since when the line of this bandwidth is busy, and the bytes that it has
-        # carried since then.
+        # The time since which the line of this bandwidth has been busy, and the
+        # bytes that it has carried since then.
         self._line_since = 0.0
         self._bytes_of_line = 0
         self._check_limit()
 
     @property
     def applied(self) -> tuple[str, ...]:
-        """The faults that were applied, as items of the grammar, in their order."""
+        """The applied faults, as items of the grammar, in their order."""
         return tuple(self._applied)
 
     def mark_applied(self, termination: Termination) -> None:
-        """Add a termination, which has taken effect, to :attr:`applied`.
+        """Add a termination that has taken effect to :attr:`applied`.
 
         Raises:
           TypeError: it is not a :class:`Termination`.
@@ -137,7 +137,7 @@ class Schedule:
         """Schedule ``data``, which was sent at ``now``.
 
         Args:
-          data: may be empty, which schedules nothing.
+          data: the bytes; if there are none, nothing is scheduled.
           now: not less than in the call before.
 
         Returns:
@@ -145,7 +145,7 @@ class Schedule:
           in none of them are lost.
 
         Raises:
-          TypeError: naming the argument that is wrong.
+          TypeError: an argument is wrong; the message names it.
         """
         check_type("data", data, bytes, "bytes")
         check_type("now", now, (int, float), "a number of seconds")
@@ -182,7 +182,7 @@ class Schedule:
         """Schedule EOF, which was sent at ``now``. Bytes after it are lost.
 
         Returns:
-          the time from which it may be delivered, ``math.inf`` if it is lost.
+          the time from which it may be delivered; ``math.inf`` if it is lost.
 
         Raises:
           TypeError: ``now`` is not a number.
@@ -199,14 +199,14 @@ class Schedule:
         return at if self._cutoff is None or at <= self._cutoff else math.inf
 
     def _check_limit(self) -> None:
-        """Terminate if all bytes before the termination were fed."""
+        """Set the termination if all bytes before it were fed."""
         limit = self._limit
         if not self._is_over and limit is not None and limit.bytes == self._offset:
             self.termination = limit
             self._is_over = True
 
     def _uniform(self, most: int) -> int:
-        """How many of the next bytes share one time, and contain no boundary."""
+        """How many of the next bytes share one time, with no boundary between them."""
         impairment, offset = self._impairment, self._offset
         if self._slice_end is not None:
             most = min(most, self._slice_end - offset)
@@ -238,7 +238,7 @@ class Schedule:
         return max(at, self._last_at)
 
     def _begin(self, now: float) -> None:
-        """Some bytes were sent at ``now``: note the faults that delay them."""
+        """Note the faults that delay bytes that were sent at ``now``."""
         impairment, rate = self._impairment, self._impairment.bandwidth
         if impairment.latency:
             self._applied[latency_text(impairment.latency, impairment.jitter)] = None
@@ -263,7 +263,7 @@ class Schedule:
 
 
 def _first_by_bytes(impairment: Impairment) -> Termination | None:
-    """The first termination by bytes. Those after it can't be reached."""
+    """The first termination by bytes. Later ones can't be reached."""
     by_bytes = (each for each in impairment.terminations if each.bytes is not None)
     return next(by_bytes, None)
 
@@ -271,8 +271,8 @@ def _first_by_bytes(impairment: Impairment) -> Termination | None:
 def _reachable(impairment: Impairment) -> tuple[Termination, ...]:
     """The terminations by time that can be reached, in their order.
 
-    These are the first one and, if that ends this direction only, the first one
-    that ends both.
+    These are the first one and, if it ends this direction only, the first one that
+    ends both.
     """
     timed = [each for each in impairment.terminations if each.seconds is not None]
     of_one = [each for each in timed[:1] if not each.ends_both]
@@ -285,11 +285,11 @@ def _slice_ends(sizes: tuple[int, int] | None, draws: random.Random) -> Iterator
     offset = 0
     while sizes is not None:
         least, most = sizes
-        # Of all methods, only random() draws the same in every Python.
+        # Only random() draws the same numbers in every version of Python.
         offset += least + int(draws.random() * (most - least + 1))
         yield offset
 
 
 def _step(bandwidth: int) -> int:
-    """How many bytes pass in one step, which takes a millisecond or one byte."""
+    """How many bytes pass in one step: those of a millisecond, but at least one."""
     return max(1, bandwidth // _STEPS)

@@ -1,6 +1,6 @@
-"""Durations and sizes with their units: text in, numbers out, and back.
+"""Durations and sizes with units: reads them from text, and writes them as text.
 
-It knows numbers and units, and nothing of what they are for.
+It knows numbers and units, not what they are used for.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ _SECONDS: Final = {"ms": "0.001", "s": "1", "m": "60", "h": "3600", "d": "86400"
 _PART: Final = re.compile(r"(\d+\.?\d*|\.\d+)(ms|[smhd])", re.ASCII)
 
 _BYTES: Final = {"": 1, "KiB": 1024, "MiB": 1024**2}
-#: Fifteen digits and a unit are still fewer bytes than a 64-bit counter holds.
+#: A number of fifteen digits with a unit still fits into a 64-bit counter.
 _SIZE: Final = re.compile(r"(\d{1,15})(|KiB|MiB)", re.ASCII)
 
 
@@ -30,7 +30,7 @@ def parse_duration(text: str) -> float:
 
     Raises:
       TypeError: ``text`` is not a str.
-      ValueError: with one line that says what to write instead.
+      ValueError: one line says what to write instead.
     """
     check_type("text", text, str, "a str")
     plain = text.strip()
@@ -60,7 +60,7 @@ def parse_size(text: str) -> int:
     """Read a number of bytes such as ``4096``, ``64KiB`` or ``1MiB``.
 
     Raises:
-      ValueError: it is not one.
+      ValueError: ``text`` is not a number of bytes.
     """
     number = _SIZE.fullmatch(text.strip())
     if number is None:

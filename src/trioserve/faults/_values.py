@@ -1,7 +1,7 @@
 """Values of faults: what happens to each direction of a connection.
 
-Frozen values that check themselves. ``str()`` of each is its text in the grammar.
-They do not know what the faults do to a byte, nor when.
+They are frozen and check their arguments. ``str()`` of each is its text in the
+grammar. The fault schedule knows what they do to a byte, and when.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ class Termination:
         anything more, not even FIN or RST; ``"reset"``: both ends get RST;
         ``"close"``: both ends get FIN; ``"eof"``: this direction ends with FIN,
         and later bytes are discarded.
-      bytes: it happens when this direction has delivered so many bytes.
-      seconds: it happens so long after the connection began. Bytes that would
-        arrive later do not arrive. Give either ``bytes`` or ``seconds``.
+      bytes: it happens when this direction has delivered this many bytes.
+      seconds: it happens this long after the connection began. Bytes that would
+        arrive later are lost. Give either ``bytes`` or ``seconds``.
 
     Raises:
-      TypeError, ValueError: naming the argument that is wrong.
+      TypeError, ValueError: an argument is wrong; the message names it.
 
     ``str(termination)`` is what :func:`parse_faults` reads, like ``reset@4096``.
     """
@@ -59,7 +59,7 @@ class Termination:
 
     @property
     def ends_both(self) -> bool:
-        """Whether it ends both directions. A stall and an EOF end one."""
+        """Whether it ends both directions. A stall and an EOF end one direction."""
         return self.kind in _OF_BOTH_DIRECTIONS
 
     def __str__(self) -> str:
@@ -73,22 +73,21 @@ class Impairment:
     """The faults of one direction. The default is none.
 
     Args:
-      latency: seconds that are added to the way of each byte. Throughput stays
-        the same.
+      latency: seconds by which each byte arrives later. Throughput stays the same.
       jitter: seconds by which latency varies, up or down; drawn anew for every
         64 bytes. Bytes stay in order.
       bandwidth: bytes per second; None is no limit.
-      slice: the least and the most bytes of a slice; one receive returns bytes
-        of one slice only.
+      slice: the smallest and the largest size of a slice, in bytes; one receive
+        returns bytes of one slice only.
       pause: seconds between two slices.
       cuts: offsets in bytes. One receive does not return bytes from both sides
         of a cut.
-      slow_close: seconds that are added to the way of FIN.
-      terminations: how it ends. The first one that is reached counts; after a
-        stall or an EOF, a timed one that ends both directions still happens.
+      slow_close: seconds by which FIN arrives later.
+      terminations: how this direction ends. The first one that is reached counts;
+        after a stall or an EOF, a timed one that ends both directions still happens.
 
     Raises:
-      TypeError, ValueError: naming the argument that is wrong.
+      TypeError, ValueError: an argument is wrong; the message names it.
 
     ``str(impairment)`` is what :func:`parse_faults` reads.
     """
@@ -120,7 +119,7 @@ class Impairment:
             _check_bytes("slice", least, least=1)
             _check_bytes("slice", most, least=least)
         elif self.pause:
-            raise ValueError("a pause is between slices: say how long these are")
+            raise ValueError("pause is the time between slices: give slice as well")
         _check_tuple("cuts", self.cuts, int)
         for offset in self.cuts:
             _check_bytes("cuts", offset, least=1)
@@ -150,7 +149,7 @@ class Impairment:
 
 
 def _order(termination: Termination) -> tuple[bool, float, int]:
-    """Those by bytes come first; each sort in the order in which it is reached."""
+    """By bytes before by time; each kind in the order in which it is reached."""
     seconds = termination.seconds
     place = seconds if seconds is not None else termination.bytes
     return seconds is not None, place or 0, KINDS.index(termination.kind)
@@ -161,12 +160,12 @@ class Faults:
     """The faults of a connection, in each direction. The default is none.
 
     Args:
-      up: from the client to the server or the target.
-      down: from there to the client.
+      up: faults of the bytes from the client.
+      down: faults of the bytes to the client.
       refuse: the connection is refused, or reset where it can't be refused.
 
     Raises:
-      TypeError: naming the argument that is wrong.
+      TypeError: an argument is wrong; the message names it.
 
     ``str(faults)`` is the text that :func:`parse_faults` reads.
     """

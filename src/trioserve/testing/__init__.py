@@ -1,4 +1,7 @@
-"""trioserve.testing: test any connection handler in all that can happen to it.
+"""trioserve.testing: a test kit for connection handlers.
+
+It plays a conversation with a handler in many variations, over TCP in memory, and
+checks laws after each of them.
 
 The map, from the bottom up; a module imports only from rows above its own here:
 
@@ -13,7 +16,7 @@ The map, from the bottom up; a module imports only from rows above its own here:
     _check
 
 RULE: the kit uses public names of trioserve only. It imports Hypothesis only when a
-strategy or a machine is asked for.
+strategy or the state machine is used.
 """
 
 from __future__ import annotations
@@ -76,7 +79,7 @@ __all__ = [
     "sweep_faults",
 ]
 
-#: What needs Hypothesis, and where it is.
+#: The names that need Hypothesis, and the modules that define them.
 _WITH_HYPOTHESIS: Final = {
     "ServeMachine": "serving._machine",
     "chunkings": "_strategies",
@@ -87,7 +90,7 @@ _WITH_HYPOTHESIS: Final = {
 
 
 def __getattr__(name: str) -> Any:
-    """Import Hypothesis, and what needs it, when it is asked for."""
+    """Import the modules that need Hypothesis on first use."""
     if name not in _WITH_HYPOTHESIS:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     try:

@@ -1,4 +1,4 @@
-"""Arguments: checked at the call, with a message that names the argument."""
+"""Arguments: they are checked at the call; an error names the argument."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Cases: what is played against a handler, and in which setting.
+"""Cases: one run of a conversation, and the setting that all runs share.
 
-With the handler and its setting, a case is all that decides a run: the same case
-runs the same way. It prints as the Python that runs it again.
+A case, a handler and a setting decide everything in a run: the same case runs the
+same way. It prints as the Python that runs it again.
 """
 
 from __future__ import annotations
@@ -32,24 +32,24 @@ LAWS: Final[dict[Law, str]] = {
     "chunking": "what peers receive does not depend on how their bytes are cut",
     "schedule": "what peers receive does not depend on which ready task runs first",
     "ends": "the handler ends in bounded time after its peer left or it was cancelled",
-    "nothing_left": "after the handler, no task and no change of state is left",
+    "nothing_left": "a handler leaves no task running and no state changed",
     "record": "each connection has one report, and its byte counts are right",
     "errors": "the handler raises only errors of its stream, or what `raises` names",
-    "memory": "while a peer does not read, the handler takes little from it",
+    "memory": "while its own send waits, the handler receives at most 64 KiB",
     "cancelled": "the handler does not swallow a Cancelled",
     "drain": "a drain ends the handler in time, and not in the middle of a message",
-    "alone": "a connection is not affected by those that are open beside it",
+    "alone": "a connection is not affected by other open connections",
 }
 
 
 @dataclasses.dataclass(frozen=True, slots=True, repr=False)
 class Case:
-    """What is played in one run.
+    """One run of a conversation.
 
     Args:
       peers: scripts. Each is one connection.
-      faults: of the connections of the first round.
-      seed: of the order in which tasks run, and of what is random in the faults.
+      faults: faults of the connections of the first round.
+      seed: decides the order in which tasks run, and what is random in the faults.
       disturbance, at_step: what happens after scheduler step ``at_step``:
 
         - ``"cancel"``: the handlers are cancelled, and nothing more arrives from
@@ -60,11 +60,11 @@ class Case:
         - ``"vanish"``: nothing more arrives in either direction, as if the cable
           was pulled.
       copies: connections of each peer at the same time.
-      rounds: how many times all of that is done, one after the other. Faults,
-        disturbance, read delay and flood are the first round's.
+      rounds: how many times the conversation is played, one after the other.
+        Faults, disturbance, read delay and flood apply to the first round only.
       buffer: bytes that the network holds in each direction.
       read_delay: seconds until the peers begin to read.
-      flood: if not 0, the peers send at least so many bytes, by repeating what
+      flood: if not 0, the peers send at least this many bytes, by repeating what
         their scripts send, and read nothing.
 
     Raises:
@@ -117,7 +117,7 @@ class Case:
 
     @property
     def waits(self) -> float:
-        """Seconds that the slowest script waits."""
+        """The longest time that a script waits, in seconds, with the read delay."""
         return self.read_delay + max(peer.waits for peer in self.peers)
 
     def save(self, path: str | Path) -> None:
@@ -125,11 +125,11 @@ class Case:
 
         Raises:
           OSError: the file can't be written.
-          ValueError: the case has no faults. A disturbance happens after a step of
-            tasks, and can't be done to another program.
+          ValueError: the case has no faults. A disturbance happens after a scheduler
+            step, which a proxy can't see in another program.
         """
         if not self.faults:
-            raise ValueError(f"this case has no faults that a proxy could do: {self!r}")
+            raise ValueError(f"this case has no faults for a proxy to apply: {self!r}")
         told = {"faults": str(self.faults), "seed": self.seed, "case": repr(self)}
         Path(path).write_text(json.dumps(told, indent=2) + "\n", "utf-8")
 
@@ -139,15 +139,15 @@ _DISTURBANCES: Final = get_args(Disturbance)
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Setting:
-    """What is the same in all runs of a handler.
+    """The arguments that all runs of a handler share.
 
     Args:
       raises: exceptions that the handler may raise.
       without: laws that are not checked, each with the reason.
       before_run: called before each run.
-      limits: of the server; by default all peers may connect at once.
-      timeouts: of the server; by default no timer ends anything, unless there is a
-        disturbance or a fault.
+      limits: the server's limits; by default all peers may connect at once.
+      timeouts: the server's timeouts; by default no timer ends a connection, unless
+        there is a disturbance or a fault.
     """
 
     raises: tuple[type[BaseException], ...] = ()
@@ -157,7 +157,7 @@ class Setting:
     timeouts: Timeouts | None = None
 
     def arguments(self) -> list[str]:
-        """Arguments as Python; a function is written as the argument's name."""
+        """These arguments as Python; a function is written as the argument's name."""
         written = list[str]()
         if self.raises:
             names = ", ".join(each.__name__ for each in self.raises)
@@ -189,7 +189,7 @@ def as_python(case: Case, setting: Setting) -> str:
 
 
 def _changed(options: Limits | Timeouts, default: Limits | Timeouts) -> str:
-    """Options as Python, without those that are the default."""
+    """Options as Python, without those that have their default."""
     parts = list[str]()
     for field in dataclasses.fields(options):
         value = getattr(options, field.name)

@@ -40,31 +40,36 @@ def run_conversation(
 
     The handler runs in :func:`trioserve.serve` over a network in memory, on a
     virtual clock. The same arguments give the same run. This function blocks until
-    the run is over; a test that Trio runs may call it too.
+    the run is over; it can be called within a Trio run, which it blocks.
 
     Args:
       handler: any ``async def handler(stream)``.
-      peers: scripts. Each is one connection, and all begin at the same time.
-      faults: of the network; a :class:`trioserve.faults.Faults`, or its text.
-      seed: of the order in which tasks run, and of what is random in the faults.
+      peers: scripts. Each is one connection, and all start at the same time.
+      faults: faults of the network, as a :class:`trioserve.faults.Faults` or as
+        text; none by default.
+      seed: decides the order in which tasks run, and what is random in the faults.
       disturbance: what happens after scheduler step ``at_step``: ``"cancel"`` (the
         handlers are cancelled, and their peers stall), ``"drain"`` (the server
         drains), ``"eof"``, ``"reset"``, ``"stall"``, ``"vanish"`` (the peers do
-        that); see :class:`Case`.
-      at_step: goes with ``disturbance``.
+        that); see :class:`Case`. None by default.
+      at_step: a number of scheduler steps, from 0; required with ``disturbance``.
       copies: connections of each peer at the same time.
-      rounds: how many times all of that is done, one after the other.
+      rounds: how many times the conversation is played, one after the other, in the
+        same server.
       buffer: bytes that the network holds in each direction.
       read_delay: seconds until the peers begin to read.
-      flood: if not 0, the peers send at least so many bytes, by repeating what
+      flood: if not 0, the peers send at least this many bytes, by repeating what
         their scripts send, and read nothing.
       raises: exceptions that the handler may raise, besides the
         ``BrokenResourceError`` of its stream.
       without: laws that are not checked, each with the reason.
-      before_run: called before each run, to reset what handlers share.
-      limits: of the server; by default all peers may connect at once.
-      timeouts: of the server. By default no timer ends anything; with a disturbance
-        or a fault, 60 seconds of silence do.
+      before_run: called before each run, to reset state that handlers share.
+      limits: the server's limits; by default all peers may connect at once.
+      timeouts: the server's timeouts. By default no timer ends a connection; with a
+        disturbance or a fault, 60 seconds of silence end it.
+
+    Returns:
+      what the peers received, the reports and the timeline.
 
     Raises:
       HandlerFailure: a law is broken.
@@ -103,19 +108,19 @@ def check_handler(
     The conversation is played as it is; with its bytes cut everywhere; in other
     orders of tasks; with peers that read late, or not at all; several times at
     once and one after the other; and with a cancel, a drain, an EOF, a reset, a
-    stall and a cut cable after every scheduler step and at every byte. After each
-    of these, the plain conversation must succeed in the same server.
+    stall and a cut cable after every scheduler step and at every byte. After each of
+    these but a drain, the plain conversation must succeed in the same server.
 
     Args:
       explore: ``"quick"`` takes a second or two, and samples where there are many
-        cases; ``"thorough"`` tries all, and may take minutes.
-      seed: of what is sampled.
+        cases; ``"thorough"`` tries all of them, and may take minutes.
+      seed: decides which cases are sampled.
       handler, peers, raises, without, before_run, limits, timeouts: as for
         :func:`run_conversation`.
 
     Raises:
-      HandlerFailure: a law is broken. The message says which and how, gives the
-        Python that runs the smallest failing case again, and tells what happened.
+      HandlerFailure: a law is broken. The message names the law, says how it was
+        broken, has the Python that runs the case again, and lists what happened.
       TypeError, ValueError: an argument is wrong.
     """
     __tracebackhide__ = True
@@ -137,15 +142,15 @@ def sweep_cancellations(
 ) -> int:
     """Cancel the handler after every scheduler step, one run for each.
 
-    A task can be cancelled only between two steps: for this conversation and this
-    order of tasks, no place is left out.
+    A task can be cancelled only between two steps, so this tries every place where
+    a cancel can arrive, for this conversation and this order of tasks.
 
     Args:
       handler, peers, raises, without, before_run, limits, timeouts: as for
         :func:`run_conversation`.
 
     Returns:
-      How many steps there were.
+      the number of steps.
 
     Raises:
       HandlerFailure: a law is broken.
@@ -167,14 +172,14 @@ def sweep_faults(
     limits: Limits | None = None,
     timeouts: Timeouts | None = None,
 ) -> int:
-    """Let the peers send EOF, reset, stall and vanish, after every step and byte.
+    """Let the peers send EOF, reset, stall and vanish after every step and byte.
 
     Args:
       handler, peers, raises, without, before_run, limits, timeouts: as for
         :func:`run_conversation`.
 
     Returns:
-      How many runs that took, not counting the first, in which nothing happens.
+      the number of runs, without the first, which is undisturbed.
 
     Raises:
       HandlerFailure: a law is broken.

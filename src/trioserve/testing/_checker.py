@@ -1,6 +1,6 @@
 """The checker: runs the cases of a conversation and compares what peers receive.
 
-Cases are tried from the smallest up, so that the first that fails is a small one.
+It tries small cases first, so that the first failure is a small case.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ from typing import Final
 from ._case import Case, Law, Setting
 from ._harness import Handler, play
 from ._result import HandlerFailure, Run
-from ._variations import PEER_DISTURBANCES, Effort, Variations, some
+from ._variations import PEER_DISTURBANCES, Effort, Variations, sample
 
-#: Laws that stand for another one in cases that vary something: what breaks them
-#: breaks the law about what is varied.
+#: If one of these laws is broken only when something is varied, the failure names
+#: the law about that variation instead, such as ``chunking``.
 _VISIBLE: Final[tuple[Law, ...]] = ("answer", "ends", "errors")
 
 
@@ -25,14 +25,15 @@ class Checker:
     Methods raise :class:`HandlerFailure` if a law is broken.
 
     Args:
-      handler, setting: what is checked.
+      handler: the handler to check.
       plain: the plain conversation.
+      setting: what is the same in all runs.
     """
 
     def __init__(self, handler: Handler, plain: Case, setting: Setting) -> None:
         self.variations = Variations(
             plain,
-            # The next connection may see what has happened to one.
+            # The second round shows what the first has left behind.
             rounds=1 if "nothing_left" in setting.without else 2,
         )
         self._handler = handler
@@ -44,7 +45,7 @@ class Checker:
         """Run a case.
 
         Args:
-          law: the law that is broken by what breaks in this kind of case only.
+          law: the law to name if a law that peers can see is broken.
         """
         __tracebackhide__ = True
         run = self._play(case)
@@ -93,8 +94,8 @@ class Checker:
         self._disturb(base, effort, draw)
         self.all_of(
             self.variations.broken(
-                some(range(up + 1), effort.offsets, draw),
-                some(range(down + 1), effort.offsets, draw),
+                sample(range(up + 1), effort.offsets, draw),
+                sample(range(down + 1), effort.offsets, draw),
             )
         )
         self.run(self.variations.flood())
@@ -111,8 +112,10 @@ class Checker:
         return HandlerFailure(law, how, run, self._setting)
 
     def _first(self, effort: Effort) -> Run:
-        """Run the plain conversation. If it fails in some orders of tasks only, the
-        law about schedules is broken.
+        """Run the plain conversation.
+
+        If it fails, but passes in another order of tasks, the law ``schedule`` is
+        broken.
         """
         __tracebackhide__ = True
         try:
@@ -128,8 +131,8 @@ class Checker:
     def _again(self) -> HandlerFailure | None:
         """Run the plain conversation twice in a row.
 
-        A failure may be due to the order of tasks. If the plain conversation then
-        passes alone, the failure is returned and not raised.
+        If that fails, but one conversation alone passes, return the failure instead
+        of raising it: the order of tasks may be the cause, and is tried next.
         """
         try:
             self.run(self.variations.again(), "nothing_left")
@@ -140,9 +143,9 @@ class Checker:
         return None
 
     def _same(self, base: Run, law: Law | None, cases: Iterable[Case]) -> None:
-        """In all these cases, peers receive the same as in the plain conversation.
+        """Check that peers receive the same as in the plain conversation.
 
-        If already two plain conversations differ, only the laws are checked.
+        If two plain conversations already differ, check the other laws only.
         """
         __tracebackhide__ = True
         broken: Law = law or "answer"
@@ -157,17 +160,17 @@ class Checker:
 
     def _disturb(self, base: Run, effort: Effort, draw: random.Random) -> None:
         __tracebackhide__ = True
-        steps = some(range(base.steps + 1), effort.steps, draw)
+        steps = sample(range(base.steps + 1), effort.steps, draw)
         self.all_of(self.variations.disturbed("cancel", steps))
         self.all_of(self.variations.disturbed("drain", steps))
         cut = self.run(self.variations.byte_by_byte(), "chunking")
-        between = some(range(cut.steps + 1), effort.offsets, draw)
+        between = sample(range(cut.steps + 1), effort.offsets, draw)
         self.all_of(self.variations.drained_byte_by_byte(between))
         for what in PEER_DISTURBANCES:
-            few = some(steps, effort.offsets, draw)
+            few = sample(steps, effort.offsets, draw)
             self.all_of(self.variations.disturbed(what, few))
 
 
 def _consumed(run: Run) -> list[bytes]:
-    """What the peers' steps have waited for."""
+    """The bytes that each peer's steps have waited for."""
     return [each.data[: each.consumed] for each in run.received[0]]

@@ -18,14 +18,14 @@ class HandlerRun:
     """One call of the handler, in the task that creates this object.
 
     Attributes:
-      coroutine: what the handler returned, to be awaited.
+      coroutine: the handler's coroutine, to be awaited.
       task: the task in which it runs.
       scope: cancels it.
-      traffic: what goes over the wire of its connection.
+      traffic: the bytes and the state of its connection.
       is_over: whether it has ended.
       returned: whether it has returned.
-      raised: what it has raised.
-      unanswered: bytes that it received since it last sent something.
+      raised: the exception that it raised, or None.
+      unanswered: bytes received since it last sent something.
     """
 
     def __init__(self, coroutine: ObservedCoroutine) -> None:
@@ -53,20 +53,21 @@ class HandlerRun:
 
     @property
     def end_line(self) -> str:
-        """The line at which it has raised; "" if it has not."""
+        """The line that raised; "" if it did not raise."""
         return "" if self.raised is None else line_of_error(self.raised)
 
-    def saw(self, event: Event) -> bool:
+    def count(self, event: Event) -> bool:
         """Count an event of its stream.
 
-        Returns whether it has taken more than :data:`MEMORY` while its send waits.
+        Returns whether it has received more than :data:`MEMORY` while its send
+        waits.
         """
         size = len(event.data) if isinstance(event.data, bytes) else 0
         if event.kind == "receive" and not self.is_over:
             self.unanswered += size
         if event.kind == "receive" and self.traffic.is_blocked:
             self._taken_while_blocked += size
-        self.traffic.saw(event)
+        self.traffic.count(event)
         if event.kind == "send":
             self.unanswered = 0
         if not self.traffic.is_blocked:

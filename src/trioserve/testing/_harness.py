@@ -1,8 +1,8 @@
 """The harness: plays a case against a handler in a server of its own.
 
 The handler runs in the real server, over the network in memory, on a virtual
-clock, in an order of tasks that a seed decides. All waits are for events. What a
-run must show is judged elsewhere.
+clock, in an order of tasks that a seed decides. The harness waits for events only.
+The judge decides which laws a run has broken.
 """
 
 from __future__ import annotations
@@ -43,28 +43,28 @@ Handler: TypeAlias = Callable[[Any], Coroutine[Any, Any, object]]
 #: By default, all peers may connect at once.
 _NO_LIMITS: Final = Limits(max_connections=1000)
 
-#: Without a disturbance or a fault, no timer of the server ends anything.
+#: Without a disturbance or a fault, no timer of the server ends a connection.
 _NO_TIMEOUTS: Final = Timeouts(
     idle=math.inf, half_closed=math.inf, write_stall=math.inf, drain=30, linger=2
 )
-#: With one, so many seconds of silence end a connection that would wait for ever;
-#: the waits of the scripts come on top.
+#: With one, this many seconds of silence, plus the waits of the scripts, end a
+#: connection that would otherwise wait without limit.
 _SILENCE: Final = 60.0
 
-#: Seconds in which a handler must end after it was cancelled.
+#: Seconds within which a handler must end after it was cancelled.
 _CLEANUP: Final = 30.0
 
-#: Seconds that a disturbed peer has for its script; its own waits come on top.
+#: Seconds that a disturbed peer has for its script, plus its own waits.
 _SCRIPT: Final = 200.0
 
-#: Seconds after which a kernel gives up a peer that acknowledges nothing. Linux,
-#: ip-sysctl(5), tcp_retries2.
+#: Seconds after which Linux gives up on a peer that acknowledges nothing: see
+#: tcp_retries2 in ip-sysctl.
 _RETRIES: Final = 924.6
 
-#: Seconds in which a handler must end after all peers have left.
+#: Seconds within which a handler must end after all peers have left.
 _PATIENCE: Final = 1000.0
 
-#: Seconds after which a run is over in any case; the peers' waits come on top.
+#: Seconds after which a run is over in any case, plus the peers' waits.
 _LIFETIME: Final = 100_000.0
 
 
@@ -77,14 +77,14 @@ class Harness:
         self._setting = setting
         self._clock = trio.testing.MockClock(autojump_threshold=0)
         self._watchdog = Watchdog(
-            self._clock, lambda: found_endless_loop(self._state), self._give_up
+            self._clock, lambda: found_endless_loop(self._state), self._abandon
         )
         self._state = RunState(case, self._watchdog)
         self._server: Server | None = None
         self._reported = trio.Event()
         self._steps = 0
         self._cancels_handlers = False
-        self._is_given_up = False
+        self._is_abandoned = False
         self._misuse: TypeError | None = None
         self._timers: trio.Nursery | None = None
 
@@ -92,8 +92,8 @@ class Harness:
         """Play the case, outside of any other Trio run.
 
         Raises:
-          TypeError: the handler is no async function of one argument.
-          Exception: an error of the kit or of the server itself.
+          TypeError: the handler is not an async function of one argument.
+          Exception: an error of the kit or of the server.
         """
         if self._setting.before_run is not None:
             self._setting.before_run()
@@ -104,7 +104,7 @@ class Harness:
             instruments=[self._watchdog],
         )
         with contextlib.closing(run):
-            while run.outcome is None and not self._is_given_up:
+            while run.outcome is None and not self._is_abandoned:
                 run.tick()
         if run.outcome is not None:
             run.outcome.unwrap()
@@ -120,23 +120,23 @@ class Harness:
             timeline=self._state.timeline,
         )
 
-    def _give_up(self) -> None:
-        self._is_given_up = bool(self._watchdog.family)
+    def _abandon(self) -> None:
+        self._is_abandoned = bool(self._watchdog.family)
 
     # -- playing
 
     async def _main(self) -> None:
-        # Seeded as the faults of `trioserve proxy` are: a saved case does the same
-        # to the n-th connection there.
+        # Seeded like the faults of `trioserve proxy`: a saved case does the same to
+        # the n-th connection there.
         network = MemoryNetwork(
             buffer=self._case.buffer,
             seed=self._case.seed,
-            on_event=Observer(self._state).saw,
+            on_event=Observer(self._state).on_event,
         )
         listener = network.listen()
         with self._state.scope:
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._wait_for_the_end_of_time)
+                nursery.start_soon(self._detect_deadlock)
                 serving = functools.partial(
                     serve,
                     self._handle,
@@ -195,7 +195,7 @@ class Harness:
     async def _connect(
         self, network: MemoryNetwork, listener: MemoryListener
     ) -> list[Player | None]:
-        """Connect all peers of the round; None stands for one that is refused."""
+        """Connect all peers of the round; None stands for a refused one."""
         case, is_first = self._case, self._state.is_first_round
         faults = case.faults if is_first else None
         players = list[Player | None]()
@@ -273,7 +273,7 @@ class Harness:
             self._state.record(f"handler {stream.id}", handler.end, handler.end_line)
 
     def _ends_the_program(self, error: BaseException) -> bool:
-        """Whether it would also end the run, and the test. That breaks a law."""
+        """Whether the error would also end the run and the test; that breaks a law."""
         ends = [each for each in single_errors(error) if isinstance(each, SystemExit)]
         if not ends or issubclass(SystemExit, self._setting.raises):
             return False
@@ -291,13 +291,13 @@ class Harness:
             case "drain":
                 self._drain()
             case "eof":
-                self._each_peer("sends EOF", MemoryStream.send_eof_now)
+                self._disturb_peers("sends EOF", MemoryStream.send_eof_now)
             case "reset":
-                self._each_peer("resets", MemoryStream.reset)
+                self._disturb_peers("resets", MemoryStream.reset)
             case "stall":
-                self._each_peer("stalls: what it sends is lost", MemoryStream.stall)
+                self._disturb_peers("stalls: what it sends is lost", MemoryStream.stall)
             case "vanish":
-                self._each_peer("vanishes", MemoryStream.vanish)
+                self._disturb_peers("vanishes", MemoryStream.vanish)
             case None:  # pragma: no cover
                 raise AssertionError
 
@@ -320,7 +320,9 @@ class Harness:
         deadline = timeouts.lame_duck + timeouts.drain
         self._require_ended(_CLEANUP, "after the deadline of a drain", late=deadline)
 
-    def _each_peer(self, what: str, disturb: Callable[[MemoryStream], None]) -> None:
+    def _disturb_peers(
+        self, what: str, disturb: Callable[[MemoryStream], None]
+    ) -> None:
         for player in self._state.players:
             self._state.record(player.name, what)
             disturb(player.stream)
@@ -328,7 +330,7 @@ class Harness:
     # -- time
 
     def _after(self, seconds: float, call: Callable[[], None]) -> None:
-        """Call it then, unless the round is over before."""
+        """Call ``call`` after so many seconds, unless the round ends before that."""
 
         async def wait() -> None:
             await trio.sleep(seconds)
@@ -338,7 +340,7 @@ class Harness:
         self._timers.start_soon(wait)
 
     def _require_ended(self, within: float, since: str, *, late: float = 0) -> None:
-        """All handlers must end in so many seconds, counted from ``late``."""
+        """Require that all handlers end within ``late + within`` seconds from now."""
         when = f"{within:.0f} seconds {since}"
         require = functools.partial(require_ended, self._state, when)
         self._after(late + within, require)
@@ -347,9 +349,9 @@ class Harness:
         for player in self._state.players:
             player.stream.give_up()
 
-    async def _wait_for_the_end_of_time(self) -> None:
+    async def _detect_deadlock(self) -> None:
         # When all tasks wait, the virtual clock jumps to the next deadline. This is
-        # the last one: nothing else is to come.
+        # the last one: when it passes, nothing will wake the tasks.
         await trio.sleep_until(_LIFETIME + self._case.rounds * self._case.waits)
         found_deadlock(self._state)
 
@@ -362,20 +364,20 @@ def _flooding(peer: Peer, size: int) -> Peer:
 
 
 def play(handler: Handler, case: Case, setting: Setting) -> Run:
-    """Play a case. In a Trio run, it is played in a thread that is waited for."""
+    """Play a case. Within a Trio run, play it in a thread and wait for the thread."""
     harness = Harness(handler, case, setting)
     if not trio.lowlevel.in_trio_run():
         return harness.run()
     runs: list[Run] = []
     errors: list[BaseException] = []
 
-    def elsewhere() -> None:
+    def run_in_thread() -> None:
         try:
             runs.append(harness.run())
-        except BaseException as error:  # noqa: ASYNC103 - raised by the other thread
+        except BaseException as error:  # noqa: ASYNC103 - the calling thread raises it
             errors.append(error)
 
-    thread = threading.Thread(target=elsewhere, name="trioserve.testing")
+    thread = threading.Thread(target=run_in_thread, name="trioserve.testing")
     thread.start()
     thread.join()
     if errors:

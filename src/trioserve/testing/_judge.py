@@ -1,4 +1,4 @@
-"""The judge: which laws a run has broken, as far as that shows at its end."""
+"""The judge: finds the broken laws that show at the end of a run."""
 
 from __future__ import annotations
 
@@ -15,28 +15,28 @@ from ._handler_run import HandlerRun
 from ._state import RunState
 from .runs import line_of_error, line_of_task
 
-#: Reason of the cancel that is a disturbance.
+#: The reason of the cancel that the disturbance ``"cancel"`` makes.
 CANCEL_REASON: Final = "cancelled by the test"
 
-#: What a handler may raise in any case: its stream is broken.
+#: What a handler may always raise: its stream is broken.
 _OWN: Final = (trio.BrokenResourceError,)
 
-#: What it may raise besides if the server has ended the connection.
+#: What it may raise if the server has ended the connection.
 _CUT: Final = (trio.BrokenResourceError, trio.ClosedResourceError)
 
-#: Outcomes of connections that the server, or a handler by an abort, has ended.
+#: Outcomes of connections that the server has ended, or a handler with an abort.
 _NOT_BY_ITSELF: Final = (Outcome.CUT, Outcome.TIMEOUT, Outcome.ABORTED)
 
 
 def judge_tasks(state: RunState) -> None:
-    """Tasks that handlers have started have ended."""
+    """Check that all tasks started by handlers have ended."""
     for task in state.watchdog.family:
         how = f"its task {task.name} still runs, at {line_of_task(task)}"
         state.violated("nothing_left", how)
 
 
 def judge_server(state: RunState, server: Server) -> None:
-    """The server has no open connection, and a report of each."""
+    """Check that the server has no open connection, and a report of each."""
     statistics = server.statistics()
     if statistics.open or statistics.tokens_used:
         how = f"{statistics.open} connections are still open"
@@ -48,7 +48,7 @@ def judge_server(state: RunState, server: Server) -> None:
 
 
 def judge_handlers(state: RunState, setting: Setting) -> None:
-    """What each handler has raised, swallowed and lost; its report and its stream."""
+    """Check what each handler raised, swallowed and lost, its report and its stream."""
     before, state.violations = state.violations, []
     reports = {report.id: report for report in state.reports}
     for number in sorted(state.handlers.keys() & reports.keys()):
@@ -61,7 +61,7 @@ def judge_handlers(state: RunState, setting: Setting) -> None:
         if handler.returned and was_cancelled:
             how = "it was cancelled, and returned as if it was not"
             state.violated("cancelled", how)
-    # Errors of handlers explain why peers did not receive what they expect.
+    # Errors of handlers explain why peers did not receive what they expected.
     ends = [
         f"handler {number} ended with {handler.raised!r}"
         for number, handler in state.handlers.items()
@@ -118,7 +118,7 @@ def _judge_errors(
 
 
 def single_errors(error: BaseException | None) -> Sequence[BaseException]:
-    """The errors in a group and in the groups in it; or the error itself."""
+    """The errors in a group and in its inner groups; or the error itself."""
     if error is None:
         return ()
     if isinstance(error, BaseExceptionGroup):

@@ -1,4 +1,4 @@
-"""Liveness: handlers that do not end are found, and named with their lines."""
+"""Liveness: finds handlers that do not end, and names the lines where they wait."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from .runs import line_of_task
 
 
 def require_ended(state: RunState, when: str) -> None:
-    """All handlers must have ended. If one still runs, stop the run.
+    """Require that all handlers have ended. If one still runs, stop the run.
 
     Args:
       when: the bound that has passed, such as "30 seconds after it was cancelled".
@@ -22,7 +22,7 @@ def require_ended(state: RunState, when: str) -> None:
 
 
 def found_deadlock(state: RunState) -> None:
-    """All tasks wait, and no event is to come. Stop the run."""
+    """Record that all tasks wait and nothing will wake them. Stop the run."""
     law: Law = "ends"
     asked = any(p.waits_for_an_answer for p in state.players if not p.is_over)
     if asked and not any(h.traffic.is_blocked for h in state.handlers.values()):
@@ -31,7 +31,7 @@ def found_deadlock(state: RunState) -> None:
 
 
 def found_endless_loop(state: RunState) -> None:
-    """Tasks run on and on, and no byte moves. Stop the run."""
+    """Record that tasks keep running and no byte moves. Stop the run."""
     _stuck(state, "ends", "endless loop: it keeps running, and no byte moves:")
 
 

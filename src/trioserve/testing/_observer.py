@@ -1,4 +1,4 @@
-"""The observer of a run: makes rows of the timeline of what streams do."""
+"""The observer of a run: turns the events of streams into rows of the timeline."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ _WORDS: Final = {
 
 
 class Observer:
-    """Gets each event of the network, in the step in which it happens."""
+    """Receives each event of the network, in the step in which it happens."""
 
     def __init__(self, state: RunState) -> None:
         self._state = state
-        # Of the server's streams. The server counts its connections the same way.
+        # Numbers of the server's streams, counted as the server counts connections.
         self._numbers: dict[MemoryStream, int] = {}
 
-    def saw(self, event: Event) -> None:
+    def on_event(self, event: Event) -> None:
         stream, data = event.stream, event.data
         is_server = stream.name.startswith("server")
         match event.kind:
             case "send" | "receive" if isinstance(data, bytes) and data:
-                self._state.watchdog.moved()
+                self._state.watchdog.note_progress()
                 what = f"{event.kind}s {shown(data)}"
             case "wait_receive" | "wait_send":
                 self._count(event)
@@ -47,9 +47,9 @@ class Observer:
             case "cancelled":
                 what = "was cancelled while it waited"
             case "receive_eof" | "receive_reset" as kind:
-                what = _WORDS[kind]  # no progress: it can be seen again and again
+                what = _WORDS[kind]  # no progress: a loop can see it again and again
             case kind:
-                self._state.watchdog.moved()
+                self._state.watchdog.note_progress()
                 what = _WORDS[kind]
         self._count(event)
         who = stream.name.replace("client", "peer")
@@ -62,6 +62,6 @@ class Observer:
             self._numbers[event.stream] = len(self._numbers) + 1
         number = self._numbers.get(event.stream, 0)
         handler = self._state.handlers.get(number)
-        if handler is not None and handler.saw(event):
+        if handler is not None and handler.count(event):
             how = f"it received over {MEMORY} bytes while its own send waited"
             self._state.violated("memory", how)

@@ -1,7 +1,7 @@
-"""Peers: what one client does, as a script.
+"""Peers: the script of one client.
 
 A script is a value that reads like the conversation and prints as the Python that
-makes it. It is played elsewhere, and what the peer receives is judged elsewhere.
+makes it. A player plays it; this module does no I/O.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from ._arguments import check_seconds, check_type
 #: Steps after which a peer does nothing more.
 _LAST_STEPS: Final = ("close", "reset")
 
-#: Bytes from which on data is not shown as a whole.
+#: Longer data is abbreviated in messages.
 _MOST_BYTES: Final = 100
 
 
 def brief(data: bytes) -> str:
-    """Bytes as Python writes them; of many, the first and their number."""
+    """Bytes as Python writes them; of many, only the first, and their number."""
     if len(data) <= _MOST_BYTES:
         return repr(data)
     return f"{data[:_MOST_BYTES]!r}… ({len(data)} bytes)"
@@ -48,7 +48,7 @@ class Step:
 
     @property
     def brief(self) -> str:
-        """The same; of many bytes, only the first."""
+        """The step as Python, with many bytes abbreviated."""
         if not isinstance(self.value, bytes):
             return str(self)
         return f"{self.name}({brief(self.value)})"
@@ -56,16 +56,17 @@ class Step:
 
 @dataclasses.dataclass(frozen=True, slots=True, repr=False)
 class Peer:
-    """What one client does, step by step. Each method returns a longer script::
+    """The steps of one client. Each method returns a longer script::
 
         Peer().send(b"GET k\\n").expect(b"v\\n").half_close().expect_eof()
 
-    The peer reads all the time, except between :meth:`pause_reading` and
-    :meth:`resume_reading`: a long :meth:`send` never waits because its own reading
-    does. After the last step, unless that was :meth:`close` or :meth:`reset`, it
-    sends EOF and waits for EOF. Bytes that no step expects are a failure.
+    The peer reads all the time, also during a long :meth:`send`, except between
+    :meth:`pause_reading` and :meth:`resume_reading`. After the last step, unless
+    that is :meth:`close` or :meth:`reset`, it sends EOF and waits for EOF. Bytes
+    that no step expects are a failure.
 
-    Methods raise ``ValueError`` for an argument or a step that makes no sense.
+    Methods raise ``ValueError`` or ``TypeError`` for a wrong argument, and
+    ``ValueError`` for a step that can't follow the steps before it.
     """
 
     steps: tuple[Step, ...] = ()
@@ -103,11 +104,11 @@ class Peer:
         return self._then("receive", _count(count))
 
     def receive_until(self, end: bytes) -> Self:
-        """Wait for ``end``, and take it with whatever comes before it."""
+        """Wait for ``end``; accept any bytes before it."""
         return self._then("receive_until", _bytes("end", end))
 
     def receive_until_eof(self) -> Self:
-        """Wait for EOF, and take whatever comes before it."""
+        """Wait for EOF; accept any bytes before it."""
         return self._then("receive_until_eof")
 
     def expect_eof(self) -> Self:
@@ -115,15 +116,15 @@ class Peer:
         return self._then("expect_eof")
 
     def expect_reset(self) -> Self:
-        """Wait for a reset, and take whatever comes before it."""
+        """Wait for a reset; accept any bytes before it."""
         return self._then("expect_reset")
 
     def half_close(self) -> Self:
-        """Send EOF, and go on reading."""
+        """Send EOF, and continue to read."""
         return self._then("half_close")
 
     def close(self) -> Self:
-        """Close. As in TCP, data that comes later is answered by a reset."""
+        """Close. As in TCP, later data of the handler is answered with a reset."""
         return self._then("close")
 
     def reset(self) -> Self:
@@ -136,7 +137,7 @@ class Peer:
         return self._then("wait", seconds)
 
     def pause_reading(self) -> Self:
-        """Stop reading. The network holds what it has room for."""
+        """Stop reading. The network holds as many bytes as it has room for."""
         return self._then("pause_reading")
 
     def resume_reading(self) -> Self:
@@ -150,18 +151,18 @@ class Peer:
 
     @property
     def sends(self) -> bytes:
-        """All that it sends."""
+        """All bytes that it sends."""
         return b"".join(step.value for step in self.steps if step.name == "send")
 
     @property
     def ends_of_messages(self) -> frozenset[int]:
-        """How many bytes it has sent before the first and after each of its sends."""
+        """The number of bytes sent before the first send, and after each send."""
         sizes = [len(step.value) for step in self.steps if step.name == "send"]
         return frozenset(itertools.accumulate(sizes, initial=0))
 
     @property
     def waits(self) -> float:
-        """Seconds that its waits take together."""
+        """The sum of its waits, in seconds."""
         return math.fsum(step.value for step in self.steps if step.name == "wait")
 
     @property

@@ -1,4 +1,4 @@
-"""Players: a peer's script, played on a stream."""
+"""Players: play a peer's script on a stream."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ import trio
 from ._peer import Peer, brief, difference
 from .network import MemoryStream, Tail
 
-#: Steps that wait for bytes, and steps that wait for the end.
+#: Steps that wait for bytes, and steps that wait for EOF or a reset.
 _ANSWERS: Final = ("expect", "receive", "receive_until")
 _ENDS: Final = ("expect_eof", "expect_reset", "receive_until_eof")
 
 #: Steps after which a peer sends nothing more.
-_LAST_WORDS: Final = ("half_close", "close", "reset")
+_END_SENDING: Final = ("half_close", "close", "reset")
 
 
 class MismatchError(Exception):
@@ -40,7 +40,7 @@ class Meetings:
         await self._begun[name].wait()
 
     def give_up(self) -> None:
-        """Let all go on, because one peer won't come any more."""
+        """Let all waiting peers continue: one peer will not arrive."""
         for event in self._begun.values():
             event.set()
 
@@ -49,10 +49,10 @@ class Player:
     """Plays a peer's script on a stream.
 
     Attributes:
-      received: all bytes that came.
-      tail: how the other side has ended so far.
+      received: all bytes received so far.
+      tail: how the handler has ended its side so far.
       consumed: how many of the received bytes its steps have waited for.
-      at: the index of the current step, or of the one at which it gave up.
+      at: the index of the current step, or of the step that did not match.
       is_over: whether it has ended, with or without a mismatch.
     """
 
@@ -93,7 +93,7 @@ class Player:
           read_delay: seconds until it begins to read.
 
         Raises:
-          MismatchError: what came is not what a step expects.
+          MismatchError: a step expects something else than what came.
         """
         mismatch: MismatchError | None = None
         try:
@@ -125,7 +125,7 @@ class Player:
             await self._leave()
 
     async def _leave(self) -> None:
-        if not any(step.name in _LAST_WORDS for step in self.peer.steps):
+        if not any(step.name in _END_SENDING for step in self.peer.steps):
             await self._half_close(None)
         self._may_read.set()
         if not any(step.name in _ENDS for step in self.peer.steps):
@@ -142,7 +142,7 @@ class Player:
             while self.tail == "open":
                 await self._may_read.wait()
                 if not self._may_read.is_set():
-                    continue  # reading was paused again in the meantime
+                    continue  # reading was paused again meanwhile
                 with trio.CancelScope() as self._receiving:
                     if data := await self.stream.receive_some():
                         self.received += data
@@ -160,10 +160,10 @@ class Player:
         self._received_more = trio.Event()
 
     async def _more(self, wanted: str) -> None:
-        """Wait for more bytes or for the end.
+        """Wait for more bytes, EOF or a reset.
 
         Raises:
-          MismatchError: the end has come already.
+          MismatchError: EOF or a reset came before.
         """
         if self.tail == "open":
             await self._received_more.wait()
@@ -179,7 +179,7 @@ class Player:
         try:
             await self.stream.send_all(data)
         except trio.BrokenResourceError:
-            # The next steps judge what came before that.
+            # The next steps check what was received before that.
             await trio.lowlevel.checkpoint()
 
     async def _expect(self, data: bytes) -> None:

@@ -1,4 +1,4 @@
-"""Results: what came of a case, and the failure that tells a person about it."""
+"""Results: the outcome of a case, and the failure that explains a broken law."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ._case import LAWS, Case, Law, Setting, as_python
 from ._timeline import Timeline
 from .network import Tail
 
-#: Characters of a case from which on its bytes are abbreviated in a message.
+#: In a message, the bytes of a case with more characters than this are abbreviated.
 _MOST_TEXT: Final = 2000
 
 
@@ -22,10 +22,10 @@ class Received:
     """What a peer received.
 
     Attributes:
-      data: all bytes that came.
+      data: all bytes that it received.
       tail: what came after them: ``"eof"``, ``"reset"``, or ``"open"`` for neither.
       consumed: how many of these bytes its steps have waited for.
-      mismatch: what its script did not expect, if there was such a thing.
+      mismatch: how these bytes differ from its script, or None.
     """
 
     data: bytes
@@ -36,12 +36,12 @@ class Received:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Violation:
-    """A law that was broken.
+    """A broken law.
 
     Attributes:
-      law: its name.
-      how: how, in a sentence.
-      cause: the error that shows it, if there is one.
+      law: the name of the law.
+      how: how it was broken, in a sentence.
+      cause: the error that shows it, or None.
     """
 
     law: Law
@@ -51,16 +51,16 @@ class Violation:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Run:
-    """What came of a case.
+    """The outcome of a case.
 
     Attributes:
-      case: what was run.
+      case: the case that was run.
       received: what each peer received, one list for each round; in a round, the
         peers of the first copy come first.
-      reports: the server's, in the order in which the connections ended.
+      reports: the server's reports, in the order in which the connections ended.
       steps: scheduler steps of the first round.
       seconds: virtual seconds that the run took.
-      violations: laws that were broken.
+      violations: the broken laws.
       timeline: what happened.
     """
 
@@ -73,14 +73,14 @@ class Run:
     timeline: Timeline
 
 
-class HandlerFailure(AssertionError):  # noqa: N818 - it is the handler's
+class HandlerFailure(AssertionError):  # noqa: N818 - the handler has failed
     """A handler broke a law.
 
     Attributes:
       law: the name of the law.
-      how: how, in a sentence.
-      case: the case in which it did.
-      run: what came of the case.
+      how: how it was broken, in a sentence.
+      case: the case in which that happened.
+      run: the outcome of the case.
       again: the Python that runs the case again.
     """
 

@@ -1,4 +1,4 @@
-"""The state of a run while it is played: who takes part, and what has happened."""
+"""The state of a run: its peers and handlers, and what has happened so far."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from .runs import Watchdog
 
 
 class RunState:
-    """What is known of a run.
+    """The state of a run.
 
     Attributes:
-      case: what is played.
+      case: the case that is played.
       watchdog: of the run.
       scope: all tasks of the run are in it.
       round: the current round, counted from 0.
@@ -26,8 +26,8 @@ class RunState:
       handlers: all handler runs, by the number of their connection.
       reports: of the server.
       received: what each peer received, by round.
-      violations: laws that were broken.
-      timeline: what has happened.
+      violations: the broken laws.
+      timeline: what has happened, as rows.
     """
 
     def __init__(self, case: Case, watchdog: Watchdog) -> None:
@@ -52,14 +52,14 @@ class RunState:
         return self.scope.cancel_called
 
     def stop(self) -> None:
-        """Stop the run, because a law was broken for good."""
+        """Stop the run: a law is broken, and the rest can't be played."""
         self.scope.cancel(reason="the run is stopped")
 
     def violated(self, law: Law, how: str, cause: BaseException | None = None) -> None:
         self.violations.append(Violation(law, how, cause))
 
     def law_of(self, law: Law) -> Law:
-        """The law that is broken if ``law`` is: it depends on who else takes part."""
+        """The law to name when ``law`` is broken in this round and case."""
         if not self.is_first_round:
             return "nothing_left"
         if self.case.disturbance == "drain" and law == "ends":

@@ -1,4 +1,4 @@
-"""Hypothesis strategies for what a handler may meet.
+"""Hypothesis strategies for chunks, scripts, faults and orders of tasks.
 
 They shrink towards values that a person would write: few cuts, short scripts, no
 faults. Each value prints as the Python that makes it.
@@ -27,14 +27,15 @@ FAULT_KINDS: Final[tuple[FaultKind, ...]] = get_args(FaultKind)
 
 ScriptEnd = Literal["half_close", "close", "reset"]
 
-#: For each place a number from 0 to the first of these is drawn. It is a cut from a
-#: threshold on, which is drawn once: cuts are rare, or some, many, nearly everywhere.
+#: One of these is drawn as a threshold. Then a number from 0 to 31 is drawn for each
+#: place, and the data is cut there if the number reaches the threshold. So there are
+#: few cuts, some, many, or cuts nearly everywhere.
 _CUTS_FROM: Final = (31, 28, 16, 1)
-#: Places for which that is done, and the most cuts beyond them.
+#: The number of places for which that is done, and the most cuts beyond them.
 _DENSE: Final = 64
 _MOST_FAR: Final = 8
 
-#: Seconds that something takes. There are few, so that things coincide.
+#: The seconds to draw from. There are few of them, so that events coincide.
 _SECONDS: Final = (0.1, 1.0, 10.0)
 
 
@@ -51,7 +52,8 @@ def chunkings(draw: Draw, data: bytes) -> list[bytes]:
     bytes there are at most 8 cuts, because more choices would take long.
     """
     places = range(1, len(data))
-    # The last one first, because what is drawn later may stay the larger one.
+    # From the last place to the first: Hypothesis makes early draws smaller first,
+    # so the cuts that remain are early ones.
     least = draw(st.sampled_from(_CUTS_FROM))
     lots = st.integers(0, _CUTS_FROM[0])
     cuts = [at for at in reversed(places[:_DENSE]) if draw(lots) >= least]
@@ -80,10 +82,11 @@ def scripts(
     It shrinks to a peer that sends nothing and half-closes.
 
     Args:
-      messages: what it sends, one message for each send; not empty.
+      messages: draws the messages, one for each send; they must not be empty.
       reply: returns the answer to a message, which may be empty. Without it, the
-        peer accepts whatever comes.
-      most: the most sends, waits and pauses; what it expects comes on top.
+        peer accepts any answer.
+      most: the largest number of sends, waits and pauses; expected answers are not
+        counted.
       ends: how it may end: ``"half_close"`` waits for the handler's EOF,
         ``"close"`` and ``"reset"`` do not.
     """
@@ -128,12 +131,12 @@ def faults(
     They shrink to none.
 
     Args:
-      kinds: words of the language of faults that may be drawn; all by default.
-      most_bytes: the last byte of each direction at which something happens, and
-        the longest slice. A good value is the number of bytes that are sent.
+      kinds: the faults that may be drawn, as the grammar names them; all by default.
+      most_bytes: the last byte of each direction at which a fault happens, and the
+        longest slice. A good value is the number of bytes that are sent.
 
     Raises:
-      ValueError: ``kinds`` has a word that is not in the language.
+      ValueError: ``kinds`` has a word that is not a fault.
     """
     for kind in kinds:
         if kind not in FAULT_KINDS:
@@ -143,7 +146,7 @@ def faults(
 
 @st.composite
 def _fault_texts(draw: Draw, kinds: Collection[FaultKind], most_bytes: int) -> str:
-    # If either would do, Hypothesis drops what is drawn first, and keeps `up`.
+    # If one direction is enough, Hypothesis drops the first draw, and keeps `up`.
     refuse = "refuse" in kinds and _rarely(draw)
     down = _impairment(draw, kinds, most_bytes)
     up = _impairment(draw, kinds, most_bytes)
@@ -180,5 +183,5 @@ def _impairment(
 
 
 def _rarely(draw: Draw) -> bool:
-    """True once in eight times."""
+    """True in one of eight draws."""
     return draw(st.integers(0, 7)) == 7

@@ -15,8 +15,8 @@ class Row(NamedTuple):
     Attributes:
       seconds, step: when, in virtual time and in scheduler steps.
       who: ``"peer 1"``, ``"handler 1"`` or ``"test"``.
-      what: what it did.
-      where: the line of the handler, or "".
+      what: what it did, in words.
+      where: the line of the handler that did it, or "".
     """
 
     seconds: float
@@ -33,7 +33,8 @@ class Row(NamedTuple):
 class Timeline:
     """Rows in the order in which they happened. ``str()`` makes a table of them.
 
-    Equal rows are shown once, and of many rows the first and the last.
+    The table shows repeated rows once, with their number. If it would be long, it
+    shows the first and the last rows only.
     """
 
     def __init__(self) -> None:
@@ -54,7 +55,7 @@ class Timeline:
 
 
 def shown(data: bytes) -> str:
-    """How many bytes, and the first of them."""
+    """The number of bytes, and the bytes; of many, only the first."""
     count = f"{len(data)} byte{'s' if len(data) != 1 else ''}"
     if len(data) > _MOST_BYTES:
         return f"{count}: {data[:_MOST_BYTES]!r}…"

@@ -1,4 +1,4 @@
-"""Traffic: what went over the wire at the server's end of one connection."""
+"""Traffic: the bytes sent and received at the server's end of one connection."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ class Traffic:
     """Byte counts and the state of one connection, from the events of its stream.
 
     Attributes:
-      is_accepted, is_closed: whether the server has done that.
+      is_accepted, is_closed: whether the server has accepted it, and closed it.
       received, sent: bytes.
       is_blocked: whether a send waits for room.
       is_inexact: whether a send has failed or was cancelled. A stream in between
-        may not count the part of it that was sent.
+        may not count the part that was sent.
     """
 
     def __init__(self) -> None:
@@ -24,7 +24,7 @@ class Traffic:
         self.is_blocked = False
         self.is_inexact = False
 
-    def saw(self, event: Event) -> None:
+    def count(self, event: Event) -> None:
         """Count an event of the server's stream."""
         match event.kind:
             case "accept":
@@ -46,7 +46,7 @@ class Traffic:
                 pass
 
     def counts_are_right(self, *, received: int, sent: int) -> bool:
-        """Whether a report's counts are those of the wire, as far as is known."""
+        """Whether a report's counts match the wire, as far as that can be known."""
         return received == self.received and (
             sent == self.sent or (self.is_inexact and sent < self.sent)
         )

@@ -1,4 +1,4 @@
-"""TCP in memory: ends, buffers, errors, and what a second look finds."""
+"""TCP in memory: both ends, buffers, errors, listeners and events."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ T = TypeVar("T")
 
 @pytest.fixture
 def autojump_clock() -> trio.testing.MockClock:
-    """One that needs no patience: there is no kernel to wait for."""
+    """It jumps without delay: there is no kernel to wait for."""
     return trio.testing.MockClock(autojump_threshold=0)
 
 
@@ -53,7 +53,7 @@ async def _clogged_pair(faults: str = "") -> Pair:
 async def test_a_stream_is_a_half_closeable_stream(
     faults: str, autojump_clock: trio.testing.MockClock
 ) -> None:
-    """As Trio defines one, whatever becomes of its bytes."""
+    """By Trio's own check of such streams, with any faults that lose no bytes."""
 
     async def pair() -> Pair:
         return stream_pair(faults=faults)
@@ -65,14 +65,14 @@ async def test_a_stream_is_a_half_closeable_stream(
 
 
 async def _code(call: Callable[[], object]) -> int | None:
-    """The number of the error that a call fails with."""
+    """The errno of the error that a call raises."""
     with pytest.raises(trio.BrokenResourceError) as caught:
         await call()  # type: ignore[misc]
     assert isinstance(caught.value.__cause__, OSError)
     return caught.value.__cause__.errno
 
 
-# -- Ends
+# -- FIN, RST and close
 
 
 async def test_a_half_close_leaves_the_other_half_in_both_orders() -> None:
@@ -86,14 +86,14 @@ async def test_a_half_close_leaves_the_other_half_in_both_orders() -> None:
     await client.aclose()
 
 
-async def test_what_was_sent_before_a_close_arrives_before_eof() -> None:
+async def test_bytes_sent_before_a_close_arrive_before_eof() -> None:
     client, server = stream_pair()
     await client.send_all(b"all of it")
     await client.aclose()
     assert await receive_all(server) == b"all of it"
 
 
-async def test_what_was_sent_before_a_reset_arrives_before_it() -> None:
+async def test_bytes_sent_before_a_reset_arrive_before_it() -> None:
     client, server = stream_pair()
     await client.send_all(b"all of it")
     client.reset()
@@ -105,16 +105,14 @@ async def test_what_was_sent_before_a_reset_arrives_before_it() -> None:
     assert await _code(server.send_eof) == errno.ENOTCONN
 
 
-async def test_closing_with_something_unread_resets() -> None:
+async def test_closing_with_unread_bytes_resets() -> None:
     client, server = stream_pair()
     await client.send_all(b"never read")
     await server.aclose()
     assert await _code(client.receive_some) == errno.ECONNRESET
 
 
-async def test_the_first_send_to_one_that_is_gone_succeeds_and_the_next_breaks() -> (
-    None
-):
+async def test_the_first_send_to_a_closed_peer_succeeds_and_the_next_breaks() -> None:
     client, server = stream_pair()
     await server.aclose()
     await client.send_all(b"succeeds")
@@ -122,7 +120,7 @@ async def test_the_first_send_to_one_that_is_gone_succeeds_and_the_next_breaks()
     assert await client.receive_some() == b""
 
 
-async def test_data_for_one_that_half_closed_and_then_closed_is_a_reset() -> None:
+async def test_data_for_a_peer_that_half_closed_and_closed_causes_a_reset() -> None:
     client, server = stream_pair()
     await client.send_eof()
     await client.aclose()
@@ -131,7 +129,7 @@ async def test_data_for_one_that_half_closed_and_then_closed_is_a_reset() -> Non
     assert await _code(lambda: server.send_all(b"more")) == errno.EPIPE
 
 
-async def test_who_has_had_both_ends_cannot_be_reset() -> None:
+async def test_after_fin_in_both_directions_there_is_no_reset() -> None:
     events = list[str]()
     network = MemoryNetwork(on_event=lambda event: events.append(event.kind))
     listener = network.listen()
@@ -146,7 +144,7 @@ async def test_who_has_had_both_ends_cannot_be_reset() -> None:
     assert "reset" not in events
 
 
-async def test_a_reset_of_one_that_is_gone_changes_nothing() -> None:
+async def test_a_reset_after_the_peer_has_closed_changes_nothing() -> None:
     client, server = stream_pair()
     await client.aclose()
     server.reset()
@@ -155,7 +153,7 @@ async def test_a_reset_of_one_that_is_gone_changes_nothing() -> None:
 
 
 @pytest.mark.parametrize("expired", [True, False])
-async def test_closing_in_a_hurry_resets(
+async def test_closing_in_a_cancelled_scope_resets(
     expired: bool, autojump_clock: trio.testing.MockClock
 ) -> None:
     client, server = stream_pair()
@@ -168,7 +166,7 @@ async def test_closing_in_a_hurry_resets(
     assert await _code(server.receive_some) == errno.ECONNRESET
 
 
-async def test_closing_within_a_time_that_has_not_passed_does_not_reset() -> None:
+async def test_closing_before_a_deadline_does_not_reset() -> None:
     client, server = stream_pair()
     with trio.move_on_after(100):
         await client.aclose()
@@ -187,10 +185,10 @@ async def test_nothing_is_sent_after_eof_or_a_close() -> None:
         await server.send_eof()
 
 
-async def test_eof_at_once_comes_after_what_a_send_that_waits_has_sent(
+async def test_send_eof_now_comes_after_the_bytes_that_a_waiting_send_has_sent(
     nursery: trio.Nursery,
 ) -> None:
-    """The rest of it fails as with shutdown(2) from another thread."""
+    """The rest of the send fails, as with shutdown(2) from another thread."""
     client, server = stream_pair(buffer=3)
     codes = list[int | None]()
 
@@ -207,11 +205,11 @@ async def test_eof_at_once_comes_after_what_a_send_that_waits_has_sent(
     server.send_eof_now()
 
 
-# -- Who waits
+# -- calls that wait
 
 
 async def _blocked(nursery: trio.Nursery, call: Callable[[], object]) -> trio.Event:
-    """Start what will wait until this side is closed; set when it was."""
+    """Start a call that waits until its side is closed; the event is set then."""
     closed = trio.Event()
 
     async def wait() -> None:
@@ -224,7 +222,7 @@ async def _blocked(nursery: trio.Nursery, call: Callable[[], object]) -> trio.Ev
     return closed
 
 
-async def test_closing_wakes_who_receives_and_who_sends(
+async def test_closing_wakes_the_receiver_and_the_sender(
     nursery: trio.Nursery,
 ) -> None:
     _, server = await _clogged_pair()
@@ -236,7 +234,7 @@ async def test_closing_wakes_who_receives_and_who_sends(
     await sending.wait()
 
 
-async def test_a_reset_wakes_who_receives_and_who_sends(nursery: trio.Nursery) -> None:
+async def test_a_reset_wakes_the_receiver_and_the_sender(nursery: trio.Nursery) -> None:
     client, server = stream_pair(buffer=1)
     await server.send_all(b"x")
     codes = list[int | None]()
@@ -252,7 +250,7 @@ async def test_a_reset_wakes_who_receives_and_who_sends(nursery: trio.Nursery) -
     assert codes == [errno.ECONNRESET] * 2
 
 
-async def test_eof_wakes_who_receives(nursery: trio.Nursery) -> None:
+async def test_eof_wakes_the_receiver(nursery: trio.Nursery) -> None:
     client, server = stream_pair()
     nursery.start_soon(client.send_eof)
     assert await server.receive_some() == b""
@@ -266,7 +264,7 @@ async def test_two_tasks_do_not_receive_at_once(nursery: trio.Nursery) -> None:
     server.reset()
 
 
-# -- Room
+# -- buffers
 
 
 async def test_a_send_waits_for_room_and_has_sent_a_prefix_when_cancelled(
@@ -287,7 +285,7 @@ async def test_a_send_waits_for_room_and_has_sent_a_prefix_when_cancelled(
     schedule=st.random_module(),
 )
 @settings(deadline=None)
-def test_bytes_arrive_in_order_and_no_more_than_fit_are_under_way(
+def test_bytes_arrive_in_order_and_at_most_a_buffer_is_in_flight(
     buffer: int, sends: list[int], receives: list[int], schedule: object
 ) -> None:
     sent = received = 0
@@ -367,7 +365,7 @@ def test_a_send_cancelled_at_any_step_has_sent_a_prefix() -> None:
 
 
 def test_a_connection_without_a_buffer_is_an_error() -> None:
-    """Found when it is made, before anybody waits in a queue."""
+    """The error comes when it is made, before a client waits in a queue."""
     for make in (stream_pair, MemoryNetwork):
         with pytest.raises(ValueError, match="must be 1 byte or more"):
             make(buffer=0)
@@ -379,10 +377,10 @@ async def test_a_receive_of_nothing_is_an_error() -> None:
         await client.receive_some(0)
 
 
-# -- Silence
+# -- stall and vanish
 
 
-async def test_what_a_stalled_end_sends_never_arrives(
+async def test_bytes_from_a_stalled_end_never_arrive(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
     client, server = stream_pair(buffer=12)
@@ -391,8 +389,8 @@ async def test_what_a_stalled_end_sends_never_arrives(
     with trio.move_on_after(1) as sending:
         await client.send_all(bytes(100))
     assert sending.cancelled_caught
-    await server.send_all(b"this way yes")
-    assert await receive_exactly(client, 12) == b"this way yes"
+    await server.send_all(b"downstream: ")
+    assert await receive_exactly(client, 12) == b"downstream: "
     assert await server.receive_some() == b"before"
     client.reset()
     with trio.move_on_after(1) as receiving:
@@ -400,7 +398,7 @@ async def test_what_a_stalled_end_sends_never_arrives(
     assert receiving.cancelled_caught
 
 
-async def test_nothing_passes_where_the_cable_was_pulled(
+async def test_nothing_passes_after_a_vanish(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
     client, server = stream_pair()
@@ -412,10 +410,10 @@ async def test_nothing_passes_where_the_cable_was_pulled(
     assert receiving.cancelled_caught
 
 
-# -- Listeners
+# -- listeners
 
 
-async def test_clients_are_accepted_in_the_order_in_which_they_came(
+async def test_clients_are_accepted_in_the_order_in_which_they_connected(
     nursery: trio.Nursery,
 ) -> None:
     network = MemoryNetwork()
@@ -435,7 +433,7 @@ async def test_clients_are_accepted_in_the_order_in_which_they_came(
     assert repr(listener) == "<MemoryListener web>"
 
 
-async def test_who_comes_when_the_queue_is_full_waits_his_turn(
+async def test_a_connect_waits_while_the_queue_is_full(
     nursery: trio.Nursery,
 ) -> None:
     network = MemoryNetwork()
@@ -455,7 +453,7 @@ async def test_who_comes_when_the_queue_is_full_waits_his_turn(
     nursery.cancel_scope.cancel()
 
 
-async def test_a_closed_listener_resets_who_waits_and_refuses_who_comes(
+async def test_a_closed_listener_resets_waiting_clients_and_refuses_new_ones(
     nursery: trio.Nursery,
 ) -> None:
     network = MemoryNetwork()
@@ -481,7 +479,7 @@ async def test_a_closed_listener_resets_who_waits_and_refuses_who_comes(
         await listener.accept()
 
 
-async def test_closing_a_listener_wakes_who_accepts(nursery: trio.Nursery) -> None:
+async def test_closing_a_listener_wakes_the_accept(nursery: trio.Nursery) -> None:
     listener = MemoryNetwork().listen()
     closed = await _blocked(nursery, listener.accept)
     with pytest.raises(trio.BusyResourceError, match="another task is accepting"):
@@ -490,8 +488,10 @@ async def test_closing_a_listener_wakes_who_accepts(nursery: trio.Nursery) -> No
     await closed.wait()
 
 
-async def test_a_server_serves_it(autojump_clock: trio.testing.MockClock) -> None:
-    """A handler's return is FIN at the client, its failure RST."""
+async def test_trioserve_serves_a_memory_listener(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """The client gets FIN when the handler returns, and RST when it fails."""
 
     async def handler(connection: Connection) -> None:
         async for data in connection:
@@ -523,10 +523,10 @@ async def test_a_server_serves_it(autojump_clock: trio.testing.MockClock) -> Non
         await network.connect(listener)
 
 
-# -- Who watches
+# -- events
 
 
-async def test_a_watcher_is_told_what_each_stream_did(nursery: trio.Nursery) -> None:
+async def test_on_event_gets_each_event_of_each_stream(nursery: trio.Nursery) -> None:
     events = list[tuple[str, str, object]]()
 
     def watch(event: Event) -> None:

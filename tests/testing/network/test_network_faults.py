@@ -1,4 +1,4 @@
-"""Faults of TCP in memory: bytes late, in slices, and cut, at exactly their time."""
+"""Faults of TCP in memory: late bytes, slices, cuts and ends, at exact times."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ Call = Callable[[], Awaitable[object]]
 
 @pytest.fixture
 def autojump_clock() -> trio.testing.MockClock:
-    """One that needs no patience: there is no kernel to wait for."""
+    """It jumps without delay: there is no kernel to wait for."""
     return trio.testing.MockClock(autojump_threshold=0)
 
 
 async def result(call: Call, seconds: float = 10) -> object:
-    """What a call returns, the number of its error, or that it waits."""
+    """The result of a call, the errno of its error, or ``"waits"``."""
     with trio.move_on_after(seconds):
         try:
             return await call()
@@ -41,7 +41,7 @@ def sends(stream: MemoryStream, data: bytes) -> Call:
     return lambda: stream.send_all(data)
 
 
-# -- Time
+# -- time
 
 
 async def test_bytes_and_eof_arrive_later(
@@ -65,7 +65,7 @@ async def test_bytes_and_eof_arrive_later(
     assert client.applied_faults == ()
 
 
-async def test_what_came_while_nobody_looked_comes_at_once(
+async def test_bytes_that_are_due_are_received_at_once(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
     client, server = stream_pair(faults="latency=1s")
@@ -76,7 +76,7 @@ async def test_what_came_while_nobody_looked_comes_at_once(
     assert trio.current_time() == 5
 
 
-async def test_a_reset_overtakes_nothing(
+async def test_a_reset_does_not_overtake_bytes(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
     client, server = stream_pair(faults="up: latency=1s, bandwidth=3/s")
@@ -88,10 +88,10 @@ async def test_a_reset_overtakes_nothing(
     assert trio.current_time() == 2
 
 
-async def test_that_nobody_is_there_is_known_after_a_round_trip(
+async def test_a_closed_peer_is_noticed_after_a_round_trip(
     autojump_clock: trio.testing.MockClock, nursery: trio.Nursery
 ) -> None:
-    """Who waits for room, and who waits for bytes, is told when it comes back."""
+    """FIN ends a waiting receive, and the RST for its data a waiting send."""
     client, server = stream_pair(buffer=1, faults="up: latency=1s; down: latency=3s")
     told = list[tuple[object, float]]()
 
@@ -106,7 +106,7 @@ async def test_that_nobody_is_there_is_known_after_a_round_trip(
     assert told == [(b"", 3), (errno.EPIPE, 4)]
 
 
-async def test_a_reset_came_back_when_it_was_due_though_nobody_looked(
+async def test_a_reset_arrives_when_it_is_due_even_if_no_call_waits(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
     client, server = stream_pair(faults="latency=3s")
@@ -116,7 +116,7 @@ async def test_a_reset_came_back_when_it_was_due_though_nobody_looked(
     assert await result(sends(client, b"y")) == errno.EPIPE
 
 
-async def test_who_waits_for_a_late_piece_is_told_of_an_earlier_end(
+async def test_a_reset_ends_a_receive_that_waits_for_late_bytes(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
     client, server = stream_pair(faults="up: latency=9s; down: reset@2s")
@@ -136,10 +136,10 @@ async def test_bytes_pass_no_faster_than_the_bandwidth(
 
 @given(begin=st.floats(0, 1e6), later=st.floats(0, 1e6))
 @settings(deadline=None)
-def test_what_is_not_late_is_there_at_once_at_any_time(
+def test_bytes_without_latency_arrive_at_once_at_any_time(
     begin: float, later: float
 ) -> None:
-    """However the clock's numbers are rounded."""
+    """Rounding of the clock's numbers does not matter."""
 
     async def main() -> None:
         await trio.sleep(begin)
@@ -153,10 +153,10 @@ def test_what_is_not_late_is_there_at_once_at_any_time(
     trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0))
 
 
-# -- Pieces
+# -- slices and cuts
 
 
-async def test_what_is_behind_a_cut_comes_only_with_a_receive_that_waits_for_it(
+async def test_bytes_behind_a_cut_come_only_with_a_receive_that_waits(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
     events = list[tuple[str, object]]()
@@ -190,10 +190,10 @@ async def test_what_is_behind_a_cut_comes_only_with_a_receive_that_waits_for_it(
     ]
 
 
-async def test_what_is_behind_a_cut_has_arrived(
+async def test_bytes_behind_a_cut_have_arrived(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
-    """Closing without having received it is a reset; so is a reset after it."""
+    """A close before they are received is a reset."""
     client, server = stream_pair(faults="cut@3")
     await client.send_all(b"abcdef")
     assert await server.receive_some() == b"abc"
@@ -206,7 +206,7 @@ async def test_what_is_behind_a_cut_has_arrived(
     chunks=st.lists(st.integers(1, 20), min_size=1),
 )
 @settings(deadline=None)
-def test_slices_are_the_same_however_bytes_were_sent(
+def test_slices_do_not_depend_on_how_bytes_were_sent(
     cuts: list[int], chunks: list[int]
 ) -> None:
     async def pieces(sizes: list[int]) -> list[bytes]:
@@ -229,7 +229,7 @@ def test_slices_are_the_same_however_bytes_were_sent(
     trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0))
 
 
-# -- Ends
+# -- terminations
 
 
 @pytest.mark.parametrize("when", ["4", "1s"])
@@ -243,7 +243,7 @@ def test_slices_are_the_same_however_bytes_were_sent(
         ("eof", b"", b"down", None),
     ],
 )
-async def test_a_connection_ends_as_it_is_told(
+async def test_a_termination_ends_a_connection(
     when: str,
     kind: str,
     server_sees: object,
@@ -251,7 +251,7 @@ async def test_a_connection_ends_as_it_is_told(
     client_sends: object,
     autojump_clock: trio.testing.MockClock,
 ) -> None:
-    """After these bytes, or at this time; what is sent later goes nowhere."""
+    """After these bytes, or at this time; bytes sent later are lost."""
     client, server = stream_pair(buffer=9, faults=f"up: {kind}@{when}")
     await client.send_all(b"four" + (b"more" if when == "4" else b""))
     await trio.sleep(1)
@@ -262,12 +262,12 @@ async def test_a_connection_ends_as_it_is_told(
     assert await result(client.receive_some, 2) == client_sees
     assert await result(sends(client, bytes(99)), 2) == client_sends
     assert server.applied_faults == (f"{kind}@{when}",)
-    # Whatever it does in such a state.
+    # Closing works in each of these states.
     await client.aclose()
     await server.aclose()
 
 
-async def test_what_is_late_is_lost_when_the_time_has_come(
+async def test_late_bytes_are_lost_at_a_timed_eof(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
     client, server = stream_pair(buffer=9, faults="up: latency=2s, eof@3s")
@@ -279,7 +279,7 @@ async def test_what_is_late_is_lost_when_the_time_has_come(
     await client.send_all(bytes(99))
 
 
-async def test_who_waits_for_room_in_a_closed_connection_is_told(
+async def test_a_send_that_waits_for_room_fails_at_a_timed_close(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
     client, _ = stream_pair(buffer=9, faults="up: close@1s")
@@ -298,7 +298,7 @@ async def test_a_stalled_connection_may_still_be_reset(
     assert server.applied_faults == ("stall@0", "reset@5s")
 
 
-async def test_after_a_reset_nothing_happens_any_more(
+async def test_after_a_reset_no_other_fault_applies(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
     client, server = stream_pair(faults="up: reset@1s; down: eof@2s")
@@ -307,7 +307,7 @@ async def test_after_a_reset_nothing_happens_any_more(
         assert await result(stream.receive_some) == errno.ECONNRESET
 
 
-async def test_a_reset_that_comes_after_the_end_is_lost(
+async def test_a_reset_after_a_termination_is_lost(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
     client, server = stream_pair(faults="up: latency=5s, eof@2s")
@@ -317,7 +317,7 @@ async def test_a_reset_that_comes_after_the_end_is_lost(
         assert trio.current_time() == 2
 
 
-async def test_eof_that_comes_after_the_end_is_lost(
+async def test_eof_after_a_termination_is_lost(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
     client, server = stream_pair(faults="up: slow_close=9s, stall@5s")
@@ -325,7 +325,7 @@ async def test_eof_that_comes_after_the_end_is_lost(
     assert await result(server.receive_some, 20) == "waits"
 
 
-async def test_who_is_refused_learns_it_at_once() -> None:
+async def test_a_refused_connect_fails_at_once() -> None:
     network = MemoryNetwork(faults="refuse")
     listener = network.listen(backlog=1)
     for _ in range(2):
@@ -342,7 +342,7 @@ async def test_a_pair_that_is_refused_is_reset() -> None:
         assert await result(stream.receive_some) == errno.ECONNRESET
 
 
-async def test_each_connection_of_a_network_has_a_share_of_its_seed(
+async def test_each_connection_of_a_network_draws_from_its_own_seed(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
     async def times(network: MemoryNetwork, seed: str | None = None) -> list[bytes]:
@@ -363,7 +363,7 @@ async def test_each_connection_of_a_network_has_a_share_of_its_seed(
     assert await times(one, "s") == await times(other, "s")
 
 
-# -- Any of them
+# -- any faults
 
 
 seconds = st.integers(0, 20).map(lambda tenths: tenths / 10)
@@ -395,13 +395,13 @@ impairments = st.builds(
     seed=st.integers(0, 99),
 )
 @settings(deadline=None)
-def test_whatever_happens_a_beginning_arrives_and_it_happens_again(
+def test_under_any_faults_a_prefix_arrives_and_runs_repeat(
     faults: Faults,
     counts: tuple[int, int],
     buffer: int,
     seed: int,
 ) -> None:
-    """Both ways at once; all of it, then EOF, if the connection doesn't end before."""
+    """In both directions; all bytes and then EOF, unless the connection ends before."""
 
     async def send(stream: MemoryStream, count: int) -> None:
         async def call() -> None:
@@ -442,7 +442,7 @@ def test_whatever_happens_a_beginning_arrives_and_it_happens_again(
         return log
 
     def run() -> list[object]:
-        _r.seed(seed)  # What Trio draws its schedule from.
+        _r.seed(seed)  # Trio draws its schedule from this.
         return trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0))
 
     assert run() == run()

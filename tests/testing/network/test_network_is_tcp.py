@@ -1,7 +1,7 @@
-"""The network in memory does what Linux does: the same script on both.
+"""The network in memory does what Linux does: both run the same script.
 
-``PYTHONPATH=tests python tests/testing/network/test_network_is_tcp.py 10000`` tries as
-many scripts as it says.
+``PYTHONPATH=tests python tests/testing/network/test_network_is_tcp.py 10000`` tries
+ten thousand scripts.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from trioserve.testing import MemoryStream, stream_pair
 Stream: TypeAlias = trio.SocketStream | MemoryStream
 Pair: TypeAlias = contextlib.AbstractContextManager[tuple[Stream, Stream]]
 
-#: Which end does what, and with how many bytes where that means something.
+#: Which end, which call, and the number of bytes of a send or a receive.
 Step: TypeAlias = tuple[
     Literal[0, 1],
     Literal["send", "receive", "await", "writable", "send_eof", "close", "reset"],
     int,
 ]
-#: What came of a step, and of receives that waited for it: who, what, result.
+#: The results of a step, and of receives that waited for it: end, call, result.
 Chapter: TypeAlias = list[tuple[int, str, object]]
 Story: TypeAlias = list[Chapter]
 
@@ -59,7 +59,7 @@ def memory_pair() -> Generator[tuple[Stream, Stream]]:
 
 
 class End:
-    """One end that takes steps. What it sent is a sequence without repetition."""
+    """One end that makes steps. It sends a sequence of bytes that does not repeat."""
 
     def __init__(self, number: int, stream: Stream) -> None:
         self.number = number
@@ -70,7 +70,7 @@ class End:
         self.has_told_error = False
 
     async def step(self, action: str, count: int) -> object:
-        """Do it, or see that it waits; note and return the result."""
+        """Make the call, or find that it waits; note and return the result."""
         with trio.move_on_after(1) as scope:
             return await self._note(action, count)
         assert scope.cancelled_caught
@@ -78,7 +78,7 @@ class End:
         return "waits"
 
     async def receive(self, count: int) -> None:
-        """A receive that may wait while other things happen."""
+        """A receive that may wait during later steps."""
         self.waits = True
         await self._note("receive", count)
         self.waits = False
@@ -96,7 +96,7 @@ class End:
         return result
 
     def _forget(self, action: str, code: int | None) -> object:
-        """What the kernel says: it tells an error once, then EOF or EPIPE."""
+        """The result that a kernel gives: an error once, then EOF or EPIPE."""
         if isinstance(self.stream, MemoryStream) and code != errno.ENOTCONN:
             if self.has_told_error:
                 return b"" if action == "receive" else errno.EPIPE
@@ -126,13 +126,13 @@ class End:
 
 
 async def settle(patience: int) -> None:
-    """Let loopback deliver: idle for a (real) millisecond each."""
+    """Let loopback deliver: each pass is idle for a (real) millisecond."""
     for _ in range(patience):
         await trio.sleep(1)
 
 
 async def play(script: list[Step], pair: Callable[[], Pair], patience: int) -> Story:
-    """What both ends see, when each step is over before the next begins."""
+    """The results at both ends; each step ends before the next begins."""
     story: Story = []
     with pair() as streams:
         ends = [End(number, stream) for number, stream in enumerate(streams)]
@@ -145,7 +145,7 @@ async def play(script: list[Step], pair: Callable[[], Pair], patience: int) -> S
                 elif action != "receive" or not end.waits:
                     await end.step(action, count)
                 await settle(patience)
-                # In which order two tasks are told is Trio's affair.
+                # Trio decides in which order it wakes two tasks.
                 story += [sorted(end.chapter, key=repr) for end in ends]
                 for end in ends:
                     end.chapter.clear()
@@ -165,26 +165,28 @@ def on_loopback(script: list[Step], patience: int = 1) -> Story:
 def compare(script: list[Step]) -> None:
     story = in_memory(script)
     if story != on_loopback(script):
-        # Loopback may be late when the machine is busy; not every time.
+        # Loopback may be late when the machine is busy, but not every time.
         assert story in [on_loopback(script, patience) for patience in (5, 20)]
 
 
 @given(script=SCRIPTS)
 @settings(deadline=None, max_examples=200)
-def test_a_script_ends_in_memory_as_it_does_on_loopback(script: list[Step]) -> None:
-    """Bytes, EOF, which error, what waits: each result of each end."""
+def test_a_script_has_the_same_results_in_memory_as_on_loopback(
+    script: list[Step],
+) -> None:
+    """Bytes, EOF, errors and waits: each result of each end."""
     compare(script)
 
 
-# -- More than fits
+# -- more than the buffers hold
 
 
 async def bulk(
     pair: Callable[[], Pair], read_first: int, who: Literal[0, 1], way: str
 ) -> list[object]:
-    """End 0 sends more than fits, then one end ends it: what both see.
+    """End 0 sends more than the buffers hold, then one end closes: the results.
 
-    How much fits is not the same; what arrives must be a beginning of it.
+    The buffers differ in size; the bytes that arrive must be a prefix of the data.
     """
     with pair() as streams:
         sender, reader = ends = End(0, streams[0]), End(1, streams[1])
@@ -216,7 +218,7 @@ def narrow_memory_pair() -> Pair:
     way=st.sampled_from(["close", "reset", "send_eof"]),
 )
 @settings(deadline=None, max_examples=20)
-def test_a_flow_is_cut_in_memory_as_it_is_on_loopback(
+def test_a_transfer_is_cut_off_in_memory_as_on_loopback(
     read_first: int, who: Literal[0, 1], way: str
 ) -> None:
     clock = trio.testing.MockClock(autojump_threshold=0)
@@ -228,4 +230,4 @@ def test_a_flow_is_cut_in_memory_as_it_is_on_loopback(
 if __name__ == "__main__":
     many = settings(deadline=None, max_examples=int(sys.argv[1]), database=None)
     given(script=SCRIPTS)(many(compare))()
-    print(f"{sys.argv[1]} scripts ended in memory as on loopback")
+    print(f"{sys.argv[1]} scripts had the same results in memory as on loopback")

@@ -1,4 +1,4 @@
-"""The driver: a Trio run that stands still between two calls, and leaves nothing."""
+"""The driver: a Trio run that pauses between two calls, and leaves nothing behind."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from trioserve.testing import Driver, StuckError
 
 @pytest.fixture(autouse=True)
 def nothing_is_left() -> Iterator[None]:
-    """No run, no thread, no hook, and nothing that complains when it is collected."""
+    """No run, thread or hook is left, and no object that warns when it is collected."""
     threads, hooks = set(threading.enumerate()), sys.get_asyncgen_hooks()
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         yield
         gc.collect()
-    # Threads of earlier tests may end at any time: Trio's do when idle for long.
+    # Threads of earlier tests may end at any time: Trio ends its idle threads.
     assert set(threading.enumerate()) <= threads
     assert sys.get_asyncgen_hooks() == hooks
     trio.run(trio.lowlevel.checkpoint)
@@ -77,7 +77,7 @@ def test_a_call_raises_what_the_function_raises_and_the_run_goes_on(
     assert driver.call(double, 1) == 2
 
 
-def test_when_a_call_returns_everything_waits(driver: Driver) -> None:
+def test_when_a_call_returns_all_tasks_wait(driver: Driver) -> None:
     steps = list[int]()
 
     async def go_on() -> None:
@@ -102,7 +102,7 @@ def test_a_task_is_started_from_plain_code(driver: Driver) -> None:
     assert driver.tasks == ()
 
 
-def test_who_waits_for_idleness_is_waited_for(driver: Driver) -> None:
+def test_wait_all_tasks_blocked_works_in_a_call(driver: Driver) -> None:
     async def wait_twice() -> str:
         await trio.testing.wait_all_tasks_blocked()
         await trio.testing.wait_all_tasks_blocked()
@@ -111,7 +111,7 @@ def test_who_waits_for_idleness_is_waited_for(driver: Driver) -> None:
     assert driver.call(wait_twice) == "done"
 
 
-def test_a_call_that_waits_for_ever_is_cancelled_and_says_where(
+def test_a_call_that_never_returns_is_cancelled_and_names_its_line(
     driver: Driver,
 ) -> None:
     async def wait_in_vain() -> None:
@@ -123,14 +123,14 @@ def test_a_call_that_waits_for_ever_is_cancelled_and_says_where(
     assert driver.call(double, 1) == 2
 
 
-def test_who_goes_on_and_on_is_found_out() -> None:
+def test_tasks_that_never_wait_are_found() -> None:
     driver = Driver()
     with pytest.raises(StuckError, match=r"run without end.*spin is at test_driver.py"):
         driver.call(spin)
     driver.close()
 
 
-def test_time_passes_when_it_is_told_to(driver: Driver) -> None:
+def test_time_passes_in_sleep_only(driver: Driver) -> None:
     driver.call(double, 1)
     assert driver.now == 0
     driver.sleep(1.5)
@@ -184,7 +184,7 @@ def test_tasks_that_fail_together_are_a_group() -> None:
     assert [type(error) for error in caught.value.exceptions] == [KeyError, KeyError]
 
 
-def test_a_task_that_fails_is_waited_for_others_that_clean_up() -> None:
+def test_after_a_task_fails_others_have_time_to_clean_up() -> None:
     driver = Driver()
     cleaned_up = list[float]()
 
@@ -229,7 +229,7 @@ def test_system_tasks_have_time_to_end() -> None:
     assert ended == [3]
 
 
-def test_closed_twice_is_closed_once() -> None:
+def test_closing_again_does_nothing() -> None:
     driver = Driver()
     driver.close()
     driver.close()
@@ -262,7 +262,7 @@ def test_a_task_that_swallows_everything_is_abandoned_with_the_run() -> None:
         driver.close()
 
 
-def test_who_always_wants_more_time_does_not_get_it() -> None:
+def test_a_task_that_sleeps_without_end_is_abandoned() -> None:
     driver = Driver()
 
     async def sleep_on() -> None:
@@ -283,7 +283,7 @@ def test_there_is_one_run_at_a_time(driver: Driver) -> None:
 
 
 def orders(seed: int) -> list[int]:
-    """The order in which tasks run that could all run."""
+    """The order in which tasks run that are ready at the same time."""
     order = list[int]()
 
     async def note(number: int) -> None:

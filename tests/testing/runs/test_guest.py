@@ -1,4 +1,4 @@
-"""Guest runs: they end by themselves, or are abandoned by their host."""
+"""Guest runs: they end by themselves, or their host abandons them."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_no_line_of_an_abandoned_run_is_executed() -> None:
     assert lines == ["again"] * 3
     assert run.outcome is None
     assert sys.get_asyncgen_hooks() == hooks
-    trio.run(trio.lowlevel.checkpoint)  # no run is in the way
+    trio.run(trio.lowlevel.checkpoint)  # no other run is open
 
 
 def test_a_run_that_cannot_begin_changes_nothing() -> None:

@@ -1,8 +1,8 @@
 """One end of a TCP connection in memory: its state, and what Linux would do.
 
-FIN, RST, half-close, partial writes, data for a closed end. What is under way
-arrives when a call of either end looks, as of the time at which it was due: no
-task belongs to a connection, and the same schedule gives the same result.
+FIN, RST, half-close, partial writes, data for a closed end. A connection has no task
+of its own: each call of either end first delivers what is due, in order of time, so
+that the same schedule gives the same result.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ class Endpoint:
       report: called with each event of this end. The stream sets it.
       is_closed: whether this end was closed.
       has_sent_eof: whether it has sent FIN before that.
-      error: why it is broken, if it is. An error is sticky.
-      receiving, sending: the two operations in which a task may be.
+      error: why it is broken, or None. An error is sticky.
+      receiving, sending: the two operations; one task at a time may be in each.
     """
 
     peer: Endpoint
@@ -149,14 +149,14 @@ class Endpoint:
     # -- time
 
     def _due(self) -> float:
-        """The time at which something happens that this end may see."""
+        """The time of the next event that this end may see."""
         return min(self.incoming.due, self.peer.incoming.due)
 
     def _receive_due(self) -> float:
         return trio.current_time() if self.incoming.release() else self._due()
 
     def catch_up(self) -> None:
-        """Let all that is due happen at both ends, in the order of time."""
+        """Deliver all that is due at both ends, in order of time."""
         now = trio.current_time()
         while (due := self._due()) <= now:
             end = self if self.incoming.due == due else self.peer
@@ -169,7 +169,7 @@ class Endpoint:
     # -- what happens to it
 
     def arrive(self, arrival: Arrival) -> None:
-        """Handle what arrives at this end."""
+        """Handle bytes, FIN, RST or a fault that arrives at this end."""
         match arrival.payload:
             case Signal.RST:
                 self.fail()
@@ -184,10 +184,10 @@ class Endpoint:
                 self.receiving.wake()
 
     def apply_fault(self, kind: str) -> None:
-        """End the direction to this end by a fault; some kinds end both."""
+        """End the direction to this end by a fault; some kinds end both directions."""
         ends = [self] if kind in ("stall", "eof") else [self, self.peer]
         for end in ends:
-            end.incoming.come_to_end(kind)
+            end.incoming.terminate(kind)
             if kind == "reset":
                 end.fail()
             elif kind in ("close", "eof"):
@@ -198,7 +198,7 @@ class Endpoint:
         self.receiving.wake()
 
     def fail(self, code: int | None = None) -> None:
-        """Break this end, by a reset or by an error of its own."""
+        """Break this end with the error ``code``; by default with that of a reset."""
         if not self.is_closed and self.error is None:
             # Linux, tcp_reset(): after the peer's FIN, the error is EPIPE.
             reset = errno.EPIPE if self._has_eof else errno.ECONNRESET

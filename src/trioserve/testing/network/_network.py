@@ -26,13 +26,13 @@ from ._stream import (
 
 
 class _Backlog:
-    """Connections that wait to be accepted, up to a number of them.
+    """The connections that wait to be accepted, at most ``size`` of them.
 
     Attributes:
       queue: the server's ends, the oldest first.
-      room: a token for each connection that may still come.
+      room: one token for each free place.
       is_closed: whether the listener was closed.
-      accepting: the operation in which a task may be.
+      accepting: the accept operation; one task at a time may be in it.
     """
 
     def __init__(self, size: int) -> None:
@@ -49,23 +49,23 @@ class _Backlog:
         """
         await self.room.acquire()
         if self.is_closed:
-            self.room.release()  # for the next one who waits
+            self.room.release()  # wakes the next connect that waits
             raise os_error(errno.ECONNREFUSED)
 
-    def enter(self, stream: MemoryStream) -> None:
+    def put(self, stream: MemoryStream) -> None:
         self.queue.append(stream)
         self.accepting.wake()
 
-    def leave(self) -> MemoryStream:
+    def pop(self) -> MemoryStream:
         self.room.release()
         return self.queue.popleft()
 
 
 class MemoryListener(trio.abc.Listener[MemoryStream]):
-    """Accepts connections in the order in which they came.
+    """Accepts connections in the order in which they connected.
 
     Attributes:
-      name: the beginning of the names of its streams.
+      name: its streams are named ``"{name} 1"``, ``"{name} 2"`` and so on.
     """
 
     def __init__(self, name: str, backlog: _Backlog, on_event: OnEvent | None) -> None:
@@ -79,7 +79,8 @@ class MemoryListener(trio.abc.Listener[MemoryStream]):
     async def accept(self) -> MemoryStream:
         """Wait for a connection and return the server's end of it.
 
-        The client may have closed it by then.
+        The client may already have closed it. If the call is cancelled, no
+        connection is lost.
 
         Raises:
           trio.BusyResourceError: another task is accepting.
@@ -95,7 +96,7 @@ class MemoryListener(trio.abc.Listener[MemoryStream]):
         """
         self._backlog.is_closed = True
         while self._backlog.queue:
-            self._backlog.leave().reset()
+            self._backlog.pop().reset()
         self._backlog.accepting.wake()
         await trio.lowlevel.checkpoint()
 
@@ -104,7 +105,7 @@ class MemoryListener(trio.abc.Listener[MemoryStream]):
             raise trio.ClosedResourceError("this listener was closed")
         if not self._backlog.queue:
             return None
-        stream = self._backlog.leave()
+        stream = self._backlog.pop()
         if self._on_event is not None:
             self._on_event(Event("accept", stream))
         return stream
@@ -114,12 +115,12 @@ class MemoryNetwork:
     """Listeners, and connections to them.
 
     Args:
-      buffer: bytes of each direction of a connection that may be sent and not
-        yet received.
+      buffer: how many bytes each direction of a connection holds, sent and not yet
+        received.
       faults: the faults of each connection, as a value or as text for
-        :func:`trioserve.faults.parse_faults`.
-      seed: of what is random in these faults; each connection draws from a seed
-        of its own.
+        :func:`trioserve.faults.parse_faults`; none by default.
+      seed: decides what is random in these faults; each connection draws from a
+        seed of its own.
       on_event: called with each :class:`Event` of each stream, in the scheduler
         step in which it happens. It must not raise, and must not use the streams.
 
@@ -157,13 +158,14 @@ class MemoryNetwork:
         faults: Faults | str | None = None,
         seed: int | str | None = None,
     ) -> MemoryStream:
-        """Connect, and return the client's end, accepted or not yet.
+        """Connect, and return the client's end before or after it is accepted.
 
-        It waits while the listener's queue is full, as connect(2) does.
+        It waits while the listener's queue is full, as connect(2) does. If it is
+        cancelled, there is no connection.
 
         Args:
           listener: one that :meth:`listen` of this network has returned.
-          faults, seed: of this connection, instead of the network's.
+          faults, seed: for this connection; by default those of the network.
 
         Raises:
           ConnectionRefusedError: the listener was closed, or the faults refuse the
@@ -188,5 +190,5 @@ class MemoryNetwork:
         )
         if self._on_event is not None:
             self._on_event(Event("connect", client))
-        backlog.enter(server)
+        backlog.put(server)
         return client

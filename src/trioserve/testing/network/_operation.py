@@ -1,7 +1,7 @@
 """An operation of a stream: one task at a time performs it, and may have to wait.
 
-Trio's rules for streams are here: which calls are checkpoints, what a second task
-gets, and when a wait ends. It knows no bytes.
+Trio's rules for streams are here: which calls are checkpoints, which error a second
+task gets, and when a wait ends. It knows no bytes.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ class Operation:
 
     Args:
       doing: words for the error of a second task.
-      due: called before each wait; the time at which to try again at the latest.
+      due: called before each wait; returns the latest time to try again.
       on_wait: called when a wait begins.
       on_cancelled: called when a task leaves because it was cancelled, with the
         reason.
@@ -59,10 +59,10 @@ class Operation:
             self._on_cancelled(exc.reason)
 
     async def until(self, attempt: Callable[[*Args], T | None], *args: *Args) -> T:
-        """Call ``attempt(*args)`` until it returns something; return that.
+        """Call ``attempt(*args)`` until its result is not None; return the result.
 
-        The checkpoints are those of a Trio socket: the call is cancelled before the
-        first attempt or while it waits.
+        Its checkpoints are those of a Trio socket: it can be cancelled before the
+        first attempt and while it waits.
         """
         await trio.lowlevel.checkpoint_if_cancelled()
         waits = False
@@ -86,7 +86,7 @@ class Operation:
             self._waits_until = -math.inf
 
     def wake(self) -> None:
-        """Something has changed: let the waiting task try again."""
+        """Let the waiting task try again, because something has changed."""
         self._change.set()
 
     def wake_before(self, when: float) -> None:

@@ -15,24 +15,24 @@ from trioserve.faults import Faults, parse_faults
 from ._endpoint import Endpoint, EventKind, broken, connect_ends, os_error
 from ._wire import Wire
 
-#: How the other side of a connection has ended so far, as a user of this side sees it.
+#: How the peer has ended its side so far, as this side sees it.
 Tail = Literal["open", "eof", "reset"]
 
-#: Bytes of a receive that names no number. Trio's own default.
+#: The default ``max_bytes`` of a receive. Trio has the same.
 _CHUNK: Final = 65536
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Event:
-    """Something that a stream did, or that its user saw.
+    """Something that happened at a stream.
 
     Attributes:
-      kind: what it is. ``reset`` is an RST that this stream sent, ``receive_reset``
-        the first call that failed because of one; ``wait_receive`` and
-        ``wait_send`` begin a wait, ``cancelled`` ends a call.
+      kind: what happened. ``reset`` is an RST that this stream sent,
+        ``receive_reset`` the first call that failed because of one. ``wait_receive``
+        and ``wait_send`` begin a wait; ``cancelled`` ends a call.
       stream: the stream.
       data: the bytes of ``send`` (those that the network has taken) and
-        ``receive``; the reason of ``cancelled``, if it has one.
+        ``receive``; the reason of ``cancelled``, if it has one; otherwise None.
     """
 
     kind: EventKind
@@ -46,22 +46,22 @@ OnEvent: TypeAlias = Callable[[Event], None]
 class MemoryStream(trio.abc.HalfCloseableStream):
     """One end of a connection in memory. It behaves like a ``trio.SocketStream``.
 
-    That includes what is not documented: the first send to a peer that has closed
-    succeeds and the next one breaks; what arrived before an RST can still be
+    That includes undocumented behaviour: the first send to a peer that has closed
+    succeeds and the next one breaks; bytes that arrived before an RST can still be
     received. There are two differences: an error is raised by all later calls,
-    where a kernel raises it once; and a second task that receives is always
-    noticed. A peer that has vanished is never given up, because there are no
-    retransmissions that could fail; see :meth:`give_up`.
+    where a kernel raises it once; and a second task that receives always gets an
+    error. Without retransmissions, a connection whose peer has vanished does not
+    time out; see :meth:`give_up`.
 
     Attributes:
-      name: for people, such as ``"client 1"``.
+      name: such as ``"client 1"``, for messages.
     """
 
     def __init__(self, name: str, end: Endpoint, on_event: OnEvent | None) -> None:
         self.name = name
         self._end = end
         self._on_event = on_event
-        end.report = self._tell
+        end.report = self._report_event
         self._options: dict[tuple[int, int], int | bytes] = {}
 
     def __repr__(self) -> str:
@@ -69,14 +69,16 @@ class MemoryStream(trio.abc.HalfCloseableStream):
 
     @property
     def applied_faults(self) -> tuple[str, ...]:
-        """Faults that have happened on the way to this end, as they are written."""
+        """The faults applied to the bytes for this end, as items of the grammar."""
         return self._end.incoming.applied_faults
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
-        """Receive what has arrived, as :meth:`trio.SocketStream.receive_some` does.
+        """Receive what has arrived, or wait for it; ``b""`` is EOF.
+
+        If it is cancelled, no byte is lost.
 
         Args:
-          max_bytes: at most so many bytes; 65536 by default.
+          max_bytes: the most bytes to return; 65536 by default.
 
         Raises:
           trio.BrokenResourceError: the connection is broken. The ``OSError`` that
@@ -92,9 +94,9 @@ class MemoryStream(trio.abc.HalfCloseableStream):
             return await self._end.receiving.until(self._end.try_to_receive, limit)
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
-        """Send all bytes, waiting for room.
+        """Send all bytes; wait while the network has no room for them.
 
-        If it fails or is cancelled, the first bytes may have been sent.
+        If it fails or is cancelled, some of the first bytes may have been sent.
 
         Raises:
           trio.BrokenResourceError, trio.BusyResourceError: as :meth:`receive_some`.
@@ -112,12 +114,23 @@ class MemoryStream(trio.abc.HalfCloseableStream):
                 rest = rest[await sending.until(self._end.try_to_send, rest) :]
 
     async def wait_send_all_might_not_block(self) -> None:
+        """Wait until a send would not wait.
+
+        Raises:
+          trio.BusyResourceError: another task is sending.
+          trio.ClosedResourceError: this end was closed.
+        """
         with self._end.sending:
             self._end.check_open()
             await self._end.sending.until(self._end.is_writable)
 
     async def send_eof(self) -> None:
-        """Send FIN. Receiving goes on. Repeated calls do nothing."""
+        """Send FIN; this end can still receive. Repeated calls do nothing.
+
+        Raises:
+          trio.BrokenResourceError, trio.BusyResourceError, trio.ClosedResourceError:
+            as :meth:`send_all`.
+        """
         with self._end.sending:
             await trio.lowlevel.checkpoint()
             if self._end.has_sent_eof:
@@ -129,15 +142,18 @@ class MemoryStream(trio.abc.HalfCloseableStream):
             self._end.send_eof()
 
     def send_eof_now(self) -> None:
-        """Send FIN at once if possible, even if a task is sending."""
+        """Send FIN at once, even while a task is sending.
+
+        Does nothing if this end was closed, is broken or has sent FIN.
+        """
         self._end.catch_up()
         if not (self._end.is_closed or self._end.has_sent_eof or self._end.error):
             self._end.send_eof()
 
     async def aclose(self) -> None:
-        """Close with FIN, or with RST if something that has arrived is unread.
+        """Close with FIN, or with RST if bytes that have arrived are unread.
 
-        In a scope that is cancelled or whose deadline has passed, always with RST:
+        In a cancelled scope, or after its deadline, always close with RST:
         :func:`trio.aclose_forcefully` is a reset.
         """
         is_late = trio.current_effective_deadline() <= trio.current_time()
@@ -145,7 +161,7 @@ class MemoryStream(trio.abc.HalfCloseableStream):
         await trio.lowlevel.checkpoint()
 
     def setsockopt(self, level: int, option: int, value: int | bytes) -> None:
-        """Remember an option of a socket. In memory, it changes nothing."""
+        """Store a socket option. In memory, it has no effect."""
         self._options[level, option] = value
 
     def getsockopt(self, level: int, option: int, buffersize: int = 0) -> int | bytes:
@@ -157,19 +173,19 @@ class MemoryStream(trio.abc.HalfCloseableStream):
         self._end.close(reset=True)
 
     def stall(self) -> None:
-        """From now on, nothing that this end sends arrives."""
+        """Lose all that this end sends from now on, and what is in flight."""
         self._end.catch_up()
         self._end.peer.apply_fault("stall")
 
     def vanish(self) -> None:
-        """From now on, nothing arrives at either end, as if the cable was pulled."""
+        """Lose all that either end sends from now on, as if the cable was pulled."""
         self._end.catch_up()
         self._end.apply_fault("vanish")
 
     def give_up(self) -> None:
-        """If a direction has stalled or vanished, break both ends: ``ETIMEDOUT``.
+        """Break both ends with ``ETIMEDOUT`` if a direction has stalled or vanished.
 
-        A kernel does so after a quarter of an hour of retransmissions.
+        Linux does that after about 15 minutes of retransmissions.
         """
         self._end.catch_up()
         ends = (self._end, self._end.peer)
@@ -177,7 +193,7 @@ class MemoryStream(trio.abc.HalfCloseableStream):
             for end in ends:
                 end.fail(errno.ETIMEDOUT)
 
-    def _tell(self, kind: EventKind, data: bytes | str | None = None) -> None:
+    def _report_event(self, kind: EventKind, data: bytes | str | None = None) -> None:
         if self._on_event is not None:
             self._on_event(Event(kind, self, data))
 
@@ -207,11 +223,11 @@ def stream_pair(
     """The client's and the server's end of one connection.
 
     Args:
-      buffer: bytes of each direction that may be sent and not yet received.
+      buffer: how many bytes each direction holds, sent and not yet received.
       faults: the faults of the connection, as a value or as text for
-        :func:`trioserve.faults.parse_faults`. A connection that is refused is reset at
-        once.
-      seed: of what is random in the faults.
+        :func:`trioserve.faults.parse_faults`; none by default. ``refuse`` resets the
+        connection at once.
+      seed: decides what is random in the faults.
 
     Raises:
       ValueError: an argument is wrong.

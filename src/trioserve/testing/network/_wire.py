@@ -1,7 +1,7 @@
-"""One direction of a connection in memory: what is under way, and what has arrived.
+"""One direction of a connection in memory: bytes in flight and bytes that arrived.
 
 A fault schedule decides when bytes arrive, and when the direction ends. This module
-knows no tasks and no streams: its user asks for what is due.
+knows no tasks and no streams: its user asks what is due.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ class Signal(enum.Enum):
 
 
 class Arrival(NamedTuple):
-    """Something under way, and the time at which it arrives.
+    """Something in flight, and the time at which it arrives.
 
-    ``boundary`` says that no receive returns bytes of this one and of the next.
+    If ``boundary`` is true, no receive returns bytes of this one and of the next.
     """
 
     payload: bytes | Signal | Termination
@@ -36,13 +36,13 @@ class Wire:
     """One direction of a connection.
 
     Args:
-      buffer: bytes that may be sent and not yet received.
+      buffer: how many bytes may be sent and not yet received.
       impairment: the faults of this direction.
-      seed: of what is random in them.
+      seed: decides what is random in them.
 
     Attributes:
-      end: the kind of fault that has ended this direction, if one has. Nothing is
-        under way any more, and what is sent is lost.
+      end: the kind of fault that has ended this direction, or None. After it nothing
+        is in flight, and bytes that are sent are lost.
     """
 
     def __init__(self, buffer: int, impairment: Impairment, seed: str) -> None:
@@ -52,21 +52,21 @@ class Wire:
         self._latency = impairment.latency
         self._schedule = Schedule(impairment, seed)
         self._begin = trio.current_time()
-        self._under_way = collections.deque[Arrival]()
+        self._in_flight = collections.deque[Arrival]()
         self._timed = collections.deque(
             Arrival(timed, self._begin + timed.seconds)
             for timed in self._schedule.timed
             if timed.seconds is not None
         )
-        self._foresees_end = False
-        self._foresee_end(self._begin)
-        # No receive returns bytes of two of these. The last one grows.
+        self._end_is_scheduled = False
+        self._schedule_end(self._begin)
+        # No receive returns bytes of two of these. New bytes go into the last one.
         self._arrived = collections.deque([bytearray()])
         self._is_held = False
 
     @property
     def applied_faults(self) -> tuple[str, ...]:
-        """The faults that have happened so far, as they are written."""
+        """The faults applied so far, as items of the grammar."""
         return self._schedule.applied
 
     # -- the sender's side
@@ -74,8 +74,8 @@ class Wire:
     @property
     def room(self) -> int:
         """Bytes that may be sent now."""
-        is_drain = self.end in ("close", "eof")
-        return self._buffer if is_drain else self._buffer - self._unreceived
+        discards = self.end in ("close", "eof")
+        return self._buffer if discards else self._buffer - self._unreceived
 
     def send(self, data: bytes, now: float) -> None:
         """Send bytes. There must be room for them."""
@@ -83,26 +83,26 @@ class Wire:
         if self.end is None:
             for segment in self._schedule.feed(data, now - self._begin):
                 at = self._begin + segment.at
-                self._under_way.append(Arrival(segment.data, at, segment.boundary))
-            self._foresee_end(now)
+                self._in_flight.append(Arrival(segment.data, at, segment.boundary))
+            self._schedule_end(now)
 
     def send_fin(self, now: float) -> None:
         if self.end is None:
             at = self._begin + self._schedule.feed_eof(now - self._begin)
-            if at < math.inf:  # infinite if another ending comes first
-                self._under_way.append(Arrival(Signal.FIN, at))
+            if at < math.inf:  # infinite if a termination comes first
+                self._in_flight.append(Arrival(Signal.FIN, at))
 
     def send_rst(self, now: float) -> None:
         if self.end is None:
-            self._under_way.append(Arrival(Signal.RST, now + self._latency))
+            self._in_flight.append(Arrival(Signal.RST, now + self._latency))
 
-    def _foresee_end(self, now: float) -> None:
-        """Let an ending arrive right after the last bytes that precede it."""
+    def _schedule_end(self, now: float) -> None:
+        """Put a termination in flight, right after the last bytes before it."""
         termination = self._schedule.termination
-        if termination is not None and not self._foresees_end:
-            self._foresees_end = True
-            at = self._under_way[-1].at if self._under_way else now
-            self._under_way.append(Arrival(termination, at))
+        if termination is not None and not self._end_is_scheduled:
+            self._end_is_scheduled = True
+            at = self._in_flight[-1].at if self._in_flight else now
+            self._in_flight.append(Arrival(termination, at))
 
     # -- time
 
@@ -120,13 +120,13 @@ class Wire:
         return arrival
 
     def _next_queue(self) -> collections.deque[Arrival]:
-        way, timed = self._under_way, self._timed
-        return timed if timed and (not way or timed[0].at < way[0].at) else way
+        queue, timed = self._in_flight, self._timed
+        return timed if timed and (not queue or timed[0].at < queue[0].at) else queue
 
-    def come_to_end(self, kind: str) -> None:
-        """Lose what is under way and whatever is sent from now on."""
+    def terminate(self, kind: str) -> None:
+        """Lose what is in flight, and all that is sent from now on."""
         self.end = kind
-        self._under_way.clear()
+        self._in_flight.clear()
         if kind not in ("stall", "eof"):
             self._timed.clear()
 
@@ -143,10 +143,10 @@ class Wire:
             self._arrived.append(bytearray())
 
     def take(self, max_bytes: int) -> bytes:
-        """Receive at most so many bytes; none if the receiver has to wait.
+        """Return at most ``max_bytes``; none if the receiver has to wait.
 
         After a boundary it has to wait once, even if more bytes have arrived, so
-        that a receiver that collects all it can get sees the boundary too.
+        that a receiver that collects all available bytes sees the boundary too.
         """
         if self._is_held:
             return b""

@@ -1,4 +1,4 @@
-"""Trio runs that plain code makes go on, watches and leaves.
+"""Trio runs that plain code steps through, observes and abandons.
 
 The map, from the bottom up; a module imports only from rows above its own here:
 
@@ -11,7 +11,7 @@ RULE: nothing here knows a network, a server or a law.
 """
 
 from ._coroutine import ObservedCoroutine
-from ._driver import Driver, StuckError, places
+from ._driver import Driver, StuckError, task_lines
 from ._guest import GuestRun
 from ._lines import innermost_line, line_of_caller, line_of_error, line_of_task
 from ._watchdog import Watchdog
@@ -26,5 +26,5 @@ __all__ = [
     "line_of_caller",
     "line_of_error",
     "line_of_task",
-    "places",
+    "task_lines",
 ]

@@ -27,7 +27,7 @@ class ObservedCoroutine:
                 trap = self._coroutine.send(value)
             except StopIteration as returned:
                 return returned.value
-            # Trio sends an outcome; its error is raised further inside.
+            # Trio sends an outcome; a function further inside raises its error.
             value = yield trap
             error = getattr(value, "error", None)
             if isinstance(error, trio.Cancelled):

@@ -1,6 +1,6 @@
-"""A driver: plain code makes a Trio run in its own thread go on, step by step.
+"""A driver: plain code runs Trio in its own thread, one call at a time.
 
-Tasks run only while a method of the driver does, and each method returns when all
+Tasks run only while a method of the driver runs, and each method returns when all
 tasks wait. Between two calls, nothing changes. It knows no server and no test.
 """
 
@@ -22,43 +22,43 @@ from ._lines import innermost_line, line_of_task
 T = TypeVar("T")
 Args = TypeVarTuple("Args")
 
-#: Passes of the scheduler at one moment until the tasks count as stuck in a loop;
-#: the second figure is for tasks that were cancelled.
+#: Scheduler passes without time passing after which tasks count as an endless loop;
+#: the second figure is for cancelled tasks.
 _MOST_TICKS: Final = 100_000
 _LAST_TICKS: Final = 3_000
 
-#: Deadlines that :meth:`Driver.close` waits for, one after the other.
+#: The largest number of deadlines that :meth:`Driver.close` waits for, in turn.
 _MOST_DEADLINES: Final = 1_000
 
 
 class StuckError(AssertionError):
-    """A call waits for something that does not happen, or tasks never stop running.
+    """A call waits and nothing will wake it, or tasks never stop running.
 
     The message names the line of each task.
     """
 
 
 class Driver:
-    """A Trio run that goes on only while one of its methods is called::
+    """A Trio run that runs only during calls of the driver's methods::
 
         with Driver(seed=1) as driver:
             server = driver.call(driver.nursery.start, serving)
             driver.sleep(10)
 
     Time is virtual and passes in :meth:`sleep` only. The clock does not jump when
-    all tasks wait: they do so between any two steps of a test, and each idle timer
+    all tasks wait: they wait between any two steps of a test, and each idle timer
     would end its connection before the next step.
 
-    Sockets, threads and other things outside of Trio are not waited for. While
+    A driver does not wait for sockets, threads and other things outside Trio. While
     a driver is open, no other Trio run can begin in its thread.
 
     Args:
-      seed: of the order in which ready tasks run.
+      seed: decides the order in which ready tasks run.
 
     Attributes:
-      nursery: for background tasks. An error that one of them raises ends the run
-        and is raised by the method during which it happens.
-      is_open: whether the run goes on: it was not closed, and no task of its
+      nursery: for background tasks. An error in one of them ends the run, and the
+        method that runs at that time raises it.
+      is_open: whether the run continues: it was not closed, and no task of its
         nursery has failed.
     """
 
@@ -67,14 +67,14 @@ class Driver:
     def __init__(self, *, seed: int = 0) -> None:
         self._clock = trio.testing.MockClock()
         self._steps = _Steps()
-        self._main_is_over = False
+        self._main_has_ended = False
         self._may_end = False
         self._run = GuestRun(
             self._main, seed=seed, clock=self._clock, instruments=[self._steps]
         )
         self.is_open = True
-        self._lookout = trio.lowlevel.spawn_system_task(self._look_out)
-        self._turn()
+        self._idle_task = trio.lowlevel.spawn_system_task(self._run_when_idle)
+        self._run_until_idle()
 
     def __enter__(self) -> Self:
         return self
@@ -94,25 +94,25 @@ class Driver:
 
     @property
     def tasks(self) -> tuple[trio.lowlevel.Task, ...]:
-        """All tasks but Trio's own and the driver's own; child tasks come first."""
+        """All tasks except Trio's and the driver's; child tasks come first."""
         if self._run.is_closed:
             return ()
-        system = self._lookout.parent_nursery
+        system = self._idle_task.parent_nursery
         assert system is not None
         return tuple(
             task
             for nursery in (self.nursery, system)
-            for task in _below(nursery)
-            if task is not self._lookout
+            for task in _descendants(nursery)
+            if task is not self._idle_task
         )
 
     def call(self, async_fn: Callable[[*Args], Awaitable[T]], *args: *Args) -> T:
         """Run ``async_fn(*args)`` without letting time pass; return its result.
 
         Raises:
-          StuckError: it waits for something that does not happen. It is cancelled.
+          StuckError: it waits and nothing will wake it. It is cancelled.
           RuntimeError: the run is over.
-          Exception: whatever the function raises.
+          Exception: an error of the function, or as :meth:`settle`.
         """
         call = _Call(async_fn, args)
         self._check_open()
@@ -129,18 +129,21 @@ class Driver:
         """Let all tasks run until they wait, without letting time pass.
 
         Raises:
-          StuckError: they never do.
+          StuckError: they run without end.
           RuntimeError: the run is over.
-          Exception: whatever a task of :attr:`nursery` raises.
+          Exception: an error of a task of :attr:`nursery`.
         """
         self._check_open()
-        self._turn()
+        self._run_until_idle()
         if self.nursery.cancel_scope.cancel_called:
             self.close()  # raises the error of the task that has failed
         self._check_open()
 
     def sleep(self, seconds: float) -> None:
         """Let time pass, and :meth:`settle` at each deadline on the way.
+
+        Args:
+          seconds: how much virtual time passes.
 
         Raises:
           ValueError: ``seconds`` is negative or infinite.
@@ -158,12 +161,12 @@ class Driver:
     def close(self) -> None:
         """Cancel all tasks, let time pass until they have ended, and end the run.
 
-        If some of them do not end, the run is abandoned: not a line of it is
-        executed any more. Repeated calls do nothing.
+        If some of them do not end, the run is abandoned: no line of them is executed
+        again. Repeated calls do nothing.
 
         Raises:
           StuckError: some tasks did not end; the message names their lines.
-          Exception: whatever a task of :attr:`nursery` has raised.
+          Exception: an error of a task of :attr:`nursery`.
         """
         if not self.is_open:
             return
@@ -171,8 +174,9 @@ class Driver:
         stuck = None
         try:
             self.nursery.cancel_scope.cancel(reason="the driver is closed")
-            if not self._runs_out():
-                stuck = StuckError(f"tasks can't be cancelled: {places(self.tasks)}")
+            if not self._run_to_end():
+                lines = task_lines(self.tasks)
+                stuck = StuckError(f"tasks can't be cancelled: {lines}")
         finally:
             self._run.close()
         if stuck is not None:
@@ -181,19 +185,19 @@ class Driver:
         try:
             self._run.outcome.unwrap()
         except BaseExceptionGroup as group:
-            raise _only(group) from None
+            raise _unwrapped(group) from None
 
-    # -- turning
+    # -- running
 
     async def _main(self) -> None:
         try:
             async with trio.open_nursery() as self.nursery:
                 await trio.sleep_forever()
         finally:
-            self._main_is_over = True
+            self._main_has_ended = True
 
-    async def _look_out(self) -> None:
-        """Make a step whenever all other tasks wait; :meth:`_turn` counts on it.
+    async def _run_when_idle(self) -> None:
+        """Make a step whenever all other tasks wait: :meth:`_run_until_idle` needs it.
 
         A task in ``wait_all_tasks_blocked`` also keeps Trio from starting a thread
         that waits for events.
@@ -206,21 +210,21 @@ class Driver:
         if not self.is_open:
             raise RuntimeError("the run is over")
 
-    def _turn(self, most: int = _MOST_TICKS) -> None:
+    def _run_until_idle(self, most: int = _MOST_TICKS) -> None:
         """Let all tasks run until they wait, or the run is over."""
-        lookout = {self._lookout}
+        only_idle_task = {self._idle_task}
         for _ in range(most):
             if self._run.outcome is not None:
                 return
             self._steps.tasks.clear()
             self._run.tick()
-            if self._steps.tasks == lookout and not self._may_end:
-                system = self._lookout.parent_nursery
+            if self._steps.tasks == only_idle_task and not self._may_end:
+                system = self._idle_task.parent_nursery
                 assert system is not None
-                if not self._main_is_over or len(system.child_tasks) > 1:
+                if not self._main_has_ended or len(system.child_tasks) > 1:
                     return
                 self._may_end = True
-        raise StuckError(f"tasks run without end: {places(self.tasks)}")
+        raise StuckError(f"tasks run without end: {task_lines(self.tasks)}")
 
     @property
     def _next_deadline(self) -> float:
@@ -231,15 +235,15 @@ class Driver:
         """Jump to the next deadline, or past it by a rounding error."""
         self._clock.jump(max(self._next_deadline, math.ulp(self.now)))
 
-    def _runs_out(self) -> bool:
-        """Let time pass as long as there are deadlines; return whether it is over."""
+    def _run_to_end(self) -> bool:
+        """Let time pass while there are deadlines; return whether the run is over."""
         with contextlib.suppress(StuckError):
-            self._turn(_LAST_TICKS)
+            self._run_until_idle(_LAST_TICKS)
             for _ in range(_MOST_DEADLINES):
                 if self._run.outcome is not None or self._next_deadline == math.inf:
                     break
                 self._jump()
-                self._turn(_LAST_TICKS)
+                self._run_until_idle(_LAST_TICKS)
         return self._run.outcome is not None
 
 
@@ -260,7 +264,7 @@ class _Call(Generic[T]):
     def line(self) -> str:
         """The line at which it waits."""
         assert self._task is not None
-        _ours, *stack = self._task.iter_await_frames()
+        _own_frame, *stack = self._task.iter_await_frames()
         return innermost_line(stack)
 
     async def run(self) -> None:
@@ -284,21 +288,21 @@ class _Steps(trio.abc.Instrument):
         self.tasks.add(task)
 
 
-def places(tasks: Iterable[trio.lowlevel.Task]) -> str:
+def task_lines(tasks: Iterable[trio.lowlevel.Task]) -> str:
     """The name and the line of each task, in one line."""
     return "; ".join(f"{task.name} is at {line_of_task(task)}" for task in tasks)
 
 
-def _below(nursery: trio.Nursery) -> Iterator[trio.lowlevel.Task]:
+def _descendants(nursery: trio.Nursery) -> Iterator[trio.lowlevel.Task]:
     """All tasks of a nursery and of their own nurseries; child tasks come first."""
     for task in nursery.child_tasks:
         for inner in task.child_nurseries:
-            yield from _below(inner)
+            yield from _descendants(inner)
         yield task
 
 
-def _only(error: BaseException) -> BaseException:
-    """The error in a group of one."""
+def _unwrapped(error: BaseException) -> BaseException:
+    """The single error in a group of one; otherwise the error itself."""
     while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
         error = error.exceptions[0]
     return error

@@ -1,8 +1,8 @@
-"""Guest runs: plain code makes a Trio run go on, one pass of the scheduler at a time.
+"""Guest runs: plain code advances a Trio run, one pass of the scheduler at a time.
 
-Guest mode is the one public way to leave a run whose tasks refuse to end: nothing
-runs any more once its host makes no further passes. This module knows no handler,
-no server and no test.
+Guest mode is the only public way to abandon a run whose tasks refuse to end: when
+its host makes no more passes, no task runs. This module knows no handler, no server
+and no test.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ class GuestRun:
 
     Args:
       main: the async function that is run.
-      seed: of the order in which ready tasks run.
-      clock, instruments: of the run, as for :func:`trio.run`.
+      seed: decides the order in which ready tasks run.
+      clock, instruments: as for :func:`trio.run`.
 
     Attributes:
       outcome: what ``main`` returned or raised, once the run is over.
@@ -70,10 +70,10 @@ class GuestRun:
         self._callbacks.get()()
 
     def close(self) -> None:
-        """Put back what the run has changed. Abandon the run if it is not over.
+        """Restore what the run has changed. Abandon the run if it is not over.
 
         No line of the tasks of an abandoned run is executed again, not even their
-        ``finally``. Repeated calls do nothing.
+        ``finally`` blocks. Repeated calls do nothing.
         """
         if self.is_closed:
             return
@@ -90,17 +90,17 @@ class GuestRun:
     def _abandon(self) -> None:
         _leak(trio.lowlevel.current_root_task())
         with warnings.catch_warnings():
-            # Trio warns of an abandoned run.
+            # Trio warns about an abandoned run.
             warnings.simplefilter("ignore", RuntimeWarning)
-            # Only this callback refers to Trio's loop, which ends without it.
+            # Only this callback refers to Trio's loop; without it, the loop ends.
             self._callbacks.get_nowait()
 
 
 def _leak(value: object) -> None:
     """Keep ``value``, and all that it refers to, until the process ends.
 
-    A coroutine that is collected is closed first. Those of an abandoned run would
-    complain; one that swallows ``GeneratorExit`` and goes on would hang. A reference
-    in a module would only put that off to the end of the interpreter.
+    Python closes a coroutine before it collects it. The coroutines of an abandoned
+    run would complain, and one that swallows ``GeneratorExit`` and continues would
+    hang. A reference in a module would only delay that until the interpreter exits.
     """
     ctypes.pythonapi.Py_IncRef(ctypes.py_object(value))

@@ -1,4 +1,4 @@
-"""Lines: where in the user's own code something happens, for people to read.
+"""Lines: where in the user's own code something happens, for messages.
 
 A line is the user's own if it belongs neither to Trio nor to trioserve nor to the
 standard library. Trio's guest mode calls tasks through the package ``outcome``.
@@ -27,12 +27,12 @@ _FOREIGN: Final = tuple(
     for module in (trio, trioserve, outcome, types)
 )
 
-#: Below these functions the stack is the test's, and no longer the handler's.
+#: Frames outside of these functions belong to the test, not to the handler.
 _BOTTOM: Final = (ObservedCoroutine.__await__.__code__, GuestRun.tick.__code__)
 
 
 def innermost_line(stack: Iterable[tuple[types.FrameType, int]]) -> str:
-    """The innermost line of the user's own, or else the outermost line.
+    """The innermost line of the user's own code, or else the outermost line.
 
     Args:
       stack: frames and their lines, the outermost first.
@@ -53,7 +53,7 @@ def line_of_error(error: BaseException) -> str:
 
 
 def line_of_caller() -> str:
-    """The innermost line of the user's own that led to this call; "" without one."""
+    """The innermost line of the user's own code in this call, or ""."""
     frame: types.FrameType | None = sys._getframe(1)
     while frame is not None and frame.f_code not in _BOTTOM:
         if _is_users(frame):

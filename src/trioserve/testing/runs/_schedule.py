@@ -1,8 +1,8 @@
 """Schedules: the order in which ready tasks run, decided by a seed.
 
-This is the one module of the kit that uses private names of a dependency. Trio
+This is the only module of the kit that uses private names of a dependency. Trio
 shuffles the tasks that are ready, and has no public way to seed that: its random
-numbers and the switch that sorts tasks before the shuffle are private. Hypothesis
+generator and the switch that sorts tasks before the shuffle are private. Hypothesis
 and pytest-trio set the same two names for the same reason.
 """
 
@@ -20,7 +20,7 @@ _run: Any = trio._core._run
 
 @contextlib.contextmanager
 def schedule(seed: int) -> Generator[None]:
-    """Within the block, ``seed`` decides in which order ready tasks run."""
+    """Within the block, ``seed`` decides the order in which ready tasks run."""
     before = _run._r.getstate(), _run._ALLOW_DETERMINISTIC_SCHEDULING
     _run._r.seed(seed)
     _run._ALLOW_DETERMINISTIC_SCHEDULING = True

@@ -1,6 +1,6 @@
 """A watchdog: counts the steps of a run and notices when it makes no progress.
 
-It knows which tasks are the handlers', and judges nothing: it calls back.
+It knows which tasks are the handlers', and decides nothing: it calls back.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ from typing import Final
 import trio
 import trio.testing
 
-#: Steps at one moment without a byte moving, after which a task counts as endless.
+#: Steps without time passing or a byte moving, after which tasks count as endless.
 _MOST_AT_ONCE: Final = 20_000
 
-#: The same however much time passes: the task polls.
+#: Steps without a byte moving, whatever time passes: this finds tasks that poll.
 _MOST_IN_ALL: Final = 60_000
 
-#: Steps that cancelled tasks have until the run is given up.
+#: Steps that cancelled tasks have before the run is abandoned.
 _LAST_STEPS: Final = 3_000
 
 
@@ -26,16 +26,17 @@ class Watchdog(trio.abc.Instrument):
     """Counts steps, and calls back after one of them or when there is no progress.
 
     Args:
-      clock: of the run. It jumps when all tasks wait, unless for a thread.
-      on_endless: called once when tasks run on and on and no byte moves; it
-        should cancel everything.
-      on_hopeless: called when that did not help: they still run, or all tasks wait
-        and there is no deadline that could wake one.
+      clock: the clock of the run. It jumps when all tasks wait, except while a
+        thread works for one of them.
+      on_endless: called once when tasks keep running and no byte moves; it should
+        cancel everything.
+      on_hopeless: called when that did not help: tasks still run, or all tasks wait
+        and no deadline will wake one.
 
     Attributes:
-      steps: of all tasks, since :meth:`begin`.
+      steps: scheduler steps of all tasks since :meth:`begin`.
       family: the handlers' tasks that are alive, and the tasks that they have
-        started, wherever they run.
+        started in any nursery.
     """
 
     def __init__(
@@ -56,28 +57,28 @@ class Watchdog(trio.abc.Instrument):
         self._now = -math.inf
         self._is_disturbing = False
         self._is_endless = False
-        self._a_thread_works = False
+        self._thread_works = False
 
     def begin(self, at: int | None, disturb: Callable[[], object]) -> None:
-        """Count from now on. If ``at`` is not None, disturb after that step."""
+        """Start counting. If ``at`` is not None, call ``disturb`` after that step."""
         self._is_counting = True
         self._at, self._disturb = -1 if at is None else at, disturb
         if self._at == 0:
             self._do_disturb()
 
     def end(self) -> None:
-        """Count no more."""
+        """Stop counting."""
         self._is_counting = False
 
-    def moved(self) -> None:
-        """Note progress: a byte has moved, or something has ended."""
+    def note_progress(self) -> None:
+        """Note that a byte has moved, or that a connection has begun or ended."""
         self._idle_at_once = self._idle_in_all = 0
 
     # -- what Trio calls
 
     def task_spawned(self, task: trio.lowlevel.Task) -> None:
         if self._is_disturbing:
-            return  # the test has started it, and not the handler
+            return  # the test has started it, not the handler
         try:
             parent = trio.lowlevel.current_task()
         except RuntimeError:
@@ -90,7 +91,7 @@ class Watchdog(trio.abc.Instrument):
         self.family.discard(task)
 
     def after_task_step(self, task: trio.lowlevel.Task) -> None:
-        self._heed_threads()
+        self._stop_clock_for_threads()
         self._idle_at_once += 1
         self._idle_in_all += 1
         if self._idle_at_once >= _MOST_AT_ONCE or self._idle_in_all >= _MOST_IN_ALL:
@@ -105,16 +106,16 @@ class Watchdog(trio.abc.Instrument):
         if now != self._now:
             self._now, self._idle_at_once = now, 0
         run = trio.lowlevel.current_statistics()
-        # As long as nothing was cancelled, the end of the run is a deadline.
+        # Until something was cancelled, the end of the run is a deadline.
         waits = not run.tasks_runnable and run.seconds_to_next_deadline == math.inf
-        if waits and not self._a_thread_works:
+        if waits and not self._thread_works:
             self._on_hopeless()
 
-    def _heed_threads(self) -> None:
+    def _stop_clock_for_threads(self) -> None:
         # While a thread works for a task, only real time may pass.
         works = trio.testing.active_thread_count() > 0
-        if works != self._a_thread_works:
-            self._a_thread_works = works
+        if works != self._thread_works:
+            self._thread_works = works
             self._clock.autojump_threshold = math.inf if works else 0
 
     def _do_disturb(self) -> None:

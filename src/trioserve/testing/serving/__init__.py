@@ -1,4 +1,4 @@
-"""The state machine that uses a server in every way and checks its laws.
+"""A state machine that drives a server with random rules and checks its laws.
 
 The map, from the bottom up; a module imports only from rows above its own here:
 
@@ -8,7 +8,7 @@ The map, from the bottom up; a module imports only from rows above its own here:
     _machine
 
 RULE: nothing here knows scripts, or the laws of handlers. Only ``_machine`` imports
-Hypothesis, so it is not imported here.
+Hypothesis, and it is not imported here.
 """
 
 from ._client import Client

@@ -1,6 +1,6 @@
-"""Clients: one side of a conversation, driven by plain code one call at a time.
+"""Clients: one side of a conversation, driven by plain code, one call at a time.
 
-Where a peer has a script, a client is told what to do next. It knows no server.
+A peer has a script; a client does what the next call says. It knows no server.
 """
 
 from __future__ import annotations
@@ -11,16 +11,16 @@ from trioserve.testing.network import MemoryStream, Tail
 
 
 class Client:
-    """A client that has connected. It reads all the time, unless told to pause.
+    """A client that has connected. It reads all the time, unless it is paused.
 
-    Its methods do not wait: what they ask for happens when the driver settles.
+    Its methods do not wait: they take effect when the driver settles.
 
     Attributes:
       number: counted from 1 in the order of connecting; also the ``id`` of its
         connection.
       stream: its end of the connection.
       sent: all bytes that :meth:`send` was given, whether or not there was room.
-      received: all bytes that came.
+      received: all bytes received so far.
       tail: what came after them: ``"eof"``, ``"reset"``, or ``"open"`` for neither.
       is_gone: whether it has closed or reset its connection, or vanished.
     """
@@ -45,7 +45,7 @@ class Client:
 
     @property
     def is_reading(self) -> bool:
-        """Whether it would notice bytes or an end."""
+        """Whether it would see bytes, EOF or a reset."""
         return self._may_read.is_set() and not self.is_gone
 
     def send(self, data: bytes) -> None:
@@ -56,12 +56,12 @@ class Client:
             self._has_work.set()
 
     def send_eof(self) -> None:
-        """Send EOF after all that is still to be sent."""
+        """Send EOF after all bytes that still wait to be sent."""
         self._will_send_more = False
         self._has_work.set()
 
     def pause_reading(self) -> None:
-        """Stop reading. The network holds what it has room for."""
+        """Stop reading. The network holds as many bytes as it has room for."""
         if self._may_read.is_set():
             self._may_read = trio.Event()
             self._receiving.cancel(reason="the client pauses reading")
@@ -77,12 +77,12 @@ class Client:
         self._talking.cancel(reason="the client has reset its connection")
 
     def vanish(self) -> None:
-        """Neither send nor receive anything any more, as if the cable was pulled."""
+        """Send and receive nothing from now on, as if the cable was pulled."""
         self.is_gone = True
         self.stream.vanish()
 
     async def close(self) -> None:
-        """Close; with RST if something has arrived that was not read."""
+        """Close; with RST if bytes that have arrived are unread."""
         self.is_gone = True
         await self.stream.aclose()
         self._talking.cancel(reason="the client has closed its connection")

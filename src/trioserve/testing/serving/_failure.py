@@ -1,4 +1,4 @@
-"""The laws of serving by name, and the failure that says which one was broken."""
+"""The laws of serving by name, and the failure that names a broken one."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ ServeLaw: TypeAlias = Literal[
 
 #: What each law asks for, in one sentence.
 SERVE_LAWS: Final[dict[ServeLaw, str]] = {
-    "isolation": "what happens to a connection ends no other one, and not the server",
-    "limit": "no more connections are served than may be, and none waits without need",
+    "isolation": "no event on a connection ends another connection or the server",
+    "limit": "at most `max_connections` are served, and no client waits needlessly",
     "one record": "each connection has one report, and the counters add up",
     "byte ledger": "reports and statistics count the bytes that went over the wire",
-    "drain ends": "a drain cuts what is left at its deadline, not before, and ends",
-    "no lost hello": "each client that has connected is served, told or reset",
-    "nothing left": "at the end no task is left, and no token is in use",
+    "drain ends": "a drain cuts connections at its deadline, not before, and ends",
+    "no lost hello": "each client that connects is served, or gets EOF or a reset",
+    "nothing left": "at the end no task runs, and no token is in use",
     "errors": "the handler raises only errors of its stream, or what `raises` names",
 }
 
 
-class ServeFailure(AssertionError):  # noqa: N818 - it is the server's, or a handler's
+class ServeFailure(AssertionError):  # noqa: N818 - the server or a handler has failed
     """A law of serving was broken.
 
     Attributes:

@@ -1,7 +1,7 @@
-"""The laws of serving: what must hold of a served server whenever all tasks wait.
+"""The laws of serving, which must hold whenever all tasks wait.
 
-A server is not believed about itself: its counters are compared with the wire, with
-what rules have asked for and with the clock.
+The server's own counters are not trusted: they are compared with the wire, with what
+the rules have done, and with the clock.
 """
 
 from __future__ import annotations
@@ -12,16 +12,16 @@ from typing import Final
 from trioserve import DrainSummary, Reason
 
 from ._failure import ServeFailure, require
-from ._served import OrderedError, ServedServer
+from ._served import InjectedError, ServedServer
 
-#: Why a connection may end to which nothing was done: the server's timers, its
-#: limit, or its own end.
+#: Reasons for which the connection of a bystander may end: the server's timers, its
+#: limit, or its drain.
 _BY_ITSELF: Final = (
     Reason.FIRST_BYTE, Reason.IDLE, Reason.HALF_CLOSED, Reason.WRITE_STALL,
     Reason.LIFETIME, Reason.LIMIT, Reason.STOPPING, Reason.CUT,
 )  # fmt: skip
 
-#: Seconds that the end of a drain is waited for at most.
+#: The longest wait for the end of a drain, in seconds.
 _PATIENCE: Final = 3600.0
 
 
@@ -65,12 +65,12 @@ class ServeLaws:
             client.reset()
         self.check()
         is_over = served.outcome is not None
-        require("drain ends", is_over, f"it was drained, but {served.places}")
+        require("drain ends", is_over, f"it was drained, but {served.task_lines}")
         statistics = served.server.statistics()
         taken = statistics.open + statistics.tokens_used
-        require("nothing left", not taken, f"it is over, with {statistics}")
+        require("nothing left", not taken, f"it has ended with {statistics}")
         tasks = served.driver.tasks
-        require("nothing left", not tasks, f"it is over, but {served.places}")
+        require("nothing left", not tasks, f"it has ended, but {served.task_lines}")
 
     def _let_bystanders_talk(self) -> None:
         for client in self._served.bystanders:
@@ -84,9 +84,9 @@ class ServeLaws:
             how = f"the server has ended: {outcome!r}"
             raise ServeFailure("isolation", how) from outcome
         fine = outcome is None or self._served.is_draining
-        require("isolation", fine, "the server has ended, and no rule asked for it")
+        require("isolation", fine, "the server has ended, but no rule drained it")
         for report in self._served.reports:
-            if isinstance(report.exception, OrderedError):
+            if isinstance(report.exception, InjectedError):
                 whose = report.exception.number
                 how = f"conn-{report.id} has the error of conn-{whose}"
                 require("isolation", report.id == whose, how)
@@ -94,7 +94,7 @@ class ServeLaws:
     def _check_bystanders(self) -> None:
         served = self._served
         for client in served.bystanders:
-            who = f"client {client.number}, to which nothing was done,"
+            who = f"client {client.number}, a bystander,"
             sent, received = bytes(client.sent), bytes(client.received)
             fine = received == sent or client.number not in served.served
             require("isolation", fine, f"{who} sent {sent!r} and got back {received!r}")
@@ -112,7 +112,7 @@ class ServeLaws:
         how = f"tokens in use: {taken}, connections served: {now}"
         require("limit", taken == now, how)
         if now < most and not served.is_draining:
-            how = f"{now} are served, {most} may be, and a client waits"
+            how = f"{now} connections of {most} are served, but a client waits"
             require("limit", not served.waiting, how)
         for report in served.reports:
             if report.reason is Reason.LIMIT:
@@ -141,7 +141,7 @@ class ServeLaws:
             ),
             (
                 served.collector_dies or not statistics.lost,
-                "reports are lost, and the collector lives",
+                "reports are lost, but the collector runs",
             ),
         ):
             require("one record", fine, f"{how}: {statistics}")
@@ -155,7 +155,7 @@ class ServeLaws:
             received, sent = report.bytes_received, report.bytes_sent
             how = (
                 f"{who} received {traffic.received} bytes and sent {traffic.sent},"
-                f" and its report says {received} and {sent}"
+                f" but its report says {received} and {sent}"
             )
             fine = traffic.counts_are_right(received=received, sent=sent)
             require("byte ledger", fine, how)
@@ -167,7 +167,7 @@ class ServeLaws:
             counted = getattr(statistics, name)
             of_all = (*self._served.reports, *server.connections)
             total = sum(getattr(one, name) for one in of_all)
-            how = f"the {name} of all are {total}, and the statistics say {counted}"
+            how = f"the {name} of all are {total}, but the statistics say {counted}"
             require("byte ledger", counted == total or bool(statistics.lost), how)
 
     def _check_drain(self) -> None:
@@ -185,14 +185,14 @@ class ServeLaws:
             stuck = "; ".join(served.outcome.stuck)
             require("drain ends", not stuck, f"it left tasks behind: {stuck}")
         elif not served.server.connections:
-            how = f"nothing is open, but {served.places}"
+            how = f"nothing is open, but {served.task_lines}"
             require("drain ends", served.accepts, how)
 
     def _check_hellos(self) -> None:
         is_over = self._served.outcome is not None
         for client in self._served.clients:
             waits = is_over and client.tail == "open" and client.is_reading
-            how = f"the server is over, and client {client.number} still waits"
+            how = f"the server has ended, but client {client.number} still waits"
             require("no lost hello", not waits, how)
 
     def _check_errors(self) -> None:
@@ -200,7 +200,7 @@ class ServeLaws:
             error = report.exception
             if report.reason is not Reason.HANDLER_ERROR or error is None:
                 continue
-            if _is_unexpected(error, (OrderedError, *self._raises)):
+            if _is_unexpected(error, (InjectedError, *self._raises)):
                 how = f"the handler of conn-{report.id} raised {error!r}"
                 raise ServeFailure("errors", how) from error
 
@@ -208,7 +208,7 @@ class ServeLaws:
 def _is_unexpected(
     error: BaseException, expected: tuple[type[BaseException], ...]
 ) -> bool:
-    """Whether it is, or holds in a group, anything else."""
+    """Whether the error, or one in its group, has another type."""
     if isinstance(error, BaseExceptionGroup):
         return any(_is_unexpected(inner, expected) for inner in error.exceptions)
     return not isinstance(error, expected)

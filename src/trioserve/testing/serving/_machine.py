@@ -1,7 +1,7 @@
-"""A state machine that uses a server in every way and checks its laws at every step.
+"""A state machine that drives a server and checks its laws after every step.
 
-The rules are plain code over a driver. What a rule does to the server, and what must
-hold after it, is known elsewhere.
+The rules are plain code over a driver. ``_served`` does what the rules say, and
+``_laws`` checks what must hold after them.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _MOST_BYSTANDERS: Final = 2
 
 
 class ServeMachine(RuleBasedStateMachine):
-    """A Hypothesis state machine that uses ``trioserve.serve`` and checks all laws.
+    """A Hypothesis state machine that drives ``trioserve.serve`` and checks its laws.
 
     Subclass it, set what is served, and let pytest or unittest run its
     ``TestCase``::
@@ -54,16 +54,19 @@ class ServeMachine(RuleBasedStateMachine):
     ``client=ServeMachine.clients`` gives a :class:`Client`, and at the end of a
     rule, ``self.driver.settle()`` lets all tasks run until they wait.
 
-    The order of tasks is drawn too. Time passes only in the rule for it. A law that
-    is broken raises :class:`ServeFailure`.
+    The order of tasks is drawn too. Time passes only in the rule ``pass_time``. A
+    broken law raises :class:`ServeFailure`.
 
     Attributes:
-      handler: what is served, an async function of one argument.
-      limits, timeouts: of the server.
-      messages: what clients send, a strategy for bytes that are not empty.
-      raises: exceptions that the handler may raise.
-      driver: of the Trio run.
-      server: what is tested.
+      handler: the async function of one argument that is served; by default
+        :func:`trioserve.echo`.
+      limits, timeouts: the server's options; by default two connections at once, and
+        timeouts of 5 to 50 seconds.
+      messages: a strategy for what clients send: bytes, at least one.
+      raises: exceptions that the handler may raise; by default none but those of its
+        stream.
+      driver: the driver of the Trio run.
+      server: the server under test.
       reports: the reports that the collector has received so far.
     """
 
@@ -120,7 +123,7 @@ class ServeMachine(RuleBasedStateMachine):
     @precondition(lambda self: self._has_room_for_a_bystander)
     @rule()
     def connect_a_bystander(self) -> None:
-        """Connect a client to which nothing is done. Its bytes must come back."""
+        """Connect a client that no rule disturbs. Its bytes must come back."""
         self._served.connect(is_bystander=True)
         self.driver.settle()
 
@@ -205,12 +208,12 @@ class ServeMachine(RuleBasedStateMachine):
         self._laws.check()
 
     def teardown(self) -> None:
-        """Drain, check the laws once more and that nothing is left, and end the run."""
+        """Drain, check the laws again and that nothing is left, and end the run."""
         try:
             if not self._has_failed:
                 self._laws.check_end()
         finally:
-            # An error that follows from a failure must not hide it.
+            # An error that follows from the failure must not hide it.
             hidden = (Exception,) if self._has_failed else ()
             with contextlib.suppress(*hidden):
                 self._after.close()

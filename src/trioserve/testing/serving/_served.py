@@ -1,7 +1,7 @@
-"""A served server: it runs over the network in memory, and rules may disturb it.
+"""The server under test: it runs over the network in memory, and rules disturb it.
 
-What is known of it comes from the wire, from what rules have asked for and from the
-clock. Which laws that must fulfil is known elsewhere.
+This module records the wire, what rules have done, and the clock. It checks no laws,
+except when a client connects.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from trioserve import (
 )
 from trioserve.testing._traffic import Traffic
 from trioserve.testing.network import Event, MemoryNetwork
-from trioserve.testing.runs import Driver, places
+from trioserve.testing.runs import Driver, task_lines
 
 from ._client import Client
 from ._failure import require
@@ -32,8 +32,8 @@ from ._failure import require
 Handler: TypeAlias = Callable[[Connection], Awaitable[object]]
 
 
-class OrderedError(Exception):
-    """Raised by the handler of connection ``number``, because a rule said so.
+class InjectedError(Exception):
+    """Raised by the handler of connection ``number``, because a rule made it raise.
 
     The collector raises it with number 0.
     """
@@ -43,34 +43,34 @@ class OrderedError(Exception):
         self.number = number
 
 
-class _Served:
-    """A connection whose handler was started."""
+class _HandlerCall:
+    """A call of the handler, for one connection."""
 
     def __init__(self, stream: Connection) -> None:
         self.stream = stream
         self.scope = trio.CancelScope()
-        self.order: OrderedError | None = None
+        self.injected: InjectedError | None = None
 
 
 class ServedServer:
-    """A server that runs, its clients, and all that is known of both.
+    """A running server, its clients, and a record of both.
 
     Args:
-      driver: of the run in which it serves.
-      handler, limits, timeouts: of the server.
+      driver: the driver of the run in which it serves.
+      handler, limits, timeouts: as for :func:`trioserve.serve`.
 
     Attributes:
       driver, timeouts: as above.
-      server: what is tested.
-      clients: all that have connected.
-      bystanders: the clients to which nothing is done.
-      traffic: what went over the wire at the server's end, by connection.
-      reports: what the collector got so far.
-      reported_at: the times at which it got them.
+      server: the server under test.
+      clients: all clients that have connected.
+      bystanders: the clients that no rule disturbs.
+      traffic: the bytes and the state at the server's end, by connection.
+      reports: the reports that the collector has received so far.
+      reported_at: the times at which it received them.
       collector_dies: whether the collector raises at the next report.
-      excess: what the limit did not prevent, in words.
+      excess: how the limit was exceeded, in words, or None.
       accepts_until: the time at which the server stops accepting.
-      deadline: the time at which the drain cuts what is left.
+      deadline: the time at which the drain cuts the remaining connections.
       outcome: what ``serve`` returned or raised.
     """
 
@@ -91,33 +91,33 @@ class ServedServer:
         self.outcome: DrainSummary | BaseException | None = None
         self._handler = handler
         self._limits = limits
-        self._started = dict[int, _Served]()
-        self._network = MemoryNetwork(on_event=self._saw)
+        self._calls = dict[int, _HandlerCall]()
+        self._network = MemoryNetwork(on_event=self._on_event)
         self._listener = self._network.listen()
         self.server: Server = driver.call(driver.nursery.start, self._serve)
 
-    # -- what rules do to it
+    # -- what rules do
 
     def connect(self, *, is_bystander: bool = False) -> Client | None:
-        """Connect a client. None if the server refuses it."""
+        """Connect a client; None if the server refuses it."""
         try:
             client = self.driver.call(self._new_client, is_bystander)
         except ConnectionRefusedError:
             require("no lost hello", not self.accepts, "a client was refused")
             return None
-        require("drain ends", self.accepts, "it drains, and still takes a client")
+        require("drain ends", self.accepts, "it drains, but still accepts a client")
         return client
 
     def let_handler_raise(self, client: Client) -> None:
         """Make the client's handler, if it runs, raise where it waits."""
-        if (served := self._started.get(client.number)) is not None:
-            served.order = OrderedError(client.number)
-            served.scope.cancel(reason="ordered to raise")
+        if (call := self._calls.get(client.number)) is not None:
+            call.injected = InjectedError(client.number)
+            call.scope.cancel(reason="a rule makes it raise")
 
     def let_handler_abort(self, client: Client) -> None:
         """Abort the client's connection, if its handler runs."""
-        if (served := self._started.get(client.number)) is not None:
-            served.stream.abort()
+        if (call := self._calls.get(client.number)) is not None:
+            call.stream.abort()
 
     def change_limit(self, most: int) -> None:
         """Set ``max_connections``."""
@@ -135,7 +135,7 @@ class ServedServer:
         self.accepts_until = min(self.accepts_until, self.deadline)
         self.server.start_draining(within)
 
-    # -- what is known
+    # -- the record
 
     @property
     def is_draining(self) -> bool:
@@ -143,13 +143,13 @@ class ServedServer:
 
     @property
     def accepts(self) -> bool:
-        """Whether new clients are to be accepted."""
+        """Whether the server must accept new clients."""
         return self.driver.now < self.accepts_until
 
     @property
     def served(self) -> list[int]:
         """Connections whose handler was started and that are not closed."""
-        return [number for number in self._started if self.is_open(number)]
+        return [number for number in self._calls if self.is_open(number)]
 
     @property
     def waiting(self) -> list[int]:
@@ -157,18 +157,18 @@ class ServedServer:
         return [
             number
             for number, traffic in self.traffic.items()
-            if number not in self._started and not traffic.is_closed
+            if number not in self._calls and not traffic.is_closed
         ]
 
     def is_open(self, number: int) -> bool:
         return any(number == connection.id for connection in self.server.connections)
 
     @property
-    def places(self) -> str:
+    def task_lines(self) -> str:
         """The lines of all tasks but the clients'."""
         clients = tuple(map(repr, self.clients))
         tasks = (t for t in self.driver.tasks if not t.name.startswith(clients))
-        return places(tasks)
+        return task_lines(tasks)
 
     # -- what happens in the run
 
@@ -195,16 +195,16 @@ class ServedServer:
             self.outcome = error
 
     async def _handle(self, stream: Connection) -> object:
-        served = self._started[stream.id] = _Served(stream)
+        call = self._calls[stream.id] = _HandlerCall(stream)
         most, now = self.server.limits.max_connections, len(self.served)
         if now > most:
-            self.excess = f"{now} were served at once where {most} may be"
+            self.excess = f"{now} were served at once, and {most} may be"
         is_bystander = any(stream.id == c.number for c in self.bystanders)
         handler = _send_back if is_bystander else self._handler
-        with served.scope:
+        with call.scope:
             return await handler(stream)
-        assert served.order is not None
-        raise served.order
+        assert call.injected is not None
+        raise call.injected
 
     async def _collect(
         self, reports: trio.MemoryReceiveChannel[ConnectionReport]
@@ -213,13 +213,13 @@ class ServedServer:
             self.reports.append(report)
             self.reported_at.append(trio.current_time())
             if self.collector_dies:
-                raise OrderedError(0)
+                raise InjectedError(0)
 
-    def _saw(self, event: Event) -> None:
+    def _on_event(self, event: Event) -> None:
         side, number = event.stream.name.split()
         traffic = self.traffic.setdefault(int(number), Traffic())
         if side == "server":
-            traffic.saw(event)
+            traffic.count(event)
 
 
 async def _send_back(stream: Connection) -> None:
