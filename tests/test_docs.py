@@ -262,9 +262,9 @@ def report_because_of(
     )
 
 
-def test_the_table_of_reasons_is_the_reasons() -> None:
-    documented = table(ROOT / "docs" / "reports.md", "reason")
-    real = list[tuple[str, ...]]()
+def table_of_reasons() -> list[tuple[str, ...]]:
+    """Each reason, its outcome, HAProxy's letters for it, and its sentence."""
+    rows = list[tuple[str, ...]]()
     for reason in trioserve.Reason:
         states = {
             report_because_of(reason, side, phase).termination_state: None
@@ -274,8 +274,13 @@ def test_the_table_of_reasons_is_the_reasons() -> None:
         # One state whatever the phase, or a letter before that of the phase.
         words = states if len(states) == 1 else dict.fromkeys(s[0] for s in states)
         code = " or ".join(f"`{word}`" for word in words)
-        real.append((f"`{reason}`", f"`{reason.outcome}`", code, reason.sentence))
-    assert documented == real
+        rows.append((f"`{reason}`", f"`{reason.outcome}`", code, reason.sentence))
+    return rows
+
+
+def test_the_table_of_reasons_is_the_reasons() -> None:
+    documented = table(ROOT / "docs" / "reports.md", "reason")
+    assert documented == table_of_reasons()
 
 
 def test_the_table_of_phases_is_the_phases() -> None:
