@@ -63,11 +63,18 @@ def reasons() -> Iterator[Row]:
 
 def fields() -> Iterator[Row]:
     yield "field", "type", "what it says"
-    types = {f.name: f.type for f in dataclasses.fields(trioserve.ConnectionReport)}
-    types["outcome"] = "Outcome"
-    for names, text in described(trioserve.ConnectionReport):
-        kinds = dict.fromkeys(str(types.pop(name)) for name in names)
-        yield ", ".join(map(code, names)), ", ".join(map(code, kinds)), text
+    yield from fields_of(trioserve.ConnectionReport)
+    yield from fields_of(trioserve.Upstream, "upstream.")
+
+
+def fields_of(cls: Any, prefix: str = "") -> Iterator[Row]:
+    types = {field.name: str(field.type) for field in dataclasses.fields(cls)}
+    if hasattr(cls, "outcome"):  # a property
+        types["outcome"] = "Outcome"
+    for names, text in described(cls):
+        kinds = dict.fromkeys(types.pop(name) for name in names)
+        named = ", ".join(code(prefix + name) for name in names)
+        yield named, ", ".join(map(code, kinds)), text
     assert not types
 
 
