@@ -102,7 +102,10 @@ def prepare_page(app: Sphinx, name: str, source: list[str]) -> None:
         return
     for part in re.split(r"^## ", source[0], flags=re.MULTILINE)[1:]:
         caption = part.partition("\n")[0]
-        pages = re.findall(r"\]\(([\w./-]+)\.(?:md|rst)\)", part)
+        links = re.findall(
+            r"^- \[(.+?)\]\(([\w./-]+)\.(?:md|rst)\)", part, re.MULTILINE
+        )
+        pages = [f"{text} <{page}>" for text, page in links]
         lines = ["", "```{toctree}", ":hidden:", f":caption: {caption}", "", *pages]
         source[0] += "\n".join([*lines, "```", ""])
 

@@ -11,15 +11,16 @@ import subprocess
 import textwrap
 from dataclasses import dataclass, field
 
-WIDTH = 26  # characters of a line in a box
+#: Characters of a line in a box, and beside an arrow, by the direction of a drawing.
+WIDTHS = {"TB": 22, "LR": 16}
 
 _NAME = r"(?P<{0}>\[\*\]|\w+)(?:\[\"(?P<{0}_text>[^\"]+)\"\])?"
 _FROM, _TO = _NAME.format("a"), _NAME.format("b")
 _NODE = re.compile(rf"{_FROM}$")
-_EDGE = re.compile(
-    rf"{_FROM} (?:-->(?:\|\"(?P<over>[^\"]+)\"\|)?|-\. (?P<dotted>.+?) \.->)"
-    rf" {_TO}(?:: (?P<after>.+))?$"
+_ARROW = (
+    r"(?:-->(?:\|\"(?P<over>[^\"]+)\"\|)?|-\. (?P<dotted>.+?) \.->|(?P<unseen>~~~))"
 )
+_EDGE = re.compile(rf"{_FROM} {_ARROW} {_TO}(?:: (?P<after>.+))?$")
 _SUBGRAPH = re.compile(r"subgraph (?P<name>\w+)\[\"(?P<text>[^\"]+)\"\]$")
 _HEADS = {
     "graph TD": "TB",
@@ -30,7 +31,7 @@ _HEADS = {
 }
 
 
-def quoted(text: str, width: int = WIDTH) -> str:
+def quoted(text: str, width: int) -> str:
     """A label for dot, in lines of at most `width` characters if words allow it."""
     lines = [
         line
@@ -44,6 +45,7 @@ def quoted(text: str, width: int = WIDTH) -> str:
 class Drawing:
     """A diagram as dot has it, made line by line."""
 
+    width: int
     lines: list[str] = field(default_factory=list[str])
     declared: set[str] = field(default_factory=set[str])
     stops: int = 0
@@ -58,7 +60,7 @@ class Drawing:
         if text is not None or name not in self.declared:
             label = text if text is not None else name.replace("_", " ")
             self.declared.add(name)
-            self.lines.append(f"{name} [label={quoted(label)}]")
+            self.lines.append(f"{name} [label={quoted(label, self.width)}]")
         return name
 
     def add(self, line: str) -> None:
@@ -74,7 +76,10 @@ class Drawing:
             b = self.node(found["b"], found["b_text"], begins=False)
             label = found["over"] or found["dotted"] or found["after"] or ""
             style = "dashed" if found["dotted"] else "solid"
-            self.lines.append(f"{a} -> {b} [label={quoted(label, 24)} style={style}]")
+            style = "invis" if found["unseen"] else style
+            self.lines.append(
+                f"{a} -> {b} [label={quoted(label, self.width)} style={style}]"
+            )
         elif found := _NODE.match(line):
             self.node(found["a"], found["a_text"], begins=True)
         else:
@@ -86,18 +91,18 @@ def as_dot(mermaid: str) -> str:
     head, *lines = [line.strip() for line in mermaid.strip().splitlines()]
     if head not in _HEADS:
         raise ValueError(f"can't draw this kind of Mermaid: {head!r}")
-    drawing = Drawing()
+    drawing = Drawing(WIDTHS[_HEADS[head]])
     for line in lines:
         if line:
             drawing.add(line)
     return "\n".join(
         [
             "digraph {",
-            f"rankdir={_HEADS[head]} nodesep=0.3 ranksep=0.4 bgcolor=transparent",
-            'graph [fontname="Helvetica" fontsize=12]',
-            'node [shape=box style="rounded,filled" margin="0.15,0.08"]',
-            'node [fontname="Helvetica" fontsize=12]',
-            'edge [fontname="Helvetica" fontsize=11 arrowsize=0.7]',
+            f"rankdir={_HEADS[head]} nodesep=0.2 ranksep=0.3 bgcolor=transparent",
+            'graph [fontname="Helvetica" fontsize=10]',
+            'node [shape=box style="rounded,filled" margin="0.12,0.07"]',
+            'node [fontname="Helvetica" fontsize=10]',
+            'edge [fontname="Helvetica" fontsize=9 arrowsize=0.6]',
             *drawing.lines,
             "}",
         ]
