@@ -41,6 +41,7 @@ html_static_path = ["_static"]
 html_css_files = ["site.css"]
 html_copy_source = False
 html_show_sphinx = False
+smartquotes = False  # commands stay as they are typed
 pygments_style = "friendly"
 pygments_dark_style = "github-dark"
 
@@ -133,7 +134,8 @@ def hide_colons(
 def show_colons(
     app: Sphinx, what: str, name: str, thing: object, options: object, lines: list[str]
 ) -> None:
-    lines[:] = [line.replace(HIDDEN, ": ") for line in lines]
+    """Put them back; and use a dash where napoleon has two hyphens."""
+    lines[:] = [line.replace(HIDDEN, ": ").replace(" -- ", " – ") for line in lines]
 
 
 def skip(

@@ -53,7 +53,8 @@ def options() -> Iterator[Row]:
                 default = re.sub(r"\)?\]$|; .*", "", default).removeprefix("(")
                 found.setdefault((said[0], default, text), []).append(name)
     for (option_and_value, default, text), names in found.items():
-        yield code(option_and_value), ", ".join(names), default, text
+        of = "both" if names == ["proxy", "echo"] else ", ".join(names)
+        yield code(option_and_value), of, default, text
 
 
 def reasons() -> Iterator[Row]:
