@@ -119,7 +119,7 @@ async def test_a_relay_ends_as_the_table_says(
     timeouts = Timeouts(**{"idle": LONG, "half_closed": LONG, **seconds})
     blocks = event is client_sends_what_nobody_reads
     half = "half_closed" in seconds
-    seen = dict.fromkeys(("client", "target"), "")
+    seen: dict[str, str] = {"client": "", "target": ""}
 
     async def watch(side: str, stream: trio.SocketStream) -> None:
         seen[side] = await seen_at(stream, answers=not half)
