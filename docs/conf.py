@@ -135,7 +135,8 @@ def show_colons(
     app: Sphinx, what: str, name: str, thing: object, options: object, lines: list[str]
 ) -> None:
     """Put them back; and use a dash where napoleon has two hyphens."""
-    lines[:] = [line.replace(HIDDEN, ": ").replace(" -- ", " – ") for line in lines]
+    shown = [line.replace(HIDDEN, ": ") for line in lines]
+    lines[:] = [line.replace(" -- ", " \u2013 ") for line in shown]
 
 
 def skip(
