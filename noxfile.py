@@ -16,6 +16,7 @@ ASYNC_RULES = ["--enable=ASYNC1", "--disable=ASYNC110,ASYNC114,ASYNC124,ASYNC128
 # Most tests wait for something most of the time: more than there are cores.
 AT_ONCE = ["-n", "4", "--dist", "worksteal"]
 CODE = ["src", "tests", "examples", "bench", "noxfile.py"]
+SITE = ["docs/conf.py", "docs/_ext"]
 
 
 def group(name: str) -> list[str]:
@@ -26,8 +27,8 @@ def group(name: str) -> list[str]:
 def lint(session: nox.Session) -> None:
     """Style, the Trio rules of flake8-async, and whether the newsfragments build."""
     session.install(*group("lint"))
-    session.run("ruff", "check", *CODE)
-    session.run("ruff", "format", "--check", *CODE)
+    session.run("ruff", "check", *CODE, *SITE)
+    session.run("ruff", "format", "--check", *CODE, *SITE)
     files = [str(file) for top in CODE[:4] for file in sorted(Path(top).rglob("*.py"))]
     session.run("flake8-async", *ASYNC_RULES, *files)
     version = PYPROJECT["project"]["version"]
@@ -61,8 +62,10 @@ def lowest(session: nox.Session) -> None:
 
 @nox.session(default=False)
 def docs(session: nox.Session) -> None:
-    """README, docs and examples: every block of them runs (`tests` does it too)."""
+    """The site, into build/docs; and every block of README, docs and examples runs."""
     session.install(*group("docs"), ".")
+    strictly = ["--fail-on-warning", "--keep-going", "--nitpicky", "--quiet"]
+    session.run("sphinx-build", *strictly, "--builder", "html", "docs", "build/docs")
     session.run("pytest", "tests/test_docs.py", *session.posargs)
 
 

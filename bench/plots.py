@@ -28,7 +28,7 @@ def draw(raw: Raw, folder: Path) -> dict[str, str]:
         "connections": "CPU for a connection",
         "bytes": "CPU for bytes",
         "idle": "Memory for an idle connection",
-        "handler": "CPU of a handler of one's own",
+        "handler": "CPU of your own handler",
     }
     for group, title in groups.items():
         works = [work for work in raw["works"] if work.split("-")[0] == group]
@@ -37,7 +37,7 @@ def draw(raw: Raw, folder: Path) -> dict[str, str]:
             _draw_bars(found, title, folder / f"{group}.png")
             made[f"{group}.png"] = title
     if any(growth(raw)):
-        made["growth.png"] = "CPU for each, with more connections"
+        made["growth.png"] = "CPU cost with more connections"
         _draw_growth(raw, made["growth.png"], folder / "growth.png")
     return made
 

@@ -65,7 +65,7 @@ def tables(raw: Raw) -> Iterator[str]:
     """
     for work, title in raw["works"].items():
         if found := figures_of(raw, work):
-            yield from ("", f"### `{work}`", "", f"{title}.", "")
+            yield from ("", f"## `{work}`", "", f"{title}.", "")
             yield from _work_table(found)
     yield from _table_of_ours(raw)
     yield from _table_of_growth(raw)
@@ -157,7 +157,7 @@ def _table_of_ours(raw: Raw) -> Iterator[str]:
             others = [_ratio(ours, found.get(other, {}), name) for other in REFERENCES]
             rows.append([work, name, _spread(values), *others])
     if rows:
-        yield from ("", "### trioserve beside others", "")
+        yield from ("", "## trioserve beside others", "")
         head = ["work", "figure", "trioserve", *(f"/ {other}" for other in REFERENCES)]
         yield from _table(head, rows)
 
@@ -168,7 +168,7 @@ def _table_of_growth(raw: Raw) -> Iterator[str]:
         for series, peer, few, costs in growth(raw)
     ]
     if rows:
-        yield from ("", "### How the CPU cost grows with the number of connections", "")
+        yield from ("", "## How the CPU cost grows with the number of connections", "")
         yield from _table(["work", "peer", "connections", "cost at most / least"], rows)
 
 
@@ -179,7 +179,7 @@ def _failures(raw: Raw) -> Iterator[str]:
         if "failed" in sample
     ]
     if rows:
-        yield from ("", "### Failed", "")
+        yield from ("", "## Failed", "")
         yield from _table(["work", "peer", "because"], rows)
 
 

@@ -34,7 +34,7 @@ def bench(*options: str, module: str = "bench") -> str:
 
 def rows(printed: str, work: str) -> list[dict[str, str]]:
     """The table of a work, a row for each peer."""
-    section = printed.partition(f"### `{work}`\n")[2].partition("\n### ")[0]
+    section = printed.partition(f"## `{work}`\n")[2].partition("\n## ")[0]
     lines = [line for line in section.splitlines() if line.startswith("|")]
     head, _, *others = [[c.strip() for c in line.split("|")[1:-1]] for line in lines]
     return [dict(zip(head, row, strict=True)) for row in others]
@@ -54,7 +54,7 @@ def test_a_quick_run_has_figures_of_every_peer_and_a_report_can_be_made_anew(
             for figure in (f"{unit}s/s", f"CPU us per {unit}", "p50 ms", "p99 ms"):
                 assert float(row[figure]) > 0, row
             assert float(row["cost / trio"]) > 0
-    assert "### Failed" not in printed
+    assert "## Failed" not in printed
     assert bench("--read", str(raw)) == printed
 
 
