@@ -40,7 +40,7 @@ def rows(printed: str, work: str) -> list[dict[str, str]]:
     return [dict(zip(head, row, strict=True)) for row in others]
 
 
-def test_a_quick_run_has_figures_of_every_peer_and_a_report_can_be_made_anew(
+def test_a_quick_run_has_figures_of_every_peer_and_its_report_can_be_repeated(
     tmp_path: Path,
 ) -> None:
     raw = tmp_path / "raw.json"
@@ -59,7 +59,7 @@ def test_a_quick_run_has_figures_of_every_peer_and_a_report_can_be_made_anew(
 
 
 @needs("curl")
-def test_what_faults_do_is_measured() -> None:
+def test_faults_are_measured() -> None:
     heading, _, *lines = bench("--quick", module="bench.faults").splitlines()
     assert heading == "| faults | unit | asked | seen | seen / asked |"
     cells = [[c.strip() for c in line.split("|")[1:-1]] for line in lines]

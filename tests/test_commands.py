@@ -226,7 +226,7 @@ KINDS = ["127.0.0.1", "::1", "unix", "unix:@"]
 
 @needs("bash", "nc", "ss")
 @pytest.mark.parametrize("kind", KINDS)
-def test_what_explain_says_to_look_at_can_be_looked_at(kind: str, folder: Path) -> None:
+def test_commands_that_explain_proposes_work(kind: str, folder: Path) -> None:
     with listening(kind, folder) as target:
         looks = set[str]()
         for reason in Reason:
@@ -243,7 +243,7 @@ def test_what_explain_says_to_look_at_can_be_looked_at(kind: str, folder: Path) 
 @pytest.mark.parametrize(
     "listen", ["127.0.0.1:0", "'[::1]:0'", ":0", "'unix:/run/a b'", "unix:@{folder}"]
 )
-def test_what_a_server_says_to_try_can_be_tried(listen: str, folder: Path) -> None:
+def test_the_command_that_a_server_proposes_works(listen: str, folder: Path) -> None:
     listen = on_this_machine(listen, folder, {}).format(folder=folder)
     with Pasted(f"trioserve echo {listen}", folder) as server:
         words = server.err.until("try: ").partition("try:")[2].split(maxsplit=1)

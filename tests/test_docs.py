@@ -182,7 +182,7 @@ def test_an_example_is_short_and_runs(
     assert capfd.readouterr().out
 
 
-def test_there_is_no_block_that_nothing_checks() -> None:
+def test_every_block_is_checked() -> None:
     every = [
         fence[1]
         for page in PAGES
@@ -303,9 +303,7 @@ def test_the_table_of_phases_is_the_phases() -> None:
         ("proxying.md", "field", trioserve.RelayResult),
     ],
 )
-def test_a_table_of_fields_has_all_of_them(
-    page: str, heading: str, value: type
-) -> None:
+def test_a_table_of_fields_is_complete(page: str, heading: str, value: type) -> None:
     rows = table(ROOT / "docs" / page, heading)
     documented = {name for row in rows for name in re.findall(r"`(\w+)`", row[0])}
     fields = {field.name for field in dataclasses.fields(value)}
@@ -321,7 +319,7 @@ BAD_INPUT = [
 
 
 @pytest.mark.parametrize(("command", "said", "code"), BAD_INPUT)
-def test_bad_input_gets_its_line_and_its_exit_code(
+def test_wrong_input_gets_the_line_and_exit_code_of_the_page(
     command: str, said: str, code: int, tmp_path: Path
 ) -> None:
     ports = free_ports(["8080"])

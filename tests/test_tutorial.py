@@ -81,7 +81,7 @@ def test_a_session_goes_as_the_page_says(name: str, tmp_path: Path) -> None:
                 anything.discard(number)
 
 
-def test_dots_stand_for_anything() -> None:
+def test_three_dots_match_anything() -> None:
     assert is_like("a 1 b", "a ... b")
     assert not is_like("a 1 c", "a ... b")
     assert not is_like("axb", "a.b")

@@ -15,7 +15,7 @@ from app.scene import Scene
 
 @pytest.fixture
 def start() -> Iterator[Start]:
-    """Start ``python -m trioserve`` with arguments; whatever still runs is killed."""
+    """Start ``python -m trioserve`` with arguments; kill it at the end of the test."""
     with contextlib.ExitStack() as stack:
 
         def start(*args: str, **env: str) -> Command:
@@ -34,7 +34,7 @@ def start() -> Iterator[Start]:
 
 @pytest.fixture(autouse=True)
 def dispositions() -> Iterator[None]:
-    """Put back what signals do: a command that serves sets it for its process."""
+    """Restore what signals do: a command that serves sets it for its process."""
     before = {number: signal.getsignal(number) for number in signal.valid_signals()}
     yield
     for number, handler in before.items():
@@ -44,7 +44,7 @@ def dispositions() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def open_files() -> Iterator[None]:
-    """Put back the limit of open files: a command raises it for its process."""
+    """Restore the limit of open files: a command raises it for its process."""
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)
     yield
     resource.setrlimit(resource.RLIMIT_NOFILE, limits)

@@ -14,11 +14,11 @@ import threading
 from collections.abc import Callable, Generator
 from typing import IO
 
-#: How long anything may take, on a busy machine too.
+#: Seconds that anything may take, even on a busy machine.
 PATIENCE = 120.0
 
 
-#: Options with which nothing ends a connection that is open.
+#: Options with which no timer ends an open connection.
 HELD = ["--drain", "1h", "--idle", "never"]
 
 
@@ -29,7 +29,7 @@ def say_hello(sock: socket.socket) -> None:
 
 
 def read_all(fd: int) -> list[str]:
-    """The lines of a pipe until its end, which is then closed."""
+    """The lines of a pipe until EOF; then close it."""
     with os.fdopen(fd) as file:
         return file.read().splitlines()
 
@@ -47,12 +47,12 @@ def fill(fd: int) -> int:
 
 
 def without_time(line: str) -> str:
-    """What a line of text says: the time is before it, or as much space."""
+    """A line of the text log without what is before it: the time, or an indent."""
     return re.sub(r"^(\d\d:\d\d:\d\d| {8}) ", "", line)
 
 
 class Lines:
-    """The lines of a stream, read by a thread so that waiting for one can end."""
+    """The lines of a stream, read in a thread so that waiting for one can time out."""
 
     def __init__(self, stream: IO[str]) -> None:
         self.seen: list[str] = []
@@ -66,7 +66,7 @@ class Lines:
         self._queue.put(None)
 
     def join(self) -> None:
-        """Wait until the stream has ended and nobody reads it any more."""
+        """Wait until the stream has ended, and its thread with it."""
         self._reader.join(PATIENCE)
 
     def until(self, part: str) -> str:
@@ -114,7 +114,7 @@ class Command:
         return self.process.wait(PATIENCE)
 
     def kill(self) -> None:
-        """End it whatever it does, and read what it wrote before that."""
+        """Kill it, and read what it wrote before that."""
         self.process.kill()
         self.process.wait()
         for lines in (self.out, self.err):

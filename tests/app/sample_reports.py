@@ -1,4 +1,4 @@
-"""Reports of connections that there never were."""
+"""Made-up reports of connections."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ from trioserve.app.output._writer import LineWriter
 
 
 class Lines:
-    """What a log says, to be waited for."""
+    """The lines of a log, which a test can wait for."""
 
     def __init__(self) -> None:
         self.seen: list[str] = []

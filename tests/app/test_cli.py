@@ -1,4 +1,4 @@
-"""The command line, as far as nothing has to run."""
+"""The command line, as far as it needs no server."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ from trioserve.app._values import format_duration, parse_duration
 @pytest.mark.parametrize(
     ("command", "env", "code", "message"),
     [
-        ("echo unix:/no/folder/a --log json", {}, 1, "there is no folder /no/folder"),
+        ("echo unix:/no/folder/a --log json", {}, 1, "folder does not exist"),
         ("echo --log=json --idle soon", {}, 2, "'soon' is not a duration"),
         ("echo --idel 5 --log json", {}, 2, "no such option '--idel'"),
         ("proxy --log json", {}, 2, "LISTEN is missing"),
-        ("echo unix:/no/folder/a", {"TRIOSERVE_LOG": "json"}, 1, "no folder"),
+        ("echo unix:/no/folder/a", {"TRIOSERVE_LOG": "json"}, 1, "does not exist"),
         ("echo 1 --log text --log json", {"TRIOSERVE_LOG": "text"}, 2, "bare port"),
     ],
 )
-def test_an_error_is_an_event_if_the_log_is_for_machines(
+def test_an_error_is_an_event_if_the_log_is_logfmt_or_json(
     command: str, env: dict[str, str], code: int, message: str
 ) -> None:
     result = invoke(*command.split(), **env)
@@ -58,14 +58,14 @@ def test_an_error_is_an_event_if_the_log_is_for_machines(
         ("--log json", {}),
     ],
 )
-def test_an_error_is_text_for_people(command: str, env: dict[str, str]) -> None:
+def test_an_error_is_text_otherwise(command: str, env: dict[str, str]) -> None:
     result = invoke(*command.split(), **env)
     assert result.exit_code in (1, 2)
     assert result.stderr.startswith("trioserve: error: ")
 
 
 @pytest.mark.parametrize("args", [[], ["-h"], ["--help"]])
-def test_without_a_command_there_is_help(args: list[str]) -> None:
+def test_without_a_command_it_prints_help(args: list[str]) -> None:
     result = invoke(*args)
     assert result.exit_code == 0
     assert "trioserve echo" in result.stdout
@@ -75,14 +75,14 @@ def test_without_a_command_there_is_help(args: list[str]) -> None:
 COMMANDS = list(cli.commands)
 
 
-def test_help_is_the_same_by_either_way() -> None:
+def test_the_command_help_and_the_option_print_the_same() -> None:
     assert invoke("help").stdout == invoke("--help").stdout
     for command in COMMANDS:
         assert invoke("help", command).stdout == invoke(command, "--help").stdout
 
 
 @pytest.mark.parametrize("topic", TOPICS)
-def test_every_topic_has_its_page(topic: str) -> None:
+def test_every_topic_has_a_page(topic: str) -> None:
     result = invoke("help", topic)
     assert result.exit_code == 0
     assert result.stdout.startswith(TOPICS[topic])
@@ -104,12 +104,12 @@ def test_every_command_has_help_with_examples_before_options(
     assert "--help" in options
 
 
-def test_connect_is_the_proxys_only() -> None:
+def test_only_the_proxy_has_connect() -> None:
     assert "--connect TIME" in invoke("proxy", "-h").stdout
     assert "--connect TIME" not in invoke("echo", "-h").stdout
 
 
-def test_the_version() -> None:
+def test_the_version_is_printed() -> None:
     result = invoke("--version")
     version = importlib.metadata.version("trioserve")
     assert result.stdout == f"trioserve {version}\n"
@@ -135,9 +135,12 @@ def test_the_version() -> None:
         ("proxy :1 xn--:80", "'xn--' is not a host name: "),
         ("echo --idle -5", "--idle: '-5' is negative; use 0 or more"),
         ("echo --idle 0", "--idle: must be more than 0; 'never' means no limit"),
-        ("echo --max-connections -1", "connections: '-1' is not a number of 1 or"),
-        ("echo --max-connections 0", "connections: '0' is not a number of 1 or more"),
-        ("echo --per-peer x", "--per-peer: 'x' is not a number of 1 or more"),
+        ("echo --max-connections -1", "connections: '-1' is not a whole number of"),
+        (
+            "echo --max-connections 0",
+            "connections: '0' is not a whole number of 1 or more",
+        ),
+        ("echo --per-peer x", "--per-peer: 'x' is not a whole number of 1 or more"),
         ("proxy :1 a:1 --fault lag", "--fault: 'lag' in 'lag' is not a fault; use"),
         ("proxy :1 a:1 --fault @/no", "--fault: can't read /no: No such file or"),
         ("proxy :1 a:1 --seed x", "--seed: 'x' is not a whole number"),
@@ -155,9 +158,9 @@ def test_the_version() -> None:
         ("echo app.sock", "has no port; did you mean unix:app.sock?"),
         ("echo a:1,b:2", "is more than one address; write a space between them"),
         ("echo 10.0.0.1:1:10.0.0.2:2", "is more than one address; write a space"),
-        ("echo --timeout 5", "'--timeout'; 'trioserve echo --help' has all of them"),
+        ("echo --timeout 5", "'--timeout'; 'trioserve echo --help' lists them"),
         ("echo --idel 5", "no such option '--idel'; did you mean '--idle'?"),
-        ("--nope", "no such option '--nope'; 'trioserve --help' has all of them"),
+        ("--nope", "no such option '--nope'; 'trioserve --help' lists them"),
         ("echo --idle", "--idle requires an argument"),
         ("echo --live=3", "--live does not take a value"),
         ("ecoh", "no such command 'ecoh'; did you mean 'echo'?"),
@@ -167,15 +170,17 @@ def test_the_version() -> None:
         ("help signals logs", "got unexpected extra argument (logs)"),
         ("help settings demo", "no such serving command 'demo'; use proxy or echo"),
         ("help settings proxy :1", "TARGET is missing; usage: trioserve proxy"),
-        ("--idle 5 echo", "--idle goes behind the command: trioserve proxy ... --idle"),
-        ("a:1 b:2", "'a:1' is no command; did you mean 'proxy a:1 b:2'?"),
+        ("--idle 5 echo", "--idle goes after the command: trioserve proxy ... --idle"),
+        ("a:1 b:2", "'a:1' is not a command; did you mean 'proxy a:1 b:2'?"),
         ("help settings echo --idle x", "--idle: 'x' is not a duration"),
         ("completion tcsh", "'tcsh' is not one of 'bash', 'zsh', 'fish'"),
         ("demo --clients 0", "0 is not in the range"),
         ("demo --seconds 0", "0.0 is not in the range"),
     ],
 )
-def test_wrong_usage_is_one_line_that_says_what_instead(args: str, said: str) -> None:
+def test_wrong_usage_is_one_line_that_says_what_to_write_instead(
+    args: str, said: str
+) -> None:
     result = invoke(*args.split())
     assert said in error_of(result)
     assert result.exit_code == 2
@@ -189,9 +194,9 @@ def test_reports_are_explained_and_summed_up(tmp_path: Path) -> None:
     path = tmp_path / "reports.jsonl"
     path.write_text(_report(peer="10.0.0.1:1") + _report(id=2) + '{"id": 3, "rea')
     explained = invoke("explain", str(path))
-    assert explained.stdout.startswith("connection 1: timeout/idle\n  10.0.0.1:1 came")
+    assert explained.stdout.startswith("connection 1: timeout/idle\n  10.0.0.1:1 conn")
     assert explained.stdout.count("(--idle 5s)") == 2
-    assert "that are no whole report, and were skipped: 1\n" in explained.stderr
+    assert "that are not complete reports: 1\n" in explained.stderr
     one = invoke("explain", str(path), "--id", "2")
     assert one.stdout.startswith("connection 2: timeout/idle\n")
     assert one.stdout.count("connection ") == 1
@@ -202,7 +207,9 @@ def test_reports_are_explained_and_summed_up(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("command", ["explain", "reports"])
-def test_what_cannot_be_read_or_written_is_said(command: str, tmp_path: Path) -> None:
+def test_a_file_that_cannot_be_read_or_written_is_an_error(
+    command: str, tmp_path: Path
+) -> None:
     missing = invoke(command, str(tmp_path / "missing"))
     assert error_of(missing) == (
         f"can't read {tmp_path / 'missing'}: No such file or directory"
@@ -222,7 +229,7 @@ def test_what_cannot_be_read_or_written_is_said(command: str, tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("command", ["explain", "reports"])
-def test_whoever_has_seen_enough_may_leave(command: str, tmp_path: Path) -> None:
+def test_a_reader_may_close_the_pipe_early(command: str, tmp_path: Path) -> None:
     path = tmp_path / "reports.jsonl"
     path.write_text("".join(_report(id=number) for number in range(1, 500)))
     done = subprocess.run(
@@ -235,13 +242,13 @@ def test_whoever_has_seen_enough_may_leave(command: str, tmp_path: Path) -> None
     assert done.stderr == ""
 
 
-def test_a_wrong_value_in_the_environment_is_named() -> None:
+def test_a_wrong_value_in_the_environment_names_its_variable() -> None:
     result = invoke("echo", TRIOSERVE_IDLE="soon")
     assert error_of(result).endswith("(from TRIOSERVE_IDLE)")
     assert result.exit_code == 2
 
 
-def test_a_carriage_return_behind_a_variable_is_left_out(tmp_path: Path) -> None:
+def test_a_carriage_return_at_the_end_of_a_variable_is_ignored(tmp_path: Path) -> None:
     """As in a file of settings that was written on Windows."""
     values = {
         "TRIOSERVE_REPORTS": f"{tmp_path}/reports",
@@ -264,35 +271,35 @@ def test_a_carriage_return_behind_a_variable_is_left_out(tmp_path: Path) -> None
     [
         ("--reports", "is empty; give the name of a file"),
         ("--port-file", "is empty; give the name of a file"),
-        ("--fault", "no fault is in it; use one like 'latency=50ms'"),
+        ("--fault", "there is no fault; use one like 'latency=50ms'"),
     ],
 )
-def test_an_option_that_is_given_and_empty_is_named(option: str, said: str) -> None:
+def test_an_empty_option_is_an_error_that_names_it(option: str, said: str) -> None:
     result = invoke("proxy", "127.0.0.1:0", "127.0.0.1:1", option, "")
     assert error_of(result) == f"{option}: {said}"
     assert result.exit_code == 2
 
 
 @pytest.mark.parametrize("option", ["--reports", "--port-file"])
-def test_a_file_with_a_control_character_in_its_name_is_not_made(option: str) -> None:
+def test_a_file_name_with_a_control_character_is_refused(option: str) -> None:
     result = invoke("echo", "127.0.0.1:0", option, "rep\r")
     assert error_of(result) == (
-        f"{option}: 'rep\\r' has a control character in it; give the name of a file"
+        f"{option}: 'rep\\r' has a control character; give the name of a file without"
+        " one"
     )
     assert result.exit_code == 2
 
 
 @pytest.mark.parametrize("args", ["echo [fe80::1]:0", "proxy :0 [FEBF::1:2]:80"])
-def test_a_link_local_address_needs_its_interface(args: str) -> None:
+def test_a_link_local_address_needs_an_interface(args: str) -> None:
     result = invoke(*args.split())
-    assert (
-        "is a link-local address, which each interface has its own of; say which,"
-        in (error_of(result))
+    assert "is a link-local address, and needs the name of an interface," in (
+        error_of(result)
     )
     assert result.exit_code == 2
 
 
-def test_reports_that_cannot_be_written_are_said_before_anything_starts(
+def test_reports_that_cannot_be_written_are_an_error_at_the_start(
     tmp_path: Path,
 ) -> None:
     path = tmp_path / "no" / "reports"
@@ -303,7 +310,7 @@ def test_reports_that_cannot_be_written_are_said_before_anything_starts(
     assert result.exit_code == 1
 
 
-def test_defaults_are_shown_as_they_are() -> None:
+def test_defaults_are_shown_exactly() -> None:
     for field in dataclasses.fields(Timeouts):
         default = getattr(Timeouts(), field.name)
         assert parse_duration(format_duration(default)) == default
@@ -323,7 +330,7 @@ def test_importing_main_runs_nothing() -> None:
     assert runpy.run_module("trioserve.__main__")["main"]
 
 
-def test_the_command_loads_what_it_runs_only_then() -> None:
+def test_the_command_imports_what_it_runs_lazily() -> None:
     code = "import sys, trioserve.app; print('trioserve.app._run' in sys.modules)"
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True

@@ -39,7 +39,7 @@ def test_echo_drains_on_a_signal_and_exits_with_0(
     assert command.out.rest() == []
 
 
-def test_asked_to_it_logs_no_connections_and_reports_them_all_the_same(
+def test_log_connections_none_logs_none_and_still_reports_them(
     start: Start,
 ) -> None:
     quiet = ("--log-connections", "none")
@@ -70,7 +70,7 @@ def test_proxy_relays_and_reports_on_stdout(start: Start) -> None:
     assert proxy.code() == 0
 
 
-def test_a_target_that_is_not_there_is_a_fact_of_the_report(start: Start) -> None:
+def test_a_target_that_refuses_is_in_the_report(start: Start) -> None:
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         target = f"127.0.0.1:{unused.getsockname()[1]}"
@@ -90,7 +90,7 @@ def test_a_target_that_is_not_there_is_a_fact_of_the_report(start: Start) -> Non
         assert proxy.code() == 0
 
 
-def test_a_target_that_fails_is_said_at_once_and_not_when_a_connection_ends(
+def test_a_target_that_fails_is_logged_at_once_and_not_when_the_connection_ends(
     start: Start,
 ) -> None:
     """Law 15: the connection goes on, to the next target."""
@@ -112,7 +112,7 @@ def test_a_target_that_fails_is_said_at_once_and_not_when_a_connection_ends(
 def test_a_target_that_refuses_does_not_fill_the_log(
     start: Start, tmp_path: Path
 ) -> None:
-    """Law 15: what is logged and what is counted are all there were."""
+    """Law 15: logged and counted events add up to all of them."""
     path = tmp_path / "reports"
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
@@ -131,13 +131,13 @@ def test_a_target_that_refuses_does_not_fill_the_log(
         assert proxy.code() == 0
     events = [json.loads(line) for line in proxy.err.rest()]
     logged = [e for e in events if e["event"] == "connection"]
-    folded = [e for e in events if e["event"] == "folded"]
+    folded = [e for e in events if e["event"] == "suppressed"]
     assert len(logged) + sum(e["count"] for e in folded) == 300
     assert {e["reason"] for e in logged + folded} == {"connect_refused"}
     assert len(path.read_text().splitlines()) == 300
 
 
-def test_what_is_not_over_at_the_deadline_is_cut_and_the_code_is_3(
+def test_connections_open_at_the_deadline_are_cut_and_the_exit_code_is_3(
     start: Start,
 ) -> None:
     echo = start("echo", "127.0.0.1:0")
@@ -162,13 +162,15 @@ def _held_proxy(start: Start) -> tuple[Command, socket.socket]:
 
 def _wait_until_another_signal_counts(client: socket.socket) -> None:
     # Meanwhile its connection stays open.
-    client.settimeout(2 * _stop._SAME)
+    client.settimeout(2 * _stop._DUPLICATE)
     with pytest.raises(TimeoutError):
         client.recv(1)
     client.settimeout(PATIENCE)
 
 
-def test_a_signal_of_a_terminal_and_one_of_a_supervisor_are_one(start: Start) -> None:
+def test_signals_from_terminal_and_supervisor_at_once_count_as_one(
+    start: Start,
+) -> None:
     proxy, client = _held_proxy(start)
     with client:
         proxy.signal(signal.SIGSTOP)  # so that they come at once
@@ -194,7 +196,7 @@ def test_a_second_signal_cuts_at_once(start: Start, number: signal.Signals) -> N
     assert proxy.code() == 3
 
 
-def test_no_hail_of_signals_replaces_the_exit_code(start: Start) -> None:
+def test_many_signals_do_not_change_the_exit_code(start: Start) -> None:
     command = start("echo", "127.0.0.1:0")
     command.port()
     # One a millisecond: without any pause Python's own signal handlers, which
@@ -208,7 +210,7 @@ def test_no_hail_of_signals_replaces_the_exit_code(start: Start) -> None:
     assert command.code() in (0, 3)
 
 
-def test_a_hangup_that_was_ignored_stays_ignored(start: Start) -> None:
+def test_sighup_stays_ignored_if_it_was(start: Start) -> None:
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
         command = start("echo", "127.0.0.1:0")
@@ -223,7 +225,7 @@ def test_a_hangup_that_was_ignored_stays_ignored(start: Start) -> None:
     assert not any("SIGHUP" in line for line in command.err.seen)
 
 
-def test_it_listens_in_several_places_and_leaves_no_file(
+def test_it_listens_on_several_addresses_and_leaves_no_file(
     start: Start, tmp_path: Path
 ) -> None:
     path, port_file = tmp_path / "socket", tmp_path / "port"
@@ -248,7 +250,9 @@ def test_it_listens_in_several_places_and_leaves_no_file(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_nobody_is_sent_to_a_server_that_drains(start: Start, tmp_path: Path) -> None:
+def test_a_drain_removes_the_port_file_and_refuses_clients(
+    start: Start, tmp_path: Path
+) -> None:
     port_file = tmp_path / "port"
     command = start("echo", "127.0.0.1:0", "--port-file", str(port_file), *HELD)
     port = command.port()
@@ -272,7 +276,7 @@ def _wait_until_gone(path: Path) -> None:
         assert time.monotonic() < deadline
 
 
-def test_a_lame_duck_keeps_its_port_file_as_long_as_it_accepts(
+def test_a_lame_duck_keeps_its_port_file_while_it_accepts(
     start: Start, tmp_path: Path
 ) -> None:
     port_file = tmp_path / "port"
@@ -291,7 +295,7 @@ def test_a_lame_duck_keeps_its_port_file_as_long_as_it_accepts(
     assert not port_file.exists()
 
 
-def test_a_crash_leaves_nothing_that_has_to_be_removed_by_hand(
+def test_after_a_crash_nothing_has_to_be_removed_by_hand(
     start: Start, tmp_path: Path
 ) -> None:
     path = tmp_path / "socket"
@@ -306,7 +310,7 @@ def test_a_crash_leaves_nothing_that_has_to_be_removed_by_hand(
     assert not path.exists()
 
 
-def test_text_can_be_asked_for_and_has_no_colours_on_a_pipe(start: Start) -> None:
+def test_text_on_a_pipe_has_no_colours(start: Start) -> None:
     command = start("echo", "127.0.0.1:0", "--log", "text", FORCE_COLOR="")
     port = int(command.err.until("nc 127.0.0.1 ").split()[-1])
     with command.connect(port) as client:
@@ -325,13 +329,13 @@ def test_options_come_from_the_environment(start: Start) -> None:
 
 def test_a_misspelt_variable_is_a_warning(start: Start) -> None:
     command = start("echo", "127.0.0.1:0", TRIOSERVE_IDEL="5")
-    assert "did you mean TRIOSERVE_IDLE?" in command.err.until("event=misspelt")
+    assert "did you mean TRIOSERVE_IDLE?" in command.err.until("event=unknown-setting")
     command.port()
     command.signal(signal.SIGTERM)
     assert command.code() == 0
 
 
-def test_a_target_that_answers_again_is_said(start: Start) -> None:
+def test_a_target_that_answers_again_is_logged(start: Start) -> None:
     with socket.socket() as target:
         target.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{target.getsockname()[1]}"
@@ -351,7 +355,7 @@ def test_a_target_that_answers_again_is_said(start: Start) -> None:
         assert proxy.code() == 0
 
 
-def test_demo_shows_it_all(start: Start) -> None:
+def test_the_demo_adds_up(start: Start) -> None:
     demo = start("demo", "--seconds", "0.5", "--clients", "40")
     assert demo.out.rest()[-1] == "Everything adds up."
     assert demo.code() == 0

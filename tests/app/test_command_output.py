@@ -1,4 +1,4 @@
-"""What the command writes, to readers that are slow, gone, or never there."""
+"""What the command writes to readers that are slow, gone, or missing."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_reports_are_appended_to_a_file(start: Start, tmp_path: Path) -> None:
     assert [json.loads(report)["id"] for report in reports] == [1, 2, 3]
 
 
-def test_a_pipe_that_nobody_reads_yet_holds_up_nobody(
+def test_a_pipe_without_a_reader_does_not_block_serving(
     start: Start, tmp_path: Path
 ) -> None:
     fifo = tmp_path / "fifo"
@@ -41,11 +41,11 @@ def test_a_pipe_that_nobody_reads_yet_holds_up_nobody(
     with command.connect(port) as client:
         say_hello(client)
     command.err.until("event=connection")
-    # Somebody who has it open for both waits for what comes, and not for a writer.
+    # A reader that opens it for both waits for bytes, and not for a writer.
     with os.fdopen(os.open(fifo, os.O_RDWR)) as reports:
         with command.connect(port) as client:
             say_hello(client)
-        # The reader may have come in time for the first one, too.
+        # The reader may have come early enough for the first one, too.
         first = json.loads(reports.readline())["id"]
         assert first == 2 or json.loads(reports.readline())["id"] == 2
     command.signal(signal.SIGTERM)
@@ -53,13 +53,11 @@ def test_a_pipe_that_nobody_reads_yet_holds_up_nobody(
     command.err.rest()
     (said,) = [line for line in command.err.seen if "event=reports-failed" in line]
     assert "level=warning" in said
-    assert f"nobody reads {fifo}; until somebody does, reports are lost" in said
+    assert f"nobody reads {fifo}; reports are lost until somebody does" in said
     assert first == 1 or any("event=reports-lost" in x for x in command.err.seen)
 
 
-def test_a_pipe_that_nobody_empties_does_not_hold_up_the_end(
-    start: Start, tmp_path: Path
-) -> None:
+def test_a_full_pipe_does_not_block_the_exit(start: Start, tmp_path: Path) -> None:
     fifo = tmp_path / "fifo"
     os.mkfifo(fifo)
     reader = os.open(fifo, os.O_RDONLY | os.O_NONBLOCK)
@@ -75,7 +73,7 @@ def test_a_pipe_that_nobody_empties_does_not_hold_up_the_end(
     os.close(writer)
 
 
-def test_what_reports_can_never_be_written_to_is_refused(
+def test_a_file_that_can_never_take_reports_is_refused(
     start: Start, tmp_path: Path
 ) -> None:
     with socket.socket(socket.AF_UNIX) as listening:
@@ -94,7 +92,7 @@ def test_what_reports_can_never_be_written_to_is_refused(
     ]
 
 
-def test_a_hangup_opens_the_reports_anew_and_ends_nothing(
+def test_sighup_reopens_the_reports_and_ends_nothing(
     start: Start, tmp_path: Path
 ) -> None:
     path, old = tmp_path / "reports", tmp_path / "reports.1"
@@ -102,7 +100,7 @@ def test_a_hangup_opens_the_reports_anew_and_ends_nothing(
     port = command.port()
     path.rename(old)
     command.signal(signal.SIGHUP)
-    assert f"hangup: reopened {path}" in command.err.until("event=hangup")
+    assert f"SIGHUP: reopened {path}" in command.err.until("event=sighup")
     assert path.read_bytes() == b""
     with command.connect(port) as client:
         say_hello(client)
@@ -111,8 +109,8 @@ def test_a_hangup_opens_the_reports_anew_and_ends_nothing(
         path.rename(old)
         path.mkdir()
         command.signal(signal.SIGHUP)
-        said = command.err.until("event=hangup")
-        assert f"hangup: can't reopen {path}: Is a directory" in said
+        said = command.err.until("event=sighup")
+        assert f"SIGHUP: can't reopen {path}: Is a directory" in said
         assert "level=error" in said
         client.sendall(b"still there?")
         assert client.recv(12) == b"still there?"
@@ -120,7 +118,7 @@ def test_a_hangup_opens_the_reports_anew_and_ends_nothing(
     assert json.loads(old.read_text())["id"] == 1
 
 
-def test_a_full_disk_is_said_and_serving_goes_on(start: Start) -> None:
+def test_a_full_disk_is_logged_and_serving_goes_on(start: Start) -> None:
     command = start("echo", "127.0.0.1:0", "--reports", "/dev/full")
     port = command.port()
     for _ in range(2):
@@ -139,7 +137,7 @@ def test_a_full_disk_is_said_and_serving_goes_on(start: Start) -> None:
 
 
 def _lost_reports(command: Command) -> int:
-    # End it; every loss was said once, and at the end how many there were.
+    # End it; each loss was logged once, and the total at the end.
     command.signal(signal.SIGTERM)
     assert command.code() == 0
     command.err.rest()
@@ -153,7 +151,7 @@ def _lost_reports(command: Command) -> int:
     return sum(lost)
 
 
-def test_a_file_that_may_not_grow_costs_reports_that_are_counted(
+def test_reports_over_the_file_size_limit_are_counted_as_lost(
     start: Start, tmp_path: Path
 ) -> None:
     """Law 15: and no signal (SIGXFSZ) ends the command."""
@@ -165,13 +163,13 @@ def test_a_file_that_may_not_grow_costs_reports_that_are_counted(
         with command.connect(port) as client:
             say_hello(client)
         command.err.until("event=connection")
-    # Half a line is none.
+    # Half a line does not count.
     assert _lost_reports(command) == 3 - path.read_text().count("\n") >= 2
     (said,) = [line for line in command.err.seen if "reports-failed" in line]
     assert "File too large" in said
 
 
-def test_what_is_wrong_with_stdout_is_said_of_stdout() -> None:
+def test_an_error_of_stdout_names_stdout() -> None:
     reader, writer = os.pipe()
     argv = [sys.executable, "-m", "trioserve", "echo", "127.0.0.1:0", "--reports", "-"]
     with spawned(argv, stderr=writer) as process, os.fdopen(reader) as stderr:
@@ -186,8 +184,8 @@ def test_what_is_wrong_with_stdout_is_said_of_stdout() -> None:
         assert "can't write to stdout: Broken pipe" in stderr.read()
 
 
-def test_nobody_reading_stderr_does_not_hold_up_anybody() -> None:
-    # The log goes into a pipe that is full, and nobody reads it.
+def test_a_full_stderr_does_not_block_connections() -> None:
+    # The log goes to a full pipe that nobody reads.
     reader, writer = os.pipe()
     with spawned(
         [sys.executable, "-m", "trioserve", "echo", "127.0.0.1:0", "--reports", "-"],
@@ -204,7 +202,7 @@ def test_nobody_reading_stderr_does_not_hold_up_anybody() -> None:
     os.close(writer)
 
 
-def test_nobody_there_to_read_stderr_does_not_end_it() -> None:
+def test_a_closed_stderr_does_not_end_it() -> None:
     reader, writer = os.pipe()
     with spawned(
         [sys.executable, "-m", "trioserve", "echo", "127.0.0.1:0", "--reports", "-"],
@@ -238,7 +236,7 @@ def test_a_reader_of_reports_may_leave_and_come_back(
 
 
 def _meet(port: int, number: int, reports: IO[str]) -> None:
-    # Be the client with this number, and wait for its report.
+    # Connect as the client with this number, and wait for its report.
     with socket.create_connection(("127.0.0.1", port)) as client:
         say_hello(client)
     assert json.loads(reports.readline())["id"] == number
@@ -251,7 +249,7 @@ def _port_in(fd: int) -> int:
     return int(text.decode().split("addresses=127.0.0.1:")[1].split()[0])
 
 
-def test_closed_standard_files_are_not_taken_for_others() -> None:
+def test_closed_standard_files_are_replaced() -> None:
     code = (
         "import os, trioserve.app._standard_files as files;"
         "files.fill_standard_files();"

@@ -1,4 +1,4 @@
-"""Completion, in the shells that are there."""
+"""Completion, in the shells that are installed."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 
 from shell import PATIENCE
 
-#: A line to complete, and what has to be among the proposals.
+#: A line to complete, and what the proposals must include.
 LINES = [
     ("trioserve pr", "proxy"),
     ("trioserve echo --when-f", "--when-full"),
@@ -30,7 +30,7 @@ def needs(shell: str) -> pytest.MarkDecorator:
 
 @pytest.fixture
 def path(tmp_path: Path) -> str:
-    """A PATH on which there is the command ``trioserve`` of this Python."""
+    """A PATH with the command ``trioserve`` of this Python."""
     command = tmp_path / "trioserve"
     command.write_text(f'#!/bin/sh\nexec {sys.executable} -m trioserve "$@"\n')
     command.chmod(0o755)
@@ -78,7 +78,7 @@ def test_fish_completes(path: str, tmp_path: Path, line: str, proposal: str) -> 
 @needs("zsh")
 @pytest.mark.parametrize(("line", "proposal"), LINES)
 def test_zsh_completes(path: str, tmp_path: Path, line: str, proposal: str) -> None:
-    # Its own functions need a terminal; what they would call is called instead.
+    # zsh's own functions need a terminal; this calls what they would call.
     script = """
         compdef() { print -r -- "$@" }
         eval "$(trioserve completion zsh)"

@@ -1,4 +1,4 @@
-"""What a proxy breaks on purpose: by options, or by a file."""
+"""The options that inject faults, directly or from a file."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from trioserve.faults import parse_faults
 
 @pytest.fixture
 def services(monkeypatch: pytest.MonkeyPatch) -> list[Service]:
-    """What the command would serve."""
+    """The services that the command would run."""
     asked: list[Service] = []
 
     async def main(service: Service, output: object, signals: object) -> int:
@@ -52,7 +52,7 @@ def test_faults_and_seed_come_from_options_or_the_environment(
     ]
 
 
-def test_a_file_has_both_and_the_option_comes_before_its_seed(
+def test_a_file_has_both_and_the_option_overrides_its_seed(
     services: list[Service], tmp_path: Path
 ) -> None:
     file = tmp_path / "case.json"
@@ -80,7 +80,7 @@ def test_a_file_has_both_and_the_option_comes_before_its_seed(
         ('{"faults": "lag=5\\u001b"}', "'lag=5\\x1b' is not a fault; use latency="),
     ],
 )
-def test_a_file_that_has_no_faults_is_one_line(
+def test_a_file_without_faults_is_an_error_of_one_line(
     content: str, said: str, tmp_path: Path
 ) -> None:
     file = tmp_path / "case.json"
@@ -92,19 +92,19 @@ def test_a_file_that_has_no_faults_is_one_line(
     assert result.stderr.rstrip("\n").isprintable()
 
 
-def test_a_directory_is_no_file(tmp_path: Path) -> None:
+def test_a_directory_is_refused(tmp_path: Path) -> None:
     result = _proxy("--fault", f"@{tmp_path}")
     assert f"--fault: can't read {tmp_path}: Is a directory" in result.stderr
 
 
-def test_the_settings_show_them() -> None:
+def test_settings_show_faults_and_seed() -> None:
     words = ["help", "settings", "proxy", ":0", "a:1", "--fault", "latency=50ms"]
     shown = invoke(*words).stdout
     assert "--fault            latency=50ms" in shown
-    assert "0, or that of the file" in shown
+    assert "0, or the seed in the file" in shown
 
 
-def test_a_proxy_says_loudly_what_it_breaks_and_reports_say_what_it_broke(
+def test_a_proxy_warns_of_its_faults_and_reports_list_those_applied(
     start: Start,
 ) -> None:
     target = f"127.0.0.1:{start('echo', '127.0.0.1:0').port()}"
@@ -122,7 +122,7 @@ def test_a_proxy_says_loudly_what_it_breaks_and_reports_say_what_it_broke(
             client.recv(1)
     report = json.loads(proxy.out.until("{"))
     assert (report["reason"], report["faults"]) == ("fault", ["down:reset@3"])
-    assert "on purpose: down:reset@3" in proxy.err.until("aborted/fault")
+    assert "faults: down:reset@3" in proxy.err.until("aborted/fault")
     proxy.signal(signal.SIGTERM)
     assert proxy.code() == 0
 
@@ -133,7 +133,7 @@ def test_faults_of_a_connection_are_explained() -> None:
     text = click.unstyle("\n".join(explain_record(record)))
     assert "A fault that was asked for ended it." in text
     assert "Broken on purpose: up:latency=1s, up:reset@3." in text
-    assert "Next: see how both ends took it: it was broken on purpose." in text
+    assert "Next: see how both ends react: it was broken on purpose." in text
 
 
 def test_the_log_says_which_faults_were_applied() -> None:
@@ -141,4 +141,4 @@ def test_the_log_says_which_faults_were_applied() -> None:
     log = Log(lines.append, "text")
     log.connection(make_report(faults=["down:latency=1s"]))
     log.connection(make_report())
-    assert ["on purpose: down:latency=1s" in line for line in lines] == [True, False]
+    assert ["faults: down:latency=1s" in line for line in lines] == [True, False]

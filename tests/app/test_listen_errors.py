@@ -7,6 +7,6 @@ import errno
 from trioserve.app._listen_errors import why_not
 
 
-def test_a_name_that_no_thread_was_free_to_look_up() -> None:
+def test_a_name_for_which_there_is_no_thread() -> None:
     said = why_not(OSError(errno.EAGAIN, "no thread", "localhost:80"))
     assert said.startswith("can't look up the host of localhost:80: ")

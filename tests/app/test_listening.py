@@ -1,4 +1,4 @@
-"""Where a command can't listen, in a line that says what to do instead."""
+"""Addresses on which a command can't listen: one line that says what to do instead."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ def test_an_occupied_address_is_named() -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
         result = invoke("echo", f"127.0.0.1:{port}")
-    assert f"127.0.0.1:{port} is in use already" in error_of(result)
+    assert f"127.0.0.1:{port} is already in use" in error_of(result)
     assert result.exit_code == 1
 
 
-def test_all_interfaces_and_one_of_them_are_named_both() -> None:
+def test_all_interfaces_and_one_of_them_are_both_named() -> None:
     port = free_port()
     result = invoke("echo", f"0.0.0.0:{port}", "--listen", f"127.0.0.1:{port}")
     assert error_of(result) == (
         f"can't listen on both 127.0.0.1:{port} and 0.0.0.0:{port}: one of them is all"
-        " interfaces and includes the other; leave the other one out"
+        " interfaces, which includes the other; leave the other one out"
     )
     assert result.exit_code == 1
 
@@ -40,13 +40,13 @@ def test_a_target_that_is_its_own_listener_is_refused(host: str) -> None:
     port = free_port()
     result = invoke("proxy", f"127.0.0.1:{port}", "127.0.0.1:1", f"{host}:{port}")
     assert error_of(result) == (
-        f"TARGET {host}:{port} is where this proxy itself listens, a loop; give the"
-        " address of another server"
+        f"TARGET {host}:{port} is a listener of this proxy, which would be a loop; give"
+        " the address of another server"
     )
     assert result.exit_code == 2
 
 
-def test_a_port_file_that_cannot_be_written_is_said(tmp_path: Path) -> None:
+def test_a_port_file_that_cannot_be_written_is_an_error(tmp_path: Path) -> None:
     path = tmp_path / "no" / "port"
     result = invoke("echo", "127.0.0.1:0", "--port-file", str(path))
     assert error_of(result) == (
@@ -58,10 +58,13 @@ def test_a_port_file_that_cannot_be_written_is_said(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("kind", "said"),
     [
-        ("file", "{path} exists, and is no socket; use another path"),
-        ("socket", "unix:{path} is in use already; stop what listens there"),
-        ("folder", "can't listen on unix:{path}: there is no folder {parent}"),
-        ("rights", "no right to listen on unix:{path}: can you write to {parent}?"),
+        ("file", "{path} exists and is not a socket; use another path"),
+        ("socket", "unix:{path} is already in use; stop what listens there"),
+        ("folder", "can't listen on unix:{path}: directory {parent} does not exist"),
+        (
+            "rights",
+            "no permission to listen on unix:{path}: can you write to {parent}?",
+        ),
         ("other", "can't listen on unix:{path}: Read-only file system"),
     ],
 )
@@ -92,7 +95,7 @@ def test_a_unix_socket_that_cannot_be_listened_on(
 def test_another_users_socket_cannot_be_replaced(
     may_connect: bool, of: str, tmp_path: Path
 ) -> None:
-    """In a folder like /tmp, where everybody may make files, and remove his own."""
+    """In a directory like /tmp, where users may remove only their own files."""
     owner = pwd.getpwnam(of).pw_uid if of == "nobody" else int(of)
     for folder in tmp_path.parents[:3]:
         folder.chmod(0o755)
@@ -107,9 +110,9 @@ def test_another_users_socket_cannot_be_replaced(
         result = invoke("echo", f"unix:{path}")
     finally:
         os.seteuid(0)
-    said = f"is a socket of user {of}, which you may neither connect to nor replace"
+    said = f"belongs to user {of}, and you may neither connect to it nor replace it"
     if may_connect:
-        said = f"was left over by user {of}, and you may not replace it"
+        said = f"was left behind by user {of}, and you may not replace it"
     assert error_of(result) == f"unix:{path} {said}; use another path"
     assert result.exit_code == 1
 
@@ -127,7 +130,7 @@ def test_an_address_of_another_machine_cannot_be_listened_on() -> None:
     assert result.exit_code == 1
 
 
-def test_a_name_that_nobody_knows_is_named() -> None:
+def test_an_unknown_host_is_named() -> None:
     result = invoke("echo", "nobody.invalid:0")
     assert "can't find the host of nobody.invalid:0: " in error_of(result)
     assert result.exit_code == 1
@@ -136,11 +139,11 @@ def test_a_name_that_nobody_knows_is_named() -> None:
 @pytest.mark.parametrize(
     ("number", "said"),
     [
-        (errno.EACCES, "no right to listen on 127.0.0.1:80: ports below 1024"),
+        (errno.EACCES, "no permission to listen on 127.0.0.1:80: ports below 1024"),
         (errno.ENOBUFS, "can't listen on 127.0.0.1:80: No buffer space available"),
     ],
 )
-def test_other_reasons_why_it_cannot_listen(
+def test_other_errors_of_listening(
     number: int, said: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _fail_to_listen(monkeypatch, number)

@@ -10,7 +10,7 @@ from trioserve.app._lookup import look_up, unknown_hosts
 UNKNOWN = TcpAddress("nobody.invalid", 80)
 
 
-async def test_a_number_is_its_own_address() -> None:
+async def test_an_ip_address_is_its_own_answer() -> None:
     assert await look_up(TcpAddress("127.0.0.1", 80), within=5) == [("127.0.0.1", 80)]
 
 
@@ -28,7 +28,7 @@ async def test_unknown_hosts_are_named_once() -> None:
     assert await unknown_hosts(targets, within=60) == ["nobody.invalid"]
 
 
-async def test_a_name_server_that_does_not_answer_says_nothing_about_a_host(
+async def test_without_an_answer_a_host_is_not_unknown(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
     DeadNames()

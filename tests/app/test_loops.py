@@ -32,10 +32,10 @@ async def _find(
 
 
 def _own_address() -> str:
-    """An address of this machine that is not that of the loopback interface."""
+    """An address of this machine that is not on the loopback interface."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
         try:
-            # Chooses an interface; nothing is sent.
+            # This chooses an interface; nothing is sent.
             sock.connect(("192.0.2.1", 9))
         except OSError:
             pytest.skip("no network interface but the loopback")
@@ -57,20 +57,22 @@ def _own_address() -> str:
         ("[::1]:0", "::"),
     ],
 )
-async def test_it_would_dial_itself(listen: str, target: str) -> None:
+async def test_a_target_that_leads_to_a_listener_is_a_loop(
+    listen: str, target: str
+) -> None:
     async with bound("127.0.0.1:0", listen) as sockets:
         port = sockets[-1].getsockname()[1]
         loop = TcpAddress(target, port)
         assert await _find(sockets, TcpAddress("127.0.0.1", 1), loop) == loop
 
 
-def test_a_link_local_address_is_another_one_on_another_interface() -> None:
+def test_a_link_local_address_on_another_interface_is_not_a_loop() -> None:
     name = ("fe80::1", 80, 0, 2)
     assert _leads_to(("fe80::1", 80, 0, 2), name)
     assert not _leads_to(("fe80::1", 80, 0, 3), name)
 
 
-async def test_any_address_of_this_machine_is_this_machine() -> None:
+async def test_any_address_of_this_machine_leads_to_all_interfaces() -> None:
     host = _own_address()
     async with bound("0.0.0.0:0") as sockets:
         loop = TcpAddress(host, sockets[0].getsockname()[1])
@@ -84,17 +86,17 @@ async def test_any_address_of_this_machine_is_this_machine() -> None:
         ("127.0.0.1:0", "::1"),
         ("[::1]:0", "127.0.0.1"),
         ("0.0.0.0:0", "192.0.2.1"),
-        ("0.0.0.0:0", "255.255.255.255"),  # which may not even be tried
+        ("0.0.0.0:0", "255.255.255.255"),  # connect(2) forbids it
         ("127.0.0.1:0", "nobody.invalid"),
     ],
 )
-async def test_it_would_dial_somebody_else(listen: str, target: str) -> None:
+async def test_a_target_elsewhere_is_not_a_loop(listen: str, target: str) -> None:
     async with bound(listen) as sockets:
         port = sockets[0].getsockname()[1]
         assert await _find(sockets, TcpAddress(target, port)) is None
 
 
-async def test_a_name_is_only_looked_up_if_its_port_is_one_of_ours(
+async def test_a_name_is_looked_up_only_if_a_listener_has_its_port(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
     async with bound("127.0.0.1:0") as sockets:
@@ -102,7 +104,7 @@ async def test_a_name_is_only_looked_up_if_its_port_is_one_of_ours(
         port = sockets[0].getsockname()[1]
         assert await _find(sockets, TcpAddress("dead.test", port ^ 1)) is None
         assert trio.current_time() == 0
-        # And then not for ever.
+        # With that port it is looked up, but not forever.
         assert await _find(sockets, TcpAddress("dead.test", port)) is None
         assert trio.current_time() == 5
 

@@ -33,12 +33,12 @@ def test_every_setting_has_a_value_an_origin_and_a_variable() -> None:
         assert variable == f"TRIOSERVE_{name}"
     assert shown["--idle"][0] == "1h"
     assert shown["--lifetime"][0] == "never"
-    assert shown["--per-peer"][0] == "any number"
+    assert shown["--per-peer"][0] == "no limit"
     assert shown["--live"][0] == "no"
     assert int(shown["--max-connections"][0]) > 1
 
 
-def test_the_command_line_comes_before_the_environment() -> None:
+def test_the_command_line_overrides_the_environment() -> None:
     shown = settings(
         *PROXY,
         *("--idle", "10m", "--live"),
@@ -63,19 +63,19 @@ def test_the_command_line_comes_before_the_environment() -> None:
         ("TRIOSERVE_MAX_CONNECTION", "TRIOSERVE_MAX_CONNECTIONS"),
         ("TRIOSERVE_IDLE", None),
         ("TRIOSERVE_CONNECT", None),
-        ("TRIOSERVE_PORT", None),  # Kubernetes makes these
+        ("TRIOSERVE_PORT", None),  # Kubernetes sets these
         ("TRIOSERVE_SERVICE_HOST", None),
         ("TRIOSERVE_XYZZY", None),
         ("IDEL", None),
     ],
 )
-def test_a_misspelt_variable_is_said(name: str, meant: str | None) -> None:
+def test_a_misspelt_variable_gets_a_suggestion(name: str, meant: str | None) -> None:
     said = list(misspelt_variables(cli.commands.values(), {name: "5"}))
-    expected = [f"{name} is no setting; did you mean {meant}?"] if meant else []
+    expected = [f"{name} is not a setting; did you mean {meant}?"] if meant else []
     assert said == expected
 
 
-def test_without_a_command_line_it_says_how_and_shows_the_proxys() -> None:
+def test_without_a_command_line_it_explains_settings_and_shows_the_proxys() -> None:
     shown = settings("help", "settings", TRIOSERVE_CONNECT="3s")
     assert shown["--connect"][:2] == ("3s", "TRIOSERVE_CONNECT")
     assert "--connect" not in settings("help", "settings", "echo")

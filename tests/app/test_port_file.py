@@ -20,7 +20,7 @@ def test_it_has_the_ports_a_line_each_until_it_is_removed(tmp_path: Path) -> Non
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_was_there_is_replaced_and_what_came_after_is_left(tmp_path: Path) -> None:
+def test_it_replaces_an_older_file_and_leaves_a_newer_one(tmp_path: Path) -> None:
     path = tmp_path / "port"
     path.write_text("1\n")
     first = PortFile(str(path), [2])
@@ -31,7 +31,7 @@ def test_what_was_there_is_replaced_and_what_came_after_is_left(tmp_path: Path) 
     assert not path.exists()
 
 
-def test_where_it_cannot_be_written_nothing_is_left(tmp_path: Path) -> None:
+def test_nothing_is_left_if_it_cannot_be_written(tmp_path: Path) -> None:
     folder = tmp_path / "folder"
     folder.mkdir()
     with pytest.raises(FileExistsError):
@@ -42,7 +42,7 @@ def test_where_it_cannot_be_written_nothing_is_left(tmp_path: Path) -> None:
 
 
 def test_on_a_full_disk_nothing_is_left(tmp_path: Path) -> None:
-    """A limit of the size of files is what a full disk is, without one."""
+    """A limit of the file size stands in for a full disk."""
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, limits[1]))
     try:

@@ -33,7 +33,9 @@ from trioserve.app.output._output import Output
 from trioserve.app.output._writer import LineWriter
 
 
-async def test_it_says_where_and_how_to_stop_and_what_to_try(scene: Scene) -> None:
+async def test_it_logs_where_it_listens_how_to_stop_it_and_what_to_try(
+    scene: Scene,
+) -> None:
     async with trio.open_nursery() as nursery:
         nursery.start_soon(scene.run, service(targets=(TcpAddress("10.0.0.1", 80),)))
         await scene.lines.until("nc 127.0.0.1 ")
@@ -42,11 +44,13 @@ async def test_it_says_where_and_how_to_stop_and_what_to_try(scene: Scene) -> No
     port = try_.split()[-1]
     assert where == f"trioserve echo: 127.0.0.1:{port} -> 10.0.0.1:80"
     assert limits.startswith("limits: 3 connections, others wait; idle 1h, half closed")
-    assert stop == "stop:   Ctrl-C drains, up to 25s; again cuts"
+    assert stop == "stop:   Ctrl-C drains, up to 25s; a second one cuts"
 
 
 @pytest.mark.parametrize("listen", ["", "0.0.0.0"])
-async def test_it_warns_when_everybody_can_connect(scene: Scene, listen: str) -> None:
+async def test_it_warns_when_it_listens_on_all_interfaces(
+    scene: Scene, listen: str
+) -> None:
     limits = Limits(max_connections=2, max_per_peer=1, when_full="refuse")
     async with trio.open_nursery() as nursery:
         nursery.start_soon(
@@ -62,7 +66,7 @@ async def test_it_warns_when_everybody_can_connect(scene: Scene, listen: str) ->
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=str)
-async def test_a_signal_drains_and_what_is_served_ends_well(
+async def test_a_signal_drains_and_open_connections_end_well(
     scene: Scene, number: signal.Signals
 ) -> None:
     async with trio.open_nursery() as nursery:
@@ -72,10 +76,10 @@ async def test_a_signal_drains_and_what_is_served_ends_well(
         assert await client.receive_some() == b"hello"
         scene.signal(number)
         assert await scene.lines.until("draining") == (
-            "draining: 1 connection, up to 25s; again to cut"
+            "draining: 1 connection, up to 25s; a second signal cuts"
         )
         scene.signal(signal.SIGHUP)
-        await scene.lines.until("hangup: there is no file of reports to reopen")
+        await scene.lines.until("SIGHUP: there is no file of reports to reopen")
         await client.send_eof()
         assert await client.receive_some() == b""
     assert scene.code == 0
@@ -86,7 +90,7 @@ async def test_a_signal_drains_and_what_is_served_ends_well(
     assert scene.lines.seen[-1] == "served 1 connection: 1 B in, 5 B out"
 
 
-async def test_it_says_all_the_time_how_it_stands_if_it_is_asked_to(
+async def test_with_live_it_logs_a_view_every_second(
     scene: Scene, autojump_clock: trio.testing.MockClock
 ) -> None:
     async with trio.open_nursery() as nursery:
@@ -98,7 +102,7 @@ async def test_it_says_all_the_time_how_it_stands_if_it_is_asked_to(
     assert scene.code == 0
 
 
-async def test_it_says_when_it_is_full_and_when_it_is_not_any_more(
+async def test_it_logs_when_the_limit_is_reached_and_cleared(
     scene: Scene, autojump_clock: trio.testing.MockClock
 ) -> None:
     async with trio.open_nursery() as nursery:
@@ -108,18 +112,18 @@ async def test_it_says_when_it_is_full_and_when_it_is_not_any_more(
         await client.receive_some()
         name = client.socket.getpeername()
         waiting = [socket.create_connection(name, 10) for _ in range(2)]
-        said = await scene.lines.until("full: ")
-        assert said == "warning: full: 1 of 1 connection, 2 waiting"
+        said = await scene.lines.until("limit reached: ")
+        assert said == "warning: limit reached: 1 connection, 2 clients waiting"
         for each in waiting:
             each.close()
         client.socket.close()
-        said = await scene.lines.until("room again: ")
-        assert said.startswith("room again: 0 of 1 connection; it was full for ")
+        said = await scene.lines.until("limit cleared after ")
+        assert said.endswith("s: 0 of 1 connection, no clients waiting")
         scene.signal(signal.SIGTERM)
-    assert sum("full" in line for line in scene.lines.seen) == 2
+    assert sum("limit " in line for line in scene.lines.seen) == 2
 
 
-async def test_it_says_what_to_try_for_a_unix_socket(
+async def test_it_logs_what_to_try_for_a_unix_socket(
     scene: Scene, tmp_path: Path
 ) -> None:
     address = UnixAddress(f"{tmp_path}/socket")
@@ -132,7 +136,7 @@ async def test_it_says_what_to_try_for_a_unix_socket(
 
 
 class _UnknownNames(trio.abc.HostnameResolver):
-    """A name server that knows nobody, for the run that makes one."""
+    """A resolver that finds no host, for the Trio run in which it is made."""
 
     def __init__(self) -> None:
         trio.socket.set_custom_hostname_resolver(self)
@@ -144,7 +148,7 @@ class _UnknownNames(trio.abc.HostnameResolver):
         raise NotImplementedError
 
 
-async def test_a_target_that_nobody_knows_is_said(scene: Scene) -> None:
+async def test_a_target_with_an_unknown_host_is_logged(scene: Scene) -> None:
     _UnknownNames()
     targets = (
         TcpAddress("nobody.invalid", 80),
@@ -153,12 +157,12 @@ async def test_a_target_that_nobody_knows_is_said(scene: Scene) -> None:
     )
     async with trio.open_nursery() as nursery:
         nursery.start_soon(scene.run, service(targets=targets))
-        said = await scene.lines.until("can't find nobody.invalid now")
+        said = await scene.lines.until("can't look up nobody.invalid now")
         assert said.startswith("warning: ")
         scene.signal(signal.SIGTERM)
 
 
-async def test_a_name_server_that_does_not_answer_holds_up_nobody(
+async def test_a_name_server_that_does_not_answer_does_not_block_serving(
     scene: Scene, autojump_clock: trio.testing.MockClock
 ) -> None:
     DeadNames()
@@ -172,7 +176,7 @@ async def test_a_name_server_that_does_not_answer_holds_up_nobody(
     assert not any("dead.test now" in line for line in scene.lines.seen)
 
 
-async def test_more_connections_than_files_are_said(
+async def test_it_warns_if_the_limit_needs_more_open_files_than_allowed(
     scene: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def getrlimit(_: int) -> tuple[int, int]:
@@ -190,7 +194,7 @@ async def test_more_connections_than_files_are_said(
         scene.signal(signal.SIGTERM)
 
 
-async def test_tasks_that_hang_are_named_and_left_behind(scene: Scene) -> None:
+async def test_stuck_tasks_are_named_and_left_behind(scene: Scene) -> None:
     release = trio.Event()
     scene.when_left = release.set
     timeouts = Timeouts(drain=0.0, cleanup=0.0)
@@ -204,7 +208,7 @@ async def test_tasks_that_hang_are_named_and_left_behind(scene: Scene) -> None:
     assert scene.left == [3]
 
 
-async def test_of_many_that_hang_a_few_are_named(scene: Scene) -> None:
+async def test_of_many_stuck_tasks_a_few_are_named(scene: Scene) -> None:
     summary = DrainSummary(
         reason="SIGTERM",
         seconds=30.0,
@@ -224,7 +228,7 @@ async def test_of_many_that_hang_a_few_are_named(scene: Scene) -> None:
     assert stuck[-1] == "error: stuck: 10 others"
 
 
-async def test_machines_get_the_same_as_events(scene: Scene) -> None:
+async def test_logfmt_has_the_same_events(scene: Scene) -> None:
     async with trio.open_nursery() as nursery:
         nursery.start_soon(scene.run, service(), "logfmt")
         ready = await scene.lines.until("event=listening")
@@ -238,7 +242,7 @@ async def test_machines_get_the_same_as_events(scene: Scene) -> None:
         assert " reason=SIGTERM " in drained
 
 
-async def test_reports_nobody_could_take_are_said(
+async def test_reports_that_were_not_collected_are_counted(
     scene: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def collect(self: Output, reports: object) -> None:
@@ -262,7 +266,7 @@ async def test_reports_nobody_could_take_are_said(
         (RuntimeError("a bug"), ExceptionGroup),
     ],
 )
-async def test_when_serving_fails_what_a_user_can_mend_is_a_line(
+async def test_when_serving_fails_an_error_of_the_system_is_one_line(
     error: Exception, expected: type[Exception], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def failing(
@@ -279,4 +283,5 @@ async def test_when_serving_fails_what_a_user_can_mend_is_a_line(
         await _run.main(service(), output, Signals())
     output.flush()
     if expected is click.ClickException:
-        assert str(caught.value) == "can't go on: [Errno 9] Bad file descriptor"
+        text = "can't accept any more: [Errno 9] Bad file descriptor"
+        assert str(caught.value) == text

@@ -1,4 +1,4 @@
-"""From options to a service that runs."""
+"""Options become a service, which is run."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from trioserve.app import _run
 from trioserve.app._service import Service
 
 
-def test_an_interrupt_before_anything_is_served_ends_it(
+def test_an_interrupt_before_serving_ends_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     async def main(*args: object) -> int:
@@ -32,7 +32,7 @@ def test_an_interrupt_before_anything_is_served_ends_it(
         ([":2"], {"TRIOSERVE_LISTEN": ":1"}, [":2", ":1"]),
     ],
 )
-def test_echo_listens_on_its_own_address_only_if_it_is_given_none(
+def test_echo_listens_on_its_default_address_only_if_it_is_given_none(
     args: list[str],
     env: dict[str, str],
     where: list[str],
@@ -74,7 +74,7 @@ def test_options_become_limits_and_timeouts(
     assert [str(target) for target in service.targets] == args[2:]
     assert (service.timeouts.idle, service.timeouts.half_closed) == (120.0, 90.0)
     assert service.timeouts.drain == float("inf")
-    assert service.timeouts.first_byte == 60.0  # which the library does not do
+    assert service.timeouts.first_byte == 60.0  # the library's default is never
     assert service.name == args[0]
 
 

@@ -1,4 +1,4 @@
-"""Too few threads, too few open files: a line that says so, and what goes on."""
+"""Too few threads or open files: an error of one line, and what goes on."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ import pytest
 from app.invoked import invoke
 from app.process import Command, Lines, Start, spawned
 
-#: A user who runs nothing else, so that the limit counts our threads only.
+#: A user that runs nothing else, so that the limit counts only our threads.
 USER = str(61_000 + os.getpid() % 4000)
-#: What measures the tests would itself need files and rights.
+#: Without coverage, which would need files and permissions of its own.
 UNMEASURED = ["env", "-u", "COVERAGE_PROCESS_START", "-u", "COVERAGE_PROCESS_CONFIG"]
 NO_THREAD = (
-    "trioserve: error: can't start a thread: no more processes and threads are allowed"
+    "trioserve: error: can't start a thread: the limit of threads is reached"
     " (ulimit -u, TasksMax= in systemd, the pids limit of a container)\n"
 )
 
 
 def limited(threads: int, *words: str) -> list[str]:
-    """A command line that may have so many threads."""
+    """A command line that runs Python with a limit of threads."""
     user = ["setpriv", f"--reuid={USER}", f"--regid={USER}", "--clear-groups"]
     limit = ["prlimit", f"--nproc={threads}"]
     return [*UNMEASURED, *limit, *user, sys.executable, *words]
@@ -116,14 +116,14 @@ def no_threads(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("no_threads")
 @pytest.mark.parametrize("command", ["echo", "demo"])
-def test_a_thread_that_cannot_be_started_is_one_line(command: str) -> None:
+def test_a_thread_that_cannot_be_started_is_an_error_of_one_line(command: str) -> None:
     result = invoke(command)
     assert result.stderr == NO_THREAD
     assert result.exit_code == 1
 
 
 @pytest.mark.parametrize("code", [errno.EMFILE, errno.ENFILE])
-def test_too_few_open_files_to_start_with_are_a_line(
+def test_too_few_open_files_to_start_a_thread_are_an_error_of_one_line(
     code: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def start(thread: threading.Thread) -> None:
@@ -135,7 +135,7 @@ def test_too_few_open_files_to_start_with_are_a_line(
     assert result.exit_code == 1
 
 
-def test_any_other_mistake_is_one_of_ours(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_any_other_exception_is_raised(monkeypatch: pytest.MonkeyPatch) -> None:
     def start(thread: threading.Thread) -> None:
         raise error
 
@@ -146,7 +146,7 @@ def test_any_other_mistake_is_one_of_ours(monkeypatch: pytest.MonkeyPatch) -> No
 
 @pytest.fixture
 def few_files() -> Iterator[Any]:
-    """Start the command with so many open files."""
+    """Start the command with a limit of open files."""
     with contextlib.ExitStack() as stack:
 
         def start(count: int, *words: str) -> Command:
@@ -165,11 +165,13 @@ def few_files() -> Iterator[Any]:
 
 
 @pytest.mark.parametrize("count", [6, 8, 9, 10])
-def test_too_few_open_files_are_a_line(count: int, few_files: Any) -> None:
+def test_too_few_open_files_are_an_error_of_one_line(
+    count: int, few_files: Any
+) -> None:
     command = few_files(count, "echo", "127.0.0.1:0", "--log", "logfmt")
     try:
         command.port()
-    except AssertionError:  # it has ended without a port
+    except AssertionError:  # it has ended without listening
         assert "Too many open files" in command.err.seen[-1]
         assert not any("Traceback" in line for line in command.err.seen)
         assert command.code() == 1
@@ -178,21 +180,23 @@ def test_too_few_open_files_are_a_line(count: int, few_files: Any) -> None:
         assert command.code() == 0
 
 
-def test_a_limit_that_is_low_for_lack_of_files_is_said(few_files: Any) -> None:
+def test_a_default_limit_that_is_low_is_a_warning(few_files: Any) -> None:
     command = few_files(64, "echo", "127.0.0.1:0")
-    said = command.err.until("event=files")
+    said = command.err.until("event=open-files")
     assert "level=warning" in said
     assert "max_connections=1 allowed=64" in said
     command.port()
     asked_for = few_files(64, "echo", "127.0.0.1:0", "--max-connections", "1")
     asked_for.port()
-    assert not any("event=files" in line for line in asked_for.err.seen)
+    assert not any("event=open-files" in line for line in asked_for.err.seen)
 
 
 @pytest.mark.parametrize("kind", ["device", "pipe", "folder", "huge", "stdin"])
-def test_faults_are_read_from_a_file_that_has_an_end(kind: str, tmp_path: Path) -> None:
+def test_faults_are_read_from_regular_files_of_limited_size_only(
+    kind: str, tmp_path: Path
+) -> None:
     path = tmp_path / "case"
-    said = "it is no regular file"
+    said = "it is not a regular file"
     match kind:
         case "device":
             path = Path("/dev/zero")
@@ -227,19 +231,17 @@ def test_faults_are_read_from_a_file_that_has_an_end(kind: str, tmp_path: Path) 
 
 @pytest.mark.parametrize("command", ["explain", "reports"])
 @pytest.mark.parametrize("device", ["/dev/zero", "/dev/urandom"])
-def test_what_has_no_end_is_not_read_for_ever(command: str, device: str) -> None:
+def test_an_endless_file_is_not_read_forever(command: str, device: str) -> None:
     result = invoke(command, device)
     assert result.stderr == (
         f"trioserve: error: there is no report in {device}; give a file that"
-        " --reports has written\n"
+        " --reports wrote\n"
     )
     assert result.exit_code == 1
 
 
 @pytest.mark.parametrize("kind", ["device", "pipe", "folder", "link"])
-def test_a_port_file_takes_the_place_of_nothing_but_a_file(
-    kind: str, tmp_path: Path
-) -> None:
+def test_a_port_file_replaces_only_regular_files(kind: str, tmp_path: Path) -> None:
     path = tmp_path / "port"
     match kind:
         case "device":
@@ -253,15 +255,17 @@ def test_a_port_file_takes_the_place_of_nothing_but_a_file(
     before = path.lstat()
     result = invoke("echo", "127.0.0.1:0", "--port-file", str(path))
     assert result.stderr == (
-        f"trioserve: error: can't write the port to {path}: it is there, and no"
-        " regular file\n"
+        f"trioserve: error: can't write the port to {path}: it exists, and is not"
+        " a regular file\n"
     )
     assert result.exit_code == 1
     assert os.path.samestat(path.lstat(), before)
 
 
-def test_a_port_file_on_a_full_disk_is_a_line(start: Start, tmp_path: Path) -> None:
-    # A limit of the size of files is what a full disk is, without one.
+def test_a_port_file_on_a_full_disk_is_an_error_of_one_line(
+    start: Start, tmp_path: Path
+) -> None:
+    # A limit of the file size stands in for a full disk.
     script = 'ulimit -f 0; exec "$0" -m trioserve echo 127.0.0.1:0 --port-file "$1"'
     done = subprocess.run(
         [*UNMEASURED, "sh", "-c", script, sys.executable, str(tmp_path / "port")],

@@ -1,4 +1,4 @@
-"""Signals, sent to the command whenever, and whatever its parent has set."""
+"""Signals, sent to the command at any time, whatever its parent has set."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ ENDING = {
     *("VTALRM", "XCPU", "XFSZ"),
 }
 
-#: A program whose names take for ever to be looked up, and that says when they are.
+#: A program whose look-ups of names never end, and which prints when one begins.
 SLOW_NAMES = """
 import os, socket, threading
 real = socket.getaddrinfo
@@ -58,26 +58,26 @@ def blocked(*numbers: int) -> Generator[None]:
     [(signal.SIGTERM, 0), (signal.SIGINT, 0), (signal.SIGQUIT, 3)],
     ids=str,
 )
-def test_a_parent_that_blocks_signals_does_not_keep_it_from_being_stopped(
+def test_it_can_be_stopped_if_its_parent_has_blocked_signals(
     start: Start, number: signal.Signals, code: int
 ) -> None:
-    with blocked(*_signals.STOPS, *_signals.ASKS):
+    with blocked(*_signals.STOPS, *_signals.REQUESTS):
         command = start("echo", "127.0.0.1:0")
     command.port()
     command.signal(signal.SIGUSR1)
     command.err.until("event=status")
     command.signal(signal.SIGHUP)
-    command.err.until("event=hangup")
+    command.err.until("event=sighup")
     command.signal(number)
     assert command.code() == code
 
 
 @pytest.mark.parametrize("number", sorted(_signals.STOPS), ids=str)
-def test_a_signal_that_waited_while_it_was_blocked_ends_it(
+def test_a_pending_stop_signal_ends_it(
     number: signal.Signals,
 ) -> None:
     with blocked(number):
-        # The shell has a signal waiting for it, as has the program that it becomes.
+        # The signal is pending for the shell, and then for the program that it runs.
         script = f'kill -{number.value} $$; exec "$0" -m trioserve echo 127.0.0.1:0'
         process = subprocess.Popen(
             ["sh", "-c", script, sys.executable],
@@ -89,19 +89,19 @@ def test_a_signal_that_waited_while_it_was_blocked_ends_it(
     assert said == ""
 
 
-def test_a_hangup_that_waited_while_it_was_blocked_ends_nothing() -> None:
+def test_a_pending_sighup_ends_nothing() -> None:
     with blocked(signal.SIGHUP):
         script = 'kill -1 $$; exec "$0" -m trioserve echo 127.0.0.1:0'
         with spawned(["sh", "-c", script, sys.executable]) as process:
             assert process.stderr
             lines = Lines(process.stderr)
             lines.until("event=listening")
-            lines.until("event=hangup")
+            lines.until("event=sighup")
             process.send_signal(signal.SIGTERM)
             assert process.wait(30) == 0
 
 
-def test_a_parent_that_ignores_signals_does_not_keep_it_from_being_stopped(
+def test_it_can_be_stopped_if_its_parent_has_ignored_signals(
     start: Start,
 ) -> None:
     for number in _signals.STOPS:
@@ -112,7 +112,7 @@ def test_a_parent_that_ignores_signals_does_not_keep_it_from_being_stopped(
     assert command.code() == 0
 
 
-def test_signals_that_ask_for_nothing_end_nothing(start: Start) -> None:
+def test_unused_signals_end_nothing(start: Start) -> None:
     command = start("echo", "127.0.0.1:0")
     with command.connect(command.port()) as client:
         for number in sorted(_signals.IGNORED):
@@ -123,7 +123,7 @@ def test_signals_that_ask_for_nothing_end_nothing(start: Start) -> None:
     assert command.code() == 0
 
 
-def test_help_tells_what_becomes_of_every_signal_that_could_end_it() -> None:
+def test_help_names_every_signal_that_could_end_it() -> None:
     told = set(re.findall(r"\b[A-Z]{2,}[12]?\b", TOPICS["signals"]))
     assert ENDING - told == set()
     ignored = TOPICS["signals"].split("Ignored:")[1].split(".")[0]
@@ -143,10 +143,10 @@ def test_a_crash_is_still_a_crash(start: Start) -> None:
 
 @pytest.mark.parametrize("number", sorted(_signals.STOPS), ids=str)
 @pytest.mark.parametrize("command", ["echo", "proxy"])
-def test_a_signal_while_names_are_looked_up_ends_it_and_leaves_nothing(
+def test_a_signal_while_names_are_looked_up_ends_it_and_leaves_nothing_behind(
     command: str, number: signal.Signals, tmp_path: Path
 ) -> None:
-    # A proxy looks up its target if it might be itself.
+    # A proxy looks up a target that might be itself.
     port = free_port()
     words = ["127.0.0.1:0", f"unix:{tmp_path}/socket", "slow.test:0"]
     if command == "proxy":
@@ -161,7 +161,7 @@ def test_a_signal_while_names_are_looked_up_ends_it_and_leaves_nothing(
         assert process.stderr
         Lines(process.stdout).until("looking up")
         assert (tmp_path / "socket").exists()
-        process.send_signal(signal.SIGHUP)  # asks for nothing that matters
+        process.send_signal(signal.SIGHUP)  # does not stop it
         process.send_signal(signal.SIGUSR1)
         process.send_signal(number)
         assert process.wait(30) == 128 + number
@@ -212,7 +212,7 @@ def test_process_1_drains(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("number", sorted(_signals.STOPS), ids=str)
-def test_the_demo_can_be_ended(start: Start, number: signal.Signals) -> None:
+def test_a_signal_ends_the_demo(start: Start, number: signal.Signals) -> None:
     demo = start("demo", "--seconds", "1000", "--clients", "10")
     demo.out.until("clients in 1000 s")
     demo.signal(number)
@@ -220,12 +220,12 @@ def test_the_demo_can_be_ended(start: Start, number: signal.Signals) -> None:
     assert demo.err.rest() == []
 
 
-def test_a_command_that_waits_for_its_input_can_be_ended(tmp_path: Path) -> None:
+def test_a_signal_ends_a_command_that_waits_for_input(tmp_path: Path) -> None:
     fifo = tmp_path / "fifo"
     os.mkfifo(fifo)
     words = [sys.executable, "-m", "trioserve", "explain", str(fifo)]
     with spawned(words) as process:
-        # It can be opened to write as soon as it is read.
+        # Opening it to write waits until it is opened to read.
         with fifo.open("wb"):
             process.send_signal(signal.SIGINT)
             assert process.wait(30) == 130
@@ -233,13 +233,13 @@ def test_a_command_that_waits_for_its_input_can_be_ended(tmp_path: Path) -> None
         assert process.stderr.read() == ""
 
 
-def test_before_it_runs_a_signal_that_stops_ends_it() -> None:
+def test_before_it_runs_a_stop_signal_ends_it() -> None:
     end_when_stopped()
     with pytest.raises(SystemExit) as caught:
         signal.raise_signal(signal.SIGTERM)
     assert caught.value.code == 143
     signals = Signals()
-    signal.raise_signal(signal.SIGHUP)  # is kept
+    signal.raise_signal(signal.SIGHUP)  # is queued
     with pytest.raises(SystemExit) as caught:
         signal.raise_signal(signal.SIGQUIT)
     assert caught.value.code == 131
@@ -251,9 +251,9 @@ def test_before_it_runs_a_signal_that_stops_ends_it() -> None:
     assert signals.run(main) == 10 * signal.SIGHUP + signal.SIGUSR1
 
 
-def test_what_came_before_the_first_step_of_trio_is_not_lost() -> None:
+def test_a_signal_before_the_first_step_of_trio_is_not_lost() -> None:
     signals = Signals()
-    signals._keeps_stops = True
+    signals._queues_stops = True
     signal.raise_signal(signal.SIGTERM)
 
     async def never() -> int:
@@ -268,7 +268,7 @@ def test_what_came_before_the_first_step_of_trio_is_not_lost() -> None:
     assert caught.value.code == 143
 
 
-def test_what_was_done_before_the_signal_stays_done() -> None:
+def test_a_result_from_before_the_signal_is_returned() -> None:
     signals = Signals()
 
     async def main() -> int:
@@ -277,19 +277,19 @@ def test_what_was_done_before_the_signal_stays_done() -> None:
             return 7
 
         done = await signals.unless_stopped(attempt)
-        # Then it is for whoever takes it.
+        # The signal is still in the queue.
         return done * 100 + await anext(signals)
 
     assert signals.run(main) == 700 + signal.SIGTERM
 
 
-def test_a_signal_that_comes_too_late_does_not_replace_the_exit_code() -> None:
+def test_a_signal_after_the_end_does_not_change_the_exit_code() -> None:
     signals = Signals()
 
     async def main() -> int:
         return 3
 
     assert signals.run(main) == 3
-    for number in _signals.STOPS | _signals.ASKS:
+    for number in _signals.STOPS | _signals.REQUESTS:
         signal.raise_signal(number)
-    signals._arrive(signal.SIGTERM, None)  # seen before it was ignored
+    signals._arrive(signal.SIGTERM, None)  # arrived before it was ignored

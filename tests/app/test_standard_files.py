@@ -1,4 +1,4 @@
-"""What is printed where nothing can be written: one line, and an exit code."""
+"""Output that can't be written: an error of one line, and an exit code."""
 
 from __future__ import annotations
 
@@ -31,34 +31,32 @@ def printed(words: str, to: str, *, buffered: bool = False) -> tuple[int, str]:
 
 
 @pytest.mark.parametrize("words", PRINTING)
-def test_a_full_stdout_is_one_line(words: str) -> None:
+def test_a_full_stdout_is_an_error_of_one_line(words: str) -> None:
     code, said = printed(words, "> /dev/full", buffered=len(words) % 2 == 0)
     assert said == "trioserve: error: can't write to stdout: No space left on device\n"
     assert code == 1
 
 
 @pytest.mark.parametrize("words", ["--version", "help logs", "reports -"])
-def test_a_closed_stdout_is_one_line(words: str) -> None:
+def test_a_closed_stdout_is_an_error_of_one_line(words: str) -> None:
     code, said = printed(words, ">&-")
     assert said == "trioserve: error: can't write to stdout: Bad file descriptor\n"
     assert code == 1
 
 
-def test_a_demo_without_stdout_says_so() -> None:
+def test_a_demo_without_stdout_is_an_error() -> None:
     code, said = printed("demo --clients 1 --seconds 0.01", ">&-")
     assert said == "trioserve: error: can't write to stdout: Bad file descriptor\n"
     assert code == 1
 
 
 @pytest.mark.parametrize("words", ["--help", "demo --clients 1 --seconds 0.01"])
-def test_whoever_has_seen_enough_may_leave(words: str) -> None:
+def test_a_reader_may_close_the_pipe_early(words: str) -> None:
     _, said = printed(words, "| head -c 1 > /dev/null")
     assert said == ""
 
 
 @pytest.mark.parametrize("to", ["2> /dev/full", "2>&-"])
 @pytest.mark.parametrize(("words", "code"), [("ecoh", 2), ("explain /no", 1)])
-def test_where_an_error_cannot_be_said_the_exit_code_is_right(
-    words: str, code: int, to: str
-) -> None:
+def test_without_stderr_the_exit_code_is_right(words: str, code: int, to: str) -> None:
     assert printed(words, to, buffered=True)[0] == code

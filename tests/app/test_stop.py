@@ -1,4 +1,4 @@
-"""What signals ask of a server."""
+"""What each signal does to a server."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from trioserve import (
 from trioserve.app import _stop
 
 
-async def test_it_says_how_it_stands_when_it_is_asked(scene: Scene) -> None:
+async def test_sigusr1_logs_the_status(scene: Scene) -> None:
     async with trio.open_nursery() as nursery:
         nursery.start_soon(scene.run, service(until_eof))
         client = await scene.connect()
@@ -27,7 +27,7 @@ async def test_it_says_how_it_stands_when_it_is_asked(scene: Scene) -> None:
         assert ": data, " in await scene.lines.until("  conn-1 127.0.0.1:")
         await scene.lines.until("tasks:")
         await scene.lines.until("conn-1 ")
-        # It serves on.
+        # It goes on serving.
         await client.send_eof()
         assert await client.receive_some() == b""
         scene.signal(signal.SIGTERM)
@@ -35,19 +35,19 @@ async def test_it_says_how_it_stands_when_it_is_asked(scene: Scene) -> None:
 
 
 @pytest.fixture
-def every_signal_counts(monkeypatch: pytest.MonkeyPatch) -> None:
-    """However soon after the one before it."""
-    monkeypatch.setattr(_stop, "_SAME", 0.0)
+def no_duplicates(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every signal counts, however soon it follows the one before."""
+    monkeypatch.setattr(_stop, "_DUPLICATE", 0.0)
 
 
 @pytest.fixture
-def no_signal_is_late(monkeypatch: pytest.MonkeyPatch) -> None:
-    """To be the same as the one before it."""
-    monkeypatch.setattr(_stop, "_SAME", math.inf)
+def all_duplicates(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every signal counts as a duplicate of the one before, however late it is."""
+    monkeypatch.setattr(_stop, "_DUPLICATE", math.inf)
 
 
-@pytest.mark.usefixtures("every_signal_counts")
-async def test_a_lame_duck_accepts_until_it_is_told_to_hurry(scene: Scene) -> None:
+@pytest.mark.usefixtures("no_duplicates")
+async def test_a_lame_duck_accepts_until_a_second_signal(scene: Scene) -> None:
     timeouts = Timeouts(lame_duck=1000.0, drain=5.0)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(scene.run, service(timeouts=timeouts))
@@ -62,7 +62,7 @@ async def test_a_lame_duck_accepts_until_it_is_told_to_hurry(scene: Scene) -> No
     assert scene.code == 3
 
 
-async def test_what_does_not_end_in_time_is_cut(scene: Scene) -> None:
+async def test_connections_that_do_not_end_in_time_are_cut(scene: Scene) -> None:
     async with trio.open_nursery() as nursery:
         nursery.start_soon(scene.run, service(until_eof, timeouts=Timeouts(drain=0.0)))
         client = await scene.connect()
@@ -76,7 +76,7 @@ async def test_what_does_not_end_in_time_is_cut(scene: Scene) -> None:
     assert scene.lines.seen[-2].endswith(": 0 finished, 1 cut, 0 refused")
 
 
-async def test_a_signal_that_comes_twice_at_once_is_one(
+async def test_a_signal_twice_at_once_counts_as_one(
     scene: Scene, autojump_clock: trio.testing.MockClock
 ) -> None:
     async with trio.open_nursery() as nursery:
@@ -98,9 +98,9 @@ async def test_a_signal_that_comes_twice_at_once_is_one(
     assert ended.endswith("(cut short: a second signal, SIGTERM)")
 
 
-@pytest.mark.usefixtures("no_signal_is_late")
-async def test_two_signals_that_stop_at_the_same_moment_are_one(scene: Scene) -> None:
-    """As when a terminal and a supervisor both send one."""
+@pytest.mark.usefixtures("all_duplicates")
+async def test_two_stop_signals_at_once_count_as_one(scene: Scene) -> None:
+    """A terminal and a supervisor may both send one."""
     async with trio.open_nursery() as nursery:
         nursery.start_soon(scene.run, service(until_eof))
         client = await scene.connect()
@@ -116,9 +116,9 @@ async def test_two_signals_that_stop_at_the_same_moment_are_one(scene: Scene) ->
     assert scene.code == 0
 
 
-@pytest.mark.usefixtures("no_signal_is_late")
+@pytest.mark.usefixtures("all_duplicates")
 async def test_sigquit_cuts_at_once_after_another_signal(scene: Scene) -> None:
-    """And what comes with it does not end the process."""
+    """Signals right after it do not end the process."""
     async with trio.open_nursery() as nursery:
         nursery.start_soon(scene.run, service(until_eof))
         client = await scene.connect()
@@ -133,7 +133,7 @@ async def test_sigquit_cuts_at_once_after_another_signal(scene: Scene) -> None:
     assert scene.left == []
 
 
-async def test_sigquit_says_where_tasks_stand_and_cuts(scene: Scene) -> None:
+async def test_sigquit_logs_the_status_and_cuts(scene: Scene) -> None:
     timeouts = Timeouts(lame_duck=1000.0, drain=1000.0)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(scene.run, service(until_eof, timeouts=timeouts))
@@ -152,8 +152,8 @@ async def test_sigquit_says_where_tasks_stand_and_cuts(scene: Scene) -> None:
     assert not scene.left
 
 
-@pytest.mark.usefixtures("every_signal_counts")
-async def test_sigquit_after_a_signal_cuts_and_a_third_one_leaves(scene: Scene) -> None:
+@pytest.mark.usefixtures("no_duplicates")
+async def test_sigquit_after_a_signal_cuts_and_a_third_one_exits(scene: Scene) -> None:
     release = trio.Event()
     scene.when_left = release.set
     timeouts = Timeouts(drain=1000.0, cleanup=1000.0)
@@ -171,7 +171,7 @@ async def test_sigquit_after_a_signal_cuts_and_a_third_one_leaves(scene: Scene) 
     assert scene.code == 3
 
 
-@pytest.mark.usefixtures("every_signal_counts")
+@pytest.mark.usefixtures("no_duplicates")
 async def test_a_second_signal_cuts(scene: Scene) -> None:
     forever = Timeouts(drain=float("inf"))
     async with trio.open_nursery() as nursery:
@@ -188,8 +188,8 @@ async def test_a_second_signal_cuts(scene: Scene) -> None:
     assert scene.code == 3
 
 
-@pytest.mark.usefixtures("every_signal_counts")
-async def test_a_third_signal_leaves_at_once(scene: Scene) -> None:
+@pytest.mark.usefixtures("no_duplicates")
+async def test_a_third_signal_exits_at_once(scene: Scene) -> None:
     release = trio.Event()
     scene.when_left = release.set
     timeouts = Timeouts(drain=1000.0, cleanup=1000.0)

@@ -1,4 +1,4 @@
-"""Two proxies in two processes that lead to each other: what bounds it."""
+"""Two proxies in two processes that dial each other: what limits the loop."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _PATIENCE = 120.0
 
 
 def _open(command: Command) -> int:
-    """How many connections it has now, which are never more than it may have."""
+    """How many connections it has now, which never exceed its limit."""
     command.signal(signal.SIGUSR1)
     found = re.search(r" open=(\d+) ", command.err.until("event=status"))
     assert found
@@ -30,7 +30,7 @@ def _wait_until_each_has(count: int, *commands: Command) -> None:
         assert time.monotonic() < deadline
 
 
-def test_a_loop_takes_the_slots_there_are_and_ends_with_its_client(
+def test_a_loop_takes_all_tokens_and_ends_with_its_client(
     start: Start,
 ) -> None:
     """Law 2: both stay alive, and serve again when the client is gone."""

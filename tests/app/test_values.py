@@ -39,13 +39,13 @@ def test_durations_are_read(text: str, seconds: float) -> None:
 @pytest.mark.parametrize(
     "text", ["", "s", "1x", "1 s", "1s 2", "nan", "1e3", "\u0661s", "1h1h", "1s2m1s"]
 )
-def test_what_is_no_duration_is_said_with_what_is(text: str) -> None:
+def test_a_wrong_duration_is_an_error_with_examples(text: str) -> None:
     with pytest.raises(ValueError, match="use 500ms, 10s, 2m, 1h") as caught:
         parse_duration(text)
     assert repr(text) in str(caught.value)
 
 
-def test_a_negative_duration_is_told_apart() -> None:
+def test_a_negative_duration_has_an_error_of_its_own() -> None:
     with pytest.raises(ValueError, match="'-1s' is negative"):
         parse_duration("-1s")
 
@@ -72,7 +72,7 @@ def test_durations_are_written(seconds: float, text: str) -> None:
 
 
 @given(st.floats(min_value=0.001, max_value=1e7))
-def test_what_is_written_is_read_back(seconds: float) -> None:
+def test_a_written_duration_is_read_back(seconds: float) -> None:
     assert parse_duration(format_duration(seconds)) == pytest.approx(seconds, rel=0.06)
 
 
@@ -93,6 +93,6 @@ def test_sizes_are_written(count: int, text: str) -> None:
     assert format_bytes(count) == text
 
 
-def test_only_what_a_terminal_obeys_is_escaped() -> None:
+def test_only_unprintable_characters_are_escaped() -> None:
     assert printable("Grüße") == "Grüße"
     assert printable("a\x1b]0;b\x07\u202e") == "a\\x1b]0;b\\x07\\u202e"

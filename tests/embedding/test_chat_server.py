@@ -37,7 +37,7 @@ async def hears(client: trio.SocketStream, text: bytes) -> None:
     assert await receive_exactly(client, len(text)) == text
 
 
-async def test_everybody_hears_what_is_said(autojump_clock: MockClock) -> None:
+async def test_every_client_gets_each_message(autojump_clock: MockClock) -> None:
     async with serving(partial(handler, room=Room())) as running:
         anna = await joins(running, b"anna")
         bert = await joins(running, b"bert")
@@ -53,7 +53,7 @@ async def test_everybody_hears_what_is_said(autojump_clock: MockClock) -> None:
     assert reasons == [Reason.CLIENT_CLOSED, Reason.DRAINED]
 
 
-async def test_a_client_that_does_not_read_is_let_go_with_a_reason(
+async def test_a_client_that_does_not_read_is_dropped_with_a_reason(
     autojump_clock: MockClock,
 ) -> None:
     async with serving(partial(handler, room=Room())) as running:
@@ -71,7 +71,7 @@ async def test_a_client_that_does_not_read_is_let_go_with_a_reason(
     assert report.notes == {"dropped": "it reads too slowly"}
 
 
-async def test_a_burst_drops_nobody_who_reads(autojump_clock: MockClock) -> None:
+async def test_a_burst_drops_no_client_that_reads(autojump_clock: MockClock) -> None:
     burst = b"x\n" * 100_000
     heard = b"anna: x\n" * 100_000
     async with serving(partial(handler, room=Room())) as running:
@@ -86,7 +86,9 @@ async def test_a_burst_drops_nobody_who_reads(autojump_clock: MockClock) -> None
 
 
 @pytest.mark.parametrize("end", [b"", b"\n"], ids=["no end", "end"])
-async def test_a_line_has_a_bound(end: bytes, autojump_clock: MockClock) -> None:
+async def test_the_length_of_a_line_is_limited(
+    end: bytes, autojump_clock: MockClock
+) -> None:
     async with serving(partial(handler, room=Room())) as running:
         client = await joins(running, b"anna")
         await client.send_all(bytes(MAX_LINE + 1) + end)
@@ -94,7 +96,7 @@ async def test_a_line_has_a_bound(end: bytes, autojump_clock: MockClock) -> None
     assert running.reports[0].notes == {"dropped": "a line was too long"}
 
 
-async def test_at_a_drain_half_a_line_can_be_ended_and_is_heard(
+async def test_during_a_drain_a_client_can_finish_its_line_and_others_get_it(
     autojump_clock: MockClock,
 ) -> None:
     async with serving(partial(handler, room=Room())) as running:
@@ -115,7 +117,7 @@ async def test_at_a_drain_half_a_line_can_be_ended_and_is_heard(
     assert {report.reason for report in running.reports} == {Reason.DRAINED}
 
 
-async def test_a_client_that_does_not_end_its_line_at_a_drain_was_told(
+async def test_a_client_that_does_not_finish_its_line_during_a_drain_is_told(
     autojump_clock: MockClock,
 ) -> None:
     async with serving(partial(handler, room=Room())) as running:

@@ -31,7 +31,7 @@ def chunked(*chunks: bytes) -> bytes:
     return b"".join(b"%x\r\n%b\r\n" % (len(chunk), chunk) for chunk in [*chunks, b""])
 
 
-async def test_a_connection_is_kept_for_one_request_after_the_other(
+async def test_a_connection_is_kept_alive_between_requests(
     autojump_clock: MockClock,
 ) -> None:
     async with serving(handler) as running:
@@ -84,7 +84,7 @@ async def test_a_client_of_http_1_0_gets_a_body_that_ends_with_the_connection(
         assert await receive_all(client) == _HEAD + _CLOSE + b"\r\nhello\n"
 
 
-async def test_who_expects_to_be_told_to_go_on_is_told(
+async def test_expect_100_continue_is_answered(
     autojump_clock: MockClock,
 ) -> None:
     head = (
@@ -112,7 +112,7 @@ async def test_who_expects_to_be_told_to_go_on_is_told(
     ],
     ids=["nonsense", "host", "head", "body", "chunk", "eof"],
 )
-async def test_what_can_not_be_answered_gets_an_error_and_the_end(
+async def test_a_bad_request_gets_an_error_and_a_close(
     request_: bytes, status: int, autojump_clock: MockClock
 ) -> None:
     async with serving(handler) as running:
@@ -126,7 +126,9 @@ async def test_what_can_not_be_answered_gets_an_error_and_the_end(
     assert report.notes.keys() == {"error"}
 
 
-async def test_a_chunked_body_is_bounded_too(autojump_clock: MockClock) -> None:
+async def test_the_size_of_a_chunked_body_is_limited_too(
+    autojump_clock: MockClock,
+) -> None:
     head = b"POST / HTTP/1.1\r\nHost: x\r\n" + _CHUNKED
     async with serving(handler) as running:
         client = await running.connect()
@@ -193,7 +195,7 @@ async def test_a_drain_answers_what_was_pipelined(autojump_clock: MockClock) -> 
         assert await receive_all(client) == answer + _HELLO + _LAST_HELLO
 
 
-async def test_a_slow_request_gets_408_whatever_its_pace(
+async def test_a_slow_request_gets_408_even_if_bytes_keep_coming(
     autojump_clock: MockClock,
 ) -> None:
     async with serving(handler) as running:
@@ -209,7 +211,7 @@ async def test_a_slow_request_gets_408_whatever_its_pace(
     assert running.reports[0].notes == {"error": "it took too long"}
 
 
-async def test_a_half_request_at_a_drain_that_never_ends_gets_408(
+async def test_half_a_request_that_is_not_finished_during_a_drain_gets_408(
     autojump_clock: MockClock,
 ) -> None:
     async with serving(handler) as running:
@@ -220,7 +222,7 @@ async def test_a_half_request_at_a_drain_that_never_ends_gets_408(
         assert (await running.server.drain()).clean
 
 
-async def test_a_client_that_does_not_read_is_ended_and_hurts_no_other(
+async def test_a_client_that_does_not_read_is_ended_and_affects_no_other(
     autojump_clock: MockClock,
 ) -> None:
     async with serving(handler, timeouts=Timeouts(write_stall=5)) as running:
@@ -235,7 +237,7 @@ async def test_a_client_that_does_not_read_is_ended_and_hurts_no_other(
     assert reasons[1] is Reason.WRITE_STALL
 
 
-async def test_a_client_that_vanishes_is_reported_and_hurts_no_other(
+async def test_a_client_that_vanishes_is_reported_and_affects_no_other(
     autojump_clock: MockClock,
 ) -> None:
     async with serving(handler) as running:

@@ -148,7 +148,7 @@ async def test_a_job_that_outlives_the_drain_is_left_and_its_client_reset(
     assert rows(path, "reason, jobs") == [("cut", 0)]
 
 
-async def test_a_client_that_vanishes_is_a_row_and_hurts_no_other(
+async def test_a_client_that_vanishes_is_a_row_and_affects_no_other(
     tmp_path: Path, gate: Gate
 ) -> None:
     path = tmp_path / "reports.db"
@@ -176,7 +176,7 @@ async def test_a_slow_client_is_ended_and_a_row(
 
 
 @pytest.mark.parametrize("end", [b"", b"\n"], ids=["no end", "end"])
-async def test_a_line_has_a_bound(
+async def test_the_length_of_a_line_is_limited(
     end: bytes, tmp_path: Path, autojump_clock: MockClock
 ) -> None:
     path = tmp_path / "reports.db"
@@ -187,7 +187,7 @@ async def test_a_line_has_a_bound(
     assert rows(path, "jobs") == [(0,)]
 
 
-async def test_what_is_there_is_written_in_one_batch(
+async def test_waiting_reports_are_written_in_one_batch(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sizes = list[int]()

@@ -36,7 +36,7 @@ async def handle(conn: Connection) -> None:
         (b"x" * (MAX_LINE + 1), b"ERROR: the line is too long\n"),
     ],
 )
-async def test_what_it_answers(
+async def test_each_command_has_its_answer(
     said: bytes, heard: bytes, autojump_clock: MockClock
 ) -> None:
     async with serving(handle) as running:
@@ -71,7 +71,7 @@ async def test_a_drain_waits_for_half_a_line_and_answers_it(
     assert {report.reason for report in running.reports} == {Reason.DRAINED}
 
 
-async def test_a_client_that_does_not_end_its_line_at_a_drain_is_told(
+async def test_a_client_that_does_not_finish_its_line_during_a_drain_is_told(
     autojump_clock: MockClock,
 ) -> None:
     async with serving(handle) as running:
@@ -82,7 +82,7 @@ async def test_a_client_that_does_not_end_its_line_at_a_drain_is_told(
         assert (await running.server.drain()).clean
 
 
-async def test_a_slow_line_is_ended_whatever_its_pace(
+async def test_a_slow_line_is_ended_even_if_bytes_keep_coming(
     autojump_clock: MockClock,
 ) -> None:
     async with serving(handle) as running:
@@ -97,7 +97,7 @@ async def test_a_slow_line_is_ended_whatever_its_pace(
     assert running.reports[0].notes == {"error": "the line took too long"}
 
 
-async def test_a_client_that_does_not_read_is_ended_and_hurts_no_other(
+async def test_a_client_that_does_not_read_is_ended_and_affects_no_other(
     autojump_clock: MockClock,
 ) -> None:
     async with serving(handle, timeouts=Timeouts(write_stall=5)) as running:
@@ -111,7 +111,7 @@ async def test_a_client_that_does_not_read_is_ended_and_hurts_no_other(
     assert reasons[1] is Reason.WRITE_STALL
 
 
-async def test_a_client_that_vanishes_is_reported_and_hurts_no_other(
+async def test_a_client_that_vanishes_is_reported_and_affects_no_other(
     autojump_clock: MockClock,
 ) -> None:
     async with serving(handle) as running:

@@ -28,7 +28,7 @@ _REPLY = random_bytes(3_000_000, seed=2)
 
 
 @pytest.mark.parametrize("first", ["client", "target"])
-def test_half_closed_first_by_either_the_other_direction_goes_on(
+def test_after_a_half_close_by_either_side_the_other_direction_goes_on(
     serve: Serve, target: Target, threads: ThreadPoolExecutor, first: str
 ) -> None:
     proxy = serve("proxy", target.address)

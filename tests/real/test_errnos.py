@@ -216,7 +216,7 @@ _RARE = ("getsockopt",)
 
 
 @pytest.mark.parametrize("times", [1, _ALWAYS], ids=["once", "for ever"])
-def test_a_call_that_fails_for_all_new_connections_does_not_touch_the_others(
+def test_a_call_that_fails_for_all_new_connections_does_not_affect_the_others(
     times: int, serve: Serve, target: Target, faults: Faults
 ) -> None:
     """Laws 1 and 2: and when it stops, new ones are served again."""
@@ -259,7 +259,7 @@ _BULK_CALLS = [
     ],
     ids=["some, once", "some, for ever", "no such call", "not allowed"],
 )
-def test_bulk_is_copied_where_it_can_not_be_spliced(
+def test_bulk_is_copied_if_splice_fails(
     calls: list[tuple[str, str]],
     times: int,
     forbidden: int,
@@ -291,7 +291,7 @@ def test_bulk_is_copied_where_it_can_not_be_spliced(
     [("accept4", "EPERM"), ("accept4", "ENOMEM"), ("accept4", "EMFILE"),
      ("send", "ENOBUFS"), ("epoll_ctl(ADD)", "ENOSPC"), ("setsockopt", "EPERM")],
 )  # fmt: skip
-def test_whatever_fails_it_can_be_stopped(
+def test_it_can_be_stopped_whatever_fails(
     call: str, name: str, serve: Serve, target: Target, faults: Faults
 ) -> None:
     """Law 5: it drains, and what can't be accepted is not waited for."""

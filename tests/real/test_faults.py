@@ -77,7 +77,7 @@ def test_redis_sees_the_latency_that_was_asked_for(redis: int, serve: Serve) -> 
 
 
 @needs("redis-server", "redis-cli")
-def test_a_value_comes_back_through_everything_that_changes_no_byte(
+def test_a_value_comes_back_through_all_faults_that_change_no_byte(
     redis: int, serve: Serve
 ) -> None:
     proxy = serve("proxy", f"127.0.0.1:{redis}", "--fault", _EVERYTHING, "--seed", "7")
@@ -96,7 +96,7 @@ def test_a_value_comes_back_through_everything_that_changes_no_byte(
 
 
 @needs("redis-server", "redis-cli")
-def test_redis_sees_a_reset_as_one(redis: int, serve: Serve) -> None:
+def test_redis_sees_a_reset(redis: int, serve: Serve) -> None:
     proxy = serve("proxy", f"127.0.0.1:{redis}", "--fault", "down:reset@3")
     assert b"reset by peer" in _redis_cli(proxy.port, "PING")
     reports = proxy.stop()
@@ -105,7 +105,7 @@ def test_redis_sees_a_reset_as_one(redis: int, serve: Serve) -> None:
 
 
 @needs("curl")
-def test_curl_sees_no_more_than_the_bandwidth_and_all_of_the_file(
+def test_curl_sees_at_most_the_bandwidth_and_gets_all_of_the_file(
     start: Start, serve: Serve, tmp_path: Path
 ) -> None:
     content = random_bytes(300_000)
@@ -189,7 +189,7 @@ def test_both_ends_see_what_was_asked_for(
     assert report["faults"]
 
 
-def test_what_is_broken_on_purpose_is_said_aloud(serve: Serve, target: Target) -> None:
+def test_faults_are_logged_and_reported(serve: Serve, target: Target) -> None:
     proxy = serve("proxy", target.address, "--fault", "up:stall@5", "--drain", "0")
     said = proxy.event("faults")
     assert (said["level"], said["faults"], said["seed"]) == ("warning", "up:stall@5", 0)

@@ -654,7 +654,7 @@ CASES = [
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
-def test_it_is_the_same_as_through_haproxy(
+def test_both_ends_see_the_same_as_through_haproxy(
     case: Case,
     threads: ThreadPoolExecutor,
     closing: contextlib.ExitStack,

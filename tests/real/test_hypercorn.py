@@ -231,7 +231,7 @@ async def test_more_clients_than_the_limit_wait(autojump_clock: MockClock) -> No
 
 
 @pytest.mark.parametrize("part", ["body", "answer"])
-async def test_a_drain_ends_the_idle_at_once_and_waits_for_a_request(
+async def test_a_drain_ends_idle_connections_at_once_and_waits_for_a_request(
     part: str, autojump_clock: MockClock
 ) -> None:
     app = App()
@@ -279,7 +279,7 @@ async def test_a_drain_waits_for_a_stream_of_http_2_that_has_begun(
         assert (await running.server.drain()).clean
 
 
-async def test_a_client_that_is_reset_hurts_no_other(
+async def test_a_client_that_resets_affects_no_other(
     autojump_clock: MockClock,
 ) -> None:
     app = App()
@@ -311,7 +311,7 @@ async def test_a_client_that_does_not_read_is_ended(autojump_clock: MockClock) -
     assert reasons[1] is Reason.WRITE_STALL
 
 
-async def test_an_answer_that_nobody_reads_is_cut_though_it_is_shielded(
+async def test_an_answer_that_is_not_read_is_cut_even_if_it_is_shielded(
     autojump_clock: MockClock,
 ) -> None:
     async with hypercorn(App()) as running:

@@ -47,7 +47,9 @@ def proxy(start: Start, serve: Serve) -> Trioserve:
     return serve("proxy", f"127.0.0.1:{port}")
 
 
-def test_a_paced_stream_is_counted_alike(proxy: Trioserve, *, back: bool) -> None:
+def test_a_paced_stream_has_the_same_count_everywhere(
+    proxy: Trioserve, *, back: bool
+) -> None:
     sent, received = _iperf3(proxy, *_PACED, back=back)
     data = _data_connection(proxy.stop(), back=back)
     assert sent == received == 2 * 1024 * 1024

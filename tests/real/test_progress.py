@@ -29,7 +29,7 @@ _REPLY = random_bytes(4_000_000, seed=1)
 _TAIL, _PIECE = 1_500_000, 100_000
 
 
-def test_a_slow_reader_gets_all_though_it_takes_longer_than_the_timer(
+def test_a_slow_reader_that_takes_longer_than_the_timer_gets_everything(
     serve: Serve, target: Target, threads: ThreadPoolExecutor
 ) -> None:
     """Law 14: 4 MB at 0.4 MB/s at the end, with a timer of a second."""
@@ -61,7 +61,7 @@ _TIMER = 3
 
 
 @needs_linux
-def test_a_process_that_was_stopped_has_missed_nothing(
+def test_a_process_that_was_stopped_misses_nothing(
     serve: Serve, target: Target, threads: ThreadPoolExecutor
 ) -> None:
     """Law 14: what has come meanwhile is passed on, and no timer ends anything."""

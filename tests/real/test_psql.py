@@ -81,7 +81,7 @@ def proxy(port: int, serve: Serve) -> Trioserve:
     return serve("proxy", f"127.0.0.1:{port}")
 
 
-def test_rows_that_are_copied_in_come_out_alike(proxy: Trioserve) -> None:
+def test_rows_that_are_copied_in_come_out_the_same(proxy: Trioserve) -> None:
     digits = random_bytes(16 * _ROWS).hex()
     lines = (f"{n}\t{digits[32 * n : 32 * (n + 1)]}\n" for n in range(_ROWS))
     rows = "".join(lines).encode()
@@ -99,7 +99,7 @@ def test_rows_that_are_copied_in_come_out_alike(proxy: Trioserve) -> None:
     assert copied_out["bytes_sent"] > len(rows) > copied_out["bytes_received"]
 
 
-def test_a_query_that_is_thinking_when_the_proxy_drains_gets_its_answer(
+def test_a_query_that_runs_when_the_proxy_drains_gets_its_answer(
     start: Start, proxy: Trioserve, port: int
 ) -> None:
     psql = _think(start, proxy)

@@ -87,7 +87,7 @@ def test_a_long_pipeline_has_a_reply_for_each_command(proxy: Trioserve) -> None:
 
 
 @needs("redis-cli")
-def test_a_subscriber_hears_all_that_is_published_while_the_proxy_drains_too(
+def test_a_subscriber_gets_every_message_even_while_the_proxy_drains(
     start: Start, redis: tuple[Process, int], proxy: Trioserve
 ) -> None:
     _, port = redis

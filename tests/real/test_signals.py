@@ -63,7 +63,7 @@ def test_fifty_transfers_end_well_before_it_exits(
 
 
 @needs_linux
-def test_what_does_not_end_in_time_is_reset_on_both_sides(
+def test_transfers_that_do_not_end_in_time_are_reset_on_both_sides(
     serve: Serve,
     target: Target,
     threads: ThreadPoolExecutor,

@@ -120,7 +120,7 @@ def test_a_command_has_its_output_and_its_exit_status(
     assert [report["outcome"] for report in proxy.stop()] == ["ok", "ok"]
 
 
-def test_bytes_through_cat_come_back_as_they_went(
+def test_bytes_through_cat_come_back_unchanged(
     proxy: Trioserve, options: list[str]
 ) -> None:
     data = random_bytes(_SIZE)
@@ -135,7 +135,7 @@ def test_bytes_through_cat_come_back_as_they_went(
     assert _SIZE < report["bytes_sent"] < 1.1 * _SIZE
 
 
-def test_a_command_that_waits_for_the_end_of_its_input_answers_then(
+def test_a_command_that_waits_for_eof_answers_after_it(
     proxy: Trioserve, options: list[str]
 ) -> None:
     data = random_bytes(_SIZE)

@@ -110,7 +110,7 @@ async def test_fragments_come_back_as_one_message_and_both_sides_close() -> None
     assert (report.result, report.notes) == (2, {"code": 1000})
 
 
-async def test_its_own_client_talks_to_it() -> None:
+async def test_the_client_of_trio_websocket_works() -> None:
     async with serving(echo) as running:
         url = f"ws://{running.address}/"
         async with trio_websocket.open_websocket_url(url) as socket:
@@ -131,7 +131,7 @@ async def test_more_clients_than_the_limit_are_refused() -> None:
     assert running.reports[0].reason is Reason.LIMIT
 
 
-async def test_a_drain_ends_the_idle_at_once_and_waits_for_half_a_message(
+async def test_a_drain_ends_idle_connections_at_once_and_waits_for_half_a_message(
     autojump_clock: MockClock,
 ) -> None:
     async with serving(echo) as running:
@@ -154,7 +154,7 @@ async def test_a_drain_ends_the_idle_at_once_and_waits_for_half_a_message(
     ]
 
 
-async def test_a_client_that_is_reset_hurts_no_other() -> None:
+async def test_a_client_that_resets_affects_no_other() -> None:
     async with serving(echo) as running:
         gone, other = await connect(running), await connect(running)
         await gone.send_fragment("to be")

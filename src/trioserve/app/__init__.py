@@ -1,6 +1,6 @@
 """The command ``trioserve``: configuration, output, signals and the terminal.
 
-The library never imports this, and this uses the library's public names only.
+The library never imports this package, which uses only the library's public names.
 The map, from the bottom up; the folders have maps of their own:
 
     _listen_errors   _lookup   _open_files   _port_file   _service
@@ -24,7 +24,7 @@ __all__ = ["main"]
 
 def main() -> NoReturn:
     """Run the command with the arguments of this process."""
-    # Before anything that is slow to import, during which a signal may come.
+    # First, because the imports below are slow, and a signal may come meanwhile.
     from ._signals import end_when_stopped
 
     end_when_stopped()

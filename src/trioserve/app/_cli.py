@@ -1,4 +1,4 @@
-"""The command line: words and options in, an exit code out.
+"""The command line: arguments and options in, an exit code out.
 
 Nothing here serves. Each command imports what it needs when it runs, so that
 help and completion are fast.
@@ -22,7 +22,7 @@ from ._topics import TOPICS
 from ._values import DURATIONS
 
 _EPILOG = (
-    f"TIME is {DURATIONS}. Every option can be given in the environment, like"
+    f"TIME is {DURATIONS}. Every option can also be set in the environment, like"
     f" TRIOSERVE_IDLE=10m. More: trioserve help {'|'.join(TOPICS)}"
 )
 #: Where echo listens by default.
@@ -106,14 +106,14 @@ def echo_command(first: Address | None, **options: Any) -> int:
     return _serve("echo", first, (), **options)
 
 
-@cli.command("demo", short_help="See it at work, and everything adds up.")
+@cli.command("demo", short_help="Run a demo, and check that everything adds up.")
 @click.option(
     "--seconds",
     type=click.FloatRange(min=0, min_open=True),
     default=5.0,
     show_default=True,
     metavar="S",
-    help="For how long clients keep connecting.",
+    help="Clients keep connecting for S seconds.",
 )
 @click.option(
     "--clients",
@@ -129,38 +129,38 @@ def echo_command(first: Address | None, **options: Any) -> int:
     default=1,
     show_default=True,
     metavar="N",
-    help="Seed of the behaviours and their times.",
+    help="Seed for what clients do, and when.",
 )
 def demo_command(seconds: float, clients: int, seed: int) -> int:
-    """See it at work: a proxy, its target, and clients of every behaviour.
+    """Run a proxy, its target, and simulated clients, and check the accounts.
 
     \b
     Examples:
       trioserve demo
       trioserve demo --clients 1000 --seconds 10
 
-    Needs no other machine. At the end every byte and every connection is
-    accounted for; the exit code is 1 if something does not add up.
+    Everything runs on this machine. At the end every byte and every connection
+    is accounted for; the exit code is 1 if something does not add up.
     """
     from .demo._command import run_demo
 
     return run_demo(seconds, clients, seed)
 
 
-@cli.command("explain", short_help="Explain what happened to connections, and why.")
+@cli.command("explain", short_help="Explain why connections failed.")
 @click.argument("file", type=click.Path(allow_dash=True), metavar="FILE")
 @click.option(
     "--id", type=count, metavar="N", help="Explain this connection, however it ended."
 )
 def explain_command(file: str, id: int | None) -> None:
-    """Explain in sentences what happened to connections that did not end well.
+    """Explain, in sentences, why connections did not end well.
 
     \b
     Examples:
       trioserve explain connections.jsonl
       trioserve explain connections.jsonl --id 7
 
-    FILE was written by --reports; '-' is stdin.
+    FILE is a file that --reports wrote; '-' is stdin.
     """
     from .reports._explain import explain
     from .reports._records import read_records
@@ -169,9 +169,9 @@ def explain_command(file: str, id: int | None) -> None:
         say(line)
 
 
-@cli.command("reports", short_help="Sum up how connections went.")
+@cli.command("reports", short_help="Sum up a file of reports.")
 @click.argument("file", type=click.Path(allow_dash=True), metavar="FILE")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON for machines.")
+@click.option("--json", "as_json", is_flag=True, help="Print one line of JSON.")
 def reports_command(file: str, as_json: bool) -> None:
     """Sum up a file of reports: outcomes, times, bytes, peers and targets.
 
@@ -180,7 +180,8 @@ def reports_command(file: str, as_json: bool) -> None:
       trioserve reports connections.jsonl
       trioserve reports connections.jsonl --json | jq .seconds.connect.p99
 
-    FILE was written by --reports; '-' is stdin. Percentiles are by nearest rank.
+    FILE is a file that --reports wrote; '-' is stdin. Percentiles are by nearest
+    rank.
     """
     from .reports._records import read_records
     from .reports._summary import Summary
@@ -194,7 +195,7 @@ def reports_command(file: str, as_json: bool) -> None:
 @cli.command("completion")
 @click.argument("shell", type=click.Choice(_SHELLS), metavar="SHELL")
 def completion_command(shell: str) -> None:
-    """Print a script that makes a SHELL complete commands and options.
+    """Print the completion script for SHELL: bash, zsh or fish.
 
     \b
     Examples:
@@ -259,7 +260,7 @@ def _print_settings(parent: click.Context, command_line: Sequence[str]) -> None:
     if name not in addresses:
         raise WrongUsage(no_such("serving command", name, addresses))
     if not args or args[0].startswith("-"):
-        # Addresses are not settings; the command line may leave them out.
+        # Addresses are not settings: the command line may leave them out.
         args = [*addresses[name], *args]
     with cli.commands[name].make_context(name, args, parent) as read:
         lines = list(settings_text(read))
@@ -272,7 +273,7 @@ def _print_settings(parent: click.Context, command_line: Sequence[str]) -> None:
 def _serve(
     name: str, first: Address | None, targets: tuple[Address, ...], **options: Any
 ) -> int:
-    # Signals are handled before the rest is imported, which takes a while.
+    # Handle signals before the slow imports below.
     from ._signals import Signals
 
     signals = Signals()

@@ -30,7 +30,7 @@ def option(name: str, **attributes: Any) -> Callable[[Command], Command]:
 
 class _Option(click.Option):
     def resolve_envvar_value(self, ctx: click.Context) -> str | None:
-        # In a file of settings that was written on Windows, values end with a CR.
+        # Values from a settings file that was written on Windows end with a CR.
         value = super().resolve_envvar_value(ctx)
         return value.rstrip("\r\n") or None if value else value
 
@@ -40,7 +40,7 @@ def misspelt_variables(
 ) -> Iterator[str]:
     """A line for each variable that looks like a misspelt option of a command.
 
-    Not for other variables that begin with ``TRIOSERVE_``, such as those that
+    Other variables that begin with ``TRIOSERVE_`` are ignored, such as those that
     Kubernetes sets for a service of that name.
     """
     options = (option for command in commands for option in command.params)
@@ -52,7 +52,7 @@ def misspelt_variables(
         if word.startswith(("PORT", "SERVICE_")):
             continue
         if (meant := closest(word, sorted(known))) is not None:
-            yield f"{name} is no setting; did you mean {_PREFIX}{meant}?"
+            yield f"{name} is not a setting; did you mean {_PREFIX}{meant}?"
 
 
 def settings_text(ctx: click.Context) -> Iterator[str]:

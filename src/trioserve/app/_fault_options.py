@@ -1,7 +1,7 @@
-"""The options for what a proxy breaks on purpose: in words, or in a file.
+"""The options that inject faults: a text with faults, or the name of a file.
 
-Words of the command line or the environment in, faults and a seed out. Nothing
-here knows what they do to a connection.
+Text of the command line or the environment in, faults and a seed out. Nothing
+here knows what a fault does to a connection.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from ._values import format_bytes, printable
 
 _FORM: Final = 'use an object like {"faults": "up:reset@4096", "seed": 7}'
 
-#: Bytes; a usual file has a hundred.
+#: Bytes; a typical file has a hundred.
 _LARGEST: Final = 1_000_000
 
 
 @dataclasses.dataclass(frozen=True)
 class SeededFaults:
-    """Faults, and the seed that they are to be used with, or None for any."""
+    """Faults and their seed; None if no seed was given with them."""
 
     faults: Faults
     seed: int | None = None
@@ -39,15 +39,15 @@ class SeededFaults:
 
 
 def fault_options() -> Callable[[Command], Command]:
-    """A decorator that adds options: what to break, and the seed of what is random."""
+    """A decorator that adds the options ``--fault`` and ``--seed``."""
 
     def decorate(command: Command) -> Command:
         command = option(
             "--seed",
             type=_seed,
             metavar="N",
-            show_default="0, or that of the file",
-            help="Seed of what is random in the faults.",
+            show_default="0, or the seed in the file",
+            help="Seed for the random values of the faults.",
         )(command)
         return option(
             "--fault",
@@ -66,7 +66,7 @@ def _faults(text: str) -> SeededFaults:
     except ValueError as error:
         raise click.BadParameter(printable(str(error))) from None
     if not found.faults:
-        raise click.BadParameter("no fault is in it; use one like 'latency=50ms'")
+        raise click.BadParameter("there is no fault; use one like 'latency=50ms'")
     return found
 
 
@@ -97,11 +97,11 @@ def _read(path: str) -> SeededFaults:
 
 
 def _read_file(path: str) -> bytes:
-    # Neither waits for a writer of a pipe nor reads a device without end.
+    # Don't wait for the writer of a pipe, and don't read a device without end.
     fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
     with os.fdopen(fd, "rb") as file:
         if not stat.S_ISREG(os.fstat(fd).st_mode):
-            raise OSError(errno.EINVAL, "it is no regular file")
+            raise OSError(errno.EINVAL, "it is not a regular file")
         text = file.read(_LARGEST + 1)
     if len(text) > _LARGEST:
         raise OSError(errno.EFBIG, f"it has more than {format_bytes(_LARGEST)}")

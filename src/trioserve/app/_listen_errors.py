@@ -1,6 +1,6 @@
 """Why a server can't listen, in a line that says what else to try.
 
-An error of the system in, a text out. Nothing here binds anything.
+An `OSError` in, a text out. Nothing here binds a socket.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ def why_not(error: OSError) -> str:
         return f"can't find the host of {where}: {error.strerror}; is it spelt right?"
     if error.errno == errno.EAGAIN:
         return (
-            f"can't look up the host of {where}: no more processes and threads are"
-            " allowed (ulimit -u, TasksMax= in systemd, the pids limit of a container)"
+            f"can't look up the host of {where}: the limit of threads is reached"
+            " (ulimit -u, TasksMax= in systemd, the pids limit of a container)"
         )
     if error.filename2 is not None:
         return (
             f"can't listen on both {where} and {error.filename2}: one of them is all"
-            " interfaces and includes the other; leave the other one out"
+            " interfaces, which includes the other; leave the other one out"
         )
     address = parse_address(where)
     if isinstance(address, UnixAddress):
@@ -35,17 +35,17 @@ def why_not(error: OSError) -> str:
     match error.errno:
         case errno.EADDRINUSE:
             return (
-                f"{where} is in use already; stop what listens there, or use another"
+                f"{where} is already in use; stop what listens there, or use another"
                 " port (0 picks a free one)"
             )
         case errno.EADDRNOTAVAIL:
             return (
-                f"{where} is not an address of this machine; 127.0.0.1 is for this"
-                " machine only, no host for all interfaces"
+                f"{where} is not an address of this machine; use 127.0.0.1 for this"
+                " machine only, or no host for all interfaces"
             )
         case errno.EACCES | errno.EPERM:
             return (
-                f"no right to listen on {where}: ports below 1024 need root or"
+                f"no permission to listen on {where}: ports below 1024 need root or"
                 " CAP_NET_BIND_SERVICE, higher ones don't"
             )
         case _:
@@ -57,22 +57,22 @@ def _why_not_unix(address: UnixAddress, error: OSError) -> str:
     match error.errno:
         case errno.EADDRINUSE if _is_foreign(address):
             return (
-                f"{address} is a socket of user {_owner(address.path)}, which you may"
-                " neither connect to nor replace; use another path"
+                f"{address} belongs to user {_owner(address.path)}, and you may neither"
+                " connect to it nor replace it; use another path"
             )
         case errno.EADDRINUSE if address.is_abstract or Path(address.path).is_socket():
-            return f"{address} is in use already; stop what listens there"
+            return f"{address} is already in use; stop what listens there"
         case errno.EADDRINUSE:
-            return f"{address.path} exists, and is no socket; use another path"
+            return f"{address.path} exists and is not a socket; use another path"
         case errno.ENOENT:
-            return f"can't listen on {address}: there is no folder {folder}"
+            return f"can't listen on {address}: directory {folder} does not exist"
         case errno.EACCES | errno.EPERM if Path(address.path).is_socket():
             return (
-                f"{address} was left over by user {_owner(address.path)}, and you may"
+                f"{address} was left behind by user {_owner(address.path)}, and you may"
                 " not replace it; use another path"
             )
         case errno.EACCES | errno.EPERM:
-            return f"no right to listen on {address}: can you write to {folder}?"
+            return f"no permission to listen on {address}: can you write to {folder}?"
         case _:
             return f"can't listen on {address}: {error.strerror or error}"
 

@@ -1,7 +1,7 @@
-"""What happens between binding the listeners and serving from them.
+"""Bind the listeners, check for loops, and write the port file.
 
-A service in, listeners and a port file out; what can't be is a line for a
-person. Nothing here serves.
+A service in, listeners and a port file out; an error is one line for a person.
+Nothing here serves.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from ._service import Service
 
 
 async def listen(*addresses: Address) -> Sequence[Listener]:
-    """`open_listeners`, with its errors as lines for a person.
+    """`open_listeners`, with each error as one line for a person.
 
     Raises:
       click.ClickException: with the reason, and what else to try.
@@ -38,15 +38,15 @@ async def refuse_loop(service: Service, listeners: Sequence[Listener]) -> None:
     """Check that no target is one of the listeners.
 
     Raises:
-      click.UsageError: naming the target that is.
+      click.UsageError: a target is; the error names it.
     """
     bound = [listener.socket for listener in listeners]
     within = service.timeouts.connect
     target = await find_loop(bound, service.targets, within=within)
     if target is not None:
         raise WrongUsage(
-            f"TARGET {target} is where this proxy itself listens, a loop; give the"
-            " address of another server"
+            f"TARGET {target} is a listener of this proxy, which would be a loop; give"
+            " the address of another server"
         )
 
 

@@ -1,7 +1,7 @@
 """Look up the name of a target, as a proxy would before it dials.
 
-A target in, socket addresses out. The answers are for checks when a proxy
-starts; when it serves, the library looks names up itself and keeps answers.
+A target in, socket addresses out. This is for checks when a proxy starts; while
+it serves, the library looks names up itself, and caches the answers.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ async def look_up(target: TcpAddress, *, within: float) -> list[Any] | None:
 async def unknown_hosts(targets: Iterable[Address], *, within: float) -> list[str]:
     """The hosts of ``targets`` that can't be found now, each once.
 
-    A host without an answer ``within`` seconds is not one of them: its name
-    server may only be slow.
+    A host without an answer ``within`` seconds is not listed: its name server may
+    just be slow.
     """
     unknown: dict[str, None] = {}
     for target in targets:

@@ -1,7 +1,7 @@
 """Loops: whether a proxy would dial itself.
 
-Bound sockets and targets in, the target that is one of them out. Nothing is
-connected to, and nothing here decides what follows from it.
+Bound sockets and targets in, the target that leads to one of them out. Nothing
+here sends anything, or decides what to do about a loop.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ async def find_loop(
 ) -> Address | None:
     """The first of ``targets`` that leads back to one of the ``bound`` sockets.
 
-    A name is looked up only if its port is one of theirs. A name without an answer
-    ``within`` seconds is taken for another machine.
+    A name is looked up only if a socket has its port. A name without an answer
+    ``within`` seconds is assumed to be another machine.
     """
     names = [sock.getsockname() for sock in bound]
     for target in targets:
@@ -44,7 +44,7 @@ async def find_loop(
 
 
 def _unmapped(sockaddr: Any) -> Any:
-    # An IPv4 address that is written as an IPv6 one is dialed as IPv4.
+    # An IPv4-mapped IPv6 address is dialed as IPv4.
     host = sockaddr[0].removeprefix("::ffff:")
     return (host, sockaddr[1]) if "." in host else sockaddr
 
@@ -72,8 +72,8 @@ def _leads_to(sockaddr: Any, name: Any) -> bool:
 
 
 def _is_local(sockaddr: Any) -> bool:
-    # The kernel routes an address of this machine back to itself, with the same
-    # address at both ends; within 127.0.0.0/8 the near end is always 127.0.0.1.
+    # The kernel routes an address of this machine back to itself, and uses the same
+    # address at both ends; within 127.0.0.0/8 the local end is always 127.0.0.1.
     if sockaddr[0] in _ANYWHERE or sockaddr[0].startswith("127."):
         return True
     family = socket.AF_INET if len(sockaddr) == 2 else socket.AF_INET6

@@ -1,7 +1,7 @@
-"""The options of every command that serves, and the limits they ask for.
+"""The options of every command that serves, and the limits they set.
 
-Words of the command line or the environment in, values out. Nothing here
-serves, and nothing here knows which command it is.
+Text of the command line or the environment in, values out. Nothing here serves,
+or knows which command it is.
 """
 
 from __future__ import annotations
@@ -27,22 +27,21 @@ from .output._folding import CHOICES
 _LINK_LOCAL = re.compile(r"fe[89ab][0-9a-f]:[^%]*$", re.IGNORECASE)
 
 _TIMEOUT_HELP = {
-    "connect": "Reset the client if no TARGET has answered after this time.",
-    "first_byte": "Close a connection if neither side sends a byte in this time.",
+    "connect": "Reset the client if no TARGET answers within this time.",
+    "first_byte": "Close a connection if neither side sends a byte within this time.",
     "idle": "Close a connection after this time without a byte.",
     "half_closed": "Reset a half-closed connection after this time without a byte.",
-    "write_stall": "Reset a connection if a receiver takes no byte for this long.",
+    "write_stall": "Reset a connection if a receiver accepts no byte for this long.",
     "lifetime": "Reset a connection after this time, busy or not.",
-    "drain": "Reset connections that are still open this long after the signal.",
-    "drain_idle": "After the signal, close a connection after this time without a"
-    " byte.",
-    "lame_duck": "Keep accepting for this long after the signal.",
-    "cleanup": "Wait at most this long for tasks to end after that reset.",
-    "linger": "Wait at most this long for a served client to close.",
+    "drain": "Reset connections that are still open this long after the stop signal.",
+    "drain_idle": "While draining, close a connection after this time without a byte.",
+    "lame_duck": "Keep accepting for this long after the stop signal.",
+    "cleanup": "At the end of a drain, wait at most this long for tasks to end.",
+    "linger": "After serving a client, wait at most this long for it to close.",
 }
 
 
-#: Where the defaults of the command differ from those of the library.
+#: Defaults of the command that differ from the library's.
 _DEFAULTS = {"first_byte": 60.0}
 
 
@@ -54,19 +53,19 @@ def address(text: str) -> Address:
         raise WrongUsage(str(error)) from None
     if isinstance(found, TcpAddress) and _LINK_LOCAL.match(found.host):
         raise WrongUsage(
-            f"{text!r} is a link-local address, which each interface has its own of;"
-            f" say which, like [{found.host}%eth0]:{found.port}"
+            f"{text!r} is a link-local address, and needs the name of an interface,"
+            f" like [{found.host}%eth0]:{found.port}"
         )
     return found
 
 
 def file_name(text: str) -> str:
-    """The type of an option that is the name of a file to be written."""
+    """The type of an option that is the name of a file to write."""
     if not text:
         raise click.BadParameter("is empty; give the name of a file")
     if any(unicodedata.category(character) == "Cc" for character in text):
         raise click.BadParameter(
-            f"{text!r} has a control character in it; give the name of a file"
+            f"{text!r} has a control character; give the name of a file without one"
         )
     return text
 
@@ -74,17 +73,17 @@ def file_name(text: str) -> str:
 def count(text: str) -> int:
     """The type of an option that is a number of things, at least 1."""
     if not re.fullmatch(r"[1-9]\d{0,8}", text, re.ASCII):
-        raise click.BadParameter(f"{text!r} is not a number of 1 or more")
+        raise click.BadParameter(f"{text!r} is not a whole number of 1 or more")
     return int(text)
 
 
 def serving_options(
     *, without: frozenset[str] = frozenset()
 ) -> Callable[[Command], Command]:
-    """A decorator that adds options: limits, an option for each timeout, output.
+    """A decorator that adds the options for limits, timeouts and output.
 
     Args:
-      without: timeouts that the command does not have.
+      without: the timeouts that the command does not have.
     """
     defaults = dataclasses.asdict(Timeouts()) | _DEFAULTS
     options = [
@@ -93,7 +92,7 @@ def serving_options(
             type=address,
             multiple=True,
             metavar="ADDRESS",
-            help="Listen on this address, too; may be repeated.",
+            help="Listen on this address too; may be repeated.",
         ),
         option(
             "--max-connections",
@@ -106,8 +105,8 @@ def serving_options(
             "--per-peer",
             type=count,
             metavar="N",
-            show_default="any number",
-            help="At most N of them from one peer; others are refused.",
+            show_default="no limit",
+            help="At most N connections from one peer; more are refused.",
         ),
         option(
             "--per-peer-prefix",
@@ -115,14 +114,15 @@ def serving_options(
             default=64,
             show_default=True,
             metavar="BITS",
-            help="IPv6 addresses with the same first BITS are one peer.",
+            help="Count IPv6 addresses with the same first BITS as one peer.",
         ),
         option(
             "--when-full",
             type=click.Choice(["wait", "refuse"]),
             default="wait",
             show_default=True,
-            help="At the limit, let clients wait in the kernel's queue or refuse them.",
+            help="At the limit, let clients wait in the kernel's backlog, or refuse"
+            " them.",
         ),
         *access_options(),
         *(
@@ -142,7 +142,7 @@ def serving_options(
             "--log",
             type=click.Choice(["text", "logfmt", "json", "haproxy"]),
             show_default="text on a terminal, else logfmt",
-            help="The format of the log, on stderr.",
+            help="Format of the log, which goes to stderr.",
         ),
         option(
             "--log-connections",
@@ -155,19 +155,19 @@ def serving_options(
         option(
             "--live",
             is_flag=True,
-            help="Show a live view of the server, on stderr.",
+            help="Show a live view of the server on stderr.",
         ),
         option(
             "--reports",
             type=file_name,
             metavar="FILE",
-            help="Append a line of JSON per connection; '-' is stdout.",
+            help="Append a line of JSON to FILE for each connection; '-' is stdout.",
         ),
         option(
             "--port-file",
             type=file_name,
             metavar="FILE",
-            help="Write the port to FILE while it is listened on.",
+            help="Write the port to FILE, and remove FILE when no longer accepting.",
         ),
     ]
 
@@ -185,9 +185,9 @@ def limits_of(
     per_peer_prefix: int = 64,
     when_full: Any = "wait",
 ) -> Limits:
-    """The limits that these options ask for.
+    """The limits that these options set.
 
-    Raises the limit of open files first, from which the default is computed.
+    Raises the limit of open files first: the default is computed from it.
     """
     raise_open_files_limit()
     limits = Limits(

@@ -1,7 +1,7 @@
-"""The port file: where a script reads which port the server was given.
+"""The port file: from it, a script reads which port the server listens on.
 
-A path and ports in, a file out, which appears as a whole. Nothing here knows
-what it is for.
+A path and ports in, a file out, which is put in place atomically. Nothing here
+knows a server.
 """
 
 from __future__ import annotations
@@ -29,10 +29,12 @@ class PortFile:
         self._path = Path(path)
         with contextlib.suppress(FileNotFoundError):
             if not stat.S_ISREG(self._path.lstat().st_mode):
-                raise OSError(errno.EEXIST, "it is there, and no regular file", path)
+                raise OSError(
+                    errno.EEXIST, "it exists, and is not a regular file", path
+                )
         text = "".join(f"{port}\n" for port in dict.fromkeys(ports))
         # Renamed into place, so that no reader sees half of it. Kept open, because
-        # the inode number of a deleted file may be given to another one.
+        # the inode number of a deleted file may be reused for another one.
         self._handle: int | None
         self._handle, name = tempfile.mkstemp(dir=self._path.parent, prefix=".port-")
         made = Path(name)

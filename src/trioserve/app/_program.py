@@ -19,12 +19,12 @@ from click.core import ParameterSource
 
 from ._standard_files import STDERR, STDOUT, give_up
 
-#: The text of a RuntimeError; it has no type or code of its own.
+#: The text of the RuntimeError, which has no type or code of its own.
 _NO_THREAD: Final = "can't start new thread"
 
 
 class WrongUsage(click.UsageError):
-    """Wrong usage, in a line that says what to do instead."""
+    """Wrong usage, in one line that says what to do instead."""
 
 
 def say(text: str) -> None:
@@ -87,8 +87,8 @@ class Program(HelpfulCommand, click.Group):
                 if str(error) != _NO_THREAD:
                     raise
                 raise click.ClickException(
-                    "can't start a thread: no more processes and threads are allowed"
-                    " (ulimit -u, TasksMax= in systemd, the pids limit of a container)"
+                    "can't start a thread: the limit of threads is reached (ulimit -u,"
+                    " TasksMax= in systemd, the pids limit of a container)"
                 ) from error
         except click.ClickException as error:
             self._say_error(_error_text(error), sys.argv[1:] if args is None else args)
@@ -114,8 +114,8 @@ class Program(HelpfulCommand, click.Group):
             give_up(STDERR)
 
     def _form_asked_for(self, args: Sequence[str]) -> str | None:
-        # The word of --log, found without parsing: the command line may be what
-        # could not be parsed.
+        # The value of --log, found without parsing, because it may be the command
+        # line that could not be parsed.
         command = self.commands.get(next(iter(args), ""))
         if command is None or "--log" not in _options_of(command):
             return None
@@ -137,15 +137,15 @@ class Program(HelpfulCommand, click.Group):
         if word not in self.commands:
             known = self.list_commands(ctx)
             text = no_such("command", word, known)
-            if ":" in word:  # an address: probably of the first command
+            if ":" in word:  # an address: 'proxy' was probably left out
                 meant = " ".join([known[0], *args])
-                text = f"{word!r} is no command; did you mean {meant!r}?"
+                text = f"{word!r} is not a command; did you mean {meant!r}?"
             raise WrongUsage(text, ctx)
         return super().resolve_command(ctx, args)
 
 
 def no_such(kind: str, word: str, known: Iterable[str]) -> str:
-    """An error about a word that is not one of those that are known."""
+    """An error about an unknown word, with what to write instead."""
     known = list(known)
     close = closest(word, known)
     hint = f"did you mean {close!r}?" if close else f"use {_or(known)}"
@@ -181,7 +181,7 @@ def _error_text(error: click.ClickException) -> str:
         case click.NoSuchOption(option_name=name):
             if known_to := _subcommand_with(ctx.command, name):
                 example = f"{ctx.command_path} {known_to} ... {name}"
-                return f"{name} goes behind the command: {example}"
+                return f"{name} goes after the command: {example}"
             close = closest(name, _options_of(ctx.command))
             hint = f"did you mean {close!r}?" if close else _see_help(ctx)
             return f"no such option {name!r}; {hint}"
@@ -216,7 +216,7 @@ def _usage(ctx: click.Context) -> str:
 
 
 def _see_help(ctx: click.Context) -> str:
-    return f"'{ctx.command_path} --help' has all of them"
+    return f"'{ctx.command_path} --help' lists them"
 
 
 def _or(words: Sequence[str]) -> str:

@@ -1,7 +1,7 @@
-"""Serve until a signal says stop: what of the command runs under Trio.
+"""Serve until a signal says stop: the part of the command that runs under Trio.
 
-A service in, an exit code out. Nothing here knows how the command line was
-written, and nothing here writes except through its output.
+A service in, an exit code out. Nothing here knows the command line, or writes
+except through an `Output`.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ async def main(service: Service, output: Output, signals: Signals) -> int:
     """Listen and serve until SIGTERM, SIGINT or SIGQUIT; return the exit code.
 
     Raises:
-      SystemExit: one of them came before it served; nothing is left behind.
-      click.ClickException: it can't listen, or no longer can; or a target is one
-        of its own listeners.
+      SystemExit: a signal came before it served; nothing is left behind.
+      click.ClickException: it can't listen, its last listener has failed, or a
+        target is one of its own listeners.
     """
     listeners = await signals.unless_stopped(listen, *service.listen)
     try:
@@ -44,7 +44,7 @@ async def main(service: Service, output: Output, signals: Signals) -> int:
         # `serve` raises this when its last listener has failed.
         match group.exceptions:
             case [OSError() as error]:
-                raise click.ClickException(f"can't go on: {error}") from group
+                raise click.ClickException(f"can't accept any more: {error}") from group
             case _:
                 raise
     finally:
@@ -64,10 +64,10 @@ async def run(
     port_file: PortFile | None = None,
     leave: Callable[[int], None] = os._exit,
 ) -> int:
-    """Serve until the first of ``signals``, drain, log how it went.
+    """Serve until the first of ``signals``, drain, and log how the drain went.
 
     ``leave`` ends the process without unwinding: at a third signal, and when a
-    task hangs, because a nursery can't be left while a task in it is alive.
+    task hangs, because a nursery can't be left while one of its tasks runs.
 
     Returns:
       `EXIT_DRAINED` or `EXIT_CUT`.
@@ -94,7 +94,7 @@ async def run(
         if service.live:
             nursery.start_soon(output.show, server)
         await stop.asked.wait()
-        # Without `within`: a deadline of its own would shorten the drain.
+        # Not with `within`: that deadline would shorten the drain.
         summary = await server.drain()
         output.end_show()
         lost = output.end_reports(server.statistics().lost)
@@ -108,7 +108,7 @@ async def run(
 
 
 async def _remove_when_closed(port_file: PortFile, server: Server) -> None:
-    # The port file is a promise that one can connect.
+    # As long as the port file is there, a script may rely on connecting.
     await server.draining.wait()
     port_file.remove()
 

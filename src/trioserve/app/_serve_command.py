@@ -1,7 +1,7 @@
-"""From the options of `echo` and `proxy` to a service that runs.
+"""Turn the options of `echo` and `proxy` into a service, and run it.
 
-Values of options in, an exit code out. Nothing here parses words, and nothing
-here runs under Trio.
+Values of options in, an exit code out. Nothing here parses text, or runs under
+Trio.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from ._signals import Signals
 from .output._opening import open_output
 from .output._startup import log_low_default
 
-#: When Python looks for garbage cycles; the default is (700, 10, 10).
+#: Thresholds of Python's garbage collector; the default is (700, 10, 10).
 _GARBAGE = (50_000, 20, 20)
 
 
@@ -55,9 +55,9 @@ def serve_command(
     """Run echo, or a proxy if there are targets, until a signal stops it.
 
     Args:
-      commands: all of the program's; a variable in the environment that looks
-        like a misspelt option of one of them is warned of.
-      first: the address that was given as an argument, before those of ``listen``.
+      commands: all of the program's, to warn of variables in the environment that
+        look like misspelt options.
+      first: the address given as an argument; it comes before those of ``listen``.
 
     Returns:
       the exit code.
@@ -67,7 +67,7 @@ def serve_command(
     """
 
     def on_attempt(target: Address, attempt: Attempt) -> None:
-        # Called while serving; by then there is an output.
+        # Called while serving, when ``output`` is bound.
         output.attempt(target, attempt)
 
     timeouts = Timeouts(**durations)
@@ -99,13 +99,13 @@ def serve_command(
         faults=faults,
         seed=seed,
     )
-    # Modules stay, and connections leave no cycles behind: a search for garbage
-    # takes half a second when thousands are open, and finds nothing.
+    # Modules stay, and connections leave no cycles behind: a collection takes half
+    # a second when thousands are open, and finds nothing.
     gc.freeze()
     gc.set_threshold(*_GARBAGE)
     with open_output(name, log, reports, connections=log_connections) as output:
         for text in misspelt_variables(commands, os.environ):
-            output.log.say("misspelt", text, level="warning")
+            output.log.say("unknown-setting", text, level="warning")
         if max_connections is None:
             log_low_default(output.log, service)
         return signals.run(_run.main, service, output, signals)

@@ -1,4 +1,4 @@
-"""The service that one command line asks for. A value; nothing here serves it."""
+"""The service that a command line describes. A value; nothing here serves it."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from trioserve.faults import Faults
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Service:
-    """Listeners, a handler, and how it is to be served.
+    """Where to listen, the handler, and how to serve it.
 
     Args:
       name: the command, ``"echo"`` or ``"proxy"``.
       listen: the addresses to listen on; a port may be 0.
-      targets: where a proxy dials, in this order; empty for other handlers.
+      targets: what a proxy dials, in this order; empty for other handlers.
       handler: what serves a connection.
-      layers: what is done to a connection before that, such as access rules.
-      port_file: a file that holds the ports while they are listened on, or None.
+      layers: what is done to a connection before its handler, such as access rules.
+      port_file: the file that has the ports while the server accepts, or None.
       live: whether to show the live view.
-      faults, seed: what a proxy breaks on purpose.
+      faults, seed: the faults that a proxy injects.
     """
 
     name: str
@@ -37,5 +37,5 @@ class Service:
 
     @property
     def route(self) -> str:
-        """Its targets, in words; "" if there are none."""
+        """The targets, in words; "" if there are none."""
         return ", then ".join(str(target) for target in self.targets)

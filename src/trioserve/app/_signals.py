@@ -1,6 +1,6 @@
-"""Signals: received from start to end, whatever dispositions the parent has set.
+"""Signals: handled from start to end, whatever the parent has blocked or ignored.
 
-Signals in, their numbers out, in a Trio task. Nothing here knows what one asks for.
+Signals in, their numbers out, in a Trio task. Nothing here knows what each one does.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ Ts = TypeVarTuple("Ts")
 #: Signals that stop the command.
 STOPS: Final = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGQUIT})
 
-#: Signals that ask for something else, and never end the process.
-ASKS: Final = frozenset({signal.SIGHUP, signal.SIGUSR1})
+#: Signals that request something else, and never end the process.
+REQUESTS: Final = frozenset({signal.SIGHUP, signal.SIGUSR1})
 
-#: Signals that have no use here, and whose default is to end the process while it
-#: serves. (Python ignores SIGPIPE and SIGXFSZ already.)
+#: Unused signals whose default action would end the process while it serves.
+#: (Python already ignores SIGPIPE and SIGXFSZ.)
 IGNORED: Final = frozenset(
     number
     for name in (
@@ -35,11 +35,11 @@ IGNORED: Final = frozenset(
 
 
 def end_when_stopped() -> None:
-    """From here on, signals that stop end the process, with 128 + their number.
+    """From now on, a stop signal ends the process, with exit code 128 + its number.
 
-    Without a handler they would do nothing in process 1 of a container, for which
-    the kernel ignores defaults, and under a parent that ignores or blocks them.
-    Threads inherit what is blocked: call this in the main thread before there are
+    Without a handler it would do nothing in process 1 of a container, for which the
+    kernel ignores default actions, or if the parent had ignored or blocked it.
+    Threads inherit the signal mask: call this in the main thread, before starting
     others.
     """
     for number in STOPS:
@@ -54,26 +54,26 @@ def _end(number: int, frame: object) -> None:
 class Signals:
     """The signals of a command that serves: ``async for number in signals``.
 
-    Until :meth:`run`, signals that stop end the process as in `end_when_stopped`;
-    from then on they are queued until a task takes them. The others are queued from
-    the beginning; SIGHUP only if it is not ignored, as it is under ``nohup``.
+    Until :meth:`run`, stop signals end the process as in `end_when_stopped`; from
+    then on they are queued until a task takes them. The others are queued from the
+    beginning; SIGHUP stays ignored if it was, as under ``nohup``.
     """
 
     def __init__(self) -> None:
         self._arrived: collections.deque[int] = collections.deque()
         self._token: trio.lowlevel.TrioToken | None = None
-        self._keeps_stops = False
+        self._queues_stops = False
         self._over = False
         self._receiver = trio.lowlevel.ParkingLot()
         self._attempt: trio.CancelScope | None = None
-        self._heard = set(STOPS | ASKS)
+        self._handled = set(STOPS | REQUESTS)
         if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
-            self._heard.remove(signal.SIGHUP)
+            self._handled.remove(signal.SIGHUP)
         for number in IGNORED:
             signal.signal(number, signal.SIG_IGN)
-        for number in self._heard:
+        for number in self._handled:
             signal.signal(number, self._arrive)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPS | ASKS)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPS | REQUESTS)
 
     def run(self, main: Callable[[*Ts], Awaitable[int]], *args: *Ts) -> int:
         """Run ``main`` with `trio.run`; return the exit code that it returns.
@@ -81,21 +81,21 @@ class Signals:
         Afterwards all signals are ignored: the process is about to end, and they
         must not change its exit code.
         """
-        self._keeps_stops = True
+        self._queues_stops = True
         try:
             return trio.run(main, *args)
         finally:
             self._over = True
-            # A handler in Python would be reset to the default, which kills the
-            # process, while the interpreter shuts down.
-            for number in self._heard:
+            # When the interpreter shuts down, it resets handlers in Python to the
+            # default action, which kills the process.
+            for number in self._handled:
                 signal.signal(number, signal.SIG_IGN)
 
     def __aiter__(self) -> Signals:
         return self
 
     async def __anext__(self) -> int:
-        """Wait for the next one, and take it. If cancelled, none is taken."""
+        """Wait for the next signal, and take it. A cancelled wait takes none."""
         self._token = trio.lowlevel.current_trio_token()
         await trio.lowlevel.checkpoint()
         while not self._arrived:
@@ -105,7 +105,7 @@ class Signals:
     async def unless_stopped(
         self, function: Callable[[*Ts], Awaitable[T]], *args: *Ts
     ) -> T:
-        """Call ``function``, and cancel it when a signal that stops comes.
+        """Call ``function``, and cancel it when a stop signal comes.
 
         The signals stay in the queue.
 
@@ -119,10 +119,10 @@ class Signals:
         raise SystemExit(128 + next(n for n in self._arrived if n in STOPS))
 
     def _arrive(self, number: int, frame: object) -> None:
-        # Runs between any two bytecodes of the main thread, also inside Trio.
+        # Runs between any two bytecodes of the main thread, even inside Trio.
         if self._over:
             return
-        if number in STOPS and not self._keeps_stops:
+        if number in STOPS and not self._queues_stops:
             _end(number, frame)
         self._arrived.append(number)
         if self._token is not None:

@@ -15,15 +15,15 @@ STDIN, STDOUT, STDERR = range(3)
 def fill_standard_files() -> None:
     """Open descriptors 0, 1 and 2 if they are closed. Call it before any open(2).
 
-    In a process that was started with stderr closed, a client's socket would become
-    descriptor 2 and be sent the log. The new descriptors are empty for reading, and
-    an error for writing.
+    Otherwise, in a process that was started with stderr closed, a client's socket
+    would become descriptor 2 and get the log. Reading from the new descriptors gives
+    EOF, and writing to them is an error.
     """
     while (fd := os.open(os.devnull, os.O_RDONLY)) <= STDERR:
         pass
     os.close(fd)
     if sys.stdout is None:
-        # Otherwise print() would drop its text without an error.
+        # Otherwise print() would silently drop its text.
         sys.stdout = open(STDOUT, "w", closefd=False)  # noqa: SIM115
 
 

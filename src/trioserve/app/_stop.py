@@ -1,4 +1,4 @@
-"""What signals ask of a server: drain, cut, leave, report the status.
+"""What each signal does: drain, cut, exit, reopen the reports, log the status.
 
 Signal numbers in, calls of the server out. Nothing here knows how a signal
 arrives.
@@ -23,19 +23,19 @@ EXIT_DRAINED = 0
 #: The exit code when connections were cut, tasks hang, or a second signal came.
 EXIT_CUT = 3
 
-#: Seconds within which a second stop signal counts as a copy of the first.
-_SAME = 0.3
+#: Seconds within which a second stop signal counts as a duplicate of the first.
+_DUPLICATE = 0.3
 
 
 class Stop:
-    """Obeys signals: the first one drains, the second cuts, the third leaves.
+    """Obeys stop signals: the first one drains, the second cuts, the third exits.
 
     Args:
       leave: ends the process with an exit code, without unwinding.
 
     Attributes:
-      asked: set by the first signal that stops.
-      cutting: whether a signal asked to cut.
+      asked: set by the first stop signal.
+      cutting: whether a signal has cut the connections.
     """
 
     def __init__(
@@ -50,7 +50,7 @@ class Stop:
         self._last: tuple[int, float] = (0, -math.inf)
 
     async def obey(self, signals: AsyncIterable[int]) -> None:
-        """Obey each of ``signals``, in their order."""
+        """Obey each of ``signals``, in order."""
         async for number in signals:
             match number:
                 case signal.SIGUSR1:
@@ -61,12 +61,12 @@ class Stop:
                     self._stop(signal.Signals(number))
 
     def _stop(self, number: signal.Signals) -> None:
-        # A parent may pass on a signal that the terminal has sent to its whole
-        # group, as timeout(1) does, or send one of its own: a copy of the same
-        # request. SIGQUIT is no copy of another signal, since it asks for more.
+        # When the terminal signals the whole process group, a parent may pass that
+        # signal on, as timeout(1) does, or send one of its own: one request, twice.
+        # SIGQUIT after another signal is not a duplicate, since it asks for more.
         last, at = self._last
         asks_for_more = number == signal.SIGQUIT and last != signal.SIGQUIT
-        if trio.current_time() - at < _SAME and not asks_for_more:
+        if trio.current_time() - at < _DUPLICATE and not asks_for_more:
             return
         self._last = number, trio.current_time()
         if self.cutting:
@@ -85,7 +85,7 @@ class Stop:
         self._log.say("status", *status_text(self._server, lost), **fields)
 
     def _drain(self, reason: str) -> None:
-        # Logged first: the drain may take long.
+        # Log first: the drain may take long.
         log_draining(self._log, self._server, reason)
         self._server.start_draining(reason=reason)
         self.asked.set()
@@ -93,7 +93,7 @@ class Stop:
     def _cut(self, reason: str) -> None:
         log_cutting(self._log, self._server)
         self.cutting = True
-        # The first call begins the drain if none has begun, with its lame duck;
+        # The first call starts the drain, lame duck included, unless it has started;
         # the second one ends both at once.
         self._server.start_draining(reason=reason)
         self._server.start_draining(0, reason=reason)

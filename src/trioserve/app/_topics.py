@@ -21,62 +21,61 @@ TOPICS: Final = {
     "addresses": """\
 Addresses to listen on and addresses to dial are written in the same way:
 
-  HOST:PORT             a name or a number: db.internal:5432, 127.0.0.1:8080
+  HOST:PORT             a name or an IP: db.internal:5432, 127.0.0.1:8080
   [IPV6]:PORT           [::1]:8080, [fe80::1%eth0]:8080
-  :PORT                 to listen on all interfaces, for everybody
+  :PORT                 to listen on all interfaces, for other machines too
   unix:PATH             a Unix socket: unix:/run/app.sock
   unix:PATH?mode=0660   to listen, with these permissions (default: umask);
-                        quote it, because '?' has a meaning in a shell
+                        quote it, because '?' is special in a shell
   unix:@NAME            a name in Linux's abstract namespace, without a file
 
-tcp:// may stand before HOST, and unix:// before a PATH that begins with '/'.
-To listen, port 0 picks a free one, which is printed (--port-file writes it to a
-file). An address that is given twice, under whatever name, is listened on once.
-The file of a Unix socket that nobody listens on any more is replaced, and it is
-removed at the end. A bare number is refused: it could mean this machine only or
-all interfaces.
+tcp://HOST:PORT and unix:///PATH are read too. To listen, port 0 picks a free
+port, which is printed (--port-file writes it to a file). An address that is
+given twice, even under two names, is listened on once. A stale file of a Unix
+socket, on which nobody listens, is replaced; the file is removed at the end. A
+port without ':' is refused: it could mean this machine only or all interfaces.
 
-TARGETs are tried in their order, each with an equal share of what is left of
---connect. The addresses of one name are tried side by side, at most six at a
-time (RFC 8305). An answer for a name is used for 10 seconds; if it can't be
-looked up again, the last good answer is used.""",
+TARGETs are tried in order, each with an equal share of the time left of
+--connect. The addresses of one name are tried in parallel, at most six at a
+time (Happy Eyeballs, RFC 8305). An answer from DNS is cached for 10 seconds; if
+the next look-up fails, the last good answer is used.""",
     "faults": """\
 A proxy can break connections on purpose, to show how both ends react:
 
   trioserve proxy :6380 127.0.0.1:6379 --fault 'latency=50ms; down:reset@4096'
 
-FAULTS are clauses between semicolons, of items between commas. A clause that
-begins with 'up:' (from the client) or 'down:' (from the target) is about that
-direction, any other about both.
+FAULTS are clauses separated by semicolons; a clause has items separated by
+commas. A clause that begins with 'up:' (from the client) or 'down:' (from the
+target) applies to that direction, any other clause to both.
 
-  latency=TIME[+-TIME]   delay all bytes by this time, more or less
-  bandwidth=BYTES/s      let this many bytes pass in a second
+  latency=TIME[+-TIME]   delay all bytes by this time, with this jitter
+  bandwidth=BYTES/s      pass at most this many bytes a second
   slice=N[..M][/TIME]    send in pieces of N to M bytes, this time apart
-  cut@BYTES              never send the bytes before and after it together
+  cut@BYTES              never send the bytes before and after this one together
   slow_close=TIME        delay FIN by this time
-  stall                  stop the bytes of this direction for ever
-  vanish                 stop all bytes, and hide the close of each side
+  stall                  pass no more bytes in this direction
+  vanish                 pass no more bytes, and hide the close of each side
   reset                  RST to both ends
   close                  FIN to both ends
-  eof                    FIN in this direction; later bytes are thrown away
+  eof                    FIN in this direction; discard later bytes
   refuse                 reset the connection at once
 
-The items from stall to eof may say when: reset@4096 is after 4096 bytes of the
-direction, reset@2s is 2 seconds after the connection began; otherwise they are
-at the beginning. TIME has a unit (50ms, 2s, 1m), BYTES may have one (64KiB,
-1MiB).
+The items from stall to eof can wait for a number of bytes or a time: reset@4096
+acts after 4096 bytes of the direction, reset@2s acts 2 seconds after the
+connection began; without either they act at once. TIME has a unit (50ms, 2s,
+1m), BYTES may have one (64KiB, 1MiB).
 
 Random values depend on --seed, the number of the connection and the position in
-its bytes. Reports list the faults that were applied. --fault @FILE reads faults
-and seed from JSON: {"faults": "latency=50ms", "seed": 7}.""",
+its stream. Reports list the faults that were applied. --fault @FILE reads JSON:
+{"faults": "latency=50ms", "seed": 7}.""",
     "settings": """\
-Every option of 'echo' and 'proxy' can be given in the environment, in capitals
-and with TRIOSERVE_ before it: --half-closed 5m is TRIOSERVE_HALF_CLOSED=5m. The
+Every option of 'echo' and 'proxy' can also be set in the environment, in
+capitals after TRIOSERVE_: --half-closed 5m is TRIOSERVE_HALF_CLOSED=5m. The
 command line overrides the environment, and both override the default.
 
-TIME is 500ms, 10s, 2m, 1h30m, 1d, a number of seconds, or 'never'. A variable
-with several addresses, TRIOSERVE_LISTEN, has spaces between them. A carriage
-return at the end of a value, as in a file written on Windows, is ignored.
+TIME is 500ms, 10s, 2m, 1h30m, 1d, a number of seconds, or 'never'. Several
+addresses in TRIOSERVE_LISTEN are separated by spaces. A carriage return at the
+end of a value, as in a file written on Windows, is ignored.
 
 'trioserve help settings proxy LISTEN TARGET --idle 5m' shows the settings of
 that command line, and where each value came from. Without a command line:""",
@@ -85,26 +84,27 @@ that command line, and where each value came from. Without a command line:""",
   a second one         cut: reset the connections that are left
   a third one          end the process at once
   QUIT (Ctrl-\\)        print the status, as USR1 does, and cut
-  HUP                  open the file of --reports anew, and say so; it never
-                       ends the process, nor does closing the terminal
+  HUP                  reopen the file of --reports, and log that; neither HUP
+                       nor closing the terminal ends the process
   USR1                 print the status: counters, the connections that hold
                        tokens, and the line at which each task waits
 
 TERM or INT within a third of a second after TERM, INT or QUIT counts as the
 same signal: a terminal and a parent process may both send one. Before the
-command serves, TERM, INT or QUIT ends it with 128 + the signal's number, and
-leaves nothing behind; that also holds if the parent had blocked or ignored it,
-and for process 1 of a container. HUP stays ignored if it was (nohup).
+command serves, TERM, INT or QUIT ends it with exit code 128 + the signal's
+number, and nothing is left behind; this also holds if the parent had blocked or
+ignored the signal, and for process 1 of a container. HUP stays ignored if it
+was ignored at the start (nohup).
 
 A drain begins with --lame-duck, during which the server still accepts, and ends
 after --drain, when the connections that are left are cut. Until then,
---drain-idle closes those that are silent. The file of --port-file exists while
-the server accepts.
+--drain-idle closes idle connections. The file of --port-file exists while the
+server accepts.
 
 Ignored: USR2, ALRM, VTALRM, PROF, IO (POLL), PWR, STKFLT, PIPE, XFSZ, and RTMIN
-to RTMAX. The signals of a broken program end the process and all connections,
-as they end any other: ABRT, BUS, FPE, ILL, SEGV, SYS, TRAP. So do KILL, which
-no program can handle, and XCPU, when the time that ulimit -t allows is used up.""",
+to RTMAX. The signals of a crash end the process and all its connections, as in
+any program: ABRT, BUS, FPE, ILL, SEGV, SYS, TRAP. So do KILL, which no program
+can handle, and XCPU, when the CPU time that ulimit -t allows is used up.""",
     "logs": """\
   --log text      for people: a line for each connection
   --log logfmt    for machines: key=value
@@ -113,30 +113,30 @@ no program can handle, and XCPU, when the time that ulimit -t allows is used up.
 
 The log goes to stderr: text if that is a terminal, else logfmt. Colours are on
 by default on a terminal. NO_COLOR and TERM=dumb switch them off, FORCE_COLOR
-switches them on, also elsewhere.
+switches them on, even if stderr is not a terminal.
 
   --log-connections all     every connection
   --log-connections active  all but those that the client ended without a byte
   --log-connections failed  the active ones that did not end well
   --log-connections none    no connection, only events of the server
 
-Of connections that ended badly in the same way, five are logged in a second;
-one line counts the others. --log haproxy has a line for each.
+Of connections that did not end well in the same way, at most five are logged in
+a second; one line counts the others. --log haproxy has a line for each.
 
 --reports FILE appends a line of JSON for each connection; 'trioserve explain
 FILE' and 'trioserve reports FILE' read it. To rotate it, rename it: a new one
-is created with the next connection that ends, or at once by SIGHUP. FILE may be
-a named pipe, with or without a reader.
+is created when the next connection ends, or at once on SIGHUP. FILE may be a
+named pipe, with or without a reader.
 
-Output never holds up connections: lines that find no reader or no room are
-dropped, and counted in the log when there is one again. Text from a peer is
-escaped.""",
+Output never blocks connections: lines that can't be written, because nobody
+reads or the disk is full, are dropped, and the log says how many as soon as it
+can. Text from a peer is escaped.""",
     "exit-codes": """\
-  0     it drained: nothing was cut
-  1     it could not listen, or no longer; a file or stdout could not be read or
-        written; the system allowed no more threads or open files
+  0     drained: nothing was cut
+  1     could not listen, or the last listener failed; could not read or write a
+        file or stdout; could not start a thread or open a file (ulimit)
   2     a wrong word on the command line or in the environment
-  3     it stopped, and connections were cut or a task was left behind
+  3     stopped: connections were cut, or a task did not end
   130   INT (Ctrl-C) before it served
   131   QUIT before it served
   143   TERM before it served""",

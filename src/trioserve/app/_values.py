@@ -44,7 +44,7 @@ def parse_duration(text: str) -> float:
 
 
 def format_duration(seconds: float) -> str:
-    """Write a duration so that a person reads it and `parse_duration` too.
+    """Write a duration for people, in a form that `parse_duration` reads too.
 
     About three digits: more than a minute is rounded to seconds.
     """
@@ -70,7 +70,7 @@ def format_time(seconds: float) -> str:
 
 
 def format_at_most(seconds: float) -> str:
-    """Write an upper bound: ``up to 25s``, or that there is none."""
+    """Write an upper bound: ``up to 25s``, or ``for as long as it takes``."""
     if seconds == math.inf:
         return "for as long as it takes"
     return f"up to {format_duration(seconds)}"

@@ -9,7 +9,9 @@ from trioserve.app.demo import _command
 from trioserve.app.demo._command import run_demo
 
 
-def test_a_reader_that_has_left_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_reader_that_has_left_is_not_an_error(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     reader, writer = os.pipe()
     os.close(reader)
     monkeypatch.setattr(_command, "STDOUT", writer)

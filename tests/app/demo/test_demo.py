@@ -110,7 +110,7 @@ async def test_it_runs_and_everything_adds_up(
     assert any(line.startswith("connections  120 clients = 120") for line in said)
 
 
-async def test_on_a_terminal_it_shows_how_the_proxy_stands(
+async def test_on_a_terminal_it_shows_a_live_view(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
     painted: list[str] = []
@@ -121,7 +121,7 @@ async def test_on_a_terminal_it_shows_how_the_proxy_stands(
 
     screen = Screen(write, lambda: (80, 24))
     assert await _demo.main(0.5, 30, 1, screen.line, screen) == 0
-    views = [text for text in painted if "  ends    " in text]
+    views = [text for text in painted if "  reasons " in text]
     assert len(views) > 2
     assert not any("\n  0 s" in text for text in painted)
     assert re.search(r"^  total +30 accepted ", views[-1], re.MULTILINE)
@@ -138,7 +138,7 @@ async def test_each_behaviour_adds_up_when_it_is_cut_short(behaviour: str) -> No
     assert discrepancies(audit) == []
 
 
-def test_a_seed_decides_who_comes_when() -> None:
+def test_the_seed_decides_behaviours_and_times() -> None:
     def clients(seed: int) -> list[tuple[str, float, float]]:
         return [
             (client.behaviour, client.start, client.random.random())
@@ -151,7 +151,7 @@ def test_a_seed_decides_who_comes_when() -> None:
     assert max(start for _, start, _ in clients(1)) < 2.0
 
 
-async def test_what_does_not_add_up_is_said_and_the_code_is_1(
+async def test_a_discrepancy_is_printed_and_the_exit_code_is_1(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     async def perform(*args: object) -> Audit:
@@ -160,10 +160,10 @@ async def test_what_does_not_add_up_is_said_and_the_code_is_1(
     monkeypatch.setattr(_demo, "perform", perform)
     said: list[str] = []
     assert await _demo.main(1.0, 1, 1, said.append) == 1
-    assert said[-1] == "does not add up: quick client 127.0.0.1:1 still waits"
+    assert said[-1] == "does not add up: quick client 127.0.0.1:1 is still waiting"
 
 
-def test_accounts_that_balance() -> None:
+def test_records_that_add_up() -> None:
     audit = _audit()
     assert discrepancies(audit) == []
     text = list(audit_text(audit))
@@ -182,11 +182,11 @@ def test_accounts_that_balance() -> None:
         ),
         (
             {"proxy": _records({"upstream": replace(_UPSTREAM, bytes_sent=4)})},
-            "connection 1: received is not passed on + discarded",
+            "connection 1: received is not relayed + discarded",
         ),
         (
             {"proxy": _records({"upstream": replace(_UPSTREAM, bytes_discarded=1)})},
-            "connection 1: sent is not what the target sent",
+            "connection 1: target bytes are not sent + discarded",
         ),
         (
             {"proxy": _records({"connect": None})},
@@ -200,22 +200,22 @@ def test_accounts_that_balance() -> None:
             {"target": _records({"bytes_sent": 4}, {"bytes_sent": 4})},
             "the proxy received more than the target sent",
         ),
-        ({"clients": [_client(sent=4)]}, "got or gave what its report does not have"),
-        ({"clients": [_client(received=6)]}, "got or gave what its report does not"),
-        ({"clients": [_client(sent=6)]}, "was done, but 1 and 0 bytes are missing"),
+        ({"clients": [_client(sent=4)]}, "sent or got bytes that its report does not"),
+        ({"clients": [_client(received=6)]}, "sent or got bytes that its report does"),
+        ({"clients": [_client(sent=6)]}, "but 1 bytes up, 0 down are missing"),
         ({"clients": [_client(sent_sum=1)]}, "got back other bytes than it sent"),
         ({"clients": [_client(), _client()]}, "quick client 127.0.0.1:1 has no report"),
-        ({"clients": []}, "1 reports belong to no client"),
+        ({"clients": []}, "1 reports have no client"),
         ({"summary": _summary(stuck=("conn-1 at x.py:1",))}, "stuck: conn-1 at x.py:1"),
     ],
 )
-def test_what_does_not_add_up_is_found(changes: dict[str, Any], said: str) -> None:
+def test_each_discrepancy_is_found(changes: dict[str, Any], said: str) -> None:
     audit = _audit(**changes)
     assert any(said in line for line in discrepancies(audit))
     assert list(audit_text(audit))
 
 
-def test_a_client_that_never_got_through_needs_no_report() -> None:
+def test_a_client_that_never_connected_needs_no_report() -> None:
     clients = [_client(), _client(address="", end="reset", sent=0)]
     assert discrepancies(_audit(clients=clients)) == []
 

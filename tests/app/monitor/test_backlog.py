@@ -8,7 +8,7 @@ from trioserve import Limits, TcpAddress, echo
 from trioserve.app.monitor._backlog import backlog_length, has_backlog
 
 
-async def test_clients_that_nobody_accepts_wait(tmp_path: Path) -> None:
+async def test_clients_that_are_not_accepted_are_counted(tmp_path: Path) -> None:
     addresses = ("127.0.0.1:0", f"unix:{tmp_path}/socket", "127.0.0.1:0")
     nobody = Limits(max_connections=0)
     clients: list[socket.socket] = []
@@ -28,7 +28,7 @@ async def test_clients_that_nobody_accepts_wait(tmp_path: Path) -> None:
     assert not has_backlog(running.server)
 
 
-async def test_a_unix_socket_does_not_say_who_waits(tmp_path: Path) -> None:
+async def test_a_unix_socket_does_not_tell_how_many_wait(tmp_path: Path) -> None:
     async with serving(echo, addresses=(f"unix:{tmp_path}/socket",)) as running:
         assert backlog_length(running.server) is None
         with socket.socket(socket.AF_UNIX) as client:

@@ -12,7 +12,7 @@ from trioserve.app.monitor import _sampler
 from trioserve.app.monitor._sampler import Sampler, Snapshot
 
 
-async def test_it_samples_again_and_again(
+async def test_it_samples_at_intervals(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
     snapshots: list[Snapshot] = []
@@ -28,7 +28,7 @@ async def test_it_samples_again_and_again(
             nursery.cancel_scope.cancel()
         client.socket.close()
     assert [snapshot.elapsed for snapshot in snapshots] == [0, 0.5, 1, 1.5, 2, 2.5]
-    # What is a second ago or more is compared with.
+    # Compared with the newest sample that is at least a second old.
     assert [snapshot.seconds for snapshot in snapshots] == [0, 0.5, 1, 1, 1, 1]
     rates = [snapshot.rate("accepted") for snapshot in snapshots]
     assert rates == [0, 0, 0, 1, 1, 0]

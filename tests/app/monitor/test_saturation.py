@@ -11,11 +11,15 @@ import trio.testing
 
 from support import Running, receive_exactly, serving
 from trioserve import Limits, UnixAddress, echo, parse_address
-from trioserve.app.monitor._saturation import Relieved, Saturated, SaturationMonitor
+from trioserve.app.monitor._saturation import (
+    LimitCleared,
+    LimitReached,
+    SaturationMonitor,
+)
 
 
 def _waits(address: str) -> socket.socket:
-    # A client in the kernel's queue, from one step to the next.
+    # A client in the backlog, until the server's tasks run.
     found = parse_address(address)
     if isinstance(found, UnixAddress):
         client = socket.socket(socket.AF_UNIX)
@@ -37,7 +41,7 @@ async def _settled(*results: Awaitable[Any]) -> None:
     await trio.testing.wait_all_tasks_blocked()
 
 
-async def test_it_is_full_when_somebody_waits_and_no_longer_when_nobody_does(
+async def test_the_limit_is_reached_while_clients_wait_and_cleared_when_none_does(
     autojump_clock: object,
 ) -> None:
     async with serving(echo, limits=Limits(max_connections=2)) as running:
@@ -45,32 +49,32 @@ async def test_it_is_full_when_somebody_waits_and_no_longer_when_nobody_does(
         first, _ = await _served(running), await _served(running)
         assert saturation.check() is None  # the limit is reached, and nobody waits
         waits = [_waits(running.address) for _ in range(7)]
-        assert saturation.check() == Saturated(limit=2, waiting=7)
+        assert saturation.check() == LimitReached(limit=2, waiting=7)
         await trio.sleep(3)
         assert saturation.check() is None
         for client in waits:
             client.close()
         await _settled(first.aclose())
-        assert saturation.check() == Relieved(tokens_used=1, limit=2, seconds=3)
+        assert saturation.check() == LimitCleared(tokens_used=1, limit=2, seconds=3)
         assert saturation.check() is None
 
 
-async def test_a_token_that_is_free_for_a_moment_is_no_relief(
+async def test_the_limit_is_not_cleared_while_a_client_waits(
     autojump_clock: object,
 ) -> None:
-    """As long as somebody waits."""
+    """A token may be free for a moment, until that client gets it."""
     async with serving(echo, limits=Limits(max_connections=1)) as running:
         saturation = SaturationMonitor(running.server)
         await _served(running)
         with _waits(running.address):
-            assert saturation.check() == Saturated(limit=1, waiting=1)
+            assert saturation.check() == LimitReached(limit=1, waiting=1)
             running.server.limits = Limits(max_connections=2)
             assert saturation.check() is None
             await _settled()
-        assert saturation.check() == Relieved(tokens_used=2, limit=2, seconds=0)
+        assert saturation.check() == LimitCleared(tokens_used=2, limit=2, seconds=0)
 
 
-async def test_one_who_will_be_accepted_at_once_does_not_wait(
+async def test_a_client_that_is_about_to_be_accepted_does_not_count(
     autojump_clock: object,
 ) -> None:
     async with serving(echo, limits=Limits(max_connections=2)) as running:
@@ -78,7 +82,7 @@ async def test_one_who_will_be_accepted_at_once_does_not_wait(
             assert SaturationMonitor(running.server).check() is None
 
 
-async def test_who_waits_at_a_unix_socket_is_not_counted(
+async def test_waiting_clients_of_a_unix_socket_are_not_counted(
     autojump_clock: object, tmp_path: Path
 ) -> None:
     addresses = (f"unix:{tmp_path}/socket",)
@@ -88,11 +92,11 @@ async def test_who_waits_at_a_unix_socket_is_not_counted(
         with _waits(running.address):
             await _settled()
             with _waits(running.address):
-                assert saturation.check() == Saturated(limit=1, waiting=None)
+                assert saturation.check() == LimitReached(limit=1, waiting=None)
 
 
 @pytest.mark.parametrize("full", [False, True])
-async def test_a_server_that_drains_has_room_for_nobody(
+async def test_a_draining_server_is_not_saturated(
     autojump_clock: object, full: bool
 ) -> None:
     async with serving(echo, limits=Limits(max_connections=1)) as running:
@@ -100,7 +104,7 @@ async def test_a_server_that_drains_has_room_for_nobody(
         await _served(running)
         with _waits(running.address):
             if full:
-                assert saturation.check() == Saturated(limit=1, waiting=1)
+                assert saturation.check() == LimitReached(limit=1, waiting=1)
             running.server.start_draining()
             await running.server.draining.wait()
             assert saturation.check() is None

@@ -21,7 +21,7 @@ def _told(attempts: Sequence[Attempt]) -> list[TargetChange]:
     return [change for each in attempts for change in targets.record(TARGET, each)]
 
 
-def test_only_what_changes_is_told() -> None:
+def test_only_changes_are_reported() -> None:
     down, up = (
         TargetChange("10.0.0.1:80", "OSError: no"),
         TargetChange("10.0.0.1:80", None),
@@ -30,19 +30,19 @@ def test_only_what_changes_is_told() -> None:
     assert _told(attempts) == [down, up, down]
 
 
-def test_to_be_slower_than_another_address_is_no_failure() -> None:
+def test_an_address_that_is_slower_than_another_is_not_down() -> None:
     slower = Attempt(
         address="[::1]:80", seconds=0.25, error="another address was faster"
     )
     assert _told([slower, OTHER]) == []
 
 
-def test_what_was_given_up_might_have_answered() -> None:
+def test_an_attempt_that_was_given_up_changes_nothing() -> None:
     assert _told([Attempt(address="10.0.0.2:80", seconds=1.0, error="given up")]) == []
 
 
 def test_a_name_that_can_be_looked_up_again_answers_again() -> None:
-    """With the first of its addresses that answers, whichever it is."""
+    """It is up with the first of its addresses that answers."""
     assert _told([UNKNOWN, UNKNOWN, DOWN, OTHER, OTHER]) == [
         TargetChange("db:80", "gaierror: no"),
         TargetChange("10.0.0.1:80", "OSError: no"),
@@ -51,8 +51,8 @@ def test_a_name_that_can_be_looked_up_again_answers_again() -> None:
 
 
 @given(st.lists(st.sampled_from([DOWN, UP, OTHER, UNKNOWN])))
-def test_what_is_told_last_is_how_it_stands(attempts: list[Attempt]) -> None:
-    """Law 15: never twice the same of one address, and the last one is true."""
+def test_the_last_change_is_the_state(attempts: list[Attempt]) -> None:
+    """Law 15: no change of an address is reported twice, and the last one is true."""
     told = _told(attempts)
     for address in (DOWN.address, OTHER.address):
         errors = [change.error for change in told if change.address == address]
@@ -61,8 +61,8 @@ def test_what_is_told_last_is_how_it_stands(attempts: list[Attempt]) -> None:
         assert (errors or [None])[-1] == (tries or [None])[-1]
 
 
-def test_what_the_proxy_lacks_says_nothing_about_a_target() -> None:
-    """Law 15: neither that it is down, nor that it answers again."""
+def test_a_shortage_of_the_proxy_changes_nothing() -> None:
+    """Law 15: a target is neither down nor up again because of it."""
     short = Attempt(
         address="10.0.0.1:80", seconds=0.0, error="OSError: no port", ours=True
     )

@@ -9,7 +9,7 @@ import pytest
 from trioserve.app.output._descriptors import ends_torn, open_to_append
 
 
-def test_a_file_that_cannot_be_read_is_taken_for_whole(
+def test_a_file_that_cannot_be_read_does_not_count_as_torn(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     path = tmp_path / "lines"

@@ -28,7 +28,7 @@ REPORTS = st.builds(
 
 
 @given(REPORTS)
-def test_each_choice_logs_a_part_of_what_the_one_before_it_logs(
+def test_each_choice_logs_a_subset_of_the_one_before_it(
     report: ConnectionReport,
 ) -> None:
     wanted = [is_wanted(choice, report) for choice in CHOICES]
@@ -41,7 +41,7 @@ def test_each_choice_logs_a_part_of_what_the_one_before_it_logs(
     [
         ({"bytes_received": 1}, ["all", "active"]),
         ({"bytes_sent": 1}, ["all", "active"]),
-        # A port scan, a health check: with a target or none, by FIN or RST.
+        # A port scan or health check: with or without a target, by FIN or RST.
         ({}, ["all"]),
         ({"reason": Reason.CLIENT_RESET}, ["all"]),
         ({"reason": Reason.CLIENT_GONE}, ["all"]),
@@ -64,7 +64,7 @@ def test_which_connections_are_logged(
 def test_nothing_is_lost_by_folding(
     reports: list[tuple[ConnectionReport, bool]],
 ) -> None:
-    """Law 15: of each kind, what is said and what is counted are all there were."""
+    """Law 15: of each kind, logged and counted events add up to all of them."""
     folding = Folding()
     told = collections.Counter[object]()
     for report, second_is_over in reports:
@@ -78,14 +78,16 @@ def test_nothing_is_lost_by_folding(
 
 
 @given(REPORTS, st.integers(0, 100))
-def test_a_few_of_a_kind_are_said(report: ConnectionReport, count: int) -> None:
+def test_the_first_few_of_a_kind_are_logged(
+    report: ConnectionReport, count: int
+) -> None:
     folding = Folding()
     kind = connection_kind(report)
     assert sum(folding.passes(kind) for _ in range(count)) == min(count, FEW)
     assert dict(folding.take()) == ({kind: count - FEW} if count > FEW else {})
 
 
-def test_reports_are_of_a_kind_if_a_reader_would_learn_nothing_new() -> None:
+def test_reports_are_of_one_kind_if_a_reader_would_learn_nothing_new() -> None:
     def kind(**changes: object) -> str:
         return connection_kind(make_report(**changes)).words
 

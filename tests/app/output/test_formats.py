@@ -3,7 +3,7 @@ from __future__ import annotations
 from trioserve.app.output._formats import as_logfmt
 
 
-def test_logfmt_quotes_what_has_to_be() -> None:
+def test_logfmt_quotes_only_where_needed() -> None:
     record = {
         "plain": "a-b:1",
         "words": 'say "x"',

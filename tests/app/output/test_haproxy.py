@@ -25,7 +25,7 @@ def utc() -> Iterator[None]:
     time.tzset()
 
 
-def test_a_connection_with_all_that_can_be_said() -> None:
+def test_a_connection_with_every_field() -> None:
     tried = [Attempt(address=f"10.0.0.{n}:80", seconds=0.001) for n in (1, 2)]
     report = make_report(
         peer="[2001:db8::1]:4242",
@@ -52,12 +52,14 @@ def test_a_connection_that_was_refused() -> None:
     )
 
 
-def test_a_client_of_a_unix_socket_is_told_as_haproxy_does() -> None:
+def test_a_client_of_a_unix_socket_is_written_as_haproxy_does() -> None:
     assert tcplog(make_report(peer="unix:"), "proxy").startswith("unix:1 [")
 
 
 @given(st.text(), st.text(), st.none() | st.text())
-def test_no_name_moves_a_field(peer: str, listener: str, target: str | None) -> None:
+def test_a_space_in_a_name_does_not_move_a_field(
+    peer: str, listener: str, target: str | None
+) -> None:
     line = tcplog(make_report(peer=peer, listener=listener, target=target), "proxy")
     assert line.isprintable()
     assert len(line.split(" ")) == 9

@@ -52,17 +52,17 @@ REASONS = Counter([Reason.CUT, Reason.LIMIT, *2 * [Reason.CLIENT_CLOSED]])
 NONE = Counter[Reason]()
 
 
-def test_a_terminal_sees_all_of_it() -> None:
+def test_a_terminal_gets_all_lines() -> None:
     assert list(view_lines(_snapshot(), REASONS)) == [
         "  up      1m30s",
         "  open    [###########....] 3 open, 3 of 4 tokens",
         "  rate         17/s accepted       1/s closed     1.0 MB/s in       6 B/s out",
         "  total       1,234 accepted         5 refused      3.0 MB in        12 B out",
-        "  ends    client_closed 2  cut 1  limit 1",
+        "  reasons client_closed 2  cut 1  limit 1",
     ]
 
 
-def test_numbers_end_where_they_did_before() -> None:
+def test_numbers_stay_in_their_columns() -> None:
     now = _statistics(
         open=10_000,
         tokens_used=10_000,
@@ -84,13 +84,13 @@ def test_numbers_end_where_they_did_before() -> None:
         assert ends[0] == ends[1]
 
 
-def test_it_says_what_nobody_hopes_to_see() -> None:
+def test_errors_and_losses_are_shown() -> None:
     now = _statistics(accept_errors={"EMFILE": 1000}, limit=0)
     snapshot = _snapshot(now=now, before=now, waiting=37, reports_lost=3)
     lines = list(view_lines(snapshot, NONE))
     assert lines[1] == "  open    [###############] 0 open, 0 of 0 tokens, 37 waiting"
     assert lines[4] == "  errors  3 reports lost, EMFILE 1,000 times"
-    assert lines[5] == "  ends    none yet"
+    assert lines[5] == "  reasons none yet"
     line = view_line(snapshot)
     assert ": 0 open of 0, 37 waiting, " in line
     assert line.endswith(", 0 refused, 3 reports lost, EMFILE 1,000 times")
@@ -100,12 +100,12 @@ def test_it_says_what_nobody_hopes_to_see() -> None:
     ("left", "open", "said"),
     [
         (None, 1, ""),
-        (21.4, 1, ", draining, what is open is cut in 22s at most"),
+        (21.4, 1, ", draining, open connections are cut in 22s at most"),
         (math.inf, 1, ", draining"),
         (21.4, 0, ", draining"),
     ],
 )
-def test_it_says_how_long_a_drain_may_take(
+def test_a_drain_shows_how_long_it_may_take(
     left: float | None, open: int, said: str
 ) -> None:
     snapshot = _snapshot(now=_statistics(open=open), drain_left=left)
@@ -113,13 +113,13 @@ def test_it_says_how_long_a_drain_may_take(
     assert first == f"  up      1m30s{said}"
 
 
-def test_colours_say_how_they_ended() -> None:
+def test_reasons_have_the_colours_of_their_outcomes() -> None:
     *_, ends = view_lines(_snapshot(), REASONS, colour=True)
     codes = dict(re.findall(r"\x1b\[(\d+)m(\w+)\x1b\[0m", ends))
     assert codes == {"32": "client_closed", "31": "cut", "33": "limit"}
 
 
-def test_a_pipe_gets_a_line() -> None:
+def test_a_log_gets_one_line() -> None:
     assert view_line(_snapshot(drain_left=3.0)) == (
         "up 1m30s, draining: 3 open of 4, 17/s accepted, 1.0 MB/s in, 6 B/s out,"
         " 1234 accepted, 5 refused"
@@ -128,14 +128,14 @@ def test_a_pipe_gets_a_line() -> None:
 
 def test_machines_get_fields() -> None:
     fields = view_fields(_snapshot(seconds=0.0), REASONS)
-    assert fields["ends"] == {"client_closed": 2, "cut": 1, "limit": 1}
+    assert fields["reasons"] == {"client_closed": 2, "cut": 1, "limit": 1}
     assert fields["accepted_per_second"] == 0
     assert (fields["open"], fields["limit"], fields["elapsed"]) == (3, 4, 90.2)
     assert (fields["draining"], fields["drain_left"]) == (False, None)
 
 
 @pytest.mark.parametrize(("left", "written"), [(3.00004, 3.0), (math.inf, None)])
-def test_machines_get_what_json_has(left: float, written: float | None) -> None:
+def test_fields_are_values_that_json_has(left: float, written: float | None) -> None:
     fields = view_fields(_snapshot(drain_left=left, waiting=None), REASONS)
     assert (fields["draining"], fields["drain_left"]) == (True, written)
     assert fields["waiting"] is None

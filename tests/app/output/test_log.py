@@ -34,7 +34,7 @@ def test_text_is_for_people() -> None:
 
 
 def test_the_time_is_before_every_event_in_text() -> None:
-    """And what belongs to it stands below it."""
+    """The further lines of the event are indented below it."""
     log, lines = _log("haproxy")
     log.say("listening", "on 127.0.0.1:1", "try: nc")
     log.say("oh", "mind this", "and that", level="error")
@@ -59,7 +59,7 @@ def test_machines_get_fields() -> None:
     }
 
 
-def test_an_event_without_fields_carries_its_text() -> None:
+def test_an_event_without_fields_has_its_text_as_message() -> None:
     log, lines = _log("logfmt")
     log.say("draining", "already", "draining")
     assert lines[0].endswith(' level=info event=draining message="already draining"')
@@ -83,7 +83,7 @@ def test_a_connection_in_text() -> None:
     )
 
 
-def test_a_connection_as_haproxy_has_it() -> None:
+def test_a_connection_in_haproxys_format() -> None:
     log, lines = _log("haproxy")
     log.say("listening", "on 127.0.0.1:1", port=1)
     log.connection(make_report(target="10.0.0.1:80"))
@@ -102,13 +102,15 @@ def test_a_connection_as_haproxy_has_it() -> None:
         (Reason.HANDLER_ERROR, "error"),
     ],
 )
-def test_machines_can_tell_what_to_worry_about(reason: Reason, level: str) -> None:
+def test_the_level_of_a_connection_follows_its_outcome(
+    reason: Reason, level: str
+) -> None:
     log, lines = _log("json")
     log.connection(make_report(reason=reason))
     assert json.loads(lines[0])["level"] == level
 
 
-def test_who_closed_first_is_said_as_a_command_knows_it() -> None:
+def test_the_log_tells_whether_the_target_or_the_server_closed_first() -> None:
     log, lines = _log("text")
     log.connection(make_report(reason=Reason.SERVER_CLOSED))
     log.connection(make_report(reason=Reason.SERVER_CLOSED, target="10.0.0.1:80"))
@@ -137,7 +139,7 @@ def test_a_connection_for_machines_has_every_field() -> None:
         (Reason.LIMIT, 33),
     ],
 )
-def test_colours_say_how_it_went(reason: Reason, colour: int) -> None:
+def test_outcomes_have_colours(reason: Reason, colour: int) -> None:
     log, lines = _log("text", colour=True)
     log.connection(make_report(reason=reason))
     assert f"\x1b[{colour}m{reason.outcome}\x1b[0m/" in lines[0]

@@ -31,7 +31,7 @@ from trioserve.app.output._screen import Screen
 
 
 class Writer:
-    """Takes lines, and loses some when it is asked to."""
+    """A writer that keeps lines, and loses some when told to."""
 
     made: ClassVar[list[Writer]] = []
 
@@ -70,10 +70,10 @@ def test_without_a_file_there_is_only_a_log(writers: list[Writer]) -> None:
     assert said(log) == ["said"]
 
 
-async def test_losses_are_said_once_a_second(
+async def test_losses_are_logged_once_a_second(
     writers: list[Writer], autojump_clock: trio.testing.MockClock
 ) -> None:
-    """Law 15: each loss once, so that a sum over the events is all of them."""
+    """Law 15: each loss is in one event, so that the events add up to the total."""
     async with serving(echo) as running:
         with open_output("echo", "text", os.devnull) as output:
             log, reports = writers
@@ -103,7 +103,7 @@ async def test_losses_are_said_once_a_second(
 
 
 @pytest.mark.parametrize(("terminal", "line"), [(True, "hi"), (False, "message=hi")])
-def test_people_get_text_and_pipes_get_logfmt(
+def test_a_terminal_gets_text_and_a_pipe_logfmt(
     writers: list[Writer],
     terminal: bool,
     line: str,
@@ -118,7 +118,7 @@ def test_people_get_text_and_pipes_get_logfmt(
     assert writers[0].lines[0].endswith(line)
 
 
-async def test_a_pipe_is_told_how_it_stands_every_second(
+async def test_a_pipe_gets_the_live_view_every_second(
     writers: list[Writer], autojump_clock: trio.testing.MockClock
 ) -> None:
     async with serving(echo) as running:
@@ -130,7 +130,7 @@ async def test_a_pipe_is_told_how_it_stands_every_second(
     assert starts == ["up 0s", "up 1s", "up 2s", "up 2s"]
 
 
-async def test_a_terminal_shows_how_it_stands_below_the_lines(
+async def test_a_terminal_shows_the_live_view_below_the_lines(
     writers: list[Writer],
     monkeypatch: pytest.MonkeyPatch,
     autojump_clock: trio.testing.MockClock,
@@ -156,7 +156,7 @@ async def test_a_terminal_shows_how_it_stands_below_the_lines(
     assert without_time(last) == "the last line"
 
 
-def test_reports_on_a_terminal_leave_no_room_for_a_view(
+def test_with_reports_on_the_terminal_there_is_no_view(
     writers: list[Writer], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     opened: list[int] = []
@@ -181,7 +181,7 @@ def test_reports_on_a_terminal_leave_no_room_for_a_view(
 async def _collected(
     output: Output, *batches: list[ConnectionReport], server: Server
 ) -> None:
-    # As a server would bring them, with more than a second between two batches.
+    # As from a server, with more than a second between two batches.
     send, receive = trio.open_memory_channel[ConnectionReport](10_000)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(output.collect, receive)
@@ -200,7 +200,7 @@ REFUSED = make_report(reason=Reason.CONNECT_REFUSED, target="10.0.0.1:80", error
 async def test_equal_ends_are_folded_and_every_report_is_written(
     writers: list[Writer], form: Format, autojump_clock: trio.testing.MockClock
 ) -> None:
-    """Law 15: but in HAProxy's format, which has no line for it."""
+    """Law 15: except in HAProxy's format, which has no line for a count."""
     many = [REFUSED] * 1317
     async with serving(echo) as running:
         with open_output("proxy", form, os.devnull) as output:
@@ -221,7 +221,7 @@ async def test_equal_ends_are_folded_and_every_report_is_written(
                         )
                     case "logfmt":
                         assert line.endswith(
-                            " level=warning event=folded of=connection count=1312"
+                            " level=warning event=suppressed of=connection count=1312"
                             " outcome=target_error reason=connect_refused"
                             " target=10.0.0.1:80 error=E"
                         )
@@ -229,7 +229,7 @@ async def test_equal_ends_are_folded_and_every_report_is_written(
                         assert json.loads(line)["count"] == 1312
 
 
-async def test_what_was_folded_is_said_before_the_end(
+async def test_folded_events_are_counted_before_the_end(
     writers: list[Writer], autojump_clock: trio.testing.MockClock
 ) -> None:
     send, receive = trio.open_memory_channel[ConnectionReport](100)
@@ -242,7 +242,7 @@ async def test_what_was_folded_is_said_before_the_end(
     assert " 2 more within 1s: " in writers[0].lines[-1]
 
 
-async def test_connections_that_ended_well_are_not_equal(
+async def test_connections_that_ended_well_are_never_folded(
     writers: list[Writer], autojump_clock: trio.testing.MockClock
 ) -> None:
     async with serving(echo) as running:
@@ -256,7 +256,7 @@ async def test_connections_that_ended_well_are_not_equal(
     ("choice", "logged"),
     [("all", [1, 2, 3]), ("active", [2, 3]), ("failed", [3]), ("none", [])],
 )
-async def test_which_connections_are_logged_is_a_choice(
+async def test_the_choice_decides_which_connections_are_logged(
     writers: list[Writer], choice: Choice, logged: list[int]
 ) -> None:
     send, receive = trio.open_memory_channel[ConnectionReport](3)
@@ -271,7 +271,7 @@ async def test_which_connections_are_logged_is_a_choice(
     assert len(reports.lines) == 3
 
 
-async def test_a_target_that_comes_and_goes_all_the_time_is_folded(
+async def test_changes_of_a_flapping_target_are_folded(
     writers: list[Writer], autojump_clock: trio.testing.MockClock
 ) -> None:
     target = TcpAddress("10.0.0.1", 80)
@@ -290,7 +290,7 @@ async def test_a_target_that_comes_and_goes_all_the_time_is_folded(
     assert len(writers[0].lines) == 12
 
 
-def test_without_a_view_there_is_nothing_to_end(writers: list[Writer]) -> None:
+def test_ending_without_a_view_does_nothing(writers: list[Writer]) -> None:
     with open_output("echo", "text", None) as output:
         output.end_show()
     assert writers[0].lines == []

@@ -19,7 +19,7 @@ from trioserve.app.output._screen import Screen, open_screen
 
 
 class Emulated(pyte.Screen):
-    """With a history: what has left it at the top, or was cleared, as in tmux."""
+    """With a history of lines that left it at the top or were cleared, as in tmux."""
 
     def __init__(self, columns: int, rows: int) -> None:
         super().__init__(columns, rows)
@@ -37,7 +37,7 @@ class Emulated(pyte.Screen):
 
 
 class Terminal:
-    """A terminal, and a writer before it that may have no room for a text."""
+    """A terminal, and its writer, which drops a text if it has no room."""
 
     def __init__(self, columns: int, rows: int) -> None:
         self.screen = Emulated(columns, rows)
@@ -56,7 +56,7 @@ class Terminal:
 
     @property
     def lines(self) -> list[str]:
-        """What is on it, down to the line with the cursor."""
+        """The lines on it, down to the one with the cursor."""
         shown = [line.rstrip() for line in self.screen.display]
         return shown[: self.screen.cursor.y]
 
@@ -95,7 +95,7 @@ def test_lines_scroll_above_the_view_whatever_is_dropped(
                 screen.show(view)
                 screen.close()
                 above, view = above + view, []
-    # What was dropped is made up for by the next.
+    # The next text repairs what was dropped.
     terminal.has_room = True
     screen.show(view)
     assert "\n".join(terminal.lines).strip() == "\n".join(above + view).strip()
@@ -114,7 +114,7 @@ def test_a_view_that_is_too_high_is_cut(
         screen.show(view)
     shown = view[: rows - 1]
     assert terminal.lines[len(terminal.lines) - len(shown) :] == shown
-    # However often it was painted, it is there once.
+    # It was painted several times, and is there once.
     everything = terminal.screen.history + terminal.lines
     assert "\n".join(everything).strip() == "\n".join(above + shown).strip()
 
@@ -135,7 +135,7 @@ def test_a_line_that_is_too_wide_is_cut(line: str, columns: int) -> None:
     assert terminal.lines[1] == "next"[: columns - 1]
     plain = unicodedata.normalize("NFC", re.sub(r"\x1b\[\d+m", "", line))
     assert plain.startswith(terminal.lines[0])
-    # What was coloured ends with the line.
+    # The colour ends with the line.
     assert terminal.screen.buffer[1][0].fg == "default"
 
 
@@ -150,7 +150,7 @@ def test_a_terminal_that_got_narrower_has_wrapped_the_view() -> None:
     assert terminal.taken[-1] == "\x1b[4F\x1b[K\x1b[E\x1b[J\x1b[Fc"
 
 
-def test_a_terminal_that_is_another_s_gets_lines_and_no_view() -> None:
+def test_in_the_background_lines_are_written_without_a_view() -> None:
     terminal = Terminal(20, 30)
     size: tuple[int, int] | None = (20, 30)
     screen = Screen(terminal.write, lambda: size)
@@ -166,7 +166,7 @@ def test_a_terminal_that_is_another_s_gets_lines_and_no_view() -> None:
     assert terminal.lines == ["old", "view", "$ command", "line", "$ fg", "new view"]
 
 
-def test_in_the_background_the_terminal_is_another_s(
+def test_the_screen_tells_foreground_from_background(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     written: list[str] = []
@@ -224,7 +224,7 @@ def test_threads_take_turns() -> None:
     assert [line for line in terminal.lines if line] == [*lines, "end"]
 
 
-def test_a_terminal_that_does_not_say_how_large_it_is_has_a_view(
+def test_a_terminal_that_reports_no_size_has_a_view(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     written: list[str] = []
@@ -244,7 +244,7 @@ def test_a_terminal_that_does_not_say_how_large_it_is_has_a_view(
     assert written == ["a" * 79 + "\nb"]
 
 
-def test_only_a_terminal_that_can_paint_has_a_screen(
+def test_only_a_terminal_that_can_move_its_cursor_has_a_screen(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     written: list[str] = []
@@ -266,6 +266,6 @@ def test_only_a_terminal_that_can_paint_has_a_screen(
     assert screen is not None
     os.close(ours)
     os.close(theirs)
-    # A terminal that has gone away has a size all the same.
+    # A terminal that is gone gets the usual size.
     screen.show(["a" * 100])
     assert written == ["a" * 79]

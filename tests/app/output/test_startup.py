@@ -12,7 +12,7 @@ from trioserve.app.output._startup import log_low_default, log_ready
 
 
 @pytest.mark.parametrize(("most", "said"), [(1, 1), (99, 1), (100, 0)])
-def test_a_limit_that_is_low_for_lack_of_files_is_said(most: int, said: int) -> None:
+def test_a_default_limit_that_is_low_is_a_warning(most: int, said: int) -> None:
     lines: list[str] = []
     service = Service(
         name="echo",

@@ -18,7 +18,7 @@ async def _wait(conn: Connection) -> None:
         pass
 
 
-async def test_it_says_who_holds_the_tokens_and_where_each_task_stands(
+async def test_it_lists_connections_with_tokens_and_where_each_task_waits(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
     async with (
@@ -60,7 +60,7 @@ async def test_it_says_who_holds_the_tokens_and_where_each_task_stands(
         client.socket.close()
 
 
-async def test_of_many_it_lists_a_few(
+async def test_long_lists_are_cut_short(
     monkeypatch: pytest.MonkeyPatch, autojump_clock: trio.testing.MockClock
 ) -> None:
     monkeypatch.setattr(_status, "_MOST", 3)
@@ -94,14 +94,14 @@ async def test_tasks_are_listed_in_the_order_of_their_numbers(
             client.socket.close()
 
 
-async def test_a_server_without_connections_has_its_own_tasks() -> None:
+async def test_a_server_without_connections_lists_its_own_tasks() -> None:
     async with serving(_wait) as running:
         lines = list(status_text(running.server))
     assert lines[0].startswith("status: 0 open, 0 of 100 tokens")
     assert lines[1] == "tasks:"
 
 
-async def test_a_task_that_is_over_stands_nowhere() -> None:
+async def test_a_task_that_has_ended_has_no_position() -> None:
     async def end() -> None:
         tasks.append(trio.lowlevel.current_task())
 
@@ -109,4 +109,4 @@ async def test_a_task_that_is_over_stands_nowhere() -> None:
     async with trio.open_nursery() as nursery:
         nursery.start_soon(end)
         nursery.start_soon(end)
-    assert _status._position(tasks[0]) == "about to start or to end"
+    assert _status._position(tasks[0]) == "about to start or end"

@@ -52,7 +52,7 @@ def test_a_reader_that_does_not_read_costs_lines_that_are_counted(
     assert sum(said) == writer.lost
 
 
-def test_a_pipe_that_somebody_made_non_blocking_is_waited_for(
+def test_a_full_pipe_in_non_blocking_mode_is_waited_for(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     reader, writer_fd = os.pipe()
@@ -82,10 +82,10 @@ def test_a_pipe_that_somebody_made_non_blocking_is_waited_for(
     capacity=st.integers(1, 4000),
     read=st.integers(0, 200_000),
 )
-def test_each_line_is_in_the_pipe_or_lost_when_the_end_can_wait_no_longer(
+def test_after_a_close_that_times_out_each_line_is_in_the_pipe_or_lost(
     blocking: bool, lengths: list[int], capacity: int, read: int
 ) -> None:
-    """Law 3: also those that are being written, and half of one that is torn."""
+    """Law 3: also lines that are being written, and half a line."""
     reader, writer_fd = os.pipe()
     os.set_blocking(reader, False)
     os.set_blocking(writer_fd, blocking)
@@ -108,7 +108,7 @@ def test_each_line_is_in_the_pipe_or_lost_when_the_end_can_wait_no_longer(
     assert writer.lost == lost + 1
 
 
-def test_a_reader_that_never_reads_does_not_hold_up_the_end() -> None:
+def test_a_reader_that_never_reads_does_not_block_the_end() -> None:
     reader, writer_fd = os.pipe()
     fill(writer_fd)
     said: list[int] = []
@@ -118,16 +118,16 @@ def test_a_reader_that_never_reads_does_not_hold_up_the_end() -> None:
     assert not writer.close(0.01)
     assert writer.lost == 10
     os.close(reader)
-    # Once is enough: it is over.
+    # The second call returns at once.
     assert writer.close(PATIENCE)
     assert writer.lost == 10
     assert said == []
 
 
-def test_a_write_that_hangs_does_not_hold_up_the_end(
+def test_a_write_that_hangs_does_not_block_the_end(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """What it has in hand is counted, and not again if it is written after all."""
+    """Its lines count as lost, and only once if they are written after all."""
     hangs, goes_on = threading.Event(), threading.Event()
 
     def write_some(fd: int, data: memoryview) -> int:
@@ -151,10 +151,10 @@ def test_a_write_that_hangs_does_not_hold_up_the_end(
 
 
 @pytest.mark.parametrize("nowait", [True, False])
-def test_a_pipe_is_written_to_where_no_flag_keeps_it_from_waiting(
+def test_a_pipe_is_written_to_without_support_for_nowait(
     nowait: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The system does not know the flag, or the C library does not."""
+    """The kernel does not support the flag, or the C library does not."""
 
     def unsupported(*_: object) -> int:
         raise OSError(errno.EOPNOTSUPP, "Operation not supported")
@@ -168,7 +168,7 @@ def test_a_pipe_is_written_to_where_no_flag_keeps_it_from_waiting(
     assert read_all(reader) == ["line"]
 
 
-def test_a_reader_that_is_gone_is_said_once() -> None:
+def test_a_reader_that_is_gone_is_reported_once() -> None:
     reader, writer_fd = os.pipe()
     os.close(reader)
     errors: list[int | None] = []
@@ -223,7 +223,7 @@ def test_half_a_line_is_ended_before_the_next_one(
 def test_a_disk_that_stays_full_loses_each_line_once(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Though half of the first one is on it, and is to be ended."""
+    """Even if half of the first one is on it, and needs a newline."""
     room = [2]
 
     def write_some(fd: int, data: memoryview) -> int:

@@ -18,7 +18,7 @@ from trioserve.app.output._writer import LineWriter
 
 
 @pytest.mark.parametrize("how", ["renamed", "removed"])
-def test_a_file_that_is_rotated_is_made_anew(how: str, tmp_path: Path) -> None:
+def test_a_rotated_file_is_created_again(how: str, tmp_path: Path) -> None:
     path, old = tmp_path / "lines", tmp_path / "lines.1"
     writer = LineWriter(open_to_append(str(path)), close_fd=True, path=str(path))
     for text in ("first", "second"):
@@ -42,7 +42,9 @@ def _wait_until_written(path: Path, text: str) -> None:
         assert time.monotonic() < deadline
 
 
-def test_a_file_that_cannot_be_made_anew_is_written_on(tmp_path: Path) -> None:
+def test_if_a_rotated_file_cannot_be_created_the_old_one_stays_in_use(
+    tmp_path: Path,
+) -> None:
     folder = tmp_path / "folder"
     folder.mkdir()
     path = folder / "lines"
@@ -70,7 +72,7 @@ def test_a_file_system_that_is_gone_costs_lines_that_are_counted(
 ) -> None:
     errors: list[int | None] = []
     writer = LineWriter(
-        100_000,  # as little there as a file whose server is gone
+        100_000,  # not open; a file whose server is gone fails alike
         path=str(tmp_path / "lines"),
         on_error=lambda error: errors.append(error.errno),
     )
@@ -81,7 +83,7 @@ def test_a_file_system_that_is_gone_costs_lines_that_are_counted(
 
 
 class Unwritable:
-    """Something that can't be written to, in the place of a file."""
+    """Something that can't be written, in the place of a file."""
 
     def __init__(self, path: Path, kind: str) -> None:
         self._socket = socket.socket(socket.AF_UNIX)
@@ -108,7 +110,7 @@ UNWRITABLE = {
 
 
 @pytest.mark.parametrize(("kind", "code"), UNWRITABLE.items())
-def test_what_takes_the_place_of_a_file_does_not_stop_the_writer(
+def test_something_else_in_the_place_of_the_file_does_not_stop_the_writer(
     kind: str, code: int, tmp_path: Path
 ) -> None:
     path, old = tmp_path / "lines", tmp_path / "old"
@@ -135,7 +137,7 @@ def test_what_takes_the_place_of_a_file_does_not_stop_the_writer(
 
 
 @pytest.mark.parametrize(("kind", "code"), UNWRITABLE.items())
-def test_a_file_that_is_to_be_reopened_and_cannot_be_is_written_on(
+def test_if_a_file_cannot_be_reopened_the_old_one_stays_in_use(
     kind: str, code: int, tmp_path: Path
 ) -> None:
     path, old = tmp_path / "lines", tmp_path / "old"
@@ -162,7 +164,7 @@ def test_a_file_that_is_to_be_reopened_and_cannot_be_is_written_on(
     assert old.read_text() == "one\n"
 
 
-def test_a_pipe_that_nobody_reads_is_opened_when_somebody_does(tmp_path: Path) -> None:
+def test_a_pipe_is_opened_when_it_gets_a_reader(tmp_path: Path) -> None:
     path = tmp_path / "pipe"
     os.mkfifo(path)
     with pytest.raises(OSError, match="No such device"):
@@ -189,7 +191,7 @@ def test_a_pipe_that_nobody_reads_is_opened_when_somebody_does(tmp_path: Path) -
     assert errors.empty()
 
 
-def test_a_pipe_that_nobody_ever_reads_costs_lines_that_are_counted(
+def test_a_pipe_that_never_gets_a_reader_costs_lines_that_are_counted(
     tmp_path: Path,
 ) -> None:
     path = tmp_path / "pipe"
@@ -217,7 +219,7 @@ def _wait_until_lost(writer: LineWriter, count: int) -> None:
         ("whole\nha", "whole\nha\nnext\n"),
     ],
 )
-def test_half_a_line_that_a_file_ends_in_is_ended_when_it_is_opened(
+def test_half_a_line_at_the_end_of_a_file_is_ended_when_it_is_opened(
     before: str, after: str, named: bool, tmp_path: Path
 ) -> None:
     path = tmp_path / "lines"
@@ -231,9 +233,7 @@ def test_half_a_line_that_a_file_ends_in_is_ended_when_it_is_opened(
 
 
 @pytest.mark.parametrize("how", ["rotated", "reopened"])
-def test_half_a_line_is_ended_in_the_file_that_it_is_in(
-    how: str, tmp_path: Path
-) -> None:
+def test_half_a_line_is_ended_in_its_own_file(how: str, tmp_path: Path) -> None:
     path, other = tmp_path / "lines", tmp_path / "other"
     path.write_text("ha")
     other.write_text("another ha")
@@ -253,13 +253,13 @@ def test_half_a_line_is_ended_in_the_file_that_it_is_in(
     assert path.read_text() == "another ha\nnext\n"
 
 
-def test_what_has_no_name_cannot_be_reopened() -> None:
+def test_a_descriptor_without_a_path_cannot_be_reopened() -> None:
     writer = LineWriter(os.open(os.devnull, os.O_WRONLY), close_fd=True)
     assert not writer.reopen()
     assert writer.close(10)
 
 
-def test_what_it_is_told_to_reopen_is_nobodys_to_know(tmp_path: Path) -> None:
+def test_a_file_is_reopened_without_a_callback(tmp_path: Path) -> None:
     path = tmp_path / "lines"
     writer = LineWriter(open_to_append(str(path)), close_fd=True, path=str(path))
     path.unlink()
@@ -269,7 +269,7 @@ def test_what_it_is_told_to_reopen_is_nobodys_to_know(tmp_path: Path) -> None:
     assert path.read_text() == "line\n"
 
 
-def test_a_pipe_is_never_made_anew(tmp_path: Path) -> None:
+def test_a_pipe_is_never_created_again(tmp_path: Path) -> None:
     path = tmp_path / "pipe"
     os.mkfifo(path)
     reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK)

@@ -7,7 +7,9 @@ from trioserve.app.reports._bounded_sums import BoundedSums
 
 
 @given(st.lists(st.tuples(st.sampled_from("abcdefg"), st.integers(0, 9))))
-def test_sums_are_exact_or_less_and_it_says_which(adds: list[tuple[str, int]]) -> None:
+def test_sums_are_exact_or_lower_bounds_and_exact_tells_which(
+    adds: list[tuple[str, int]],
+) -> None:
     bounded, sums = BoundedSums(remembered=2), dict[str, list[int]]()
     for name, number in adds:
         bounded.add(name, 1, number)
@@ -22,7 +24,7 @@ def test_sums_are_exact_or_less_and_it_says_which(adds: list[tuple[str, int]]) -
         assert all(map(int.__le__, numbers, sums[name]))
 
 
-def test_those_with_most_are_remembered() -> None:
+def test_names_with_the_largest_sums_are_kept() -> None:
     bounded = BoundedSums(remembered=2)
     for number in range(1000):
         bounded.add("often", 1)

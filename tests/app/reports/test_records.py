@@ -34,7 +34,7 @@ def file(tmp_path: Path) -> Path:
 
 
 def test_a_report_comes_back_as_it_was_written() -> None:
-    """Every field of it but the state, which the others tell."""
+    """Every field but the state, which follows from the others."""
     full = make_report(
         reason=Reason.WRITE_STALL,
         phase=Phase.DATA,
@@ -84,7 +84,7 @@ def test_the_outcome_is_that_of_the_reason(reason: Reason) -> None:
     assert parse_record(line(reason=reason, outcome="what?")) == record
 
 
-def test_words_of_a_newer_writer_are_taken_as_they_are() -> None:
+def test_words_of_a_newer_version_are_kept() -> None:
     record = parse_record(
         line(reason="moon", outcome="sky", phase="x", waited_for="y", z=1)
     )
@@ -93,7 +93,7 @@ def test_words_of_a_newer_writer_are_taken_as_they_are() -> None:
     assert parse_record(line("outcome", reason="moon")).outcome == "unknown"
 
 
-def test_what_an_older_writer_did_not_write_is_none() -> None:
+def test_fields_that_an_older_version_did_not_write_are_none() -> None:
     record = parse_record(b'{"id": 1, "reason": "idle"}')
     assert record == Record(id=1, reason="idle", outcome="timeout")
     assert record.peer is None
@@ -153,7 +153,7 @@ def test_a_host_has_no_port(peer: str, host: str) -> None:
         line(notes=[]),
     ],
 )
-def test_what_is_no_report_is_told_apart(text: bytes) -> None:
+def test_a_line_that_is_not_a_report_is_an_error(text: bytes) -> None:
     with pytest.raises(ValueError, match=r"."):
         parse_record(text)
 
@@ -185,19 +185,19 @@ def test_the_reports_of_a_file_come_in_order(
     assert capsys.readouterr().err == ""
 
 
-def test_lines_that_are_no_report_are_skipped_and_counted(
+def test_lines_that_are_not_reports_are_skipped_and_counted(
     file: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file.write_bytes(b"hello\n" + line(id=1) + line(id="x") + line(id=2)[:-5])
     assert [record.id for record in read_records(str(file))] == [1]
     assert capsys.readouterr().err == (
-        f"trioserve: warning: lines of {file} that are no whole report, and were"
-        " skipped: 3\n"
+        f"trioserve: warning: skipped lines of {file} that are not complete"
+        " reports: 3\n"
     )
 
 
 @pytest.mark.parametrize("end", [b"\n", b""])
-def test_a_huge_line_is_one_line_that_is_skipped(
+def test_a_huge_line_is_skipped_as_one_line(
     end: bytes, file: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file.write_bytes(line(id=1) + b"x" * (20 << 20) + end)
@@ -211,7 +211,7 @@ def test_a_huge_line_is_one_line_that_is_skipped(
     assert capsys.readouterr().err.endswith(": 1\n")
 
 
-def test_what_follows_a_huge_line_is_read(file: Path) -> None:
+def test_the_line_after_a_huge_one_is_read(file: Path) -> None:
     file.write_bytes(b"{" + b" " * (1 << 20) + line() + line(id=2))
     assert [record.id for record in read_records(str(file))] == [2]
 
@@ -228,17 +228,17 @@ def complaint(path: object) -> str:
     return caught.value.message
 
 
-def test_a_file_of_something_else_is_an_error(
+def test_a_file_without_reports_is_an_error(
     file: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file.write_text("ts=2026 level=info\n" * 3)
     assert complaint(file) == (
-        f"there is no report in {file}; give a file that --reports has written"
+        f"there is no report in {file}; give a file that --reports wrote"
     )
     assert capsys.readouterr().err == ""
 
 
-def test_what_cannot_be_read_is_an_error(tmp_path: Path) -> None:
+def test_a_file_that_cannot_be_opened_is_an_error(tmp_path: Path) -> None:
     assert complaint(tmp_path) == f"can't read {tmp_path}: Is a directory"
     missing = tmp_path / "a\x1b[2J"
     assert complaint(missing) == (
@@ -246,8 +246,8 @@ def test_what_cannot_be_read_is_an_error(tmp_path: Path) -> None:
     )
 
 
-def test_an_error_while_reading_is_one_too() -> None:
-    """Nothing is mapped at the address 0."""
+def test_an_error_while_reading_is_an_error() -> None:
+    """Nothing is mapped at address 0."""
     assert (
         complaint("/proc/self/mem") == "can't read /proc/self/mem: Input/output error"
     )
@@ -256,7 +256,7 @@ def test_an_error_while_reading_is_one_too() -> None:
 def test_a_file_without_permission_is_an_error(file: Path) -> None:
     file.touch(0o200)
     user = os.geteuid()
-    if user == 0:  # who may read everything, and be somebody else for a moment
+    if user == 0:  # root may read everything, and become another user for a moment
         for folder in file.parents[:3]:
             folder.chmod(0o755)
         os.seteuid(65534)
@@ -266,7 +266,7 @@ def test_a_file_without_permission_is_an_error(file: Path) -> None:
         os.seteuid(user)
 
 
-def test_a_minus_is_stdin(
+def test_a_dash_is_stdin(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     stdin = io.TextIOWrapper(io.BytesIO(line(id=5) + b"{"))
@@ -276,7 +276,7 @@ def test_a_minus_is_stdin(
     assert not stdin.closed
 
 
-def test_a_process_without_stdin_can_read_none(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_closed_stdin_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stdin", None)
     assert complaint("-") == "can't read stdin: Bad file descriptor"
 

@@ -173,7 +173,7 @@ target       attempts  failed
     )
 
 
-def test_of_nothing_there_are_no_tables() -> None:
+def test_an_empty_summary_has_no_tables() -> None:
     assert list(summary_text(Summary([]))) == ["connections: 0"]
     sums = Summary([]).as_dict()
     assert sums["since"] is sums["until"] is None
@@ -186,11 +186,11 @@ def test_of_nothing_there_are_no_tables() -> None:
     }
 
 
-def test_machines_find_the_same_keys_in_every_sum() -> None:
+def test_every_summary_has_the_same_keys() -> None:
     assert Summary([]).as_dict().keys() == Summary(_SOME).as_dict().keys()
 
 
-def test_what_an_older_writer_did_not_write_is_not_in_the_sum() -> None:
+def test_fields_that_an_older_version_did_not_write_are_left_out() -> None:
     bare = parse_record(b'{"id": 3, "reason": "idle"}')
     nameless = parse_record(b'{"id": 4, "reason": "idle", "duration": 1}')
     assert list(summary_text(Summary([bare, nameless])))[-2:] == [
@@ -199,7 +199,7 @@ def test_what_an_older_writer_did_not_write_is_not_in_the_sum() -> None:
     ]
 
 
-def test_nothing_reaches_the_terminal_that_it_obeys() -> None:
+def test_control_characters_are_escaped() -> None:
     evil = "\x1b]0;x\x07\u202e\n"
     record = _record(peer=evil, attempts=[Attempt(address=evil, seconds=0)])
     record = record._replace(reason=evil, outcome=evil)
@@ -219,7 +219,7 @@ def test_the_slowest_are_those_that_took_longest() -> None:
     st.sampled_from([50, 90, 99]),
 )
 def test_a_percentile_is_by_nearest_rank(values: list[float], percent: int) -> None:
-    """The smallest value such that so many percent of all are not larger."""
+    """The smallest value that so many percent of the values do not exceed."""
     found = percentiles(values)
     assert found["count"] == len(values)
     assert found["max"] == max(values, default=None)
@@ -254,7 +254,7 @@ def test_records_are_not_kept() -> None:
     assert most < 1_000_000
 
 
-def test_so_many_peers_that_some_were_forgotten_are_said_to_be() -> None:
+def test_the_summary_tells_if_peers_were_forgotten() -> None:
     record = _record()
     peers = (record._replace(peer=f"{number}:1") for number in range(20_001))
     assert list(summary_text(Summary(peers)))[-1] == (

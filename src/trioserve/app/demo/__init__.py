@@ -1,4 +1,4 @@
-"""The command ``demo``: clients, a proxy and its target, and whether all adds up.
+"""The command ``demo``: clients, a proxy and its target, and an audit of them.
 
 It serves with the public names of trioserve, on real sockets of this machine.
 Nothing in this folder knows how `echo` and `proxy` are configured. The map, from

@@ -58,25 +58,22 @@ def audit_text(audit: Audit) -> Iterator[str]:
     yield f"  to target  {_dialed(front)} dialed = {_records_text(back)}"
     sent = sum(client.sent for client in audit.clients)
     received = sum(client.received for client in audit.clients)
-    there, back_again = front.sum("bytes_received"), front.sum("bytes_sent")
-    yield f"bytes there  {sent:,} sent = {there:,} + {sent - there:,} cut off"
+    up, down = front.sum("bytes_received"), front.sum("bytes_sent")
+    yield f"bytes up     {sent:,} sent = {up:,} received + {sent - up:,} cut off"
     yield (
-        f"  and on     {there:,} = {front.upstream_sum('bytes_sent'):,} to the target"
+        f"  relayed    {up:,} = {front.upstream_sum('bytes_sent'):,} to the target"
         f" + {front.sum('bytes_discarded'):,} discarded"
     )
     yield (
-        f"bytes back   {front.upstream_sum('bytes_received'):,} ="
-        f" {back_again:,} to clients"
+        f"bytes down   {front.upstream_sum('bytes_received'):,} ="
+        f" {down:,} to clients"
         f" + {front.upstream_sum('bytes_discarded'):,} discarded"
     )
-    yield (
-        f"  and on     {back_again:,} = {received:,} received"
-        f" + {back_again - received:,} cut off"
-    )
+    yield f"  relayed    {down:,} = {received:,} received + {down - received:,} cut off"
 
 
 def discrepancies(audit: Audit) -> list[str]:
-    """Everything that does not add up, a line each; empty if all is well."""
+    """Everything that does not add up, a line each; empty if everything does."""
     return [
         *_check_records("proxy", audit.proxy),
         *_check_records("target", audit.target),
@@ -100,15 +97,15 @@ def _check_records(name: str, records: ServerRecords) -> Iterator[str]:
 
 
 def _check_relay(front: ServerRecords, back: ServerRecords) -> Iterator[str]:
-    # What the proxy received against what it passed on and what its target saw.
+    # What the proxy received, against what it passed on and what its target saw.
     for report in front.reports:
         target = report.upstream or Upstream(
             bytes_received=0, bytes_sent=0, bytes_discarded=0
         )
         if report.bytes_received != target.bytes_sent + report.bytes_discarded:
-            yield f"connection {report.id}: received is not passed on + discarded"
+            yield f"connection {report.id}: received is not relayed + discarded"
         if target.bytes_received != report.bytes_sent + target.bytes_discarded:
-            yield f"connection {report.id}: sent is not what the target sent"
+            yield f"connection {report.id}: target bytes are not sent + discarded"
     if _dialed(front) != len(back.reports):
         yield f"{_dialed(front)} dialed, but {len(back.reports)} reports of the target"
     if front.upstream_sum("bytes_sent") < back.sum("bytes_received"):
@@ -120,19 +117,19 @@ def _check_relay(front: ServerRecords, back: ServerRecords) -> Iterator[str]:
 def _check_clients(
     clients: Sequence[SimulatedClient], records: ServerRecords
 ) -> Iterator[str]:
-    # What each client saw against the report of its connection. Bytes that were
-    # on the way may be missing after a reset, and only then.
+    # What each client saw, against the report of its connection. Bytes in flight
+    # may be missing after a reset, and only then.
     by_peer: dict[str, list[ConnectionReport]] = {}
     for report in sorted(records.reports, key=lambda report: report.id):
         by_peer.setdefault(report.peer, []).append(report)
     for client in clients:
         name = f"{client.behaviour} client {client.address}"
         if client.end is None:
-            yield f"{name} still waits"
+            yield f"{name} is still waiting"
         if not client.address:
             continue
-        # The kernel reuses a port only after its connection is over, so clients
-        # and reports of one port have the same order.
+        # The kernel reuses a port only after its connection has ended, so clients
+        # and reports of one port are in the same order.
         reports = by_peer.get(client.address)
         if not reports:
             yield f"{name} has no report"
@@ -141,14 +138,14 @@ def _check_clients(
         missing = client.sent - report.bytes_received
         surplus = report.bytes_sent - client.received
         if missing < 0 or surplus < 0:
-            yield f"{name} got or gave what its report does not have"
+            yield f"{name} sent or got bytes that its report does not have"
         if client.end == "done" and (missing or surplus):
-            yield f"{name} was done, but {missing} and {surplus} bytes are missing"
+            yield f"{name} was done, but {missing} bytes up, {surplus} down are missing"
         if client.end == "done" and client.sent_sum != client.received_sum:
             yield f"{name} got back other bytes than it sent"
     left = sum(len(reports) for reports in by_peer.values())
     if left:
-        yield f"{left} reports belong to no client"
+        yield f"{left} reports have no client"
 
 
 def _records_text(records: ServerRecords) -> str:

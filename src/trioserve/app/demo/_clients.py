@@ -1,4 +1,4 @@
-"""The demo's clients: each behaves in one of the ways that a server meets.
+"""The demo's clients: each has one of the behaviours that a server meets.
 
 A port in, what each client saw out. Nothing here knows what serves them.
 """
@@ -28,10 +28,10 @@ class SimulatedClient:
       address: its own end of the connection, as a report's ``peer`` writes it;
         ``""`` until it is connected.
       sent, received: bytes that its kernel took, and bytes that arrived.
-      sent_sum, received_sum: check sums of these.
+      sent_sum, received_sum: checksums of these.
       end: ``"done"`` when it got back what it sent, ``"closed"`` when the
         server closed before that, ``"reset"`` when either side reset the
-        connection, None while it goes on.
+        connection, None while it is open.
     """
 
     behaviour: str
@@ -146,11 +146,11 @@ BEHAVIOURS: dict[str, _Behaviour] = {
 
 
 def make_clients(seconds: float, count: int, seed: int) -> list[SimulatedClient]:
-    """Clients of all behaviours, which connect one after the other in ``seconds``."""
-    dice = random.Random(seed)
+    """Clients of all behaviours, which start at equal intervals within ``seconds``."""
+    rng = random.Random(seed)
     pause = seconds / count
-    behaviours = dice.choices(list(BEHAVIOURS), k=count)
+    behaviours = rng.choices(list(BEHAVIOURS), k=count)
     return [
-        SimulatedClient(behaviour, number * pause, random.Random(dice.random()))
+        SimulatedClient(behaviour, number * pause, random.Random(rng.random()))
         for number, behaviour in enumerate(behaviours)
     ]

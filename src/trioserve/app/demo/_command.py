@@ -22,8 +22,8 @@ def run_demo(seconds: float, clients: int, seed: int) -> int:
     """Run the demo on stdout; return its exit code.
 
     Raises:
-      click.ClickException: stdout can't be written. A reader that has left is no
-        error.
+      click.ClickException: stdout can't be written. It is not an error if its
+        reader has left.
       SystemExit: a signal stopped it.
     """
     signals = Signals()

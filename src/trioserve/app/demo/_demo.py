@@ -1,6 +1,6 @@
 """The demo: clients, a proxy and its target, and then the audit.
 
-How many clients and for how long in, lines and an exit code out. It uses real
+A number of clients and a duration in, lines and an exit code out. It uses real
 sockets of this machine. Nothing here knows where the lines go.
 """
 
@@ -35,9 +35,9 @@ from ._audit import Audit, ServerRecords, audit_text, discrepancies
 from ._clients import BEHAVIOURS, SimulatedClient, make_clients
 
 _LIMIT = 20
-#: Seconds to drain within.
+#: The limit of the drain, in seconds.
 _DRAIN = 1.0
-#: Seconds after that until clients that still wait are given up.
+#: Seconds after that until clients that are still waiting are cancelled.
 _PATIENCE = 10.0
 
 Say = Callable[[str], object]
@@ -48,8 +48,8 @@ async def main(
 ) -> int:
     """Run the demo; return 0, or 1 if something doesn't add up.
 
-    With a ``screen``, the live view of the proxy is shown there; else a line a
-    second says how it goes.
+    With a ``screen``, the live view of the proxy is shown there; without one, a
+    line a second shows the progress.
     """
     say(f"A proxy that serves {_LIMIT} connections at once, an echo server behind it,")
     say(f"and {count} clients in {seconds:g} s: {', '.join(BEHAVIOURS)}.")
@@ -179,7 +179,7 @@ async def _say_progress(
 def progress_text(
     elapsed: float, statistics: Statistics, clients: Sequence[SimulatedClient]
 ) -> str:
-    """How the demo goes, in one line."""
+    """The progress of the demo, in one line."""
     ends = Counter(c.end for c in clients if c.address)
     waiting = max(0, ends[None] - statistics.open)
     moved = statistics.bytes_received + statistics.bytes_sent

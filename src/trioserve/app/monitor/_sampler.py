@@ -1,4 +1,4 @@
-"""Samples of a server: its counters, again and again, and how fast they grow.
+"""Samples of a server's counters, taken at intervals, and how fast they grow.
 
 A server in, snapshots out. Nothing here formats or shows them.
 """
@@ -17,12 +17,12 @@ from trioserve import Server, Statistics
 
 from ._backlog import backlog_length
 
-#: The part of one processor that sampling may take: statistics() goes through
+#: The share of one processor that sampling may take: statistics() goes through
 #: all open connections.
 _SHARE: Final = 0.01
 
-#: Rates are averages over this many seconds: shorter ones jump, and are
-#: meaningless for two samples in a row.
+#: Rates are averages over this many seconds. Over a shorter time they jump, and
+#: between two samples in a row they mean nothing.
 _WINDOW: Final = 1.0
 
 
@@ -35,7 +35,7 @@ class Snapshot:
       now, before: the counters; the same in the first snapshot.
       seconds: between the two.
       waiting: clients in the accept queues, or None if the kernel can't tell.
-      reports_lost: on the way to the collector, or after it.
+      reports_lost: lost before they reached the collector, or after that.
       drain_left: None until the server drains; then the seconds until open
         connections are cut, at most.
     """
@@ -60,7 +60,7 @@ class Sampler:
     """Takes snapshots of a server.
 
     Args:
-      unwritten: returns how many reports were collected and lost after that.
+      unwritten: returns how many reports were collected, and lost after that.
     """
 
     def __init__(self, server: Server, unwritten: Callable[[], int] = int) -> None:
@@ -71,10 +71,10 @@ class Sampler:
         self._drained_since: float | None = None
 
     def sample(self) -> Snapshot:
-        """The counters now, beside those of a second ago.
+        """The counters now, and those of a second ago.
 
-        That is the newest earlier sample that is at least a second old; in the
-        first second, the first one.
+        The latter are the newest that are at least a second old; in the first
+        second, the first ones.
         """
         now, at = self._server.statistics(), trio.current_time()
         while len(self._samples) > 1 and at - self._samples[1][0] >= _WINDOW:
@@ -92,9 +92,9 @@ class Sampler:
         )
 
     def _drain_left(self, at: float) -> float | None:
-        # A server doesn't publish the end of its drain, but a drain can only be
-        # shortened: Timeouts.drain is its upper bound. After that, tasks that do
-        # not end have Timeouts.cleanup.
+        # A server doesn't publish the deadline of its drain, but a drain can only
+        # be shortened, so Timeouts.drain is an upper bound. Tasks that do not end
+        # by then get Timeouts.cleanup more.
         if not self._server.draining.is_set():
             return None
         if self._drained_since is None:
@@ -104,13 +104,13 @@ class Sampler:
     async def run(
         self, show: Callable[[Snapshot], None], *, every: float = 0.5
     ) -> NoReturn:
-        """Pass a snapshot to ``show`` every so many seconds, until cancelled.
+        """Pass a snapshot to ``show`` at an interval of seconds, until cancelled.
 
-        Less often if that would take more than a hundredth of a processor.
+        The interval is longer if this would take more than 1 % of a processor.
         """
         while True:
-            # The CPU time of this thread: time in which the process does not
-            # run, or is stopped, is not counted.
+            # The CPU time of this thread, which leaves out the time in which the
+            # process does not run, or is stopped.
             began = thread_time()
             show(self.sample())
             cost = thread_time() - began

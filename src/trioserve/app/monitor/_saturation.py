@@ -15,11 +15,11 @@ from ._backlog import backlog_length, has_backlog
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Saturated:
-    """The limit is reached, and clients wait.
+class LimitReached:
+    """The connection limit is reached, and clients wait.
 
     Args:
-      limit: how many connections may be open at once; as many are.
+      limit: the connection limit.
       waiting: clients in the accept queues, or None if the kernel can't tell.
     """
 
@@ -28,12 +28,12 @@ class Saturated:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Relieved:
+class LimitCleared:
     """No client waits any more.
 
     Args:
       tokens_used: connections that count against the limit now.
-      limit: how many may.
+      limit: the connection limit.
       seconds: for how long the server was saturated.
     """
 
@@ -43,33 +43,35 @@ class Relieved:
 
 
 class SaturationMonitor:
-    """Compares a server's connections with its limit each time it is asked."""
+    """Tells when a server reaches its limit while clients wait, and when none does."""
 
     def __init__(self, server: Server) -> None:
         self._server = server
         self._since: float | None = None
 
-    def check(self) -> Saturated | Relieved | None:
+    def check(self) -> LimitReached | LimitCleared | None:
         """What has changed since the last check, or None.
 
-        A server that drains is not saturated: it accepts nobody, whatever its
+        A server that drains is not saturated: it accepts no clients, whatever its
         limit is.
         """
         if self._server.draining.is_set():
             return None
         # One poll(2) is cheap; statistics() goes through all connections.
-        is_waited_for = has_backlog(self._server)
-        if not is_waited_for and self._since is None:
+        clients_wait = has_backlog(self._server)
+        if not clients_wait and self._since is None:
             return None
         now = self._server.statistics()
-        if is_waited_for and now.tokens_used >= now.limit:
+        if clients_wait and now.tokens_used >= now.limit:
             if self._since is not None:
                 return None
             self._since = trio.current_time()
-            # Clients of a Unix socket are not counted: 0 would be wrong.
+            # The kernel can't count clients of a Unix socket: 0 would be wrong.
             waiting = backlog_length(self._server) or None
-            return Saturated(limit=now.limit, waiting=waiting)
-        if is_waited_for or self._since is None:
+            return LimitReached(limit=now.limit, waiting=waiting)
+        if clients_wait or self._since is None:
             return None
         seconds, self._since = trio.current_time() - self._since, None
-        return Relieved(tokens_used=now.tokens_used, limit=now.limit, seconds=seconds)
+        return LimitCleared(
+            tokens_used=now.tokens_used, limit=now.limit, seconds=seconds
+        )

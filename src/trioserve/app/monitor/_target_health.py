@@ -1,4 +1,4 @@
-"""Which addresses of the targets answer, judged by the attempts to connect.
+"""Which addresses of the targets answer, according to the attempts to connect.
 
 Attempts in, changes out. Nothing here dials or reports.
 """
@@ -15,7 +15,7 @@ class TargetChange(NamedTuple):
     """An address went down, or is up again.
 
     Args:
-      address: as it was dialed; a name if the name could not be looked up.
+      address: as it was dialed; a name, if it could not be looked up.
       error: why it is down, or None if it is up.
     """
 
@@ -30,9 +30,9 @@ class TargetHealth:
         self._down: set[str] = set()
 
     def record(self, target: Address, attempt: Attempt) -> Iterator[TargetChange]:
-        """Take one more attempt to connect to ``target``; yield what it changes.
+        """Record an attempt to connect to ``target``; yield what it changes.
 
-        An attempt that this machine is to blame for, and one that was given up
+        An attempt that failed because of this machine, and one that was given up
         because another was faster, change nothing.
         """
         if attempt.failed:

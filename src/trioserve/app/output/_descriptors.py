@@ -1,4 +1,4 @@
-"""What a writer does with a file descriptor, without waiting for long.
+"""File operations of a writer, none of which waits for long.
 
 Descriptors, paths and bytes in. Nothing here knows lines, threads or queues.
 """
@@ -18,12 +18,12 @@ _WAIT_FOR_ROOM: Final = 0.05
 #: A flag of pwritev(2): write only what there is room for; 0 if Python lacks it.
 _NOWAIT: Final[int] = getattr(os, "RWF_NOWAIT", 0)
 
-#: How kernels and files that don't support the flag say so.
+#: The errors of kernels and files that don't support the flag.
 _UNSUPPORTED: Final = {errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.ESPIPE}
 
 
 def open_to_append(path: str) -> int:
-    """Open a file to write at its end; create it if there is none.
+    """Open a file for appending; create it if it does not exist.
 
     Never waits: a named pipe without a reader is an error (ENXIO).
 
@@ -34,10 +34,10 @@ def open_to_append(path: str) -> int:
     return os.open(path, flags | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC, 0o644)
 
 
-def is_elsewhere(fd: int, path: str) -> bool:
-    """Whether ``path`` no longer names the file behind ``fd``, as after a rotation.
+def is_rotated(fd: int, path: str) -> bool:
+    """Whether ``path`` no longer names the file behind ``fd``.
 
-    Regular files are rotated; pipes and devices never count as elsewhere.
+    Only regular files are rotated: for pipes and devices, this is False.
     """
     try:
         ours = os.fstat(fd)
@@ -60,7 +60,7 @@ def ends_torn(fd: int, path: str | None) -> bool:
         flags = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
         reader = os.open(path or f"/dev/fd/{fd}", flags)
         with os.fdopen(reader, "rb", buffering=0) as file:
-            # The name may belong to another file by the time it is opened.
+            # Meanwhile, the name may have been given to another file.
             if not os.path.samestat(ours, os.fstat(reader)):
                 return False
             file.seek(-1, os.SEEK_END)
@@ -86,8 +86,8 @@ def write_some(fd: int, data: memoryview) -> int:
 
 def _write_now(fd: int, data: memoryview) -> int:
     # An inherited pipe may be in blocking mode, and other processes that share it
-    # may depend on that. While a blocking write waits, nobody can tell how much
-    # of it was taken.
+    # may depend on that. While a blocking write waits, it is unknown how much of it
+    # was written.
     mode = os.fstat(fd).st_mode
     if _NOWAIT and (stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode)):
         try:

@@ -1,8 +1,7 @@
-"""Folding: of many equal events only a few are logged, and the others are counted.
+"""Folding: of many equal events, a few are logged and the others are counted.
 
-Events in, a decision and counts out. Nothing here logs, and nothing here looks
-at a clock: a caller that takes the counts once a second has one line a second of
-each kind.
+Events in, a decision and counts out. Nothing here logs, or reads a clock: if the
+caller takes the counts once a second, each kind has one such line a second.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from ._log import Level, level_of
 Choice = Literal["all", "active", "failed", "none"]
 
 #: Outcomes of a connection that its client ended. Without a byte in either
-#: direction, that was a health check or a scanner.
+#: direction, it was a health check or a scanner.
 _ENDED_BY_CLIENT = (Outcome.OK, Outcome.PEER_ERROR)
 
 #: How many events of one kind are logged before the others are counted.
@@ -60,7 +59,7 @@ class Kind(NamedTuple):
 
 
 def connection_kind(report: ConnectionReport) -> Kind:
-    """Connections are equal by how they ended, their target, and the type of error."""
+    """Connections are equal if outcome, reason, target and the type of error are."""
     route = f" > {report.target}" if report.target else ""
     error = (report.error or "").partition(":")[0]
     return Kind(
@@ -83,12 +82,12 @@ class Folding:
         self._seen = collections.Counter[Kind]()
 
     def passes(self, kind: Kind) -> bool:
-        """Count an event; return whether it is to be logged."""
+        """Count an event; return whether to log it."""
         self._seen[kind] += 1
         return self._seen[kind] <= FEW
 
     def take(self) -> Iterator[tuple[Kind, int]]:
-        """The number of events of each kind that were not logged; then start again."""
+        """For each kind, how many events were not logged; then count from 0 again."""
         seen, self._seen = self._seen, collections.Counter()
         for kind, count in seen.items():
             if count > FEW:

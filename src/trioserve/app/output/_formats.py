@@ -37,7 +37,7 @@ def _key(name: str) -> str:
 
 
 def _logfmt_value(value: object) -> str:
-    # The common types first: each connection has a line with thirty values.
+    # The common types first: the line of a connection has thirty values.
     if value is None:
         return "null"
     if type(value) is int:

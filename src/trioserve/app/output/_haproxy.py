@@ -17,11 +17,11 @@ _NO_SERVER = "<NOSRV>"
 def tcplog(report: ConnectionReport, name: str) -> str:
     """The line, without its newline.
 
-    The frontend is the address of the listener, the backend has the name
-    ``name``, and its server is the target. Times are in milliseconds; -1 if that
-    phase was not reached. The bytes are those sent to the client. The connection
-    counts are those of this server: the first two include this connection, the
-    others do not, as in HAProxy. Queue positions are unknown: 0/0.
+    The frontend is the address of the listener, the backend is ``name``, and the
+    server is the target. Times are in milliseconds, or -1 for a phase that was not
+    reached. The bytes are those sent to the client. The connection counts are those
+    of this server: the first two include this connection, the others do not, as in
+    HAProxy. Queue positions are unknown: 0/0.
     """
     accepted = dt.datetime.fromtimestamp(report.accepted_at).astimezone()
     date = f"{accepted:%d/%b/%Y:%H:%M:%S}.{accepted.microsecond // 1000:03}"

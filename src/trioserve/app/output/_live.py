@@ -18,7 +18,7 @@ from trioserve.app._values import format_bytes, format_duration
 from trioserve.app.monitor._sampler import Snapshot
 
 _BAR: Final = 15
-#: Numbers stay in their columns, so that they can be read while they change.
+#: Fixed columns, so that numbers can be read while they change.
 _ROW: Final = "  {:<6}{:>11} accepted {:>9} {:7} {:>11} in {:>11} out"
 
 _COLOURS: Final = {Outcome.OK: "green", Outcome.REFUSED: "yellow"}
@@ -62,7 +62,7 @@ def view_lines(
         f"{_coloured(reason, colour)} {count:,}"
         for reason, count in reasons.most_common()
     )
-    yield f"  ends    {'  '.join(ends) or 'none yet'}"
+    yield f"  reasons {'  '.join(ends) or 'none yet'}"
 
 
 def view_line(snapshot: Snapshot) -> str:
@@ -80,7 +80,7 @@ def view_line(snapshot: Snapshot) -> str:
 
 
 def view_fields(snapshot: Snapshot, reasons: Counter[Reason]) -> dict[str, Any]:
-    """The view for machines. What is not known is None."""
+    """The view for machines. Unknown values are None."""
     now = snapshot.now
     left = snapshot.drain_left
     return {
@@ -102,7 +102,7 @@ def view_fields(snapshot: Snapshot, reasons: Counter[Reason]) -> dict[str, Any]:
         "closed_per_second": round(snapshot.rate("closed"), 3),
         "bytes_received_per_second": round(snapshot.rate("bytes_received")),
         "bytes_sent_per_second": round(snapshot.rate("bytes_sent")),
-        "ends": {str(reason): count for reason, count in reasons.most_common()},
+        "reasons": {str(reason): count for reason, count in reasons.most_common()},
     }
 
 
@@ -118,7 +118,7 @@ def _drain_left(snapshot: Snapshot) -> str:
     left = snapshot.drain_left
     if left is None or left == math.inf or not snapshot.now.open:
         return ""
-    return f", what is open is cut in {_clock(math.ceil(left))} at most"
+    return f", open connections are cut in {_clock(math.ceil(left))} at most"
 
 
 def _waiting(snapshot: Snapshot) -> str:
@@ -126,7 +126,7 @@ def _waiting(snapshot: Snapshot) -> str:
 
 
 def _troubles(snapshot: Snapshot) -> Iterator[str]:
-    # Errors and losses, which are shown only if there are some.
+    # Errors and losses, shown only if there are any.
     if snapshot.reports_lost:
         yield f"{snapshot.reports_lost:,} reports lost"
     for name, count in snapshot.now.accept_errors.items():

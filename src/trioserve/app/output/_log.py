@@ -1,7 +1,7 @@
 """The log of a run: text for people, logfmt and JSON for machines.
 
-Events in, lines out. Nothing here decides that something is worth logging, or
-knows where the lines go.
+Events in, lines out. Nothing here decides what to log, or knows where the lines
+go.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _LEVELS: dict[Outcome, Level] = {
     Outcome.HANDLER_ERROR: "error",
 }
 _LEVEL_COLOURS = {"warning": "yellow", "error": "red"}
-#: Before all lines of an event but the first: as wide as the time.
+#: As wide as the time; stands before the further lines of an event.
 _INDENT = " " * 9
 
 
@@ -65,7 +65,7 @@ class Log:
     ) -> None:
         """Log an event: ``lines`` for people, ``fields`` for machines.
 
-        Machines get the lines of an event without fields as its ``message``.
+        If an event has no fields, machines get its lines as ``message``.
         """
         if self.form in ("logfmt", "json"):
             self._record(event, level, fields or {"message": " ".join(lines)})
@@ -100,7 +100,7 @@ class Log:
         if len(report.attempts) > 1:
             why += f"; attempt {len(report.attempts)}"
         if report.faults:
-            why += f"; on purpose: {', '.join(report.faults)}"
+            why += f"; faults: {', '.join(report.faults)}"
         return (
             f"{self._clock()}#{report.id} {printable(route)} {outcome}/{report.reason}"
             f" {format_bytes(report.bytes_received)} in,"
@@ -139,7 +139,7 @@ class LogHandler(logging.Handler):
 def sentence_of(reason: Reason, target: str | None) -> str:
     """Why a connection ended.
 
-    A reason does not know whether the connection was proxied; here, it is known.
+    A reason does not know whether the connection was proxied; ``target`` tells.
     """
     if reason is Reason.SERVER_CLOSED:
         return f"the {'target' if target else 'server'} closed first"

@@ -1,6 +1,6 @@
-"""What is logged while a server runs, drains, and when it has ended.
+"""What is logged while a server runs, while it drains, and when it has ended.
 
-Values in, events of a log out. Nothing here decides when.
+Values in, events of a log out. Nothing here decides when to log.
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ from trioserve.app._values import (
     format_count,
     format_duration,
 )
-from trioserve.app.monitor._saturation import Relieved, Saturated
+from trioserve.app.monitor._saturation import LimitCleared, LimitReached
 from trioserve.app.monitor._target_health import TargetChange
 
 from ._folding import Kind
 from ._log import Level, Log
 
-#: How many tasks that hang are named; there may be ten thousand.
+#: How many stuck tasks are named; there may be ten thousand.
 _MOST_STUCK = 50
 
 
 def log_target(log: Log, change: TargetChange) -> None:
-    """Log that an address of a target does not answer, or does again."""
+    """Log that an address of a target does not answer, or answers again."""
     if change.error is None:
         text = f"{change.address} answers again"
         log.say("target-up", text, address=change.address)
@@ -42,7 +42,7 @@ def log_target(log: Log, change: TargetChange) -> None:
 
 
 def target_kind(change: TargetChange) -> Kind:
-    """What changes of one address have in common."""
+    """Changes of one address to the same state are equal."""
     if change.error is None:
         words = f"{change.address} answers again"
         return Kind("target-up", "info", words, (("address", change.address),))
@@ -51,9 +51,9 @@ def target_kind(change: TargetChange) -> Kind:
 
 
 def log_folded(log: Log, kind: Kind, count: int) -> None:
-    """Log how many equal events of the last second were left out."""
+    """Log how many equal events of the last second were suppressed."""
     log.say(
-        "folded",
+        "suppressed",
         f"{count:,} more within 1s: {kind.words}",
         level=kind.level,
         of=kind.event,
@@ -62,24 +62,25 @@ def log_folded(log: Log, kind: Kind, count: int) -> None:
     )
 
 
-def log_saturation(log: Log, change: Saturated | Relieved) -> None:
+def log_saturation(log: Log, change: LimitReached | LimitCleared) -> None:
     """Log that clients wait because the limit is reached, or that none does now."""
     limit = format_count(change.limit, "connection")
-    if isinstance(change, Saturated):
-        waiting = change.waiting
-        who = "others wait" if waiting is None else f"{waiting} waiting"
+    if isinstance(change, LimitReached):
+        waiting = "clients"
+        if change.waiting is not None:
+            waiting = format_count(change.waiting, "client")
         log.say(
-            "full",
-            f"full: {change.limit} of {limit}, {who}",
+            "limit-reached",
+            f"limit reached: {limit}, {waiting} waiting",
             level="warning",
             limit=change.limit,
-            waiting=waiting,
+            waiting=change.waiting,
         )
     else:
         log.say(
-            "room",
-            f"room again: {change.tokens_used} of {limit}; it was full for"
-            f" {format_duration(change.seconds)}",
+            "limit-cleared",
+            f"limit cleared after {format_duration(change.seconds)}:"
+            f" {change.tokens_used} of {limit}, no clients waiting",
             tokens_used=change.tokens_used,
             limit=change.limit,
             seconds=round(change.seconds, 3),
@@ -95,29 +96,32 @@ def log_reports_failed(log: Log, where: str, error: OSError) -> None:
     """Log that reports can't be written now."""
     level: Level = "error"
     text = (
-        f"can't write to {where}: {error.strerror}; reports are lost, serving goes on"
+        f"can't write to {where}: {error.strerror}; reports are lost, but serving"
+        " goes on"
     )
     if error.errno == errno.ENXIO:
         level = "warning"
-        text = f"nobody reads {where}; until somebody does, reports are lost"
+        text = f"nobody reads {where}; reports are lost until somebody does"
     log.say("reports-failed", text, level=level, message=text)
 
 
 def log_reports_reopened(log: Log, where: str, error: OSError | None) -> None:
-    """Log that the file of reports was opened anew, or why it could not be."""
+    """Log that the file of reports was reopened, or why it could not be."""
     level: Level = "info"
-    text = f"hangup: reopened {where}"
+    text = f"SIGHUP: reopened {where}"
     if error is not None:
         level = "error"
-        text = f"hangup: can't reopen {where}: {error.strerror}"
-    log.say("hangup", text, level=level, message=text)
+        text = f"SIGHUP: can't reopen {where}: {error.strerror}"
+    log.say("sighup", text, level=level, message=text)
 
 
 def log_draining(log: Log, server: Server, reason: str) -> None:
     """Log what is open, how long the drain may take, and how to shorten it."""
     count = server.statistics().open
     most = server.timeouts.lame_duck + server.timeouts.drain
-    wait = f"{format_at_most(most)}; again to cut" if count else "nothing to wait for"
+    wait = "nothing to wait for"
+    if count:
+        wait = f"{format_at_most(most)}; a second signal cuts"
     log.say(
         "draining",
         f"draining: {format_count(count, 'connection')}, {wait}",
@@ -128,7 +132,7 @@ def log_draining(log: Log, server: Server, reason: str) -> None:
 
 
 def log_cutting(log: Log, server: Server) -> None:
-    """Log how many connections are cut now."""
+    """Log how many connections are being cut."""
     count = server.statistics().open
     log.say("cutting", f"cutting {format_count(count, 'connection')}", open=count)
 
@@ -136,7 +140,7 @@ def log_cutting(log: Log, server: Server) -> None:
 def log_drained(
     log: Log, summary: DrainSummary, server: Server, reports_lost: int
 ) -> None:
-    """Log how the drain went, which tasks hang, and what was served in all."""
+    """Log how the drain went, which tasks are stuck, and the totals."""
     missing = f", {format_count(reports_lost, 'report')} lost" if reports_lost else ""
     totals = server.statistics()
     log.say(

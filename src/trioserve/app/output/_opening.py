@@ -1,6 +1,6 @@
-"""Open what a run writes to: stderr for the log, a file for reports.
+"""Open the outputs of a run: stderr for the log, a file for reports.
 
-Options in, an `Output` out. Nothing here knows what will be written.
+Options in, an `Output` out. Nothing here knows what is written.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def open_output(
 
     Raises:
       click.ClickException: ``reports_file`` can't be opened. A named pipe without
-        a reader is no error: it is opened when there is one.
+        a reader is not an error: it is opened when it has one.
     """
     reports_fd = None if reports_file is None else _open_reports(reports_file)
     output = _make_output(name, form, reports_fd, reports_file, connections)
@@ -64,11 +64,11 @@ def _make_output(
     connections: Choice,
 ) -> Output:
     def lines_lost(count: int) -> None:
-        output.lines_got_through(count)
+        output.lines_lost(count)
 
     log_writer = LineWriter(STDERR, on_lost=lines_lost)
     terminal = os.isatty(STDERR)
-    # Reports on a terminal move the cursor, and the view would be painted elsewhere.
+    # Reports on the terminal would move the cursor, and garble the view.
     shared = reports_fd is not None and os.isatty(reports_fd)
     screen = None if shared else open_screen(STDERR, log_writer.write)
     log = Log(
@@ -96,7 +96,7 @@ def _reports_writer(log: Log, fd: int | None, path: str) -> LineWriter:
 
 
 def _open_reports(path: str) -> int | None:
-    # None is a named pipe without a reader, which is opened later.
+    # None if it is a named pipe without a reader, which is opened later.
     try:
         if path == "-":
             if not is_writable(STDOUT):

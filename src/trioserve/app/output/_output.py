@@ -1,7 +1,7 @@
-"""Where events and reports of a run go: the log, a file, the live view.
+"""The outputs of a run: the log, the file of reports, the live view.
 
-Reports in, lines out. Nothing here opens a file, or knows how a line is written
-without waiting for it.
+Reports in, lines out. Nothing here opens a file, or knows how to write a line
+without blocking.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from ._messages import (
 from ._screen import Screen
 from ._writer import LineWriter
 
-#: Reports that are taken in one go, before other tasks have their turn.
+#: Reports that are taken in one batch, before other tasks run.
 _BATCH = 256
 
 
@@ -75,7 +75,7 @@ class Output:
         """The server's collector: log every report, and write it to the file."""
         async for report in reports:
             self._take(report)
-            # A receive costs a pass of the scheduler, in which many may have ended.
+            # A receive takes a pass of the scheduler, in which many may end.
             with contextlib.suppress(trio.WouldBlock, trio.EndOfChannel):
                 for _ in range(_BATCH):
                     self._take(reports.receive_nowait())
@@ -88,14 +88,14 @@ class Output:
             self._reports.write(json.dumps(report.as_dict()))
 
     def _passes(self, report: ConnectionReport) -> bool:
-        # Programs that read HAProxy's lines expect one for each connection. No
-        # two connections that ended well are equal.
+        # Programs that read HAProxy's lines expect one for each connection.
+        # Connections that ended well are never folded.
         if self.log.form == "haproxy" or report.outcome is Outcome.OK:
             return True
         return self._folding.passes(connection_kind(report))
 
     def attempt(self, target: Address, attempt: Attempt) -> None:
-        """Take an attempt to connect; log it if a target went down or is up again."""
+        """Record an attempt to connect; log if a target went down or is up again."""
         for change in self._target_health.record(target, attempt):
             if self._folding.passes(target_kind(change)):
                 log_target(self.log, change)
@@ -106,33 +106,33 @@ class Output:
         return 0 if self._reports is None else self._reports.lost
 
     async def watch(self, server: Server) -> NoReturn:
-        """Log the sums of each second until cancelled.
+        """Log the counts of each second until cancelled.
 
-        These are events that were left out because others are equal, reports that
+        These are events that were suppressed, reports and lines of the log that
         were lost, and whether ``server`` has reached its limit.
         """
         saturation = SaturationMonitor(server)
         while True:
             await trio.sleep(1)
-            self._log_sums(self.unwritten)
+            self._log_counts(self.unwritten)
             if (change := saturation.check()) is not None:
                 log_saturation(self.log, change)
 
-    def _log_sums(self, reports_lost: int) -> None:
+    def _log_counts(self, reports_lost: int) -> None:
         for kind, count in self._folding.take():
             log_folded(self.log, kind, count)
-        # Each loss is in one event, so that the events add up to the total.
+        # Each loss is in one event only, so that the events add up to the total.
         if reports_lost > self._reports_lost_logged:
             log_reports_lost(self.log, reports_lost - self._reports_lost_logged)
             self._reports_lost_logged = reports_lost
         self._log_lines_lost()
 
-    def lines_got_through(self, lost: int) -> None:
-        """Lines of the log can be written again, after ``lost`` of them could not.
+    def lines_lost(self, count: int) -> None:
+        """Count lines of the log that were lost; it can be written again now.
 
-        Called in the thread that writes them; logged with the next sums.
+        Called in the thread that writes them; logged with the next counts.
         """
-        self._lines_lost += lost
+        self._lines_lost += count
         if self._is_over:
             self._log_lines_lost()
 
@@ -148,15 +148,15 @@ class Output:
 
         Args:
           lost: reports that never reached the collector.
-          within: seconds to wait; what is not written by then is lost.
+          within: seconds to wait; reports that are not written by then are lost.
 
         Returns:
-          how many were lost in all, which has been logged.
+          how many were lost in all; this was logged.
         """
         if self._reports is not None:
             self._reports.close(within)
         lost += self.unwritten
-        self._log_sums(lost)
+        self._log_counts(lost)
         return lost
 
     async def show(self, server: Server) -> NoReturn:
@@ -185,16 +185,16 @@ class Output:
             self.log.say("live", view_line(snapshot), **fields)
 
     def reopen(self) -> None:
-        """Open the file of reports anew; the writer logs that it is done."""
+        """Reopen the file of reports; the writer logs when it has."""
         if self._reports is None or not self._reports.reopen():
-            text = "hangup: there is no file of reports to reopen"
-            self.log.say("hangup", text)
+            text = "SIGHUP: there is no file of reports to reopen"
+            self.log.say("sighup", text)
 
     def flush(self, within: float = 2.0) -> None:
         """Write what is queued, and take no more.
 
-        Waits for the reports and for the log, ``within`` seconds each at most.
-        What is not written by then is lost; lost reports are logged.
+        Waits for the reports and for the log, at most ``within`` seconds each. Lines
+        that are not written by then are lost; the log counts lost reports.
         """
         self._is_over = True
         self.end_reports(within=within)

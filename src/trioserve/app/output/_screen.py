@@ -1,7 +1,7 @@
-"""The bottom of a terminal: a view that is repainted in place, lines above it.
+"""The bottom of a terminal: a view that is repainted in place, below the lines.
 
 Lines in, text with a few control sequences out. Nothing here knows what is
-shown, or writes by itself.
+shown, or writes to the terminal itself.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from collections.abc import Callable, Iterator, Sequence
 
 _SGR = re.compile(r"(\x1b\[[\d;]*m)")
 _RESET = "\x1b[0m"
-#: The size of a terminal that doesn't tell its own.
+#: The size to assume for a terminal that does not report one.
 _USUAL_SIZE = (80, 24)
 
 
 def open_screen(fd: int, write: Callable[[str], bool]) -> Screen | None:
-    """A screen on ``fd``, if that is a terminal that can paint."""
+    """A screen on ``fd``, if that is a terminal with a cursor that can be moved."""
     if not os.isatty(fd) or os.environ.get("TERM") == "dumb":
         return None
 
@@ -29,7 +29,7 @@ def open_screen(fd: int, write: Callable[[str], bool]) -> Screen | None:
             return None
         try:
             columns, rows = os.get_terminal_size(fd)
-        except OSError:  # it is gone
+        except OSError:  # the terminal is gone
             return _USUAL_SIZE
         # A terminal that was never told its size reports 0.
         return columns or _USUAL_SIZE[0], rows or _USUAL_SIZE[1]
@@ -41,12 +41,12 @@ class Screen:
     """A view at the bottom of a terminal, and lines that scroll above it.
 
     It does not hide the cursor, which stays in the line below the view, and does
-    not use the alternate screen, so that a terminal is in order whatever ends the
-    program. All methods may be called in any thread.
+    not use the alternate screen, so that the terminal is usable however the program
+    ends. All methods may be called in any thread.
 
     Args:
-      write: takes a text and writes it with a newline behind it, at once or
-        later but in order; returns whether it will. Must not block.
+      write: takes a text and writes it with a newline after it, at once or later
+        but in order; returns whether it will. Must not block.
       size: returns the columns and rows of the terminal, 1 or more; or None while
         another job has the terminal, and lines are written without the view.
     """
@@ -88,14 +88,14 @@ class Screen:
             view = _fitted(self._view, columns, rows)
             erase = _erase(_height(self._painted, columns))
         lines = above + view
-        # Each text first erases what the last one painted, so that after a text
-        # that was dropped the next one repairs the view.
+        # Each text first erases what the last one painted: if one was dropped, the
+        # next one repairs the view.
         if (lines or erase) and self._write(erase + "\n".join(lines)):
             self._painted = view if lines else ("",)
 
 
 def _is_foreground(fd: int) -> bool:
-    # Whether this job is in the foreground: otherwise the shell writes there too.
+    # Whether this job is in the foreground; if not, the shell writes there too.
     try:
         return os.tcgetpgrp(fd) == os.getpgrp()
     except OSError:  # it is not the controlling terminal
@@ -104,7 +104,7 @@ def _is_foreground(fd: int) -> bool:
 
 def _erase(height: int) -> str:
     # The first line is erased on its own: tmux takes erasing from the top left
-    # corner to the end for a cleared screen, and keeps that in its history.
+    # corner to the end for clearing the screen, and saves the lines in its history.
     return f"\x1b[{height}F\x1b[K\x1b[E\x1b[J\x1b[F" if height else ""
 
 
@@ -113,19 +113,19 @@ def _erase(height: int) -> str:
 
 @functools.lru_cache(maxsize=1)
 def _fitted(view: tuple[str, ...], columns: int, rows: int) -> tuple[str, ...]:
-    # The last row is for the cursor. The last column stays free: some terminals
-    # wrap the line when it is filled.
+    # The last row is for the cursor. The last column stays free, because some
+    # terminals wrap a line that fills it.
     return tuple(_cut(line, columns - 1) for line in view[: rows - 1])
 
 
 @functools.lru_cache(maxsize=1)
 def _height(painted: tuple[str, ...], columns: int) -> int:
-    # A terminal that got narrower has wrapped the lines.
+    # A terminal that was made narrower has wrapped the lines.
     return sum(max(1, -(-_width(line) // columns)) for line in painted)
 
 
 def _cut(line: str, columns: int) -> str:
-    """As much of ``line`` as fits; colours take no room, and are reset."""
+    """As much of ``line`` as fits; colours take no column, and are reset."""
     return "".join(_pieces(line, columns))
 
 

@@ -1,6 +1,6 @@
 """What is logged when a server has started: addresses, limits, warnings.
 
-Values in, events of a log out. Nothing here decides when.
+Values in, events of a log out. Nothing here decides when to log.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _TIMERS = ("first_byte", "idle", "half_closed", "write_stall", "lifetime")
 
 
 def log_ready(log: Log, service: Service, server: Server) -> None:
-    """Log what is bound, what the limits are, how to stop it, what to try."""
+    """Log the addresses, the limits, how to stop it, and what to try."""
     addresses = ", ".join(map(str, server.addresses))
     route = f"{addresses} -> {service.route}" if service.targets else addresses
     drain = server.timeouts.lame_duck + server.timeouts.drain
@@ -38,7 +38,7 @@ def log_ready(log: Log, service: Service, server: Server) -> None:
         f"trioserve {service.name}: {route}",
         f"limits: {_limits_text(service)}",
         *_access_text(service),
-        f"stop:   Ctrl-C drains, {format_at_most(drain)}; again cuts",
+        f"stop:   Ctrl-C drains, {format_at_most(drain)}; a second one cuts",
         f"try:    nc {_nc_arguments(server.addresses[0])}",
         command=service.name,
         addresses=",".join(map(str, server.addresses)),
@@ -81,7 +81,7 @@ def _log_exposed(log: Log, service: Service, server: Server) -> None:
         log.say(
             "exposed",
             f"{' and '.join(exposed)} is all interfaces: everybody who reaches this"
-            " machine can connect; 127.0.0.1 is for this machine only",
+            " machine can connect; use 127.0.0.1 for this machine only",
             level="warning",
             addresses=",".join(exposed),
         )
@@ -94,7 +94,7 @@ def _log_open_files(log: Log, service: Service) -> None:
     allowed = open_files_allowed()
     if needed > allowed:
         log.say(
-            "files",
+            "open-files",
             f"{format_count(most, 'connection')} would need {needed} open files, but"
             f" only {allowed} are allowed (ulimit -Hn); when they are used up, clients"
             " are refused",
@@ -110,9 +110,9 @@ def log_low_default(log: Log, service: Service) -> None:
     if most < _FEW:
         allowed = open_files_allowed()
         log.say(
-            "files",
+            "open-files",
             f"at most {format_count(most, 'connection')} at a time, because only"
-            f" {allowed} open files are allowed (ulimit -Hn); raise that, or set"
+            f" {allowed} open files are allowed (ulimit -Hn); raise that limit, or set"
             " --max-connections",
             level="warning",
             max_connections=most,
@@ -123,7 +123,7 @@ def log_low_default(log: Log, service: Service) -> None:
 def log_unknown_names(log: Log, names: Iterable[str]) -> None:
     """Warn of targets whose names can't be looked up now."""
     for name in names:
-        text = f"can't find {name} now; it is looked up again for each connection"
+        text = f"can't look up {name} now; each connection looks it up again"
         log.say("unknown-name", text, level="warning", name=name)
 
 

@@ -1,7 +1,7 @@
 """The status of a server: its counters, its open connections, and Trio's tasks.
 
 A running server and Trio's task tree in, lines and fields out. Nothing here
-knows why it is asked for, or where it is printed.
+knows why the status is asked for, or where it is printed.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ import trio
 from trioserve import Connection, Server
 from trioserve.app._values import format_bytes, format_duration
 
-#: Connections and tasks that are listed; there may be ten thousand.
+#: How many connections and tasks are listed; there may be ten thousand.
 _MOST = 50
-#: With the slash: trioserve may be installed beside trio.
+#: With the slash, because trioserve may be installed beside trio.
 _TRIO = f"{Path(trio.__file__).parent}/"
 
 
@@ -25,7 +25,7 @@ def status_text(server: Server, unwritten: int = 0) -> Iterator[str]:
     """Line by line: counters, the connections that hold tokens, the task tree.
 
     Args:
-      unwritten: reports that were collected and lost after that.
+      unwritten: how many reports were collected, and lost after that.
     """
     now = server.statistics()
     yield (
@@ -118,4 +118,4 @@ def _position(task: trio.lowlevel.Task) -> str:
     for frame, line in (own or frames)[-1:]:
         file = "/".join(Path(frame.f_code.co_filename).parts[-2:])
         return f"{frame.f_code.co_qualname} at {file}:{line}"
-    return "about to start or to end"
+    return "about to start or end"

@@ -1,7 +1,7 @@
 """Output that never blocks: a bounded queue and a thread for each destination.
 
-Lines in, bytes on a file descriptor out. Nothing here knows what a line means,
-and nothing here knows Trio: to write is to append to a queue.
+Lines in, bytes on a file descriptor out. Nothing here knows what a line means, or
+knows Trio: writing a line only appends it to a queue.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import os
 import threading
 from collections.abc import Callable
 
-from ._descriptors import ends_torn, is_elsewhere, open_to_append, write_some
+from ._descriptors import ends_torn, is_rotated, open_to_append, write_some
 
 #: Lines that are written together at most.
 _BATCH = 512
@@ -20,24 +20,24 @@ _BATCH = 512
 #: Seconds between two writes while lines keep coming.
 _PAUSE = 0.01
 
-#: Seconds in which a thread that is to end does so, unless a system call hangs.
+#: Seconds in which the thread ends when told to, unless a system call hangs.
 _GRACE = 0.5
 
 
 class LineWriter:
-    """Writes lines to a file descriptor from a thread of its own.
+    """Writes lines to a file descriptor from its own thread.
 
-    A slow reader, no reader, or a full disk costs lines, never time: a line that
-    finds the queue full or can't be written is counted in :attr:`lost`, and later
-    lines are tried again.
+    A slow reader, a missing reader, or a full disk costs lines, never time: a line
+    for which the queue has no room, or which can't be written, is counted in
+    :attr:`lost`; writing goes on with later lines.
 
-    Each destination has its own thread, so that a log without a reader can't hold
-    up the reports.
+    Each destination has its own thread, so that a log without a reader can't block
+    the reports.
 
-    If the file was renamed or removed, as a rotation does, a new one is created
-    under its name. A path that can't be opened, like a named pipe without a reader,
-    is tried again with every line. Half a line at the end of a file, left by a
-    process that was killed or by a full disk, is ended before the next one begins.
+    If the file was renamed or removed, as by a rotation, a new one is created under
+    its name. A path that can't be opened, like a named pipe without a reader, is
+    tried again with every line. Half a line at the end of a file, left by a process
+    that was killed or by a full disk, gets a newline before the next line.
 
     Args:
       fd: where to write; None to open ``path``.
@@ -45,10 +45,10 @@ class LineWriter:
       path: of the file behind ``fd``, to be opened again if it is rotated; or None.
       capacity: how many lines may wait.
       on_lost: called in the writer's thread when lines can be written again, with
-        the number of lines that could not.
+        the number of lines that were lost.
       on_error: called in the writer's thread with each *new* kind of error.
       on_reopened: called in the writer's thread after :meth:`reopen`; with the
-        error if the old file is still written to, else with None.
+        error if the old file stays in use, else with None.
     """
 
     def __init__(
@@ -73,12 +73,12 @@ class LineWriter:
         self._wake = threading.Condition()
         self._closing = False
         self._over = False
-        self._in_hand = 0  # lines that are being written, and not yet whole
+        self._in_progress = 0  # lines of the batch that are not yet written whole
         self._reopening = False
         self._idle = False
         self._lost = 0
-        self._lost_unsaid = 0
-        self._errors_said: set[int | None] = set()
+        self._lost_unreported = 0
+        self._errors_reported: set[int | None] = set()
         self._torn = fd is not None and ends_torn(fd, path)
         self._thread = threading.Thread(target=self._run, name="writer", daemon=True)
         self._thread.start()
@@ -104,7 +104,7 @@ class LineWriter:
             return True
 
     def reopen(self) -> bool:
-        """Have the thread open the file anew; return whether it has a path to open."""
+        """Have the thread reopen the file; return whether it has a path to open."""
         with self._wake:
             self._reopening = self._path is not None
             self._wake.notify()
@@ -113,8 +113,8 @@ class LineWriter:
     def close(self, within: float) -> bool:
         """Write what is queued and stop, waiting ``within`` seconds at most.
 
-        Returns whether that was enough. If not, lines that are not yet written as
-        a whole count as lost and are not written any more.
+        Returns whether that was enough. If not, lines that are not yet written
+        whole count as lost, and are not written any more.
         """
         with self._wake:
             if self._over:
@@ -128,10 +128,10 @@ class LineWriter:
             self._over = True
             self._count_lost(len(self._lines))
             self._lines.clear()
-        # The thread itself counts the lines of its batch, so that none is written
-        # after it was counted. If its write hangs, they are counted here.
+        # The thread itself counts the lines of its batch as lost, so that none is
+        # written after that. If its write hangs, they are counted here.
         self._thread.join(_GRACE)
-        self._lose_in_hand()
+        self._lose_in_progress()
         return False
 
     def _run(self) -> None:
@@ -145,16 +145,17 @@ class LineWriter:
             except OSError as error:
                 self._failed(error)
             else:
-                self._say_lost()
+                self._report_lost()
         if self._close_fd and self._fd is not None:
             os.close(self._fd)
 
     def _follow(self) -> None:
-        # Follow the path to a new file. If that can't be opened, keep the old one.
+        # Open the file that the path names now. If it can't be opened, keep the old
+        # one.
         asked, self._reopening = self._reopening, False
         if self._path is None:
             return
-        if self._fd is not None and not (asked or is_elsewhere(self._fd, self._path)):
+        if self._fd is not None and not (asked or is_rotated(self._fd, self._path)):
             return
         failed: OSError | None = None
         try:
@@ -172,11 +173,11 @@ class LineWriter:
             self._failed(failed)
 
     def _take(self) -> list[str] | None:
-        # The next lines; none if there is only a file to open anew; None to end.
+        # The next lines; empty if there is only a file to reopen; None to end.
         with self._wake:
             # Waking a thread costs more than writing a line: under load, lines are
-            # taken together. The first line after a pause is written at once.
-            self._wake.wait_for(self._has_no_time, _PAUSE)
+            # taken in batches. The first line after a pause is written at once.
+            self._wake.wait_for(self._is_urgent, _PAUSE)
             self._idle = not self._lines
             self._wake.wait_for(self._has_work)
             self._idle = False
@@ -184,13 +185,13 @@ class LineWriter:
             if not count and not self._reopening:
                 self._over = True
                 return None
-            self._in_hand = count
+            self._in_progress = count
             return [self._lines.popleft() for _ in range(count)]
 
     def _has_work(self) -> bool:
         return bool(self._lines) or self._reopening or self._closing
 
-    def _has_no_time(self) -> bool:
+    def _is_urgent(self) -> bool:
         return self._closing or len(self._lines) >= _BATCH
 
     def _write(self, batch: list[str]) -> None:
@@ -208,30 +209,30 @@ class LineWriter:
                 whole = bytes(data[max(begin, done) : done + count]).count(b"\n")
                 done += count
                 with self._wake:
-                    self._in_hand = max(0, self._in_hand - whole)
+                    self._in_progress = max(0, self._in_progress - whole)
         finally:
             # A full disk may take half a line: the next line must not continue it.
             if done:
                 self._torn = data[done - 1] != ord("\n")
-            self._lose_in_hand()
+            self._lose_in_progress()
 
-    def _lose_in_hand(self) -> None:
+    def _lose_in_progress(self) -> None:
         with self._wake:
-            self._count_lost(self._in_hand)
-            self._in_hand = 0
+            self._count_lost(self._in_progress)
+            self._in_progress = 0
 
     def _failed(self, error: OSError) -> None:
-        if error.errno not in self._errors_said:
-            self._errors_said.add(error.errno)
+        if error.errno not in self._errors_reported:
+            self._errors_reported.add(error.errno)
             if self._on_error is not None:
                 self._on_error(error)
 
-    def _say_lost(self) -> None:
+    def _report_lost(self) -> None:
         with self._wake:
-            unsaid, self._lost_unsaid = self._lost_unsaid, 0
-        if unsaid and not self._over and self._on_lost is not None:
-            self._on_lost(unsaid)
+            lost, self._lost_unreported = self._lost_unreported, 0
+        if lost and not self._over and self._on_lost is not None:
+            self._on_lost(lost)
 
     def _count_lost(self, count: int) -> None:
         self._lost += count
-        self._lost_unsaid += count
+        self._lost_unreported += count

@@ -1,4 +1,4 @@
-"""The commands ``reports`` and ``explain``: what a file of reports tells.
+"""The commands ``reports`` and ``explain``, which read a file of reports.
 
 Lines of JSON in, sums and sentences out. Nothing in this folder knows a running
 server. The map, from the bottom up:

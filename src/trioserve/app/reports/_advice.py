@@ -1,6 +1,6 @@
 """What to do about each reason for which a connection can end.
 
-A table. Nothing here knows a record or how a sentence about one is written.
+A table. Nothing here knows a record, or how a sentence about one is written.
 """
 
 from __future__ import annotations
@@ -9,14 +9,15 @@ from typing import Final, NamedTuple
 
 
 class Advice(NamedTuple):
-    """What there is to say about a reason beside its sentence.
+    """What to add to the sentence of a reason.
 
     Args:
-      next: what to do, or where to look. It may have, in braces: *target* and
-        *host* of the connection, the *side* that was waited for, and commands that
-        show what is *listening* and what is *reaching* the target.
-      end: what became of the connection, if the reason does not say it.
-      option: the option that decided it, if one did.
+      next: what to do, or where to look. It may have these names in braces:
+        *target* and *host* of the connection, the *side* that was waited for, and
+        *listening* and *reaching*, commands that show whether the target listens
+        and whether it can be reached.
+      end: what happened to the connection, unless the reason says it.
+      option: the option that ended it, if one did.
     """
 
     next: str
@@ -36,7 +37,7 @@ ADVICE: Final = {
         " had read everything"
     ),
     "client_gone": Advice(
-        "is {host} a health check? it has only looked whether something listens here;"
+        "is {host} a health check, which only looks whether something listens here?"
         " and is {target} up? {reaching}",
         "it was given up",
     ),
@@ -52,8 +53,8 @@ ADVICE: Final = {
         "can this machine find and reach {target}? {reaching}", "the client was reset"
     ),
     "connect_timeout": Advice(
-        "is {target} up, and does no firewall drop what goes there? {reaching}; if it"
-        " is only slow, raise --connect",
+        "is {target} up, or does a firewall drop packets to it? {reaching}; if it is"
+        " only slow, raise --connect",
         "the client was reset",
         "--connect",
     ),
@@ -67,8 +68,9 @@ ADVICE: Final = {
         "--max-connections",
     ),
     "peer_limit": Advice(
-        "what does {host} need so many connections for? if it may, raise --per-peer;"
-        " if it is many hosts of one IPv6 network, raise --per-peer-prefix",
+        "why does {host} need so many connections? if it may have them, raise"
+        " --per-peer; if it is many hosts of one IPv6 network, raise"
+        " --per-peer-prefix",
         "it was refused",
         "--per-peer",
     ),
@@ -84,13 +86,12 @@ ADVICE: Final = {
     "resource": Advice(
         "the error says what this machine lacks: open files (ulimit -Hn), memory,"
         " threads (ulimit -u), or local ports (net.ipv4.ip_local_port_range) and"
-        " addresses (`ip address`); or what it does not allow, such as a system call"
-        " that is filtered (SystemCallFilter= in systemd); the target and the client"
-        " are not at fault",
+        " addresses (`ip address`); or what it forbids, such as a system call"
+        " (SystemCallFilter= in systemd); the target and the client are not at fault",
         "it was reset",
     ),
     "stopping": Advice(
-        "send clients elsewhere before the server stops; --lame-duck leaves the time",
+        "send clients elsewhere before the server stops; --lame-duck gives them time",
         "it was refused",
     ),
     "handshake": Advice(
@@ -98,7 +99,7 @@ ADVICE: Final = {
         "it was reset",
     ),
     "first_byte": Advice(
-        "is {host} a health check or a scanner? if both sides may be silent for so"
+        "is {host} a health check or a scanner? if both sides may be silent for that"
         " long at first, raise --first-byte",
         "it was closed",
         "--first-byte",
@@ -113,28 +114,28 @@ ADVICE: Final = {
     ),
     "write_stall": Advice(
         "why does {side} not read: is it stopped, overloaded, cut off? if it may pause"
-        " so long, raise --write-stall",
+        " for that long, raise --write-stall",
         "it was reset",
         "--write-stall",
     ),
     "lifetime": Advice(
-        "raise --lifetime, or let the client connect anew before that",
+        "raise --lifetime, or let the client reconnect before that",
         "it was reset",
         "--lifetime",
     ),
     "aborted": Advice("see in the handler's code why it aborts"),
-    "fault": Advice("see how both ends took it: it was broken on purpose"),
+    "fault": Advice("see how both ends react: it was broken on purpose"),
     "handler_error": Advice(
-        "see the handler's code: this is its mistake, and not its peer's",
+        "see the handler's code: the mistake is there, not at the peer",
         "it was reset",
     ),
     "cut": Advice(
-        "raise --drain if it should have had longer, or let silent ones go before"
-        " that: --drain-idle",
+        "raise --drain if it needed longer, or close idle connections before that"
+        " with --drain-idle",
         "it was reset",
         "--drain",
     ),
     "cancelled": Advice(
-        "see the server's log at this time for what ended it", "it was reset"
+        "see the server's log at this time for the cause", "it was reset"
     ),
 }

@@ -10,14 +10,14 @@ from typing import Any
 
 
 class BoundedSums:
-    """Sums for each of many names, of which a bounded number is remembered.
+    """Sums for each of many names, of which a bounded number is kept.
 
     At twice ``remembered`` names, the half with the smallest first sums is
-    forgotten. If such a name comes again, its sums start from 0: they are then
+    forgotten. If a forgotten name comes again, its sums start from 0, and are
     lower bounds.
 
     Attributes:
-      exact: whether nothing was forgotten.
+      exact: false once a name was forgotten.
     """
 
     def __init__(self, remembered: int = 10_000) -> None:
@@ -26,7 +26,7 @@ class BoundedSums:
         self._sums: dict[str, list[int]] = {}
 
     def add(self, name: str, *numbers: int) -> None:
-        """Add to the sums of a name; it is always the same number of numbers."""
+        """Add to the sums of a name; every call has the same number of numbers."""
         sums = self._sums.get(name)
         if sums is not None:
             for index, number in enumerate(numbers):
@@ -38,7 +38,7 @@ class BoundedSums:
         self._sums[name] = list(numbers)
 
     def most(self, count: int) -> list[tuple[Any, ...]]:
-        """The names with the largest first sums, each with its sums behind it."""
+        """The names with the largest first sums, each followed by its sums."""
         most = heapq.nsmallest(count, self._sums.items(), key=_by_first_sum)
         return [(name, *sums) for name, sums in most]
 

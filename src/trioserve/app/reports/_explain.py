@@ -1,7 +1,7 @@
-"""What happened to a connection, in sentences for a person who has to find out why.
+"""What happened to a connection, and why, in sentences for a person.
 
-Records in, lines out. Nothing here knows where the records come from, and
-nothing is said that is not in them.
+Records in, lines out. Nothing here knows where the records come from, or says
+what is not in them.
 """
 
 from __future__ import annotations
@@ -32,23 +32,23 @@ _COUNTED: Final = frozenset({Reason.LIMIT, Reason.PEER_LIMIT})
 _ENDS_THEN: Final = frozenset(
     {Reason.CLIENT_RESET, Reason.CUT, Reason.CANCELLED, Reason.LIFETIME}
 )
-#: Phase -> its meaning, and the reasons whose sentences don't say it already.
+#: Phase -> what it means, and the reasons whose sentences don't say that.
 _PHASES: Final[dict[str, tuple[str, frozenset[Reason]]]] = {
     Phase.QUEUE: (
-        "Its handler had not begun.",
+        "Its handler had not started.",
         frozenset({Reason.CLIENT_RESET, Reason.CUT, Reason.CANCELLED}),
     ),
     Phase.CONNECT: (
         "Its target was still being dialed.",
         frozenset({*_ENDS_THEN, Reason.ABORTED, Reason.HANDLER_ERROR}),
     ),
-    Phase.CLOSING: ("Its handler was done, and it was being closed.", _ENDS_THEN),
+    Phase.CLOSING: ("Its handler had returned, and it was being closed.", _ENDS_THEN),
 }
 #: Reason -> the side that its timer waited for. Other timers wait for both sides,
-#: or for one that is known.
+#: or always for the same one.
 _WAITED: Final[dict[str, str]] = {
-    Reason.HALF_CLOSED: "It was {side} whose direction had not ended.",
-    Reason.WRITE_STALL: "The receiver was {side}.",
+    Reason.HALF_CLOSED: "It was waiting for {side} to end its direction.",
+    Reason.WRITE_STALL: "It was waiting for {side} to read.",
 }
 
 _SIDES: Final = {"client": "the client", "target": "the target"}
@@ -59,8 +59,8 @@ _MOST: Final = 20
 def explain(records: Iterable[Record], id: int | None = None) -> Iterator[str]:
     """What happened to connection ``id``, line by line.
 
-    If several connections have that id, the last one is explained. Without an id,
-    the last 20 that did not end well are, newest last, and all are counted.
+    If several connections have that id, this is the last one. Without an id, these
+    are the last 20 that did not end well, newest last, and a count of all.
 
     Raises:
       click.ClickException: no connection has that id.
@@ -69,7 +69,7 @@ def explain(records: Iterable[Record], id: int | None = None) -> Iterator[str]:
 
 
 def explain_record(record: Record) -> Iterator[str]:
-    """A headline and indented sentences; the last says what to do next."""
+    """A headline and indented sentences; the last one says what to do next."""
     yield printable(f"connection {record.id}: {record.outcome}/{record.reason}")
     for sentence in _sentences(record):
         yield "  " + printable(sentence)
@@ -89,7 +89,7 @@ def _explain_one(records: Iterable[Record], id: int) -> Iterator[str]:
     yield from explain_record(last)
     if earlier:
         yield ""
-        yield f"earlier ones with this id: {earlier}; ids begin at 1 with each run"
+        yield f"earlier ones with this id: {earlier}; each run begins with id 1"
 
 
 def _explain_failed(records: Iterable[Record]) -> Iterator[str]:
@@ -125,20 +125,20 @@ def _sentences(record: Record) -> Iterator[str]:
     if record.open_at_close is not None:
         yield f"Other connections that were open then: {record.open_at_close}."
     if record.notes:
-        yield f"Noted: {as_logfmt(record.notes)}"
+        yield f"Notes: {as_logfmt(record.notes)}"
     yield f"Next: {_advice(record)}."
 
 
 def _route(record: Record) -> str:
     # The client, the listener, the target, when and for how long.
     here = record.local or record.listener or "the server"
-    text = f"{_client(record)} came to {here}"
+    text = f"{_client(record)} connected to {here}"
     if record.target:
         text += f", for {record.target}"
     if record.accepted_at is not None:
         text += f", at {format_time(record.accepted_at)}"
     if record.duration is not None:
-        text += f"; it was over after {format_duration(record.duration)}"
+        text += f"; it lasted {format_duration(record.duration)}"
     return text + "."
 
 
@@ -149,7 +149,7 @@ def _client(record: Record) -> str:
 
 
 def _end(record: Record) -> Iterator[str]:
-    # The reason, the option that decided it, and what happened then.
+    # The reason, the option that ended it, and what happened to the connection.
     if record.reason not in ADVICE:
         yield f"It ended for a reason that this version does not know: {record.reason}."
         return
@@ -169,7 +169,7 @@ def _end(record: Record) -> Iterator[str]:
 
 
 def _limit(record: Record) -> str:
-    # The value of the option that decided it, as on a command line.
+    # The value of the option that ended it, as on a command line.
     if record.limit is None:
         return ""
     if record.reason in _COUNTED:
@@ -225,8 +225,8 @@ def _losses(record: Record) -> Iterator[str]:
     ):
         if lost:
             yield (
-                f"Lost, as far as is known: {format_bytes(lost)} sent to the {side},"
-                " which did not acknowledge them."
+                f"Possibly lost: {format_bytes(lost)} sent to the {side}, which did"
+                " not acknowledge them."
             )
 
 
@@ -234,7 +234,7 @@ def _advice(record: Record) -> str:
     if record.reason not in ADVICE:
         return "explain it with the version of trioserve that wrote it"
     if record.reason == Reason.CUT and record.limit is None and record.error:
-        return "to let it finish, send SIGTERM once; a second one and SIGQUIT cut"
+        return "to let it finish, send SIGTERM once; a second one, or SIGQUIT, cuts"
     if record.ended_well and any(_losses(record)):
         return "it ended well, but not all was read: see which side closed too early"
     return ADVICE[record.reason].next.format_map(_values_of(record))

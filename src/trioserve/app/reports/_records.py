@@ -1,7 +1,7 @@
-"""Records: the reports that are read back from a file, a line of JSON each.
+"""Records: reports that are read back from a file, a line of JSON each.
 
 Lines in, frozen values out; other lines are skipped and counted. Nothing here
-knows what a record is read for.
+knows what a record is for.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ import click
 from trioserve import Attempt, Outcome, Reason
 from trioserve.app._values import printable
 
-#: A longer line is no report: errors and notes are at most 256 characters long.
+#: A longer line is not a report: errors and notes have at most 256 characters.
 _LONGEST: Final = 1 << 18
 
-#: Reading stops after so many bytes without a report: the file is a device, or
-#: something else.
+#: Reading stops after this many bytes without a report: the file is a device, or
+#: not a file of reports.
 _MOST_WITHOUT_A_REPORT: Final = 1 << 26
 
-#: Since the epoch, that is the year 5138; twice as much is still a valid date.
+#: Since the epoch, this is the year 5138; twice as much is still a valid date.
 _MOST_SECONDS: Final = 1e11
 
 _MOST_COUNTED: Final = 1 << 63
@@ -39,8 +39,8 @@ class Record(NamedTuple):
 
     The attributes are those of :class:`trioserve.ConnectionReport`. Enumerations
     are text, because a newer version may have written members that this one does
-    not know. The *outcome* is that of the *reason*; if the reason is unknown, the
-    one in the line.
+    not know. The *outcome* is that of the *reason*; for an unknown reason, it is
+    the one in the line.
     """
 
     id: int
@@ -89,15 +89,15 @@ class Record(NamedTuple):
 def read_records(path: str) -> Iterator[Record]:
     """The reports in a file, in the order in which they were written.
 
-    Other lines (torn ones, other text, a field with a wrong type) are skipped, and
-    a warning on stderr counts them at the end. One line is in memory at a time, and
-    no more of it than a report can have.
+    Other lines (half a line, other text, a field with a wrong type) are skipped,
+    and a warning on stderr counts them at the end. One line is in memory at a time,
+    and no more of it than the longest report has.
 
     Args:
       path: of the file; ``-`` is stdin.
 
     Raises:
-      click.ClickException: it can't be read, or has lines and no report.
+      click.ClickException: it can't be read, or has lines but no report.
     """
     name = "stdin" if path == "-" else printable(path)
     found = skipped = 0
@@ -115,10 +115,10 @@ def read_records(path: str) -> Iterator[Record]:
             yield record
     if skipped and not found:
         raise click.ClickException(
-            f"there is no report in {name}; give a file that --reports has written"
+            f"there is no report in {name}; give a file that --reports wrote"
         )
     if skipped:
-        text = f"lines of {name} that are no whole report, and were skipped: {skipped}"
+        text = f"skipped lines of {name} that are not complete reports: {skipped}"
         click.echo(f"trioserve: warning: {text}", err=True)
 
 
@@ -126,7 +126,7 @@ def parse_record(line: bytes) -> Record:
     """Read one line. Unknown fields are ignored.
 
     Raises:
-      ValueError: it is not a whole report, or a field has a wrong type.
+      ValueError: it is not a complete report, or a field has a wrong type.
     """
     try:
         found = json.loads(line.decode())
@@ -148,7 +148,7 @@ def parse_record(line: bytes) -> Record:
 
 def _lines(path: str, name: str) -> Iterator[tuple[bytes | None, int]]:
     # Each line, or the beginning of one that is too long, or None for the rest of
-    # such a line and for an empty one; and how many bytes were read so far.
+    # such a line and for a blank one; and how many bytes were read so far.
     read = 0
     try:
         with _open(path) as file:
@@ -164,7 +164,7 @@ def _lines(path: str, name: str) -> Iterator[tuple[bytes | None, int]]:
 def _open(path: str) -> contextlib.AbstractContextManager[IO[bytes]]:
     if path != "-":
         return Path(path).open("rb")
-    # None if the process was started with stdin closed, though typeshed says never.
+    # None if the process was started with stdin closed, whatever typeshed says.
     if not sys.stdin:
         raise OSError(errno.EBADF, os.strerror(errno.EBADF))
     return contextlib.nullcontext(sys.stdin.buffer)

@@ -36,8 +36,8 @@ _MOST_NAMES: Final = 10
 class Summary:
     """The sums over records, which are read one at a time.
 
-    Keeps 8 bytes for each phase that a connection has reached, and at most 20,000
-    peers and 20,000 targets.
+    It keeps 8 bytes for each phase that a connection has reached, and at most
+    20,000 peers and 20,000 targets.
     """
 
     def __init__(self, records: Iterable[Record]) -> None:
@@ -87,13 +87,15 @@ class Summary:
         """The sums as values that JSON can write, in a stable order.
 
         The most frequent comes first. A later version may add keys; while the
-        schema has this number, none is removed or changes its meaning:
+        schema has this number, no key is removed or changes its meaning:
 
         - ``connections``; ``since`` and ``until``, the first accept and the last
           close, in seconds since the epoch, or null;
-        - ``outcomes`` and ``reasons``: of each ``connections`` and ``share``, of 1;
-        - ``seconds``: since accept, of each phase the :func:`percentiles`;
-        - ``bytes``: of ``client`` and ``target``, as in a report;
+        - ``outcomes`` and ``reasons``: for each, its ``connections``, and their
+          ``share`` from 0 to 1;
+        - ``seconds``: for each phase, the :func:`percentiles` of the time since
+          accept;
+        - ``bytes``: for ``client`` and ``target``, the sums of a report's fields;
         - ``slowest``, at most 5; ``peers`` and ``targets``, at most 10 each;
         - ``exact``: false if there were so many peers or targets that their
           numbers are only lower bounds.
@@ -140,10 +142,10 @@ class Summary:
 
 
 def percentiles(values: Iterable[float]) -> dict[str, Any]:
-    """How many values there are, and their p50, p90, p99 and max, or null.
+    """The count of the values, and their p50, p90, p99 and max, or None.
 
-    By nearest rank: a percentile is the smallest value that so many percent of all
-    values do not exceed. So each is the value of a real connection.
+    By nearest rank: p90 is the smallest value that 90 % of the values do not
+    exceed. So each percentile is the value of a real connection.
     """
     ranked = sorted(values)
     count = len(ranked)

@@ -1,6 +1,6 @@
 """The sums over reports as tables for people, and as JSON for machines.
 
-A summary in, lines out. Nothing here adds anything up.
+A summary in, lines out. Nothing here computes sums.
 """
 
 from __future__ import annotations
