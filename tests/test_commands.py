@@ -1,9 +1,10 @@
-"""Every command that is given to be pasted is pasted, and does what it is there for.
+"""Every command that a reader may paste into a shell works.
 
-Those of the console blocks and the inline code of README, docs/ and newsfragments/,
-of the help, of what errors propose, of `explain`, and of the first lines of a server.
-Ports are replaced by free ones, /run by a folder of the test's own. A server has to
-listen, and to end well when it is told to stop; any other command has to end well.
+These are the commands in console blocks and inline code of README, docs/ and
+newsfragments/, in the help, in what errors propose, in `explain`, and in the first
+lines of a server. Ports are replaced by free ones, /run by a folder of the test. A
+server has to listen, and to end well when told to stop; any other command has to end
+well.
 """
 
 from __future__ import annotations
@@ -35,17 +36,17 @@ from trioserve.app._topics import TOPICS
 from trioserve.app.reports._explain import explain_record
 from trioserve.app.reports._records import parse_record
 
-#: A word that stands for what a reader puts there.
+#: A word that the reader replaces.
 PLACEHOLDER = re.compile(r"\b[A-Z]{3,}\b|\.\.\.")
 
-#: They are mentioned; nobody would paste them.
+#: Mentioned only; nobody would paste them.
 MENTIONED = {"trioserve proxy --fault", "trioserve completion"}
 
 REPORTS = ["connections.jsonl", "db.jsonl"]
 
 
 def is_ours(command: str) -> bool:
-    """Whether it runs trioserve, and not only with words to be filled in."""
+    """Whether it runs trioserve, and has no word that the reader replaces."""
     words = re.findall(r"(?:^|[\s(])(?:\S*/)?trioserve ", f"{command} ")
     return bool(words) and not PLACEHOLDER.search(command)
 
@@ -55,7 +56,7 @@ def of_documents() -> Iterator[str]:
         if not block.text.startswith("# terminal"):  # those are sessions
             for line in block.text.splitlines():
                 if line.startswith("$ "):
-                    # To install it is what has been done.
+                    # It is already installed.
                     yield line.removeprefix("$ ").split(".venv/bin/")[-1]
     pages = [page for page in PAGES if page.name not in ("errors.md", "laws.md")]
     for page in [*pages, *sorted((ROOT / "newsfragments").glob("*.md"))]:
@@ -73,7 +74,7 @@ def of_help() -> Iterator[str]:
 
 
 def of_errors() -> Iterator[str]:
-    """Commands that are refused, with what the error proposes instead."""
+    """Commands that are refused, and what their errors propose instead."""
     for command, said, _ in BAD_INPUT:
         wrong = re.search(r"'([^']+)'", said)
         for proposal in proposals(said):
@@ -87,7 +88,7 @@ def of_errors() -> Iterator[str]:
 
 
 def proposals(said: str) -> list[str]:
-    """What an error asks whether it was meant."""
+    """What an error proposes with "did you mean"."""
     meant = re.search(r"did you mean '?(.+?)'?\?$", said)
     return re.sub(r" \(.*?\)", "", meant[1]).split(" or ") if meant else []
 
@@ -117,7 +118,7 @@ class Pasted:
     def __init__(self, command: str, folder: Path) -> None:
         env = environment(folder)
         if re.fullmatch("trioserve echo( --.*)?", command):
-            env["TRIOSERVE_LISTEN"] = "127.0.0.1:0"  # not on a port that may be in use
+            env["TRIOSERVE_LISTEN"] = "127.0.0.1:0"  # a fixed port may be in use
         ours = folder / "bin" / "trioserve"
         first, second = ours.read_text().splitlines()
         ours.write_text(f"{first}\necho $$ >> {folder}/pids\n{second}\n")
@@ -160,7 +161,7 @@ class Pasted:
 
 
 def on_this_machine(command: str, folder: Path, ports: dict[str, str]) -> str:
-    # A word for a place in a shell may be quoted; a path of ours needs no quotes.
+    # The word that is replaced may be quoted; our path needs no quotes.
     command = re.sub(r"(?<![\w.])/run/", f"{folder}/", command)
     return replaced(command, ports)
 
@@ -170,7 +171,7 @@ def ports_in(command: str) -> list[str]:
 
 
 def programs_in(command: str) -> set[str]:
-    """The other programs that it needs."""
+    """The other programs that a command needs."""
     return {"bash", *re.findall(r"\| (\w+)", command)} - {"trioserve", "source"}
 
 
@@ -179,7 +180,7 @@ def programs_in(command: str) -> set[str]:
 )
 def test_a_command_works(command: str, folder: Path) -> None:
     if command.endswith("| source"):
-        command = command.removesuffix(" | source")  # which is not for this shell
+        command = command.removesuffix(" | source")  # a builtin of another shell
     pasted = Pasted(
         on_this_machine(command, folder, free_ports(ports_in(command))), folder
     )
@@ -206,7 +207,7 @@ def test_commands_are_found() -> None:
 
 @contextlib.contextmanager
 def listening(kind: str, folder: Path) -> Generator[str]:
-    """The address of somebody who listens."""
+    """The address of a listening socket."""
     with contextlib.ExitStack() as stack:
         if kind.startswith("unix"):
             sock = stack.enter_context(socket.socket(socket.AF_UNIX))

@@ -1,11 +1,11 @@
 """The documentation runs.
 
-Every Python block of README.md and docs/ is a program, or tests, and is run; one
-that is marked as ``continued`` goes on with what those before it have made, and
-one that is marked with a name is a file of that name. A text block right after it
-is what it prints, where ``...`` stands for anything. Every file of examples/ is
-run, and ends. A command in a console block has the options it is given. The files
-for other programs are checked by test_deployment.py and real/test_load_balancers.py.
+Every Python block of README.md and docs/ is a program, or tests, and is run. A block
+that is marked ``continued`` goes on with the names of those before it; one that is
+marked with a name is a file of that name. A text block right after it is what it
+prints, where ``...`` matches anything. Every file of examples/ is run, and ends. A
+command in a console block has the options that it is given. The files for other
+programs are checked by test_deployment.py and real/test_load_balancers.py.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class Block:
 
 
 def blocks(page: Path, language: str) -> list[Block]:
-    """The fenced blocks of a page, each with the output that stands below it."""
+    """The fenced blocks of a page, each with the output below it."""
     text = page.read_text()
     fences = re.compile(r"^```(\w+)(.*?)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
     found = list(fences.finditer(text))
@@ -130,18 +130,18 @@ def has_tests(block: Block) -> bool:
 
 
 def earlier(block: Block) -> list[Block]:
-    """The blocks that it goes on with."""
+    """The blocks that this one continues."""
     return [*earlier(block.before), block.before] if block.before else []
 
 
 def execute(block: Block, names: dict[str, object]) -> str:
-    """Run a block, and those that it goes on with; return what it prints."""
+    """Run a block, after those that it continues; return what it prints."""
     name, above = str(block.page), block.line - 1
     if block.before is not None:
         execute(block.before, names)
     first = [*earlier(block), block][0]
     if first.mark:
-        # As a reader has it in a file, with two empty lines between.
+        # As in a reader's file, with two empty lines between the blocks.
         name, above = first.mark, sum(b.text.count("\n") + 2 for b in earlier(block))
     code = compile("\n" * above + block.text, name, "exec")
     with contextlib.redirect_stdout(io.StringIO()) as stdout:
@@ -158,7 +158,7 @@ def test_a_program_prints_what_it_says(block: Block) -> None:
     names: dict[str, object] = {"__name__": "__main__"}
     printed = execute(block, names)
     names.clear()
-    gc.collect()  # what is left open is this block's fault
+    gc.collect()  # a resource left open is this block's fault
     assert block.output is None or same_output(printed, block.output)
 
 
@@ -276,7 +276,7 @@ def table_of_reasons() -> list[tuple[str, ...]]:
             for side in ("client", "target")
             for phase in trioserve.Phase
         }
-        # One state whatever the phase, or a letter before that of the phase.
+        # One state for all phases, or a letter to put before that of the phase.
         words = states if len(states) == 1 else dict.fromkeys(s[0] for s in states)
         code = " or ".join(f"`{word}`" for word in words)
         rows.append((f"`{reason}`", f"`{reason.outcome}`", code, reason.sentence))

@@ -1,9 +1,9 @@
-"""The pages that are sessions in a shell: typed again, line by line.
+"""Pages that are sessions in a shell are run again, line by line.
 
-A console block that begins with ``# terminal N`` goes on in that terminal:
-what stands after ``$`` is typed there, and the other lines are what it prints
-next, with ``...`` for anything; a line of it stands for any number of lines.
-Ports are replaced by free ones.
+A console block that begins with ``# terminal N`` continues in that terminal: what
+follows ``$`` is typed there, and the other lines are what it prints next. ``...``
+matches anything; on a line of its own, it matches any number of lines. Ports are
+replaced by free ones.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ PAGES = [
 
 
 def steps(page: Path) -> Iterator[tuple[str, str]]:
-    """Of each line of its sessions, the terminal and the line."""
+    """The lines of a page's sessions, each with its terminal."""
     for block in blocks(page, "console"):
         heading, *lines = block.text.splitlines()
         if found := re.fullmatch(r"# terminal (\d)", heading):
@@ -39,7 +39,7 @@ def steps(page: Path) -> Iterator[tuple[str, str]]:
 
 
 def expect(terminal: Shell, said: str, *, passing_over: bool) -> None:
-    """The next line is like this; or one of the next, passing over others."""
+    """Check that the next line is like this, or one of the next if others may come."""
     while True:
         try:
             line = terminal.line()
@@ -52,7 +52,7 @@ def expect(terminal: Shell, said: str, *, passing_over: bool) -> None:
 
 
 def is_like(line: str, said: str) -> bool:
-    """Whether a line is what the page says, where ``...`` stands for anything."""
+    """Whether a line is what the page says, where ``...`` matches anything."""
     pattern = ".*".join(re.escape(part) for part in said.split("..."))
     return re.fullmatch(pattern, line) is not None
 

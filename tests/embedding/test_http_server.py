@@ -200,7 +200,7 @@ async def test_a_slow_request_gets_408_even_if_bytes_keep_coming(
 ) -> None:
     async with serving(handler) as running:
         client = await running.connect()
-        await trio.sleep(60)  # to wait for a request is not slow
+        await trio.sleep(60)  # waiting for a request is not slow
         for byte in post(b"x" * 100)[:-1]:
             if running.reports:
                 break

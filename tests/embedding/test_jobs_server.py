@@ -59,7 +59,7 @@ class Gate:
         return password.upper()
 
     async def wait(self, jobs: int) -> None:
-        """Wait until so many more have begun."""
+        """Wait until this many more have begun."""
         for _ in range(jobs):
             await trio.to_thread.run_sync(self._began.acquire)
 

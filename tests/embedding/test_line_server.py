@@ -87,7 +87,7 @@ async def test_a_slow_line_is_ended_even_if_bytes_keep_coming(
 ) -> None:
     async with serving(handle) as running:
         client = await running.connect()
-        await trio.sleep(60)  # to wait for a line is not slow
+        await trio.sleep(60)  # waiting for a line is not slow
         began = trio.current_time()
         while not running.reports:
             await client.send_all(b"x")

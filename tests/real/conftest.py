@@ -47,13 +47,13 @@ def target() -> Iterator[Target]:
 
 @pytest.fixture
 def threads() -> Iterator[concurrent.futures.ThreadPoolExecutor]:
-    """Threads for what a test does at the same time; their errors are its own."""
+    """Threads for what a test does in parallel; their errors fail the test."""
     with concurrent.futures.ThreadPoolExecutor(128) as pool:
         yield pool
 
 
 @pytest.fixture
 def closing() -> Iterator[contextlib.ExitStack]:
-    """Closes at the end what is entered in it, before threads are waited for."""
+    """Closes what is entered in it at the end, before the threads are joined."""
     with contextlib.ExitStack() as stack:
         yield stack

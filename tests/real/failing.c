@@ -1,7 +1,7 @@
-/* System calls that fail when they are told to, in a program that preloads this.
+/* System calls that fail when told to, in a program that preloads this library.
  *
- * FAILING names a file with a struct rule for each call below, in this order, which
- * whoever writes to it may change at any time.
+ * FAILING names a file with a struct rule for each call below, in this order. The
+ * rules may be changed at any time by writing to the file.
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -24,7 +24,7 @@ enum call {
 
 struct rule {
     int32_t code;  /* errno */
-    int32_t left;  /* how often; -1: for ever; 0: not at all */
+    int32_t left;  /* how often; -1: always; 0: not at all */
     int32_t port;  /* only of a TCP socket whose peer has this port; 0: of any */
                    /* file; -1: of any TCP socket that has a peer */
     int32_t hits;  /* how often it failed */

@@ -1,4 +1,4 @@
-"""How one side ends is how the other learns it: half-close, and reset."""
+"""How one side ends is how the other side sees it end: half-close, and reset."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_after_a_half_close_by_either_side_the_other_direction_goes_on(
         sending = threads.submit(send, early, _REQUEST)
         assert receive(late) == all_of(_REQUEST)
         sending.result(PATIENCE)
-        # The other direction is not over: a second later there is still no EOF.
+        # The other direction is open: a second later there is still no EOF.
         assert is_silent(early, 1.0)
         sending = threads.submit(send, late, _REPLY)
         assert receive(early) == all_of(_REPLY)
@@ -65,7 +65,7 @@ def test_a_reset_arrives_as_a_reset_after_the_bytes_before_it(
         with contextlib.closing(early), contextlib.closing(late):
             receiving = threads.submit(receive, late)
             early.sendall(_REPLY[:size])
-            # A reset throws away what the sender's kernel still has.
+            # A reset discards what is still in the sender's kernel.
             wait_until_taken(early)
             reset(early)
             received = receiving.result(PATIENCE)

@@ -1,8 +1,7 @@
-"""The command, with system calls below it that fail: one kind after the other.
+"""The command, when system calls fail: one kind after the other.
 
-tests/test_errnos.py has the whole table, on a clock of its own. Here it is the
-process that is seen to live, between a kernel and peers that are real, and to end
-when it is told to.
+tests/test_errnos.py has the whole table, on a mock clock. Here a real process,
+between a real kernel and real peers, survives, and stops when it is told to.
 """
 
 from __future__ import annotations
@@ -47,12 +46,12 @@ _RULE = struct.Struct("4i")
 _ALWAYS = -1
 _ANY_PORT = -1
 
-#: Calls that fail while 50 round trips are made beside them, at most: nothing spins.
+#: At most this many calls fail during 50 other round trips: nothing spins.
 _MOST_HITS = 1500
 
 
 class Faults:
-    """What fails in the programs that are started ``under`` it."""
+    """The calls that fail in programs that are started ``under`` it."""
 
     def __init__(self, library: Path, control: Path) -> None:
         control.write_bytes(bytes(_RULE.size * len(_CALLS)))
@@ -64,7 +63,7 @@ class Faults:
     def fail(
         self, call: str, name: str, times: int = _ALWAYS, port: int = 0
     ) -> Generator[Callable[[], int]]:
-        """For the block; what it gives tells how often it has failed so far."""
+        """Fail a call for the block; yields a function that counts its failures."""
         where = _RULE.size * _CALLS.index(call)
 
         def hits() -> int:
@@ -81,7 +80,7 @@ class Faults:
 
 @pytest.fixture(scope="session")
 def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What is preloaded, compiled."""
+    """The library to preload, compiled."""
     made = tmp_path_factory.mktemp("failing") / "failing.so"
     source = Path(__file__).with_name("failing.c")
     command = ["cc", "-O1", "-shared", "-fPIC", "-o", str(made), str(source), "-ldl"]
@@ -101,7 +100,7 @@ class Pair:
     def __init__(self, target: Target, proxy: Trioserve) -> None:
         self.client = connect(proxy.port)
         self.client.sendall(b"first")
-        # Some that failed may have reached the target before.
+        # Clients that failed before may have reached the target.
         while self._says(server := target.accept()) != b"first":
             server.close()
         self.server = server
@@ -123,7 +122,7 @@ class Pair:
         assert receive_exactly(self.client, 4) == b"back"
 
     def ends(self) -> None:
-        """Wait until both ends are told that it is over."""
+        """Wait until both ends see the end of the connection."""
         for sock in (self.client, self.server):
             with contextlib.suppress(ConnectionError):
                 while sock.recv(1 << 16):
@@ -136,7 +135,7 @@ class Pair:
 
 @contextlib.contextmanager
 def _tried(proxy: Trioserve) -> Generator[None]:
-    """For the block there is a client, who may be reset before it is connected."""
+    """A client for the block, which may be reset before it is connected."""
     with contextlib.ExitStack() as stack:
         with contextlib.suppress(ConnectionError):
             stack.enter_context(contextlib.closing(connect(proxy.port)))
@@ -154,11 +153,11 @@ _SOCKET_CALLS = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("times", [1, _ALWAYS], ids=["once", "for ever"])
+@pytest.mark.parametrize("times", [1, _ALWAYS], ids=["once", "always"])
 def test_a_call_that_fails_for_one_connection_ends_that_one(
     times: int, serve: Serve, target: Target, faults: Faults
 ) -> None:
-    """Laws 1, 4 and 15: it is told to both ends; all others go on."""
+    """Laws 1, 4 and 15: both ends see it, and all other connections go on."""
     proxy = serve("proxy", target.address, under=faults.under)
     beside = Pair(target, proxy)
     for call, name in _SOCKET_CALLS:
@@ -211,15 +210,15 @@ _ANY_CALLS = [
     *(("getsockname", name) for name in ("ENOBUFS", "EPERM")),
     *(("ioctl", name) for name in ("EPERM", "ENOTTY")),
 ]  # fmt: skip
-#: Which fail that are not even called when nothing goes wrong.
+#: Calls that are made only when something goes wrong.
 _RARE = ("getsockopt",)
 
 
-@pytest.mark.parametrize("times", [1, _ALWAYS], ids=["once", "for ever"])
+@pytest.mark.parametrize("times", [1, _ALWAYS], ids=["once", "always"])
 def test_a_call_that_fails_for_all_new_connections_does_not_affect_the_others(
     times: int, serve: Serve, target: Target, faults: Faults
 ) -> None:
-    """Laws 1 and 2: and when it stops, new ones are served again."""
+    """Laws 1 and 2: when the call works again, new ones are served again."""
     proxy = serve("proxy", target.address, under=faults.under)
     beside = Pair(target, proxy)
     for call, name in _ANY_CALLS:
@@ -257,7 +256,7 @@ _BULK_CALLS = [
         ([("splice", "ENOSYS")], 1, 1),
         ([("splice", "EPERM")], _ALWAYS, 1),
     ],
-    ids=["some, once", "some, for ever", "no such call", "not allowed"],
+    ids=["some, once", "some, always", "no such call", "not allowed"],
 )
 def test_bulk_is_copied_if_splice_fails(
     calls: list[tuple[str, str]],
@@ -268,7 +267,7 @@ def test_bulk_is_copied_if_splice_fails(
     faults: Faults,
     threads: ThreadPoolExecutor,
 ) -> None:
-    """Law 4: no byte is lost, and what the system forbids is said once."""
+    """Law 4: no byte is lost, and it is logged once if the system forbids splice."""
     proxy = serve("proxy", target.address, under=faults.under)
     data = random_bytes(4_000_000)
     for call, name in calls:
@@ -279,7 +278,7 @@ def test_bulk_is_copied_if_splice_fails(
                     received = receive_exactly(pair.server, len(data))
                     assert sha256(received) == sha256(data), (call, name)
                     sent.result(PATIENCE)
-            # A pipe that was made before is used again.
+            # A pipe that was made before is reused.
             assert call in ("pipe2", "fcntl") or hits() > 0, (call, name)
     proxy.stop()
     said = [e for e in proxy.events() if "splice(2)" in e.get("message", "")]
@@ -294,7 +293,7 @@ def test_bulk_is_copied_if_splice_fails(
 def test_it_can_be_stopped_whatever_fails(
     call: str, name: str, serve: Serve, target: Target, faults: Faults
 ) -> None:
-    """Law 5: it drains, and what can't be accepted is not waited for."""
+    """Law 5: it drains, and does not wait for clients that can't be accepted."""
     proxy = serve("proxy", target.address, under=faults.under)
     beside = Pair(target, proxy)
     beside.talk()
@@ -305,5 +304,5 @@ def test_it_can_be_stopped_whatever_fails(
             proxy.terminate()
             proxy.event("draining")
             beside.close()
-        target.close()  # and with it what has reached its queue
+        target.close()  # and with it the connections in its backlog
         assert proxy.wait() == 0

@@ -1,7 +1,7 @@
-"""A proxy that breaks things on purpose, seen by Redis, curl and plain sockets.
+"""A proxy that injects faults, as Redis, curl and plain sockets see it.
 
-How near to what was asked is for ``python -m bench.faults`` to measure; here it is
-never sooner, and never less than everything.
+``python -m bench.faults`` measures how exact delays and rates are. Here nothing is
+faster than asked for, and everything arrives.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _EVERYTHING = (
 
 @pytest.fixture
 def redis(start: Start, tmp_path: Path) -> int:
-    """Its port."""
+    """The port of a Redis server."""
     _, port = on_free_port(
         lambda port: start(
             *("redis-server", "--port", str(port), "--bind", "127.0.0.1"),
@@ -141,7 +141,7 @@ def test_curl_sees_that_a_download_was_closed_too_early(
         capture_output=True,
         timeout=PATIENCE,
     )
-    assert curl.returncode == 18  # a part of the file only, and then EOF
+    assert curl.returncode == 18  # only a part of the file, and then EOF
     assert _bytes_sent(proxy.stop()) == 100 * 1024
 
 
@@ -178,7 +178,7 @@ def test_both_ends_see_what_was_asked_for(
     client, server = target.through(proxy)
     with client, server:
         client.sendall(data)
-        with contextlib.suppress(OSError):  # it may have been reset by now
+        with contextlib.suppress(OSError):  # it may already have been reset
             client.shutdown(socket.SHUT_WR)
         seen = receive(server)
         assert seen.reset is server_is_reset

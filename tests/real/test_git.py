@@ -1,4 +1,4 @@
-"""git daemon behind the proxy: every object in a repository is named by its hash."""
+"""git daemon behind the proxy: every object in a repository has its hash as name."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ pytestmark = needs("git", "git-daemon")
 
 @pytest.fixture(autouse=True)
 def no_settings(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What the user or the machine has set for git is not for here."""
+    """Ignore the user's and the machine's settings of git."""
     for name in [name for name in os.environ if name.startswith("GIT_")]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("GIT_CONFIG_GLOBAL", os.devnull)
@@ -99,7 +99,7 @@ def test_what_is_pushed_is_there_and_can_be_fetched(
     _git(clone, "push", "--quiet", "origin", "main")
     _check_whole(original)
     assert _git(original, "rev-parse", "main") == _git(clone, "rev-parse", "HEAD")
-    # Where the original came from has not got it yet.
+    # The repository that it was cloned from does not have it yet.
     work = tmp_path / "work"
     url = f"git://{proxy.address}/original.git"
     _git(work, "pull", "--quiet", "--ff-only", url, "main")
@@ -117,7 +117,7 @@ def _commit(work: Path, message: str) -> None:
 
 
 def _check_whole(repository: Path) -> None:
-    # Every object has the hash it is named by, and none is missing.
+    # Every object has the hash that is its name, and none is missing.
     _git(repository, "fsck", "--full", "--strict", "--no-progress")
 
 

@@ -1,9 +1,9 @@
-"""The same through HAProxy and through ours: the same bytes, the same two letters.
+"""HAProxy and trioserve side by side: the same bytes, the same two letters.
 
-HAProxy is asked what it does and says; no answer of it is written down here but
-for the reader. How a connection ends is compared too. The table says where we
-differ on purpose: HAProxy often says FIN where something is missing, and now and
-then other letters than its manual.
+Each scenario runs through both, and what they do and log is compared: bytes, fields
+and how connections end. The letters in the table are for the reader. It marks where
+we differ on purpose: HAProxy often sends FIN although something is missing, and
+sometimes logs other letters than its manual says.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ _SYN_SENT = "02"
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """What a scenario needs of a forwarder; seconds."""
+    """The settings of a forwarder for a scenario; times in seconds."""
 
     host: str = "127.0.0.1"
     connect: int = 20
@@ -62,10 +62,10 @@ class Settings:
 
 @dataclasses.dataclass(frozen=True)
 class Logged:
-    """What a forwarder says of a connection that ended, as far as it is the same.
+    """What a forwarder logs of a connection that ended, as far as it is comparable.
 
-    Names, dates and milliseconds differ; whether it came to something does not.
-    The state is not compared: the table has it.
+    Names, dates and milliseconds differ; whether a phase was reached does not. The
+    state is compared with the table.
     """
 
     state: str = dataclasses.field(compare=False)
@@ -112,9 +112,9 @@ class Forwarder(Protocol):
 class HAProxy:
     """HAProxy in front of one server, listening on sockets that it inherits.
 
-    It has a timer for each side. The client's is the shorter one here, or it would
-    be left to chance which runs out first; and one thread, as another that accepts
-    counts a connection that is not there yet.
+    It has a timer for each side. The client's is shorter here; otherwise either one
+    could run out first. It has one thread, because a second one that accepts would
+    count a connection too early.
     """
 
     def __init__(self, folder: Path, target: int, settings: Settings) -> None:
@@ -157,7 +157,7 @@ backend back
             *(program("haproxy"), "-db", "-f", str(config)),
             pass_fds=(self._listener.fileno(), self._admin.fileno()),
         )
-        self._ask("show info")  # it answers when it runs
+        self._ask("show info")  # it answers once it runs
 
     def cut(self) -> None:
         self._ask("shutdown sessions server back/target")
@@ -180,7 +180,7 @@ backend back
 
 
 class Ours:
-    """``trioserve proxy`` in front of the same."""
+    """``trioserve proxy`` in front of a server, with the same settings."""
 
     def __init__(self, target: int, settings: Settings) -> None:
         host = f"[{settings.host}]" if ":" in settings.host else settings.host
@@ -223,7 +223,7 @@ class Scene:
         self._bound.listen(100)
 
     def fall_silent(self) -> None:
-        """From now on whoever dials the target has no answer, until it listens."""
+        """From now on the target does not answer connects, until it listens."""
         self._bound.listen(0)
         for _ in range(3):
             client = self._stack.enter_context(socket.socket())
@@ -257,7 +257,7 @@ class Scene:
         return client
 
     def _is_dialed(self) -> bool:
-        """Whether a SYN of the forwarder waits for the target, which is silent."""
+        """Whether a SYN of the forwarder waits for the silent target."""
         waits = f":{self.target:04X} {_SYN_SENT} "
         ours = [f":{port:04X} " for _, port in self._in_the_way]
         return any(
@@ -277,7 +277,7 @@ def until_end(sock: socket.socket) -> tuple[bytes, str]:
     return data, "FIN"
 
 
-# -- the scenarios: what each end saw, the client's first
+# -- the scenarios: each returns what the ends saw, the client's first
 
 
 Seen = list[tuple[bytes, str]]
@@ -340,7 +340,7 @@ def _client_sends_and_shuts_down_and_the_target_answers(scene: Scene) -> Seen:
     client = scene.client_while_connecting(b"question")
     client.shutdown(socket.SHUT_WR)
     scene.listen()
-    # The kernel tries again a second after the first SYN.
+    # The kernel sends its SYN again after a second.
     server = scene.server()
     question = until_end(server)
     server.sendall(b"answer")
@@ -368,7 +368,7 @@ def _client_takes_nothing(scene: Scene) -> Seen:
     client, server = scene.both()
     _fill(server)
     ends = [until_end(server), until_end(client)]
-    # How much was on the way is up to the kernel.
+    # How many bytes were in flight is up to the kernel.
     return [(b"", end) for _, end in ends]
 
 
@@ -503,7 +503,7 @@ def _cut_when_it_has_drained_for_long_enough(scene: Scene) -> Seen:
     return [until_end(client), until_end(server)]
 
 
-def _no_slot(scene: Scene) -> Seen:
+def _waits_for_a_token(scene: Scene) -> Seen:
     scene.listen()
     first, server = scene.both()
     second = scene.client()
@@ -521,7 +521,7 @@ def _no_slot(scene: Scene) -> Seen:
     return seen
 
 
-def _gone_before_there_was_a_slot(scene: Scene) -> Seen:
+def _gone_before_there_was_a_token(scene: Scene) -> Seen:
     scene.listen()
     first, server = scene.both()
     first.sendall(b"?")
@@ -538,20 +538,20 @@ def _gone_before_there_was_a_slot(scene: Scene) -> Seen:
     return seen
 
 
-def _refused_for_lack_of_a_slot(scene: Scene) -> Seen:
+def _refused_at_the_limit(scene: Scene) -> Seen:
     scene.listen()
     scene.both()
     return [_until_refused(scene)]
 
 
-def _refused_for_lack_of_a_slot_having_sent(scene: Scene) -> Seen:
+def _refused_at_the_limit_after_sending(scene: Scene) -> Seen:
     scene.listen()
     scene.both()
     return [_until_refused(scene, b"question")]
 
 
 def _until_refused(scene: Scene, data: bytes = b"") -> tuple[bytes, str]:
-    """How a client ends, which may be before it knows that it is connected."""
+    """How a client ends, perhaps before it knows that it is connected."""
     try:
         client = scene.client()
         client.sendall(data)
@@ -561,7 +561,7 @@ def _until_refused(scene: Scene, data: bytes = b"") -> tuple[bytes, str]:
 
 
 def _fill(sock: socket.socket) -> None:
-    """Send until nobody takes any more."""
+    """Send until the buffers on the way are full."""
     sock.settimeout(0.3)
     with contextlib.suppress(TimeoutError):
         while True:
@@ -571,12 +571,12 @@ def _fill(sock: socket.socket) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """A scenario, and the states that it ends in, to read.
+    """A scenario, and the states in which it ends.
 
     Attributes:
-      visibly: HAProxy says FIN at an end, or at both, where ours says RST on
-        purpose: something is missing.
-      states_there: what HAProxy 2.6 says where it contradicts its manual, which
+      visibly: HAProxy sends FIN at an end, or at both, where ours sends RST on
+        purpose, because something is missing.
+      states_there: what HAProxy 2.6 logs where it contradicts its manual, which
         we follow (configuration.txt, section 8.5).
       lost: HAProxy counts what came from the target, we what the client took.
     """
@@ -642,11 +642,11 @@ CASES = [
         Settings(drain=2),
         visibly=True,
     ),
-    Case(_no_slot, "-- --", Settings(most=1)),
-    Case(_gone_before_there_was_a_slot, "-- --", Settings(most=1)),
-    Case(_refused_for_lack_of_a_slot, "PR", Settings(most=1, when_full="refuse")),
+    Case(_waits_for_a_token, "-- --", Settings(most=1)),
+    Case(_gone_before_there_was_a_token, "-- --", Settings(most=1)),
+    Case(_refused_at_the_limit, "PR", Settings(most=1, when_full="refuse")),
     Case(
-        _refused_for_lack_of_a_slot_having_sent,
+        _refused_at_the_limit_after_sending,
         "PR",
         Settings(most=1, when_full="refuse"),
     ),
@@ -675,7 +675,7 @@ def test_both_ends_see_the_same_as_through_haproxy(
     trioserve = Ours(ours.target, case.settings)
     closing.callback(trioserve.close)
     ours.forwarder = trioserve
-    # Both at the same time: half of it is waiting for timers.
+    # Both at the same time, because half of the time is waiting for timers.
     (seen_there, logged_there), (seen, logged) = threads.map(play, (theirs, ours))
     assert _states(logged_there) == (case.states_there or case.states)
     assert _states(logged) == case.states

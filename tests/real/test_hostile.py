@@ -1,4 +1,4 @@
-"""Clients that mean harm, or know no better: what they can't do to the others."""
+"""Hostile or broken clients, which can't affect others."""
 
 from __future__ import annotations
 
@@ -41,18 +41,18 @@ _MEBIBYTE = 1 << 20
 
 
 class _Resetting:
-    """A client that does this and that, and then resets."""
+    """A client that does a few random things, and then resets."""
 
     def __init__(self, port: int, random: random.Random) -> None:
         self.half_closed = False
         self._random = random
         self._sock = connect(port)
         self._sock.setblocking(False)
-        # Four in ten do nothing else.
+        # Four in ten only connect and reset.
         self._moves = max(0, random.randrange(-3, 7))
 
     def move(self) -> bool:
-        """Do something, without waiting; False if that was to reset."""
+        """Do something, without waiting; return False if it was the reset."""
         self._moves -= 1
         if self._moves < 0:
             reset(self._sock)
@@ -70,7 +70,7 @@ class _Resetting:
 
 
 def _reset_many(port: int, count: int, seed: int) -> int:
-    # Up to ten at a time; how many had not ended their direction before.
+    # Up to ten at a time; return how many had not ended their direction before.
     rng = random.Random(seed)
     left, in_the_middle = count, 0
     clients: list[_Resetting] = []
@@ -78,7 +78,7 @@ def _reset_many(port: int, count: int, seed: int) -> int:
         if left and len(clients) < 10:
             clients.append(_Resetting(port, rng))
             left -= 1
-        # Half of the time the newest: its reset may be there before accept(2).
+        # Half of the time the newest, whose reset may arrive before accept(2).
         client = rng.choice([clients[-1], rng.choice(clients)])
         if not client.move():
             clients.remove(client)
@@ -87,7 +87,7 @@ def _reset_many(port: int, count: int, seed: int) -> int:
 
 
 def _transfer_until(over: threading.Event, sock: socket.socket) -> None:
-    # Have bytes echoed until the event, and 1 MiB more; see that all come back.
+    # Have bytes echoed until the event, and 1 MiB more; check that all come back.
     sent, count = hashlib.sha256(), 0
     block = random_bytes(_MEBIBYTE)
     with ThreadPoolExecutor(1) as thread:
@@ -133,7 +133,7 @@ def test_a_thousand_resets_affect_no_other_client(
     assert _is_served(server)
 
     reports = server.stop()
-    # A connection that was reset in the queue is accepted nevertheless.
+    # A connection that was reset in the backlog is accepted anyway.
     assert len(reports) == 1000 + 2
     reasons = [report["reason"] for report in reports]
     assert set(reasons) <= {"client_reset", "client_closed"}
@@ -147,7 +147,7 @@ def test_a_thousand_resets_affect_no_other_client(
 def test_resets_leave_nothing_for_the_garbage_collector(
     serve: Serve, target: Target, threads: ThreadPoolExecutor, tmp_path: Path
 ) -> None:
-    """Law 13: Python's collector is off, and the memory is what it was."""
+    """Law 13: with Python's collector off, memory does not grow."""
     (tmp_path / "sitecustomize.py").write_text("import gc; gc.disable()")
     proxy = serve("proxy", target.address, under=("env", f"PYTHONPATH={tmp_path}"))
 
@@ -167,7 +167,7 @@ def test_resets_leave_nothing_for_the_garbage_collector(
     assert {report["reason"] for report in proxy.stop()} == {"client_reset"}
 
 
-#: Each of them used to leave 28 kB.
+#: Each reset used to leave 28 kB.
 _RESETS = 1000
 
 
@@ -196,7 +196,7 @@ def test_a_reader_that_never_reads_costs_no_memory(
             up.result(PATIENCE)
             down.result(PATIENCE)
 
-    # Whatever it takes for the first connections, it may keep.
+    # Memory that it needed for the first connections, it may keep.
     transfer()
     transfer()
     before = proxy.resident_bytes()
@@ -209,7 +209,7 @@ def test_a_reader_that_never_reads_costs_no_memory(
     transfer()
     assert proxy.resident_bytes() - before < _MEBIBYTE
 
-    # It was not lost, either.
+    # Its bytes were not lost, either.
     source.shutdown(socket.SHUT_WR)
     sink.shutdown(socket.SHUT_WR)
     assert receive(sink).count == sent
@@ -220,7 +220,7 @@ def test_a_reader_that_never_reads_costs_no_memory(
 
 
 def _send_what_goes(sock: socket.socket, most: int) -> int:
-    # Send until nothing has gone for a second; how many bytes went.
+    # Send until no byte was taken for a second; return how many were.
     sock.setblocking(False)
     block = bytes(1 << 16)
     sent = 0
@@ -231,7 +231,7 @@ def _send_what_goes(sock: socket.socket, most: int) -> int:
     return sent
 
 
-# -- clients that are too many
+# -- too many clients
 
 
 @needs_linux
@@ -259,7 +259,7 @@ def test_without_descriptors_it_uses_little_cpu_and_recovers(
     expected = {"connection", "open-files", "suppressed", "limit-reached"}
     assert names <= expected | {"limit-cleared", "server"}
     said = [e for e in events if e["event"] == "server"]
-    # At most one a second; when each was written may be a little later.
+    # At most one a second; each may be written a little later.
     said_at = [datetime.fromisoformat(e["ts"]) for e in said]
     if said_at:
         assert len(said_at) - 1 <= round((said_at[-1] - said_at[0]).total_seconds())
@@ -275,7 +275,8 @@ def test_without_descriptors_it_uses_little_cpu_and_recovers(
 
 
 def _ask_all(clients: list[socket.socket]) -> tuple[list[socket.socket], int]:
-    # Send a byte each, and wait for all answers: who echoes, how many don't.
+    # Send a byte each, and wait for all answers: those with an echo, and how many
+    # without.
     for client in clients:
         with contextlib.suppress(ConnectionError):
             client.sendall(b"?")

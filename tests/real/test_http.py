@@ -1,4 +1,4 @@
-"""An HTTP server behind the proxy, and curl, which measures what it moved."""
+"""An HTTP server behind the proxy, and curl, which counts its bytes."""
 
 from __future__ import annotations
 
@@ -71,14 +71,14 @@ def test_two_downloads_over_two_connections_are_two_reports(
     reports = sorted(proxy.stop(), key=lambda report: int(report["id"]))
     assert [m["num_connects"] for m in moved] == [1, 1]
     assert [_bytes(report) for report in reports] == [_sum([m]) for m in moved]
-    # Both know where the content ends, and either may be the first to close.
+    # Both know where the content ends, and either may close first.
     assert [report["outcome"] for report in reports] == ["ok", "ok"]
 
 
 def _download_twice(
     proxy: Trioserve, content: bytes, tmp_path: Path
 ) -> list[Mapping[str, int]]:
-    # In one run of curl; what it measured for each.
+    # Both in one run of curl; return what it measured for each.
     downloads = [tmp_path / "1", tmp_path / "2"]
     url = f"http://{proxy.address}/file"
     targets = [word for file in downloads for word in ("--output", str(file), url)]

@@ -82,7 +82,7 @@ class App:
 async def hypercorn(
     app: App, *, tls: ssl.SSLContext | None = None, **options: Any
 ) -> AsyncGenerator[Running, None]:
-    """What ``hypercorn.trio.serve`` does, with a server of ours in the middle."""
+    """What ``hypercorn.trio.serve`` does, with `trioserve.serve` in the middle."""
     config, context, state = Config(), WorkerContext(None), LifespanState()
     config.include_date_header = config.include_server_header = False
     wrapped = wrap_app(app, config.wsgi_max_body_size, "asgi")
@@ -142,7 +142,7 @@ async def test_a_connection_is_kept_and_the_lifespan_is_around_it(
 
 
 class Http2:
-    """A client that knows that the server speaks HTTP/2."""
+    """A client with prior knowledge that the server speaks HTTP/2."""
 
     def __init__(self, stream: trio.abc.Stream) -> None:
         self.stream = stream
@@ -161,7 +161,7 @@ class Http2:
         return stream
 
     async def answers(self, count: int) -> dict[int, bytes]:
-        """So many answers, each under the number of its stream."""
+        """This many answers, by the number of their streams."""
         bodies, ended = dict[int, bytes](), set[int]()
         while len(ended) < count:
             data = await self.stream.receive_some()
@@ -193,8 +193,8 @@ async def test_http_2_with_prior_knowledge(autojump_clock: MockClock) -> None:
 
 
 def anonymous_tls(protocol: int) -> ssl.SSLContext:
-    """TLS that asks for no certificate, with HTTP/2."""
-    # Before TLS 1.3 there are ciphers without any.
+    """TLS without a certificate, with HTTP/2."""
+    # Before TLS 1.3 there are ciphers without a certificate.
     context = ssl.SSLContext(protocol)
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
@@ -271,8 +271,8 @@ async def test_a_drain_waits_for_a_stream_of_http_2_that_has_begun(
         client.protocol.send_data(stream, b"ked", end_stream=True)
         await client.flush()
         app.go_on()
-        # The head of the answer; hypercorn may close before its own task has sent the
-        # body, whoever has accepted the connection.
+        # The head of the answer. hypercorn may close before its task has sent the
+        # body, also when Trio accepts its connections.
         answer = client.protocol.receive_data(await receive_all(client.stream))
         heads = [e for e in answer if isinstance(e, h2.events.ResponseReceived)]
         assert [head.stream_id for head in heads] == [stream]

@@ -1,8 +1,8 @@
-"""iperf3 behind the proxy: as fast as the machine is, and counted by both ends.
+"""iperf3 behind the proxy: as fast as the machine allows, and counted by both ends.
 
-It opens two connections: one for control, whose bytes it does not tell, and one
-for data. Each begins with 37 bytes from the client that say which test they
-belong to, and are not in its counts.
+It opens two connections: one for control, whose bytes it does not report, and one
+for data. Each begins with 37 bytes from the client that name the test, and are not
+in its counts.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from real.tools import (
 
 _COOKIE = 37
 
-#: Two blocks of 1 MiB, half a second apart: when the second is over, so is the
-#: last block's journey, for longer than any busy machine needs.
+#: Two blocks of 1 MiB, half a second apart: at the end of the second, the last block
+#: has had half a second to arrive, more than any busy machine needs.
 _PACED = ("--length", "1M", "--bitrate", "16M")
 
 pytestmark = [
@@ -78,7 +78,7 @@ def test_at_full_speed_every_byte_is_accounted_for(
 
 
 def _iperf3(proxy: Trioserve, *options: str, back: bool) -> tuple[int, int]:
-    # Run for a second; what its sender and its receiver counted.
+    # Run for a second; return what its sender and its receiver counted.
     client = subprocess.run(
         [
             *("iperf3", "--client", "127.0.0.1", "--port", str(proxy.port)),

@@ -1,4 +1,4 @@
-"""Slow readers and stopped processes: nothing that moves is taken for silence."""
+"""Slow readers and stopped processes: a connection that moves never counts as idle."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from real.tools import (
 )
 
 _REPLY = random_bytes(4_000_000, seed=1)
-#: Bytes that the reader takes slowly, and how many at a time.
+#: Bytes that the reader reads slowly, and how many at a time.
 _TAIL, _PIECE = 1_500_000, 100_000
 
 
@@ -64,7 +64,7 @@ _TIMER = 3
 def test_a_process_that_was_stopped_misses_nothing(
     serve: Serve, target: Target, threads: ThreadPoolExecutor
 ) -> None:
-    """Law 14: what has come meanwhile is passed on, and no timer ends anything."""
+    """Law 14: what came meanwhile is relayed, and no timer ends a connection."""
     plays: list[tuple[str, Callable[..., None]]] = [
         ("idle", _silent),
         ("half-closed", _half_closed),
@@ -87,7 +87,7 @@ def test_a_process_that_was_stopped_misses_nothing(
 
 
 def _stopped(proxy: Trioserve, client: socket.socket) -> None:
-    """Let it be stopped for twice the timer, and go on."""
+    """Stop it for twice the timer, then let it go on."""
     assert is_silent(client, 2 * _TIMER)
     kill(proxy.pid, signal.SIGCONT)
 
@@ -117,10 +117,10 @@ def _half_closed(
 
 
 def _stalled(proxy: Trioserve, client: socket.socket, server: socket.socket) -> None:
-    # Without a timeout, which would make sending a wait for room.
+    # Without a timeout, with which sending would wait for room.
     with client, server, ThreadPoolExecutor(1) as sender:
         sending = sender.submit(send, client, _REPLY + _REPLY)
-        began = server.recv(1)  # and no more: the rest waits on its way here
+        began = server.recv(1)  # and no more: the rest waits in buffers on the way
         kill(proxy.pid, signal.SIGSTOP)
         began += server.recv(100_000)
         _stopped(proxy, client)

@@ -1,4 +1,4 @@
-"""PostgreSQL behind the proxy: rows in and out, and a server that takes its time."""
+"""PostgreSQL behind the proxy: rows in and out, and queries that take long."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from real.tools import (
 
 _ROWS = 100_000
 
-#: Says so, and then waits until somebody else has made the table `answer`.
+#: Says that it runs, and then waits until another session creates the table `answer`.
 _THINK = """
 do $$ begin
     raise notice 'thinking';
@@ -41,8 +41,8 @@ pytestmark = needs("initdb", "postgres", "psql", "setpriv")
 
 @pytest.fixture
 def port(start: Start) -> Iterator[int]:
-    """The port of a PostgreSQL of its own."""
-    # It refuses to run as root, and nobody can't go where `tmp_path` is.
+    """The port of a PostgreSQL server for these tests."""
+    # It refuses to run as root, and the user nobody can't reach `tmp_path`.
     with tempfile.TemporaryDirectory(prefix="trioserve-") as folder:
         command = ["env", f"--chdir={folder}"]
         if os.getuid() == 0:
@@ -71,7 +71,7 @@ def port(start: Start) -> Iterator[int]:
             "ready to accept connections",
         )
         yield port
-        # Killed, it would leave processes and shared memory behind.
+        # If killed, it would leave processes and shared memory behind.
         os.kill(postgres.pid, signal.SIGINT)
         assert postgres.wait() == 0
 
@@ -129,7 +129,7 @@ def test_a_query_is_cancelled_over_a_connection_of_its_own(
 
 
 def _think(start: Start, proxy: Trioserve) -> Process:
-    # Ask what can't be answered yet, and after that for what `answer` has.
+    # Start a query that can't be answered yet, and then reads `answer`.
     psql = start(*_psql(proxy.port), "-c", _THINK, "-c", "table answer")
     psql.until("thinking")
     return psql

@@ -1,4 +1,4 @@
-"""Redis behind the proxy: its own counters are the other side of the ledger."""
+"""Redis behind the proxy: its own counters are compared with the reports."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ def test_a_subscriber_gets_every_message_even_while_the_proxy_drains(
 
 
 def _publish(port: int, word: str) -> None:
-    # A thousand messages, each of which reaches the one that listens.
+    # A thousand messages, each of which reaches the one subscriber.
     commands = "".join(f"PUBLISH news {word}:{n}\n" for n in range(1000))
     assert _redis_cli(port, data=commands.encode()) == 1000 * b"1\n"
 
@@ -134,8 +134,8 @@ def _redis_cli(port: int, *words: str, data: bytes = b"") -> bytes:
 
 
 def _reports_as_redis_has_them(proxy: Trioserve) -> list[Record]:
-    # All reports, that of the question too, if Redis counted the same.
-    # Asked last, and through the proxy: only the answer is not yet in them.
+    # All reports, including that of this question, if Redis counted the same. It is
+    # asked last, through the proxy: only the answer is not yet in its counters.
     info, answer_size = _info(proxy.port)
     reports = proxy.stop()
     assert len(reports) == info["total_connections_received"]
@@ -149,7 +149,7 @@ def _reports_as_redis_has_them(proxy: Trioserve) -> list[Record]:
 
 
 def _info(port: int) -> tuple[dict[str, int], int]:
-    # Redis's counters, and how many bytes it took to say them.
+    # Redis's counters, and the size of this answer in bytes.
     with connect(port) as client:
         client.sendall(_INFO)
         head = b""

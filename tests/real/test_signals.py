@@ -1,4 +1,4 @@
-"""SIGTERM while transfers are under way: they end well, or visibly not."""
+"""SIGTERM during transfers: each ends well, or with a reset."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_fifty_transfers_end_well_before_it_exits(
     uploads: list[Future[None]] = []
     for file in files:
         client, server = (closing.enter_context(s) for s in target.through(proxy))
-        # Too much for all buffers on the way: none ends before it is read.
+        # Too much for the buffers on the way: no transfer ends before it is read.
         server.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SMALL_BUFFER)
         uploads.append(threads.submit(send, server, file))
         assert receive_exactly(client, 1) == file[:1]
@@ -82,10 +82,10 @@ def test_transfers_that_do_not_end_in_time_are_reset_on_both_sides(
     assert proxy.event("draining")["open"] == 20
     summary = proxy.event("drained")
     assert proxy.wait() == 3
-    # After a FIN, a sender would get a broken pipe.
+    # After a FIN, the sender would get EPIPE.
     errors = [sender.result(PATIENCE) for sender in senders]
     assert [type(error) for error in errors] == 20 * [ConnectionResetError]
     assert all(receiver.result(PATIENCE).reset for receiver in receivers)
     assert (summary["finished"], summary["cut"], summary["refused"]) == (0, 20, 0)
-    assert 1 <= summary["seconds"] < 25  # which it would be without --drain
+    assert 1 <= summary["seconds"] < 25  # the default of --drain
     assert [report["reason"] for report in proxy.reports()] == 20 * ["cut"]

@@ -1,6 +1,6 @@
-"""OpenSSH behind the proxy: a stream that checks itself, and ends at one wrong byte.
+"""OpenSSH behind the proxy: it checks its stream, and ends at one wrong byte.
 
-An sshd of the test's own lets in who runs the test, with a key made for it.
+An sshd for these tests lets in the user that runs them, with a key made for this.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _FILE_SIZE = 20_000_000
 
 
 def _may_log_in() -> bool:
-    # Without PAM, sshd asks for a shell and, where it may read it, /etc/shadow.
+    # Without PAM, sshd checks the user's shell and, if it may, /etc/shadow.
     try:
         user = pwd.getpwuid(os.getuid())
     except KeyError:
@@ -49,7 +49,7 @@ def _may_log_in() -> bool:
 pytestmark = [
     needs("ssh", "scp", "sshd", "ssh-keygen"),
     pytest.mark.skipif(
-        not _may_log_in(), reason="sshd wants a user who has a shell and is not locked"
+        not _may_log_in(), reason="sshd needs a user that has a shell and is not locked"
     ),
 ]
 
@@ -71,7 +71,7 @@ def proxy(start: Start, serve: Serve, tmp_path: Path) -> Trioserve:
         f"HostKey {tmp_path}/host\n"
         f"AuthorizedKeysFile {tmp_path}/user.pub\n"
         f"AuthenticationMethods publickey\n"
-        f"StrictModes no\n"  # /tmp is everybody's
+        f"StrictModes no\n"  # everybody may write to /tmp
         f"UsePAM no\n"
         f"PidFile none\n"
         f"PermitUserRC no\n"
@@ -79,7 +79,7 @@ def proxy(start: Start, serve: Serve, tmp_path: Path) -> Trioserve:
         f"Subsystem sftp internal-sftp\n"
     )
     if os.getuid() == 0:
-        # It insists on this empty directory, which the system makes at boot.
+        # It needs this empty directory, which the system makes at boot.
         Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)
     _, port = on_free_port(
         lambda port: start(
@@ -92,7 +92,7 @@ def proxy(start: Start, serve: Serve, tmp_path: Path) -> Trioserve:
 
 @pytest.fixture
 def options(proxy: Trioserve, tmp_path: Path) -> list[str]:
-    """Options of ssh and scp: through the proxy, and nothing of the user's own."""
+    """Options of ssh and scp: through the proxy, without the user's settings."""
     known_hosts = tmp_path / "known_hosts"
     known_hosts.write_text(f"test {(tmp_path / 'host.pub').read_text()}")
     settings = {
@@ -130,7 +130,7 @@ def test_bytes_through_cat_come_back_unchanged(
     assert sha256(ended.stdout) == sha256(data)
     (report,) = proxy.stop()
     assert report["outcome"] == "ok"
-    # What ssh adds is more than nothing and less than a tenth.
+    # ssh adds something, but less than a tenth.
     assert _SIZE < report["bytes_received"] < 1.1 * _SIZE
     assert _SIZE < report["bytes_sent"] < 1.1 * _SIZE
 

@@ -25,18 +25,18 @@ except ImportError:
 async def next_message(
     conn: Connection, socket: trio_websocket.WebSocketConnection
 ) -> str | bytes | None:
-    """The next message; None if the server drains before a part of one comes."""
+    """The next message; None if a drain comes before any part of it."""
     with conn.idle():
         return await socket.get_message()
     return None
 
 
 async def echo(conn: Connection) -> int:
-    """Send back each message; return how many. A drain ends it between two of them."""
+    """Send back each message; return how many. A drain ends it between two messages."""
     answered = 0
     async with trio.open_nursery() as nursery:
         request = await trio_websocket.wrap_server_stream(nursery, conn)
-        # Of a stream that is not Trio's own, trio-websocket knows no address.
+        # trio-websocket knows no address for streams that are not Trio's own.
         assert request.remote == repr(conn)
         socket = await request.accept()
         try:
@@ -73,7 +73,7 @@ class Client:
         assert await self.receive() == events.Pong(payload=b"?")
 
     async def close(self) -> None:
-        """Close as the protocol wants it: both say so, then the server closes TCP."""
+        """Close as the protocol says: a close frame each, then the server closes TCP."""
         await self.send(events.CloseConnection(code=1000))
         assert await self.receive() == events.CloseConnection(code=1000, reason="")
         assert await receive_all(self.stream) == b""

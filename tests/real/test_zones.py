@@ -1,4 +1,4 @@
-"""Link-local addresses on real interfaces, in a network of this test's own."""
+"""Link-local addresses on real interfaces, in a network namespace for this test."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def _may() -> bool:
 @needs("ip", "unshare")
 @pytest.mark.skipif(not _may(), reason="no right to make a network namespace")
 def test_zones_of_interfaces() -> None:
-    """In a process of its own, which has only the interfaces that it makes."""
+    """In another process, which has only the interfaces that it makes."""
     tests = str(Path(__file__).parents[1])
     code = (
         f"import sys; sys.path.insert(0, {tests!r}); from real import test_zones as t"
@@ -47,7 +47,7 @@ def test_zones_of_interfaces() -> None:
 
 
 def inside() -> None:
-    """What is run there."""
+    """What runs in that process."""
     _ip("link set lo up")
     _make_interface("d0")
     _make_interface("e0")
@@ -75,7 +75,7 @@ async def _is_echoed(port: int) -> bool:
 
 
 async def _the_zone_is_looked_up_again() -> None:
-    """A target's interface is made anew, with another number."""
+    """The target's interface is created again, with another number."""
     async with trio.open_nursery() as nursery:
         (listener,) = await open_listeners("[fe80::1%d0]:0")
         target = await nursery.start(serve, echo, [listener])
@@ -98,7 +98,7 @@ async def _the_zone_is_looked_up_again() -> None:
 
 
 async def _the_zone_tells_peers_apart() -> None:
-    """The same address on two interfaces is two peers, with their names in reports."""
+    """One address on two interfaces is two peers; reports name the interfaces."""
     reports: list[ConnectionReport] = []
 
     async def collect(taken: trio.MemoryReceiveChannel[ConnectionReport]) -> None:

@@ -1,6 +1,6 @@
-"""The command and other programs as processes, and sockets that talk through them.
+"""The command and other programs as processes, and sockets to talk through them.
 
-Every wait here has a deadline. Nothing here knows what a test is about.
+Every wait here has a deadline. Nothing here knows a test.
 """
 
 from __future__ import annotations
@@ -32,18 +32,18 @@ import pytest
 
 from shell import free_port
 
-#: How long anything may take that is not expected to take long: nothing but a
-#: failure ever waits for so long, however busy the machine is.
+#: Seconds that anything may take that is not expected to take long. Only a failure
+#: waits for so long, however busy the machine is.
 PATIENCE = 120.0
 
-#: A report, or an event of the log, as JSON has it.
+#: A report, or an event of the log, as read from JSON.
 Record = Mapping[str, Any]
 
 _PORT = re.compile(r":(\d+)$")
 
 
 def _find(tool: str) -> str | None:
-    # Servers, and what only git or PostgreSQL calls, are often not on PATH.
+    # Servers, and programs that only git or PostgreSQL call, are often not on PATH.
     folders = ["/usr/sbin", "/usr/lib/git-core", "/usr/libexec/git-core"]
     postgresql = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
     where = [*os.get_exec_path(), *folders, *map(str, postgresql)]
@@ -74,7 +74,7 @@ class Process:
     """A program that runs, and the lines that it writes to stdout and stderr.
 
     Args:
-      pass_fds: descriptors that it gets under their own numbers.
+      pass_fds: descriptors that it inherits under the same numbers.
     """
 
     def __init__(self, *command: str, pass_fds: tuple[int, ...] = ()) -> None:
@@ -107,7 +107,7 @@ class Process:
         raise AssertionError(f"it ended without {part!r}: {self.lines[-20:]}")
 
     def during(self, seconds: float) -> list[str]:
-        """What it writes in the next ``seconds``; it may not end meanwhile."""
+        """The lines it writes in the next ``seconds``; it must not end meanwhile."""
         deadline = time.monotonic() + seconds
         lines: list[str] = []
         try:
@@ -129,7 +129,7 @@ class Process:
         self._popen.send_signal(signal.SIGTERM)
 
     def kill(self) -> None:
-        """End it whatever it does."""
+        """Kill it, and wait for its end."""
         self._popen.kill()
         self._popen.wait(PATIENCE)
         self._reader.join(PATIENCE)
@@ -137,14 +137,14 @@ class Process:
         self._popen.stdout.close()
 
     def cpu_seconds(self) -> float:
-        """The time it has computed so far, itself and the kernel for it."""
+        """The CPU time that it has used so far, in user and kernel mode."""
         stat = Path(f"/proc/{self.pid}/stat").read_text()
         fields = stat.rpartition(")")[2].split()
         utime, stime = int(fields[11]), int(fields[12])
         return (utime + stime) / os.sysconf("SC_CLK_TCK")
 
     def resident_bytes(self) -> int:
-        """The memory that it occupies, to the page."""
+        """Its resident memory."""
         rollup = Path(f"/proc/{self.pid}/smaps_rollup").read_text()
         found = re.search(r"^Rss:\s+(\d+) kB$", rollup, re.MULTILINE)
         assert found
@@ -169,7 +169,7 @@ class Trioserve(Process):
     """``trioserve echo`` or ``trioserve proxy``, on a free port of loopback.
 
     Args:
-      reports_file: where it is to write its reports.
+      reports_file: where it writes its reports.
       words: the command and its options; LISTEN is filled in.
       under: a command that runs it, such as ``prlimit --nofile=64``.
     """
@@ -202,11 +202,11 @@ class Trioserve(Process):
         return as_record(self.until(f'"event":"{name}"'))
 
     def events(self) -> list[Record]:
-        """All events that were waited for so far, or passed over."""
+        """All events that were read so far, waited for or passed over."""
         return [as_record(line) for line in self.lines]
 
     def stop(self) -> list[Record]:
-        """Drain it, see that nothing had to be cut, return all reports."""
+        """Drain it, check that nothing was cut, return all reports."""
         self.terminate()
         assert self.wait() == 0, self.lines[-20:]
         return self.reports()
@@ -222,7 +222,7 @@ class Trioserve(Process):
         return reports
 
 
-#: The fixtures that start processes, and end them with the test.
+#: The fixtures that start processes, and stop them at the end of the test.
 Start = Callable[..., Process]
 Serve = Callable[..., Trioserve]
 
@@ -233,7 +233,7 @@ def as_record(line: str) -> Record:
 
 
 def check_ledger(report: Record) -> None:
-    """What a proxy received from one side went to the other, or is accounted for."""
+    """Check that bytes received from one side went to the other or were discarded."""
     if report["upstream_bytes_sent"] is None:
         return
     passed_on = report["upstream_bytes_sent"] + report["bytes_discarded"]
@@ -243,16 +243,16 @@ def check_ledger(report: Record) -> None:
 
 
 def total(reports: list[Record], field: str) -> int:
-    """The sum of a field over reports; a phase never reached counts as 0."""
+    """The sum of a field over reports; None counts as 0."""
     return sum(report[field] or 0 for report in reports)
 
 
 def on_free_port(start: Callable[[int], Process], ready: str) -> tuple[Process, int]:
-    """Start what can't choose a port itself; another may be faster to take it.
+    """Start a program that can't choose a port; try again if the port is taken.
 
     Args:
       start: starts it on a port.
-      ready: part of the line that says it listens.
+      ready: part of the line that it prints when it listens.
     """
     for attempts_left in reversed(range(5)):
         port = free_port()
@@ -275,7 +275,7 @@ def connect(port: int) -> socket.socket:
 
 
 class Target:
-    """A listening socket for a proxy to dial; a test plays the server's part."""
+    """A listening socket for a proxy to dial; the test plays the server."""
 
     def __init__(self) -> None:
         self._listener = socket.create_server(("127.0.0.1", 0), backlog=256)
@@ -303,7 +303,7 @@ class Target:
 
 @dataclasses.dataclass(frozen=True)
 class Received:
-    """What came out of a socket until its end.
+    """What a socket received until its end.
 
     Attributes:
       error: what ended it, or None for EOF.
@@ -373,7 +373,7 @@ def reset(sock: socket.socket) -> None:
 
 
 def wait_until_taken(sock: socket.socket) -> None:
-    """Wait until the other kernel has everything; there is no event for it."""
+    """Wait until the peer has acknowledged everything; there is no event for it."""
     deadline = time.monotonic() + PATIENCE
     while struct.unpack("i", fcntl.ioctl(sock, termios.TIOCOUTQ, bytes(4)))[0]:
         assert time.monotonic() < deadline, "what was sent is not acknowledged"
@@ -384,7 +384,7 @@ def wait_until_taken(sock: socket.socket) -> None:
 
 
 def sha256(data: bytes) -> str:
-    """To compare with, where a failure should not show millions of bytes."""
+    """A hash to compare, so that a failure does not print millions of bytes."""
     return hashlib.sha256(data).hexdigest()
 
 

@@ -10,9 +10,9 @@ from trioserve.app.monitor._backlog import backlog_length, has_backlog
 
 async def test_clients_that_are_not_accepted_are_counted(tmp_path: Path) -> None:
     addresses = ("127.0.0.1:0", f"unix:{tmp_path}/socket", "127.0.0.1:0")
-    nobody = Limits(max_connections=0)
+    none = Limits(max_connections=0)
     clients: list[socket.socket] = []
-    async with serving(echo, addresses=addresses, limits=nobody) as running:
+    async with serving(echo, addresses=addresses, limits=none) as running:
         assert backlog_length(running.server) == 0
         assert not has_backlog(running.server)
         for address in running.server.addresses:

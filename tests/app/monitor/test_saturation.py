@@ -47,7 +47,7 @@ async def test_the_limit_is_reached_while_clients_wait_and_cleared_when_none_doe
     async with serving(echo, limits=Limits(max_connections=2)) as running:
         saturation = SaturationMonitor(running.server)
         first, _ = await _served(running), await _served(running)
-        assert saturation.check() is None  # the limit is reached, and nobody waits
+        assert saturation.check() is None  # the limit is reached, but no client waits
         waits = [_waits(running.address) for _ in range(7)]
         assert saturation.check() == LimitReached(limit=2, waiting=7)
         await trio.sleep(3)

@@ -101,7 +101,7 @@ def _nonsense(report: ConnectionReport, lines: Sequence[str]) -> list[str]:
         "two ends": len(re.findall("so (?:it|the client) was", text)) > 1,
         "reset": re.search(r"\breset\b", text)
         and (outcome in (Outcome.OK, Outcome.REFUSED) or reason in BY_FIN),
-        "who was first": len(set(re.findall("(closed first|reset it)", text))) > 1,
+        "two closed first": len(set(re.findall("(closed first|reset it)", text))) > 1,
         "two phases": len(phases) > 1,
         "not started": "not started" in text and "its target after" in text,
         "not dialed": "still being dialed" in text and ": connected" in text,
