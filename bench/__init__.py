@@ -1,4 +1,4 @@
-"""A proxy beside its peers: what a byte, a message and a connection cost.
+"""The cost of a byte, a message and a connection, for trioserve and other proxies.
 
-``python -m bench`` measures; nothing of this is part of the package.
+``python -m bench`` measures. The benchmark is not part of the package.
 """

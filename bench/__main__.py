@@ -1,7 +1,7 @@
 """The command ``python -m bench``: which peers do which works, and how often.
 
-Every round every peer does every work, one after the other, and each round
-begins with another peer, so that what the machine does besides strikes all.
+In every round, every peer does every work, one after the other. Each round begins
+with another peer, so that other load on the machine affects all of them alike.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ _QUICK_PEERS = ("haproxy", "trio", "trioserve")
 
 
 def main() -> None:
-    """Measure the proxy beside its peers, and print tables."""
-    # So that what was started is ended, whoever ends this.
+    """Measure trioserve and other proxies, and print tables."""
+    # On these signals too, end the programs that were started.
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda number, _: sys.exit(128 + number))
     options = _parser().parse_args()
@@ -57,9 +57,14 @@ def _parser() -> argparse.ArgumentParser:
     add("--only", nargs="+", metavar="WORK", choices=works, help=", ".join(works))
     add("--peers", nargs="+", metavar="PEER", choices=peers, help=", ".join(peers))
     add("--rounds", type=int, metavar="N", help="how often (5)")
-    add("--seconds", type=float, metavar="S", help="how long each time, about (1)")
+    add(
+        "--seconds",
+        type=float,
+        metavar="S",
+        help="length of a sample, about (1)",
+    )
     add("--json", type=Path, metavar="FILE", help="write the raw figures there")
-    add("--read", type=Path, metavar="FILE", help="measure nothing, read them there")
+    add("--read", type=Path, metavar="FILE", help="measure nothing, read raw figures")
     add(
         "--page",
         type=Path,
@@ -82,7 +87,7 @@ def _measure(options: argparse.Namespace) -> Raw:
     peers = [peer for peer in wanted if peer.is_there]
     missing += [peer.name for peer in wanted if peer not in peers]
     for name in missing:
-        print(f"bench: not installed, left out: {name}", file=sys.stderr)
+        print(f"bench: left out, not installed: {name}", file=sys.stderr)
     if not works or not peers or {"stdbuf", "setpriv"} & set(missing):
         sys.exit("bench: there is nothing to measure")
     raw = Raw(
@@ -94,7 +99,7 @@ def _measure(options: argparse.Namespace) -> Raw:
         works={work.name: work.title for work in works},
         samples=[],
     )
-    with contextlib.suppress(KeyboardInterrupt):  # what there is by then is good
+    with contextlib.suppress(KeyboardInterrupt):  # report the samples so far
         for sample in _samples(works, peers, raw["rounds"], raw["seconds"]):
             print(_line(sample), file=sys.stderr, flush=True)
             raw["samples"].append(sample)
@@ -120,7 +125,7 @@ def _schedule(
     for number in range(rounds):
         first = number % len(peers)
         for work in works:
-            # What takes long besides what is measured waits for every other round.
+            # Works that take long run in every other round only.
             if number % 2 == 0 or not work.is_long:
                 for peer in (*peers[first:], *peers[:first]):
                     if work.suits(peer):

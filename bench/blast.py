@@ -1,7 +1,7 @@
-"""Flows as fast as they can be: 256 KiB at a time, and nothing but that.
+"""Flows as fast as possible: 256 KiB at a time, and nothing else.
 
-``blast.py sink PORT`` takes what comes; ``blast.py PORT N S`` sends in N flows for S
-seconds, and prints how many bytes came, and how long it took. iperf3 does more for
+``blast.py sink PORT`` receives; ``blast.py PORT N S`` sends in N flows for S seconds,
+and prints how many bytes arrived, and how long it took. iperf3 does more work for
 each piece, and is slower.
 """
 

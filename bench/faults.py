@@ -1,7 +1,7 @@
-"""The command ``python -m bench.faults``: is what was asked for what is seen?
+"""The command ``python -m bench.faults``: faults as asked for, and as seen.
 
-Redis's own benchmark says what latency it sees, and curl what bandwidth, each
-through a proxy that was asked for some. Nothing here judges.
+Redis's own benchmark measures the latency, and curl the bandwidth, through a proxy
+that was asked for some. Nothing here judges the result.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _LATE = "down:latency=20ms"
 
 
 class Row(NamedTuple):
-    """One figure: what was asked for, and what was seen."""
+    """One figure, as asked for and as seen."""
 
     faults: str
     unit: str
@@ -40,7 +40,7 @@ class Row(NamedTuple):
 
 
 def main() -> None:
-    """Print a table, a row as soon as it was measured."""
+    """Print a table, each row as soon as it is measured."""
     parser = argparse.ArgumentParser("python -m bench.faults", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="one row of each")
     quick = parser.parse_args().quick
@@ -68,7 +68,7 @@ def _rows(folder: Path, *, quick: bool) -> Iterator[Row]:
             size = int(asked * 1024 * seconds)
             with _proxy(port, faults, folder) as proxy:
                 yield Row(faults, "KiB/s", asked, _speed(proxy, size, folder))
-        # Latency is to leave throughput alone: asked for is what there is without it.
+        # Latency must not lower throughput: what is asked for is that without it.
         size = int(20e6 * seconds)
         fast = list[float]()
         for faults, begins_after in (("down:slow_close=1ms", 0), (_LATE, 0.02)):
@@ -90,7 +90,7 @@ def _redis_latency(port: int, count: int) -> float:
 
 
 def _speed(port: int, size: int, folder: Path, begins_after: float = 0.0) -> float:
-    """KiB/s of a download, from when the first byte could have come."""
+    """KiB/s of a download, from the moment at which the first byte could arrive."""
     with (folder / "file").open("wb") as file:
         file.truncate(size)
     printed = _output(

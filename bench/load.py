@@ -1,6 +1,6 @@
-"""The load: real tools, watched until they end, and connections that say nothing.
+"""The load: real tools, watched until they end, and idle connections.
 
-A port and an amount of work in, figures out. Nothing here knows who serves.
+A port and an amount of work in, figures out. Nothing here knows the server.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ _PATIENCE = 60.0
 #: The program that sends as fast as it can.
 BLAST = Path(__file__).with_name("blast.py")
 
-#: What was measured, by what it is and its unit.
+#: What was measured, by its name and unit.
 Figures = Mapping[str, float]
 
 
 def round_trips(port: int, pid: int | None, clients: int, requests: int) -> Figures:
-    """So many requests by so many clients, each of which waits for its answer."""
+    """Requests by a number of clients, each of which waits for its answer."""
     return _redis_benchmark("round trip", port, pid, clients, requests)
 
 
@@ -42,9 +42,9 @@ def connections(port: int, pid: int | None, clients: int, requests: int) -> Figu
 def flows(
     port: int, pid: int | None, number: int, seconds: float, *, down: bool
 ) -> Figures:
-    """Bytes in so many flows for so long, from the client or ``down`` to it.
+    """Bytes in a number of flows for some time, from the client or ``down`` to it.
 
-    It takes whole seconds, at least one: iperf3 reads 0.5 as 0, which is for ever.
+    It takes whole seconds, at least one: iperf3 reads 0.5 as 0, which means forever.
     The port has to lead to ``iperf3 -s``.
     """
     command = ["iperf3", "-J", "-c", "127.0.0.1", "-p", str(port)]
@@ -68,15 +68,15 @@ def flows(
     figures = {"Gbit/s": received["bits_per_second"] / 1e9}
     if pid is not None:
         figures["CPU ms per GB"] = used * 1e3 / gigabytes
-    # On one machine the kernel does a part of each end's work in whose process it
-    # happens to be: what one proxy does itself, another leaves to the ends.
+    # On one machine the kernel does a part of each end's work in the process that
+    # happens to run: what one proxy does itself, another leaves to the ends.
     used += percent / 100 * received["seconds"]
     figures["all CPU ms per GB"] = used * 1e3 / gigabytes
     return figures
 
 
 def blast(port: int, pid: int | None, number: int, seconds: float) -> Figures:
-    """Bytes in so many flows as fast as they can be; twice, as a process warms up.
+    """Bytes in a number of flows as fast as possible; twice, as a process warms up.
 
     The port has to lead to ``blast.py sink``.
     """
@@ -97,7 +97,7 @@ def blast(port: int, pid: int | None, number: int, seconds: float) -> Figures:
 
 @contextlib.contextmanager
 def crowd(port: int, number: int) -> Generator[None]:
-    """So many connections that have had one answer each, and are silent since.
+    """A number of connections that got one answer each, and are then idle.
 
     Raises:
       ProgramError: one of them got no answer.
@@ -120,11 +120,11 @@ def crowd(port: int, number: int) -> Generator[None]:
 def _redis_benchmark(
     unit: str, port: int, pid: int | None, clients: int, requests: int, *options: str
 ) -> Figures:
-    # Line by line, as its last line is the end of its work, and not yet of itself.
+    # Line by line, because its last line marks the end of its work, before it exits.
     command = ["stdbuf", "-oL", "redis-benchmark", "-p", str(port), "--csv"]
     command += ["-t", "ping_mbulk", "-c", str(clients), "-n", str(requests), *options]
     output, moments = _watch(command, pid)
-    # It may have warned before that the server has no configuration to tell.
+    # Before that, it may have warned that the server does not tell its configuration.
     rows = list(csv.DictReader(output[output.find('"test"') :].splitlines()))
     if len(rows) != 1 or rows[0].get("p99_latency_ms") is None:
         raise ProgramError(f"redis-benchmark says {last_line(output.encode())}")
@@ -140,7 +140,7 @@ def _redis_benchmark(
 
 
 def _watch(command: Sequence[str], pid: int | None) -> tuple[str, list[Moment]]:
-    """Run a tool to its end: its output, and moments until the last of it came."""
+    """Run a tool to its end; return its output, and moments until its last output."""
     moments = [moment(pid)]
     until_output = 1
     output = b""

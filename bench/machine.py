@@ -1,4 +1,4 @@
-"""The machine on which something is measured, in words."""
+"""A description of the machine on which something is measured."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from .programs import LOAD_CORES, PROXY_CORES, raise_open_files_limit, version
 
 
 def describe_machine() -> dict[str, str]:
-    """What a reader has to know of it, by name."""
+    """What a reader has to know about it, by name."""
     cpu = re.search(r"^model name\s*: (.*)$", _read("/proc/cpuinfo"), re.MULTILINE)
     return {
         "date": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),

@@ -1,4 +1,4 @@
-"""What a process costs: CPU and memory, its children's included.
+"""The cost of a process: CPU and memory, including its children.
 
 A process id in, seconds or bytes out. Nothing here knows what the process does.
 """
@@ -15,7 +15,7 @@ from pathlib import Path
 
 @dataclasses.dataclass(frozen=True)
 class Memory:
-    """Kilobytes: resident, and the share of what is shared with other processes."""
+    """Kilobytes: resident, and with shared memory divided among the processes."""
 
     rss: float
     pss: float
@@ -30,7 +30,7 @@ class Moment:
 
 
 def moment(pid: int | None) -> Moment:
-    """Now, to the microsecond; without a process, nothing is used.
+    """The present moment; without a process, no CPU is used.
 
     Raises:
       ProcessLookupError: it has ended.
@@ -40,7 +40,7 @@ def moment(pid: int | None) -> Moment:
 
 
 def cpu_seconds(pid: int) -> float:
-    """What it has used with all its threads, its children, and those it has reaped.
+    """The CPU time of its threads, its children, and the children it has reaped.
 
     The last are counted in ticks of a hundredth of a second.
     """
@@ -57,7 +57,7 @@ def cpu_seconds(pid: int) -> float:
 
 
 def memory(pid: int) -> Memory:
-    """What it and its children occupy."""
+    """The memory of a process and its children."""
     rss = pss = 0.0
     for each in (pid, *_children(pid)):
         with contextlib.suppress(FileNotFoundError, ProcessLookupError):
@@ -78,7 +78,7 @@ def cpu_between(moments: list[Moment], begin: float) -> float:
 
 
 def _clock(pid: int) -> float:
-    # What clock_getcpuclockid(3) makes of it: nanoseconds, threads that are gone too.
+    # The clock of clock_getcpuclockid(3): nanoseconds, with threads that have ended.
     return time.clock_gettime((~pid << 3) | 2)
 
 

@@ -1,4 +1,4 @@
-"""The peers: how each is started, in its best documented setting, with one worker.
+"""The peers: how each is started, with its best documented settings and one worker.
 
 Nothing here starts them, and nothing here knows what is measured.
 """
@@ -27,11 +27,11 @@ class Peer:
     """A server that is measured.
 
     Args:
-      needs: a program, or a module of Python's.
-      settings: what to know of how it is started, for the reader.
-      command: how; None: nothing is between the load and its target.
-      serves: whether it relays, or answers with what it got.
-      most: connections at once that it is measured with.
+      needs: a program or a Python module.
+      settings: how it is started, for the reader.
+      command: the command; None if nothing is between the load and its target.
+      serves: whether it relays, or echoes what it got.
+      most: the most connections at once that it is measured with.
     """
 
     name: str
@@ -50,7 +50,7 @@ class Peer:
 
     @property
     def version(self) -> str:
-        """What it says of itself."""
+        """Its version."""
         return version(self.needs)
 
 
@@ -114,7 +114,7 @@ stream {{
 
 
 def _stream_module() -> str | None:
-    # The path of the module, "" if it is built in, None without it.
+    # The path of the module, "" if it is built in, None if it is missing.
     shown = subprocess.run(
         [find("nginx") or "false", "-V"], capture_output=True, text=True
     ).stderr
@@ -149,7 +149,7 @@ def _trioserve(*options: str) -> Command:
 #: So that a run does not take hours.
 _FEW = 600
 _MORE = ("--max-connections", "10000")
-#: As the others, which log nothing of a connection.
+#: The others don't log connections either.
 _QUIET = (*_MORE, "--log-connections", "none")
 _REPORTS = (*_MORE, "--reports", "reports.jsonl")
 

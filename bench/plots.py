@@ -1,6 +1,6 @@
 """The raw figures as pictures.
 
-Nothing here knows how they were measured, or what the page says of them.
+Nothing here knows how they were measured, or what the page says about them.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _OURS, _OTHERS = "tab:orange", "tab:gray"
 
 
 def draw(raw: Raw, folder: Path) -> dict[str, str]:
-    """Write the pictures to ``folder``; their names, and what each shows."""
+    """Write the pictures to ``folder``; return their names, and what each shows."""
     mpl.use("Agg")
     made: dict[str, str] = {}
     groups = {
@@ -48,7 +48,7 @@ def _draw_bars(
     figure, grid = plt.subplots(
         1, len(found), figsize=(4 + 3 * len(found), 4), sharey=True, squeeze=False
     )
-    figure.suptitle(f"{title} (less is better; whiskers: least and most)")
+    figure.suptitle(f"{title} (less is better; whiskers: minimum and maximum)")
     costly = (p for each in found.values() for p, its in each.items() if cost(its))
     peers = list(dict.fromkeys(costly))
     for axes, (work, figures) in zip(grid[0], found.items(), strict=True):
@@ -79,7 +79,7 @@ def _draw_growth(raw: Raw, title: str, file: Path) -> None:
             if each == name:
                 line = "o-" if peer.startswith("trioserve") else "o--"
                 axes.plot(numbers, costs, line, color=colors[peer], label=peer)
-        axes.set(title=name, xlabel="connections", ylabel="CPU us for each")
+        axes.set(title=name, xlabel="connections", ylabel="CPU us per unit of work")
         axes.set_xscale("log")
         axes.set_yscale("log")
         axes.legend(fontsize="small")

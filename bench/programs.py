@@ -1,4 +1,4 @@
-"""Programs: found, started, pinned to cores, waited for, and ended by their ids.
+"""Find programs, start them, pin them to cores, wait for them, end them by their ids.
 
 Nothing here knows what they are for.
 """
@@ -20,7 +20,7 @@ from collections.abc import Collection, Generator, Sequence
 from importlib import metadata
 from pathlib import Path
 
-#: Seconds that a program gets for what should take a moment.
+#: Seconds that a program gets for something that should take a moment.
 PATIENCE = 20.0
 
 _FREE = sorted(os.sched_getaffinity(0))
@@ -42,7 +42,7 @@ def find(program: str) -> str | None:
 
 
 def version(needed: str) -> str:
-    """The version of a program or of a module of Python's."""
+    """The version of a program or a Python module."""
     if needed in sys.stdlib_module_names:
         return platform.python_version()
     if importlib.util.find_spec(needed):
@@ -58,7 +58,7 @@ def version(needed: str) -> str:
 
 
 def raise_open_files_limit() -> int:
-    """Raise it for this process and those it starts; return what it is."""
+    """Raise the limit for this process and those it starts; return it."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     hard = min(hard, 1 << 20) if hard != resource.RLIM_INFINITY else 1 << 20
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
@@ -67,7 +67,7 @@ def raise_open_files_limit() -> int:
 
 @contextlib.contextmanager
 def pinned(cores: Collection[int]) -> Generator[None]:
-    """This process, and what it starts within the block, uses these cores."""
+    """Pin this process, and those it starts within the block, to these cores."""
     before = os.sched_getaffinity(0)
     os.sched_setaffinity(0, cores)
     try:
@@ -77,7 +77,7 @@ def pinned(cores: Collection[int]) -> Generator[None]:
 
 
 def free_port() -> int:
-    """A port of 127.0.0.1 that nobody uses now."""
+    """A port of 127.0.0.1 that is free now."""
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port: int = probe.getsockname()[1]
         return port
@@ -91,10 +91,10 @@ def running(
 
     Args:
       on: the cores that it may use.
-      folder: where it leaves what it has to say, and files of its own.
+      folder: for its output and its files.
 
     Raises:
-      ProgramError: it ended, or does not listen after some time.
+      ProgramError: it ended, or does not listen after `PATIENCE` seconds.
     """
     said = folder / f"said-at-{port}"
     with said.open("wb") as output, pinned(on):
@@ -124,14 +124,14 @@ def running(
 
 
 def end(process: subprocess.Popen[bytes]) -> None:
-    """End it, and what it has started; nothing that it holds is worth a wait."""
+    """Kill it, and what it has started: nothing in it is worth waiting for."""
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
     process.wait(PATIENCE)
 
 
 def last_line(output: bytes) -> str:
-    """What a program said last, for a message."""
+    """The last line of a program's output, for a message."""
     lines = output.decode(errors="replace").strip().splitlines()
     return ascii(lines[-1])[1:-1] if lines else "it said nothing"
 

@@ -1,7 +1,6 @@
-"""What the raw figures say: medians, their spread, and ratios, as Markdown.
+"""The raw figures as Markdown: medians, their spread, and ratios.
 
-Nothing here measures, and nothing here is typed by hand: every number comes out
-of the raw figures.
+Nothing here measures. Every number is computed from the raw figures.
 """
 
 from __future__ import annotations
@@ -10,15 +9,15 @@ from collections.abc import Iterable, Iterator, Mapping
 from statistics import median
 from typing import NotRequired, TypedDict
 
-#: Whose cost the others' is divided by.
+#: The peers by whose cost that of the others is divided.
 REFERENCES = ("haproxy", "haproxy-splice", "uvloop-protocol", "trio", "trio-handler")
 
-#: The figures of a peer at a work by their names, one for each round.
+#: The figures of a peer in a work by their names, one for each round.
 Figures = dict[str, list[float]]
 
 
 class Sample(TypedDict):
-    """What was measured of one peer at one work in one round; or why it was not."""
+    """The figures of one peer in one work in one round, or why there are none."""
 
     round: int
     work: str
@@ -28,10 +27,10 @@ class Sample(TypedDict):
 
 
 class Raw(TypedDict):
-    """All that a report is made of.
+    """Everything that a report is made from.
 
-    Of each peer there is its version and how it is started, of each work what it
-    is; ``seconds`` is about how long a sample took.
+    ``peers`` has the version and settings of each, ``works`` the title of each;
+    ``seconds`` is about how long a sample took.
     """
 
     machine: dict[str, str]
@@ -44,7 +43,7 @@ class Raw(TypedDict):
 
 
 def figures_of(raw: Raw, work: str) -> dict[str, Figures]:
-    """Of each peer that did the work, each figure, as often as it was measured."""
+    """For each peer that did the work, the values of each figure."""
     found: dict[str, Figures] = {peer: {} for peer in raw["peers"]}
     for sample in raw["samples"]:
         if sample["work"] == work:
@@ -54,14 +53,14 @@ def figures_of(raw: Raw, work: str) -> dict[str, Figures]:
 
 
 def cost(figures: Figures) -> str | None:
-    """The name of the figure that is what one unit of the work costs, if any is."""
+    """The name of the figure that is the cost of one unit of work, or None."""
     return next((n for n in figures if n.startswith(("CPU", "PSS"))), None)
 
 
 def tables(raw: Raw) -> Iterator[str]:
-    """A table for each work, one of ours beside others, one of growth.
+    """A table for each work, one that compares trioserve with others, one of growth.
 
-    A cell is a number, the median, and in parentheses the least and the most.
+    A cell is the median, and in parentheses the minimum and the maximum.
     """
     for work, title in raw["works"].items():
         if found := figures_of(raw, work):
@@ -73,9 +72,9 @@ def tables(raw: Raw) -> Iterator[str]:
 
 
 def growth(raw: Raw) -> Iterator[tuple[str, str, list[int], list[float]]]:
-    """Works that differ only in how many connections there are.
+    """Works that differ only in the number of connections.
 
-    The works' common name, a peer, how many, and the median cost at each.
+    The works' common name, a peer, the numbers, and the median cost for each number.
     """
     for series in ("messages", "connections-beside"):
         numbered = {
@@ -95,7 +94,7 @@ def growth(raw: Raw) -> Iterator[tuple[str, str, list[int], list[float]]]:
 
 
 def page(raw: Raw, plots: Mapping[str, str]) -> str:
-    """The page: what was measured, where, and all of the tables.
+    """The page: what was measured, on which machine, and all of the tables.
 
     Args:
       plots: files beside the page, and what each shows.
@@ -157,7 +156,7 @@ def _table_of_ours(raw: Raw) -> Iterator[str]:
             others = [_ratio(ours, found.get(other, {}), name) for other in REFERENCES]
             rows.append([work, name, _spread(values), *others])
     if rows:
-        yield from ("", "## trioserve beside others", "")
+        yield from ("", "## trioserve compared with others", "")
         head = ["work", "figure", "trioserve", *(f"/ {other}" for other in REFERENCES)]
         yield from _table(head, rows)
 
@@ -169,7 +168,7 @@ def _table_of_growth(raw: Raw) -> Iterator[str]:
     ]
     if rows:
         yield from ("", "## How the CPU cost grows with the number of connections", "")
-        yield from _table(["work", "peer", "connections", "cost at most / least"], rows)
+        yield from _table(["work", "peer", "connections", "cost factor"], rows)
 
 
 def _failures(raw: Raw) -> Iterator[str]:
@@ -180,7 +179,7 @@ def _failures(raw: Raw) -> Iterator[str]:
     ]
     if rows:
         yield from ("", "## Failed", "")
-        yield from _table(["work", "peer", "because"], rows)
+        yield from _table(["work", "peer", "reason"], rows)
 
 
 def _table(head: list[str], rows: Iterable[Iterable[str]]) -> Iterator[str]:

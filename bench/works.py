@@ -1,6 +1,6 @@
-"""The works: what each peer has to do, and what is measured of it.
+"""The works: what each peer has to do, and what is measured.
 
-A peer in, figures out. Nothing here knows of rounds, or what becomes of figures.
+A peer in, figures out. Nothing here knows rounds, or what the figures are used for.
 """
 
 from __future__ import annotations
@@ -29,10 +29,11 @@ from .programs import (
     running,
 )
 
-#: Connections through one proxy: each takes two descriptors of its.
+#: Connections through one proxy, each of which takes two of its descriptors.
 MOST = min(10_000, (raise_open_files_limit() - 500) // 2)
 
-#: Where the load connects to, and whose cost is measured, if anybody's is.
+#: Takes the port that the load connects to, the process whose cost is measured or
+#: None, and seconds.
 Task = Callable[[int, int | None, float], Figures]
 
 
@@ -47,7 +48,7 @@ class Work:
       clients: connections at once.
       target: what a proxy relays to.
       serves: the kind of peer that does it.
-      is_long: it takes long besides what is measured.
+      is_long: whether it takes much longer than what is measured.
     """
 
     name: str
@@ -60,13 +61,13 @@ class Work:
 
     @property
     def tools(self) -> tuple[str, ...]:
-        """The programs that it takes."""
+        """The programs that it needs."""
         if self.target != "redis":
             return ("iperf3",) if self.target == "iperf3" else ()
         return ("redis-benchmark", "redis-server")
 
     def suits(self, peer: Peer) -> bool:
-        """Whether the peer can do it at all."""
+        """Whether the peer can do it."""
         if peer.serves != self.serves or self.clients > peer.most:
             return False
         return peer.command is not None or not self.is_long
@@ -75,11 +76,11 @@ class Work:
 def measure(work: Work, peer: Peer, seconds: float) -> Figures:
     """Start a target and the peer, let it do the work, and end them.
 
-    The target is a new one each time, at a port of its own: pairs of ports that
-    were in use a moment ago would make each connect dearer than the last.
+    The target is a new one each time, on a new port: with pairs of ports that were
+    in use a moment ago, each connect would cost more than the last.
 
     Raises:
-      ProgramError: something did not do what it should.
+      ProgramError: a program failed.
     """
     with contextlib.ExitStack() as stack:
         stack.enter_context(pinned(LOAD_CORES))
@@ -116,8 +117,8 @@ def _round_trips(clients: int, port: int, pid: int | None, seconds: float) -> Fi
 
 
 def _connections(beside: int, port: int, pid: int | None, seconds: float) -> Figures:
-    # The kernel has 28,000 ports to connect from, and half of them are quickly
-    # found: from there on it would be the search for one that is measured.
+    # The kernel has 28,000 ports to connect from, and finds half of them quickly.
+    # With more, this would measure the search for a free port.
     most = 11_000 - beside
     with crowd(port, beside):
         rate = _rate(connections(port, pid, 64, 500))
@@ -152,12 +153,12 @@ def _flow(
 
 
 def _spliced(admin: Path) -> float:
-    # HAProxy's own count: how much of what it sent went through a pipe.
+    # By HAProxy's own count, the share of the bytes it sent that went through a pipe.
     with socket.socket(socket.AF_UNIX) as sock:
         sock.connect(str(admin))
         sock.sendall(b"show info\n")
         said = b"".join(iter(lambda: sock.recv(65536), b"")).decode()
-    # It is HAProxy that spells it so.
+    # HAProxy spells it like this.
     spliced = re.search(r"^TotalSplic\w*BytesOut: (\d+)$", said, re.MULTILINE)
     sent = re.search(r"^TotalBytesOut: (\d+)$", said, re.MULTILINE)
     return 100 * int(spliced[1]) / int(sent[1]) if spliced and sent else 0.0

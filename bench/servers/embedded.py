@@ -1,4 +1,4 @@
-"""One handler of a user's own, served by Trio, by trioserve, and trioserve's echo.
+"""A custom handler, served by Trio and by trioserve, and trioserve's echo.
 
 A peer of the benchmark: python embedded.py trio|trioserve|echo PORT
 """
@@ -17,7 +17,7 @@ async def answer(stream: trio.abc.Stream) -> None:
         async for data in stream:
             await stream.send_all(data)
     except trio.BrokenResourceError:
-        pass  # else one client that resets would end Trio's server
+        pass  # otherwise one client that resets would end Trio's server
 
 
 port = int(sys.argv[2])

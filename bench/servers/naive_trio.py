@@ -1,4 +1,4 @@
-"""A proxy as one writes it with Trio in ten minutes.
+"""The proxy that one writes with Trio in ten minutes.
 
 A peer of the benchmark: python naive_trio.py PORT TARGET-PORT
 """
@@ -23,7 +23,7 @@ async def relay(client: trio.SocketStream) -> None:
                 nursery.start_soon(pump, client, target)
                 nursery.start_soon(pump, target, client)
     except* (OSError, trio.BrokenResourceError):
-        pass  # else one client that resets would end the proxy
+        pass  # otherwise one client that resets would end the proxy
 
 
 trio.run(trio.serve_tcp, relay, int(sys.argv[1]))

@@ -1,4 +1,4 @@
-"""trioserve's relay between streams of which it knows nothing but the interface.
+"""trioserve's relay between streams of which it knows only the interface.
 
 A peer of the benchmark: python portable.py PORT TARGET-PORT
 """
@@ -13,7 +13,7 @@ import trioserve
 
 
 class Opaque(trio.abc.HalfCloseableStream):
-    """A stream that hides what it is: TLS or a tunnel would look like this."""
+    """A stream that hides its socket, like TLS or a tunnel."""
 
     def __init__(self, stream: trio.abc.HalfCloseableStream) -> None:
         self._stream = stream

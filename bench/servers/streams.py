@@ -1,4 +1,4 @@
-"""A proxy of asyncio's streams, on asyncio's own loop or on uvloop.
+"""A proxy with asyncio's streams, on asyncio's own loop or on uvloop.
 
 A peer of the benchmark: python streams.py asyncio|uvloop PORT TARGET-PORT
 """

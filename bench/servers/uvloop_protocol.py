@@ -1,4 +1,4 @@
-"""A proxy of two uvloop protocols, with backpressure and half-close.
+"""A proxy with two uvloop protocols, with backpressure and half-close.
 
 A peer of the benchmark: python uvloop_protocol.py PORT TARGET-PORT
 """
@@ -13,7 +13,7 @@ import uvloop
 
 
 class Side(asyncio.Protocol):
-    """One end: what comes in here goes out at ``other``."""
+    """One end: what comes in here goes out through ``other``."""
 
     transport: asyncio.Transport
     other: Side
@@ -34,7 +34,7 @@ class Side(asyncio.Protocol):
     def eof_received(self) -> bool:
         self.ended = True
         self.other.transport.write_eof()
-        return not self.other.ended  # False: uvloop closes it
+        return not self.other.ended  # if False, uvloop closes it
 
     def connection_lost(self, exc: Exception | None) -> None:
         if exc is None:
@@ -44,7 +44,7 @@ class Side(asyncio.Protocol):
 
 
 class Client(Side):
-    """The accepted end, which may speak before the target is there."""
+    """The accepted end, which may send before the target is connected."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
@@ -55,7 +55,7 @@ class Client(Side):
         if self.dialing.done():
             self.other.transport.write(data)
         else:
-            # uvloop does not heed this in connection_made.
+            # uvloop ignores this in connection_made.
             self.transport.pause_reading()
             self.early += data
 

@@ -73,7 +73,7 @@ class Client:
         assert await self.receive() == events.Pong(payload=b"?")
 
     async def close(self) -> None:
-        """Close as the protocol says: a close frame each, then the server closes TCP."""
+        """Close by the protocol: a close frame each, then the server closes TCP."""
         await self.send(events.CloseConnection(code=1000))
         assert await self.receive() == events.CloseConnection(code=1000, reason="")
         assert await receive_all(self.stream) == b""
