@@ -1,4 +1,4 @@
-"""trioserve's proxy in a program, by itself or in a handler that wraps it.
+"""trioserve's proxy in a program, alone or inside another handler.
 
 A peer of the benchmark: python wrapped.py plain|wrapped PORT TARGET-PORT
 """

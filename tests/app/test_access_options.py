@@ -48,7 +48,7 @@ def test_the_order_of_rules_is_that_of_the_command_line(
 
 
 def test_rules_of_the_environment_come_first(monkeypatch: pytest.MonkeyPatch) -> None:
-    """And what it denies is denied, whatever it allows."""
+    """Among them, those that deny come before those that allow."""
     env = {"TRIOSERVE_ALLOW": "10.0.0.0/8 ::1", "TRIOSERVE_DENY": "10.0.0.7"}
     denied, *allowed = "deny 10.0.0.7/32", "allow 10.0.0.0/8", "allow ::1/128"
     assert rules_of("", monkeypatch, **env) == (denied, *allowed)

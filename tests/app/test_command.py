@@ -131,9 +131,9 @@ def test_a_target_that_refuses_does_not_fill_the_log(
         assert proxy.code() == 0
     events = [json.loads(line) for line in proxy.err.rest()]
     logged = [e for e in events if e["event"] == "connection"]
-    folded = [e for e in events if e["event"] == "suppressed"]
-    assert len(logged) + sum(e["count"] for e in folded) == 300
-    assert {e["reason"] for e in logged + folded} == {"connect_refused"}
+    suppressed = [e for e in events if e["event"] == "suppressed"]
+    assert len(logged) + sum(e["count"] for e in suppressed) == 300
+    assert {e["reason"] for e in logged + suppressed} == {"connect_refused"}
     assert len(path.read_text().splitlines()) == 300
 
 

@@ -1,7 +1,7 @@
-"""The options ``--allow`` and ``--deny``: access rules, in their order.
+"""The options ``--allow`` and ``--deny``: access rules, in order.
 
-Words in, rules out. Click hands over the values of each option by itself; the order of
-all of them, which decides, is read from its parser.
+Text in, rules out. Click groups the values by option; the order of all of them, on
+which the result depends, is read from its parser.
 """
 
 from __future__ import annotations
@@ -17,15 +17,14 @@ from ._environment import Command, option
 from ._program import HelpfulCommand
 
 _HELP: Final = {
-    "allow": "Serve clients of this network, like 10.0.0.0/8, and no others; may be"
-    " repeated.",
-    "deny": "Refuse clients of this network; may be repeated. Of several rules the"
-    " first that matches decides.",
+    "allow": "Serve only clients of this network, like 10.0.0.0/8; may be repeated.",
+    "deny": "Refuse clients of this network; may be repeated. The first --allow or"
+    " --deny that matches decides.",
 }
 
 
 def access_options() -> list[Callable[[Command], Command]]:
-    """A decorator for each of the two; their command is a :class:`ServingCommand`."""
+    """A decorator for each option; the command must be a :class:`ServingCommand`."""
     return [
         option(f"--{word}", type=_network, multiple=True, metavar="NETWORK", help=text)
         for word, text in _HELP.items()
@@ -36,7 +35,7 @@ class ServingCommand(HelpfulCommand):
     """A command with access rules: its function gets them as ``access``."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        words = list(args)  # those that are parsed are taken out of the list
+        words = list(args)  # parsing empties ``args``
         rest = super().parse_args(ctx, args)
         _, _, order = self.make_parser(ctx).parse_args(words)
         ctx.meta[__name__] = [param.name for param in order]
@@ -49,7 +48,7 @@ class ServingCommand(HelpfulCommand):
 
 
 def _in_order(order: Sequence[str], values: dict[str, Sequence[str]]) -> Iterator[str]:
-    """Rules of the environment first, and ``deny`` first among them."""
+    """Rules from the environment come first, and ``deny`` first among them."""
     for word in ("deny", "allow"):
         if word not in order:
             yield from (f"{word} {network}" for network in values[word])

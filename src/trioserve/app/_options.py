@@ -21,7 +21,7 @@ from ._environment import Command, option
 from ._open_files import raise_open_files_limit
 from ._program import WrongUsage
 from ._values import format_duration, parse_duration
-from .output._folding import CHOICES
+from .output._suppression import CHOICES
 
 #: A host in fe80::/10 without its interface.
 _LINK_LOCAL = re.compile(r"fe[89ab][0-9a-f]:[^%]*$", re.IGNORECASE)

@@ -51,7 +51,7 @@ def _say_help(ctx: click.Context, param: click.Parameter, wanted: bool) -> None:
 
 
 class HelpfulCommand(click.Command):
-    """A command whose help is printed as everything else is."""
+    """A command whose help is printed with `say`, like everything else."""
 
     def get_help_option(self, ctx: click.Context) -> click.Option | None:
         option = super().get_help_option(ctx)

@@ -23,11 +23,11 @@ from trioserve import (
     echo,
 )
 from trioserve.app.output import _opening
-from trioserve.app.output._folding import Choice
 from trioserve.app.output._log import Format
 from trioserve.app.output._opening import open_output
 from trioserve.app.output._output import Output
 from trioserve.app.output._screen import Screen
+from trioserve.app.output._suppression import Choice
 
 
 class Writer:
@@ -197,7 +197,7 @@ REFUSED = make_report(reason=Reason.CONNECT_REFUSED, target="10.0.0.1:80", error
 
 
 @pytest.mark.parametrize("form", ["text", "logfmt", "json", "haproxy"])
-async def test_equal_ends_are_folded_and_every_report_is_written(
+async def test_equal_ends_are_suppressed_and_every_report_is_written(
     writers: list[Writer], form: Format, autojump_clock: trio.testing.MockClock
 ) -> None:
     """Law 15: except in HAProxy's format, which has no line for a count."""
@@ -229,7 +229,7 @@ async def test_equal_ends_are_folded_and_every_report_is_written(
                         assert json.loads(line)["count"] == 1312
 
 
-async def test_folded_events_are_counted_before_the_end(
+async def test_suppressed_events_are_counted_before_the_end(
     writers: list[Writer], autojump_clock: trio.testing.MockClock
 ) -> None:
     send, receive = trio.open_memory_channel[ConnectionReport](100)
@@ -242,7 +242,7 @@ async def test_folded_events_are_counted_before_the_end(
     assert " 2 more within 1s: " in writers[0].lines[-1]
 
 
-async def test_connections_that_ended_well_are_never_folded(
+async def test_connections_that_ended_well_are_never_suppressed(
     writers: list[Writer], autojump_clock: trio.testing.MockClock
 ) -> None:
     async with serving(echo) as running:
@@ -271,7 +271,7 @@ async def test_the_choice_decides_which_connections_are_logged(
     assert len(reports.lines) == 3
 
 
-async def test_changes_of_a_flapping_target_are_folded(
+async def test_changes_of_a_flapping_target_are_suppressed(
     writers: list[Writer], autojump_clock: trio.testing.MockClock
 ) -> None:
     target = TcpAddress("10.0.0.1", 80)

@@ -6,7 +6,7 @@ The map, from the bottom up:
 
     _descriptors   _formats   _haproxy   _live   _screen   _status
     _log   _writer
-    _folding   _startup
+    _startup   _suppression
     _messages
     _output
     _opening

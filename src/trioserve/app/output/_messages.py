@@ -18,8 +18,8 @@ from trioserve.app._values import (
 from trioserve.app.monitor._saturation import LimitCleared, LimitReached
 from trioserve.app.monitor._target_health import TargetChange
 
-from ._folding import Kind
 from ._log import Level, Log
+from ._suppression import Kind
 
 #: How many stuck tasks are named; there may be ten thousand.
 _MOST_STUCK = 50
@@ -50,7 +50,7 @@ def target_kind(change: TargetChange) -> Kind:
     return Kind("target-down", "warning", words, (("address", change.address),))
 
 
-def log_folded(log: Log, kind: Kind, count: int) -> None:
+def log_suppressed(log: Log, kind: Kind, count: int) -> None:
     """Log how many equal events of the last second were suppressed."""
     log.say(
         "suppressed",

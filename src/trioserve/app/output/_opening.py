@@ -17,11 +17,11 @@ import click
 from trioserve.app._standard_files import STDERR, STDOUT, is_writable
 
 from ._descriptors import open_to_append
-from ._folding import Choice
 from ._log import Format, Log, LogHandler, wants_colour
 from ._messages import log_reports_failed, log_reports_reopened
 from ._output import Output
 from ._screen import open_screen
+from ._suppression import Choice
 from ._writer import LineWriter
 
 

@@ -18,17 +18,17 @@ from trioserve.app.monitor._sampler import Sampler, Snapshot
 from trioserve.app.monitor._saturation import SaturationMonitor
 from trioserve.app.monitor._target_health import TargetHealth
 
-from ._folding import Choice, Folding, connection_kind, is_wanted
 from ._live import view_fields, view_line, view_lines
 from ._log import Log
 from ._messages import (
-    log_folded,
     log_reports_lost,
     log_saturation,
+    log_suppressed,
     log_target,
     target_kind,
 )
 from ._screen import Screen
+from ._suppression import Choice, Suppressor, connection_kind, is_wanted
 from ._writer import LineWriter
 
 #: Reports that are taken in one batch, before other tasks run.
@@ -62,7 +62,7 @@ class Output:
         self._connections: Choice = connections
         self._reasons = Counter[Reason]()
         self._target_health = TargetHealth()
-        self._folding = Folding()
+        self._suppressor = Suppressor()
         self._reports_lost_logged = 0
         self._lines_lost = 0
         self._lines_lost_logged = 0
@@ -89,15 +89,15 @@ class Output:
 
     def _passes(self, report: ConnectionReport) -> bool:
         # Programs that read HAProxy's lines expect one for each connection.
-        # Connections that ended well are never folded.
+        # Connections that ended well are never suppressed.
         if self.log.form == "haproxy" or report.outcome is Outcome.OK:
             return True
-        return self._folding.passes(connection_kind(report))
+        return self._suppressor.passes(connection_kind(report))
 
     def attempt(self, target: Address, attempt: Attempt) -> None:
         """Record an attempt to connect; log if a target went down or is up again."""
         for change in self._target_health.record(target, attempt):
-            if self._folding.passes(target_kind(change)):
+            if self._suppressor.passes(target_kind(change)):
                 log_target(self.log, change)
 
     @property
@@ -119,8 +119,8 @@ class Output:
                 log_saturation(self.log, change)
 
     def _log_counts(self, reports_lost: int) -> None:
-        for kind, count in self._folding.take():
-            log_folded(self.log, kind, count)
+        for kind, count in self._suppressor.take():
+            log_suppressed(self.log, kind, count)
         # Each loss is in one event only, so that the events add up to the total.
         if reports_lost > self._reports_lost_logged:
             log_reports_lost(self.log, reports_lost - self._reports_lost_logged)

@@ -76,7 +76,7 @@ def _log_faults(log: Log, service: Service) -> None:
 
 def _log_exposed(log: Log, service: Service, server: Server) -> None:
     exposed = [str(each) for each in server.addresses if _is_all_interfaces(each)]
-    # With access rules somebody has thought of who may connect.
+    # If there are access rules, somebody has decided who may connect.
     if exposed and not service.layers.access:
         log.say(
             "exposed",

@@ -95,7 +95,7 @@ ADVICE: Final = {
         "it was refused",
     ),
     "handshake": Advice(
-        "is {host} a scanner, or slow? {side} was to send more than it did",
+        "is {host} a scanner, or slow? {side} sent less than the handshake needs",
         "it was reset",
     ),
     "first_byte": Advice(

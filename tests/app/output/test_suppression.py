@@ -8,11 +8,11 @@ from hypothesis import strategies as st
 
 from app.sample_reports import make_report
 from trioserve import ConnectionReport, Outcome, Reason
-from trioserve.app.output._folding import (
+from trioserve.app.output._suppression import (
     CHOICES,
     FEW,
     Choice,
-    Folding,
+    Suppressor,
     connection_kind,
     is_wanted,
 )
@@ -61,30 +61,30 @@ def test_which_connections_are_logged(
 
 
 @given(st.lists(st.tuples(REPORTS, st.booleans())))
-def test_nothing_is_lost_by_folding(
+def test_nothing_is_lost_by_suppression(
     reports: list[tuple[ConnectionReport, bool]],
 ) -> None:
     """Law 15: of each kind, logged and counted events add up to all of them."""
-    folding = Folding()
+    suppressor = Suppressor()
     told = collections.Counter[object]()
     for report, second_is_over in reports:
         kind = connection_kind(report)
-        told[kind] += folding.passes(kind)
+        told[kind] += suppressor.passes(kind)
         if second_is_over:
-            told.update(dict(folding.take()))
-    told.update(dict(folding.take()))
+            told.update(dict(suppressor.take()))
+    told.update(dict(suppressor.take()))
     assert told == collections.Counter(connection_kind(r) for r, _ in reports)
-    assert list(folding.take()) == []
+    assert list(suppressor.take()) == []
 
 
 @given(REPORTS, st.integers(0, 100))
 def test_the_first_few_of_a_kind_are_logged(
     report: ConnectionReport, count: int
 ) -> None:
-    folding = Folding()
+    suppressor = Suppressor()
     kind = connection_kind(report)
-    assert sum(folding.passes(kind) for _ in range(count)) == min(count, FEW)
-    assert dict(folding.take()) == ({kind: count - FEW} if count > FEW else {})
+    assert sum(suppressor.passes(kind) for _ in range(count)) == min(count, FEW)
+    assert dict(suppressor.take()) == ({kind: count - FEW} if count > FEW else {})
 
 
 def test_reports_are_of_one_kind_if_a_reader_would_learn_nothing_new() -> None:

@@ -1,4 +1,4 @@
-"""Folding: of many equal events, a few are logged and the others are counted.
+"""Suppression: of many equal events, a few are logged and the others are counted.
 
 Events in, a decision and counts out. Nothing here logs, or reads a clock: if the
 caller takes the counts once a second, each kind has one such line a second.
@@ -75,7 +75,7 @@ def connection_kind(report: ConnectionReport) -> Kind:
     )
 
 
-class Folding:
+class Suppressor:
     """Lets the first few events of each kind pass, and counts the others."""
 
     def __init__(self) -> None:
