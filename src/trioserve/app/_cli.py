@@ -89,7 +89,10 @@ def proxy_command(first: Address, targets: tuple[Address, ...], **options: Any) 
 
 
 @cli.command(
-    "echo", cls=ServingCommand, short_help="Send back what arrives.", epilog=_EPILOG
+    "echo",
+    cls=ServingCommand,
+    short_help="Send back everything that arrives.",
+    epilog=_EPILOG,
 )
 @click.argument("first", type=address, metavar="[LISTEN]", required=False)
 @serving_options(without=frozenset({"connect"}))
@@ -106,7 +109,7 @@ def echo_command(first: Address | None, **options: Any) -> int:
     return _serve("echo", first, (), **options)
 
 
-@cli.command("demo", short_help="Run a demo, and check that everything adds up.")
+@cli.command("demo", short_help="Run a proxy with simulated clients, and an audit.")
 @click.option(
     "--seconds",
     type=click.FloatRange(min=0, min_open=True),
@@ -132,7 +135,7 @@ def echo_command(first: Address | None, **options: Any) -> int:
     help="Seed for what clients do, and when.",
 )
 def demo_command(seconds: float, clients: int, seed: int) -> int:
-    """Run a proxy, its target, and simulated clients, and check the accounts.
+    """Run a proxy, its target and simulated clients; check that everything adds up.
 
     \b
     Examples:
@@ -192,7 +195,7 @@ def reports_command(file: str, as_json: bool) -> None:
         say(line)
 
 
-@cli.command("completion")
+@cli.command("completion", short_help="Print the completion script for a shell.")
 @click.argument("shell", type=click.Choice(_SHELLS), metavar="SHELL")
 def completion_command(shell: str) -> None:
     """Print the completion script for SHELL: bash, zsh or fish.

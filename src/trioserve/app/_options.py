@@ -167,7 +167,7 @@ def serving_options(
             "--port-file",
             type=file_name,
             metavar="FILE",
-            help="Write the port to FILE, and remove FILE when no longer accepting.",
+            help="Write the port to FILE; remove it when the server stops accepting.",
         ),
     ]
 

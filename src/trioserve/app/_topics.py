@@ -29,11 +29,12 @@ Addresses to listen on and addresses to dial are written in the same way:
                         quote it, because '?' is special in a shell
   unix:@NAME            a name in Linux's abstract namespace, without a file
 
-tcp://HOST:PORT and unix:///PATH are read too. To listen, port 0 picks a free
-port, which is printed (--port-file writes it to a file). An address that is
-given twice, even under two names, is listened on once. A stale file of a Unix
-socket, on which nobody listens, is replaced; the file is removed at the end. A
-port without ':' is refused: it could mean this machine only or all interfaces.
+tcp://HOST:PORT and unix:///PATH are accepted too. To listen, port 0 picks a
+free port, which is printed (--port-file writes it to a file). An address that
+is given twice, even under two names, is listened on once. A stale file of a
+Unix socket, on which nobody listens, is replaced; the file is removed at the
+end. A port without ':' is refused: it could mean this machine only or all
+interfaces.
 
 TARGETs are tried in order, each with an equal share of the time left of
 --connect. The addresses of one name are tried in parallel, at most six at a
@@ -51,7 +52,7 @@ target) applies to that direction, any other clause to both.
   latency=TIME[+-TIME]   delay all bytes by this time, with this jitter
   bandwidth=BYTES/s      pass at most this many bytes a second
   slice=N[..M][/TIME]    send in pieces of N to M bytes, this time apart
-  cut@BYTES              never send the bytes before and after this one together
+  cut@BYTES              never send bytes before and after BYTES in one piece
   slow_close=TIME        delay FIN by this time
   stall                  pass no more bytes in this direction
   vanish                 pass no more bytes, and hide the close of each side
@@ -74,8 +75,8 @@ capitals after TRIOSERVE_: --half-closed 5m is TRIOSERVE_HALF_CLOSED=5m. The
 command line overrides the environment, and both override the default.
 
 TIME is 500ms, 10s, 2m, 1h30m, 1d, a number of seconds, or 'never'. Several
-addresses in TRIOSERVE_LISTEN are separated by spaces. A carriage return at the
-end of a value, as in a file written on Windows, is ignored.
+values of LISTEN, ALLOW or DENY are separated by spaces. A carriage return at
+the end of a value, as in a file written on Windows, is ignored.
 
 'trioserve help settings proxy LISTEN TARGET --idle 5m' shows the settings of
 that command line, and where each value came from. Without a command line:""",
@@ -120,8 +121,8 @@ switches them on, even if stderr is not a terminal.
   --log-connections failed  the active ones that did not end well
   --log-connections none    no connection, only events of the server
 
-Of connections that did not end well in the same way, at most five are logged in
-a second; one line counts the others. --log haproxy has a line for each.
+Of connections that failed in the same way, at most five are logged in a second;
+one line counts the others. --log haproxy has a line for each.
 
 --reports FILE appends a line of JSON for each connection; 'trioserve explain
 FILE' and 'trioserve reports FILE' read it. To rotate it, rename it: a new one

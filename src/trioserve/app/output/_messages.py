@@ -66,9 +66,8 @@ def log_saturation(log: Log, change: LimitReached | LimitCleared) -> None:
     """Log that clients wait because the limit is reached, or that none does now."""
     limit = format_count(change.limit, "connection")
     if isinstance(change, LimitReached):
-        waiting = "clients"
-        if change.waiting is not None:
-            waiting = format_count(change.waiting, "client")
+        count = change.waiting
+        waiting = "clients" if count is None else format_count(count, "client")
         log.say(
             "limit-reached",
             f"limit reached: {limit}, {waiting} waiting",
