@@ -34,7 +34,7 @@ def test_a_default_limit_that_is_low_is_a_warning(most: int, said: int) -> None:
         ("0.0.0.0:0", ["allow 10.0.0.0/8"], 'access="allow 10.0.0.0/8"', False),
     ],
 )
-async def test_access_rules_are_said_instead_of_the_warning_of_all_interfaces(
+async def test_access_rules_are_logged_instead_of_the_warning_of_all_interfaces(
     address: str, rules: list[str], said: str, exposed: bool
 ) -> None:
     lines: list[str] = []
@@ -50,6 +50,6 @@ async def test_access_rules_are_said_instead_of_the_warning_of_all_interfaces(
         for form in ("text", "logfmt"):
             log_ready(Log(lines.append, form), service, running.server)
     text = "\n".join(lines)
-    assert ("allow 10.0.0.0/8; the first that matches" in text) is bool(rules)
+    assert ("allow 10.0.0.0/8; the first match decides" in text) is bool(rules)
     assert f" {said} " in text
     assert ("everybody who reaches" in text) is exposed

@@ -59,7 +59,7 @@ def log_ready(log: Log, service: Service, server: Server) -> None:
 
 def _access_text(service: Service) -> Iterator[str]:
     if rules := ", ".join(service.layers.access):
-        yield f"access: {rules}; the first that matches decides"
+        yield f"access: {rules}; the first match decides"
 
 
 def _log_faults(log: Log, service: Service) -> None:
