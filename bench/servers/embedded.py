@@ -1,4 +1,4 @@
-"""A custom handler, served by Trio and by trioserve, and trioserve's echo.
+"""A user's handler, served by Trio and by trioserve, and trioserve's echo.
 
 A peer of the benchmark: python embedded.py trio|trioserve|echo PORT
 """
