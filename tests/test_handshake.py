@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import socket
 import ssl
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path
 
 import pytest
@@ -209,11 +209,14 @@ class Greeting:
 
 
 @contextlib.contextmanager
-def greeted() -> Iterator[None]:
+def greeted() -> Generator[None, None, None]:
     """All servers of the block have that layer: no option asks for it."""
+
+    def layers_in_order(_: Layers) -> tuple[Greeting, ...]:
+        return Greeting(), Greeting()
+
     with pytest.MonkeyPatch.context() as patch:
-        layers = (Greeting(), Greeting())
-        patch.setattr("trioserve._accept_loops.layers_in_order", lambda _: layers)
+        patch.setattr("trioserve._accept_loops.layers_in_order", layers_in_order)
         yield
 
 
