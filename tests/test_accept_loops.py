@@ -62,7 +62,7 @@ async def test_a_listener_goes_while_others_serve(autojump_clock: object) -> Non
         await inside.send_all(b"3")
         assert await receive_exactly(inside, 1) == b"3"
         assert await _is_echoed(stays)
-        with pytest.raises(ValueError, match="none of this server's"):
+        with pytest.raises(ValueError, match="does not have this listener"):
             await running.server.close_listener(gone)
         await inside.aclose()
         summary = await running.server.drain(within=1)
@@ -161,7 +161,7 @@ async def test_after_serving_was_cancelled_no_listener_is_added(
         count = len(running.server)
         with pytest.raises(RuntimeError, match="does not accept"):
             running.server.add_listener(late)
-        with pytest.raises(ValueError, match="none of this server's"):
+        with pytest.raises(ValueError, match="does not have this listener"):
             await running.server.close_listener(late)
         assert len(running.server) == count
         await late.aclose()
@@ -216,6 +216,6 @@ async def test_a_socket_is_served_from_once(autojump_clock: object) -> None:
     """Two listeners on it would be two tasks that wait for one descriptor."""
     (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
     twice = [listener, trio.SocketListener(listener.socket)]
-    with pytest.raises(ValueError, match="listeners must not have"):
+    with pytest.raises(ValueError, match="listeners must not contain"):
         await serve(echo, twice)
     await listener.aclose()

@@ -101,7 +101,7 @@ def test_equal_rules_are_equal_however_they_are_written() -> None:
             "deny 10.0.0.7/8",
             "has bits of a host; did you mean 10.0.0.0/8, or 10.0.0.7?",
         ),
-        ("deny fe80::1%eth0", "has a zone; a rule holds for the address on all"),
+        ("deny fe80::1%eth0", "has a zone; a rule applies to the address on all"),
     ],
 )
 def test_an_error_says_what_to_write_instead(text: str, error: str) -> None:

@@ -23,8 +23,8 @@ The map, from the bottom up; a module imports only from rows below its own:
                 faults
     handlers    _echo   _proxy
 
-``app`` is the command and uses only the names below. ``faults`` has names of its
-own, and a map inside.
+``app`` is the command and uses only the names below. ``faults`` has public names and
+a map of its own.
 """
 
 from . import faults

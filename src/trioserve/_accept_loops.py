@@ -1,6 +1,6 @@
-"""Accept loops: one of Trio's for each listener, so that a listener can come and go.
+"""Accept loops: one of Trio's per listener, so that listeners can come and go.
 
-It starts and stops accepting. What becomes of a connection is its host's business.
+This module starts and stops accepting. The host decides what is done with a connection.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class AcceptLoops:
 
     Attributes:
       acceptors: one for each listener, in the order in which they were added.
-      scope: around all loops; cancelled, or at its deadline, no more is accepted.
+      scope: around all loops; its cancellation, or its deadline, ends accepting.
     """
 
     def __init__(
@@ -68,25 +68,25 @@ class AcceptLoops:
         return errors[-1] if errors and len(errors) == len(self.acceptors) else None
 
     def died(self, acceptor: Acceptor, error: OSError) -> None:
-        """This one will never accept again."""
+        """Note that an acceptor will never accept again."""
         self._dead[acceptor] = error
 
     def reconsider(self) -> None:
-        """The limits have changed."""
+        """Called when the limits have changed."""
         for acceptor in self.acceptors:
             acceptor.reconsider()
 
     def dispose(self) -> None:
-        """Let go of everything that isn't the listeners', without waiting."""
+        """Free the acceptors' own descriptors; the listeners stay open."""
         for acceptor in self.acceptors:
             acceptor.dispose()
 
     async def run(self, started: Callable[[], None]) -> None:
-        """Accept from all listeners until the scope is cancelled; then close them."""
+        """Accept from all listeners until the scope is cancelled, then close them."""
         try:
             with self.scope:
                 async with trio.open_nursery() as nursery:
-                    # Cancelled here, some listeners would not be closed.
+                    # Cancelled here, it would leave some listeners open.
                     with trio.CancelScope(shield=True):
                         for acceptor in self.acceptors:
                             loop = self._loops[acceptor] = _Loop()
@@ -100,15 +100,15 @@ class AcceptLoops:
             self._nursery = None
 
     def add(self, listener: trio.abc.Listener[Any], layers: Layers | None) -> None:
-        """Accept from one listener more.
+        """Start accepting from another listener.
 
         Args:
-          layers: default: those of the others.
+          layers: None for the layers of the server.
 
         Raises:
-          OSError: its socket was closed.
-          RuntimeError: no more is accepted, or not yet.
-          ValueError: it is one of the server's already.
+          OSError: its socket is closed.
+          RuntimeError: the server does not accept, or not yet.
+          ValueError: the server has this listener already.
         """
         nursery = self._nursery
         if (
@@ -119,7 +119,7 @@ class AcceptLoops:
             raise RuntimeError("this server does not accept connections")
         source = what_it_accepts_from(listener)
         if any(what_it_accepts_from(a.listener) is source for a in self.acceptors):
-            raise ValueError("listener is one of this server's already")
+            raise ValueError("the server has this listener already")
         layers = self._layers if layers is None else layers
         acceptor = self._acceptor_for(listener, layers)
         loop = self._loops[acceptor] = _Loop()
@@ -130,7 +130,7 @@ class AcceptLoops:
         """Stop accepting from this listener, and close it.
 
         Raises:
-          ValueError: it is none of the server's.
+          ValueError: the server does not have this listener.
         """
         for acceptor, loop in list(self._loops.items()):
             if acceptor.listener is listener:
@@ -138,7 +138,7 @@ class AcceptLoops:
                 loop.scope.cancel(reason="the listener is closed")
                 await loop.over.wait()
                 return
-        raise ValueError("listener is none of this server's")
+        raise ValueError("the server does not have this listener")
 
     async def _run(
         self,
@@ -150,9 +150,9 @@ class AcceptLoops:
             with loop.scope:
                 starter = _ConnectionNursery(self._host, acceptor.layers)
                 # Trio calls handler_nursery.start_soon(its own task, connection, ...)
-                # for each; ours starts the connection's task instead. "The nursery
-                # used to start handlers, or any object with a start_soon method", says
-                # the documentation of trio.serve_listeners.
+                # per connection; this one starts the connection's task instead. The
+                # documentation of trio.serve_listeners allows it: "The nursery used to
+                # start handlers, or any object with a start_soon method".
                 await trio.serve_listeners(
                     _unused,
                     [acceptor],
@@ -174,7 +174,7 @@ def _name_of(acceptor: Acceptor) -> str:
 
 
 class _Loop:
-    """One accept loop: the scope around it, and whether it is over."""
+    """The scope of one accept loop, and an event for its end."""
 
     def __init__(self) -> None:
         self.scope = trio.CancelScope()
@@ -182,7 +182,7 @@ class _Loop:
 
 
 class _ConnectionNursery:
-    """What Trio's accept loop takes for a nursery: starts connections' own tasks."""
+    """The ``handler_nursery`` of Trio's accept loop: starts the connection's task."""
 
     def __init__(self, host: Host, layers: tuple[Layer, ...]) -> None:
         self._host = host

@@ -1,7 +1,7 @@
-"""Acceptors: between a listener and Trio's accept loop, whatever accept(2) says.
+"""Acceptors: between a listener and Trio's accept loop.
 
-What all of them do: wait for a token, count errors, back off. An acceptor knows the
-limit; what becomes of a connection is its host's business.
+The part that all kinds share: wait for a token, count errors, back off. An acceptor
+knows the limit; its host decides what is done with a connection.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ _LONGEST_PAUSE: Final = 1.0
 
 
 class Host(Protocol):
-    """What an acceptor needs of the server.
+    """The server, as far as an acceptor needs it.
 
     Attributes:
-      accept_errors: how many errors of accept(2) there were, by name.
+      accept_errors: the number of errors of accept(2), by name.
     """
 
     admission: Admission
@@ -51,23 +51,23 @@ class Host(Protocol):
         local: str,
         token: Token | None,
     ) -> Connection:
-        """A connection was accepted: count it."""
+        """Count an accepted connection."""
         ...
 
     def start(self, connection: Connection, layers: Iterable[Layer]) -> None:
-        """Serve it when it has passed these; it has a token."""
+        """Start the task of a connection, which has a token."""
 
     def refuse(self, connection: Connection, reason: Reason) -> None:
-        """Close it, and tell the client."""
+        """Close a connection, with the refusal of the limits."""
 
     async def wait_for_fd(self, seconds: float) -> None:
         """Wait until a descriptor may be free, ``seconds`` at most."""
 
     def acceptor_died(self, acceptor: Acceptor, error: OSError) -> None:
-        """This one will never accept again."""
+        """Called when an acceptor will never accept again."""
 
     def acceptor_closed(self) -> None:
-        """A listener was closed while the server goes on."""
+        """Called when a listener was closed while the server goes on."""
 
     def serves_backlog(self, acceptor: Acceptor) -> bool:
         """Whether clients found in the kernel's queue at the end may be served."""
@@ -75,12 +75,12 @@ class Host(Protocol):
 
 
 class Acceptor(trio.abc.Listener[Connection]):
-    """A listener's accept loop as the server wants it.
+    """Accepts connections from one listener, each with a token.
 
     Attributes:
-      listener: what it accepts from.
-      address: where it listens, as a person writes it.
-      layers: what its connections pass before their handler.
+      listener: the Trio listener.
+      address: its address as text.
+      layers: those of its connections.
       backlog_drained: connections found in the kernel's queue when accepting ended.
       pause: seconds to wait after the next error.
       is_closing: whether it is closed while the server goes on.
@@ -104,14 +104,14 @@ class Acceptor(trio.abc.Listener[Connection]):
         self._queueing = trio.CancelScope()
 
     def dispose(self) -> None:
-        """Let go of everything that isn't the listener's, without waiting."""
+        """Free the acceptor's own descriptors; the listener stays open."""
 
     def reconsider(self) -> None:
-        """The limits have changed."""
+        """Called when the limits have changed: wait for a token under the new ones."""
         self._queueing.cancel(reason="the limits have changed")
 
     async def token(self) -> Token | None:
-        """A token, waited for if need be; None if the client is to be refused."""
+        """Wait for a token; None if the client is to be refused instead."""
         admission = self.host.admission
         while True:
             token = admission.tokens.take_nowait()
@@ -121,22 +121,22 @@ class Acceptor(trio.abc.Listener[Connection]):
                 return await admission.tokens.take()
 
     def is_over(self, error: OSError) -> bool:
-        """Whether ``error`` says that this will never accept again."""
+        """Whether the listener will never accept again after ``error``."""
         return error.errno in DEAD
 
     def count_error(self, error: OSError) -> None:
-        """One more error of accept(2)."""
+        """Count an error of accept(2)."""
         name = errno.errorcode.get(error.errno or 0, str(error))
         self.host.accept_errors[name] += 1
 
     def report_error(self, error: OSError) -> None:
-        """Accepting failed: count it, and say so, once a second at most."""
+        """Count an error of accept(2) and log it, at most once a second."""
         self.count_error(error)
         if not self.is_over(error):
             self._complaints.say(self.address, error)
 
     async def back_off(self, error: OSError) -> None:
-        """Wait until accepting may work again; for ever, if it never will."""
+        """Wait until accept(2) may work again; forever after a fatal error."""
         if self.is_over(error):
             self.host.acceptor_died(self, error)
             await trio.sleep_forever()
@@ -144,11 +144,11 @@ class Acceptor(trio.abc.Listener[Connection]):
         self.pause = min(2 * self.pause, _LONGEST_PAUSE)
 
     async def fail(self, error: OSError) -> None:
-        """Accepting failed, and nothing was accepted: count it, and back off."""
+        """Count an error after which nothing was accepted, and back off."""
         self.report_error(error)
         await self.back_off(error)
 
 
 def closed() -> OSError:
-    """The error of a listener whose socket somebody else has closed."""
+    """The error of a listener whose socket other code has closed."""
     return OSError(errno.EBADF, os.strerror(errno.EBADF))

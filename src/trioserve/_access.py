@@ -1,7 +1,7 @@
 """Access rules: which clients are served, by their addresses.
 
-Values and their grammar, that of nginx's ``allow`` and ``deny``. It does not know who
-asks, or how a client is told.
+Values and their grammar, that of nginx's ``allow`` and ``deny``. This module does not
+know what happens to a denied client.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from ._address import Address, UnixAddress
 
 _Network: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
 
-#: IPv4 addresses, written as IPv6 addresses. RFC 4291, 2.5.5.2
+#: IPv4-mapped IPv6 addresses. RFC 4291, section 2.5.5.2
 _MAPPED: Final = ipaddress.IPv6Network("::ffff:0:0/96")
 
 _NETWORKS: Final = "an IPv4 or IPv6 address, a network like 10.0.0.0/8, 'unix' or 'all'"
@@ -26,8 +26,8 @@ class AccessRule:
     """Whether the clients of one network are served.
 
     Args:
-      allows: whether they are.
-      network: of IP addresses; ``"unix"`` for all clients of a Unix socket, ``"all"``
+      allows: True for ``allow``, False for ``deny``.
+      network: an IP network; ``"unix"`` for all clients of a Unix socket, ``"all"``
         for all clients.
     """
 
@@ -38,10 +38,10 @@ class AccessRule:
         return f"{'allow' if self.allows else 'deny'} {self.network}"
 
     def matches(self, peer: Address | None) -> bool:
-        """Whether it is about this client.
+        """Whether the rule applies to a client.
 
         Args:
-          peer: None for a client without an address.
+          peer: its address, or None.
         """
         if isinstance(self.network, str):
             return self.network == "all" or isinstance(peer, UnixAddress)
@@ -64,7 +64,7 @@ def parse_rule(text: str) -> AccessRule:
 
 
 def parse_network(text: str) -> _Network | str:
-    """Read what a rule is about.
+    """Read the network of a rule.
 
     Raises:
       ValueError: with one line that says what is wrong and what to write instead.
@@ -79,10 +79,10 @@ def parse_network(text: str) -> _Network | str:
     if isinstance(network, ipaddress.IPv6Network):
         if "%" in text:
             raise ValueError(
-                f"{text!r} has a zone; a rule holds for the address on all interfaces"
+                f"{text!r} has a zone; a rule applies to the address on all interfaces"
             )
         if network.subnet_of(_MAPPED):
-            # A client that has such an address is an IPv4 client for us.
+            # The addresses of such clients are shown and compared as IPv4.
             ipv4 = int(network.network_address) & 0xFFFF_FFFF
             bits = network.prefixlen - _MAPPED.prefixlen
             return ipaddress.IPv4Network((ipv4, bits))
@@ -94,18 +94,18 @@ def parse_network(text: str) -> _Network | str:
 
 
 class Access:
-    """Rules in their order. The first one that matches a client decides.
+    """An ordered list of rules. The first one that matches a client decides.
 
-    If none does, the opposite of the last one is done, as squid does it: after
-    ``allow 10.0.0.0/8`` everybody else is denied, and after ``deny 192.0.2.7``
-    everybody else is allowed.
+    If none matches, the opposite of the last rule applies, as in squid: after
+    ``allow 10.0.0.0/8`` all others are denied, and after ``deny 192.0.2.7`` all others
+    are allowed.
     """
 
     def __init__(self, rules: Iterable[AccessRule]) -> None:
         self._rules = tuple(rules)
 
     def allows(self, peer: Address | None) -> bool:
-        """Whether a client is served; without a rule, everyone is."""
+        """Whether a client is served; without rules, all are."""
         allows = False
         for rule in self._rules:
             if rule.matches(peer):

@@ -1,7 +1,7 @@
-"""Admission: how many connections at once, exactly, and how many of one peer.
+"""Admission: the connection limit, and the limit per peer.
 
-Tokens of a :class:`trio.CapacityLimiter`, and a count for each peer. It does not know
-what is admitted, or where a client waits meanwhile.
+Tokens of a :class:`trio.CapacityLimiter`, and a count per peer. This module does not
+know what is admitted, or where a client waits.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from ._reason import Reason
 
 
 class Token:
-    """One of the limit's tokens. ``release()`` is idempotent."""
+    """One token of the limit. ``release()`` is idempotent."""
 
     __slots__ = ("_limiter",)
 
@@ -33,10 +33,10 @@ class Token:
 
 
 class Tokens:
-    """At most ``total`` tokens are held, at any time.
+    """A limiter: at most ``total`` tokens are held at any time.
 
-    Each token borrows for itself: two waiters with the same borrower would both be
-    let in, and count as one.
+    Each token is its own borrower: two waiters with the same borrower would both get
+    in and count as one.
     """
 
     def __init__(self, total: int) -> None:
@@ -44,7 +44,7 @@ class Tokens:
 
     @property
     def total(self) -> int:
-        """May be changed at any time. Lowered, it takes no token away."""
+        """It may be changed at any time. A lower total takes no token away."""
         return int(self._limiter.total_tokens)
 
     @total.setter
@@ -56,13 +56,13 @@ class Tokens:
         return self._limiter.borrowed_tokens
 
     async def take(self) -> Token:
-        """Wait for a token; first come, first served."""
+        """Wait for a token; waiters are served in order."""
         token = Token(self._limiter)
         await self._limiter.acquire_on_behalf_of(token)
         return token
 
     def take_nowait(self) -> Token | None:
-        """A token if one is free and nobody waits for it."""
+        """Take a token if one is free and no task waits for one; else None."""
         token = Token(self._limiter)
         try:
             self._limiter.acquire_on_behalf_of_nowait(token)
@@ -72,10 +72,10 @@ class Tokens:
 
 
 class Admission:
-    """Whether one more connection is let in.
+    """Decides whether another connection is let in.
 
     Attributes:
-      tokens: those of ``limits.max_connections``.
+      tokens: the limiter of ``limits.max_connections``.
     """
 
     def __init__(self, limits: Limits) -> None:
@@ -85,7 +85,7 @@ class Admission:
 
     @property
     def limits(self) -> Limits:
-        """May be replaced at any time; lower ones end nothing that is open."""
+        """They may be replaced at any time; lower limits close no open connection."""
         return self._limits
 
     @limits.setter
@@ -94,29 +94,29 @@ class Admission:
         self.tokens.total = limits.max_connections
 
     def peer_key(self, sockaddr: Any) -> str | None:
-        """What counts as one peer; see :func:`peer_key`."""
+        """The key of a client in the count per peer; see :func:`peer_key`."""
         return peer_key(sockaddr, self._limits.per_peer_ipv6_prefix)
 
     def refusal(self, key: str | None) -> Reason | None:
-        """Why one more connection of this peer is refused; None if it is not."""
+        """Why another connection of this peer is refused; None if it is not."""
         most = self._limits.max_per_peer
         if most is not None and key is not None and self._of_peer.get(key, 0) >= most:
             return Reason.PEER_LIMIT
         return None
 
     def limit_of(self, reason: Reason) -> int | None:
-        """The number that a connection was refused by."""
+        """The value of the limit that refused a connection; None if none did."""
         if reason is Reason.LIMIT:
             return self._limits.max_connections
         return self._limits.max_per_peer if reason is Reason.PEER_LIMIT else None
 
     def count(self, key: str | None) -> None:
-        """This peer has one connection more."""
+        """Count a connection of this peer."""
         if key is not None:
             self._of_peer[key] += 1
 
     def uncount(self, key: str | None) -> None:
-        """This peer has one connection less."""
+        """Undo one :meth:`count`."""
         if key is not None:
             self._of_peer[key] -= 1
             if not self._of_peer[key]:
@@ -124,16 +124,16 @@ class Admission:
 
     @property
     def peers(self) -> dict[str, int]:
-        """How many connections each peer has."""
+        """The number of connections of each peer."""
         return dict(self._of_peer)
 
 
 def peer_key(sockaddr: Any, prefix: int) -> str | None:
-    """What counts as one peer: an IPv4 address, or a network of IPv6 addresses.
+    """The key of one peer: an IPv4 address, or a network of IPv6 addresses.
 
     Args:
-      sockaddr: what accept(2) said.
-      prefix: bits of an IPv6 address that are those of its network.
+      sockaddr: the address from accept(2).
+      prefix: the length of the IPv6 network, in bits.
 
     Returns:
       the same text for the same peer; None for a client without an IP address.
@@ -146,7 +146,7 @@ def peer_key(sockaddr: Any, prefix: int) -> str | None:
     return _network(host, sockaddr[3], prefix)
 
 
-#: One text for all connections of a peer, as long as it is one of the last.
+#: Makes the connections of a peer share one text, which saves memory.
 _shared = functools.lru_cache(1024)(str)
 
 
@@ -155,5 +155,5 @@ def _network(host: str, zone: int, prefix: int) -> str:
     if (ipv4 := unmapped(host)) != host:
         return _shared(ipv4)
     number = int.from_bytes(socket.inet_pton(socket.AF_INET6, host), "big")
-    # Link-local addresses are the same on every interface.
+    # A link-local address may be another host's on each interface: add the zone.
     return f"{number >> (128 - prefix):x}/{prefix}%{zone}"

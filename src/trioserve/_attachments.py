@@ -1,7 +1,7 @@
-"""Attachments: what a connection may be given while it is served.
+"""Attachments: a relay, a dialer and faults, as a connection sees them.
 
-They are a relay, a dialer and faults, as far as the server and the report need them.
-This module does not know what implements them.
+Protocols with what the server and the report need. This module does not know what
+implements them.
 """
 
 from __future__ import annotations
@@ -14,22 +14,22 @@ from ._transport import Transport
 
 
 class RelaySide(Protocol):
-    """A relay that a connection is a side of, as far as its report needs it."""
+    """A relay, as one of its two connections sees it."""
 
     @property
     def target_transport(self) -> Transport | None:
-        """The other side's; None if it is an echo."""
+        """The transport of the other side; None for an echo."""
 
     def discarded(self) -> tuple[int, int]:
-        """Bytes not passed on: of those from this side, and from the other one."""
+        """Bytes not passed on: received from this side, and from the other side."""
         ...
 
     def server_drains(self) -> None:
-        """The server has begun to drain."""
+        """Called when the server's drain begins."""
 
 
 class RelayHandle:
-    """What a handler returns that has handed a relay over; no result of its own."""
+    """Returned by a handler that has handed over a relay; not a result for a report."""
 
     __slots__ = ()
 
@@ -37,25 +37,25 @@ class RelayHandle:
 class HandedOver(Protocol):
     """A relay that a handler hands over to the server.
 
-    The server calls these four, one after the other.
+    The server calls these four methods in this order.
     """
 
     def attach(self) -> None:
-        """Begin: the timers run, and the connection knows of it."""
+        """Start the timers, and register the relay at the connection."""
 
     def move(self) -> Coroutine[Any, Any, Any]:
-        """Move bytes until it is over. To be awaited at once."""
+        """Move bytes until the relay ends. Await the result at once."""
         ...
 
     async def finish(self) -> None:
-        """Leave both sides as the way it ended asks for."""
+        """Leave both sides open, or close them by FIN or RST, by how it ended."""
 
     def detach(self) -> None:
-        """To be called last, whatever was raised, and if it has never begun."""
+        """Clean up; called last, after any error, and if it was never attached."""
 
 
 class Dialer(Protocol):
-    """What connects to a target for a connection."""
+    """The dialer of a connection's target."""
 
     @property
     def target(self) -> object: ...

@@ -1,8 +1,7 @@
-"""Blame: whether what a handler raised was the client's doing, or its own.
+"""Blame: whether a handler's exception comes from a broken stream or from the handler.
 
-A handler that receives from a broken stream raises what the stream raised, and that
-says nothing about the handler. It knows errors and transports. What a report makes of
-the answer is decided elsewhere.
+A handler that does not catch the error of a broken stream raises that error, which is
+not the handler's fault. This module compares errors with streams and transports.
 """
 
 from __future__ import annotations
@@ -15,20 +14,20 @@ import trio
 from ._errors import behind, is_a, leaves, selves_in
 from ._transport import Transport
 
-#: What a stream raises when it can't be used any more.
+#: The errors of a stream that can no longer be used.
 _BROKEN: Final = (trio.BrokenResourceError, trio.ClosedResourceError)
 
 
 def comes_of_streams(
     error: BaseException, stream: object, *transports: Transport | None
 ) -> bool:
-    """Whether all of ``error`` is what broken streams raise, and one of these did.
+    """Whether ``error`` is only errors of broken streams, one of these among them.
 
-    Other streams that were closed at the same time may have raised beside that one.
+    The others may be of streams that were closed at the same time.
 
     Args:
-      stream: the one that the handler has; or a ``trio.SSLStream`` over it.
-      transports: what its bytes go through, and those of the other side of its relay.
+      stream: the handler's connection; errors of a ``trio.SSLStream`` over it count.
+      transports: those of the connection and of the other side of its relay.
     """
     raised = list(leaves(error))
     return all(is_a(each, _BROKEN) for each in raised) and any(
@@ -41,9 +40,10 @@ def comes_of_streams(
 def began_with_client(
     error: BaseException, stream: object, transport: Transport
 ) -> bool:
-    """Whether all of ``error`` comes of what the client did.
+    """Whether the client has caused all of ``error``.
 
-    The transport's own error is behind it, or one of TLS over the stream.
+    It has if the chain of causes has the transport's own error, or an error of TLS
+    over the stream.
     """
     return all(
         any(

@@ -1,8 +1,8 @@
-"""Closing: how a connection is closed so that its peer gets what was sent.
+"""Closing: close a connection so that its peer gets all that was sent.
 
-The kernel resets a socket that is closed with unread bytes in it, and the peer may then
-lose what was sent to it. So unread bytes are discarded first, up to a bound. Whether a
-connection is closed like this, and why, is decided elsewhere.
+If a socket is closed with unread bytes in it, the kernel sends a RST, and the peer may
+lose bytes that were sent to it. So unread bytes are discarded first, up to a bound.
+This module does not know when a connection is closed like this.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ import trio
 
 from ._transport import FAILURES, Transport
 
-#: Bytes that are discarded before a close does not wait any longer for EOF.
+#: A close that waits for the peer's EOF discards at most so many bytes.
 LINGER_BYTES: Final = 65536
 
 
 def close_by_fin(transport: Transport, goodbye: bytes = b"") -> None:
-    """Close without waiting, by FIN unless the peer has sent very much.
+    """Close without waiting, by FIN, or by RST if the peer has sent over 64 KiB.
 
     Args:
-      goodbye: sent before, as far as that goes without waiting.
+      goodbye: bytes to send first, as many as the kernel takes without waiting.
     """
     if goodbye:
         transport.send_refusal(goodbye)
@@ -34,7 +34,7 @@ async def linger(transport: Transport, seconds: float) -> None:
     """Send EOF, and discard bytes until the peer's EOF; the transport stays open.
 
     Args:
-      seconds: for how long at most.
+      seconds: the longest wait; bytes that the peer acknowledges extend it.
     """
     await trio.lowlevel.checkpoint_if_cancelled()
     if transport.eof or transport.error is not None:
@@ -42,8 +42,8 @@ async def linger(transport: Transport, seconds: float) -> None:
         return
     if not transport.can_half_close:
         return
-    # Another task that uses the transport gets the error of the close, as with Trio's
-    # streams; and the handler may have taken the socket away.
+    # If another task uses the transport, that task gets ClosedResourceError from the
+    # close, as with Trio's streams. The handler may also have closed the socket.
     with contextlib.suppress(*FAILURES):
         await transport.send_eof()
         await transport.discard(LINGER_BYTES, seconds)

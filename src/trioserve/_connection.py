@@ -1,7 +1,7 @@
-"""Connections: what a handler gets.
+"""Connection: the Trio stream that a handler gets.
 
-A Trio stream with a few things more, written on the connection's lifecycle. It has no
-state of its own and decides nothing.
+It is a view of the connection's lifecycle and transport. It has no state of its own and
+decides nothing.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from ._transport import CHUNK, FAILURES
 
 _MOST_NOTES: Final = 32
 
-#: As of a refusal: it has to go at once, without waiting for the client.
+#: The same as for a refusal: it is sent without waiting for the client.
 _MOST_GOODBYE: Final = 4096
 
 _current: contextvars.ContextVar[Connection] = contextvars.ContextVar(
@@ -33,31 +33,33 @@ _current: contextvars.ContextVar[Connection] = contextvars.ContextVar(
 
 
 def current_connection() -> Connection:
-    """The connection whose handler, or a task started by it, is running.
+    """Return the connection whose handler is running.
+
+    Tasks that the handler has started get the same one.
 
     Raises:
-      LookupError: outside of a handler.
+      LookupError: called outside of a handler.
     """
     return _current.get()
 
 
 def set_current_connection(connection: Connection) -> None:
-    """From now on this task, and those that it starts, serve this one."""
+    """Set it for this task, and for the tasks that it starts."""
     _current.set(connection)
 
 
 def lifecycle_of(connection: Connection) -> Lifecycle:
-    """What the server does with it."""
+    """The server's side of a connection."""
     return connection._lifecycle
 
 
 class Connection(trio.abc.HalfCloseableStream):
-    """One accepted peer: a Trio stream that knows its own story.
+    """One accepted connection, as its handler uses it: a Trio stream.
 
-    It does what :class:`trio.SocketStream` does, and more: timers run while it
-    waits, bytes are counted, and however it ends there is one report. The
-    server closes it when the handler returns or raises; a handler may close it
-    before. Several tasks may use it, one receiving and one sending at a time.
+    It has the methods of :class:`trio.SocketStream`. Timers run while it waits, bytes
+    are counted, and each connection leaves one report. The server closes it when the
+    handler returns or raises; the handler may close it earlier. Several tasks may use
+    it, one receiving and one sending at a time.
     """
 
     __slots__ = ("__weakref__", "_lifecycle", "_transport")
@@ -69,47 +71,48 @@ class Connection(trio.abc.HalfCloseableStream):
     def __repr__(self) -> str:
         return f"<Connection {self.id} from {self._lifecycle.peer}: {self.phase}>"
 
-    # -- what it is
+    # -- its state
 
     @property
     def id(self) -> int:
-        """Counts the connections of one server, from 1."""
+        """Its number: the server counts its connections from 1."""
         return self._lifecycle.id
 
     @property
     def peer(self) -> Address | None:
-        """The client's address; ``str()`` of it is as a person writes it.
+        """The client's address; ``str()`` of it is the text that people write.
 
         Most clients of a Unix socket have no name, so their ``path`` is ``""``. None
-        for a stream that is not a socket's.
+        if there is no socket below.
         """
         return address_in(self._lifecycle.peer)
 
     @property
     def local(self) -> Address | None:
-        """The address that the client has connected to; None as of :attr:`peer`."""
+        """The address that the client has connected to; None as for :attr:`peer`."""
         return address_in(self._lifecycle.local)
 
     @property
     def listener(self) -> Address | None:
-        """The address of the listener that it came through; None as of :attr:`peer`.
+        """The address of its listener; None as for :attr:`peer`.
 
-        With a listener for all interfaces it is not :attr:`local`.
+        It differs from :attr:`local` if the listener is for all interfaces.
         """
         return address_in(self._lifecycle.listener)
 
     @property
     def draining(self) -> trio.Event:
-        """An event: the server wants to stop."""
+        """Set when the server drains, so that the handler can end early."""
         return self._lifecycle.draining
 
     @property
     def timeouts(self) -> Timeouts:
-        """How long it waits for what; at first as the server does.
+        """Its timeouts; at first those of the server.
 
-        May be replaced at any time, such as by longer ones after a login:
-        ``conn.timeouts = dataclasses.replace(conn.timeouts, idle=3600)``. A timer that
-        runs is measured by the new value. A relay keeps those that it was made with.
+        They may be replaced at any time, such as by longer ones after a login:
+        ``conn.timeouts = dataclasses.replace(conn.timeouts, idle=3600)``. The new
+        value applies to a timer that runs already. A relay keeps the timeouts that it
+        was started with.
         """
         return self._lifecycle.timeouts
 
@@ -122,12 +125,12 @@ class Connection(trio.abc.HalfCloseableStream):
 
     @property
     def goodbye(self) -> bytes:
-        """Bytes that are sent before the FIN of a timer or a drain.
+        """Bytes that are sent before the FIN, if a timer or a drain ends it.
 
-        Such as ``b"421 closing\\r\\n"``; ``b""`` at first, and 4,096 bytes at most. The
-        timers are ``idle`` and ``first_byte``. After a drain that has ended
-        :meth:`idle`, they are sent when the handler has returned. A client that is
-        reset gets none, nor does one whose relay has ended by a timer.
+        For example ``b"421 closing\\r\\n"``; default ``b""``, at most 4,096 bytes. The
+        timers are ``idle`` and ``first_byte``. If a drain ends :meth:`idle`, they are
+        sent after the handler has returned. They are not sent to a client that is
+        reset, or after a timer has ended a relay.
         """
         return self._lifecycle.goodbye
 
@@ -145,12 +148,12 @@ class Connection(trio.abc.HalfCloseableStream):
 
     @property
     def phase(self) -> Phase:
-        """Where in its life it is."""
+        """Its phase, as in the report."""
         return self._lifecycle.phase
 
     @property
     def target(self) -> str | None:
-        """Where :func:`proxy` relays it to, or dials now; None without one."""
+        """The target that :func:`proxy` relays to or is dialing; None without one."""
         dialer = self._lifecycle.dialer
         return str(dialer.target) if dialer is not None else None
 
@@ -166,14 +169,14 @@ class Connection(trio.abc.HalfCloseableStream):
 
     @property
     def notes(self) -> Mapping[str, object]:
-        """What was noted so far."""
+        """The fields that :meth:`note` has added so far."""
         return self._lifecycle.notes or {}
 
     @property
     def socket(self) -> trio.socket.SocketType:
-        """The connection's socket, for its options and names.
+        """The connection's socket, for its options and addresses.
 
-        Bytes that go through it are in no report.
+        Bytes that you send or receive through it are not counted.
 
         Raises:
           AttributeError: there is no socket under this connection.
@@ -184,12 +187,13 @@ class Connection(trio.abc.HalfCloseableStream):
         return sock
 
     def setsockopt(self, level: int, option: int, value: int | bytes) -> None:
-        """Set an option of the socket, as :meth:`trio.SocketStream.setsockopt`.
+        """Set a socket option, as :meth:`trio.SocketStream.setsockopt` does.
 
-        Over another stream that has options, of that one.
+        Over a stream that is not a socket, this calls the method of that stream.
 
         Raises:
-          AttributeError: there is neither under this connection.
+          TypeError: an argument has the wrong type.
+          AttributeError: there is no socket, and no such method, under this connection.
         """
         check_type("level", level, int, "an int")
         check_type("option", option, int, "an int")
@@ -198,8 +202,9 @@ class Connection(trio.abc.HalfCloseableStream):
         self._has_options.setsockopt(level, option, value)
 
     def getsockopt(self, level: int, option: int, buffersize: int = 0) -> int | bytes:
-        """Get an option, as :meth:`trio.SocketStream.getsockopt`; see
-        :meth:`setsockopt`.
+        """Get a socket option, as :meth:`trio.SocketStream.getsockopt` does.
+
+        Streams without a socket, and errors, as for :meth:`setsockopt`.
         """
         check_type("level", level, int, "an int")
         check_type("option", option, int, "an int")
@@ -210,7 +215,7 @@ class Connection(trio.abc.HalfCloseableStream):
 
     @property
     def _has_options(self) -> Any:
-        """The socket, or a stream that has options as a socket has them."""
+        """The socket, or another object that has socket options."""
         options = self._transport.options()
         if options is None:
             raise AttributeError("there is no socket under this connection")
@@ -227,26 +232,27 @@ class Connection(trio.abc.HalfCloseableStream):
             raise ValueError(f"more than {_MOST_NOTES} notes on one connection")
         self._lifecycle.notes = notes
 
-    # Receiving and sending are not async themselves: a coroutine in between would
-    # cost each message some percent. (They return what async functions do; Pyright
-    # infers a narrower type for those.)
+    # receive_some() and send_all() are not async functions, and return the transport's
+    # coroutine: one more coroutine would cost each message some percent. (Pyright
+    # infers a narrower type for async functions, hence the comments for it.)
 
     def receive_some(  # pyright: ignore[reportIncompatibleMethodOverride]
         self, max_bytes: int | None = None
     ) -> Coroutine[Any, Any, bytes]:
         """Receive 1 to ``max_bytes`` bytes (default 64 KiB), or ``b""`` at EOF.
 
-        Cancelled, it has taken nothing. It lets other tasks run, except right
-        after :meth:`send_all`, which has just done so: if bytes have come
-        meanwhile, it returns them at once.
+        If it is cancelled, no byte is lost. It is a checkpoint, except right after
+        :meth:`send_all`, which was one: bytes that have arrived meanwhile are then
+        returned at once.
 
         Raises:
           ValueError, TypeError: ``max_bytes`` is not a positive int.
-          trio.BrokenResourceError: the client reset the connection; what it had
-            sent before was received before. Or this machine would not receive; its
+          trio.BrokenResourceError: the client has reset the connection, and all bytes
+            before the reset were received; or this machine can't receive. The
             ``__cause__`` says why.
           trio.BusyResourceError: another task is receiving.
-          trio.ClosedResourceError: it was closed, aborted or cut.
+          trio.ClosedResourceError: the connection was closed, also by a timer or a
+            drain.
         """
         if max_bytes is None:
             max_bytes = CHUNK
@@ -264,21 +270,26 @@ class Connection(trio.abc.HalfCloseableStream):
     ) -> Coroutine[Any, Any, None]:
         """Send all of ``data``.
 
-        It always lets other tasks run. Cancelled or failed it may have sent a
-        part; :attr:`bytes_sent` says how much.
+        It is always a checkpoint. If it is cancelled or fails, a part may have been
+        sent; :attr:`bytes_sent` says how much.
 
         Raises:
-          TypeError, ValueError: ``data`` is no bytes, or not all in one place.
-          trio.BrokenResourceError, trio.BusyResourceError,
-          trio.ClosedResourceError: as :meth:`receive_some`; the last also after
-            :meth:`send_eof`.
+          TypeError, ValueError: ``data`` is not bytes-like, or not contiguous.
+          trio.BrokenResourceError: the connection is broken; the ``__cause__`` says
+            why.
+          trio.BusyResourceError: another task is sending.
+          trio.ClosedResourceError: the connection was closed, or :meth:`send_eof` was
+            called.
         """
         if type(data) is not bytes:
             _check_bytes(data)
         return self._transport.send(data)
 
     async def wait_send_all_might_not_block(self) -> None:
-        """Wait until :meth:`send_all` might not have to wait."""
+        """Wait until :meth:`send_all` might not have to wait.
+
+        Raises the errors of :meth:`send_all`.
+        """
         try:
             await self._transport.wait_writable()
         except FAILURES:
@@ -289,9 +300,11 @@ class Connection(trio.abc.HalfCloseableStream):
         """Send EOF; receiving goes on, bounded by ``Timeouts.half_closed``.
 
         Raises:
-          TypeError: the stream below can't be closed by half.
-          trio.BrokenResourceError: the system would not send it. A client that is
-            gone is no error here; who receives finds out.
+          TypeError: the stream below can't be half-closed.
+          trio.BrokenResourceError: the system can't send it. If the client is gone,
+            this does not raise; a receive will.
+          trio.BusyResourceError: another task is sending.
+          trio.ClosedResourceError: the connection was closed.
         """
         try:
             await self._transport.send_eof()
@@ -300,12 +313,12 @@ class Connection(trio.abc.HalfCloseableStream):
             raise
 
     async def aclose(self) -> None:
-        """Close politely: nothing that was sent is lost.
+        """Close gracefully, so that the client gets all that was sent.
 
-        Unless the client's EOF was received, it sends EOF and throws away what
-        the client still sends, at most 64 KiB and ``Timeouts.linger`` seconds.
-        A task that is receiving or sending meanwhile gets
-        ``ClosedResourceError``. Cancelled, it closes at once by RST.
+        If the client's EOF was not received yet, this sends EOF and discards what the
+        client still sends, at most 64 KiB and for at most ``Timeouts.linger`` seconds.
+        A task that is receiving or sending meanwhile gets ``ClosedResourceError``. If
+        this is cancelled, it closes at once by RST.
         """
         await self._lifecycle.close_gracefully()
 
@@ -323,8 +336,11 @@ class Connection(trio.abc.HalfCloseableStream):
         """Close at once with RST. A task that waits gets ``ClosedResourceError``.
 
         Args:
-          reason: why, in a word or a line of the handler's own; it is the ``error`` of
-            the report, whose ``reason`` is ``aborted``.
+          reason: a text for the ``error`` of the report; the report's ``reason`` is
+            ``aborted``.
+
+        Raises:
+          TypeError: ``reason`` is not a str.
         """
         if reason is not None:
             check_type("reason", reason, str, "a str or None")
@@ -334,13 +350,12 @@ class Connection(trio.abc.HalfCloseableStream):
             self._transport.abort()
 
     def idle(self, held: object = b"") -> Idle:
-        """Mark a wait for the client's next message, which a drain may end.
+        """Mark a wait for the client's next message; a drain may cancel it.
 
-        When the server drains, the block is cancelled only if no byte has
-        arrived since it was entered; from the first byte on it is not touched,
-        so it may wrap the reading of a whole message. Entered while draining
-        with nothing to read, it is cancelled at once. Over a stream that is
-        not a socket, bytes count when they are received::
+        A drain cancels the block only if no byte has arrived since it was entered.
+        After the first byte it does not, so the block may read a whole message. A block
+        that is entered during a drain, with nothing to read, is cancelled at once.
+        Over a stream that is not a socket, a byte counts when it is received::
 
             data = b""
             with conn.idle(held=buffer):
@@ -349,17 +364,17 @@ class Connection(trio.abc.HalfCloseableStream):
                 return
             buffer += data
 
-        The block's value says afterwards whether the drain has ended it: with ``as
-        idle``, that is ``idle.cancelled_caught``, as of a :class:`trio.CancelScope`.
+        In ``with conn.idle() as idle``, ``idle.cancelled_caught`` says afterwards
+        whether a drain has cancelled the block, as in a :class:`trio.CancelScope`.
 
         Args:
-          held: what was received of a message that is not answered yet, such as
-            a buffer; anything that is true or false. If it is true when the block
-            is entered, a drain does not end it: the client waits for the rest to
-            be answered, and :meth:`Server.drain` for the client.
+          held: the part of a message that was received before, such as a buffer; only
+            its truth value matters. If it is true when the block is entered, a drain
+            does not cancel the block: the client still expects an answer, and
+            :meth:`Server.drain` waits for it.
 
         Raises:
-          RuntimeError: it is entered already.
+          RuntimeError: the connection is in another ``idle()`` block.
         """
         return self._lifecycle.idle(held)
 
@@ -370,4 +385,4 @@ def _check_bytes(data: object) -> None:
     except TypeError:
         raise TypeError(f"data must be bytes, not {data!r}") from None
     if not view.c_contiguous:
-        raise ValueError("data must be all in one place, not a view with gaps")
+        raise ValueError("data must be contiguous, not a view with gaps")

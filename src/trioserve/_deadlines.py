@@ -1,6 +1,6 @@
-"""Deadlines: which timer of a connection runs out next, and whether it may still move.
+"""Deadlines: which timer of a connection runs out next.
 
-It compares times. What a timer ends, and how, is decided elsewhere.
+This module compares times. It does not know what is done when a timer runs out.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ def next_deadline(
     """When the earliest timer of a connection runs out, and which one it is.
 
     Args:
-      only_total: without the timers of a receive and a send, because a relay, or a
-        close that lingers, has timers of its own.
+      only_total: leave out the timers of a receive and a send, because a relay, or a
+        lingering close, has timers of its own.
 
     Returns:
-      a time on Trio's clock, ``math.inf`` for never; the reason it would end for.
+      a time on Trio's clock, ``math.inf`` for never; and the reason for its report.
     """
     due = (accepted_at + timeouts.lifetime, Reason.LIFETIME)
     if only_total:
@@ -48,8 +48,8 @@ def can_move_now(transport: Transport, reason: Reason) -> bool:
     """Whether the byte that a timer waited for can move at this moment.
 
     Args:
-      reason: the timer that has run out, perhaps late: the process may have been
-        stopped, and the task that moves the byte has not run yet.
+      reason: the timer that has run out. It may be late: if the process was stopped,
+        the task that moves the byte has not run yet.
     """
     match reason:
         case Reason.LIFETIME:

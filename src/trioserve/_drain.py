@@ -1,6 +1,6 @@
-"""Drain: when a server stops, why, and how that went.
+"""Drain: its deadline, its reason and its summary.
 
-Times and counts. What is cancelled or closed at these times is decided elsewhere.
+Times and counts. This module does not know what is cancelled or closed at these times.
 """
 
 from __future__ import annotations
@@ -18,13 +18,14 @@ class Drain:
     """The drain of one server.
 
     Attributes:
-      reason: why it stops; None before that.
-      began_at, deadline: on Trio's clock; ``math.inf`` before it has begun.
-      cut_short: the later reason that has brought the deadline forward, if any did.
-      outcomes: how many connections have ended in each way so far.
+      reason: the reason of the drain; None before it begins.
+      began_at, deadline: on Trio's clock; ``math.inf`` before it begins.
+      cut_short: the reason of a later call that has brought the deadline forward;
+        None if none did.
+      outcomes: the number of connections that have ended so far, by outcome.
       stuck: tasks that were still alive after the cleanup, each with its line.
-      summary: how it went, once it is over.
-      over: an event: there is a summary.
+      summary: the summary; None before the end.
+      over: set when there is a summary.
     """
 
     def __init__(self) -> None:
@@ -40,31 +41,31 @@ class Drain:
         self._outcomes_before = collections.Counter[Outcome]()
 
     def begin(self, reason: str, now: float, open_now: int) -> None:
-        """It begins."""
+        """Note that the drain begins."""
         self.reason = reason
         self.began_at = now
         self._open_at_start = open_now
         self._outcomes_before = self.outcomes.copy()
 
     def bring_forward(self, deadline: float) -> bool:
-        """Set the deadline, unless it is earlier already; whether it was set."""
+        """Set the deadline unless it is earlier already; return whether it was set."""
         if deadline < self.deadline:
             self.deadline = deadline
             return True
         return False
 
     def limit(self) -> tuple[float | None, str | None]:
-        """What the report says of a connection that is cut: seconds, or an error."""
+        """The ``limit`` and ``error`` in the report of a connection that is cut."""
         if self.cut_short is None:
             return self.deadline - self.began_at, None
         return None, f"cut short: {self.cut_short}"
 
     def sum_up(self, now: float, *, backlog_drained: int, reports_lost: int) -> None:
-        """It is over; the first summary stays."""
+        """Make the summary, unless there is one already."""
         if self.summary is not None:
             return
-        # No connection is cut before the drain begins, though a cancelled one may be
-        # finalized before it is known that the server was.
+        # All cut connections belong to the drain: if the server is cancelled, some are
+        # finalized before the drain is marked as begun.
         ends = self.outcomes - self._outcomes_before
         cut, refused = self.outcomes[Outcome.CUT], ends[Outcome.REFUSED]
         self.summary = DrainSummary(

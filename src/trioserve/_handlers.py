@@ -1,7 +1,6 @@
-"""Handlers: the nursery that connections run in, ours or one that we were lent.
+"""Handlers: the nursery of the connections' tasks, the server's own or the caller's.
 
-It starts tasks, keeps their nursery open, and checks what a handler is. What handlers
-do is not known here.
+This module starts tasks, keeps their nursery open, and checks that a handler is async.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ logger = logging.getLogger("trioserve")
 
 
 class Spawns(Protocol):
-    """What is needed of a nursery."""
+    """A nursery, or another object with ``start_soon``."""
 
     def start_soon(
         self,
@@ -30,14 +29,14 @@ class Spawns(Protocol):
 
 
 class Handlers:
-    """Where the tasks of connections run.
+    """The nursery of the connections' tasks.
 
     Args:
-      lent: a nursery of the caller's; None for one of our own.
+      lent: the caller's nursery; None for a nursery of the server's own.
       serving: cancelled when the server is.
 
     Attributes:
-      is_lent: whether what is cancelled there is cancelled from outside.
+      is_lent: whether it is the caller's nursery.
     """
 
     def __init__(self, lent: Spawns | None, serving: trio.CancelScope) -> None:
@@ -54,7 +53,7 @@ class Handlers:
         """Start the task of a connection.
 
         Raises:
-          RuntimeError: the nursery that we were lent is closed.
+          RuntimeError: the caller's nursery is closed.
         """
         where = self._nursery if self._lent is None else self._lent
         assert where is not None
@@ -63,12 +62,12 @@ class Handlers:
     def start_ours(
         self, task: Callable[..., Awaitable[object]], *args: Any, name: str
     ) -> None:
-        """Start a task that runs no code of the caller's."""
+        """Start a task of the server in its own nursery."""
         assert self._nursery is not None
         self._nursery.start_soon(task, *args, name=name)
 
     def are_cancelled(self) -> bool:
-        """Whether a nursery that we were lent is cancelled, asked by a task in it."""
+        """Whether the caller's nursery is cancelled; call it in a task there."""
         return self.is_lent and trio.current_effective_deadline() == -math.inf
 
     async def wait_open(self) -> None:
@@ -76,14 +75,15 @@ class Handlers:
         await self._holds.wait()
 
     def start_no_more(self) -> None:
-        """No task is started any more: :meth:`hold` ends when the last one has."""
+        """Let :meth:`hold` end after the last task: no more will be started."""
         self._starts_no_more.set()
 
     async def hold(self) -> None:
-        """Hold the nursery open, as long as tasks may be started.
+        """Hold the server's own nursery open until :meth:`start_no_more`.
 
-        A handler can cancel the nursery of its own task. Serving does not happen in
-        this one, and what runs in it is shielded, so that ends no other connection.
+        A handler can cancel the nursery of its own task, ``task.parent_nursery``. The
+        accept loops run in another nursery, and the tasks in this one are shielded, so
+        that ends no other connection.
         """
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
@@ -102,15 +102,15 @@ class Handlers:
                 with trio.CancelScope(shield=True):
                     await self._starts_no_more.wait()
                 raise
-            # A handler may have started a task in it that has no end.
+            # A handler may have started a task in it that never ends.
             nursery.cancel_scope.cancel(reason="the server is over")
 
 
 def awaitable(handler: object, returned: object) -> Awaitable[object]:
-    """What a handler has returned, to be awaited.
+    """Check that the return value of ``handler(conn)`` can be awaited; return it.
 
     Raises:
-      TypeError: it is not async.
+      TypeError: it can't, so the handler is not async.
     """
     if not isinstance(returned, Awaitable):
         name = getattr(handler, "__qualname__", None) or repr(handler)
@@ -122,7 +122,7 @@ def awaitable(handler: object, returned: object) -> Awaitable[object]:
 
 
 def check_not_async(returned: object) -> None:
-    """See that ``on_start`` is not async.
+    """Check, by its return value, that ``on_start`` is not async.
 
     Raises:
       TypeError: it is.

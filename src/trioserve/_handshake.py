@@ -1,8 +1,8 @@
-"""Handshake: the layers that a connection passes between accept and its handler.
+"""Handshake: run the layers of a connection between accept and its handler.
 
-Each layer looks at a connection, may wait for its bytes, and may refuse it. They run
-in the connection's own task, under one deadline. It does not know how a client is told
-that it is refused.
+A layer looks at a connection, may wait for its bytes, and may refuse it. The layers run
+in the connection's own task, under one deadline. This module does not know how a
+refused connection is closed.
 """
 
 from __future__ import annotations
@@ -21,19 +21,20 @@ from ._reason import Phase, Reason
 
 
 class Layer(Protocol):
-    """One of them.
+    """A layer.
 
-    What it reads beyond its own bytes it gives back by ``life.transport.unread()``.
+    If it reads more bytes than it needs, it gives the rest back by
+    ``life.transport.unread()``.
     """
 
     async def __call__(self, life: Lifecycle) -> Reason | None:
-        """Why the connection is refused; None if it is not."""
+        """Return why the connection is refused; None if it is not."""
         ...
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class AccessLayer:
-    """Access rules on the address that the client has now."""
+    """Apply access rules to the address that the client has now."""
 
     access: Access
 
@@ -42,18 +43,18 @@ class AccessLayer:
 
 
 def layers_in_order(layers: Layers) -> tuple[Layer, ...]:
-    """What ``layers`` asks for, in the order in which it is done."""
+    """The layers that ``layers`` asks for, in the order in which they run."""
     if not layers.access:
         return ()
     return (AccessLayer(Access(map(parse_rule, layers.access))),)
 
 
 async def pass_layers(life: Lifecycle, layers: Iterable[Layer]) -> Reason | None:
-    """Pass all layers of a connection, within ``Timeouts.handshake`` seconds.
+    """Run all layers of a connection, within ``Timeouts.handshake`` seconds.
 
     Returns:
       why it is refused, or ``Reason.HANDSHAKE`` if the time has run out; None if it
-      has passed.
+      has passed all layers.
     """
     life.phase = Phase.HANDSHAKE
     deadline = life.accepted_at + (life.queued or 0) + life.timeouts.handshake

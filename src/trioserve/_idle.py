@@ -1,6 +1,6 @@
-"""Idle: a wait for the client's next message, which a drain may end.
+"""Idle: a wait for the client's next message, which a drain may cancel.
 
-It knows what has arrived since. Who drains, and when, is decided elsewhere.
+This module knows whether a byte has arrived. It does not know when a server drains.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from ._transport import Transport
 
 
 class Idle:
-    """One such wait; ``conn.idle()`` returns it, to be entered once.
+    """One such wait, a context manager for one use; see ``Connection.idle``.
 
     Args:
-      begins, ends: called when it is entered, within its scope, and when it is left.
+      begins, ends: called on entry, inside the cancel scope, and on exit.
       holds_some: whether the handler has a part of the message already.
     """
 
@@ -41,7 +41,7 @@ class Idle:
 
     @property
     def cancelled_caught(self) -> bool:
-        """Whether the drain has ended it, as of :class:`trio.CancelScope`."""
+        """Whether a drain has cancelled the block, as in :class:`trio.CancelScope`."""
         return self._scope.cancelled_caught
 
     def __enter__(self) -> Self:
@@ -64,11 +64,11 @@ class Idle:
         return self._scope.__exit__(exc_type, exc_value, traceback)
 
     def cancel(self) -> None:
-        """The server drains: end it."""
+        """Cancel the block, because the server drains."""
         self._scope.cancel(reason="draining")
 
     def may_end(self) -> bool:
-        """Whether no byte of the message is there, nor EOF."""
+        """Whether neither a byte of the message nor EOF has arrived."""
         transport = self._transport
         return not (
             self._holds_some

@@ -1,6 +1,6 @@
-"""Layers: what is done to a connection between accept and its handler.
+"""Layers: the options for what happens between accept and the handler.
 
-A frozen value, checked when it is made. It does not know who does it.
+A frozen value, checked when it is made. This module does not know what applies it.
 """
 
 from __future__ import annotations
@@ -16,19 +16,19 @@ from ._arguments import check_type
 class Layers:
     """What is done to a connection between accept and its handler.
 
-    It is done in the connection's own task, which holds a token, and before
-    ``on_start``; so it keeps no other client waiting.
+    Layers run in the connection's own task, which holds a token, before ``on_start``,
+    so they don't block other clients. They share ``Timeouts.handshake``.
 
     Args:
-      access: rules about the client's address, each of them ``"allow NETWORK"`` or
-        ``"deny NETWORK"``. A network is an IPv4 or IPv6 address, a network of them
-        like ``10.0.0.0/8``, ``unix`` (all clients of a Unix socket) or ``all``. The
-        first rule that matches decides; if none does, the opposite of the last one is
-        done. A client that is denied is told as ``Limits.refusal`` says, and its
-        report has the reason ``denied``. Default: no rules, so everyone is served.
+      access: rules about the client's address, each ``"allow NETWORK"`` or
+        ``"deny NETWORK"``. A network is an IPv4 or IPv6 address, a prefix like
+        ``10.0.0.0/8``, ``unix`` (all clients of a Unix socket) or ``all``. The first
+        matching rule decides; if none matches, the opposite of the last rule applies.
+        A denied client gets ``Limits.refusal``, and its report has the reason
+        ``denied``. Default: no rules; every client is served.
 
     Raises:
-      TypeError, ValueError: naming the argument that can't be.
+      TypeError, ValueError: an argument is invalid; the message names it.
     """
 
     access: Sequence[str] = ()
@@ -44,5 +44,5 @@ class Layers:
                 rules.append(str(parse_rule(each)))
             except ValueError as error:
                 raise ValueError(f"access: {error}") from None
-        # Equal rules are equal values, however they were written.
+        # Normalise, so that equal rules compare equal.
         object.__setattr__(self, "access", tuple(rules))

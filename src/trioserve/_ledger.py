@@ -1,6 +1,6 @@
-"""Ledger: which connections of a server are open, and what all of them came to.
+"""Ledger: the open connections of a server, and its totals.
 
-It counts. ``accepted == open + closed`` holds at any moment.
+``accepted == open + closed`` holds at any moment.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ class Ledger:
     """The connections of one server.
 
     Attributes:
-      open: those that are open, by their number, oldest first.
-      accepted, closed, refused: how many there were.
+      open: the open connections by their number, oldest first.
+      accepted, closed, refused: the number of connections since the start.
     """
 
     def __init__(self) -> None:
@@ -34,19 +34,19 @@ class Ledger:
         return next(self._numbers)
 
     def add(self, connection: Connection) -> None:
-        """It was accepted."""
+        """Count an accepted connection."""
         self.accepted += 1
         self.open[connection.id] = connection
 
     def close(self, report: ConnectionReport) -> None:
-        """One that is not among the open ones any more has this report."""
+        """Count a connection that was taken out of :attr:`open`, by its report."""
         self.closed += 1
         self._received += report.bytes_received
         self._sent += report.bytes_sent
         self._discarded += report.bytes_discarded
 
     def bytes(self) -> tuple[int, int, int]:
-        """Bytes received, sent and discarded, of open connections, too."""
+        """Bytes received, sent and discarded, those of open connections included."""
         received, sent, discarded = self._received, self._sent, self._discarded
         for connection in self.open.values():
             received += connection.bytes_received

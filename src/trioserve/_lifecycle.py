@@ -1,22 +1,22 @@
 """Lifecycle: what the server does with a connection, from accept to its report.
 
-Phases, timers, how it closes and why. It does not know how a connection is accepted,
-what a handler sees of it, or where its report goes.
+Phases, timers, closing and its reason. This module does not know how a connection is
+accepted, what a handler sees of it, or where its report goes.
 
 How a connection closes, in one place:
 
 ==============================================  ================================
 what happened                                   close
 ==============================================  ================================
-the handler is over, EOF had been received      close
-the handler is over before that                 EOF, discard for a while, close
+the handler returned, EOF had been received     close
+the handler returned before EOF                 EOF, discard for a while, close
 the handler raised                              RST
 cancelled, cut, stalled, too old, half-closed   RST, with the reason kept first
 idle, or idle while draining                    FIN
 ==============================================  ================================
 
-A handler that has handed a relay over is over when the relay is, which has closed the
-other side by then.
+A handler that has handed over a relay counts as returned when the relay has ended; the
+relay closes the other side.
 """
 
 from __future__ import annotations
@@ -42,10 +42,11 @@ from ._results import CloseReason
 from ._timers import TimerEntry, Timers, next_look
 from ._transport import FAILURES, Transport
 
-#: Timers that end a relay by FIN, because no byte has come for long.
+#: Timers that end a relay by FIN: no byte has come for a long time.
 _SILENT: Final = (Reason.IDLE, Reason.FIRST_BYTE)
 
-#: A connection that has not sent its first byte is not idle in its first second.
+#: Seconds. A drain does not take a connection for idle that is younger and has sent no
+#: byte: its first request may be on the way.
 _YOUNG: Final = 1.0
 
 
@@ -53,22 +54,23 @@ class Lifecycle:
     """One accepted connection, as its server sees it.
 
     Args:
-      token: one of the limit's; None for a connection that has none yet.
-      peer_key: what counts as its peer for ``Limits.max_per_peer``, if anything.
+      token: its token of the connection limit; None if it has none yet.
+      peer_key: its peer in the count for ``Limits.max_per_peer``; None if that does
+        not apply.
 
     Attributes:
-      phase: where in its life it is.
+      phase: its phase, as in the report.
       scope: around its handler; the server cancels it.
       task: the task that runs its handler.
-      dialer, connected_at: what has connected to its target, and when.
-      active_faults: those that are applied to it, if any.
-      handed_over: the relay that its handler leaves to the server.
+      dialer, connected_at: the dialer of its target, and when that connected.
+      active_faults: the faults that are applied to it, if any.
+      handed_over: the relay that its handler has handed over to the server.
       relay: the relay that it is a side of now.
-      upstream: the other side of the last relay; None of an echo.
-      close_reason: why it ends, from the moment that this is known.
-      exception: what it ends by, if it is an error.
-      result: what its handler returned.
-      notes: what its handler noted.
+      upstream: the other side of the last relay; None for an echo.
+      close_reason: why it ends, as soon as that is known.
+      exception: the error that ends it, if it is one.
+      result: the return value of its handler.
+      notes: the fields that its handler has noted.
       goodbye: bytes that are sent before the FIN of a timer or a drain.
     """
 
@@ -106,7 +108,7 @@ class Lifecycle:
         self.token = token
         self.timeouts = timeouts
         self.timers = timers
-        self.accepted_at = transport.moved_at  # it was made just now
+        self.accepted_at = transport.moved_at  # the transport is new: this is now
         self.queued: float | None = None
         self.connected_at: float | None = None
         self.dialer: Dialer | None = None
@@ -135,10 +137,10 @@ class Lifecycle:
         self._is_quiet = False
         transport.on_wait = self._on_wait
 
-    # -- what a handler and what serves it begin
+    # -- for the server and the handler
 
     def start_serving(self, token: Token) -> None:
-        """It has waited for a token after it was accepted, and got one."""
+        """Give it the token that it has waited for since it was accepted."""
         self.token = token
         self.queued = trio.current_time() - self.accepted_at
 
@@ -151,7 +153,7 @@ class Lifecycle:
         error: str | None = None,
         exception: BaseException | None = None,
     ) -> None:
-        """Keep why it ends. The first reason stays."""
+        """Keep why it ends. The first reason wins."""
         if self.close_reason is None:
             self.close_reason = CloseReason(reason, waited_for, limit, error)
         if self.exception is None:
@@ -167,12 +169,13 @@ class Lifecycle:
     ) -> None:
         """End it from outside, by RST or by FIN.
 
-        The reason is kept first, so that no other one can be; then the handler is
-        cancelled; then the transport is closed, which ends a shielded wait, too.
+        The reason is kept first, so that a consequence of the close can't become the
+        reason; then the handler is cancelled; then the transport is closed, which also
+        ends a shielded wait.
         """
         waited_for: Side | None = "client" if reason.outcome == "timeout" else None
         if self._lingers and not self.transport.unsent():
-            # All that was sent has arrived; it only waited for the client to close.
+            # All bytes are acknowledged; it only waited for the client to close.
             self.handler_over(None, None, cancelled=False)
             by_fin = self.transport.closes_at_once
         self.close_as(reason, waited_for=waited_for, limit=limit, error=error)
@@ -188,7 +191,7 @@ class Lifecycle:
             self.transport.abort()
 
     async def close_gracefully(self) -> None:
-        """Close so that nothing is lost that was sent; see ``Connection.aclose``."""
+        """Close so that the peer gets all that was sent; see ``Connection.aclose``."""
         if trio.current_effective_deadline() == -math.inf:
             self.close_now()
         if self.transport.closed:
@@ -216,7 +219,7 @@ class Lifecycle:
         self.handed_over = relay
 
     def check_not_handed_over(self) -> None:
-        """See that no relay is handed over.
+        """Check that no relay is handed over.
 
         Raises:
           trio.BusyResourceError: one is.
@@ -225,28 +228,28 @@ class Lifecycle:
             raise trio.BusyResourceError("a relay is handed over already")
 
     def take_back(self, relay: HandedOver) -> None:
-        """Let the caller run it instead.
+        """Undo :meth:`hand_over`: the caller runs the relay.
 
         Raises:
-          RuntimeError: the caller, or the server, runs it already.
+          RuntimeError: it runs already.
         """
         if self.handed_over is not relay or self._is_moving:
             raise RuntimeError("a relay can be awaited once, by its handler")
         self.handed_over = None
 
     def move(self) -> Coroutine[Any, Any, Any]:
-        """Begin the relay that was handed over, and wait for its end.
+        """Start the relay that was handed over, and wait for its end.
 
-        To be awaited at once; :meth:`finish` does what comes after.
+        Await the result at once; :meth:`finish` is the next step.
         """
-        # Not async itself: one coroutine less for each connection that waits.
+        # Not an async function: that saves a coroutine per waiting connection.
         assert self.handed_over is not None
         self._is_moving = True
         self.handed_over.attach()
         return self.handed_over.move()
 
     async def finish(self) -> None:
-        """The handler has returned: close, as the table says."""
+        """Close after the handler has returned, by the table at the top."""
         if self.handed_over is not None:
             await self.handed_over.finish()
             self._detach()
@@ -263,7 +266,7 @@ class Lifecycle:
             self._eof_first = True
             transport.close()
         elif relay_closed is not None and relay_closed.reason in _SILENT:
-            # A client that was silent for so long is not waited for again.
+            # The client has been silent for the whole timeout: don't linger.
             close_by_fin(transport)
             await transport.wait_closed()
         else:
@@ -272,11 +275,11 @@ class Lifecycle:
     def handler_over(
         self, error: BaseException | None, stream: object, *, cancelled: bool
     ) -> None:
-        """The handler has ended: find out why the connection does, unless it is known.
+        """Find out why the connection ends, now that the handler has ended.
 
         Args:
-          error: what it raised.
-          stream: the connection as it had it.
+          error: the handler's exception, if any.
+          stream: the connection that the handler was given.
           cancelled: whether the server's own scopes were cancelled.
         """
         self._detach()
@@ -325,7 +328,7 @@ class Lifecycle:
         self._idle = None
 
     def server_drains(self) -> None:
-        """The server has begun to drain."""
+        """Called when the server's drain begins."""
         self._end_idle()
         if self.relay is not None:
             self.relay.server_drains()
@@ -345,25 +348,25 @@ class Lifecycle:
     # -- timers
 
     def watch(self) -> None:
-        """Let the timers run."""
+        """Start the timers, or set them by new timeouts."""
         self.timers.watch(self, self._due()[0])
 
     def _due(self) -> tuple[float, Reason]:
-        # A relay, and a close that lingers, have timers of their own.
+        # A relay and a lingering close have timers of their own.
         only_total = self.relay is not None or self._lingers
         return next_deadline(
             self.timeouts, self.transport, self.accepted_at, only_total=only_total
         )
 
     def _on_wait(self) -> None:
-        """The transport begins to wait: a timer starts."""
+        """Start a timer: the transport begins to wait."""
         transport = self.transport
         sends = transport.sending_since < math.inf
         starts_idle_timer_only = (
             transport.received and not transport.sent_eof and not sends
         )
         due = transport.receiving_since + self.timeouts.idle
-        # The timer entry of an earlier wait is early enough, and looks again then.
+        # The entry of an earlier wait fires before ``due`` and then sets the next one.
         if (
             not starts_idle_timer_only
             or self._is_quiet
@@ -372,13 +375,13 @@ class Lifecycle:
         ):
             self._is_quiet = False
             now = trio.current_time()
-            if sends:  # from now on it is known what the peer takes
+            if sends:  # measure the peer's progress from here
                 transport.observe_acks(now)
             if (due := self._due()[0]) < math.inf:
                 self.timers.watch(self, min(due, next_look(now)))
 
     def on_timer(self, now: float) -> None:
-        """A timer may have run out; called by the server's timers."""
+        """Called by the server's timers: a deadline may have passed."""
         holds = self.relay is None and self.transport.observe_acks(now)
         due, reason = self._due()
         if due <= now:
@@ -388,7 +391,7 @@ class Lifecycle:
                 return
             self.timers.watch(self, next_look(now))
         elif due < math.inf:
-            # As long as the kernel holds bytes, we look whether they become fewer.
+            # While the kernel holds bytes, check regularly whether the peer takes some.
             self._is_quiet = not holds
             self.timers.watch(self, min(due, next_look(now)) if holds else due)
         self._end_idle()
@@ -401,7 +404,7 @@ class Lifecycle:
         self.transport.on_wait = None  # a relay has timers of its own
 
     def relay_over(self, closed: CloseReason | None) -> None:
-        """Take over how a relay ended; a handler that raises has the last word."""
+        """Take over the result of a relay; an exception of the handler goes first."""
         assert self.relay is not None
         discarded, upstream_discarded = self.relay.discarded()
         self.relay = None
@@ -415,19 +418,19 @@ class Lifecycle:
 
     @property
     def discarded(self) -> int:
-        """Bytes received that went neither to the handler nor to the target."""
+        """Bytes received that neither the handler nor the target got."""
         of_relay = self.relay.discarded()[0] if self.relay is not None else 0
         return self.transport.discarded + of_relay
 
     @property
     def upstream_discarded(self) -> int:
-        """Bytes received from the target that did not go to the client."""
+        """Bytes received from the target that the client did not get."""
         of_relay = self.relay.discarded()[1] if self.relay is not None else 0
         return self._upstream_discarded + of_relay
 
     def release(self) -> None:
-        """Leave no cycle, which would keep it until garbage is collected.
+        """Break reference cycles, so that it is freed without a garbage collection.
 
-        The frames in an exception's traceback have the connection.
+        The frames in an exception's traceback refer to the connection.
         """
         self.task = self.transport.on_wait = self.exception = self.result = None

@@ -1,6 +1,6 @@
-"""Listeners: from addresses to bound, listening sockets; all or none.
+"""Listeners: bind addresses and listen, all or none.
 
-It knows nothing of who accepts from them.
+This module does not know what accepts from them.
 """
 
 from __future__ import annotations
@@ -29,14 +29,22 @@ from ._arguments import check_count, check_type
 from ._names import AddrInfo, resolve
 from ._tcp import set_up
 
-#: As large as the kernel allows; it clamps.
+#: The kernel clamps this to the largest that it allows.
 _BACKLOG: Final = 0xFFFF
 
 _ALL_INTERFACES: Final = frozenset(("0.0.0.0", "::"))
 
 
 class UnixListener(trio.abc.Listener[trio.SocketStream]):
-    """A listener on a Unix socket, which takes its file along when it is closed.
+    """A listener on a Unix socket; its close removes the socket's file.
+
+    Args:
+      sock: the listening Trio socket.
+      path: the path of its file.
+
+    Raises:
+      TypeError: an argument has the wrong type.
+      OSError: there is no file at ``path``.
 
     Attributes:
       socket: the listening socket.
@@ -55,7 +63,7 @@ class UnixListener(trio.abc.Listener[trio.SocketStream]):
         return await self._listener.accept()
 
     def close(self) -> None:
-        """Close it, and remove its file unless it is somebody else's by now."""
+        """Close it, and remove its file unless that was replaced meanwhile."""
         with contextlib.suppress(OSError):
             if self.socket.fileno() >= 0 and samestat(self._file, self._path.lstat()):
                 self._path.unlink()
@@ -73,30 +81,32 @@ Listener: TypeAlias = trio.SocketListener | UnixListener
 async def open_listeners(
     *addresses: str | Address, backlog: int | None = None
 ) -> list[Listener]:
-    """Bind all ``addresses`` and listen, or none.
+    """Bind ``addresses`` and listen: on all of them or on none.
 
-    A name, or no host at all, may stand for several addresses, a listener
-    each; with port 0 they get one number. IPv6 listeners take IPv6 only. An
-    address that is given twice, under whatever names, is listened on once; each
-    port 0 is another free port.
+    A name, or an empty host, may stand for several addresses; each gets a listener,
+    and with port 0 they share one port number. IPv6 listeners accept IPv6 only. If
+    two arguments mean the same address, it is bound once; each argument with port 0
+    gets another free port.
 
-    The file of a Unix socket that nobody listens on any more is replaced; it is
-    removed when the listener is closed.
+    The file of a Unix socket on which nobody listens is replaced; closing the listener
+    removes it.
 
     Args:
-      addresses: what :func:`parse_address` reads, or addresses.
-      backlog: connections the kernel may hold for us; default: as many as it
-        allows.
+      addresses: texts for :func:`parse_address`, or addresses.
+      backlog: connections that the kernel may queue; default: as many as it allows.
 
     Raises:
-      ValueError: an address can't be read, or there is none, or a Unix socket is
-        given with two modes; nothing was bound.
-      OSError: an address can't be bound; its ``filename`` is the address, and its
-        ``filename2`` another one of ``addresses`` if that has its port already.
+      TypeError: an argument has the wrong type.
+      ValueError: no address is given, one can't be parsed, or a Unix socket is given
+        with two modes; nothing was bound.
+      OSError: an address can't be bound; ``filename`` is the address, and
+        ``filename2`` the other one of ``addresses`` that has the port, if one does.
         Nothing stays bound.
+
+    If it is cancelled while it looks up a name, nothing stays bound.
     """
     if not addresses:
-        raise ValueError("addresses must not be empty: there is none to listen on")
+        raise ValueError("addresses must not be empty")
     check_backlog(backlog)
     for address in addresses:
         kinds = (str, TcpAddress, UnixAddress)
@@ -119,10 +129,10 @@ async def open_listeners(
 
 
 def check_backlog(backlog: object) -> None:
-    """See that it is one.
+    """Check that ``backlog`` is None or an int of 0 or more.
 
     Raises:
-      TypeError, ValueError: naming it.
+      TypeError, ValueError: it is not.
     """
     if backlog is not None:
         check_count("backlog", backlog, least=0, what="an int or None")
@@ -136,9 +146,9 @@ def _close(listener: Listener) -> None:
 
 
 def _each_socket_once(addresses: Iterable[Address]) -> list[Address]:
-    """Without the Unix sockets that are given again, under the same path or another.
+    """Drop Unix sockets that are given twice, also under different paths.
 
-    What a TCP address stands for is known when its name has been looked up.
+    TCP addresses are compared later, when their names are looked up.
     """
     once: dict[object, Address] = {}
     for address in addresses:
@@ -161,9 +171,10 @@ def _each_socket_once(addresses: Iterable[Address]) -> list[Address]:
 
 
 def what_it_accepts_from(listener: object) -> object:
-    """Its socket, so that two listeners on one are the same; or the listener itself.
+    """The listener's socket, or the listener itself if it has none.
 
-    TLS over a listener accepts from what that one accepts from.
+    Two listeners on one socket have the same. For a ``trio.SSLListener``, that of the
+    listener below.
     """
     while isinstance(listener, trio.SSLListener):
         listener = listener.transport_listener
@@ -174,12 +185,12 @@ def what_it_accepts_from(listener: object) -> object:
 async def _bind(
     address: TcpAddress, backlog: int, bound: Sequence[Any]
 ) -> list[trio.SocketListener]:
-    """Bind what ``address`` stands for, unless it is ``bound`` already."""
+    """Look ``address`` up, and bind all results that are not ``bound`` already."""
     try:
         infos = await resolve(address, passive=True)
     except OSError as error:
         raise OSError(error.errno, error.strerror, str(address)) from error
-    # A free port of one family may be taken in the other: then try another.
+    # With port 0, a port that is free for IPv4 may be taken for IPv6: try another.
     for attempts_left in reversed(range(8)):
         try:
             return await _bind_each(address, infos, backlog, bound)
@@ -205,8 +216,8 @@ async def _bind_each(
         try:
             listener = await _listen(info, name, backlog)
         except OSError as error:
-            # A family that this system lacks, or has switched off, is no
-            # matter if another one works; any other error is.
+            # A family that this system lacks, or has switched off, is skipped if
+            # another one works. Any other error is raised.
             rival = _rival(name, bound) if error.errno == errno.EADDRINUSE else None
             failed = OSError(error.errno, error.strerror, str(address), None, rival)
             if error.errno in (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL):
@@ -224,7 +235,7 @@ async def _bind_each(
 
 
 def _rival(name: tuple[Any, ...], bound: Iterable[Any]) -> str | None:
-    """One of those that are bound which leaves this port to nobody else."""
+    """The address among ``bound`` that conflicts with ``name``, if one does."""
     for other in bound:
         if (
             isinstance(other, tuple)
@@ -248,7 +259,7 @@ async def _listen(
         if info.family == socket.AF_INET6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         await sock.bind(name)
-        set_up(sock)  # once, instead of each that is accepted
+        set_up(sock)  # accepted sockets inherit the options
         sock.listen(backlog)
         return trio.SocketListener(sock)
     except BaseException:
@@ -269,7 +280,7 @@ def _bind_unix(address: UnixAddress, backlog: int) -> Listener:
             sock.bind(address.sockaddr)
         bound = True
         if address.mode is not None:
-            # Nobody can connect before it listens.
+            # Before listen(), so that no client connects with the old mode.
             Path(address.path).chmod(address.mode)
         sock.listen(backlog)
         sock.setblocking(False)
@@ -286,7 +297,7 @@ def _bind_unix(address: UnixAddress, backlog: int) -> Listener:
 
 
 def _is_left_over(address: UnixAddress) -> bool:
-    """Whether there is a socket's file that nobody listens on."""
+    """Whether the path is the file of a socket on which nobody listens."""
     if address.is_abstract:
         return False
     before = Path(address.path).lstat()
@@ -295,6 +306,6 @@ def _is_left_over(address: UnixAddress) -> bool:
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         probe.setblocking(False)
         code = probe.connect_ex(address.sockaddr)
-    # Another server may have replaced it since.
+    # Another server may have replaced the file meanwhile.
     same = samestat(before, Path(address.path).lstat())
     return code == errno.ECONNREFUSED and same

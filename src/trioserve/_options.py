@@ -1,8 +1,7 @@
-"""Options: how much at once, and how long to wait.
+"""Options: the limits and timeouts of a server.
 
-Frozen values, checked when they are made. Nothing here knows what enforces
-them. Every duration is in seconds, and
-``math.inf`` means never.
+Frozen values, checked when they are made. This module does not know what enforces
+them. Durations are in seconds; ``math.inf`` means never.
 """
 
 from __future__ import annotations
@@ -18,13 +17,13 @@ WhenFull = Literal["wait", "refuse"]
 
 
 def default_max_connections() -> int:
-    """min(10,000, (open files allowed - 64) // 4), at least 1.
+    """min(10,000, (RLIMIT_NOFILE - 64) // 4), at least 1.
 
     A proxied connection may hold four descriptors (two sockets, one pipe);
     64 are left for the rest of the program. While it dials a name whose addresses
-    are silent it may hold more, up to six sockets at once; if there are no
-    descriptors for these, further addresses wait for those that are tried. HAProxy
-    derives its ``maxconn`` from the same limit.
+    don't answer, it may hold up to six more sockets; if descriptors run out, further
+    addresses wait until another attempt has ended. HAProxy derives its ``maxconn``
+    from the same limit.
     """
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft == resource.RLIM_INFINITY:  # pragma: no cover - by the system's settings
@@ -34,27 +33,26 @@ def default_max_connections() -> int:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """How many connections are served at once, and what happens to the others.
+    """How many connections are served at a time, and what happens to the others.
 
     Args:
-      max_connections: connections that may be open at once, over all listeners
-        of the server. Each holds a token from accept to last close. 0 admits
-        nobody (a pause). Default: ``min(10_000, (open files - 64) // 4)``.
-      max_per_peer: of these, how many may come from one peer; more are refused.
+      max_connections: connections at a time, over all listeners of the server. Each
+        holds a token from accept to last close. 0 admits nobody (a pause). Default:
+        ``min(10_000, (RLIMIT_NOFILE - 64) // 4)``.
+      max_per_peer: connections at a time from one peer; further ones are refused.
         A peer is an IPv4 address, or the IPv6 addresses of one network. Default
         None: any number. Clients without an IP address are not counted.
-      per_peer_ipv6_prefix: how many bits, 1 to 128, the IPv6 addresses of one
-        peer have in common. Default 64: a host may take any address of its
-        /64. 128 counts each address by itself. A change applies to connections
-        that are accepted after it.
-      when_full: what happens to a client that comes at the limit. ``"wait"``
+      per_peer_ipv6_prefix: the length in bits, 1 to 128, of the network that counts as
+        one IPv6 peer. Default 64, because a host may use any address of its /64. 128
+        counts each address. A change applies to connections accepted after it.
+      when_full: what happens to a client when the limit is reached. ``"wait"``
         (default) leaves it in the kernel's accept queue until another connection
         has ended; ``"refuse"`` accepts it and closes it at once, with a report.
-      refusal: how a refused client is told: ``b""`` (default) by FIN, some
-        bytes by these and then FIN, ``None`` by RST.
+      refusal: what a refused client gets: ``b""`` (default) a FIN, other bytes (4096
+        at most) these and a FIN, ``None`` a RST.
 
     Raises:
-      TypeError, ValueError: naming the argument that can't be.
+      TypeError, ValueError: an argument is invalid; the message names it.
     """
 
     max_connections: int = dataclasses.field(default_factory=default_max_connections)
@@ -83,47 +81,46 @@ class Limits:
             raise ValueError("refusal must be 4096 bytes or fewer")
 
 
-#: What may be 0: these end something that goes on, the others would end it
-#: before it began.
+#: With 0, any other timeout would end a connection before it could do anything.
 _MAY_BE_ZERO = frozenset({"drain", "cleanup", "linger", "lame_duck", "drain_idle"})
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Timeouts:
-    """How long to wait for what, in seconds; ``math.inf`` means for ever.
+    """The timeouts of a server, in seconds; ``math.inf`` means no limit.
 
-    A total runs from its start whatever arrives; an inactivity starts again
-    with every byte that moves, and with every byte that a peer acknowledges: as
-    long as it takes what the kernel holds for it, no inactivity runs out. A timer
-    runs only while a receive or a send of the connection is waiting: a handler
-    that computes is not idle. One that is late, because the process was stopped,
-    first lets move what has arrived meanwhile.
+    A *total* runs from its start to its end. An *inactivity* timer restarts with every
+    byte that moves and with every byte that a peer acknowledges, so it does not run out
+    while the peer reads what the kernel holds for it. Timers run only while a receive
+    or a send of the connection is waiting: a handler that computes is not idle. A timer
+    that is late, because the process was stopped, first lets bytes move that have
+    arrived meanwhile.
 
     Args:
       connect: total, for dialing a target, name look-up included. Default 5.
-      handshake: total, for what :class:`Layers` do with a connection before its
-        handler. Default 10. Access rules take no time.
+      handshake: total, for the :class:`Layers` of a connection before its handler.
+        Default 10. Access rules take no time.
       first_byte: total, from accept to the first byte of either side. Default:
-        for ever, because *idle* covers it.
+        no limit, because *idle* covers it.
       idle: inactivity, while both directions are open. Default 3600.
-      half_closed: inactivity, once one direction has ended. Default 60.
+      half_closed: inactivity, after one direction has ended. Default 60.
       write_stall: inactivity, while a send waits for a peer that takes no
         bytes. Default 60.
-      lifetime: total, from accept. Default: for ever.
-      drain: total, from the start of draining until what still runs is cut.
+      lifetime: total, from accept. Default: no limit.
+      drain: total, from the start of a drain until open connections are reset.
         Default 25: Kubernetes kills after 30.
-      drain_idle: inactivity of a relay while draining, after which it ends
-        with FIN. Default: for ever, the target may be thinking; ``echo`` uses
-        at most 1.
+      drain_idle: inactivity of a relay during a drain, after which it ends
+        with FIN. Default: no limit, because the target may still be working on an
+        answer; ``echo`` uses at most 1.
       lame_duck: how long a draining server still accepts. Default 0.
-      cleanup: total, for handlers to end after the cut, and for the collector
+      cleanup: total, for handlers to end after the reset, and for the collector
         to take the last reports. Default 5.
-      linger: for a client to close after the handler has returned without having
-        seen its EOF: a total, which only what it acknowledges extends; at most
-        64 KiB that it still sends are thrown away. Default 2.
+      linger: total, for a client to close after the handler has returned before the
+        client's EOF; only acknowledgements of the client extend it. At most 64 KiB
+        that the client still sends are discarded. Default 2.
 
     Raises:
-      TypeError, ValueError: naming the argument that can't be.
+      TypeError, ValueError: an argument is invalid; the message names it.
     """
 
     connect: float = 5.0

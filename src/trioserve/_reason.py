@@ -1,6 +1,6 @@
-"""Reasons: the closed set of words for how, why and where a connection ended.
+"""Reasons: how a connection ended, why, and in which phase; closed sets of words.
 
-Values only. This module does not know who ends a connection, or who reads of it.
+Values only. This module does not know what ends a connection.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ Side = Literal["client", "target"]
 
 
 class Outcome(enum.StrEnum):
-    """How a connection went, in one word; see :class:`Reason` for why."""
+    """How a connection ended, in one word; its :class:`Reason` says why."""
 
     OK = "ok"
     REFUSED = "refused"
@@ -26,9 +26,9 @@ class Outcome(enum.StrEnum):
 
 
 class Phase(enum.StrEnum):
-    """Where in its life a connection was when it ended.
+    """The phase in which a connection ended.
 
-    The value is what is printed; :attr:`letter` is HAProxy's letter for it
+    The value is the word that is printed; :attr:`letter` is HAProxy's letter for it
     (``configuration.txt``, section 8.5).
     """
 
@@ -55,8 +55,7 @@ _LETTERS: Final = {
 class Reason(enum.StrEnum):
     """Why a connection ended. The set is closed; new releases may add to it.
 
-    :attr:`outcome` is the group that a reason is in, :attr:`sentence` says it to a
-    person.
+    :attr:`outcome` is the group of a reason; :attr:`sentence` is its text for people.
     """
 
     CLIENT_CLOSED = "client_closed"
@@ -97,11 +96,11 @@ class Reason(enum.StrEnum):
 
 
 class _Row(NamedTuple):
-    """What is known of a reason.
+    """The properties of a reason.
 
-    ``state`` begins HAProxy's termination state. If it is one letter, the letter of
-    the phase follows. The letter ``t`` stands for a timer: it is printed as ``c`` if
-    the timer waited for the client, and as ``s`` if it waited for the target.
+    ``state`` is HAProxy's termination state, or its first letter, to which the letter
+    of the phase is added. The letter ``t`` stands for a timer: it is printed as ``c``
+    if the timer waited for the client, and as ``s`` if it waited for the target.
     """
 
     outcome: Outcome
@@ -119,7 +118,7 @@ _TABLE: Final[dict[Reason, _Row]] = {
     Reason.CLIENT_GONE: _Row(
         Outcome.PEER_ERROR,
         "C",
-        "the client said nothing and left before the target answered",
+        "the client sent nothing and left before the target answered",
     ),
     Reason.SERVER_RESET: _Row(Outcome.TARGET_ERROR, "S", "the target reset it"),
     Reason.CONNECT_REFUSED: _Row(Outcome.TARGET_ERROR, "S", "the target refused"),
@@ -136,14 +135,14 @@ _TABLE: Final[dict[Reason, _Row]] = {
     Reason.PEER_LIMIT: _Row(
         Outcome.REFUSED,
         "PR",
-        "its peer had as many connections as one may",
+        "its peer had reached the limit per peer",
     ),
     Reason.DENIED: _Row(Outcome.REFUSED, "PR", "an access rule denied its address"),
     Reason.NO_FDS: _Row(Outcome.REFUSED, "R", "no file descriptor was free"),
     Reason.RESOURCE: _Row(
         Outcome.RESOURCE,
         "R",
-        "this machine lacked what the connection needed, or forbade it",
+        "this machine lacked a resource, or refused a system call",
     ),
     Reason.STOPPING: _Row(Outcome.REFUSED, "K", "the server was stopping"),
     Reason.HANDSHAKE: _Row(
@@ -159,9 +158,9 @@ _TABLE: Final[dict[Reason, _Row]] = {
         "one direction had ended and no byte moved in the other",
     ),
     Reason.WRITE_STALL: _Row(Outcome.TIMEOUT, "t", "the receiver took no bytes"),
-    Reason.LIFETIME: _Row(Outcome.TIMEOUT, "K", "it reached the longest time allowed"),
+    Reason.LIFETIME: _Row(Outcome.TIMEOUT, "K", "it reached its maximum lifetime"),
     Reason.ABORTED: _Row(Outcome.ABORTED, "P", "the handler aborted it"),
-    Reason.FAULT: _Row(Outcome.ABORTED, "P", "a fault that was asked for ended it"),
+    Reason.FAULT: _Row(Outcome.ABORTED, "P", "an injected fault ended it"),
     Reason.HANDLER_ERROR: _Row(Outcome.HANDLER_ERROR, "I", "the handler raised"),
     Reason.CUT: _Row(Outcome.CUT, "K", "it was still open when the drain ended"),
     Reason.CANCELLED: _Row(Outcome.CUT, "K", "the server was cancelled"),
@@ -169,7 +168,7 @@ _TABLE: Final[dict[Reason, _Row]] = {
 
 
 def termination_state(reason: Reason, phase: Phase, waited_for: Side | None) -> str:
-    """HAProxy's two letters for how a connection ended."""
+    """HAProxy's two-letter termination state of a connection."""
     state = _TABLE[reason].state
     if state == "t":
         state = "s" if waited_for == "target" else "c"

@@ -1,6 +1,6 @@
-"""Record: the report of one connection, made at its last close.
+"""Record: make the report of one connection, at its last close.
 
-It reads a lifecycle and changes nothing.
+This module reads a lifecycle and changes nothing.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from ._report import ConnectionReport, UnfinishedReport, Upstream
 
 
 def report_of(life: Lifecycle, open_at_close: int) -> ConnectionReport:
-    """The report. The transport is closed by now, and the reason is known.
+    """Make the report of a connection whose transport is closed.
 
     Args:
-      open_at_close: how many connections of the server are open still.
+      open_at_close: the number of connections of the server that are still open.
     """
     assert life.close_reason is not None
     reason, waited_for, limit, error = life.close_reason

@@ -1,6 +1,6 @@
-"""Refusals: how a client is told that it is not served.
+"""Refusals: close a connection that is not served, with or without a message.
 
-It closes connections and counts nothing.
+This module does not count refused connections.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from ._closing import LINGER_BYTES
 from ._lifecycle import Lifecycle
 from ._reason import Reason
 
-#: Refused clients that are told something at the same time; each costs a task and a
-#: descriptor until it has read it.
+#: Refused clients whose close lingers at the same time; each holds a task and a
+#: descriptor until it has read the message.
 _MOST_TOLD: Final = 64
 
 
@@ -24,11 +24,11 @@ class _Starts(Protocol):
 
 
 class Refusals:
-    """Those of one server.
+    """The refusals of one server.
 
     Args:
-      start: starts a task of the server's own.
-      finalize: called when a connection that was told something is closed.
+      start: starts a task in the server's own nursery.
+      finalize: called when the lingering close of a connection has ended.
     """
 
     def __init__(self, start: _Starts, finalize: Callable[[int], None]) -> None:
@@ -40,11 +40,11 @@ class Refusals:
         """Close a connection, after a message or by RST.
 
         Args:
-          message: what the client is told; None for RST.
+          message: bytes for the client; None for RST.
 
         Returns:
-          whether it is closed. If not, a task waits until the client has read the
-          message, and calls ``finalize``.
+          True if it is closed. If not, a task waits until the client has read the
+          message, and then calls ``finalize``.
         """
         if not self._send_message(life, message):
             self._told += 1
@@ -57,7 +57,7 @@ class Refusals:
     async def refuse_in_task(self, life: Lifecycle, message: bytes | None) -> None:
         """Close a connection as :meth:`refuse` does, in the task that serves it.
 
-        Cancelled, it leaves the transport to whoever closes it then.
+        If it is cancelled, the transport stays open, and the caller closes it.
         """
         if not self._send_message(life, message):
             self._told += 1
@@ -65,13 +65,14 @@ class Refusals:
         life.transport.close()
 
     def _send_message(self, life: Lifecycle, message: bytes | None) -> bool:
-        """Send the message, or RST. Returns whether nothing is to be waited for."""
+        """Send the message, or RST; return False if the close has to linger."""
         transport = life.transport
         if message is None:
             transport.abort()
         elif transport.send_refusal(message):
             transport.discard_readable(LINGER_BYTES)
-            # Closed with bytes unread or yet to come, a RST would overtake the message.
+            # A close with unread bytes, or before bytes arrive, sends a RST, which can
+            # overtake the message.
             assert life.close_reason is not None
             may_wait = life.close_reason.reason is not Reason.NO_FDS
             room = self._told < _MOST_TOLD
@@ -88,7 +89,7 @@ class Refusals:
             self._finalize(life.id)
 
     async def _linger(self, life: Lifecycle) -> None:
-        """Wait until a refused client has read why."""
+        """Wait until a refused client has read the message."""
         try:
             await life.transport.discard(LINGER_BYTES, life.timeouts.linger)
         finally:

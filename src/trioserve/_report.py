@@ -1,6 +1,6 @@
-"""Reports: what happened to one connection.
+"""Reports: the record of one connection.
 
-This module does not know who makes a report or who reads it.
+This module does not know what makes a report or what reads it.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 from ._describe import plain_text, plain_value
 from ._reason import Outcome, Phase, Reason, Side, termination_state
 
-#: Errors of an attempt whose result was no longer needed.
+#: The errors of an attempt that was cancelled: its result was no longer needed.
 LOST_RACE: Final = "another address was faster"
 GIVEN_UP: Final = "given up"
 #: The error of an attempt that took too long.
@@ -22,15 +22,15 @@ NO_ANSWER: Final = "no answer"
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Attempt:
-    """One try to connect to a target.
+    """One attempt to connect to a target.
 
     Attributes:
       address: the address that was tried; the target, if it is a name that
         could not be looked up.
       seconds: how long it took.
-      error: why it failed, in one line of printable ASCII; None if it did not.
-      ours: whether it failed because this machine lacks something, such as
-        descriptors or local ports: it says nothing about the target.
+      error: why it failed, in one line of printable ASCII; None if it succeeded.
+      ours: whether it failed because this machine lacked something, such as
+        descriptors or local ports; then it says nothing about the target.
     """
 
     address: str
@@ -42,8 +42,8 @@ class Attempt:
     def failed(self) -> bool:
         """Whether the target failed.
 
-        An attempt that was given up, or that this machine could not make
-        (:attr:`ours`), says nothing about the target.
+        False for an attempt that was cancelled, or that this machine could not make
+        (:attr:`ours`): it says nothing about the target.
         """
         return not self.ours and self.error not in (None, LOST_RACE, GIVEN_UP)
 
@@ -56,8 +56,8 @@ class Upstream:
       bytes_received: taken from the target's socket.
       bytes_sent: written to the target's socket.
       bytes_discarded: received from the target, and not sent on to the client.
-      unacknowledged: sent, and not acknowledged by the target when the connection was
-        cut; None if it was not cut or the system doesn't tell.
+      unacknowledged: sent, and not acknowledged by the target when it was reset; None
+        if it was not reset, or if the system doesn't tell.
     """
 
     bytes_received: int
@@ -71,47 +71,47 @@ class ConnectionReport:
     """The record of one connection, made once, when its last socket is closed.
 
     Durations are seconds since accept, on Trio's clock; ``None`` means that
-    the phase was never reached. When all that a handler does is to relay, as
-    :func:`proxy` does, the ledger of bytes balances:
+    the phase was not reached. If a handler only relays, as :func:`proxy` does, the
+    byte counts balance:
     ``bytes_received == upstream.bytes_sent + bytes_discarded`` and
-    ``upstream.bytes_received == bytes_sent + upstream.bytes_discarded``. What a
-    handler itself reads or writes on either side comes on top.
+    ``upstream.bytes_received == bytes_sent + upstream.bytes_discarded``. Bytes that a
+    handler itself receives or sends are counted too.
 
     Attributes:
-      id: counts the connections of one server, from 1, in the order of accept.
+      id: the connection's number; a server counts from 1, in the order of accept.
       listener, peer, local: addresses, as text.
       target: the target that it was relayed to or was meant for; None without one.
-      attempts: each try to connect to a target, in the order in which they
+      attempts: the attempts to connect to a target, in the order in which they
         ended.
       accepted_at: seconds since the epoch, on the wall clock.
-      queued: seconds that it waited for a token after it was accepted. A wait in
-        the kernel's queue before that is not seen.
+      queued: seconds that it waited for a token after accept. The time in the kernel's
+        queue before that is not known.
       connect: seconds until it was connected to the target.
       first_byte: seconds until the client's first byte.
       duration: seconds until the last close.
-      bytes_received: taken from the client's socket.
+      bytes_received: read from the client's socket.
       bytes_sent: written to the client's socket.
       bytes_discarded: received, and neither read by a handler nor sent on to the
         target.
       unacknowledged: sent, and not acknowledged by the client when the connection
-        was cut; None if it was not cut or the system doesn't tell.
-      upstream: the same on the target's side; None without one. In :meth:`as_dict`
-        its fields are those of the report, like ``upstream_bytes_sent``.
-      outcome, reason, phase: how, why and where it ended.
+        was reset; None if it was not reset, or if the system doesn't tell.
+      upstream: the same on the target's side; None without one. :meth:`as_dict` has
+        its fields beside the others, like ``upstream_bytes_sent``.
+      outcome, reason, phase: how, why and in which phase it ended.
       waited_for: if the outcome is ``timeout``, the side that the timer waited for,
         ``"client"`` or ``"target"``; else None.
       limit: the value of the timer (seconds) or of the limit (connections) that
-        ended it; None if it was neither. For a cut, the seconds that the drain was
-        meant to last, or None if the drain was cut short.
-      error: what went wrong, in one line of printable ASCII.
+        ended it; None if neither did. With the reason ``cut``, the seconds of the
+        drain, or None if the drain was cut short.
+      error: what went wrong, in one line of printable ASCII; None if nothing did.
       exception: the exception; not part of :meth:`as_dict`.
-      faults: the faults that a proxy applied to it, as items that
-        :func:`trioserve.faults.parse_faults` reads, like ``up:reset@4096``.
+      faults: the faults that a proxy applied to it, in the grammar of
+        :func:`trioserve.faults.parse_faults`, like ``up:reset@4096``.
       draining: whether the server was draining when it ended.
       open_at_close: other connections that the server had open when it ended.
-      result: what the handler returned, None if that is a relay that it has handed
-        over; not part of :meth:`as_dict`.
-      notes: what the handler noted.
+      result: the return value of the handler; None if it has handed over a relay; not
+        part of :meth:`as_dict`.
+      notes: the fields that the handler has added by ``Connection.note``.
     """
 
     id: int
@@ -150,15 +150,15 @@ class ConnectionReport:
 
     @property
     def termination_state(self) -> str:
-        """HAProxy's two letters for how it ended, like ``--`` or ``sC``.
+        """HAProxy's two-letter termination state, like ``--`` or ``sC``.
 
-        HAProxy 2.6 logs the same letters in the same case (configuration.txt,
+        In the same case HAProxy 2.6 logs the same letters (configuration.txt,
         section 8.5).
         """
         return termination_state(self.reason, self.phase, self.waited_for)
 
     def as_dict(self) -> dict[str, Any]:
-        """The report as values that JSON can write, in a stable order."""
+        """Return the report as a dict for JSON; the order of its keys is stable."""
         fields: dict[str, Any] = {"id": self.id, "outcome": self.outcome.value}
         for name in _AS_THEY_ARE:
             if name == "upstream":
@@ -189,17 +189,17 @@ class ConnectionReport:
 
 
 class UnfinishedReport(ConnectionReport):
-    """A report that is being made: it is not frozen until it is finished.
+    """A report that is not frozen yet.
 
-    A frozen dataclass is made with a call for each of its fields, which costs
-    more than accept(2). This class sets attributes directly, and its objects turn
-    into reports when they are finished.
+    To construct a frozen dataclass takes a call per field, which costs more than
+    accept(2). This class sets attributes directly; :meth:`finished` turns its object
+    into a report.
     """
 
     __slots__ = ()
 
     def finished(self) -> ConnectionReport:
-        """The same object, as a report that can't be changed."""
+        """Return the same object as a report that can't be changed."""
         self.__class__ = ConnectionReport  # type: ignore[assignment]
         return self
 

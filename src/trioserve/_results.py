@@ -1,6 +1,6 @@
-"""Results: of a relay, of a drain, of a server so far.
+"""Results of a relay and of a drain, and the counters of a server.
 
-Frozen values. This module does not know who makes them or who reads them.
+Frozen values. This module does not know what makes them or what reads them.
 """
 
 from __future__ import annotations
@@ -38,14 +38,14 @@ class Flow:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class RelayResult:
-    """How a relay went.
+    """The result of a relay.
 
     Attributes:
-      reason: why it ended, with ``a`` as the client and ``b`` as the target.
-      a_to_b, b_to_a: the ledger of each direction.
-      waited_for: for a timer, the side that it waited for.
-      limit: for a timer, its value in seconds.
-      error: what went wrong, in one line of printable ASCII.
+      reason: why it ended; ``a`` counts as the client and ``b`` as the target.
+      a_to_b, b_to_a: the byte counts of each direction.
+      waited_for: the side that a timer waited for; None if no timer ended it.
+      limit: the value of that timer, in seconds.
+      error: what went wrong, in one line of printable ASCII; None if nothing did.
     """
 
     reason: Reason
@@ -58,18 +58,18 @@ class RelayResult:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class DrainSummary:
-    """How a server's drain went.
+    """The result of a server's drain.
 
     Attributes:
-      reason: why it was drained, as given to ``drain``.
-      seconds: from the start of draining to the end, on Trio's clock.
-      open_at_start: connections that were open when draining began.
+      reason: the ``reason`` given to ``drain``.
+      seconds: from the start of the drain to its end, on Trio's clock.
+      open_at_start: connections that were open when the drain began.
       backlog_drained: connections found in the kernel's queue when accepting ended.
-      finished: connections that ended by themselves, idle ones included.
-      refused: connections refused while draining, for lack of a token.
+      finished: connections that ended before the deadline, idle ones included.
+      refused: connections refused during the drain, for lack of a token.
       cut: connections reset at the deadline or cancelled.
       stuck: tasks that were still alive after ``drain + cleanup`` seconds, each
-        with the line it stands on.
+        with the line on which it waits.
       reports_lost: reports that the collector did not take, since the server started.
     """
 
@@ -101,11 +101,11 @@ class Statistics:
       open, closed: how many of these are open, and how many are closed.
       refused: how many of the closed ones were refused.
       collected, buffered, lost: reports that the collector has taken, that wait for
-        it, and that it will not get.
+        it, and that were dropped.
       bytes_received, bytes_sent, bytes_discarded: sums over all connections,
         open ones included.
       tokens_used, limit: how many connections hold a token, and how many may.
-      accept_errors: how often accept(2) failed, by the name of the error.
+      accept_errors: how often accept(2) has failed, by the name of the error.
     """
 
     accepted: int

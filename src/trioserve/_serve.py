@@ -1,6 +1,6 @@
 """Serve: the public server, and the functions that start one.
 
-They check what they are given, and leave the work to :mod:`._serving`.
+They check their arguments and leave the work to :mod:`._serving`.
 """
 
 from __future__ import annotations
@@ -37,17 +37,17 @@ Handler: TypeAlias = (
 
 
 class _TaskStatus(Protocol):
-    """What ``nursery.start`` passes. Ours, because trio-typing's stubs lack Trio's."""
+    """The ``task_status`` of ``nursery.start``; trio-typing's stubs lack its type."""
 
     def started(self, value: Server, /) -> None: ...
 
 
 class Server(Sequence[trio.SocketListener]):
-    """A server that runs: look at it, limit it, drain it.
+    """A running server: inspect it, change its limits, drain it.
 
-    It is also the sequence of its listeners, as :func:`trio.serve_tcp` would return
-    them: the ones that were passed to :func:`serve`. All methods must be called from
-    the Trio thread.
+    It is also a sequence of its listeners, like the list that
+    :func:`trio.serve_tcp` passes to ``nursery.start``. Call its methods from the Trio
+    thread only.
     """
 
     def __init__(self, serving: Serving) -> None:
@@ -75,15 +75,16 @@ class Server(Sequence[trio.SocketListener]):
 
     @property
     def _listeners(self) -> list[trio.SocketListener]:
-        # Nearly always they are; a type checker then knows of their socket.
+        # Nearly all are SocketListeners. The cast tells a type checker that they
+        # have a socket.
         found = [acceptor.listener for acceptor in self._serving.loops.acceptors]
         return cast("list[trio.SocketListener]", found)
 
     @property
     def timeouts(self) -> Timeouts:
-        """How long it waits for what.
+        """The server's timeouts.
 
-        May be replaced at any time; a connection keeps those that it began with.
+        They may be replaced at any time. A connection that is open keeps its own.
         """
         return self._serving.timeouts
 
@@ -94,9 +95,9 @@ class Server(Sequence[trio.SocketListener]):
 
     @property
     def limits(self) -> Limits:
-        """How many at once.
+        """The server's limits.
 
-        May be replaced at any time; lower ones end nothing that is open.
+        They may be replaced at any time. Lower limits close no open connection.
         """
         return self._serving.admission.limits
 
@@ -107,39 +108,41 @@ class Server(Sequence[trio.SocketListener]):
 
     @property
     def draining(self) -> trio.Event:
-        """An event: it wants to stop."""
+        """Set when the server drains, after the listeners are closed."""
         return self._serving.draining
 
     @property
     def addresses(self) -> tuple[Address, ...]:
-        """Where it listens, with the real ports; no listener without an address."""
+        """The addresses of its listeners, with the ports that the system chose.
+
+        Listeners without an address are left out.
+        """
         found = (address_in(a.address) for a in self._serving.loops.acceptors)
         return tuple(address for address in found if address is not None)
 
     @property
     def connections(self) -> tuple[Connection, ...]:
-        """Those that are open, oldest first."""
+        """The open connections, oldest first."""
         return tuple(self._serving.ledger.open.values())
 
     def statistics(self) -> Statistics:
-        """The counters now."""
+        """Return the server's counters at this moment."""
         return self._serving.statistics()
 
     def add_listener(
         self, listener: trio.abc.Listener[Any], *, layers: Layers | None = None
     ) -> None:
-        """Accept from one listener more, as from those that were passed.
+        """Start accepting connections from another listener.
 
         Args:
-          listener: of any kind; it is closed at the end.
-          layers: for its connections; default: those that were passed to
-            :func:`serve`.
+          listener: a Trio listener of any kind; the server closes it at the end.
+          layers: for its connections; default: the ``layers`` of :func:`serve`.
 
         Raises:
-          TypeError: it is no listener.
-          ValueError: it is one of this server's already.
-          OSError: its socket was closed.
-          RuntimeError: the server drains, or is over.
+          TypeError: ``listener`` is not a listener, or ``layers`` not a Layers.
+          ValueError: the server has this listener already.
+          OSError: the listener's socket is closed.
+          RuntimeError: the server is draining or has ended.
         """
         check_type("listener", listener, trio.abc.Listener, "a listener")
         if layers is not None:
@@ -147,15 +150,16 @@ class Server(Sequence[trio.SocketListener]):
         self._serving.loops.add(listener, layers)
 
     async def close_listener(self, listener: trio.abc.Listener[Any]) -> None:
-        """Stop accepting from one listener, and close it; others go on.
+        """Stop accepting from one listener, and close it.
 
-        Connections that the kernel has accepted there are served if there is a token
-        for them, or else refused. Those that are open go on. Cancelling the wait does
-        not undo it. A server without a listener goes on, until it is drained.
+        Connections in its kernel queue are served while there are tokens; the rest are
+        refused. Open connections and other listeners are not affected. A server
+        without a listener keeps running until it is drained. Cancelling the wait does
+        not undo the close.
 
         Raises:
-          TypeError: it is no listener.
-          ValueError: it is none of this server's.
+          TypeError: ``listener`` is not a listener.
+          ValueError: the server does not have this listener.
         """
         check_type("listener", listener, trio.abc.Listener, "a listener")
         await self._serving.loops.close(listener)
@@ -163,16 +167,20 @@ class Server(Sequence[trio.SocketListener]):
     def start_draining(
         self, within: float | None = None, *, reason: str = "drain"
     ) -> None:
-        """Begin to stop: accept no more, tell handlers, cut what is left later.
+        """Start to drain: stop accepting, set :attr:`draining`, reset the rest later.
 
-        Called again it can only bring the deadline forward.
+        A second call can only bring the deadline forward.
 
         Args:
-          within: seconds until what is still open is reset; default
-            ``Timeouts.drain``, or what was asked for before. The first time,
-            ``Timeouts.lame_duck`` is added.
-          reason: for the summary; the first one stays. A later one that brings
-            the deadline forward is in the reports of those that are cut.
+          within: seconds until connections that are still open are reset; default
+            ``Timeouts.drain``, or the deadline of an earlier call. The first call
+            adds ``Timeouts.lame_duck``.
+          reason: for the summary, which keeps that of the first call. If a later
+            call brings the deadline forward, its reason is the ``error`` in the
+            reports of connections that are reset at the deadline.
+
+        Raises:
+          TypeError, ValueError: an argument is invalid; the message names it.
         """
         if within is not None:
             check_seconds("within", within)
@@ -182,13 +190,13 @@ class Server(Sequence[trio.SocketListener]):
     async def drain(
         self, within: float | None = None, *, reason: str = "drain"
     ) -> DrainSummary:
-        """Begin to stop, as :meth:`start_draining`, and wait for the end.
+        """Start to drain, as :meth:`start_draining` does, and wait for the end.
 
-        It returns when everything is closed and reported; with a task that
-        does not end, ``Timeouts.cleanup`` seconds after the deadline, with that
-        task in the summary; a collector has as long again. Cancelling the wait
-        does not undo it. A handler must not wait for itself: use
-        :meth:`start_draining`.
+        It returns when all connections are closed and reported. If a handler does not
+        end, it returns ``Timeouts.cleanup`` seconds after the deadline and names that
+        task in the summary; the collector then has the same time again. Cancelling
+        the wait does not undo the drain. A handler that calls this would wait for
+        itself: call :meth:`start_draining` there.
         """
         self.start_draining(within, reason=reason)
         drain = self._serving.drain
@@ -209,7 +217,7 @@ def _check(
     on_start: object,
     task_status: object,
 ) -> None:
-    """See that these are what they may be, before anything is opened or begun."""
+    """Check the arguments before anything is opened or started."""
     check_handler(handler)
     if limits is not None:
         check_type("limits", limits, Limits, "a Limits or None")
@@ -233,7 +241,7 @@ def _checked_listeners(listeners: object) -> list[trio.abc.Listener[Any]]:
     for each in found:
         check_type("listeners", each, trio.abc.Listener, "listeners, each of them")
     if len({id(what_it_accepts_from(each)) for each in found}) < len(found):
-        raise ValueError("listeners must not have one of them twice")
+        raise ValueError("listeners must not contain a listener twice")
     return found
 
 
@@ -252,40 +260,42 @@ async def serve(
 ) -> DrainSummary:
     """Serve connections from ``listeners`` until drained or cancelled.
 
-    A task runs ``handler(stream)`` for each. What a handler raises ends its
-    connection, by RST, and is that connection's report; only
+    Each connection gets a task that runs ``handler(stream)``. An exception in a
+    handler resets its connection and is in that connection's report; only
     ``KeyboardInterrupt`` and ``SystemExit`` end the server. Start it with
     ``server = await nursery.start(serve, ...)``.
 
     Args:
-      handler: an async callable; gets a :class:`Connection`, which does all
-        that a :class:`trio.SocketStream` does. What it returns is the report's
-        ``result``.
-      listeners: of any kind; they are closed at the end.
-      limits: how many at once; default ``Limits()``.
-      timeouts: how long to wait for what; default ``Timeouts()``.
-      layers: what is done to a connection before its handler, such as access rules;
-        default ``Layers()``, which is nothing.
-      collector: an async callable; gets the receiving end of a channel of
-        :class:`ConnectionReport`, which ends after the last. If it raises, that
-        is logged, later reports count as lost, and serving goes on.
-      report_buffer: reports that may wait for the collector; more are lost,
-        and counted.
-      handler_nursery: where connections are started, instead of a nursery of
-        our own; nothing else is in it. It is never cancelled and gets no deadline
-        by us: when serving is cancelled, it ends at once, and the connections go
-        on, with their timers; each is reported when it ends.
-      on_start: called with each connection when its handler is about to begin, in its
-        task. It must return at once. What it raises is the handler's error.
+      handler: an async callable of one argument, a :class:`Connection`, which has all
+        methods of a :class:`trio.SocketStream`. Its return value is the ``result`` of
+        the report.
+      listeners: Trio listeners of any kind; the server closes them at the end.
+      limits: how many connections at a time; default ``Limits()``.
+      timeouts: in seconds; default ``Timeouts()``.
+      layers: applied to a connection before its handler, such as access rules;
+        default ``Layers()``: none.
+      collector: an async callable of one argument, the receiving end of a channel of
+        :class:`ConnectionReport`; the channel ends after the last report. If the
+        collector raises, the error is logged, later reports count as lost, and
+        serving goes on. Default :func:`log_reports`.
+      report_buffer: reports that may wait for the collector, an int or ``math.inf``;
+        default 10,000. Further ones are dropped and counted as lost.
+      handler_nursery: where the tasks of connections are started; default: a nursery
+        of the server. The server starts nothing else in yours and never cancels it.
+        If serving is cancelled, ``serve`` ends at once, and the connections go on
+        there, with their timers and reports.
+      on_start: called with each connection just before its handler, in the same task.
+        It must not wait. An exception in it counts as the handler's.
       task_status: gets the :class:`Server`.
 
     Returns:
-      how the drain went, after :meth:`Server.drain`.
+      how the drain went.
 
     Raises:
-      TypeError, ValueError: naming the argument that can't be; there is no listener.
-      OSError: no listener can accept any more; after draining.
-      RuntimeError: something that runs in it has cancelled a nursery of its own.
+      TypeError, ValueError: an argument is invalid, or ``listeners`` is empty; the
+        message names the argument.
+      OSError: no listener can accept connections; raised after a drain.
+      RuntimeError: a task inside ``serve`` has cancelled the nursery that it runs in.
       trio.Cancelled: cancelled from outside; all connections were reset, and
         all reports sent.
     """
@@ -329,16 +339,18 @@ async def serve_tcp(
     on_start: Callable[[Connection], object] | None = None,
     task_status: _TaskStatus = trio.TASK_STATUS_IGNORED,
 ) -> DrainSummary:
-    """Serve TCP on ``port``: :func:`trio.serve_tcp`, and more, under its name.
+    """Serve TCP connections on ``port`` until drained or cancelled.
+
+    It takes the arguments of :func:`trio.serve_tcp`, and those of :func:`serve`.
 
     Args:
       handler: as for :func:`serve`.
-      port: 0 to 65535; 0 picks a free one, the same for IPv4 and IPv6.
-      host: a name or an address; default: all interfaces, as Trio does.
+      port: 0 to 65535; 0 picks a free port, the same for IPv4 and IPv6.
+      host: a name or an address; default: all interfaces, as in Trio.
       backlog: as for :func:`open_listeners`.
 
-    The rest, what it returns and what it raises is as for :func:`serve`; and
-    ``OSError`` if it can't listen there.
+    The other arguments, the return value and the errors are those of :func:`serve`.
+    ``OSError`` is also raised if an address can't be bound.
     """
     if host is not None:
         check_type("host", host, str, "a str or None")

@@ -1,17 +1,16 @@
-"""Serving: who does the work, how did it go, when does it stop.
+"""Serving: the tasks of a server, its cancel scopes, and the order of a drain.
 
-Trio's own accept loop runs over an acceptor for each listener, and a task for each
-connection; a memory channel carries one report of each to a collector; three kinds of
-cancel scope stop it: those of the acceptors, the idle ones that handlers open, and each
-connection's own. What a handler does with its bytes is not known here.
+Each listener has an acceptor and one of Trio's accept loops; each connection has a
+task; a memory channel carries one report per connection to a collector. Three kinds of
+cancel scope stop a server: those of the accept loops, those of ``conn.idle()``, and one
+per connection. This module does not know what a handler does with its bytes.
 
-Two rules hold it together:
+Two rules:
 
-1. A connection is *finalized* in one synchronous step, and once: closed, recorded,
-   its token released, its report sent. Whatever is cancelled, wherever, there is no
-   point at which half of it is done.
-2. The collector lives outside of every scope that stopping cancels. It ends when there
-   are no more reports, or ``Timeouts.cleanup`` seconds later.
+1. A connection is *finalized* once, in one synchronous step: closed, recorded, its
+   token released, its report sent. A cancellation can't leave this half done.
+2. The collector runs outside all scopes that a drain cancels. It ends after the last
+   report, or is cancelled ``Timeouts.cleanup`` seconds later.
 """
 
 from __future__ import annotations
@@ -50,16 +49,16 @@ from ._transport import Transport
 
 logger = logging.getLogger("trioserve")
 
-#: Connections that are still running after cleanup and are named in the log; the
-#: summary names all of them.
+#: How many connections the log names that still run after cleanup. The summary names
+#: all of them.
 _MOST_NAMED: Final = 10
 
 
 class Serving:
-    """A server at work: the host of its acceptors.
+    """A running server, and the host of its acceptors.
 
     Attributes:
-      draining: an event: it wants to stop.
+      draining: set when handlers should end.
       loops: the accept loops.
     """
 
@@ -95,7 +94,7 @@ class Serving:
         self._ends_program: BaseException | None = None
         self.loops = AcceptLoops(self, listeners, layers)
 
-    # -- what the public server asks for
+    # -- for the public server
 
     def set_limits(self, limits: Limits) -> None:
         self.admission.limits = limits
@@ -172,7 +171,7 @@ class Serving:
         try:
             self._handlers.start(self._run, connection, layers, name=name)
         except BaseException:
-            # The nursery that we were lent is closed.
+            # The caller's nursery is closed.
             lifecycle_of(connection).close_as(Reason.CANCELLED)
             self._finalize(connection.id)
             raise
@@ -207,11 +206,11 @@ class Serving:
     # -- one connection
 
     async def _run(self, connection: Connection, layers: Iterable[Layer]) -> None:
-        """A connection's task, from its first step to the last."""
+        """The task of one connection."""
         assert self._handler is not None
         life, lent = lifecycle_of(connection), self._handlers.is_lent
-        # In a nursery of ours nothing is cancelled from outside: a handler may cancel
-        # the one that it runs in, and that is everybody's. See Handlers.hold().
+        # Shielded in the server's own nursery: a handler can cancel the nursery that
+        # it runs in, which all connections share. See Handlers.hold().
         life.scope.shield = not lent
         life.task = trio.lowlevel.current_task()
         set_current_connection(connection)
@@ -234,8 +233,9 @@ class Serving:
                         await life.finish()
                 except BaseException as error:  # noqa: ASYNC103 - isolation
                     raised = error
-                    # Trio asks what it gets for its class and its parts, and some
-                    # errors answer anything. It gets what it has to know.
+                    # Trio reads __class__ and __cause__ of what a task raises, and
+                    # an error's class may be written to lie. So raise only errors
+                    # of known types.
                     kinds: tuple[type[BaseException], ...] = (
                         *PROGRAM_ENDS,
                         trio.Cancelled,
@@ -243,14 +243,14 @@ class Serving:
                     if is_a(error, kinds):
                         raise
                     if (rest := only(error, kinds)) is not None:
-                        raise rest from None  # noqa: ASYNC104 - what it has to know
+                        raise rest from None  # noqa: ASYNC104 - the rest is isolated
             if raised is not None and life.scope.cancelled_caught:
                 raised = without(raised, trio.Cancelled)
             cancelled = raised is not None and self._handlers.are_cancelled()
             life.handler_over(raised, connection, cancelled=cancelled)
         except BaseException as passed:  # noqa: ASYNC103 - isolation
-            # A Cancelled that no scope above us asked for is a handler's mistake,
-            # and would cancel a whole nursery without a word.
+            # A Cancelled without a cancelled scope above is a handler's bug. If it
+            # escaped, it would cancel the whole nursery silently.
             cancelled = self._handlers.are_cancelled()
             life.handler_over(raised, connection, cancelled=cancelled)
             if not lent and only(passed, PROGRAM_ENDS) is not None:
@@ -259,14 +259,14 @@ class Serving:
             if is_a(passed, kinds):
                 raise
             if (rest := only(passed, kinds)) is not None:
-                raise rest from None  # noqa: ASYNC104 - without what is isolated
+                raise rest from None  # noqa: ASYNC104 - the rest is isolated
         finally:
-            raised = rest = None  # their tracebacks have this frame: a cycle
+            raised = rest = None  # their tracebacks refer to this frame: a cycle
             self._finalize(life.id)
             await life.transport.wait_closed()  # noqa: ASYNC102 - shielded
 
     async def _passes(self, life: Lifecycle, layers: Iterable[Layer]) -> bool:
-        """Whether a connection passes its layers; if not, it is refused or closed."""
+        """Run the layers; False if they refused the connection or took too long."""
         refusal = await pass_layers(life, layers)
         if refusal is None:
             return True
@@ -278,9 +278,9 @@ class Serving:
             life.stop(refusal, limit=life.timeouts.handshake)
         return False
 
-    @trio.lowlevel.enable_ki_protection  # so that an interrupt comes before or after
+    @trio.lowlevel.enable_ki_protection  # an interrupt must not come in the middle
     def _finalize(self, number: int) -> None:
-        """Close, record, release, report: in one step. It is idempotent."""
+        """Close, record, release the token and report, in one step. Idempotent."""
         connection = self.ledger.open.pop(number, None)
         if connection is None:
             return
@@ -300,11 +300,11 @@ class Serving:
         self._finish_if_over()
 
     def _uncount(self, life: Lifecycle) -> None:
-        """It is not one of its peer's any more. It is idempotent."""
+        """Take it out of the count of its peer's connections. Idempotent."""
         key, life.peer_key = life.peer_key, None
         self.admission.uncount(key)
 
-    # -- the whole
+    # -- all of it
 
     async def run(
         self,
@@ -324,7 +324,7 @@ class Serving:
                             self._start_helpers(helpers, collector)
                             hold = self._handlers.hold
                             helpers.start_soon(hold, name="trioserve connections")
-                            # Cancelled here, the listeners would not be closed.
+                            # Cancelled here, it would leave the listeners open.
                             with trio.CancelScope(shield=True):
                                 await self._handlers.wait_open()
                             await self._accept(started)
@@ -341,7 +341,8 @@ class Serving:
                     finally:
                         self._handlers.start_no_more()
         except BaseExceptionGroup as group:
-            # Trio's serve_listeners has one nursery, and here one is in another.
+            # Errors come in one group, as from Trio's serve_listeners, although
+            # there are two nested nurseries here.
             if (inner := inner_group(group)) is None:
                 raise
             raise inner from None
@@ -359,21 +360,21 @@ class Serving:
         return self.drain.summary
 
     def _start_helpers(self, nursery: trio.Nursery, collector: Collector) -> None:
-        """Start what connections need: the collector, and the timers."""
+        """Start the tasks that connections need: the collector and the timers."""
         collect, timers = "trioserve collector", "trioserve timers"
         if not self._handlers.is_lent:
             nursery.start_soon(self.reports.collect, collector, name=collect)
             nursery.start_soon(self._time, name=timers)
             return
-        # In a nursery that isn't ours connections may outlive us, and it shall hold
-        # nothing but connections: what they need is in no nursery at all.
+        # In the caller's nursery connections may outlive serve(), and nothing else may
+        # be started there. So the collector and the timers are system tasks.
         spawn = trio.lowlevel.spawn_system_task
         context = contextvars.copy_context()
         spawn(self._collect_apart, collector, name=collect, context=context)
         spawn(self._time, name=timers)
 
     async def _collect_apart(self, collector: Collector) -> None:
-        """The collector in a task without a parent; what ends the program ends us."""
+        """Run the collector as a system task; run() raises what ends the program."""
         try:
             await self.reports.collect(collector)
         except BaseException as error:  # noqa: ASYNC103 - raised by run()
@@ -383,7 +384,7 @@ class Serving:
             self._serving.cancel(reason="the collector ends the program")
 
     async def _accept(self, started: Callable[[], None]) -> None:
-        """Accept until told to drain, or cancelled."""
+        """Accept until a drain begins or serving is cancelled."""
         try:
             await self.loops.run(started)
         finally:
@@ -391,7 +392,7 @@ class Serving:
             self._finish_if_over()
 
     async def _wait_out(self) -> None:
-        """Tell, wait, cut, and finalize what is left."""
+        """Set ``draining``, wait, reset at the deadline, finalize what is left."""
         self.draining.set()
         for life in self._lifecycles():
             life.server_drains()
@@ -415,7 +416,7 @@ class Serving:
         return [lifecycle_of(each) for each in self.ledger.open.values()]
 
     def _cancelled(self, *, cut: bool) -> None:
-        """Serving was cancelled: stop now."""
+        """Serving was cancelled: stop at once."""
         self._was_cancelled = True
         if self.drain.reason is None:
             open_now = len(self.ledger.open) + self.drain.outcomes[Outcome.CUT]
@@ -428,7 +429,7 @@ class Serving:
         self._finish_if_over()
 
     def _finish_if_over(self) -> None:
-        """After the last report: let collector and timers end."""
+        """Let the collector and the timers end after the last report."""
         if self._accept_over and not self.ledger.open:
             self._all_closed.set()
             self._timing.cancel(reason="the server is over")
@@ -447,6 +448,6 @@ class Serving:
 
 
 def _stands_at(life: Lifecycle) -> str:
-    """Which connection, and the lines on which its tasks stand."""
+    """The connection, and the lines on which its tasks wait."""
     where = "; ".join(whereabouts(life.task)) or "nothing that runs"
     return f"conn-{life.id} {life.peer} in {where}"

@@ -1,7 +1,7 @@
-"""Socket acceptor: look, take a token, then accept without waiting.
+"""Socket acceptor: wait until the socket is readable, take a token, accept.
 
-Looking first costs nothing, and two listeners don't starve each other; a client that is
-not let in stays in the kernel's queue.
+So a client without a token stays in the kernel's queue, and a listener without clients
+holds no token that another listener needs.
 """
 
 from __future__ import annotations
@@ -25,21 +25,22 @@ from ._reason import Reason
 from ._socket_transport import SocketTransport
 from ._tcp import sets_up
 
-#: Connections accepted before others get a turn.
+#: Connections accepted before other tasks run.
 _BATCH: Final = 64
 
-#: Connections in a row that are gone before they are accepted: more are believed
-#: only after a pause.
+#: Errors in a row of connections that were gone before accept(2). After so many it is
+#: probably another error: back off, and log it.
 _MOST_GONE: Final = 16
 
-#: Errors after which the kernel's queue is left alone when accepting ends.
+#: After so many errors the final emptying of the kernel's queue stops.
 _MOST_ERRORS: Final = 16
 
 
 class _Listening(socket.socket):
-    """A socket that accepts: with its family and type as plain numbers.
+    """A listening socket whose family and type are plain numbers.
 
-    Those that it accepts are made with them, and an enum costs as much as accept(2).
+    socket.accept() constructs each socket with them, and enums would cost as much as
+    accept(2).
     """
 
     __slots__ = ("family", "type")
@@ -65,8 +66,8 @@ class SocketAcceptor(Acceptor):
         name = listener.socket.getsockname()
         super().__init__(listener, host, layers, sockaddr_text(name))
         self._anywhere = isinstance(name, tuple) and name[0] in ("0.0.0.0", "::")
-        # Trio's socket can't accept without waiting. This one shares its
-        # descriptor and must never close it.
+        # Trio's socket can't accept without waiting. This one shares the
+        # descriptor, and must never close it.
         self._sock = _Listening(fileno=self.listener.socket.fileno())
         self._sock.setblocking(False)
         self._sets_up = sets_up(self._sock)
@@ -87,7 +88,7 @@ class SocketAcceptor(Acceptor):
         return not listens
 
     async def accept(self) -> Connection:
-        """The next connection that holds a token. Everything else is dealt with."""
+        """Return the next connection that holds a token; refuse those before it."""
         # No checkpoint between a full batch and its last connection: a cancellation
         # cannot strand an accepted connection.
         waited = False
@@ -97,7 +98,7 @@ class SocketAcceptor(Acceptor):
             except (ValueError, trio.ClosedResourceError):
                 await self.fail(closed())
             except OSError as error:
-                # It can't be waited for, but a client may be there.
+                # The socket can't be waited for, but a client may be there.
                 await self.fail(error)
             token = await self.token()
             try:
@@ -106,11 +107,11 @@ class SocketAcceptor(Acceptor):
                 else:
                     self._accept_batch(token)
             except OSError as error:
-                # Connections that have just ended may still hold descriptors:
-                # nobody is turned away before that had a chance to change.
+                # Connections that have just ended may still hold descriptors, so
+                # refuse only after a first wait.
                 if error.errno in NO_FDS:
                     if waited and self._refuse_without_fd(Reason.NO_FDS):
-                        self.pause = FIRST_PAUSE  # the next one is told as soon
+                        self.pause = FIRST_PAUSE  # refuse the next one as soon
                     waited = not waited
                 self.report_error(error)
                 if not self._batch:
@@ -137,7 +138,7 @@ class SocketAcceptor(Acceptor):
             token = self.host.admission.tokens.take_nowait()
 
     def _refuse_batch(self, reason: Reason) -> None:
-        """Refuse up to a batch of those that wait."""
+        """Refuse up to a batch of waiting clients."""
         for _ in range(_BATCH):
             connection = self._accept_one(None)
             if connection is None:
@@ -145,11 +146,14 @@ class SocketAcceptor(Acceptor):
             self.host.refuse(connection, reason)
 
     def _accept_one(self, token: Token | None) -> Connection | None:
-        """Accept without waiting: None if there is nothing, or not for a token."""
+        """Accept without waiting; None if no client is left, or all were refused.
+
+        Clients over the limit per peer are refused on the way.
+        """
         if self.listener.socket.fileno() < 0:
             raise closed()
-        # Bound the refusals of a turn, so that one client that connects again and
-        # again cannot starve the others.
+        # Bound the refusals per turn, so that a client that reconnects in a loop
+        # can't starve the others.
         self._more = False
         admission = self.host.admission
         gone = 0
@@ -160,7 +164,7 @@ class SocketAcceptor(Acceptor):
                 if error.errno in NOTHING:
                     return None
                 gone += 1
-                # So many in a row are not those that are gone: it is always said.
+                # So many in a row are not clients that are gone.
                 if error.errno not in ONE_IS_GONE or gone == _MOST_GONE:
                     raise
                 self.count_error(error)
@@ -182,7 +186,7 @@ class SocketAcceptor(Acceptor):
                 local = sockaddr_text(sock.getsockname())
         try:
             transport = SocketTransport(sock, is_set_up=self._sets_up)
-        except BaseException:  # it can't be made one that does not wait
+        except BaseException:  # it can't be made non-blocking
             sock.close()
             raise
         return self.host.admit(
@@ -204,9 +208,9 @@ class SocketAcceptor(Acceptor):
             self._spare = None
 
     def _refuse_without_fd(self, reason: Reason) -> int:
-        """Without a free descriptor, tell up to a batch of those that wait.
+        """Refuse up to a batch of clients by the reserved descriptor; how many.
 
-        Each borrows the reserved one for as long as it takes to close it.
+        Each uses it until it is closed.
         """
         for count in range(_BATCH):
             if self._spare is None:
@@ -226,19 +230,19 @@ class SocketAcceptor(Acceptor):
     async def aclose(self) -> None:
         """Empty the kernel's queue, then close.
 
-        A connection that the kernel accepted before this would be reset without a
-        word; it is served if that is allowed, or refused.
+        The kernel would reset connections that are left in the queue. They are served
+        if the host allows it and there are tokens, or else refused.
         """
         try:
             if self.listener.socket.fileno() >= 0:
                 self._drain_backlog()
         finally:
-            # Left only if a connection could not be started.
+            # Some are left only if a connection's task could not be started.
             for connection in self._batch:
                 self.host.refuse(connection, Reason.STOPPING)
             self._batch.clear()
             self.dispose()
-            with contextlib.suppress(OSError):  # it is closed, whatever it says
+            with contextlib.suppress(OSError):  # it is closed, even if that fails
                 await self.listener.aclose()
 
     def dispose(self) -> None:
@@ -246,8 +250,8 @@ class SocketAcceptor(Acceptor):
         self._give_up_reserve()
 
     def _drain_backlog(self) -> None:
-        """Serve or refuse all that wait, in spite of some errors."""
-        # Room for one more at most while we look for the last ones.
+        """Serve or refuse all clients in the kernel's queue, in spite of errors."""
+        # The queue must not grow while it is emptied: a backlog of 0 holds one.
         with contextlib.suppress(OSError):
             self._sock.listen(0)
         for _ in range(_MOST_ERRORS):

@@ -1,6 +1,7 @@
-"""Stream acceptor: any Trio listener; accept, then wait for a token.
+"""Stream acceptor: accept from any Trio listener, then wait for a token.
 
-There is no looking first, so one accepted connection of each listener waits here.
+A listener can't be asked whether a client waits, so one accepted connection of each
+listener may wait here.
 """
 
 from __future__ import annotations
@@ -50,7 +51,7 @@ class StreamAcceptor(Acceptor):
                     return connection
 
     def _admit(self, stream: trio.abc.Stream) -> Connection | None:
-        """Admit it, with a token if one is free; None if it had to be refused."""
+        """Admit a stream, with a token if one is free; None if it was refused."""
         transport: Transport
         admission = self.host.admission
         peer = local = self.address
@@ -79,7 +80,7 @@ class StreamAcceptor(Acceptor):
         return connection
 
     async def _queue(self, connection: Connection) -> bool:
-        """Wait for a token if it has none; whether it got one."""
+        """Wait for a token if the connection has none; False if it was refused."""
         life = lifecycle_of(connection)
         if life.token is not None:
             return True
@@ -99,7 +100,7 @@ class StreamAcceptor(Acceptor):
 
 
 def _address_of(listener: trio.abc.Listener[Any]) -> str:
-    """Where it listens; what it is, if that can't be known."""
+    """The address of a listener as text; its class if it has no address."""
     source = what_it_accepts_from(listener)
     if isinstance(source, trio.socket.SocketType):
         with contextlib.suppress(OSError):
@@ -108,7 +109,7 @@ def _address_of(listener: trio.abc.Listener[Any]) -> str:
 
 
 def _socket_stream(stream: object) -> trio.SocketStream | None:
-    """The socket's stream that this one is, or is TLS over."""
+    """The SocketStream that this stream is, or that its TLS goes through."""
     while isinstance(stream, trio.SSLStream):
         stream = stream.transport_stream
     return stream if isinstance(stream, trio.SocketStream) else None
