@@ -300,7 +300,7 @@ async def test_a_connection_that_was_to_be_an_upstream_is_told(
         assert await is_reset(upstream)
     reports = {report.id: report for report in running.reports}
     assert reports[1].reason is Reason.ABORTED
-    assert "did not begin" in (reports[1].error or "")
+    assert "did not start" in (reports[1].error or "")
     assert reports[2].reason is Reason.HANDLER_ERROR
 
 

@@ -5,11 +5,10 @@ handles a bounded number of events, and then other tasks run. Sockets stay
 registered, so a message needs no switch of tasks and no registration.
 
 This module knows descriptors and events. It does not know how bytes move, or
-when a relay is over.
+when a relay ends.
 
-1. An event is a hint. By the time it is handled, its socket may be closed and its
-   descriptor another file's. Only a system call that does not wait says what is
-   true.
+1. An event is a hint. Before it is handled, its socket may be closed and its
+   descriptor reused. Only a non-blocking system call gives the true state.
 2. An exception in one pump ends its relay, and no other.
 """
 
@@ -27,18 +26,18 @@ from ._errors import passing
 from ._pipes import Pipes
 from ._transport import CHUNK
 
-#: Whether this system has what the engine needs: Linux.
+#: Whether this system has epoll, which the engine needs: Linux.
 SUPPORTED: Final = hasattr(select, "epoll")
 
 IN: Final = getattr(select, "EPOLLIN", 0)
 OUT: Final = getattr(select, "EPOLLOUT", 0)
 
-#: The events of a source from which nothing is wanted now. It stays registered,
-#: for registering takes memory that may be lacking later. A hang-up can't be masked;
-#: with EPOLLONESHOT it is reported once, and not all the time.
+#: The mask of a source whose events are not needed now. It stays registered, because
+#: registering takes memory that may be lacking later. A hang-up can't be masked; with
+#: EPOLLONESHOT it is reported once, and not in every poll.
 _NOTHING: Final = getattr(select, "EPOLLONESHOT", 0)
 
-#: Events of one poll, and polls of one turn, after which other tasks run.
+#: Events per poll, and polls per turn, before other tasks run.
 _EVENTS: Final = 128
 _POLLS: Final = 16
 
@@ -50,15 +49,15 @@ class Failing(Protocol):
     """A relay, as far as the engine needs it."""
 
     def on_failure(self, error: BaseException) -> None:
-        """One of its pumps has raised, or its source can't be polled any more."""
+        """Called if a pump has raised, or if its source can no longer be polled."""
 
 
 class Polled(Protocol):
-    """A pump, as the engine sees it: something to call when its source has events.
+    """A pump, as the engine sees it: the callbacks for events of its source.
 
     Attributes:
-      fd: the source's descriptor; -1 if the engine has lost it.
-      mask: the events that are waited for; 0 for none.
+      fd: the source's descriptor; -1 if it could not be registered again.
+      mask: the events that the engine waits for; 0 for none.
     """
 
     fd: int
@@ -68,24 +67,24 @@ class Polled(Protocol):
     def relay(self) -> Failing: ...
 
     def on_readable(self, engine: Engine, now: float) -> None:
-        """The source has bytes, or EOF, or an error; and nothing else happened."""
+        """Called if EPOLLIN is the only event: bytes, EOF or an error."""
 
     def on_event(self, engine: Engine, events: int, now: float) -> None:
-        """The source has any other ``events``."""
+        """Called for all other ``events``."""
 
     def on_lost(self, error: OSError) -> None:
-        """It could not be registered again, a while ago."""
+        """Called, some time later, if the source could not be registered again."""
 
 
 class Engine:
     """The epoll, the loop and the buffer of one Trio run.
 
-    It runs while it is acquired. Each relay acquires it, and so does a server, so
-    that it need not be started for each connection, perhaps out of descriptors.
+    It runs while it is acquired. Each relay acquires it. So does a server, so that no
+    connection has to start it, perhaps when descriptors have run out.
 
     Attributes:
-      buffer, view: what pumps receive into; and a view of it, for slices.
-      pipes: those that bulk goes through.
+      buffer, view: the receive buffer of all pumps, and a view of it, for slices.
+      pipes: the pool of pipes for bulk flows.
     """
 
     def __init__(self) -> None:
@@ -94,7 +93,7 @@ class Engine:
         self.pipes = Pipes()
         self._epoll: select.epoll | None = None
         self._scope = trio.CancelScope()
-        # By descriptor, in a list: the system gives out the lowest that is free.
+        # A list indexed by descriptor: the system gives out the lowest free number.
         self._polled: list[Polled | None] = []
         self._users = 0
 
@@ -111,7 +110,7 @@ class Engine:
     # -- running
 
     def acquire(self) -> None:
-        """Run until :meth:`release` was called as often.
+        """Run until :meth:`release` is called as often.
 
         Raises:
           OSError: out of descriptors.
@@ -137,11 +136,11 @@ class Engine:
 
     def _start(self) -> select.epoll:
         epoll = self._epoll = select.epoll()
-        # Shielded, for system tasks are cancelled first when the run ends, and then a
-        # relay in another one may still have something to finish.
+        # Shielded: at the end of the run, system tasks are cancelled first, while a
+        # relay in another system task may still have bytes to deliver.
         self._scope = trio.CancelScope(shield=True)
-        # A system task, for relays come and go in any nursery, and none of these
-        # nurseries may end the relays of another.
+        # A system task: relays run in any nursery, and the end of one nursery must not
+        # end the relays in another.
         trio.lowlevel.spawn_system_task(
             self._run, epoll, self._scope, name="trioserve engine"
         )
@@ -171,8 +170,8 @@ class Engine:
             except BaseException as error:  # noqa: ASYNC103 - isolation
                 if passing(error) is not None:
                     raise
-                # A system task that raises ends the program, and it is not this
-                # module's fault: other code has closed the epoll's descriptor.
+                # Other code has closed the epoll's descriptor. End the relays: an
+                # exception in a system task would end the program.
                 self._epoll = None
                 with contextlib.suppress(OSError):
                     epoll.close()
@@ -180,10 +179,10 @@ class Engine:
                     relay.on_failure(error)
 
     def _take_turn(self, epoll: select.epoll) -> None:
-        """Handle events until there are none, or other tasks should run."""
+        """Handle events until there are no more, or until other tasks should run."""
         polled = self._polled
         for _ in range(_POLLS):
-            # It is closed if the last relay has ended meanwhile.
+            # The epoll is closed if the last relay has ended meanwhile.
             ready = [] if epoll.closed else epoll.poll(0, _EVENTS)
             if not ready:
                 return
@@ -192,7 +191,7 @@ class Engine:
                 pump = polled[fd]
                 if pump is None:
                     continue
-                relay = pump.relay  # read first: the relay may end, and then it raises
+                relay = pump.relay  # read it first: a pump that stops deletes it
                 try:
                     if events == pump.mask == IN:
                         pump.on_readable(self, now)
@@ -230,13 +229,13 @@ class Engine:
         self._polled[pump.fd] = pump
 
     def set_interest(self, pump: Polled, mask: int) -> None:
-        """Wait for these events of a pump's source; 0: for none.
+        """Wait for these events of a pump's source; 0 for none.
 
         Raises:
-          OSError: the source was closed, or the system won't.
+          OSError: the source was closed, or the system is out of memory for it.
         """
         before, pump.mask = pump.mask, mask
-        if mask == before or pump.fd < 0:  # lost: its relay ends in a moment
+        if mask == before or pump.fd < 0:  # lost: on_lost() will end its relay
             return
         epoll = self._epoll
         assert epoll is not None
@@ -248,7 +247,7 @@ class Engine:
             self._replace(epoll)
 
     def remove(self, pump: Polled) -> None:
-        """Wait for nothing of a pump's source any more."""
+        """Stop waiting for events of a pump's source."""
         pump.mask = 0
         if pump.fd < 0:  # lost, when the epoll was replaced
             return
@@ -263,16 +262,16 @@ class Engine:
         except OSError:
             known = False
         if not known:
-            # Other code has closed it: it can't be unregistered, and as long as there
-            # is a duplicate of its descriptor, its events go on.
+            # Other code has closed the descriptor, so it can't be unregistered; but
+            # its events go on while a duplicate of it is open.
             with contextlib.suppress(OSError):
                 self._replace(self._epoll)
 
     def _replace(self, epoll: select.epoll) -> select.epoll:
-        """Register all that is registered with another epoll.
+        """Make another epoll, and register all sources there.
 
         Raises:
-          OSError: there is none to be had; then all relays end, a bit later.
+          OSError: it can't be made; :meth:`Polled.on_lost` will end all relays.
         """
         self._scope.cancel(reason="the engine has another epoll")
         self._epoll = None
@@ -295,12 +294,12 @@ class Engine:
     def _lose(self, pump: Polled, error: OSError) -> None:
         self._polled[pump.fd] = None
         pump.fd = -1
-        # Not now: its relay may be the one that is calling.
+        # Not now: its relay may be the caller.
         trio.lowlevel.current_trio_token().run_sync_soon(pump.on_lost, error)
 
 
 def _is_gone(epoll: select.epoll) -> bool:
-    """Whether its descriptor was closed, or is another file's by now."""
+    """Whether its descriptor was closed, and perhaps reused for another file."""
     try:
         epoll.poll(0, 1)
     except (OSError, ValueError):
@@ -309,7 +308,7 @@ def _is_gone(epoll: select.epoll) -> bool:
 
 
 def engine_acquired() -> contextlib.AbstractContextManager[object]:
-    """Keep this run's engine running for a block, where there is one.
+    """Keep this run's engine running for a block; do nothing without epoll.
 
     Raises:
       OSError: out of descriptors.

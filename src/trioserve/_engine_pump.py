@@ -1,11 +1,11 @@
-"""Pumps that the engine runs: how bytes move between two sockets, without a task.
+"""Pumps that the engine runs: move bytes between two sockets, without a task.
 
-A pump receives once per event and sends that at once. Bulk goes through a pipe,
-by splice(2), without being copied into this process. A pump whose sink takes
-nothing stops reading; it holds what one read or one pipe has brought, no more.
+A pump receives once per event and sends the bytes at once. Bulk goes through a pipe,
+by splice(2), without a copy into this process. A pump whose sink takes no bytes stops
+reading; it holds the bytes of one read, or of one pipe.
 
-This module knows sockets and bytes. When a relay is over, and what becomes of its
-sides, is decided by the relay, through its callbacks.
+This module knows sockets and bytes. The relay decides, in its callbacks, when it ends
+and how its sides are closed.
 """
 
 from __future__ import annotations
@@ -23,24 +23,24 @@ from ._pipes import Pipe
 from ._pump import Pump
 from ._transport import CHUNK, PollableTransport
 
-#: Bytes of a read that counts as large. It need not fill the buffer: of eight flows
-#: that are as fast as they can be, each brings 46 KiB at a time.
+#: A read of so many bytes is large. That is less than the buffer: with eight flows at
+#: full speed, each read brings 46 KiB.
 _LARGE: Final = CHUNK // 4
 
-#: Large reads in a row before a pump gets a pipe; and small ones in a row before it
-#: gives the pipe back.
+#: A pump gets a pipe after so many large reads in a row, and returns it after so many
+#: small ones.
 _BULK: Final = 4
 _NO_BULK: Final = 8
 
-#: Bytes through one pipe after which the kernel may hold more of them unsent, and how
-#: many (TCP_NOTSENT_LOWAT). If it were lifted earlier, a receiver that stops reading
-#: would have as many waiting for it; and a larger value makes no flow faster.
+#: After so many bytes through one pipe, the sink's TCP_NOTSENT_LOWAT is raised, and to
+#: which value. If it were raised earlier, the kernel would hold as much for a receiver
+#: that stops reading; a larger value makes no flow faster.
 UNCAP_AFTER: Final = 1_048_576
 _UNCAPPED: Final = 1_048_576
 
 
 class RelayCallbacks(Protocol):
-    """What pumps tell their relay, in the engine's task. No callback may wait.
+    """The callbacks of pumps to their relay, in the engine's task. None may wait.
 
     Attributes:
       quiet: set by the relay, to have :meth:`on_activity` called once.
@@ -49,40 +49,38 @@ class RelayCallbacks(Protocol):
     quiet: bool
 
     def on_eof(self, pump: EnginePump) -> None:
-        """EOF was received, and all before it is delivered."""
+        """Called when a pump has received EOF and delivered all before it."""
 
     def on_error(self, transport: PollableTransport) -> None:
-        """A transport has an error, and no pump will receive from it any more."""
+        """Called when a transport has an error and no pump will receive from it."""
 
     def on_closed(self) -> None:
-        """Other code has closed one of the sides."""
+        """Called when other code has closed one of the sides."""
 
     def on_failure(self, error: BaseException) -> None:
-        """The system does not let the relay go on, or another task uses one of the
-        sides, or there is a bug.
-        """
+        """Called for errors of this machine, sides that another task uses, and bugs."""
 
     def on_backpressure(self, pump: EnginePump, now: float) -> None:
-        """A pump is blocked, or no longer is: a deadline may come earlier now."""
+        """Called when a pump blocks or unblocks: a deadline may be earlier now."""
 
     def on_activity(self, now: float) -> None:
-        """A byte moves, and :attr:`quiet` is set."""
+        """Called when a byte moves while :attr:`quiet` is set."""
 
 
 class EnginePump(Pump):
     """A pump between two sockets, driven by the engine's events.
 
     Args:
-      first: bytes that go to the sink before any other; after them come those that
-        were given back to the source, and then those that it receives.
+      first: bytes that go to the sink before any other; next are those that were given
+        back to the source, then those that it receives.
 
     Attributes:
-      back: the pump that delivers to this one's source; itself, in an echo. From
-        :meth:`start` to :meth:`stop`, as ``relay``.
+      back: the pump of the other direction; in an echo, this pump. It is set from
+        :meth:`start` to :meth:`stop`, like ``relay``.
       blocked: whether it holds bytes that the sink has not taken.
       fd, mask: the source's descriptor, and the events that the engine waits for
         there; the mask of a pump that has stopped is 0.
-      relay: who is told what happens, from :meth:`start` to :meth:`stop`.
+      relay: the relay, for callbacks.
     """
 
     __slots__ = (
@@ -106,12 +104,12 @@ class EnginePump(Pump):
         self._runs = False
         self._held: bytes | memoryview = first
         self._pipe: Pipe | None = None
-        # Large reads in a row without a pipe, small ones with a pipe; with minus
-        # infinity it never gets one.
+        # Counts large reads in a row without a pipe, and small ones with a pipe. At
+        # minus infinity it never gets a pipe.
         self._streak: float = 0 if CAN_SPLICE else -math.inf
 
     def start(self, engine: Engine, relay: RelayCallbacks, back: EnginePump) -> None:
-        """Have the engine wait for bytes of the source.
+        """Let the engine wait for bytes of the source.
 
         Raises:
           trio.BusyResourceError: another task or relay receives from it.
@@ -119,7 +117,7 @@ class EnginePump(Pump):
           OSError: the system has no room for one more.
         """
         if self.source.is_relayed:
-            # Checked here, for one that is not waited for now is not registered.
+            # Checked here: the engine does not know a source that it has lost.
             raise trio.BusyResourceError("another task is relaying this stream")
         self.source.start_receiving()
         self.fd = self.source.sock.fileno()
@@ -128,17 +126,17 @@ class EnginePump(Pump):
         except BaseException:
             self.source.receiving_since = math.inf
             raise
-        # Not before: of a relay that never begins, they would be garbage cycles.
+        # Set here and not earlier: in a relay that never starts they would be cycles.
         self.relay, self.back, self._engine = relay, back, engine
         self._runs = True
 
     def send_first(self) -> None:
-        """Hold the bytes that were received before, until the sink takes them."""
+        """Let the sink take the bytes that were received before the relay."""
         if self._held and self._runs:
             self._block(trio.current_time())
 
     def stop(self) -> None:
-        """Move no more bytes; the engine and the relay are not known after this."""
+        """Stop moving bytes, and forget the engine and the relay."""
         self._runs = False
         if self.reading:
             self.source.receiving_since = math.inf
@@ -148,22 +146,21 @@ class EnginePump(Pump):
         self._engine.remove(self)
         if self._pipe is not None:
             self._return(self._pipe)
-        # These are cycles, which would keep the whole relay until garbage is collected.
+        # Break the cycles, so that the relay is freed without a garbage collection.
         del self.relay, self.back
 
-    # -- what the engine calls
+    # -- callbacks of the engine
 
     def on_event(self, engine: Engine, events: int, now: float) -> None:
-        # The events of a source may be about the other pump's sink, for it is the
-        # same socket.
+        # This pump's source is the sink of the other pump: EPOLLOUT is for that one.
         if events & ~IN and self.back.blocked:
             self.back.on_writable(now)
-        # Sending may have ended the relay.
+        # Checked after sending, which may have ended the relay.
         if events & ~OUT and self.mask & IN:
             self.on_readable(engine, now)
 
     def on_readable(self, engine: Engine, now: float) -> None:
-        """Receive once, and send that."""
+        """Receive once, and send the bytes at once."""
         if self._pipe is not None:
             self._splice(self._pipe, engine, now)
             return
@@ -205,7 +202,7 @@ class EnginePump(Pump):
             self._pipe = engine.pipes.lend(self, now)
 
     def on_writable(self, now: float) -> None:
-        """The sink may take some of what this holds."""
+        """Send the held bytes: the sink may take some."""
         sink, before = self.sink, self.sink.sent
         if not self._push():
             return
@@ -234,15 +231,16 @@ class EnginePump(Pump):
             count = 0
         except OSError as error:
             if is_ours(error) or is_closed(error):
-                # An error of splice(2) or of the pipe: recv(2) says how the socket is.
+                # It may be an error of splice(2) or of the pipe. recv(2) tells the
+                # state of the socket.
                 self._stop_splicing(pipe, error)
                 self.on_readable(engine, now)
             else:
                 self._cannot_receive(error)
             return
         if not count:
-            # The source is readable, and splice(2) brings nothing: it is the end, or
-            # the mark of urgent data, which splice(2) does not pass. recv(2) tells.
+            # The source is readable and splice(2) moves no byte: EOF, or the mark of
+            # urgent data, at which splice(2) stops. recv(2) tells.
             self.give_up_pipe()
             self.on_readable(engine, now)
             return
@@ -260,7 +258,7 @@ class EnginePump(Pump):
             self.give_up_pipe()
 
     def _stop_splicing(self, pipe: Pipe, error: OSError) -> None:
-        """Copy from now on, for the system says that splicing is impossible."""
+        """Copy bytes from now on: the system can't splice here."""
         pipe.failed = True
         self.give_up_pipe()
         self._streak = -math.inf
@@ -268,10 +266,10 @@ class EnginePump(Pump):
             self._engine.pipes.forbid(error)
 
     def give_up_pipe(self) -> None:
-        """Return the pipe, and hold what is in it.
+        """Return the pipe, and hold the bytes that were in it.
 
         Raises:
-          OSError: the bytes that were in it are lost.
+          OSError: these bytes are lost.
         """
         pipe, self._pipe, self._streak = self._pipe, None, 0
         assert pipe is not None
@@ -282,7 +280,7 @@ class EnginePump(Pump):
             self._return(pipe)
 
     def on_pipe_lost(self, error: OSError) -> None:
-        """What was in its pipe is lost."""
+        """End the relay: the bytes in the pipe are lost."""
         self.relay.on_failure(error)
 
     def _return(self, pipe: Pipe) -> None:
@@ -290,10 +288,10 @@ class EnginePump(Pump):
         if pipe.moved >= UNCAP_AFTER:
             self.sink.set_notsent_lowat(pipe.lowat_before)
 
-    # -- while the sink takes nothing
+    # -- while the sink takes no bytes
 
     def _block(self, now: float) -> None:
-        """Stop reading until the sink takes what this holds."""
+        """Stop reading until the sink has taken the held bytes."""
         if self.sink.sending_since < math.inf:
             self.relay.on_failure(trio.BusyResourceError("another task is sending"))
             return
@@ -311,7 +309,7 @@ class EnginePump(Pump):
         self.back.update_interest()
 
     def _push(self) -> bool:
-        """Send as much of what it holds as goes; False if the sink is broken."""
+        """Send as many held bytes as the sink takes; False if the sink is broken."""
         sink, pipe = self.sink, self._pipe
         try:
             if pipe is not None:
@@ -326,7 +324,8 @@ class EnginePump(Pump):
             pass
         except OSError as error:
             if pipe is not None and (is_ours(error) or is_closed(error)):
-                # An error of splice(2) or of the pipe: send(2) says how the socket is.
+                # It may be an error of splice(2) or of the pipe. send(2) tells the
+                # state of the socket.
                 self._stop_splicing(pipe, error)
                 return self._push()
             self._cannot_send(error)
@@ -334,13 +333,13 @@ class EnginePump(Pump):
         return True
 
     def update_interest(self) -> None:
-        """Wait for the events of the source that matter now, and no others."""
+        """Wait for EPOLLIN to read, and for EPOLLOUT if the other pump is blocked."""
         mask = IN if self.reading and not self.blocked else 0
         if self.back.blocked:
             mask |= OUT
         self._engine.set_interest(self, mask)
 
-    # -- ends; the relay is told last, for a callback may end it
+    # -- ends; callbacks come last, because they may end the relay
 
     def _stop_reading(self) -> None:
         self.reading = False
@@ -350,7 +349,7 @@ class EnginePump(Pump):
         self._stop_reading()
         self.update_interest()
         if self.source.error is not None:
-            # The kernel tells an error once, and says EOF from then on.
+            # The kernel reports an error once, and EOF from then on.
             self.relay.on_error(self.source)
             return
         self.source.eof = self.done = True
@@ -370,8 +369,8 @@ class EnginePump(Pump):
         if self.sink.sent_eof or not self.sink.keep_os_error(error):
             self.relay.on_closed()
             return
-        # If there may be something to receive from the sink, the other pump receives
-        # it, and then finds out how the sink ended.
+        # If bytes of the sink's peer may be left, the other pump receives them and
+        # then the error.
         back = self.back
         if back is self or not (back.reading and self.sink.end_is_receivable()):
             self.relay.on_error(self.sink)

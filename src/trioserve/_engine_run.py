@@ -1,4 +1,4 @@
-"""A relay at the engine: its pumps are started and stopped together, and a task waits.
+"""Run a relay at the engine: start and stop its pumps, and wait in a task.
 
 This module does not know how bytes move, or why a relay ends.
 """
@@ -31,9 +31,9 @@ class EngineRun:
         """Let the engine move bytes, until :meth:`stop`.
 
         Raises:
-          trio.BusyResourceError, trio.ClosedResourceError: a side is in use, or
-            was closed.
-          OSError: the system has no room for it.
+          trio.BusyResourceError: another task or relay uses a side.
+          trio.ClosedResourceError: a side was closed.
+          OSError: out of descriptors or epoll watches.
         """
         engine.acquire()
         started = 0
@@ -53,31 +53,30 @@ class EngineRun:
             pump.send_first()
 
     def wait(self) -> Coroutine[Any, Any, Any]:
-        """Wait until :meth:`wake` or :meth:`stop`; cancelled, it stops too.
+        """Wait until :meth:`wake` or :meth:`stop`; a cancellation stops the pumps.
 
-        To be awaited at once, by the task that calls it.
+        Await the result at once, in the same task.
         """
-        # Not async itself: one more coroutine takes 200 bytes for each connection that
-        # waits.
+        # Not an async function: that saves a coroutine of 200 bytes per connection.
         if self._woken:
             return trio.lowlevel.checkpoint()  # noqa: ASYNC105
         self._task = trio.lowlevel.current_task()
         return trio.lowlevel.wait_task_rescheduled(self._abort)  # noqa: ASYNC105
 
     def wake(self) -> None:
-        """End the waiting; bytes go on moving. It is idempotent."""
+        """End the wait; bytes go on moving. Idempotent."""
         self._woken = True
         task, self._task = self._task, None
         if task is not None:
             trio.lowlevel.reschedule(task)
 
     def stop(self) -> None:
-        """End the waiting; no byte moves any more. It is idempotent."""
+        """End the wait, and stop moving bytes. Idempotent."""
         self._stop_pumps()
         self.wake()
 
     def _abort(self, _: object) -> trio.lowlevel.Abort:
-        """Trio's abort function: the wait is cancelled."""
+        """The abort function, called by Trio when the wait is cancelled."""
         self._task = None
         self._stop_pumps()
         return trio.lowlevel.Abort.SUCCEEDED

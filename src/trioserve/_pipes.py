@@ -1,9 +1,8 @@
 """Pipes: splice(2) moves bytes through them, without a copy in this process.
 
-There is a small, fixed number of them. Linux gives a user other than root 64 MiB of
-pipe for all processes together, and beyond that every new pipe holds 8 KiB and no
-error says so (pipe(7), "pipe-user-pages-soft"). This module does not know which
-flows are bulk, and between which sockets.
+Their number is small and fixed. Linux gives a user other than root 64 MiB of pipe
+buffers over all processes; beyond that a new pipe holds 8 KiB, without an error
+(pipe(7), "pipe-user-pages-soft"). This module does not know which flows are bulk.
 """
 
 from __future__ import annotations
@@ -17,18 +16,18 @@ from typing import Final, Protocol
 
 logger = logging.getLogger("trioserve")
 
-#: Pipes of one run, and bytes in each, if the system grants them: 14 MiB in all.
-#: With a few flows each alternates with its peer, and a deep pipe makes it faster; with
-#: many it does not.
+#: Pipes of one run, how many of them are deep, and their sizes in bytes: 14 MiB in all.
+#: A few flows alternate with their peers, and deep pipes make them faster; with many
+#: flows depth makes no difference.
 MOST: Final = 32
 DEEP: Final = 8
 DEEP_SIZE: Final = 1_048_576
 SIZE: Final = 262_144
 
-#: Bytes that a pipe has to hold to be worth its system calls.
+#: A smaller pipe is not worth its system calls.
 _LEAST: Final = 65_536
 
-#: Seconds in which a pipe has not moved a byte before another flow gets it.
+#: After so many seconds without a byte, another flow may get the pipe.
 _STALE: Final = 1.0
 
 #: os.splice came with Python 3.10 and is Linux's own.
@@ -36,15 +35,15 @@ SUPPORTED: Final = hasattr(os, "splice")
 
 
 class Pipe:
-    """A pipe that never waits.
+    """A non-blocking pipe.
 
     Attributes:
       size: bytes that it can hold.
       filled: bytes that are in it.
-      moved, moved_at: bytes that went through it, and when the last did; its
-        borrower keeps them.
-      lowat_before: the sink's TCP_NOTSENT_LOWAT before its borrower changed it.
-      failed: whether it is not to be used again.
+      moved, moved_at: bytes that went through it, and when the last did; set by the
+        borrower.
+      lowat_before: the sink's TCP_NOTSENT_LOWAT before the borrower changed it.
+      failed: set if it must not be used again.
     """
 
     __slots__ = (
@@ -72,24 +71,24 @@ class Pipe:
         self.lowat_before = 0
 
     def fill(self, source: int) -> int:
-        """Move what there is from a socket into the empty pipe; return how much.
+        """Move the bytes that a socket has into the empty pipe; return how many.
 
-        0 bytes may be EOF, or the mark of urgent data.
+        0 means EOF or the mark of urgent data.
 
         Raises:
-          OSError: as recv(2) would; EINVAL if this kind can't be spliced.
+          OSError: as from recv(2); EINVAL if this kind of file can't be spliced.
         """
         self.filled = os.splice(source, self.writer, self.size, flags=_FLAGS)
         return self.filled
 
     def drain(self, sink: int) -> int:
-        """Move some of what is in it to a socket, and return how much.
+        """Move bytes from the pipe to a socket, and return how many.
 
         Raises:
-          OSError: as send(2) would; or its descriptor is another file's by now.
+          OSError: as from send(2); or its descriptor was closed and reused.
         """
-        # Exactly what is there: if more is asked for, the kernel expects more
-        # (MSG_MORE), and holds the last segment back for 200 ms.
+        # Ask for exactly the bytes in it: if asked for more, the kernel expects more
+        # (MSG_MORE) and holds the last segment back for 200 ms.
         count = os.splice(self.reader, sink, self.filled, flags=_FLAGS)
         if not count:
             raise _lost()
@@ -97,10 +96,10 @@ class Pipe:
         return count
 
     def read(self) -> bytes:
-        """Empty it, and return what was in it.
+        """Read all bytes out of it.
 
         Raises:
-          OSError: its descriptor is another file's by now, and its bytes are lost.
+          OSError: its descriptor was closed and reused; the bytes are lost.
         """
         data = b""
         while self.filled:
@@ -112,22 +111,22 @@ class Pipe:
         return data
 
     def close(self) -> None:
-        """Close both ends, with what is in it."""
+        """Close both ends; bytes in it are lost."""
         for fd in (self.reader, self.writer):
             with contextlib.suppress(OSError):  # it is closed, even if that fails
                 os.close(fd)
 
 
 def _lost() -> OSError:
-    # An error, for an empty result would be tried again, for ever.
-    return OSError(errno.EIO, "a pipe has lost its bytes: its number is another's")
+    # Raised, because callers would retry a result of 0 without end.
+    return OSError(errno.EIO, "a pipe has lost its bytes: its descriptor was reused")
 
 
 def _made_as_deep_as(pipe: int, size: int) -> int:
-    """Let it hold ``size`` bytes if that is allowed; return how many it can hold."""
+    """Set the size if that is allowed; return the size that it has."""
     try:
         return fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, size)
-    except OSError:  # EPERM: the user has no more
+    except OSError:  # EPERM: the user's pipe memory is used up
         return fcntl.fcntl(pipe, fcntl.F_GETPIPE_SZ)
 
 
@@ -135,25 +134,25 @@ _FLAGS: Final = getattr(os, "SPLICE_F_NONBLOCK", 0) | getattr(os, "SPLICE_F_MOVE
 
 
 class Borrower(Protocol):
-    """A flow of bulk that has a pipe."""
+    """A bulk flow that has borrowed a pipe."""
 
     def give_up_pipe(self) -> None:
-        """Call :meth:`Pipes.take_back`, and go on without.
+        """Call :meth:`Pipes.take_back`, and go on without a pipe.
 
         Raises:
-          OSError: the bytes that were in it are lost.
+          OSError: the bytes in the pipe are lost.
         """
 
     def on_pipe_lost(self, error: OSError) -> None:
-        """:meth:`give_up_pipe` has raised this."""
+        """Called if :meth:`give_up_pipe` has raised ``error``."""
 
 
 class Pipes:
-    """At most ``most`` pipes, made when they are needed and used again.
+    """A pool of at most ``most`` pipes, made when they are needed and reused.
 
     Attributes:
-      lent: how many are in use.
-      borrowed: those that :meth:`lend` has lent, by borrower.
+      lent: the number of pipes in use.
+      borrowed: the pipes that :meth:`lend` has lent, by borrower.
     """
 
     def __init__(self, most: int = MOST) -> None:
@@ -164,10 +163,10 @@ class Pipes:
         self._forbidden = False
 
     def lend(self, borrower: Borrower, now: float) -> Pipe | None:
-        """An empty pipe, or None.
+        """Lend an empty pipe; None if all are in use.
 
-        If all are in use, this takes one away from the borrower that has not moved a
-        byte for longest, if that was a second or more.
+        If the borrower that has been silent longest has been so for a second or more,
+        this takes its pipe away.
         """
         pipe = self.take()
         if pipe is None and self.borrowed:
@@ -177,7 +176,7 @@ class Pipes:
                     stalest.give_up_pipe()
                 except OSError as error:
                     stalest.on_pipe_lost(error)
-                    # It may be of the same relay as the borrower.
+                    # Both may be pumps of one relay, which has just ended.
                     return None
                 pipe = self.take()
         if pipe is not None:
@@ -189,12 +188,12 @@ class Pipes:
         return self.borrowed[borrower].moved_at
 
     def take_back(self, borrower: Borrower, pipe: Pipe) -> None:
-        """Take a pipe back that was lent by :meth:`lend`."""
+        """Take back a pipe that :meth:`lend` has lent."""
         del self.borrowed[borrower]
         self.give_back(pipe)
 
     def take(self) -> Pipe | None:
-        """An empty pipe, or None if there is none to be had."""
+        """Take an empty pipe; None if all are in use or no more can be made."""
         pipe = self._free.pop() if self._free else self._make()
         if pipe is not None:
             self.lent += 1
@@ -213,7 +212,7 @@ class Pipes:
         return pipe
 
     def give_back(self, pipe: Pipe) -> None:
-        """Use it again; but close it if it has bytes in it or has failed."""
+        """Keep a pipe for reuse; close it if it holds bytes or has failed."""
         self.lent -= 1
         if pipe.filled or pipe.failed:
             pipe.close()
@@ -221,7 +220,7 @@ class Pipes:
             self._free.append(pipe)
 
     def forbid(self, error: OSError) -> None:
-        """Lend no pipe any more, for the system does not allow splice(2)."""
+        """Stop lending pipes, because the system does not allow splice(2)."""
         if not self._forbidden:
             self._forbidden = True
             self._most = 0
@@ -229,7 +228,7 @@ class Pipes:
             logger.warning("splice(2) can't be used: %s; bulk is copied", error)
 
     def close(self) -> None:
-        """Close those that are not in use."""
+        """Close the pipes that are not in use."""
         for pipe in self._free:
             pipe.close()
         self._free.clear()

@@ -1,8 +1,8 @@
-"""Pumps: one direction of a relay, and its ledger.
+"""Pumps: one direction of a relay, and its byte counts.
 
-What a pump has received and not delivered, it holds; when the relay is over, it has
-discarded that. This module does not know how the bytes get from one side to the
-other, and when that ends.
+A pump holds the bytes that it has received and not delivered; at the end of the relay
+these count as discarded. This module does not know how bytes move, or when a relay
+ends.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ class Pump:
     """One direction: from ``source`` to ``sink``.
 
     Args:
-      already: how many bytes were received before and are this pump's to deliver.
+      already: the number of bytes that were received before, for this pump to deliver.
 
     Attributes:
       reading: whether it will receive again, and so find out how its source ends.
-      done: whether it has received EOF, and delivered all that came before.
+      done: whether it has received EOF and delivered all bytes before.
     """
 
     __slots__ = (
@@ -44,17 +44,17 @@ class Pump:
 
     @property
     def received(self) -> int:
-        """Bytes that were received for it, those before it included."""
+        """Bytes received for it, those from before the relay included."""
         return self.source.received - self._received_before
 
     @property
     def delivered(self) -> int:
-        """Bytes that the sink has taken from it."""
+        """Bytes that the sink has taken."""
         return self.sink.sent - self._sent_before
 
     @property
     def discarded(self) -> int:
-        """Bytes that were received and not delivered; while it runs, it holds them."""
+        """Bytes received and not delivered. While the pump runs, it holds them."""
         brought = self.source.received - self._received_before
         return brought - (self.sink.sent - self._sent_before)
 
@@ -65,7 +65,7 @@ class Pump:
         return self.source.receiving_since < math.inf and self.source.readable()
 
     def flow(self) -> Flow:
-        """What it has moved, for the relay's result."""
+        """Its byte counts, for the relay's result."""
         return Flow(
             received=self.received,
             delivered=self.delivered,
@@ -74,11 +74,11 @@ class Pump:
 
 
 def hold_bytes(pumps: Iterable[Pump]) -> bool:
-    """Whether one of them has received bytes that it has not delivered."""
+    """Whether a pump has received bytes that it has not delivered."""
     return any(pump.discarded for pump in pumps)
 
 
 def will_find_end(pumps: Iterable[Pump], transport: Transport) -> bool:
-    """Whether one of them will find out how ``transport``, which is broken, ended."""
+    """Whether a pump will receive the error of ``transport``, which is broken."""
     reads = any(pump.source is transport and pump.reading for pump in pumps)
     return reads and transport.end_is_receivable()

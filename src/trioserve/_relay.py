@@ -1,8 +1,8 @@
-"""Relay: bytes both ways between two streams, until both are done.
+"""Relay: pass bytes both ways between two streams, until both directions have ended.
 
-By the task that calls :func:`relay`; or, after :func:`hand_over`, by the server when
-the handler has returned. Between two sockets the engine moves the bytes, between other
-streams tasks do.
+:func:`relay` does it in the calling task; after :func:`hand_over` the server does it
+when the handler has returned. Between two sockets the engine moves the bytes, between
+other streams tasks do.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from ._transport import Transport
 
 
 class _Runs(HandedOver, Protocol):
-    """A relay that has not begun, and can be run in one go."""
+    """A relay that has not started, with all of its steps in one method."""
 
     def run(self) -> Coroutine[Any, Any, RelayResult]: ...
 
@@ -41,7 +41,10 @@ class _Runs(HandedOver, Protocol):
 class Relay(RelayHandle, Awaitable[RelayResult]):
     """A relay that a handler hands over to the server; see :func:`hand_over`.
 
-    ``await`` it to run it here instead: once, and before the handler returns.
+    ``await`` it to run it in the handler instead: once, before the handler returns.
+
+    Raises:
+      RuntimeError: it is awaited twice, or after the handler has returned.
     """
 
     __slots__ = ("_client", "_running")
@@ -57,7 +60,7 @@ class Relay(RelayHandle, Awaitable[RelayResult]):
 
 
 class _NeverBegun:
-    """A relay of a connection that is over already, and says why."""
+    """The relay of a connection that has ended before it; its result says why."""
 
     def __init__(self, client: Lifecycle) -> None:
         self._client = client
@@ -67,16 +70,16 @@ class _NeverBegun:
         return self._result
 
     def attach(self) -> None:
-        """There is nothing to begin."""
+        """Do nothing: there are no timers."""
 
     def move(self) -> Coroutine[Any, Any, Any]:
         return trio.lowlevel.checkpoint()  # noqa: ASYNC105
 
     async def finish(self) -> None:
-        """There is nothing to close."""
+        """Do nothing: there is no upstream, and the client is closed."""
 
     def detach(self) -> None:
-        """There is nothing to end."""
+        """Do nothing: there is nothing to clean up."""
 
     @property
     def _result(self) -> RelayResult:
@@ -108,31 +111,31 @@ async def relay(
     EOF on one side is passed on as EOF, and the other direction goes on. A
     side that can't send EOF, such as TLS, is flushed and then closed. A reset
     of one side resets the other, after the bytes that were received before it.
-    With ``b`` being ``a``, it is an echo.
+    If ``a`` and ``b`` are the same, it is an echo.
 
     Args:
       a: the client's side: a :class:`Connection` or any Trio stream.
-      b: the target's side.
+      b: the target's side: a :class:`Connection` or any Trio stream.
       first: bytes that were received from ``a`` before, such as a header that
-        says where to go; they are passed on before any other, and count as
-        received.
+        names the target; they are passed on first, and count as received.
       timeouts: ``idle``, ``half_closed``, ``write_stall`` and ``first_byte``;
         default: those of the connection, or ``Timeouts()``.
       drain_idle: seconds without a byte, while the connection's server drains,
         after which both sides get EOF; default ``Timeouts.drain_idle``.
 
     Returns:
-      how it ended, whatever the peers did and this machine lacked. Neither side is
-      closed if it ended well; both are reset after a reset, a stall, an error of
-      this machine or with bytes undelivered, and get EOF after *idle*.
+      how it ended; errors of the peers and shortages of this machine are results and
+      do not raise. Both sides stay open if it ended well. Both are reset after a
+      reset, a stall, an error of this machine, or with bytes undelivered. Both get EOF
+      after *idle*.
 
     Raises:
-      TypeError, ValueError: naming the argument that can't be.
+      TypeError, ValueError: an argument is invalid; the message names it.
       trio.BusyResourceError: another task uses one of the streams.
       trio.ClosedResourceError: one of them was closed before.
 
-    Cancelled, it resets both if a byte was received and not delivered, and
-    otherwise leaves them as they are.
+    If it is cancelled, it resets both sides if a byte was received and not delivered,
+    and otherwise leaves them open.
     """
     between = _Between(a, b, first, timeouts, drain_idle, closes_b=False)
     return await between.run()
@@ -146,32 +149,32 @@ def hand_over(
     timeouts: Timeouts | None = None,
     drain_idle: float | None = None,
 ) -> Relay:
-    """Let the server relay ``conn`` to ``upstream`` when the handler has returned.
+    """Let the server relay ``conn`` to ``upstream`` after the handler has returned.
 
-    The handler's task and its frames are not needed for that, so a connection that
-    only waits costs less. What :func:`proxy` returns is one of these, and a handler
-    around it can return it, too::
+    The handler's frames are freed, so a connection that only waits takes less memory.
+    The handler of :func:`proxy` returns such a relay; a handler that wraps it passes
+    it on::
 
         async def logged(conn):
             log(conn.peer)
             return await inner(conn)
 
-    It is begun when the handler returns, whatever that returns; if the handler raises,
-    both sides are reset. ``upstream`` belongs to the relay from now on, which closes it
-    at its end, whoever runs it.
+    The relay starts when the handler returns, with any return value. If the handler
+    raises, both sides are reset. ``upstream`` belongs to the relay, which closes it at
+    the end.
 
     Args:
-      conn: the connection that the handler serves.
-      upstream: any Trio stream.
+      conn: the connection of the handler.
+      upstream: a :class:`Connection` or any Trio stream.
 
-    The rest is as for :func:`relay`.
+    The other arguments are those of :func:`relay`.
 
     Returns:
-      to be returned by the handler; or to be awaited by it, which runs the relay there
-      and gives its :class:`RelayResult`.
+      a relay for the handler to return. If the handler awaits it instead, it runs
+      there, and gives its :class:`RelayResult`.
 
     Raises:
-      TypeError, ValueError: naming the argument that can't be.
+      TypeError, ValueError: an argument is invalid; the message names it.
       trio.BusyResourceError: a relay of ``conn`` is handed over already.
       trio.ClosedResourceError: ``conn`` was closed.
     """
@@ -187,7 +190,7 @@ def hand_over(
 def relay_to_target(
     client: Lifecycle, upstream: Transport, timeouts: Timeouts
 ) -> Relay:
-    """:func:`hand_over` to what was dialed for ``client`` just now."""
+    """:func:`hand_over` to an upstream that was dialed for ``client`` just now."""
     options = RelayOptions(
         timeouts,
         timeouts.drain_idle,
@@ -200,13 +203,12 @@ def relay_to_target(
 
 
 def no_relay(client: Lifecycle) -> Relay:
-    """For a connection that is closed before there is an upstream: why, if awaited."""
+    """A relay for a connection that ended without an upstream; its result says why."""
     return Relay(_NeverBegun(client), client)
 
 
 def transport_of(stream: trio.abc.Stream) -> Transport:
-    """What the bytes of a stream go through; it has to be released, if it is no
-    :class:`Connection`.
+    """The transport of a stream. Release it, unless the stream is a Connection.
 
     Raises:
       trio.ClosedResourceError: it was closed.
@@ -223,7 +225,7 @@ def transport_of(stream: trio.abc.Stream) -> Transport:
 def make_relay(
     a: Transport, b: Transport, first: bytes, options: RelayOptions
 ) -> RelayRules:
-    """A relay by the engine, where it can move the bytes; else by tasks.
+    """Make a relay by the engine between two sockets, else one by tasks.
 
     Args:
       first: bytes that go to ``b`` before any other.
@@ -234,7 +236,7 @@ def make_relay(
 
 
 class _Between:
-    """A relay between two streams that has not begun."""
+    """A relay between two streams; it takes their transports when it starts."""
 
     def __init__(
         self,
@@ -270,7 +272,7 @@ class _Between:
         self._borrowed: list[Transport] = []
         self._running: RelayRules | None = None
 
-    # -- by the task that calls
+    # -- run by the calling task
 
     async def run(self) -> RelayResult:
         try:
@@ -283,10 +285,10 @@ class _Between:
                 self._abort_upstream()
             self._release()
 
-    # -- by the server
+    # -- run by the server
 
     def attach(self) -> None:
-        """Nothing yet: the streams are looked at first."""
+        """Do nothing: :meth:`move` checks the streams and then starts the timers."""
 
     async def move(self) -> None:
         self._running = await self._begin()
@@ -300,13 +302,13 @@ class _Between:
     def detach(self) -> None:
         if self._running is not None:
             self._running.detach()
-        else:  # its handler has raised, or a stream can't be relayed
+        else:  # the handler has raised, or a stream can't be relayed
             self._abort_upstream()
         self._release()
 
     def _abort_upstream(self) -> None:
         if self._server is not None:
-            why = "the relay that it was to be a side of did not begin"
+            why = "its relay did not start"
             self._server.close_as(Reason.ABORTED, error=why)
         with contextlib.suppress(trio.ClosedResourceError):
             for transport in self._borrowed or [self._take(self._b)]:
@@ -338,14 +340,14 @@ class _Between:
         return transport
 
     def _release(self) -> None:
-        """Give the streams that are not connections back, open or closed."""
+        """Release the transports of streams that are not connections."""
         for transport in self._borrowed:
             transport.release()
         self._borrowed.clear()
 
 
 async def run_with_timers(running: RelayRules) -> RelayResult:
-    """Run it where no server runs timers; what it raises comes out as it is."""
+    """Run a relay together with its timers; its errors are raised without a group."""
     ended: RelayResult | Exception
     async with trio.open_nursery() as nursery:
         nursery.start_soon(running.options.timers.run)

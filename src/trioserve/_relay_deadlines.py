@@ -1,6 +1,7 @@
 """Relay deadlines: which timer of a relay runs out next, and which side it waits for.
 
-It compares times and looks at sockets. What a timer ends, and how, it does not know.
+This module compares times and asks sockets. It does not know what is done when a timer
+runs out.
 """
 
 from __future__ import annotations
@@ -24,11 +25,11 @@ def next_relay_deadline(
 
     Args:
       half_closed_at: when the first EOF was passed on; ``math.inf`` before that.
-      drains_since: since when the server drains; ``math.inf`` if it does not.
+      drains_since: when the server's drain began; ``math.inf`` before that.
 
     Returns:
-      a time on Trio's clock, ``math.inf`` for never; the reason the relay would end
-      for; and the side whose doing that would be, if it is one's.
+      a time on Trio's clock, ``math.inf`` for never; the reason for the report; and
+      the side that the timer waits for, None if it is not one side.
     """
     a, b, timeouts = pumps[0].source, pumps[0].sink, options.timeouts
     # A byte that a peer acknowledges counts as one that moves.
@@ -62,12 +63,12 @@ def next_relay_deadline(
 def _awaits_first_byte(pump: Pump) -> bool:
     """Whether no byte has come from either side of ``pump``, the first one."""
     a, b = pump.source, pump.sink
-    # The pump counts bytes that were read before the relay began, too.
+    # The pump also counts bytes that were read before the relay.
     return not (a.received or b.received or pump.received or a.eof)
 
 
 def _waits_for(pump: Pump, a: Transport) -> Side:
-    """The side that a pump waits for: to take bytes, or to send some."""
+    """The side that a pump waits for: the sink if it is blocked, else the source."""
     is_blocked = pump.sink.sending_since < math.inf
     return _side_of(pump.sink if is_blocked else pump.source, a)
 
@@ -77,7 +78,7 @@ def _side_of(transport: Transport, a: Transport) -> Side:
 
 
 def limit_of(reason: Reason, options: RelayOptions) -> float | None:
-    """The seconds of the timer that ends a relay for ``reason``, if one does."""
+    """The timeout behind ``reason``, in seconds; None if it is not a timer's."""
     if reason is Reason.DRAINED:
         return options.drain_idle
     if reason.outcome is Outcome.TIMEOUT:
@@ -92,8 +93,8 @@ def relay_can_move_now(
     """Whether the byte that a timer waited for can move at this moment.
 
     Args:
-      reason: the timer that has run out, perhaps late: the process may have been
-        stopped, and what moves the byte has not run yet.
+      reason: the timer that has run out. It may be late: if the process was stopped,
+        the pump that moves the byte has not run yet.
       waited_for: the side that it waits for.
     """
     if reason is Reason.WRITE_STALL:
@@ -103,10 +104,11 @@ def relay_can_move_now(
 
 
 def unread_resets(pumps: Sequence[Pump]) -> Iterator[Transport]:
-    """The sides that were reset and are not read, because their sink is full."""
+    """The sides that were reset, unnoticed because their pump's sink is full."""
     for pump in pumps:
         source = pump.source
         is_unread = pump.sink.sending_since < math.inf
-        # After both EOFs the kernel has forgotten the connection, which is no reset.
+        # After both FINs the kernel may have forgotten the connection. That looks
+        # like a reset and is none.
         if is_unread and not source.sent_eof and source.is_reset():
             yield source

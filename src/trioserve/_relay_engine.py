@@ -1,6 +1,6 @@
 """Relay by the engine: between two sockets, without a task for each direction.
 
-The engine moves bytes and tells what happens; the rules decide what that means.
+The engine moves bytes and calls back; the rules decide when the relay ends.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class EngineRelay(RelayRules):
     def stop_moving(self) -> None:
         self._run.stop()
 
-    # -- what the engine's pumps tell
+    # -- callbacks of the pumps
 
     def on_eof(self, pump: EnginePump) -> None:
         self.direction_done(pump)
@@ -90,12 +90,12 @@ class EngineRelay(RelayRules):
             self.fail(error)
 
     def on_backpressure(self, pump: EnginePump, now: float) -> None:
-        # Bulk is blocked thousands of times a second, and to compute the deadline each
-        # time would cost an eighth more. A timer that is set fires within a second,
-        # and finds then what is due.
+        # A bulk flow blocks thousands of times a second, and computing the deadline
+        # each time would cost an eighth more CPU. A timer that is set fires within a
+        # second, and then finds what is due.
         if self.timer_entry is None or self.quiet or self._has_a_short_timer():
             if pump.blocked:
-                pump.sink.observe_acks(now)  # what it takes counts from here on
+                pump.sink.observe_acks(now)  # measure the sink's progress from here
             self.watch_from(now)
 
     def _has_a_short_timer(self) -> bool:

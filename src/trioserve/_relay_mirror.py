@@ -1,7 +1,7 @@
-"""Mirror: a relay between two connections, as the connection at its side ``b`` sees it.
+"""Mirror: a relay between two connections, as the connection at ``b`` sees it.
 
-A connection takes itself for the client. For the one that is the target's side, both
-directions and the reasons are swapped here.
+In the report of a connection, the connection itself is the client. For the one at
+``b``, this module swaps directions and reasons.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class MirroredRelay:
 
     Args:
       relay: the relay as the connection at ``a`` sees it.
-      a: what is the target for the other connection.
+      a: the transport of side ``a``, which is the target for ``b``.
     """
 
     __slots__ = ("_a", "_relay")

@@ -1,7 +1,4 @@
-"""Relay options: what a relay is told beside its streams.
-
-It holds values and decides nothing.
-"""
+"""Relay options: the arguments of a relay beside its streams."""
 
 from __future__ import annotations
 
@@ -13,16 +10,17 @@ from ._timers import Timers
 
 
 class RelayOptions(NamedTuple):
-    """What a relay is told beside its streams.
+    """The arguments of a relay beside its streams.
 
     Attributes:
-      timeouts: ``idle``, ``half_closed``, ``write_stall`` and ``first_byte`` of them.
-      drain_idle: seconds without a byte, while the server drains, until it ends.
-      timers: what calls its ``on_timer``.
+      timeouts: of these, ``idle``, ``half_closed``, ``write_stall`` and
+        ``first_byte``.
+      drain_idle: the relay ends after so many seconds without a byte during a drain.
+      timers: they call its ``on_timer``.
       began: when it began, on Trio's clock.
-      closes_b: whether it closes ``b`` when it is over, which saves a system call; the
+      closes_b: whether it closes ``b`` at its end, which saves a system call; the
         caller closes ``a``.
-      client, server: the connections that ``a`` and ``b`` are, if they are any.
+      client, server: the connections at ``a`` and ``b``; None for other streams.
     """
 
     timeouts: Timeouts
@@ -35,5 +33,5 @@ class RelayOptions(NamedTuple):
 
     @property
     def accepted_at(self) -> float:
-        """When the client was accepted; when the relay began, if it has none."""
+        """When the client was accepted; without a connection, when the relay began."""
         return self.client.accepted_at if self.client is not None else self.began

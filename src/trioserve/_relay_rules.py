@@ -1,14 +1,14 @@
-"""Relay rules: when a relay between two streams ends, and how it leaves both.
+"""Relay rules: when a relay between two streams ends, and how it closes them.
 
-What moves the bytes is the engine or tasks. A relay knows nothing of addresses, servers
-or reports; it leaves a result, and a ledger that is true at any moment. The rules, for
-either way:
+The engine or tasks move the bytes. This module does not know addresses, servers or
+reports; a relay has a result, and byte counts that are exact at any moment. The rules,
+whether by the engine or by tasks:
 
 1. EOF ends its own direction only. The other goes on, bounded by inactivity.
-2. A reset ends both: what was received before it is delivered first, then the other
-   side is reset, too.
-3. A pump holds what one read has brought, and reads again when that is delivered.
-4. Whatever ends it early, what a pump still holds is counted as discarded.
+2. A reset ends both: bytes received before it are delivered, then the other side is
+   reset.
+3. A pump holds the bytes of one read, and reads again when they are delivered.
+4. If the relay ends early, the bytes that a pump holds are counted as discarded.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ FLUSH: Final = 1.0
 _CLIENT_CLOSED: Final = CloseReason(Reason.CLIENT_CLOSED)
 _SERVER_CLOSED: Final = CloseReason(Reason.SERVER_CLOSED)
 
-#: What a stream raises to which nothing can be sent any more.
+#: The errors of a stream that can no longer send.
 _GONE: Final = (trio.BrokenResourceError, trio.ClosedResourceError)
 
 #: Timers that end a relay by FIN, if no byte is held.
@@ -53,18 +53,18 @@ _BY_FIN: Final = (Reason.IDLE, Reason.FIRST_BYTE, Reason.DRAINED)
 class RelayRules(abc.ABC):
     """A relay: its pumps, its timers, and why it ended.
 
-    :meth:`run` is all of it. The server calls the four steps of :meth:`run` itself,
-    which saves a coroutine for each connection.
+    :meth:`run` does all of it. The server calls the four steps of :meth:`run` itself,
+    which saves a coroutine per connection.
 
     Args:
       pumps: from ``a`` to ``b`` and, unless they are the same, back.
 
     Attributes:
       a, b: the two sides.
-      close_reason: why it ends, from the moment that this is known, unless both
-        directions have come to their end.
+      close_reason: why it ends, as soon as that is known; None if both directions end
+        by EOF.
       half_closed_at: when the first EOF was passed on.
-      quiet: whether it is to be told when the next byte moves.
+      quiet: whether :meth:`on_activity` is to be called when the next byte moves.
     """
 
     __slots__ = (
@@ -105,7 +105,7 @@ class RelayRules(abc.ABC):
     # -- the relay
 
     async def run(self) -> RelayResult:
-        """Relay until both directions are done, or something ends both."""
+        """Relay until both directions have ended, or both are ended early."""
         try:
             self.attach()
             await self.move()
@@ -115,7 +115,7 @@ class RelayRules(abc.ABC):
         return _result(self.pumps, self._how_it_ended())
 
     def attach(self) -> None:
-        """Begin: the timers run, and the connections know of it.
+        """Start the timers, and register the relay at its connections.
 
         Raises:
           trio.BusyResourceError: a connection is a side of another relay.
@@ -135,12 +135,12 @@ class RelayRules(abc.ABC):
         self.watch_from(self.options.began)
 
     def detach(self) -> None:
-        """To be called at the end, whatever was raised, and if it has never begun."""
+        """Clean up; called last, after any error, and if it was never attached."""
         closed: CloseReason | None = None
         if self._has_finished:
             closed = self._how_it_ended()
         elif self._is_attached and hold_bytes(self.pumps):
-            # Bytes are missing, so the peers must not take it for a regular end.
+            # Bytes are missing, so the peers must not see a regular end.
             self._abort()
         self.stop_moving()
         options = self.options
@@ -158,10 +158,10 @@ class RelayRules(abc.ABC):
 
     @abc.abstractmethod
     def move(self) -> Coroutine[Any, Any, Any]:
-        """Move bytes until all pumps are done, or it was stopped."""
+        """Move bytes until all pumps are done, or until :meth:`stop_moving`."""
 
     async def finish(self) -> None:
-        """Leave both sides as the way it ended asks for."""
+        """Leave both sides open, or close them by FIN or RST, by how it ended."""
         if self._lost is not None:
             await self.lose(self._lost)
         if self._failure is not None:
@@ -171,7 +171,7 @@ class RelayRules(abc.ABC):
         self._has_finished = True
 
     async def close_sides(self, reason: Reason) -> None:
-        """Leave both sides by FIN, or by RST, for ``reason``."""
+        """Send EOF to both sides, or reset them, as ``reason`` asks for."""
         if reason in _BY_FIN and not hold_bytes(self.pumps):
             await send_eof_to_both(self.a, self.b)
         else:
@@ -181,22 +181,26 @@ class RelayRules(abc.ABC):
 
     @abc.abstractmethod
     def stop_moving(self) -> None:
-        """Move no more bytes. It is idempotent."""
+        """Stop moving bytes. Idempotent."""
 
     def direction_done(self, pump: Pump) -> None:
-        """EOF was received, and all before it is delivered."""
+        """Note that a pump has received EOF and delivered all before it."""
         pump.done, pump.reading = True, False
         if self._first is None:
             self._first = pump.source
             self.half_closed_at = trio.current_time()
 
     def fail(self, error: BaseException) -> None:
-        """End both directions, and raise this."""
+        """End both directions; :meth:`finish` raises ``error``."""
         self._failure = error
         self.stop_moving()
 
     def mark_lost(self, transport: Transport) -> bool:
-        """Let :meth:`finish` :meth:`lose` this one; False if one is lost already."""
+        """Note that a side is broken: :meth:`finish` calls :meth:`lose` for it.
+
+        Returns:
+          False if a side is marked already.
+        """
         if self._lost is not None:
             return False
         self._lost = transport
@@ -204,7 +208,7 @@ class RelayRules(abc.ABC):
         return True
 
     def _keep_loss(self, transport: Transport) -> Reason:
-        # It is kept at once, so that what happens meanwhile is not the reason.
+        # Kept at once, so that a later event can't become the reason.
         at_client = transport is self.a
         reason = Reason.CLIENT_RESET if at_client else Reason.SERVER_RESET
         if is_ours(transport.error):
@@ -213,7 +217,10 @@ class RelayRules(abc.ABC):
         return reason
 
     async def lose(self, transport: Transport) -> None:
-        """``transport`` is broken: the other is reset, after the bytes before it."""
+        """End the relay, because ``transport`` is broken.
+
+        The bytes before are delivered to the other side before it is reset.
+        """
         reason = self._keep_loss(transport)
         other = self.b if transport is self.a else self.a
         if other is not transport:
@@ -238,7 +245,7 @@ class RelayRules(abc.ABC):
         waited_for: Side | None = None,
         error: BaseException | None = None,
     ) -> None:
-        """Keep why it ends; the first reason stays."""
+        """Keep why it ends. The first reason wins."""
         if self.close_reason is None:
             said = describe(error) if error is not None else None
             limit = limit_of(reason, self.options)
@@ -261,17 +268,17 @@ class RelayRules(abc.ABC):
         )
 
     def watch(self) -> None:
-        """Look soon, and at the latest when the earliest timer runs out."""
+        """Set the timer to the earliest deadline, but to a second at most."""
         self.watch_from(trio.current_time())
 
     def watch_from(self, now: float) -> None:
-        """:meth:`watch`, with the time that it is."""
+        """:meth:`watch`, with the current time."""
         self.quiet = False
         if (due := self._next_deadline()[0]) < math.inf:
             self.options.timers.watch(self, min(due, next_look(now)))
 
     def on_activity(self, now: float) -> None:
-        """A byte moves after it was quiet."""
+        """Called when a byte moves while :attr:`quiet` is set: set the timer."""
         self.quiet = False
         self.options.timers.watch(self, next_look(now))
 
@@ -290,8 +297,8 @@ class RelayRules(abc.ABC):
                     self._keep_loss(transport)
                 self.end(reason, waited_for=waited_for)
         elif due < math.inf:
-            # While the kernel holds bytes, a look now and then finds out whether they
-            # become fewer. Else there is nothing to see before the next byte moves.
+            # While the kernel holds bytes, check regularly whether the peer takes
+            # some. Otherwise nothing changes before the next byte moves.
             self.quiet = not holds
             timers.watch(self, min(due, next_look(now)) if holds else due)
 

@@ -1,6 +1,6 @@
-"""Relay by tasks: over streams of any kind, one task for each direction.
+"""Relay by tasks: between streams of any kind, with one task for each direction.
 
-It moves bytes; when a relay is over, and what becomes of its sides, the rules say.
+The tasks move bytes; the rules decide when the relay ends and how it closes.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from ._transport import Transport
 
 
 class TaskPump(Pump):
-    """A pump that is run by a task of its own.
+    """A pump that runs in a task of its own.
 
     Attributes:
       first: bytes that were received before, and go to the sink before any other.
-      receiving: whether it is the source that it uses now, and not the sink.
+      receiving: whether it is receiving from the source, rather than sending.
     """
 
     __slots__ = ("first", "receiving")
@@ -64,7 +64,7 @@ class TaskRelay(RelayRules):
         self.a.on_wait = self.b.on_wait = None
 
     async def run_pump(self, pump: TaskPump) -> None:
-        """One direction, from its first byte to its EOF."""
+        """Move one direction, from its first byte to its EOF."""
         source, sink = pump.source, pump.sink
         try:
             if pump.first:
@@ -76,8 +76,8 @@ class TaskRelay(RelayRules):
             await self._pass_eof(sink)
         except trio.BrokenResourceError:
             lost = source if pump.receiving else sink
-            # What the sink had sent before it broke is still to be read: its
-            # own pump does that, and then comes here, too.
+            # Bytes that the sink's peer sent before are still to be read. The other
+            # pump reads them, and then comes here as well.
             if lost is sink and sink is not source and will_find_end(self.pumps, sink):
                 return
             await self.lose(lost)
@@ -89,12 +89,12 @@ class TaskRelay(RelayRules):
             pump.reading = False
 
     async def receive(self, pump: TaskPump) -> bytes:
-        """The next bytes of a direction, or ``b""`` at EOF."""
+        """Receive the next bytes of a direction, or ``b""`` at EOF."""
         pump.receiving = True
         try:
             data = await pump.source.receive()
         except trio.ClosedResourceError:
-            # The other pump has closed it: it couldn't be half-closed.
+            # The other pump has closed it, because it can't be half-closed.
             if pump.source is not self._closed_whole:
                 raise
             data = b""
