@@ -571,8 +571,8 @@ MUTATIONS: Sequence[Mutation] = (
         law=8,
         breaks="what fails because of a reset is the error that is told",
         file="_transport_state.py",
-        old="        if self.error is None:\n            # Its traceback",
-        new="        if True:\n            # Its traceback",
+        old="        if self.error is None:\n            # Without the traceback",
+        new="        if True:\n            # Without the traceback",
         tests=("test_transport.py", "test_the_first_error_is_the_one_that_stays"),
     ),
     Mutation(

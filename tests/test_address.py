@@ -139,11 +139,11 @@ def test_a_host_is_a_possible_one_or_an_error_in_one_line(host: str) -> None:
 @pytest.mark.parametrize(
     ("host", "message"),
     [
-        ("a..b", "'a..b' is not a host name: nothing stands before or between two"),
-        (".a", "nothing stands before or between two of its dots"),
-        (".", "nothing stands before or between two of its dots"),
-        ("a..", "nothing stands before or between two of its dots"),
-        (64 * "x" + ".test", "is not a host name: 64 bytes between two dots, of 63"),
+        ("a..b", "'a..b' is not a host name: nothing before or between two"),
+        (".a", "nothing before or between two dots"),
+        (".", "nothing before or between two dots"),
+        ("a..", "nothing before or between two dots"),
+        (64 * "x" + ".test", "is not a host name: a label of 64 bytes, of 63"),
         (127 * "x." + "x", "is not a host name: 255 bytes, of 253 allowed"),
         ("\u2603.test", "is not a host name: Codepoint U+2603"),
         ("\xe9..x", "is not a host name: Empty Label"),

@@ -1,7 +1,6 @@
-"""Addresses: one grammar for where to listen and where to dial.
+"""Addresses: one grammar for listening and dialing.
 
-Values and their parser. Nothing is opened or looked up here, and nothing here
-knows which side of a connection it is talking about.
+Values and their parser. Nothing is opened or looked up here.
 """
 
 from __future__ import annotations
@@ -22,14 +21,14 @@ _SCHEME: Final = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 #: is NUL. unix(7)
 _LONGEST_PATH: Final = 107
 
-#: Of a host name and of what stands between its dots, in bytes. RFC 1035, 2.3.4
+#: Of a host name and of a label, in bytes. RFC 1035, section 2.3.4
 _LONGEST_NAME: Final = 253
 _LONGEST_LABEL: Final = 63
 
-#: Of the name of an interface: IFNAMSIZ has room for a NUL. netdevice(7)
+#: Of an interface's name: IFNAMSIZ is 16, with a NUL. netdevice(7)
 _LONGEST_ZONE: Final = 15
 
-#: Before an IPv4 address that is written as an IPv6 one. RFC 4291, 2.5.5.2
+#: The prefix of an IPv4-mapped IPv6 address. RFC 4291, section 2.5.5.2
 _MAPPED: Final = "::ffff:"
 
 
@@ -37,18 +36,18 @@ _MAPPED: Final = "::ffff:"
 class TcpAddress:
     """A TCP address: a host (a name or a number) and a port.
 
+    ``str(address)`` is the text that :func:`parse_address` reads.
+
     Args:
       host: a host name, an IPv4 or IPv6 address without brackets (a zone such
         as ``fe80::1%eth0`` is kept), or ``""`` for all interfaces.
       port: 0 to 65535; 0 asks the system for a free port when listening.
 
     Raises:
-      ValueError: if the port is out of range, or if the host is neither an
-        address nor a possible name: with an empty label, one of more than 63
-        bytes, one that is only ``xn--``, more than 253 bytes in all, or letters
-        that no name has (IDNA 2008).
-
-    ``str(address)`` is the text that :func:`parse_address` reads.
+      TypeError: an argument has the wrong type.
+      ValueError: the port is out of range, or the host is neither an address nor a
+        valid name: a name has labels of 1 to 63 bytes, none of them just ``xn--``, at
+        most 253 bytes, and letters that IDNA 2008 allows.
     """
 
     host: str
@@ -72,7 +71,7 @@ class TcpAddress:
 
     @property
     def host_bytes(self) -> bytes:
-        """The host as a resolver takes it: a name in other letters by IDNA 2008."""
+        """The host for a resolver: a name that is not ASCII is encoded by IDNA 2008."""
         return _encode(self.host)
 
     def __str__(self) -> str:
@@ -84,18 +83,19 @@ class TcpAddress:
 class UnixAddress:
     """A Unix socket: a path, or a name in Linux's abstract namespace.
 
+    ``str(address)`` is the text that :func:`parse_address` reads.
+
     Args:
-      path: of the socket's file; ``"@name"`` is the abstract name ``name``,
-        which has no file. ``""`` only as a client's that has no name.
+      path: of the socket's file; ``"@name"`` is the abstract name ``name``, which has
+        no file. Clients without a name have an address whose path is ``""``.
       mode: for listening, the permissions of the file, such as ``0o660``; None
         (default) leaves them to the process's umask.
 
     Raises:
-      ValueError: if the path is empty, too long for the system (107 bytes) or
-        can't be written back in the grammar of :func:`parse_address`; if the
-        mode is none, or there is no file that could have it.
-
-    ``str(address)`` is the text that :func:`parse_address` reads.
+      TypeError: an argument has the wrong type.
+      ValueError: the path is empty, longer than the system allows (107 bytes), or
+        can't be written in the grammar of :func:`parse_address`; or the mode is out of
+        range, or given for an abstract name.
     """
 
     path: str
@@ -110,14 +110,14 @@ class UnixAddress:
             raise ValueError("a Unix socket needs a path: unix:PATH, or unix:@NAME")
         if path != path.strip() or path[:2] == "//" or re.search(r"[?\x00-\x1f]", path):
             raise ValueError(
-                f"path {path!r} can't be that of a Unix socket: it may not have a"
+                f"path {path!r} is not valid for a Unix socket: it may not have a"
                 " '?', a control character, or a space around it"
             )
         length = len(os.fsencode(path))
         if length > _LONGEST_PATH:
             raise ValueError(
                 f"path {path!r} is too long for a Unix socket: {length} bytes, of"
-                f" {_LONGEST_PATH} that the system has room for"
+                f" {_LONGEST_PATH} that the system allows"
             )
         if self.mode is not None and not 0 <= self.mode <= 0o777:
             raise ValueError(f"mode {self.mode:o} is out of range: 0 to 777")
@@ -131,7 +131,7 @@ class UnixAddress:
 
     @property
     def sockaddr(self) -> str | bytes:
-        """What ``bind`` and ``connect`` take."""
+        """The argument of ``bind`` and ``connect``."""
         if self.is_abstract:
             return b"\0" + os.fsencode(self.path[1:])
         return self.path
@@ -145,7 +145,7 @@ Address: TypeAlias = TcpAddress | UnixAddress
 
 
 def parse_address(text: str) -> Address:
-    """Read an address.
+    """Parse the text of an address.
 
     The forms are ``HOST:PORT``, ``[IPV6]:PORT`` and ``:PORT`` (all interfaces),
     each with or without ``tcp://`` before it; ``unix:PATH``,
@@ -153,7 +153,8 @@ def parse_address(text: str) -> Address:
     path that begins with ``/`` may have ``unix://`` before it.
 
     Raises:
-      ValueError: with one line that says what is wrong and what to write
+      TypeError: ``text`` is not a str.
+      ValueError: it is not an address; one line says what is wrong and what to write
         instead.
     """
     check_type("text", text, str, "a str")
@@ -235,7 +236,8 @@ def _encode(host: str) -> bytes:
     if is_ipv6(host):
         return _encode_ipv6(host)
     try:
-        # As it is: names in use may have what IDNA forbids, like an underscore.
+        # ASCII names are taken as they are: IDNA forbids some that are in use, such as
+        # names with an underscore.
         name = host.encode("ascii")
     except UnicodeEncodeError:
         try:
@@ -246,13 +248,13 @@ def _encode(host: str) -> bytes:
     parts = name.removesuffix(b".").split(b".")
     labels = [len(label) for label in parts]
     if name and min(labels) == 0:
-        wrong = "nothing stands before or between two of its dots"
+        wrong = "nothing before or between two dots"
     elif max(labels) > _LONGEST_LABEL:
-        wrong = f"{max(labels)} bytes between two dots, of {_LONGEST_LABEL} allowed"
+        wrong = f"a label of {max(labels)} bytes, of {_LONGEST_LABEL} allowed"
     elif length > _LONGEST_NAME:
         wrong = f"{length} bytes, of {_LONGEST_NAME} allowed"
     elif any(label.lower() == b"xn--" for label in parts):
-        wrong = "nothing stands behind its xn--, which says that it is encoded"
+        wrong = "a label is just xn--, the prefix of an encoded label"
     else:
         return name
     raise ValueError(f"{_short(host)} is not a host name: {wrong}")
@@ -284,7 +286,7 @@ def is_ipv6(host: str) -> bool:
 
 
 def is_numeric(host: str) -> bool:
-    """Whether ``host`` is an IP address, so that no look-up is needed."""
+    """Whether ``host`` is an IP address, which needs no look-up."""
     try:
         socket.inet_pton(socket.AF_INET, host)
     except (OSError, ValueError):
@@ -293,10 +295,10 @@ def is_numeric(host: str) -> bool:
 
 
 def sockaddr_text(sockaddr: object) -> str:
-    """Write what ``getpeername`` or ``getsockname`` returned as a person reads it.
+    """The text of an address from ``getpeername`` or ``getsockname``.
 
-    A link-local address has its zone, and an IPv4 address is one though IPv6
-    has brought it (``::ffff:192.0.2.1``).
+    A link-local address has its zone. An IPv4-mapped address (``::ffff:192.0.2.1``) is
+    written as IPv4.
     """
     if isinstance(sockaddr, tuple):  # a pattern would cost as much as accept(2)
         host, port = sockaddr[:2]
@@ -313,10 +315,10 @@ def sockaddr_text(sockaddr: object) -> str:
 
 
 def address_in(text: str) -> Address | None:
-    """The address that :func:`sockaddr_text` has written; None if it is not one.
+    """Parse the text of :func:`sockaddr_text`; None if it is not an address.
 
-    Most clients of a Unix socket have no name. Their path is ``""``, and any other
-    path is taken as it is: nothing is bound or dialed by it.
+    Most clients of a Unix socket have no name, so their path is ``""``. A path is not
+    checked, because nothing is bound or dialed by it.
     """
     if text.startswith("unix:"):
         address = object.__new__(UnixAddress)
@@ -330,7 +332,7 @@ def address_in(text: str) -> Address | None:
 
 
 def host_text(sockaddr: Any) -> str:
-    """The host of an IPv4 or IPv6 address, with its zone if it has one."""
+    """The host in an IPv4 or IPv6 sockaddr, with its zone if it has one."""
     host = unmapped(sockaddr[0])
     if len(sockaddr) == 4 and sockaddr[3]:
         return f"{host}%{zone_name(sockaddr[3])}"
@@ -338,15 +340,14 @@ def host_text(sockaddr: Any) -> str:
 
 
 def unmapped(host: str) -> str:
-    """An IPv4 address as one, though it is written as an IPv6 address."""
+    """Convert an IPv4-mapped IPv6 address to IPv4; leave others as they are."""
     return host.removeprefix(_MAPPED) if "." in host else host
 
 
 def zone_name(number: int) -> str:
-    """The name of an interface; its number if none has it, or it can't be written.
+    """The name of an interface; its number if it has none that can be written.
 
-    Asked anew each time: an interface may be renamed, or removed and its number
-    given to another one.
+    Not cached: an interface may be renamed, or its number given to another one.
     """
     try:
         name = socket.if_indextoname(number)

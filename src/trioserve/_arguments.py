@@ -1,7 +1,4 @@
-"""Arguments: each is what it may be, or the call says which is not.
-
-It knows types and numbers, and nothing of what they are for.
-"""
+"""Arguments: check types and ranges, and name the argument that is invalid."""
 
 from __future__ import annotations
 
@@ -14,7 +11,7 @@ from typing import Any
 def check_type(
     name: str, value: object, kinds: type[Any] | tuple[type[Any], ...], what: str
 ) -> None:
-    """See that ``value`` is of one of these types.
+    """Check that ``value`` is of one of these types.
 
     Raises:
       TypeError: ``name must be what, not value``.
@@ -24,10 +21,10 @@ def check_type(
 
 
 def check_count(name: str, value: object, *, least: int, what: str = "an int") -> None:
-    """See that ``value`` is a whole number, and not too small.
+    """Check that ``value`` is an int of at least ``least``.
 
     Raises:
-      TypeError, ValueError: naming it.
+      TypeError, ValueError: it is not; the message names it.
     """
     if isinstance(value, bool) or not isinstance(value, int):
         raise TypeError(f"{name} must be {what}, not {value!r}")
@@ -36,10 +33,10 @@ def check_count(name: str, value: object, *, least: int, what: str = "an int") -
 
 
 def check_seconds(name: str, value: object) -> None:
-    """See that ``value`` is 0 or more seconds, perhaps without end.
+    """Check that ``value`` is a number of 0 or more; ``math.inf`` is allowed.
 
     Raises:
-      TypeError, ValueError: naming it.
+      TypeError, ValueError: it is not; the message names it.
     """
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise TypeError(f"{name} must be a number of seconds, not {value!r}")
@@ -48,7 +45,7 @@ def check_seconds(name: str, value: object) -> None:
 
 
 def check_callable(name: str, value: object, what: str) -> None:
-    """See that ``value`` can be called.
+    """Check that ``value`` is callable.
 
     Raises:
       TypeError: ``name must be what, not value``.
@@ -58,10 +55,10 @@ def check_callable(name: str, value: object, what: str) -> None:
 
 
 def check_method(name: str, value: object, *methods: str) -> None:
-    """See that ``value`` has what is called of it.
+    """Check that ``value`` has these methods.
 
     Raises:
-      TypeError: naming it, and what it lacks.
+      TypeError: it lacks one; the message names both.
     """
     for method in methods:
         if not isinstance(getattr(value, method, None), Callable):  # type: ignore[arg-type]
@@ -69,10 +66,10 @@ def check_method(name: str, value: object, *methods: str) -> None:
 
 
 def check_sync(name: str, value: object) -> None:
-    """See that ``value`` can be called, and is not async.
+    """Check that ``value`` is callable and not async.
 
     Raises:
-      TypeError: naming it.
+      TypeError: it is not; the message names it.
     """
     check_callable(name, value, "callable, or None")
     if any(map(inspect.iscoroutinefunction, (value, type(value).__call__))):
@@ -80,10 +77,10 @@ def check_sync(name: str, value: object) -> None:
 
 
 def check_handler(value: object) -> None:
-    """See that ``value`` may be a handler; whether it is async is seen when it runs.
+    """Check that ``value`` may be a handler; only a call shows whether it is async.
 
     Raises:
-      TypeError: naming it; with what is meant, if it was called already.
+      TypeError: it is not callable, or it is the coroutine of a call.
     """
     if hasattr(value, "cr_frame"):
         name = getattr(value, "__name__", "handler")

@@ -1,8 +1,8 @@
-"""Reports on their way to a collector: none unaccounted for, nobody made to wait.
+"""Collector: the channel of reports, and the count of reports that are lost.
 
-A report is put synchronously, so that no cancel can come between it and what
-it reports. It is then collected, buffered or lost, and counted as that. Who
-makes reports, and what a collector does with them, is not known here.
+A report is sent synchronously, so that a cancellation can't come between a close and
+its report. Each report is collected, buffered or lost, and counted as such. This
+module does not know what makes reports, or what a collector does with them.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ Collector: TypeAlias = Callable[
 ]
 
 
-#: Reports that a collector of ours takes before others get their turn.
+#: Reports that log_reports() handles before other tasks run.
 _AT_ONCE: Final = 256
 
-#: Seconds that a collector has to notice that it is cancelled.
+#: Seconds that a cancelled collector has to end.
 _TO_NOTICE: Final = 1.0
 
-#: Of one kind, how many are logged in a second; of more, only how many there were.
+#: Reports of one kind that are logged per second; further ones are only counted.
 _FEW: Final = 10
 
 _LEVELS: Final = {
@@ -50,12 +50,14 @@ _LEVELS: Final = {
 async def log_reports(reports: trio.MemoryReceiveChannel[ConnectionReport]) -> None:
     """Log each report to the standard logger ``trioserve.reports``; the default.
 
-    What went well is logged at DEBUG, what the peer did and who was refused at
-    INFO, a handler's exception at ERROR with its traceback, the rest at WARNING.
+    The levels are DEBUG for the outcome ``ok``, INFO for errors of the peer and for
+    refusals, ERROR with the traceback for exceptions of handlers, WARNING for the rest.
 
-    Of those that did not go well, ten of a kind are logged in a second (the
-    same reason, target and type of error); of more, one line says how many there
-    were.
+    Except for ``ok``, ten reports of a kind (the same reason, target and type of error)
+    are logged per second; one line gives the number of further ones.
+
+    Raises:
+      TypeError: ``reports`` is not a receive channel.
     """
     check_method("reports", reports, "receive", "receive_nowait")
     lines = _Lines()
@@ -63,7 +65,8 @@ async def log_reports(reports: trio.MemoryReceiveChannel[ConnectionReport]) -> N
         while True:
             with trio.move_on_at(lines.due):
                 lines.add(await reports.receive())
-                # A receive is a pass of the scheduler, in which many may have ended.
+                # Each receive() is a pass of the scheduler, in which many connections
+                # may end: take all reports that have arrived.
                 with contextlib.suppress(trio.WouldBlock):
                     for _ in range(_AT_ONCE):
                         lines.add(reports.receive_nowait())
@@ -76,7 +79,7 @@ async def log_reports(reports: trio.MemoryReceiveChannel[ConnectionReport]) -> N
 
 
 class _Kind(NamedTuple):
-    # What reports have in common that are one line.
+    """The fields in which reports agree that are summed up in one line."""
 
     level: int
     reason: Reason
@@ -85,9 +88,11 @@ class _Kind(NamedTuple):
 
 
 class _Lines:
-    # The log of reports; equal ones are counted, and summed up after a second.
-    #
-    # due: when that is; never, if every report was logged.
+    """Logs reports; those over the limit of their kind are summed up each second.
+
+    Attributes:
+      due: when the next sum is due; ``math.inf`` if every report was logged.
+    """
 
     def __init__(self) -> None:
         self.due = math.inf
@@ -147,14 +152,14 @@ class _Lines:
 
 
 class Reports:
-    """A channel of reports, and the account of what became of each.
+    """The channel of reports, and the count of reports collected, buffered and lost.
 
     Args:
-      most: reports that may wait for the collector; more are lost.
+      most: reports that may wait for the collector; further ones are lost.
 
     Attributes:
-      lost: reports that nobody took.
-      over: an event: the collector has ended.
+      lost: the number of reports that no collector took.
+      over: set when the collector has ended.
     """
 
     def __init__(self, most: float) -> None:
@@ -180,7 +185,7 @@ class Reports:
         return self._sent - self.buffered
 
     def put(self, report: ConnectionReport) -> None:
-        """Pass a report on, or count it as lost, and say so once a second at most."""
+        """Send a report, or count it as lost and log that, at most once a second."""
         try:
             self._send.send_nowait(report)
         except trio.WouldBlock:
@@ -192,12 +197,12 @@ class Reports:
                     "the collector is too slow; reports lost so far: %d", self.lost
                 )
         except trio.BrokenResourceError:
-            self.lost += 1  # the collector is over, which has been said
+            self.lost += 1  # the collector has ended, which was logged
         else:
             self._sent += 1
 
     def end(self, seconds: float) -> None:
-        """There are no more reports; the collector has ``seconds`` to take the rest."""
+        """Close the channel; the collector has ``seconds`` to take the rest."""
         self._ended = True
         self._send.close()
         self.give_up_in(seconds)
@@ -210,19 +215,19 @@ class Reports:
         self._scope.deadline = trio.current_time() + seconds
 
     async def wait_over(self) -> str | None:
-        """Wait until the collector has ended, or been cancelled and not ended.
+        """Wait until the collector has ended, or has not ended after a cancellation.
 
-        In a thread it can't be cancelled. What it has not taken by then is lost.
+        In a thread it can't be cancelled. Reports that it has not taken are lost.
 
         Returns:
-          where it stands, if it has not ended.
+          the line on which it waits, if it has not ended.
         """
         with trio.move_on_at(self._scope.deadline + _TO_NOTICE):
             await self.over.wait()
             return None
         stands = "; ".join(whereabouts(self._task)) or "nothing that runs"
         self._lose(self.buffered)
-        # It has an end of the channel of its own, which it may still receive from.
+        # Empty the channel: the collector has its own clone, and may still receive.
         with contextlib.suppress(trio.WouldBlock, trio.EndOfChannel):
             while True:
                 self._receive.receive_nowait()
@@ -241,13 +246,13 @@ class Reports:
         self.lost += left
 
     async def collect(self, collector: Collector) -> None:
-        """Run ``collector`` until it ends; shielded, cancelled only by the above.
+        """Run ``collector`` until it ends, shielded; only :meth:`end` cancels it.
 
-        If it raises, or ends before the reports do, that is logged and later
+        If it raises, or returns before the last report, that is logged, and later
         reports are lost.
         """
-        # The collector gets a clone: closing the last receiver of a channel
-        # would throw away what is buffered before it can be counted as lost.
+        # The collector gets a clone: closing the last receiver of a channel would
+        # drop the buffered reports before they can be counted as lost.
         why = "returned"
         error: BaseException | None = None
         self._task = trio.lowlevel.current_task()
@@ -261,7 +266,7 @@ class Reports:
             if (ends := only(exception, PROGRAM_ENDS)) is exception:
                 raise
             if ends is not None:
-                raise ends from None  # noqa: ASYNC104 - without what is isolated
+                raise ends from None  # noqa: ASYNC104 - the rest is isolated
             why, error = f"raised {describe(exception)}", exception
         finally:
             left = self.buffered
@@ -279,7 +284,7 @@ class Reports:
                 self.lost,
                 error=error,
             )
-        del error  # its traceback has this frame
+        del error  # its traceback refers to this frame: a cycle
         if self._ended:
             self._say_total()
 

@@ -1,4 +1,4 @@
-"""Complaints: what goes wrong again and again is said once a second at most."""
+"""Complaints: log a repeated warning at most once a second."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ logger = logging.getLogger("trioserve")
 
 
 class Complaints:
-    """Warnings about one thing.
+    """A warning that may be repeated.
 
     Args:
       message: a format, with ``%s`` for each argument of :meth:`say`.
@@ -23,7 +23,7 @@ class Complaints:
         self._kept_silent = 0
 
     def say(self, *args: object) -> None:
-        """Log the message with ``args``, and how often it was left out before."""
+        """Log the message with ``args``, and how often it was suppressed before."""
         now = trio.current_time()
         if now - self._said_at < 1:
             self._kept_silent += 1

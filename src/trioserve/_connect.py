@@ -1,9 +1,9 @@
 """Connect: one socket to one address.
 
 It has two steps: :func:`begin_connect` calls connect(2), which does not wait, and
-:func:`finish_connect` waits for the result. So a caller can find out at once whether
-there is a socket for it, or even whether it is connected already. This module does not
-know what is tried next if that fails.
+:func:`finish_connect` waits for the result. So a caller finds out at once whether
+there was a descriptor for the socket, or even that it is connected. This module does
+not know what is tried next if it fails.
 """
 
 from __future__ import annotations
@@ -21,28 +21,27 @@ from ._names import AddrInfo
 from ._origins import DialedSocket, Origin
 from ._socket_transport import SocketTransport
 
-#: Seconds between two tries to connect to a Unix socket whose backlog is full, the
-#: first and the longest. The kernel has no event for it. unix(7)
+#: Seconds between attempts to connect to a Unix socket whose backlog is full, at first
+#: and at most. The kernel has no event for it. unix(7)
 _FIRST_PAUSE: Final = 0.01
 _LONGEST_PAUSE: Final = 0.25
 
-#: Errors of a connection that was made and then reset, before its error was read;
-#: the second one if the peer had closed it before. A peer that does not accept is
-#: ECONNREFUSED.
+#: SO_ERROR of a connection that was established and then reset; EPIPE if the peer had
+#: sent a FIN before. A peer that does not listen is ECONNREFUSED.
 _RESET_AFTERWARDS: Final = (errno.ECONNRESET, errno.EPIPE)
 
-#: Saves a system call where there is such a flag.
+#: Saves a system call on systems with such a flag.
 _NONBLOCK: Final = getattr(socket, "SOCK_NONBLOCK", 0)
 
-#: What connect(2) says when no local port is free, or no local address leads there.
-#: HAProxy attributes the same ones to its own machine.
+#: Errors of connect(2) when no local port is free, or no local address fits. HAProxy
+#: attributes the same ones to its own machine.
 _NO_LOCAL_ADDRESS: Final = (errno.EADDRNOTAVAIL, errno.EAGAIN, errno.EADDRINUSE)
 
 
 def is_local_shortage(error: OSError) -> bool:
-    """Whether this machine lacks something, so that the target is not to blame.
+    """Whether this machine lacks a resource, so that the target is not to blame.
 
-    EPERM and EACCES, by which a firewall of this machine forbids it, are no shortage.
+    EPERM and EACCES, from a firewall of this machine, don't count.
     """
     if is_a(error, socket.gaierror):
         return errno_of(error) == socket.EAI_MEMORY
@@ -54,9 +53,9 @@ class Connecting(NamedTuple):
 
     Attributes:
       info: the address that it connects to.
-      code: 0 if it is connected; EINPROGRESS; EAGAIN if it is a Unix socket whose
-        backlog is full; or another error.
-      began: when, on Trio's clock.
+      code: 0 if it is connected; EINPROGRESS; EAGAIN for a Unix socket whose backlog
+        is full; or another error.
+      began: when it began, on Trio's clock.
     """
 
     info: AddrInfo
@@ -66,14 +65,14 @@ class Connecting(NamedTuple):
 
 
 def begin_connect(info: AddrInfo, origin: Origin, now: float) -> Connecting:
-    """Begin to connect; the socket belongs to the caller.
+    """Start to connect; the socket belongs to the caller.
 
     Args:
-      origin: the proxies on whose behalf, for :func:`~._origins.origin_of`.
+      origin: the proxies that dial, for :func:`~._origins.origin_of`.
       now: the time, on Trio's clock.
 
     Raises:
-      OSError: there is no socket, or it can't be used to connect.
+      OSError: no socket can be made, or connect(2) can't be called with this address.
     """
     sock = DialedSocket(info.family, info.kind | _NONBLOCK, info.protocol)
     try:
@@ -81,11 +80,11 @@ def begin_connect(info: AddrInfo, origin: Origin, now: float) -> Connecting:
             sock.setblocking(False)
         if info.family == socket.AF_UNIX:
             queued = info.sockaddr in _backlog_locks()
-            # Those that wait for room already are first.
+            # Others wait for room already: queue behind them.
             code = errno.EAGAIN if queued else sock.connect_ex(info.sockaddr)
         else:
             code = sock.connect_ex(info.sockaddr)
-            # Registered before another task runs: it may be the one that accepts it.
+            # Registered before another task runs, because that may accept it.
             local = sock.getsockname()
             sock.register(local, info, origin)
             if code in (0, errno.EINPROGRESS):
@@ -99,10 +98,10 @@ def begin_connect(info: AddrInfo, origin: Origin, now: float) -> Connecting:
 async def finish_connect(
     connecting: Connecting, on_wait: Callable[[], None]
 ) -> SocketTransport:
-    """Wait until it is connected. Cancelled, or if that fails, it closes the socket.
+    """Wait until it is connected. If it fails or is cancelled, it closes the socket.
 
     Args:
-      on_wait: called if there is something to wait for.
+      on_wait: called before a wait.
 
     Raises:
       OSError: it could not connect.
@@ -125,8 +124,8 @@ async def finish_connect(
             raise OSError(code, os.strerror(code))
         transport = SocketTransport(sock)
         if code:
-            # The bytes that came before the reset are still to be received. The kernel
-            # reports an error only once, and would report EOF after those bytes.
+            # Bytes that came before the reset are still to be received. The kernel
+            # reports the error only once, and would report EOF after these bytes.
             transport.error = OSError(code, os.strerror(code))
         return transport
     except BaseException:
@@ -139,7 +138,7 @@ def _is_connected_to_itself(sock: socket.socket) -> bool:
 
 
 def _connect_state(sock: socket.socket, local: Any) -> int:
-    """0 if it is connected, ECONNREFUSED if to itself, else EINPROGRESS."""
+    """0 if it is connected, ECONNREFUSED if connected to itself, else EINPROGRESS."""
     try:
         remote = sock.getpeername()
     except OSError:
@@ -149,7 +148,7 @@ def _connect_state(sock: socket.socket, local: Any) -> int:
     return errno.ECONNREFUSED if remote == local else 0
 
 
-#: For each Unix socket whose backlog is full: its holder tries to connect.
+#: A lock per Unix socket whose backlog is full; its holder polls connect(2).
 _locks: trio.lowlevel.RunVar[dict[Any, trio.Lock]] = trio.lowlevel.RunVar(
     "trioserve_backlog_locks"
 )
@@ -167,10 +166,10 @@ def _backlog_locks() -> dict[Any, trio.Lock]:
 async def _connect_when_room(sock: socket.socket, path: Any) -> int:
     """Connect when there is room in the backlog of ``path``, in order of arrival.
 
-    Only the first waiter tries, so that the cost does not grow with their number.
+    Only the first waiter polls, so that the cost does not grow with their number.
 
     Returns:
-      0 or an error.
+      0 or an errno.
     """
     locks = _backlog_locks()
     lock = locks.setdefault(path, trio.Lock())

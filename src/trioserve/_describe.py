@@ -1,7 +1,7 @@
 """Describe: errors and other values as text that is safe in a log.
 
-An error or a value may come from a handler, and its class may have been written to
-say anything or to raise. This module does not know what a report is.
+An error or a value may come from a handler, and methods of its class may return
+anything or raise. This module does not know what a report is.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from ._errors import cause_of, is_a, leaves
 
 
 def escape(text: str, limit: int = 256) -> str:
-    """``text`` as printable ASCII in one line, at most ``limit`` characters.
+    """Return ``text`` as one line of printable ASCII, at most ``limit`` characters.
 
-    Text that a peer sent is escaped here before it reaches a log or a terminal.
+    Text from a peer is escaped here before it reaches a log or a terminal.
     """
-    # Nearly all texts are plain already; this saves 7.5 us for each of them.
+    # Nearly all texts are plain; this shortcut saves 7.5 us for each of them.
     if (
         len(text) <= limit
         and text.isascii()
@@ -38,12 +38,12 @@ _MOST_DESCRIBED: Final = 3
 
 
 def describe(error: BaseException) -> str:
-    """``error`` in one line of printable ASCII.
+    """Describe ``error`` in one line of printable ASCII.
 
-    If ``error`` is no ``OSError`` but was raised from one, as a broken stream is, the
-    cause is described instead. Of a group, the first three errors are described and
-    the rest are counted. This never raises: if a method of the error does, the text
-    says so.
+    If ``error`` is not an ``OSError`` but was raised from one, like the error of a
+    broken stream, the cause is described instead. In a group, the first three errors
+    are described and the rest are counted. This never raises: if a method of the error
+    does, the text says so.
     """
     found = leaves(error)
     text = "; ".join(_described(e) for e in itertools.islice(found, _MOST_DESCRIBED))
@@ -62,7 +62,7 @@ def _described(error: BaseException) -> str:
 
 
 def _text_from(method: str, ask: Callable[[object], str], value: object) -> str:
-    """What a method of ``value`` returns, not escaped, or that it raised."""
+    """The text that a method of ``value`` returns, unescaped, or that it raised."""
     try:
         return plain_text(ask(value), _MOST_READ)
     except BaseException as error:  # noqa: ASYNC103 - raised by the value's own method
@@ -75,19 +75,19 @@ def plain_text(text: str, length: int | None = None) -> str:
 
 
 def _name_of(value: object) -> str:
-    """The name of its class, read without asking its metaclass."""
+    """The name of its class, read without its metaclass."""
     name: str = _class_name(type(value))
     return name
 
 
 _class_name: Final = type.__dict__["__name__"].__get__
 
-#: How many characters are read of the text that a value gives of itself.
+#: How many characters of a value's ``str()`` or ``repr()`` are read.
 _MOST_READ: Final = 300
 
 
 def plain_value(value: object) -> object:
-    """``value`` as JSON can write it. Its class can't make this raise."""
+    """Convert ``value`` to a value for JSON. Its class can't make this raise."""
     kind: type[Any] = type(value)
     if value is None or kind is bool:
         return value
@@ -104,6 +104,6 @@ def plain_value(value: object) -> object:
     return escape(_text_from("__repr__", repr, value))
 
 
-#: The longest whole number that is written as one. Python refuses to write more than
-#: 4,300 digits, and readers of JSON may take fewer.
+#: Longer integers are written as text. Python refuses to write more than 4,300 digits,
+#: and readers of JSON may take fewer.
 _MOST_BITS: Final = 64

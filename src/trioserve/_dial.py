@@ -1,7 +1,7 @@
 """Dial: connect to the first of several targets that answers, under one deadline.
 
-The dialer tries targets one after the other and accounts for each try. It does not know
-for which connection it does that, or what the transport is for.
+The dialer tries targets one after the other and records each attempt. It does not know
+for which connection it dials, or what the transport is for.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from ._race import race
 from ._report import GIVEN_UP, LOST_RACE, NO_ANSWER, Attempt
 from ._socket_transport import SocketTransport
 
-#: Called after each try to connect, with the target as it was given.
+#: Called after each attempt to connect, with the target as it was given.
 OnAttempt: TypeAlias = Callable[[Address, Attempt], object]
 
 
@@ -33,16 +33,16 @@ class DialCancelledError(Exception):
 
 
 class Dialer:
-    """Connects to the first target that answers, and accounts for each try.
+    """Connects to the first target that answers, and records each attempt.
 
     Args:
       targets: at least one, in the order in which they are tried.
-      origin: the proxies on whose behalf it dials.
-      on_attempt: called with the target and the :class:`Attempt` when a try has
-        succeeded or failed; not for tries that were cancelled.
+      origin: the proxies that dial.
+      on_attempt: called with the target and the :class:`Attempt` after each attempt,
+        except those that were cancelled.
 
     Attributes:
-      target: the one that is being tried, or has answered.
+      target: the target that is being tried, or that has answered.
       on_wait: called without arguments when the dialer begins to wait for a target.
     """
 
@@ -67,40 +67,40 @@ class Dialer:
         # The attempt that succeeded at once, if one did, and how long it took.
         self._connected: AddrInfo | None = None
         self._seconds = 0.0
-        # What was begun for the first target already.
+        # The attempt that was started to the first target.
         self._connecting: Connecting | None = None
         self._scope: trio.CancelScope | None = None
         self._is_cancelled = False
         self._callback_error: BaseException | None = None
-        # The first shortage of this machine, and what a target said itself last.
+        # The first shortage of this machine, and the last error that a target sent.
         self._shortage: OSError | None = None
         self._answer: OSError | None = None
 
     @property
     def attempts(self) -> tuple[Attempt, ...]:
-        """All tries that are over, in the order in which they ended."""
+        """All attempts that have ended, in that order."""
         if self._connected is None:
             return self._attempts
-        # Most dials succeed at once, and their only attempt is made when it is asked
-        # for: an idle connection does without it.
+        # Built lazily: most dials succeed at once with one attempt, and this saves
+        # memory per idle connection.
         connected = Attempt(address=self._connected.text, seconds=self._seconds)
         return (*self._attempts, connected)
 
     async def dial(self, seconds: float) -> SocketTransport:
-        """Connect, within ``seconds`` for all of it, look-ups of names included.
+        """Connect within ``seconds``, name look-ups included.
 
-        Each target has an equal share of the time that is left when its turn comes,
+        Each target gets an equal share of the time that is left when its turn comes,
         so that a target that doesn't answer leaves time for the next ones.
 
         Raises:
-          DialCancelledError: after :meth:`cancel`, and if ``on_attempt`` has raised;
-            :meth:`raise_callback_error` raises that.
+          DialCancelledError: after :meth:`cancel`, or if ``on_attempt`` has raised;
+            :meth:`raise_callback_error` raises that error.
           TimeoutError: the last target did not answer in time.
           OSError: no target could be connected to. It is the error of the last one;
-            but if this machine lacked something (:func:`is_local_shortage`), it is
-            what a target has answered, such as a refusal, or else the shortage.
+            but if this machine lacked a resource (:func:`is_local_shortage`), it is
+            an error that a target has sent, such as a refusal, or else the shortage.
 
-        Cancelled, it leaves no socket behind.
+        If it is cancelled, it closes its sockets.
         """
         await trio.lowlevel.checkpoint_if_cancelled()
         now = trio.current_time()
@@ -113,24 +113,24 @@ class Dialer:
         return transport
 
     def cancel(self) -> None:
-        """Stop; to be called only after :attr:`on_wait` was."""
+        """Stop dialing. Call it only after :attr:`on_wait` was called."""
         self._is_cancelled = True
         assert self._scope is not None
         self._scope.cancel(reason="nobody waits for the dialer any more")
 
     def raise_callback_error(self) -> None:
-        """Raise what ``on_attempt`` has raised, if it has."""
+        """Raise the error of ``on_attempt``, if there is one."""
         error, self._callback_error = self._callback_error, None
         if error is not None:
             try:
                 raise error
             finally:
-                del error  # its traceback has this frame: a cycle
+                del error  # its traceback refers to this frame: a cycle
 
     def _connect_at_once(self, now: float) -> SocketTransport | None:
-        """Begin to connect to the first target, if it is a number.
+        """Start to connect to the first target, if it is a number.
 
-        A target on this machine is connected when connect(2) returns, although it
+        A target on this machine is connected when connect(2) returns, although that
         returns EINPROGRESS; then this saves a scope and a wait.
         """
         if not isinstance(self.target, TcpAddress):
@@ -141,7 +141,7 @@ class Dialer:
                 return None
             connecting = begin_connect(info, self._origin, now)
         except OSError:
-            return None  # the target's turn fails by it, too, and notes it
+            return None  # _try_targets() meets the same error and records it
         if connecting.code:
             self._connecting = connecting
             return None
@@ -175,11 +175,11 @@ class Dialer:
         try:
             if self._shortage is None:
                 raise failed
-            # A target that could not be tried might have answered, so that a timeout of
-            # the others is not the reason.
+            # The target that could not be tried might have answered, so a timeout of
+            # another one is not the reason.
             raise self._answer or self._shortage
         finally:
-            del failed  # its traceback has this frame: a cycle
+            del failed  # its traceback refers to this frame: a cycle
 
     async def _try_target(self, target: Address) -> SocketTransport:
         if isinstance(target, UnixAddress):
@@ -229,7 +229,7 @@ class Dialer:
             self._add_attempt(info.text, began, said, is_ours)
 
     def _keep(self, error: OSError) -> bool:
-        """Keep what may be the error of the whole; whether it is a local shortage."""
+        """Keep an error that :meth:`dial` may raise; whether it is a local shortage."""
         if not is_local_shortage(error):
             if not is_a(error, TimeoutError):
                 self._answer = again(error)
@@ -252,7 +252,7 @@ class Dialer:
             self._call_on_attempt(attempt)
 
     def _mark_unanswered(self, begin: int) -> None:
-        """The time of the attempts from ``begin`` on is over: they had no answer."""
+        """Note that the attempts from number ``begin`` on got no answer in time."""
         attempts = list(self._attempts)
         for number, attempt in enumerate(attempts[begin:], begin):
             if attempt.error == GIVEN_UP:

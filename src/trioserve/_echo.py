@@ -1,4 +1,4 @@
-"""Echo: what comes goes back."""
+"""Echo: a handler that sends every byte back."""
 
 from __future__ import annotations
 
@@ -8,10 +8,14 @@ from ._relay import relay
 
 
 async def echo(conn: Connection) -> None:
-    """Send back every byte; EOF is answered with EOF.
+    """Send back every byte, and answer EOF with EOF.
 
-    While the server drains, it ends a connection that was silent for a second,
-    or for ``Timeouts.drain_idle`` if that is less.
+    While the server drains, it ends a connection that was idle for a second,
+    or for ``Timeouts.drain_idle`` if that is less. A cancellation resets the connection
+    if it holds bytes.
+
+    Raises:
+      TypeError: ``conn`` is not a Connection.
     """
     check_type("conn", conn, Connection, "a Connection")
     await relay(conn, conn, drain_idle=min(1.0, conn.timeouts.drain_idle))

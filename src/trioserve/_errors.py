@@ -1,9 +1,9 @@
-"""Errors: what is in them, which end the program, which are no peer's doing.
+"""Errors: their parts, which ones end the program, which ones no peer has caused.
 
-An error comes from a handler, and its class may have been written to say anything:
-its attributes raise, its ``__class__`` is another one, a group has no end. Nothing
-here asks the error itself; what is asked is its type, and the attributes that
-``BaseException`` has and no subclass can change.
+An error may come from a handler, and its class may lie: its attributes may raise, its
+``__class__`` may be another one, a group may be infinite. So this module reads only
+the type, and attributes through ``BaseException``'s own descriptors, which no subclass
+can change.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import Any, Final
 
 import trio
 
-#: No layer may keep these to itself.
+#: These must never be caught and kept.
 PROGRAM_ENDS: Final = (KeyboardInterrupt, SystemExit)
 
 
@@ -38,9 +38,9 @@ def is_a(thing: object, kinds: type[Any] | tuple[type[Any], ...]) -> bool:
 
 
 def leaves(error: BaseException) -> Iterator[BaseException]:
-    """``error``, or of a group the errors in it, however deep they are.
+    """The error, or all errors inside a group, at any depth.
 
-    A group that is in another one twice counts once.
+    A group that occurs several times counts once.
     """
     seen = set[int]()
     left = [error]
@@ -56,19 +56,19 @@ def leaves(error: BaseException) -> Iterator[BaseException]:
 def only(
     error: BaseException, kinds: tuple[type[BaseException], ...]
 ) -> BaseException | None:
-    """The part of ``error`` that is of these kinds: one error, or a group of ours."""
+    """The part of ``error`` of these types: one error, or a new group; or None."""
     return _together([each for each in leaves(error) if is_a(each, kinds)])
 
 
 def without(error: BaseException, kind: type[BaseException]) -> BaseException | None:
-    """The part of ``error`` that is not of this kind: one error, or a group of ours."""
+    """The part of ``error`` not of this type: one error, or a new group; or None."""
     return _together([each for each in leaves(error) if not is_a(each, kind)])
 
 
 def inner_group(
     group: BaseExceptionGroup[BaseException],
 ) -> BaseExceptionGroup[BaseException] | None:
-    """The group in ``group``, if there is nothing else in it."""
+    """The group that is the only member of ``group``, if it is one."""
     members = _members(group)
     if len(members) == 1 and is_a(members[0], BaseExceptionGroup):
         inner: BaseExceptionGroup[BaseException] = members[0]
@@ -78,14 +78,14 @@ def inner_group(
 
 def _together(errors: list[BaseException]) -> BaseException | None:
     if len(errors) > 1:
-        # An error that has no class to show can't be put into a group.
+        # An error whose __class__ raises can't be put into a group.
         with contextlib.suppress(BaseException):
             return BaseExceptionGroup("out of a group of errors", errors)
     return errors[0] if errors else None
 
 
 def behind(error: BaseException) -> Iterator[BaseException]:
-    """``error``, what it was raised from or while handling, and all behind that."""
+    """The error and all in its chain: causes, contexts, and members of groups."""
     seen = set[int]()
     left: list[BaseException | None] = [error]
     while left:
@@ -99,9 +99,10 @@ def behind(error: BaseException) -> Iterator[BaseException]:
 
 
 def passing(error: BaseException) -> BaseException | None:
-    """The part of ``error`` that nobody may keep to himself, or None.
+    """The part of ``error`` that must be raised further, or None.
 
-    That is what ends the program, and Trio's ``Cancelled`` where that is cancelled.
+    These are errors that end the program, and ``trio.Cancelled`` if this task is
+    cancelled.
     """
     cancelled = trio.current_effective_deadline() == -math.inf
     return only(error, (*PROGRAM_ENDS, trio.Cancelled) if cancelled else PROGRAM_ENDS)
@@ -109,9 +110,9 @@ def passing(error: BaseException) -> BaseException | None:
 
 @contextlib.contextmanager
 def isolated() -> Generator[None]:
-    """Keep to itself whatever is raised in the block and may be kept.
+    """Suppress all errors in the block, except those that must be raised further.
 
-    A system task that raises ends the program.
+    For system tasks: an exception in one would end the program.
     """
     try:
         yield
@@ -120,14 +121,13 @@ def isolated() -> Generator[None]:
         if passes is error:
             raise
         if passes is not None:
-            raise passes from None  # noqa: ASYNC104 - what it has to know
+            raise passes from None  # noqa: ASYNC104 - the rest is suppressed
 
 
 def selves_in(error: BaseException) -> Iterator[object]:
-    """Of the methods that ``error`` came through, whose they were."""
-    # Only the frames know: what is raised has nothing of who has raised it. But one
-    # that runs keeps what its locals were when it was asked; this error was one: a
-    # cycle.
+    """The ``self`` of each method that ``error`` was raised through."""
+    # Only the frames have it. Frames that still run are skipped: reading f_locals
+    # makes a frame keep a copy of its locals, with this error among them: a cycle.
     running = {id(frame) for frame, _ in traceback.walk_stack(sys._getframe())}
     for frame, _ in traceback.walk_tb(_traceback(error)):
         if id(frame) not in running:
@@ -135,25 +135,25 @@ def selves_in(error: BaseException) -> Iterator[object]:
 
 
 def cause_of(error: BaseException) -> BaseException | None:
-    """What ``error`` was raised from."""
+    """The ``__cause__`` of ``error``."""
     found: BaseException | None = _cause(error)
     return found
 
 
 def errno_of(error: BaseException | None) -> int | None:
-    """The number that the system has given to ``error``, if it has."""
+    """The errno of ``error``, if it has one."""
     code = _errno(error) if is_a(error, OSError) else None
     return code if type(code) is int else None
 
 
 def again(error: OSError) -> OSError:
-    """The same once more, with no traceback; of a type of the system's, not its own."""
+    """A copy without traceback, as a plain ``OSError`` or ``gaierror``."""
     kind = socket.gaierror if is_a(error, socket.gaierror) else OSError
     return kind(*_args(error))
 
 
-#: Characters of an error's text and traceback that are logged, at the beginning and
-#: again at the end. What a client has sent may be in it.
+#: Of an error's text and traceback, so many characters at the beginning and at the end
+#: are logged. They may have bytes from a client.
 _MOST_LOGGED: Final = 32_768
 
 
@@ -166,15 +166,14 @@ def log_error(
 ) -> None:
     """Log a message, and the traceback of ``error`` if it can be formatted.
 
-    Of one that is long the beginning and the end are logged, as a part of the message.
-
-    It raises nothing but what ends the program, whatever ``error`` is, and whatever
-    the log's handlers do with it.
+    If the traceback is long, its beginning and end are logged, as a part of the
+    message. This raises only errors that end the program, even if the class of
+    ``error`` or a logging handler misbehaves.
     """
     if error is not None:
         text = _formatted(error)
         if text is None:
-            # A handler whose formatter fails prints that failure, and not the message.
+            # If a formatter fails, a logging handler prints only that failure.
             message, error = f"{message} (its traceback can't be formatted)", None
         elif (left_out := len(text) - 2 * _MOST_LOGGED) > 0:
             begin, end = text[:_MOST_LOGGED], text[-_MOST_LOGGED:]
@@ -189,34 +188,34 @@ def log_error(
             logger.log(level, message, *args, stacklevel=2)
 
 
-@trio.lowlevel.enable_ki_protection  # so that what is raised here is the error's own
+@trio.lowlevel.enable_ki_protection  # so that exceptions here are the error's own
 def _formatted(error: BaseException) -> str | None:
     try:
         str(error)
         return "".join(traceback.format_exception(error))
     except BaseException:  # noqa: ASYNC103 - the error's own doing
-        return None  # noqa: ASYNC104 - it is no news
+        return None  # noqa: ASYNC104 - the caller logs that it failed
 
 
-#: What this machine or this process has too little of: descriptors, memory, buffers,
-#: epoll watches. Linux's manual pages of socket(2), connect(2) and epoll_ctl(2).
+#: Shortages of this machine or process: descriptors, memory, buffers, epoll watches.
+#: Linux's manual pages of socket(2), connect(2) and epoll_ctl(2).
 _SHORTAGES: Final = frozenset(
     (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.ENOSPC)
 )
 
 
 def is_shortage(error: BaseException | None) -> bool:
-    """Whether ``error`` says that this machine lacks something, and no peer does.
+    """Whether ``error`` is a shortage of this machine.
 
-    Of connect(2), EADDRNOTAVAIL is one too (no local port is free), which
-    whoever connects has to know: of bind(2) it is not.
+    EADDRNOTAVAIL is not in the list: from connect(2) it is a shortage (no local port
+    is free), but from bind(2) it is not.
     """
     return errno_of(error) in _SHORTAGES
 
 
-#: What this machine does not let us do: a filter of system calls, a kernel without one
-#: of them, a kind of file that can't, an epoll that won't. No network and no peer
-#: brings these about.
+#: Refusals of this machine: a filter of system calls, a system call that the kernel
+#: lacks, a wrong kind of file, an epoll that can't watch it. No network and no peer
+#: causes these.
 _DENIALS: Final = frozenset(
     (
         *(errno.EPERM, errno.ENOSYS, errno.EINVAL, errno.EIO),
@@ -224,15 +223,15 @@ _DENIALS: Final = frozenset(
     )
 )
 
-#: A descriptor was closed behind our back: it is nobody's, or something else by now.
+#: Other code has closed the descriptor, and perhaps reused it.
 _CLOSED: Final = frozenset((errno.EBADF, errno.ENOTSOCK, errno.ENOENT))
 
 
 def is_ours(error: BaseException | None) -> bool:
-    """Whether this machine says no, to whatever is done with any socket."""
+    """Whether ``error`` is a shortage or a refusal of this machine."""
     return errno_of(error) in _DENIALS or is_shortage(error)
 
 
 def is_closed(error: BaseException | None) -> bool:
-    """Whether ``error`` says that a descriptor was closed by somebody else."""
+    """Whether ``error`` says that other code has closed the descriptor."""
     return errno_of(error) in _CLOSED

@@ -1,8 +1,8 @@
-"""Names: to addresses; one look-up at a time for each, the last good answer kept.
+"""Names: look up names, one look-up per name at a time, and cache the last good answer.
 
-All that wait for a name share one look-up, so a name server that does not answer
-costs one thread per name. The look-up goes on when its waiters are cancelled: its
-answer serves the next ones. This module does not know who asks, or what for.
+All waiters for a name share one look-up, so a name server that does not answer
+blocks one thread per name. A look-up goes on when its waiters are cancelled: its
+answer serves the next ones. This module does not know what a name is looked up for.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ from ._address import TcpAddress, is_numeric, sockaddr_text, unmapped, zone_name
 from ._describe import describe
 from ._errors import again, passing
 
-#: Seconds for which an answer is used without asking again. getaddrinfo(3) tells
-#: no time to live; HAProxy holds a valid answer for as long ("hold valid").
+#: Seconds for which an answer is used again. getaddrinfo(3) tells no TTL; HAProxy holds
+#: a valid answer for as long ("hold valid").
 _FRESH: Final = 10.0
 
-#: Seconds that a look-up has to renew an answer before the old one is used.
+#: A look-up that renews an answer gets so many seconds, then the old one is used.
 _RENEWAL: Final = 1.0
 
-#: Names whose answers are kept; those that were asked for first are forgotten.
+#: The size of the cache in names; the oldest entries are dropped first.
 _MOST_NAMES: Final = 1024
 
 
 class AddrInfo(NamedTuple):
-    """One result of a look-up: what a socket is made with, and where it connects."""
+    """One result of getaddrinfo(3): the arguments for a socket and its connect."""
 
     family: int
     kind: int
@@ -43,8 +43,8 @@ class AddrInfo(NamedTuple):
     def text(self) -> str:
         """The address as reports show it."""
         sockaddr = self.sockaddr
-        # The same few addresses are dialed again and again, so their text is cached;
-        # but an interface may get another name.
+        # Cached, because few addresses are dialed many times. With a zone it is not:
+        # an interface may be renamed.
         if len(sockaddr) == 4 and sockaddr[3]:
             return sockaddr_text(sockaddr)
         return _cached_text(sockaddr)
@@ -57,17 +57,17 @@ _names: trio.lowlevel.RunVar[dict[str, _Name]] = trio.lowlevel.RunVar("trioserve
 
 
 async def look_up(address: TcpAddress) -> list[AddrInfo]:
-    """All addresses of ``address``, families in turn (RFC 8305, section 4).
+    """Look up all addresses of ``address``, families in turn (RFC 8305, section 4).
 
-    A number is answered at once, without a thread. Of a name, an answer of the
-    last 10 seconds is used again; an older one if there is no new one within a
-    second, or at all.
+    A number is answered at once, without a thread. For a name, an answer of the
+    last 10 seconds is used again; an older one if a new look-up fails or takes more
+    than a second.
 
     Raises:
-      OSError: the name has no address, and never had: :class:`socket.gaierror`;
-        or this machine lacks what a look-up needs, like a descriptor.
+      OSError: there is no answer, and no older one: :class:`socket.gaierror`; or this
+        machine lacks a resource for a look-up, like a descriptor.
 
-    Cancelled, it leaves the look-up to the others who wait for it.
+    If it is cancelled, the look-up goes on for others.
     """
     if (info := numeric_addrinfo(address)) is not None:
         await trio.lowlevel.checkpoint()
@@ -86,10 +86,10 @@ async def look_up(address: TcpAddress) -> list[AddrInfo]:
 
 
 async def resolve(address: TcpAddress, *, passive: bool = False) -> list[AddrInfo]:
-    """Ask the resolver now: each result once, in the order in which it has them.
+    """Ask the resolver now; return its results in order, without duplicates.
 
     Args:
-      passive: to listen there; no host is then all interfaces.
+      passive: for listening: an empty host means all interfaces.
 
     Raises:
       OSError: as :func:`look_up`.
@@ -105,15 +105,15 @@ async def resolve(address: TcpAddress, *, passive: bool = False) -> list[AddrInf
             flags=flags,
         )
     except OSError:
-        # When the C library could not open the hosts file, or a socket to ask with, it
-        # says that there is no such name; with libnss-mdns it says EBUSY. Then this
-        # raises EMFILE or ENFILE.
+        # If the C library could not open the hosts file, or a socket, it says "no such
+        # name"; with libnss-mdns it says EBUSY. In that case this raises EMFILE or
+        # ENFILE.
         socket.socket(socket.AF_UNIX).close()
         raise
     except RuntimeError as error:
         if "start new thread" not in str(error):
             raise
-        # What threading says of EAGAIN. pthread_create(3)
+        # Python's error for EAGAIN of pthread_create(3).
         raise OSError(errno.EAGAIN, "no thread was free for a look-up") from error
     if not found:
         raise socket.gaierror(socket.EAI_NONAME, "no address")
@@ -123,7 +123,7 @@ async def resolve(address: TcpAddress, *, passive: bool = False) -> list[AddrInf
 def numeric_addrinfo(address: TcpAddress) -> AddrInfo | None:
     """The result for an address whose host is a number; None if it is a name."""
     if "%" in address.host:
-        # The interface may have been made anew since, with another number.
+        # Not cached: an interface that is made anew gets another number.
         return _numeric_addrinfo(address)
     return _cached_numeric_addrinfo(address)
 
@@ -144,7 +144,7 @@ _cached_numeric_addrinfo = functools.lru_cache(_MOST_NAMES)(_numeric_addrinfo)
 
 
 class _Found(NamedTuple):
-    """What a look-up has found; of a link-local address, the interface's name."""
+    """A result of a look-up; for a link-local address, with the interface's name."""
 
     info: AddrInfo
     zone: str | None
@@ -159,14 +159,14 @@ def _at_port(found: _Found, port: int) -> AddrInfo:
     info, zone = found
     host, _, *rest = info.sockaddr
     if zone is not None:
-        # The name stays when the interface is made anew, its number does not.
+        # An interface that is made anew has the same name and another number.
         with contextlib.suppress(OSError):
             rest[1] = socket.if_nametoindex(zone)
     return info._replace(sockaddr=(host, port, *rest))
 
 
 class _Name:
-    """A name, what is known of it, and the look-up that runs, if any."""
+    """A name, its last answer, and the look-up that runs, if one does."""
 
     def __init__(self, host: str) -> None:
         self._host = host
@@ -190,7 +190,7 @@ class _Name:
         with trio.move_on_at(patience):
             await self._done.wait()
         if not self._answer:
-            # A new one for each: a raised exception collects tracebacks.
+            # A copy for each waiter: a raised exception collects tracebacks.
             raise again(self._failure)
         return self._answer
 
@@ -199,10 +199,10 @@ class _Name:
             results = await resolve(TcpAddress(self._host, 0))
         except OSError as error:
             self._failure = again(error)
-            # Its traceback has frames of Trio's that have the error: a cycle.
+            # Without the traceback, whose frames refer to the error: a cycle.
             BaseException.with_traceback(error, None)
         except BaseException as error:  # noqa: ASYNC103 - isolation
-            # A system task that raises ends the program.
+            # An exception in a system task would end the program.
             if passing(error) is not None:
                 raise
             self._failure = socket.gaierror(socket.EAI_FAIL, describe(error))
@@ -223,7 +223,7 @@ def _addrinfo(info: Any) -> AddrInfo:
 
 
 def _in_turn(results: list[AddrInfo]) -> list[AddrInfo]:
-    """The families in turn, beginning with that of the first result."""
+    """Interleave the families, beginning with that of the first result."""
     first = [info for info in results if info.family == results[0].family]
     others = [info for info in results if info.family != results[0].family]
     mixed: list[AddrInfo] = []

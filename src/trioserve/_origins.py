@@ -1,9 +1,9 @@
 """Origins: which proxies dialed a connection that is accepted here.
 
-A proxy whose target leads back to itself would dial for ever. So each socket that
-connects is registered, with both of its addresses, until it is closed: its other end,
-when it is accepted, has the same two addresses. This module compares addresses. It does
-not know what a proxy does about a loop.
+A proxy whose target leads back to itself would dial without end. So each socket that
+connects is registered, with both of its addresses, until it is closed. If its other end
+is accepted in this process, that has the same two addresses. This module compares
+addresses. It does not know what a proxy does about a loop.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import trio
 from ._address import sockaddr_text
 from ._names import AddrInfo
 
-#: The proxies through which a connection has come, the first one first.
+#: The proxies that a connection has come through, in order.
 Origin: TypeAlias = tuple[object, ...]
 
 _local_endpoints: trio.lowlevel.RunVar[dict[str, Origin]] = trio.lowlevel.RunVar(
@@ -25,7 +25,7 @@ _local_endpoints: trio.lowlevel.RunVar[dict[str, Origin]] = trio.lowlevel.RunVar
 
 
 def local_endpoints() -> dict[str, Origin]:
-    """The origin of each open socket that was dialed in this run, by its addresses."""
+    """The origin of each open socket that this run has dialed, by its addresses."""
     try:
         return _local_endpoints.get()
     except LookupError:
@@ -37,11 +37,11 @@ def local_endpoints() -> dict[str, Origin]:
 def origin_of(peer: str, local: str) -> Origin:
     """The origin of the connection that was accepted from ``peer`` at ``local``.
 
-    Both addresses are compared: the system gives one local port to several connections
-    that go to different places.
+    Both addresses are compared, because the system may use one local port for several
+    connections to different addresses.
 
     Returns:
-      the origin that the dialer was given; ``()`` if it was not dialed in this run.
+      the origin that the dialer was given; ``()`` if this run has not dialed it.
     """
     return local_endpoints().get(f"{peer} {local}", ())
 
@@ -49,7 +49,7 @@ def origin_of(peer: str, local: str) -> Origin:
 class DialedSocket(socket.socket):
     """A socket that is registered as a local endpoint until it is closed.
 
-    After that another process may get its addresses.
+    After the close, another process may get its addresses.
     """
 
     __slots__ = ("_addresses", "_registry")
@@ -59,8 +59,8 @@ class DialedSocket(socket.socket):
         self._registry: dict[str, Origin] | None = None
 
     def register(self, local: Any, remote: AddrInfo, origin: Origin) -> None:
-        """Register it, with its own address ``local`` and the one it connects to."""
-        if remote.sockaddr[0] in ("0.0.0.0", "::"):  # that is this machine
+        """Register it with its own address ``local`` and the address it connects to."""
+        if remote.sockaddr[0] in ("0.0.0.0", "::"):  # connects to this machine
             remote = remote._replace(sockaddr=(local[0], *remote.sockaddr[1:]))
         self._addresses = f"{sockaddr_text(local)} {remote.text}"
         self._registry = local_endpoints()

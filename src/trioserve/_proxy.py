@@ -1,4 +1,4 @@
-"""Proxy: each connection is relayed to a target, perhaps with faults on the way."""
+"""Proxy: a handler that relays each connection to a target, with optional faults."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ from ._transport import Transport
 from .faults import Faults, parse_faults
 from .faults._relay import ActiveFaults, FaultyRelay
 
-#: Seconds after which dialing ends for a client that has closed and sent nothing. It
-#: may have closed only its own direction; HAProxy ends such a session at once.
+#: Dialing ends so many seconds after the EOF of a client that has sent no byte. It may
+#: have closed only its own direction; HAProxy ends such a session at once.
 _PATIENCE: Final = 1.0
 
-#: Seconds of dialing before the client is watched: most targets are connected by then,
-#: and to watch would cost as much as to connect.
+#: Don't watch the client in the first so many seconds of dialing: most targets answer
+#: within them, and watching costs as much as connecting.
 _UNWATCHED: Final = 0.05
 
 
@@ -41,40 +41,42 @@ def proxy(
     seed: int = 0,
     on_attempt: Callable[[Address, Attempt], object] | None = None,
 ) -> Callable[[Connection], Awaitable[Relay]]:
-    """A handler that dials ``target``, or the first of ``others``, and relays.
+    """Make a handler that dials ``target``, or else the next of ``others``, and relays.
 
-    Targets are tried in the order in which they are given, each with an equal
-    share of what is left of ``Timeouts.connect``; the addresses of one name side
-    by side (RFC 8305). If none can be reached, the client is reset and the
-    report says why; its ``attempts`` has every try. While it dials, nothing is
-    read from the client. If the client resets meanwhile, or has closed for a
-    second and never said a thing, that is the end of it.
+    Targets are tried in order, each with an equal share of the rest of
+    ``Timeouts.connect``; the addresses of one name are tried side by side (RFC 8305).
+    If no target can be reached, the client is reset and the report says why; its
+    ``attempts`` has all attempts. While it dials, it does not receive from the client.
+    It stops dialing if the client resets the connection, or one second after the
+    client's EOF if the client has sent no byte.
 
-    Names are looked up in threads, one at a time for a name. An answer is used
-    for 10 seconds; the last good one is kept for when there is no new one.
+    Names are looked up in threads, one per name. An answer is used for 10 seconds; the
+    last good one is used for longer if a new look-up fails.
 
-    A connection whose other end this handler has dialed itself, or another proxy
-    of this run on its behalf, is reset: the target leads back to the proxy. A
-    loop over several processes is not seen; ``Limits`` bound it.
+    A loop is detected: a connection that this handler has dialed, directly or through
+    other proxies of this run, is reset. A loop over several processes is not detected;
+    ``Limits`` bound it.
 
     Args:
-      target, others: what :func:`parse_address` reads, with a host and a port
-        or a Unix socket's path; or addresses.
-      timeouts: for dialing and relaying; default: those of the server.
+      target, others: texts for :func:`parse_address`, or addresses; each with a host
+        and a port, or with the path of a Unix socket.
+      timeouts: for dialing and relaying, in seconds; default: those of the server.
       faults: applied to each connection, for tests: a
         :class:`trioserve.faults.Faults`, or its text. The report says which were
-        applied.
-      seed: decides what is random in the faults. With the same seed, the same
-        bytes of the n-th connection get the same faults.
-      on_attempt: called with the target (as an address) and an
-        :class:`Attempt` the moment a try to connect has succeeded or failed,
-        long before the connection's report; not for tries that were given up.
-        It must return at once. What it raises is the connection's
-        ``handler_error``.
+        applied. Default: none.
+      seed: of the random numbers in the faults. With the same seed, the same bytes of
+        the n-th connection get the same faults. Default 0.
+      on_attempt: called with the target (as an address) and an :class:`Attempt` when an
+        attempt to connect has succeeded or failed, long before the connection's
+        report; not for attempts that were cancelled. It must not wait. An exception in
+        it ends the connection as ``handler_error``.
 
     Raises:
-      TypeError, ValueError: naming what can't be; a target can't be read or dialed,
-        or faults can't be read.
+      TypeError, ValueError: an argument is invalid, or a target can't be dialed; the
+        message names it.
+
+    If the handler is cancelled, it closes the sockets that it dials; a relay is reset
+    if it holds bytes.
     """
     for name, each in (("target", target), *(("others", other) for other in others)):
         check_type(name, each, (str, TcpAddress, UnixAddress), "a text or an address")
@@ -103,7 +105,7 @@ class _Proxy:
     ) -> None:
         self._on_attempt = on_attempt
         self._targets = targets
-        #: Its identity, in the origin of what it dials.
+        #: Its identity in the origins of the sockets that it dials.
         self._mark = object()
         self._first = (self._mark,)
         self._timeouts = timeouts
@@ -132,15 +134,15 @@ class _Proxy:
         if self._mark in origin:
             return _refuse(life, Reason.LOOP)
         if life.transport.is_reset():
-            # There is no client to dial for. Proxies that lead to each other would
-            # pass a reset on for ever.
+            # The client is gone: don't dial. Proxies that lead to each other would
+            # pass on a reset without end.
             return _refuse(life, Reason.CLIENT_RESET, life.transport.error)
         upstream = await _dial(life, dialer, timeouts.connect)
         if upstream is None:
             life.transport.abort()
             return no_relay(life)
         life.phase = Phase.DATA
-        life.connected_at = upstream.moved_at  # it was made just now
+        life.connected_at = upstream.moved_at  # the transport is new: this is now
         if active is not None:
             return Relay(FaultyRelay(active, life, upstream, timeouts), life)
         return relay_to_target(life, upstream, timeouts)
@@ -156,7 +158,7 @@ def _refuse(
 
 
 class _ClientWatch:
-    """Ends the dialing for a client that is gone."""
+    """Ends the dialing when the client is gone."""
 
     __slots__ = ("_dialer", "_life", "_scope", "timer_entry")
 
@@ -167,7 +169,7 @@ class _ClientWatch:
         self._scope: trio.CancelScope | None = None
 
     def begin(self) -> None:
-        """Watch, unless it is over soon."""
+        """Start the watch after :data:`_UNWATCHED` seconds."""
         self._life.timers.watch(self, trio.current_time() + _UNWATCHED)
 
     def end(self) -> None:
@@ -182,14 +184,14 @@ class _ClientWatch:
             trio.lowlevel.spawn_system_task(self._run, self._scope, name=name)
 
     async def _run(self, scope: trio.CancelScope) -> None:
-        # When descriptors or memory have run out, the client is not watched.
+        # Without descriptors or memory for the watch, dialing goes on unwatched.
         with scope, isolated():
             await self._life.transport.wait_peer_gone(_PATIENCE)
             self._dialer.cancel()
 
 
 async def _dial(life: Lifecycle, dialer: Dialer, seconds: float) -> Transport | None:
-    """Connect; if that fails, keep why, which may be that the client is gone."""
+    """Connect; if that fails, keep the reason and return None."""
     watch = _ClientWatch(life, dialer)
     dialer.on_wait = watch.begin
     try:

@@ -1,7 +1,7 @@
-"""Race: the addresses of one name side by side, as in RFC 8305 ("Happy Eyeballs").
+"""Race: dial the addresses of one name side by side (RFC 8305, "Happy Eyeballs").
 
-It decides which address is tried when, and which one wins. How a socket connects, and
-how tries are accounted for, it does not know.
+This module decides when each address is tried, and which one wins. It does not know how
+a socket connects, or how attempts are recorded.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ from ._origins import Origin
 from ._report import GIVEN_UP, LOST_RACE, NO_ANSWER
 from ._socket_transport import SocketTransport
 
-#: Seconds that an address has before the next one of its name is tried too.
+#: Seconds before the next address of a name is tried as well.
 #: RFC 8305, section 5, "Connection Attempt Delay".
 _HEAD_START: Final = 0.25
 
 #: Addresses that are tried at the same time; each holds a socket.
 _MOST_AT_ONCE: Final = 6
 
-#: Tries one address. It is given what has begun already, if anything, and what says,
-#: when the try is cancelled, in the words of a report why it was.
+#: Tries one address. Its arguments are the address, the attempt if that has started
+#: already, and a function that gives the report's error if the attempt is cancelled.
 TryAddress: TypeAlias = Callable[
     [AddrInfo, Connecting | None, Callable[[], str]], Awaitable[SocketTransport]
 ]
@@ -35,14 +35,14 @@ TryAddress: TypeAlias = Callable[
 async def race(
     infos: Sequence[AddrInfo], origin: Origin, try_address: TryAddress
 ) -> SocketTransport:
-    """Try one address after the other, each with a head start; the first one wins.
+    """Start an attempt per address, each with a head start; the first answer wins.
 
-    When as many are tried as may be at the same time, the oldest try is cancelled in
-    favour of the next address. A lack of descriptors for a further address is no
-    failure as long as others are tried.
+    If too many run at the same time, the oldest attempt is cancelled for the next
+    address. If descriptors run out, the next address waits until another attempt has
+    ended.
 
     Raises:
-      OSError: all addresses have failed; the error of the last.
+      OSError: all addresses have failed; it is the error of the last.
     """
     won: list[SocketTransport] = []
     failed: list[OSError] = []
@@ -57,14 +57,14 @@ async def race(
 
         with scope:
             connecting: Connecting | None = None
-            # Out of descriptors, a further address waits until another try is over.
+            # Out of descriptors: wait until another attempt has ended.
             while under_way:
                 try:
                     connecting = begin_connect(info, origin, trio.current_time())
                     break
                 except OSError as error:
                     if not is_shortage(error):
-                        break  # the try below fails by it, too, and notes it
+                        break  # the attempt below meets the same error and records it
                 await one_is_over.park()
             under_way[scope] = None
             try:
@@ -102,4 +102,4 @@ async def race(
     try:
         raise last
     finally:
-        del last  # its traceback has this frame: a cycle
+        del last  # its traceback refers to this frame: a cycle

@@ -1,7 +1,7 @@
-"""A transport over the socket of a ``trio.SocketStream``, which goes on owning it.
+"""A transport over the socket of a ``trio.SocketStream``, which still owns it.
 
-Other code may close the stream at any time. Then the number of its descriptor may
-already be another file's, so nothing here uses it before asking the stream's socket.
+Other code may close the stream at any time, and its descriptor may be reused. So each
+method asks the stream's socket before it uses the descriptor.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from ._transport import CloseObserver
 class SharedSocketTransport(SocketTransport):
     """Bytes to and from a peer through the socket of a Trio stream.
 
-    Closing it closes the stream's socket, and :meth:`release` leaves that open.
+    A close closes the stream's socket; :meth:`release` leaves it open.
 
     Raises:
       trio.ClosedResourceError: the stream was closed.
@@ -34,8 +34,8 @@ class SharedSocketTransport(SocketTransport):
         self._owner = stream.socket
         if self._owner.fileno() < 0:
             raise trio.ClosedResourceError("this stream was closed")
-        # Trio's socket can't be used without waiting. This one has the same descriptor,
-        # and must never close it.
+        # Trio's socket has no calls without a wait. This one shares the descriptor, and
+        # must never close it.
         super().__init__(socket.socket(fileno=self._owner.fileno()), is_set_up=True)
 
     def trio_socket(self) -> trio.socket.SocketType:
@@ -68,9 +68,9 @@ class SharedSocketTransport(SocketTransport):
 
     def notify_on_close(self, observer: CloseObserver | None) -> None:
         super().notify_on_close(observer)
-        # When a Trio socket is closed, Trio wakes the tasks that wait for it, and tells
-        # nobody else. The engine does not wait with Trio, and epoll forgets a socket
-        # that is closed without a word; so the socket's close() is replaced meanwhile.
+        # When a Trio socket is closed, Trio wakes the tasks that wait for it. The
+        # engine does not wait with Trio, and epoll drops a closed socket without an
+        # event; so the socket's close() is replaced as long as there is an observer.
         if observer is None:
             vars(self._owner).pop("close", None)
         else:

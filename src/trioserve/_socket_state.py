@@ -1,6 +1,6 @@
-"""What is known of a socket without moving a byte: questions to the kernel.
+"""The state of a socket, asked from the kernel.
 
-This module takes no byte from a socket and gives none to it, and closes nothing.
+This module receives and sends no byte, and closes nothing.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ _EOF: Final = getattr(select, "POLLRDHUP", 0)
 
 
 class _Seen(NamedTuple):
-    """Bytes that had been sent, had left for the peer and were acknowledged.
+    """The bytes that were sent, had left this machine and were acknowledged.
 
-    ``acked`` is infinite if bytes had just left: their ACK may be a delayed one, and
-    when it comes later it says nothing new about the peer.
+    ``acked`` is infinite if bytes had just left: their ACK may be delayed, and when it
+    arrives later it is not progress of the peer.
     """
 
     sent: int
@@ -42,7 +42,7 @@ class _Seen(NamedTuple):
 
 
 class SocketState(PollableTransport):
-    """The half of a transport over a socket that asks, and does not act."""
+    """The half of a socket's transport that asks the kernel and moves no bytes."""
 
     __slots__ = ("_seen",)
 
@@ -61,7 +61,7 @@ class SocketState(PollableTransport):
             raise trio.ClosedResourceError("this stream was closed")
 
     def notice_closed(self) -> None:
-        """Notice that other code, to which the socket was lent, has closed it."""
+        """Call :meth:`mark_closed` if other code has closed the socket."""
         if not self.closed and self.sock.fileno() < 0:
             self.mark_closed()
 
@@ -90,7 +90,7 @@ class SocketState(PollableTransport):
         self.notice_closed()
         if self.closed:
             return False
-        # After an EOF that was received, only a reset is news.
+        # If EOF was received before, only a reset is news.
         news = _ENDED if self.eof else _ENDED | _EOF
         poll = select.poll()
         poll.register(self.sock, news)
@@ -102,23 +102,21 @@ class SocketState(PollableTransport):
         self.notice_closed()
         if not self.closed and self.error is None and is_dead(self.sock):
             code = self.sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-            code = code or errno.ECONNRESET  # other code has read it already
+            code = code or errno.ECONNRESET  # other code has read the error
             self.keep_error(OSError(code, os.strerror(code)))
         return self.error is not None
 
     async def wait_peer_gone(self, patience: float) -> None:
-        # If the system has no room for one more epoll, or wait, it can't be known.
+        # Without descriptors or memory for another epoll it can't be known.
         with contextlib.suppress(OSError):
             if await self._wait_gone(patience):
                 return
         await trio.sleep_forever()
 
     async def _wait_gone(self, patience: float) -> bool:
-        """Wait until the peer is gone, and return True; False if that will never be
-        known.
-        """
-        # Trio would wait for bytes too, and those must not wake this task. So Trio
-        # waits for an epoll that waits for the ends only.
+        """Wait until the peer is gone; False if that can't be known."""
+        # Trio can't wait for a hang-up without waiting for bytes, which must not wake
+        # this task. So Trio waits for an epoll, which waits for the hang-up only.
         self.notice_closed()
         if self.closed:
             return False
@@ -131,8 +129,8 @@ class SocketState(PollableTransport):
             if self.closed:  # in the same step of the scheduler
                 return False
             silent = self._peek() <= 0 and not self.unread_bytes
-            # From here on wait only for the end of both directions: a reset, or the
-            # closing of a Unix socket, which may have sent something before.
+            # From here on wait for the end of both directions: a reset, or the close
+            # of a Unix socket, which may have sent bytes before.
             ends.modify(self.sock, 0)
             with trio.move_on_after(patience if silent else math.inf):
                 await trio.lowlevel.wait_readable(ends)
@@ -147,7 +145,7 @@ class SocketState(PollableTransport):
         return not self.closed
 
     def _peek(self) -> int:
-        """1 if a byte is there, 0 at the end, -1 if nothing is there yet."""
+        """1 if a byte has arrived, 0 at EOF or an error, else -1."""
         try:
             return len(self.sock.recv(1, socket.MSG_PEEK))
         except BlockingIOError:
@@ -158,15 +156,15 @@ class SocketState(PollableTransport):
                 self.keep_os_error(error)
             return 0
 
-    # -- what the peer has acknowledged
+    # -- acknowledgements of the peer
 
     def unsent(self) -> int | None:
         self.notice_closed()
         if self.closed:
             return None
         try:
-            # With a bytes argument, ioctl() raises an exception inside: 0.53 us, and
-            # 0.23 us with a bytearray.
+            # A bytearray takes 0.23 us; bytes take 0.53 us, because ioctl() raises an
+            # exception inside.
             answer = bytearray(4)
             fcntl.ioctl(self.sock.fileno(), termios.TIOCOUTQ, answer)
         except OSError:
@@ -179,14 +177,14 @@ class SocketState(PollableTransport):
         held = self.unsent()
         before = self._seen
         if not held:
-            # If more was sent since, moved_at says so already.
+            # If more bytes were sent since, moved_at is newer.
             if before is not None and before.sent == self.sent:
                 self.acked_at = now
             self._seen = None
             return False
         waiting, is_fresh = bytes_not_sent(self.sock, held)
         if is_fresh and not waiting:
-            return True  # nothing waits for the peer to read
+            return True  # no byte waits for the peer to read
         left = self.sent - waiting
         acked = math.inf if is_fresh else self.sent - held
         if before is None or left > before.left or math.inf > acked > before.acked:

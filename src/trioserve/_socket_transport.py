@@ -1,7 +1,7 @@
-"""A transport over a non-blocking socket of its own.
+"""A transport over a non-blocking socket that it owns.
 
-It waits with Trio. The engine waits with an epoll of its own, and uses the same socket
-and counts.
+It waits with Trio. The engine waits with its own epoll, and uses the same socket and
+counts.
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ _no_resets: trio.lowlevel.RunVar[Complaints] = trio.lowlevel.RunVar(
 class SocketTransport(SocketState):
     """Bytes to and from a peer through a connected, non-blocking stream socket.
 
-    A receive waits first and then tries, which costs one pass of the scheduler;
-    trying first costs two. Only right after a send, which has just let all other
-    tasks run, it tries first: on a busy server the answer has come meanwhile, and
-    then a message in and a message out cost one pass together, and no wait.
+    A receive waits first and then calls recv(2), which costs one pass of the scheduler;
+    calling first would cost two. Only right after a send, which was a checkpoint, it
+    calls first: on a busy server the next message has arrived meanwhile, and then a
+    message in and a message out cost one pass together, and no wait.
 
     Args:
       sock: the socket; the transport owns it and closes it.
-      is_set_up: whether ``sock`` has the options that it should have.
+      is_set_up: whether ``sock`` has the options of :func:`_tcp.set_up` already.
     """
 
     __slots__ = ("_has_just_sent", "_is_lent", "observer")
@@ -78,13 +78,13 @@ class SocketTransport(SocketState):
         self.observer = observer
 
     async def check_no_receiver(self) -> None:
-        """Do nothing: only tasks that use this transport receive from it."""
+        """Do nothing: no other code receives from this socket."""
 
     def set_notsent_lowat(self, size: int) -> int:
         return set_notsent_lowat(self.sock, size)
 
     def _failure(self, error: OSError) -> Exception:
-        """Keep an error of the system, and return what is raised for it."""
+        """Keep an error of a system call; return the exception to raise for it."""
         if self.keep_os_error(error):
             assert self.error is not None
             return trio.BrokenResourceError(describe(self.error))
@@ -100,7 +100,7 @@ class SocketTransport(SocketState):
                 return await self.receive_unread(max_bytes)
             if self._has_just_sent:
                 self._has_just_sent = False
-                # If it is not shared, recv(2) itself says that it was closed.
+                # If the socket is not shared, recv(2) itself fails after a close.
                 if self.is_shared or self.receiving_since < math.inf:
                     self.check_receivable()
                 await trio.lowlevel.checkpoint_if_cancelled()
@@ -120,12 +120,12 @@ class SocketTransport(SocketState):
         except FAILURES:
             await trio.lowlevel.cancel_shielded_checkpoint()
             raise
-        except OSError as error:  # it can't be waited for
+        except OSError as error:  # Trio can't wait for the socket
             await trio.lowlevel.cancel_shielded_checkpoint()
             raise self._failure(error) from self.error
 
     def _try_to_receive(self, max_bytes: int) -> bytes | None:
-        """Receive what is there: ``b""`` at EOF, None if nothing is there yet."""
+        """Receive without waiting: ``b""`` at EOF, None if no byte has arrived."""
         try:
             return self.sock.recv(max_bytes)
         except (BlockingIOError, InterruptedError):
@@ -142,20 +142,20 @@ class SocketTransport(SocketState):
             if count < size:
                 await self._send_rest(data, count)
             else:
-                # Shielded, for the bytes are sent: Cancelled would hide that.
+                # Shielded: all bytes are sent, and a Cancelled would hide that.
                 await trio.lowlevel.cancel_shielded_checkpoint()
             self._has_just_sent = True
         except FAILURES:
             await trio.lowlevel.cancel_shielded_checkpoint()
             raise
-        except OSError as error:  # it can't be waited for
+        except OSError as error:  # Trio can't wait for the socket
             await trio.lowlevel.cancel_shielded_checkpoint()
             raise self._failure(error) from self.error
 
     async def _send_rest(
         self, data: bytes | bytearray | memoryview, position: int
     ) -> None:
-        """Send from ``position`` on, after a wait: trying at once sent no more."""
+        """Send from ``position`` on; wait first, because the kernel took no more."""
         self.sending_since = self.clock.current_time()
         try:
             with memoryview(data).cast("B") as view:
@@ -169,7 +169,7 @@ class SocketTransport(SocketState):
             self.sending_since = math.inf
 
     def _try_to_send(self, data: bytes | bytearray | memoryview) -> int:
-        """Send what goes without waiting; return how many bytes that were."""
+        """Send without waiting; return the number of bytes that the kernel took."""
         try:
             count = self.sock.send(data)
         except (BlockingIOError, InterruptedError):
@@ -210,8 +210,8 @@ class SocketTransport(SocketState):
             try:
                 self.sock.shutdown(socket.SHUT_WR)
             except OSError as error:
-                # Mostly it says that the peer is gone. What the peer sent before can
-                # still be received, and after that a receive raises this error.
+                # Mostly the peer is gone. Bytes that it sent before can still be
+                # received; then a receive raises this error.
                 if not self.keep_os_error(error):
                     raise trio.ClosedResourceError("this stream was closed") from None
             if self.on_wait is not None:
@@ -223,8 +223,8 @@ class SocketTransport(SocketState):
         self.notice_closed()
         if not self.closed:
             count = self.unsent()
-            if count is not None and self.can_reset:  # else it is memory, not bytes
-                # Code that had the socket before may have sent some of them.
+            if count is not None and self.can_reset:  # else count is memory, not bytes
+                # Code that used the socket before may have sent some of them.
                 self.unacknowledged = min(count, self.sent)
             try:
                 self.sock.setsockopt(_SOL_SOCKET, _SO_LINGER, _RESET_ON_CLOSE)
@@ -238,12 +238,12 @@ class SocketTransport(SocketState):
         if not self.closed:
             self.mark_closed()
             self.tell_closing()
-            # close(2) frees the descriptor, also if it fails.
+            # close(2) frees the descriptor even if it fails.
             with contextlib.suppress(OSError):
                 self.close_socket()
 
     def tell_closing(self) -> None:
-        """Tell the observer that it is about to be closed."""
+        """Call the observer, before the close."""
         if (observer := self.observer) is not None:
             self.notify_on_close(None)
             observer.on_closed()
@@ -251,13 +251,13 @@ class SocketTransport(SocketState):
     def close_socket(self) -> None:
         """Close the socket, and wake the tasks that wait for it."""
         waits = self.receiving_since < math.inf or self.sending_since < math.inf
-        # This costs as much as close(2), so it is left out if no task can be waiting.
+        # Skipped if no task can be waiting: it costs as much as close(2).
         if waits or self._is_lent:
             trio.lowlevel.notify_closing(self.sock)
         self.sock.close()
 
     async def wait_closed(self) -> None:
-        """Return at once: a socket is closed when :meth:`close` returns."""
+        """Do nothing: the socket is closed when :meth:`close` returns."""
 
     def release(self) -> None:
         """Do nothing: the socket has no other owner."""

@@ -1,7 +1,7 @@
 """A transport over any Trio stream.
 
-It knows what :class:`trio.abc.Stream` promises, and no socket: what the kernel
-holds, and whether a peer has reset the connection, can't be known here.
+It uses only the methods of :class:`trio.abc.Stream`. These don't tell how many bytes
+the kernel holds, or whether the peer has reset the connection.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from ._transport import CHUNK, FAILURES, Transport
 class StreamTransport(Transport):
     """Bytes to and from a peer through any Trio stream.
 
-    A ``send_all`` that fails or is cancelled does not tell how much it has passed
-    on: none of it is counted as sent.
+    If ``send_all`` fails or is cancelled, it does not tell how much was sent, and
+    nothing is counted as sent.
 
     Args:
-      stream: the transport closes it, but for :meth:`release`.
-      grace: seconds that :meth:`close` gives the stream to close politely.
+      stream: the transport closes it, unless :meth:`release` is called.
+      grace: seconds that :meth:`close` gives the stream to close gracefully.
     """
 
     __slots__ = ("_gone", "_grace", "can_half_close", "stream")
@@ -111,9 +111,9 @@ class StreamTransport(Transport):
             self.on_wait()
 
     async def check_no_receiver(self) -> None:
-        """Do nothing: the stream itself raises, if another task uses it."""
+        """Do nothing: the stream itself raises if another task uses it."""
 
-    # -- what is known without moving a byte: next to nothing
+    # -- its state, without moving a byte: almost unknown
 
     def readable(self) -> bool:
         return bool(self.unread_bytes)
@@ -133,15 +133,15 @@ class StreamTransport(Transport):
         self._close_within(self._grace)
 
     def _close_within(self, seconds: float) -> None:
-        # Closing a stream is async and this is not: a timer must be able to close,
-        # also a stream that a shielded handler waits for.
+        # A system task, because aclose() is async and this must not wait: a timer
+        # closes streams, also one that a shielded handler waits for.
         if not self.closed:
             self.mark_closed()
             trio.lowlevel.spawn_system_task(self._aclose, seconds)
 
     async def _aclose(self, seconds: float) -> None:
         try:
-            # A foreign stream may raise anything, and no task is left to raise it in.
+            # A foreign stream may raise anything, and no caller is left to get it.
             with isolated(), trio.move_on_after(seconds):
                 await self.stream.aclose()
         finally:
@@ -156,6 +156,6 @@ class StreamTransport(Transport):
 
 
 def _cause_or_itself(error: BaseException) -> BaseException:
-    """The error that a stream gives as the cause of its own, if it gives one."""
+    """The ``__cause__`` of a stream's error; the error itself if it has none."""
     cause = cause_of(error)
     return error if cause is None else cause

@@ -1,4 +1,4 @@
-"""Tasks: on which line each one stands. It knows Trio's tasks and nothing else."""
+"""Tasks: the line of code on which a Trio task waits."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ _TRIO: Final = trio.__file__.rpartition("/")[0] + "/"
 
 
 def whereabouts(task: trio.lowlevel.Task | None) -> list[str]:
-    """Where ``task``, or the tasks that it waits for, stand; the innermost lines.
+    """The innermost line of ``task``, or those of the child tasks that it waits for.
 
-    Trio's own lines are passed over if there are others.
+    Lines inside Trio are skipped if there are others.
     """
     lines: list[str] = []
     tasks = [task] if task is not None else []
@@ -25,10 +25,10 @@ def whereabouts(task: trio.lowlevel.Task | None) -> list[str]:
             tasks += children
             continue
         frames: list[tuple[types.FrameType, int]] = []
-        with contextlib.suppress(Exception):  # what it awaits may be of any class
+        with contextlib.suppress(Exception):  # it may await an object of any class
             frames.extend(task.iter_await_frames())
         own = [f for f in frames if not f[0].f_code.co_filename.startswith(_TRIO)]
-        # A task that is Trio's alone is known by what it was started with.
+        # If all lines are Trio's, the outermost one has the function it started with.
         for frame, line in own[-1:] or frames[:1]:
             code = frame.f_code
             lines.append(f"{code.co_qualname} at {code.co_filename}:{line}")

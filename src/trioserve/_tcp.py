@@ -1,7 +1,7 @@
-"""What a transport sets and asks of TCP, by socket options.
+"""TCP socket options that transports set and read.
 
-This module does not know what is sent, or what is accepted. Of a Unix socket, and on a
-system that does not tell, each answer is one that does no harm.
+For a Unix socket, and on a system without an option, each function returns a harmless
+default.
 """
 
 from __future__ import annotations
@@ -22,21 +22,21 @@ _TCP_NOTSENT_LOWAT: Final = getattr(socket, "TCP_NOTSENT_LOWAT", 25)
 _INFO: Final = getattr(socket, "TCP_INFO", 11)
 #: The first byte of tcp_info: TCP_CLOSE in Linux's include/net/tcp_states.h.
 _CLOSED: Final = b"\7"
-#: Of struct tcp_info in linux/tcp.h: tcpi_last_data_sent (ms), tcpi_notsent_bytes.
+#: tcpi_last_data_sent (ms) and tcpi_notsent_bytes in struct tcp_info of linux/tcp.h.
 _PROGRESS: Final = struct.Struct("=44xI96xI")
 
-#: Milliseconds that an ACK may be delayed by. RFC 1122 allows 500; Linux takes 40,
-#: and 200 at most.
+#: The longest delay of an ACK, in ms. RFC 1122 (4.2.3.2) allows 500; Linux takes 40 to
+#: 200.
 _DELAYED_ACK: Final = 200
 
-#: Unsent bytes that the kernel may hold before a socket stops being writable;
-#: Trio sets the same. It keeps the kernel's memory for a peer that never reads at
-#: ~160 KB, where it would be ~4 MB, and makes write timeouts mean something.
+#: Unsent bytes that the kernel may hold before a socket stops being writable; Trio sets
+#: the same. With it the kernel holds ~160 KB for a peer that never reads, without it
+#: ~4 MB, and a write timeout would start late.
 NOTSENT_LOWAT: Final = 16384
 
 
 def set_up(sock: socket.socket | trio.socket.SocketType) -> None:
-    """Set ``TCP_NODELAY`` and ``TCP_NOTSENT_LOWAT``; nothing on a Unix socket."""
+    """Set ``TCP_NODELAY`` and ``TCP_NOTSENT_LOWAT``; do nothing on a Unix socket."""
     try:
         sock.setsockopt(_TCP, _NODELAY, 1)
         sock.setsockopt(_TCP, _TCP_NOTSENT_LOWAT, NOTSENT_LOWAT)
@@ -45,7 +45,7 @@ def set_up(sock: socket.socket | trio.socket.SocketType) -> None:
 
 
 def sets_up(listening: socket.socket) -> bool:
-    """Whether what this socket accepts is set up already: on Linux it inherits that."""
+    """Whether accepted sockets inherit the options of :func:`set_up`, as on Linux."""
     if sys.platform != "linux":  # pragma: no cover - on other systems
         return False
     try:
@@ -56,10 +56,10 @@ def sets_up(listening: socket.socket) -> bool:
 
 
 def is_dead(sock: socket.socket) -> bool:
-    """Whether the kernel has given up a connection that is not closed here.
+    """Whether the kernel has ended a connection whose socket is still open.
 
-    Its peer has reset it, or does not acknowledge. This takes nothing from the
-    socket: no byte, and not the error. False for a Unix socket, and on a system that
+    The peer has reset it, or no longer acknowledges. The question takes neither
+    bytes nor the error from the socket. False for a Unix socket, and on a system that
     does not tell.
     """
     if sys.platform != "linux":  # pragma: no cover - on other systems
@@ -71,9 +71,9 @@ def is_dead(sock: socket.socket) -> bool:
 
 
 def set_notsent_lowat(sock: socket.socket, size: int) -> int:
-    """Set how many unsent bytes the kernel may hold, 0: as many as it likes.
+    """Set how many unsent bytes the kernel may hold; 0 means no limit.
 
-    A large value is for bulk: with a small one, a flow costs a third more. See
+    A large value is for bulk: with a small one, a flow costs a third more CPU. See
     ``TCP_NOTSENT_LOWAT`` in Linux's tcp(7).
 
     Returns:
@@ -87,11 +87,11 @@ def set_notsent_lowat(sock: socket.socket, size: int) -> int:
 
 
 def bytes_not_sent(sock: socket.socket, held: int) -> tuple[int, bool]:
-    """Of ``held`` bytes, how many wait for room at the peer; and whether others have
-    just left.
+    """How many of ``held`` bytes wait for room at the peer, and whether the others
+    have just left.
 
-    Those that have just left are acknowledged in a moment, perhaps by a delayed ACK
-    (RFC 1122, section 4.2.3.2). That does not say that the peer reads.
+    Bytes that have just left will be acknowledged soon, perhaps by a delayed ACK
+    (RFC 1122, section 4.2.3.2). That ACK does not mean that the peer reads.
     """
     try:
         info = sock.getsockopt(_TCP, _INFO, _PROGRESS.size)

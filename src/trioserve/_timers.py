@@ -1,8 +1,8 @@
 """Timers: one task that waits for the earliest of many deadlines.
 
-A scope for each wait would cost more than the wait. Instead an object that has
-deadlines says when the earliest of them runs out; when it is called at that time, it
-says so again. This module does not know what a timer is for.
+A cancel scope per wait would cost more than the wait. Instead each object with
+deadlines registers the earliest one; when it is called at that time, it registers the
+next one. This module does not know what a timer is for.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ import trio
 
 logger = logging.getLogger("trioserve")
 
-#: Seconds after which the log says that a deadline was met late.
+#: A deadline that is met so many seconds late is logged.
 _LATE: Final = 1.0
 
-#: When; a number that decides between equal times; and who is called.
+#: The time, a number that orders equal times, and the holder to call.
 TimerEntry: TypeAlias = "tuple[float, int, DeadlineHolder]"
 
 
@@ -28,32 +28,31 @@ class DeadlineHolder(Protocol):
     """An object with deadlines.
 
     Attributes:
-      timer_entry: its entry in the heap of its :class:`Timers`, which sets it; None
-        if it has none, as at first.
+      timer_entry: its entry in the heap; set by :class:`Timers`, at first None.
     """
 
     timer_entry: TimerEntry | None
 
     def on_timer(self, now: float) -> None:
-        """Do what is due at ``now``, and watch again if more will be.
+        """Handle deadlines up to ``now``, and watch again if others remain.
 
-        Called once per :meth:`Timers.watch`. There may be nothing to do, for activity
-        since then may have moved the deadline. Must not raise.
+        Called once per :meth:`Timers.watch`. Activity since then may have moved the
+        deadline, so that nothing is due. Must not raise.
         """
 
 
 def next_look(now: float) -> float:
-    """When to look again: in more than half a second, and in at most one.
+    """The time of the next regular check: in more than 0.5 s and at most 1 s.
 
-    It is a multiple of half a second, so that ten thousand looks cost one wait.
+    It is a multiple of 0.5 s, so that ten thousand checks share one wait.
     """
     return math.floor(now * 2) / 2 + 1.0
 
 
 class Timers:
-    """Calls each holder at the time that it has asked for.
+    """Calls each holder at the time for which it has registered.
 
-    Between deadlines nothing happens, so a virtual clock can jump: there is no sweep.
+    Nothing runs between deadlines, so that a virtual clock can jump.
     """
 
     def __init__(self) -> None:
@@ -64,7 +63,7 @@ class Timers:
         self._sleep = trio.CancelScope()
 
     def watch(self, holder: DeadlineHolder, when: float) -> None:
-        """Call ``holder.on_timer`` at ``when``, or before if that was asked already."""
+        """Call ``holder.on_timer`` at ``when``, or at an earlier time it has."""
         entry = holder.timer_entry
         if when == math.inf or (entry is not None and entry[0] <= when):
             return
@@ -77,13 +76,13 @@ class Timers:
             self._sleep.deadline = max(when, trio.current_time())
 
     def forget(self, holder: DeadlineHolder) -> None:
-        """Don't call ``holder.on_timer`` any more, unless it is watched anew."""
+        """Drop the entry of ``holder``: don't call it before the next :meth:`watch`."""
         entry, holder.timer_entry = holder.timer_entry, None
         if entry is None:
             return
         self._watched -= 1
         if entry is self._heap[0]:
-            # A stale head would wake the task, and move a virtual clock, for nothing.
+            # A stale head would wake the task, and move a virtual clock, needlessly.
             self._sleep.deadline = self._earliest()
         else:
             self._drop_stale()
@@ -107,8 +106,8 @@ class Timers:
                     " blocked its event loop",
                     late,
                 )
-            # Two passes of the scheduler, in which all that has arrived is moved, and
-            # errors are found. Without them a late timer would take that for silence.
+            # Two passes of the scheduler, so that bytes and errors that have arrived
+            # are handled first. Else a late timer would take the peer for silent.
             await trio.lowlevel.checkpoint()
             await trio.lowlevel.checkpoint()
             while self._earliest() <= now:

@@ -1,17 +1,16 @@
 """The abstract transport: bytes to and from one peer, counted exactly.
 
-A transport also says what it can do (``can_half_close``, ``trio_socket()``,
-...), so that nobody has to ask what kind of transport it is. This module does
-not know how bytes move, and it does not know servers, relays, what a timer is
-for, or why a connection is closed.
+A transport has properties for its abilities (``can_half_close``, ``trio_socket()``,
+...), so that callers don't test its class. This module does not know how bytes move,
+and it does not know servers, relays, timers, or why a connection is closed.
 
 Every transport keeps these rules:
 
-1. ``received`` and ``sent`` count what the kernel (or the stream) has given
+1. ``received`` and ``sent`` count the bytes that the kernel (or the stream) has given
    and taken, also when a call is cancelled or fails.
 2. The first error is sticky. The kernel forgets an error once it has been
    read, and then a reset connection reads like one that ended well. A transport
-   delivers what had arrived before, and after that it raises the error; it
+   delivers the bytes that arrived before the error, and then raises the error; it
    never reports EOF.
 3. ``abort`` and ``close`` are synchronous, and they wake every waiting task with
    ``ClosedResourceError``.
@@ -33,8 +32,8 @@ from ._transport_state import TransportState
 CHUNK: Final = 65536
 
 #: After one of these, the next call fails at once. A receive or a send that raises
-#: one is a checkpoint all the same: a task that ignores the error and calls again,
-#: for ever, must not keep all others from running.
+#: one is still a checkpoint: a task that ignores the error and calls again in a loop
+#: must not block all others.
 FAILURES: Final = (
     trio.BrokenResourceError,
     trio.BusyResourceError,
@@ -43,7 +42,7 @@ FAILURES: Final = (
 
 
 class CloseObserver(Protocol):
-    """An object that is told when a transport is about to be closed."""
+    """An object whose ``on_closed`` is called before a transport is closed."""
 
     def on_closed(self) -> None: ...
 
@@ -62,7 +61,7 @@ class Transport(TransportState, abc.ABC):
     can_half_close: bool
     closes_at_once: bool
 
-    # -- what it can do
+    # -- its abilities
 
     @property
     @abc.abstractmethod
@@ -70,12 +69,12 @@ class Transport(TransportState, abc.ABC):
         """Whether the peer sees :meth:`abort` as a reset (RST)."""
 
     def trio_socket(self) -> trio.socket.SocketType | None:
-        """The socket below as Trio has it, for options and names, if there is one."""
+        """The Trio socket below, for options and addresses; None without one."""
         return None
 
     def options(self) -> Any:
-        """What has ``setsockopt`` and ``getsockopt``: the socket below, or a stream
-        that passes them on; None if neither is there.
+        """The object with ``setsockopt`` and ``getsockopt``: the socket below, or a
+        stream with these methods; None without one.
         """
         return self.trio_socket()
 
@@ -85,9 +84,7 @@ class Transport(TransportState, abc.ABC):
 
     @abc.abstractmethod
     def wraps(self, thing: object) -> bool:
-        """Whether ``thing`` is this transport, or the stream that its bytes go
-        through.
-        """
+        """Whether ``thing`` is this transport, or the stream below it."""
 
     # -- bytes
 
@@ -97,22 +94,23 @@ class Transport(TransportState, abc.ABC):
     ) -> bytes:
         """Receive 1 to ``max_bytes`` bytes, or ``b""`` at EOF.
 
-        Also when it fails, it lets other tasks run, as :meth:`send` does.
-        Cancelled while it waits, it has taken nothing.
+        It is a checkpoint, also when it fails, like :meth:`send`. If it is cancelled
+        while it waits, no byte is lost.
 
         Args:
           at_eof: an exception to raise at EOF, instead of returning ``b""``.
 
         Raises:
-          trio.BrokenResourceError: the connection is broken; everything that
-            had arrived was delivered before.
+          trio.BrokenResourceError: the connection is broken, and all bytes that had
+            arrived were delivered.
           trio.BusyResourceError: another task is receiving.
           trio.ClosedResourceError: this stream was closed.
         """
 
     @abc.abstractmethod
     async def send(self, data: bytes | bytearray | memoryview) -> None:
-        """Send all of ``data``. Cancelled or failed, ``sent`` tells how much went.
+        """Send all of ``data``. If it is cancelled or fails, ``sent`` says how much
+        was sent.
 
         Raises:
           trio.BrokenResourceError: the connection is broken.
@@ -132,17 +130,17 @@ class Transport(TransportState, abc.ABC):
         """Send EOF; receiving goes on. The second call does nothing."""
 
     async def discard(self, max_bytes: int, seconds: float) -> None:
-        """Receive and throw away until EOF, an error, closing or ``max_bytes``.
+        """Receive and discard bytes until EOF, an error, a close or ``max_bytes``.
 
         It gives up after ``seconds`` in which the peer acknowledges nothing. Bytes
-        that the peer sends do not extend that time; bytes that it takes do.
+        that the peer sends do not extend that time; bytes that it acknowledges do.
         """
         budget = max_bytes
         since = looked_at = self.clock.current_time()
         holds = self.observe_acks(since)
         over = trio.BrokenResourceError, trio.ClosedResourceError
         with contextlib.suppress(*over):
-            # Checked before the receive, which lets other tasks run before it fails.
+            # Checked before the receive, which is a checkpoint even if it fails.
             self.check_receivable()
             while budget > 0:
                 until = max(since, self.acked_at) + seconds
@@ -160,11 +158,11 @@ class Transport(TransportState, abc.ABC):
                     return
 
     def discard_readable(self, max_bytes: int) -> None:
-        """Throw away what has arrived, as far as that is possible without waiting."""
+        """Discard bytes that have arrived, without waiting for more."""
         self.discarded += len(self.take_unread())
 
     def send_refusal(self, message: bytes) -> bool:
-        """Send as much of ``message`` as goes without waiting, then EOF.
+        """Send as much of ``message`` as the kernel takes without waiting, then EOF.
 
         Returns:
           False if this kind of transport can't send without waiting; then nothing
@@ -172,7 +170,7 @@ class Transport(TransportState, abc.ABC):
         """
         return False
 
-    # -- what is known without moving a byte
+    # -- its state, without moving a byte
 
     @abc.abstractmethod
     def readable(self) -> bool:
@@ -183,54 +181,54 @@ class Transport(TransportState, abc.ABC):
         """Whether a send would not wait, as far as can be known."""
 
     def unsent(self) -> int | None:
-        """How much of what was sent the kernel still holds; None if unknown.
+        """How many sent bytes the kernel still holds; None if unknown.
 
-        Over TCP these are the bytes that are not acknowledged. Of other sockets it
-        is the memory that they take, which is more.
+        For TCP these are the bytes that are not acknowledged. For other sockets it is
+        the memory that they take, which is more.
         """
         return None
 
     def observe_acks(self, now: float) -> bool:
-        """Update :attr:`acked_at`, and return whether the kernel holds anything.
+        """Update :attr:`acked_at`, and return whether the kernel holds bytes.
 
-        Bytes that the peer acknowledges are movement too, but there is no event for
-        it. So the timers call this from time to time, and :attr:`acked_at` says when
-        a call last found that the peer had made progress. For bytes that were sent
-        since the last call that can't be known; it counts as progress, so a timer is
-        late by at most the time between two calls.
+        Bytes that the peer acknowledges count as movement, but there is no event for
+        an ACK. So the timers call this regularly, and :attr:`acked_at` is the time of
+        the last call that found progress. Bytes sent since the last call count as
+        progress, because nothing is known of them yet; so a timer may be late by the
+        time between two calls.
         """
         return False
 
     def is_reset(self) -> bool:
-        """Whether it is broken, such as by a reset, as known without waiting."""
+        """Whether it is broken, for example by a reset, as far as is known now."""
         return self.error is not None
 
     @abc.abstractmethod
     def end_is_receivable(self) -> bool:
-        """Whether a receive will find out how it ended, after a send that failed.
+        """Whether a receive will raise the error, after a send that failed.
 
-        What the peer has sent before is still to be received, and then comes its
-        reset. But if it was this machine that would not send, the peer knows nothing
-        of it, and a receive may wait for ever.
+        It will after a reset: bytes of the peer from before may be left, then comes the
+        error. But if this machine refused to send, the peer does not know, and a
+        receive may wait without end.
         """
 
     async def wait_peer_gone(self, patience: float) -> None:
-        """Wait until the peer is gone; nothing is taken from it.
+        """Wait until the peer is gone, without receiving from it.
 
         It is gone when it has reset the connection, or ``patience`` seconds after
-        its EOF if nothing that it has sent is still to be received. Where the system
-        can't tell, this waits for ever.
+        its EOF if no byte of it is left to be received. On a system that can't tell,
+        this waits until it is cancelled.
         """
         await trio.sleep_forever()
 
     async def wait_acknowledged(self, seconds: float) -> None:
-        """Wait until the peer has acknowledged all bytes, or it is broken.
+        """Wait until the peer has acknowledged all bytes, or the connection is broken.
 
         It gives up after ``seconds`` in which the peer acknowledges nothing. There
-        is no event for it, so this looks again after 1 ms, 2 ms, ... 50 ms.
+        is no event for an ACK, so this polls after 1 ms, 2 ms, ... 50 ms.
         """
         if not self.unsent():
-            return  # a scope alone would cost 9 us
+            return  # the scope below costs 9 us
         since, pause = self.clock.current_time(), 0.001
         with trio.CancelScope() as patience:
             while self.error is None and self.observe_acks(self.clock.current_time()):
@@ -250,29 +248,29 @@ class Transport(TransportState, abc.ABC):
 
     @abc.abstractmethod
     def abort(self) -> None:
-        """Close at once, with RST where there is such a thing. It is idempotent."""
+        """Close at once, over TCP by RST. Idempotent."""
 
     @abc.abstractmethod
     def close(self) -> None:
-        """Close at once, with FIN if all that arrived was read. It is idempotent."""
+        """Close at once, by FIN if all bytes that arrived were read. Idempotent."""
 
     @abc.abstractmethod
     async def wait_closed(self) -> None:
-        """Wait, shielded, until what :meth:`abort` or :meth:`close` began is over."""
+        """Wait, shielded, for the end of an :meth:`abort` or :meth:`close`."""
 
     @abc.abstractmethod
     def release(self) -> None:
-        """Give the stream back to its owner, open. The transport is closed then."""
+        """Detach from the stream, which stays open; the transport counts as closed."""
 
 
 class PollableTransport(Transport):
-    """A transport over a socket that never waits, which the engine can poll.
+    """A transport over a non-blocking socket, which the engine can poll.
 
-    The engine calls ``recv_into`` and ``send`` of :attr:`sock` itself, and keeps
-    the counts, so that a message costs no call in between.
+    The engine calls ``recv_into`` and ``send`` of :attr:`sock` itself and keeps the
+    counts, which saves a call per message.
 
     Attributes:
-      sock: what bytes go through; no call of it waits.
+      sock: the non-blocking socket.
     """
 
     __slots__ = ("sock",)
@@ -285,19 +283,19 @@ class PollableTransport(Transport):
     @property
     @abc.abstractmethod
     def is_relayed(self) -> bool:
-        """Whether an observer is to be told when it is closed: a relay."""
+        """Whether a relay of the engine uses it, and observes its close."""
 
     @abc.abstractmethod
     def notify_on_close(self, observer: CloseObserver | None) -> None:
-        """Call ``observer.on_closed()`` before it is closed; None: call nothing."""
+        """Call ``observer.on_closed()`` before the next close; None: call nothing."""
 
     @abc.abstractmethod
     def keep_os_error(self, error: OSError) -> bool:
-        """Keep an error of a system call; False if it says that this was closed."""
+        """Keep an error of a system call; False if the error is from a close."""
 
     @abc.abstractmethod
     def send_eof_now(self) -> None:
-        """:meth:`send_eof` without a checkpoint; an error is kept, and not raised.
+        """:meth:`send_eof` without a checkpoint; a system error is kept, not raised.
 
         Raises:
           trio.BusyResourceError: another task is sending.
@@ -306,7 +304,7 @@ class PollableTransport(Transport):
 
     @abc.abstractmethod
     def set_notsent_lowat(self, size: int) -> int:
-        """Set how many unsent bytes the kernel may hold; return what was set before.
+        """Set how many unsent bytes the kernel may hold; return the value before.
 
         See :func:`trioserve._tcp.set_notsent_lowat`.
         """

@@ -1,9 +1,8 @@
-"""The state that every transport has: counts, times, its error, what was given back.
+"""The state of every transport: counts, times, the error, and bytes given back.
 
-It keeps two of the rules of transports. The counts are what the kernel (or the
-stream) has given and taken. And the first error is sticky: the kernel forgets an
-error once it has been read, and then a reset connection reads like one that ended
-well; here such an EOF raises the error again.
+It keeps two of the rules of transports: the counts are exact, and the first error is
+sticky. The kernel forgets an error once it has been read, and then a reset connection
+reads like one that ended well; here such an EOF raises the error again.
 
 This module does not know how bytes move.
 """
@@ -19,28 +18,27 @@ from ._describe import describe
 
 
 class TransportState:
-    """What is counted and remembered of one peer's bytes.
+    """The state of the bytes to and from one peer.
 
     Attributes:
-      received, sent: bytes taken from and given to the peer, so far.
-      discarded: of the bytes received, those that were thrown away.
+      received, sent: bytes received from and sent to the peer, so far.
+      discarded: of the bytes received, those that were discarded.
       eof: whether the peer's EOF was received.
       sent_eof, sent_eof_at: whether EOF was sent; and when, ``math.inf`` if not.
-      error: the first error, or None. It may be of the peer's making, or of this
-        machine's.
-      closed: whether nothing more can be done with it.
+      error: the first error, or None. The peer or this machine may have caused it.
+      closed: whether it was closed, or released.
       unacknowledged: bytes that the peer had not acknowledged when the
         transport was aborted; None if it was not aborted, or if the system does
         not tell.
       moved_at: when the last byte moved, on Trio's clock.
       first_byte_at: when the first byte was received, or None.
-      receiving_since: when the receive that waits now began to wait;
-        ``math.inf`` if none does.
-      sending_since: when the send that waits now last got rid of a byte;
-        ``math.inf`` if none waits.
-      acked_at: when ``observe_acks()`` last found that the peer takes what the
+      receiving_since: when the current receive began to wait; ``math.inf`` if none
+        waits.
+      sending_since: when the current send last made progress; ``math.inf`` if none
+        waits.
+      acked_at: when ``observe_acks()`` last found that the peer takes bytes that the
         kernel holds; ``-math.inf`` before that.
-      unread_bytes: what :meth:`unread` has given back and nothing has received.
+      unread_bytes: bytes that :meth:`unread` has given back and no receive has taken.
       on_wait: called without arguments when a receive or a send starts to wait.
       clock: Trio's clock.
     """
@@ -78,7 +76,7 @@ class TransportState:
             raise trio.ClosedResourceError("this stream was closed")
 
     def check_receivable(self) -> None:
-        """Raise what a receive would raise at once, unless it is a sticky error.
+        """Raise the error that a receive would raise at once, but not a sticky one.
 
         Raises:
           trio.BusyResourceError: another task is receiving.
@@ -89,14 +87,14 @@ class TransportState:
             raise trio.BusyResourceError("another task is receiving")
 
     def start_receiving(self) -> None:
-        """Mark that a receive begins to wait; raises as :meth:`check_receivable`."""
+        """Note that a receive begins to wait; raise as :meth:`check_receivable`."""
         self.check_receivable()
         self.receiving_since = self.clock.current_time()
         if self.on_wait is not None:
             self.on_wait()
 
     def check_sendable(self) -> None:
-        """Raise what a send would raise at once; see :meth:`Transport.send`."""
+        """Raise the error that :meth:`Transport.send` would raise at once."""
         self.check_open()
         if self.sent_eof:
             raise trio.ClosedResourceError("can't send after EOF was sent")
@@ -105,13 +103,13 @@ class TransportState:
         if self.error is not None:
             raise trio.BrokenResourceError(describe(self.error)) from self.error
 
-    # -- what has happened
+    # -- after bytes have moved
 
     def count_received(self, data: bytes, at_eof: type[Exception] | None) -> bytes:
-        """Count what a read has brought, and return it; ``b""`` is EOF.
+        """Count the bytes of a read, and return them; ``b""`` is EOF.
 
         Raises:
-          trio.BrokenResourceError: what looks like EOF is not, for there was an error.
+          trio.BrokenResourceError: there was an error before, so it is not EOF.
           Exception: ``at_eof``, at EOF.
         """
         if data:
@@ -128,7 +126,7 @@ class TransportState:
         return data
 
     def mark_closed(self) -> None:
-        """Note that it is closed; what was given back is thrown away."""
+        """Note that it is closed; bytes that were given back count as discarded."""
         self.closed = True
         self.discarded += len(self.unread_bytes)
         self.unread_bytes = b""
@@ -139,22 +137,21 @@ class TransportState:
         self.sent_eof_at = self.clock.current_time()
 
     def keep_error(self, error: BaseException) -> trio.BrokenResourceError:
-        """Keep ``error`` if it is the first, and return what is raised for it."""
+        """Keep ``error`` if it is the first; return the exception to raise for it."""
         if self.error is None:
-            # Its traceback has frames that refer to this transport: a cycle, which
-            # would keep both until garbage is collected.
+            # Without the traceback: its frames refer to this transport, and that cycle
+            # would keep both until a garbage collection.
             self.error = BaseException.with_traceback(error, None)
         return trio.BrokenResourceError(describe(self.error))
 
     # -- bytes that are given back
 
     def unread(self, data: bytes) -> None:
-        """Give back bytes that were received, and belong to what reads next.
+        """Give back bytes that were received; the next receive returns them first.
 
-        A layer that has received more than it needs uses this. The next receive
-        returns them first, and they are not counted as received again. Of several
-        calls, the last one's bytes come first. What is given back to a transport that
-        is closed, or closed before it is received, counts as discarded.
+        A layer that has received more than it needs uses this. The bytes are not
+        counted as received again. After several calls, the bytes of the last call come
+        first. Bytes that no receive takes before the close count as discarded.
 
         Raises:
           trio.BusyResourceError: a task is receiving, and would get later bytes first.
@@ -167,7 +164,7 @@ class TransportState:
         self.unread_bytes = data + self.unread_bytes
 
     def take_unread(self, max_bytes: int | None = None) -> bytes:
-        """Take up to ``max_bytes`` of :attr:`unread_bytes`; None: all of them."""
+        """Take up to ``max_bytes`` of :attr:`unread_bytes`, or all."""
         data = self.unread_bytes[:max_bytes]
         self.unread_bytes = self.unread_bytes[len(data) :]
         return data
@@ -179,7 +176,7 @@ class TransportState:
         data = self.take_unread(max_bytes)
         self.receiving_since = self.clock.current_time()
         try:
-            # Shielded, for the bytes are taken: Cancelled would lose them.
+            # Shielded: the bytes are taken, and a Cancelled would lose them.
             await trio.lowlevel.cancel_shielded_checkpoint()
         finally:
             self.receiving_since = math.inf
