@@ -13,7 +13,7 @@ import trio.testing
 from app.sample_reports import make_report
 from support import Running, receive_all, serving
 from trioserve import ConnectionReport, Limits, Reason, echo, log_reports
-from trioserve._collector import _FEW, Collector, Reports
+from trioserve._collector import _BURST, Collector, Reports
 from trioserve.app.output._log import Log
 from trioserve.app.output._output import Output
 from trioserve.app.output._writer import LineWriter
@@ -84,13 +84,13 @@ async def test_of_equal_reports_a_few_are_logged_and_the_others_counted(
             reason=Reason.CONNECT_REFUSED,
             error=f"ConnectionRefusedError: {n}",
         )
-        for n in range(_FEW + 1)
+        for n in range(_BURST + 1)
     ]
     await _log(cut + refused)
     texts = [record.getMessage() for record in reports_log.records]
-    assert len(texts) == 2 * _FEW + 2
+    assert len(texts) == 2 * _BURST + 2
     assert texts[-2:] == [
-        f"{9000 - _FEW} more within 1 s: it was still open when the drain ended",
+        f"{9000 - _BURST} more within 1 s: it was still open when the drain ended",
         "1 more within 1 s: the target refused (10.0.0.1:80): ConnectionRefusedError",
     ]
     assert {record.levelno for record in reports_log.records} == {logging.WARNING}
@@ -112,39 +112,39 @@ async def test_reports_that_differ_are_not_folded(
             for reason in (Reason.CONNECT_FAILED, Reason.SERVER_RESET)
             for target in ("10.0.0.1:80", "10.0.0.2:80")
             for error in ("OSError: 1", "ValueError: 2")
-            for _ in range(_FEW)
+            for _ in range(_BURST)
         ]
     )
-    assert len(reports_log.records) == 8 * _FEW
+    assert len(reports_log.records) == 8 * _BURST
 
 
 async def test_what_was_folded_is_said_after_a_second(
     autojump_clock: object, reports_log: pytest.LogCaptureFixture
 ) -> None:
     """While nothing else ends, and before the next ones are logged."""
-    batch = [make_report(reason=Reason.IDLE)] * (_FEW + 5)
+    batch = [make_report(reason=Reason.IDLE)] * (_BURST + 5)
     await _log(batch, [], [], seconds=0.6)
     counts = Counter("more" in r.getMessage() for r in reports_log.records)
-    assert counts == {False: _FEW, True: 1}
+    assert counts == {False: _BURST, True: 1}
     reports_log.clear()
     await _log(batch, batch, batch, seconds=0.6)
     folded = [n for n, r in enumerate(reports_log.records) if "more" in r.getMessage()]
-    assert folded == [_FEW, 2 * _FEW + 1]
-    assert reports_log.records[_FEW].getMessage().startswith(f"{_FEW + 10} more")
+    assert folded == [_BURST, 2 * _BURST + 1]
+    assert reports_log.records[_BURST].getMessage().startswith(f"{_BURST + 10} more")
 
 
 async def test_seconds_in_which_few_ended_are_not_added_up(
     autojump_clock: object, reports_log: pytest.LogCaptureFixture
 ) -> None:
-    await _log(*[[make_report(reason=Reason.IDLE)]] * (3 * _FEW), seconds=1.0)
-    assert len(reports_log.records) == 3 * _FEW
+    await _log(*[[make_report(reason=Reason.IDLE)]] * (3 * _BURST), seconds=1.0)
+    assert len(reports_log.records) == 3 * _BURST
 
 
 async def test_what_was_folded_is_said_when_it_is_cancelled(
     autojump_clock: object, reports_log: pytest.LogCaptureFixture
 ) -> None:
     send, receive = trio.open_memory_channel[ConnectionReport](100)
-    for _ in range(_FEW + 7):
+    for _ in range(_BURST + 7):
         send.send_nowait(make_report(reason=Reason.CUT))
     with trio.move_on_after(0.1):
         await log_reports(receive)

@@ -60,7 +60,7 @@ from trioserve import Connection, Flow, Reason, RelayResult, Timeouts, relay
 from trioserve._engine import Engine
 from trioserve._engine_pump import EnginePump, RelayCallbacks
 from trioserve._engine_run import EngineRun
-from trioserve._errors import behind
+from trioserve._errors import chain_of
 from trioserve._pipes import DEEP_SIZE, MOST, Pipe, Pipes
 from trioserve._relay import transport_of
 from trioserve._relay_engine import EngineRelay
@@ -886,7 +886,7 @@ def test_what_ends_the_program_is_no_relays_failure() -> None:
 
     with pytest.raises(trio.TrioInternalError) as failed:
         trio.run(main)
-    assert error in list(behind(failed.value))
+    assert error in list(chain_of(failed.value))
 
 
 async def _settle_without(pending: Callable[[], bool]) -> None:

@@ -18,7 +18,7 @@ from nasty import Recipe
 from support import PanicError, no_free_fd, run
 from trioserve import TcpAddress
 from trioserve._errors import is_a
-from trioserve._names import _FRESH, _MOST_NAMES, _RENEWAL, look_up, numeric_addrinfo
+from trioserve._names import _FRESH, _MAX_NAMES, _RENEWAL, look_up, numeric_addrinfo
 
 
 class Resolver(trio.abc.HostnameResolver):
@@ -318,10 +318,10 @@ def test_names_are_forgotten_when_there_are_too_many() -> None:
 
     async def main() -> None:
         resolver = Resolver()
-        for number in range(_MOST_NAMES + 1):
+        for number in range(_MAX_NAMES + 1):
             await hosts(f"{number}.test")
         await hosts("1.test")
-        assert len(resolver.asked) == _MOST_NAMES + 1
+        assert len(resolver.asked) == _MAX_NAMES + 1
         await hosts("0.test")
         assert resolver.asked[-1] == "0.test"
 

@@ -19,7 +19,7 @@ NOTHING: Final = _errnos("EAGAIN", "EWOULDBLOCK")
 
 #: One connection was gone before it was accepted; the next may be fine.
 #: accept(2), "Error handling"; the same list as in Trio.
-ONE_IS_GONE: Final = _errnos(
+CONNECTION_GONE: Final = _errnos(
     "EINTR", "ECONNABORTED", "ECONNRESET", "EPERM", "EPROTO", "ENETDOWN",
     "ENOPROTOOPT", "EHOSTDOWN", "ENONET", "EHOSTUNREACH", "EOPNOTSUPP",
     "ENETUNREACH", "ENOSR", "ESOCKTNOSUPPORT", "EPROTONOSUPPORT", "ETIMEDOUT",

@@ -14,7 +14,7 @@ from ._acceptor import Acceptor, Host
 from ._connection import Connection
 from ._handshake import Layer, layers_in_order
 from ._layers import Layers
-from ._listeners import Listener, what_it_accepts_from
+from ._listeners import Listener, accept_source
 from ._socket_acceptor import SocketAcceptor
 from ._stream_acceptor import StreamAcceptor
 
@@ -117,8 +117,8 @@ class AcceptLoops:
             or self.scope.cancel_called
         ):
             raise RuntimeError("this server does not accept connections")
-        source = what_it_accepts_from(listener)
-        if any(what_it_accepts_from(a.listener) is source for a in self.acceptors):
+        source = accept_source(listener)
+        if any(accept_source(a.listener) is source for a in self.acceptors):
             raise ValueError("the server has this listener already")
         layers = self._layers if layers is None else layers
         acceptor = self._acceptor_for(listener, layers)

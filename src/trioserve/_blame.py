@@ -11,14 +11,14 @@ from typing import Any, Final
 
 import trio
 
-from ._errors import behind, is_a, leaves, selves_in
+from ._errors import chain_of, is_a, leaves, selves_of_frames
 from ._transport import Transport
 
 #: The errors of a stream that can no longer be used.
 _BROKEN: Final = (trio.BrokenResourceError, trio.ClosedResourceError)
 
 
-def comes_of_streams(
+def comes_from_streams(
     error: BaseException, stream: object, *transports: Transport | None
 ) -> bool:
     """Whether ``error`` is only errors of broken streams, one of these among them.
@@ -33,11 +33,11 @@ def comes_of_streams(
     return all(is_a(each, _BROKEN) for each in raised) and any(
         is_a(each, _BROKEN) and _was_raised_by(each, stream, transports)
         for leaf in raised
-        for each in behind(leaf)
+        for each in chain_of(leaf)
     )
 
 
-def began_with_client(
+def caused_by_client(
     error: BaseException, stream: object, transport: Transport
 ) -> bool:
     """Whether the client has caused all of ``error``.
@@ -48,7 +48,7 @@ def began_with_client(
     return all(
         any(
             each is transport.error or _is_of_tls_over(stream, each)
-            for each in behind(leaf)
+            for each in chain_of(leaf)
         )
         for leaf in leaves(error)
     )
@@ -60,14 +60,14 @@ def _was_raised_by(
     sides = [each for each in transports if each is not None]
     return any(
         _is_tls_over(stream, each) or any(side.wraps(each) for side in sides)
-        for each in selves_in(error)
+        for each in selves_of_frames(error)
     )
 
 
 def _is_of_tls_over(stream: object, error: BaseException) -> bool:
     """Whether a ``trio.SSLStream`` over ``stream`` has failed with ``error``."""
     return is_a(error, ssl.SSLError) and any(
-        _is_tls_over(stream, each) for each in selves_in(error)
+        _is_tls_over(stream, each) for each in selves_of_frames(error)
     )
 
 

@@ -34,10 +34,10 @@ Collector: TypeAlias = Callable[
 _AT_ONCE: Final = 256
 
 #: Seconds that a cancelled collector has to end.
-_TO_NOTICE: Final = 1.0
+_CANCEL_GRACE: Final = 1.0
 
 #: Reports of one kind that are logged per second; further ones are only counted.
-_FEW: Final = 10
+_BURST: Final = 10
 
 _LEVELS: Final = {
     Outcome.OK: logging.DEBUG,
@@ -129,20 +129,20 @@ class _Lines:
         error = (report.error or "").partition(":")[0]
         kind = _Kind(level, report.reason, report.target, error)
         self._seen[kind] += 1
-        if self._seen[kind] <= _FEW:
+        if self._seen[kind] <= _BURST:
             return True
         self.due = self._second_ends
         return False
 
     def sum_up(self) -> None:
         for kind, count in self._seen.items():
-            if count > _FEW:
+            if count > _BURST:
                 where = f" ({kind.target})" if kind.target else ""
                 error = f": {kind.error}" if kind.error else ""
                 self._log.log(
                     kind.level,
                     "%d more within 1 s: %s%s%s",
-                    count - _FEW,
+                    count - _BURST,
                     kind.reason.sentence,
                     where,
                     error,
@@ -205,11 +205,11 @@ class Reports:
         """Close the channel; the collector has ``seconds`` to take the rest."""
         self._ended = True
         self._send.close()
-        self.give_up_in(seconds)
+        self.cancel_in(seconds)
         if self.over.is_set():
             self._say_total()
 
-    def give_up_in(self, seconds: float) -> None:
+    def cancel_in(self, seconds: float) -> None:
         """Cancel the collector in ``seconds``."""
         self._grace = seconds
         self._scope.deadline = trio.current_time() + seconds
@@ -222,7 +222,7 @@ class Reports:
         Returns:
           the line on which it waits, if it has not ended.
         """
-        with trio.move_on_at(self._scope.deadline + _TO_NOTICE):
+        with trio.move_on_at(self._scope.deadline + _CANCEL_GRACE):
             await self.over.wait()
             return None
         stands = "; ".join(whereabouts(self._task)) or "nothing that runs"

@@ -20,14 +20,14 @@ class Complaints:
     def __init__(self, message: str) -> None:
         self._message = message
         self._said_at = -math.inf
-        self._kept_silent = 0
+        self._suppressed = 0
 
     def say(self, *args: object) -> None:
         """Log the message with ``args``, and how often it was suppressed before."""
         now = trio.current_time()
         if now - self._said_at < 1:
-            self._kept_silent += 1
+            self._suppressed += 1
             return
-        more = f" ({self._kept_silent} more)" if self._kept_silent else ""
+        more = f" ({self._suppressed} more)" if self._suppressed else ""
         logger.warning("%s%s", self._message % args, more)
-        self._said_at, self._kept_silent = now, 0
+        self._said_at, self._suppressed = now, 0

@@ -22,10 +22,10 @@ from ._options import Timeouts
 from ._reason import Phase, Reason
 from ._transport import CHUNK, FAILURES
 
-_MOST_NOTES: Final = 32
+_MAX_NOTES: Final = 32
 
 #: The same as for a refusal: it is sent without waiting for the client.
-_MOST_GOODBYE: Final = 4096
+_MAX_GOODBYE: Final = 4096
 
 _current: contextvars.ContextVar[Connection] = contextvars.ContextVar(
     "trioserve_connection"
@@ -137,8 +137,8 @@ class Connection(trio.abc.HalfCloseableStream):
     @goodbye.setter
     def goodbye(self, goodbye: bytes) -> None:
         check_type("goodbye", goodbye, bytes, "bytes")
-        if len(goodbye) > _MOST_GOODBYE:
-            raise ValueError(f"goodbye must be {_MOST_GOODBYE} bytes or fewer")
+        if len(goodbye) > _MAX_GOODBYE:
+            raise ValueError(f"goodbye must be {_MAX_GOODBYE} bytes or fewer")
         self._lifecycle.goodbye = goodbye
 
     @property
@@ -228,8 +228,8 @@ class Connection(trio.abc.HalfCloseableStream):
           ValueError: more than 32 fields.
         """
         notes = {**self.notes, **fields}
-        if len(notes) > _MOST_NOTES:
-            raise ValueError(f"more than {_MOST_NOTES} notes on one connection")
+        if len(notes) > _MAX_NOTES:
+            raise ValueError(f"more than {_MAX_NOTES} notes on one connection")
         self._lifecycle.notes = notes
 
     # receive_some() and send_all() are not async functions, and return the transport's

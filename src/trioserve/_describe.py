@@ -34,7 +34,7 @@ def escape(text: str, limit: int = 256) -> str:
 
 
 #: How many errors of a group are described. The rest are counted.
-_MOST_DESCRIBED: Final = 3
+_MAX_DESCRIBED: Final = 3
 
 
 def describe(error: BaseException) -> str:
@@ -46,7 +46,7 @@ def describe(error: BaseException) -> str:
     does, the text says so.
     """
     found = leaves(error)
-    text = "; ".join(_described(e) for e in itertools.islice(found, _MOST_DESCRIBED))
+    text = "; ".join(_described(e) for e in itertools.islice(found, _MAX_DESCRIBED))
     more = sum(1 for _ in found)
     return escape(text + (f"; {more} more" if more else ""))
 
@@ -64,7 +64,7 @@ def _described(error: BaseException) -> str:
 def _text_from(method: str, ask: Callable[[object], str], value: object) -> str:
     """The text that a method of ``value`` returns, unescaped, or that it raised."""
     try:
-        return plain_text(ask(value), _MOST_READ)
+        return plain_text(ask(value), _MAX_READ)
     except BaseException as error:  # noqa: ASYNC103 - raised by the value's own method
         return f"its {method} raised {_name_of(error)}"  # noqa: ASYNC104
 
@@ -83,7 +83,7 @@ def _name_of(value: object) -> str:
 _class_name: Final = type.__dict__["__name__"].__get__
 
 #: How many characters of a value's ``str()`` or ``repr()`` are read.
-_MOST_READ: Final = 300
+_MAX_READ: Final = 300
 
 
 def plain_value(value: object) -> object:
@@ -93,17 +93,17 @@ def plain_value(value: object) -> object:
         return value
     if issubclass(kind, int):
         whole = int.__index__(value)  # type: ignore[arg-type]
-        if whole.bit_length() <= _MOST_BITS:
+        if whole.bit_length() <= _MAX_BITS:
             return whole
     elif issubclass(kind, float):
         number = float.__float__(value)  # type: ignore[arg-type]
         if math.isfinite(number):
             return number
     elif issubclass(kind, str):
-        return escape(plain_text(value, _MOST_READ))  # type: ignore[arg-type]
+        return escape(plain_text(value, _MAX_READ))  # type: ignore[arg-type]
     return escape(_text_from("__repr__", repr, value))
 
 
 #: Longer integers are written as text. Python refuses to write more than 4,300 digits,
 #: and readers of JSON may take fewer.
-_MOST_BITS: Final = 64
+_MAX_BITS: Final = 64

@@ -17,7 +17,7 @@ import trio
 from ._address import Address, TcpAddress, UnixAddress
 from ._connect import Connecting, begin_connect, finish_connect, is_local_shortage
 from ._describe import describe
-from ._errors import again, is_a
+from ._errors import copy_of, is_a
 from ._names import AddrInfo, look_up, numeric_addrinfo
 from ._origins import Origin
 from ._race import race
@@ -232,10 +232,10 @@ class Dialer:
         """Keep an error that :meth:`dial` may raise; whether it is a local shortage."""
         if not is_local_shortage(error):
             if not is_a(error, TimeoutError):
-                self._answer = again(error)
+                self._answer = copy_of(error)
             return False
         if self._shortage is None:
-            self._shortage = again(error)
+            self._shortage = copy_of(error)
         return True
 
     def _call_on_wait(self) -> None:

@@ -22,7 +22,7 @@ from typing import Final, Protocol
 import trio
 
 from ._complaints import Complaints
-from ._errors import passing
+from ._errors import must_propagate
 from ._pipes import Pipes
 from ._transport import CHUNK
 
@@ -35,7 +35,7 @@ OUT: Final = getattr(select, "EPOLLOUT", 0)
 #: The mask of a source whose events are not needed now. It stays registered, because
 #: registering takes memory that may be lacking later. A hang-up can't be masked; with
 #: EPOLLONESHOT it is reported once, and not in every poll.
-_NOTHING: Final = getattr(select, "EPOLLONESHOT", 0)
+_NO_EVENTS: Final = getattr(select, "EPOLLONESHOT", 0)
 
 #: Events per poll, and polls per turn, before other tasks run.
 _EVENTS: Final = 128
@@ -168,7 +168,7 @@ class Engine:
                         await trio.sleep(_PAUSE)
                     self._take_turn(epoll)
             except BaseException as error:  # noqa: ASYNC103 - isolation
-                if passing(error) is not None:
+                if must_propagate(error) is not None:
                     raise
                 # Other code has closed the epoll's descriptor. End the relays: an
                 # exception in a system task would end the program.
@@ -198,7 +198,7 @@ class Engine:
                     else:
                         pump.on_event(self, events, now)
                 except BaseException as error:  # noqa: ASYNC103 - isolation
-                    if passing(error) is not None:
+                    if must_propagate(error) is not None:
                         raise
                     relay.on_failure(error)
 
@@ -240,7 +240,7 @@ class Engine:
         epoll = self._epoll
         assert epoll is not None
         try:
-            epoll.modify(pump.fd, mask or _NOTHING)
+            epoll.modify(pump.fd, mask or _NO_EVENTS)
         except OSError:
             if not _is_gone(epoll):
                 raise
@@ -286,7 +286,7 @@ class Engine:
             raise
         for pump in registered:
             try:
-                another.register(pump.fd, pump.mask or _NOTHING)
+                another.register(pump.fd, pump.mask or _NO_EVENTS)
             except OSError as error:
                 self._lose(pump, error)
         return another

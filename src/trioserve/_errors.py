@@ -57,12 +57,12 @@ def only(
     error: BaseException, kinds: tuple[type[BaseException], ...]
 ) -> BaseException | None:
     """The part of ``error`` of these types: one error, or a new group; or None."""
-    return _together([each for each in leaves(error) if is_a(each, kinds)])
+    return _regrouped([each for each in leaves(error) if is_a(each, kinds)])
 
 
 def without(error: BaseException, kind: type[BaseException]) -> BaseException | None:
     """The part of ``error`` not of this type: one error, or a new group; or None."""
-    return _together([each for each in leaves(error) if not is_a(each, kind)])
+    return _regrouped([each for each in leaves(error) if not is_a(each, kind)])
 
 
 def inner_group(
@@ -76,7 +76,7 @@ def inner_group(
     return None
 
 
-def _together(errors: list[BaseException]) -> BaseException | None:
+def _regrouped(errors: list[BaseException]) -> BaseException | None:
     if len(errors) > 1:
         # An error whose __class__ raises can't be put into a group.
         with contextlib.suppress(BaseException):
@@ -84,7 +84,7 @@ def _together(errors: list[BaseException]) -> BaseException | None:
     return errors[0] if errors else None
 
 
-def behind(error: BaseException) -> Iterator[BaseException]:
+def chain_of(error: BaseException) -> Iterator[BaseException]:
     """The error and all in its chain: causes, contexts, and members of groups."""
     seen = set[int]()
     left: list[BaseException | None] = [error]
@@ -98,7 +98,7 @@ def behind(error: BaseException) -> Iterator[BaseException]:
                 left += _members(each)
 
 
-def passing(error: BaseException) -> BaseException | None:
+def must_propagate(error: BaseException) -> BaseException | None:
     """The part of ``error`` that must be raised further, or None.
 
     These are errors that end the program, and ``trio.Cancelled`` if this task is
@@ -117,14 +117,14 @@ def isolated() -> Generator[None]:
     try:
         yield
     except BaseException as error:  # noqa: ASYNC103 - isolation
-        passes = passing(error)
+        passes = must_propagate(error)
         if passes is error:
             raise
         if passes is not None:
             raise passes from None  # noqa: ASYNC104 - the rest is suppressed
 
 
-def selves_in(error: BaseException) -> Iterator[object]:
+def selves_of_frames(error: BaseException) -> Iterator[object]:
     """The ``self`` of each method that ``error`` was raised through."""
     # Only the frames have it. Frames that still run are skipped: reading f_locals
     # makes a frame keep a copy of its locals, with this error among them: a cycle.
@@ -146,7 +146,7 @@ def errno_of(error: BaseException | None) -> int | None:
     return code if type(code) is int else None
 
 
-def again(error: OSError) -> OSError:
+def copy_of(error: OSError) -> OSError:
     """A copy without traceback, as a plain ``OSError`` or ``gaierror``."""
     kind = socket.gaierror if is_a(error, socket.gaierror) else OSError
     return kind(*_args(error))
@@ -154,7 +154,7 @@ def again(error: OSError) -> OSError:
 
 #: Of an error's text and traceback, so many characters at the beginning and at the end
 #: are logged. They may have bytes from a client.
-_MOST_LOGGED: Final = 32_768
+_MAX_LOGGED: Final = 32_768
 
 
 def log_error(
@@ -175,8 +175,8 @@ def log_error(
         if text is None:
             # If a formatter fails, a logging handler prints only that failure.
             message, error = f"{message} (its traceback can't be formatted)", None
-        elif (left_out := len(text) - 2 * _MOST_LOGGED) > 0:
-            begin, end = text[:_MOST_LOGGED], text[-_MOST_LOGGED:]
+        elif (left_out := len(text) - 2 * _MAX_LOGGED) > 0:
+            begin, end = text[:_MAX_LOGGED], text[-_MAX_LOGGED:]
             message, error = f"{message}\n%s\n[%d characters left out]\n%s", None
             args = (*args, begin, left_out, end)
     try:

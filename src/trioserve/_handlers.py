@@ -45,7 +45,7 @@ class Handlers:
         self._serving = serving
         self._nursery: trio.Nursery | None = None
         self._holds = trio.Event()
-        self._starts_no_more = trio.Event()
+        self._no_more_starts = trio.Event()
 
     def start(
         self, task: Callable[..., Awaitable[object]], *args: Any, name: str
@@ -74,12 +74,12 @@ class Handlers:
         """Wait until tasks can be started."""
         await self._holds.wait()
 
-    def start_no_more(self) -> None:
+    def stop_starting(self) -> None:
         """Let :meth:`hold` end after the last task: no more will be started."""
-        self._starts_no_more.set()
+        self._no_more_starts.set()
 
     async def hold(self) -> None:
-        """Hold the server's own nursery open until :meth:`start_no_more`.
+        """Hold the server's own nursery open until :meth:`stop_starting`.
 
         A handler can cancel the nursery of its own task, ``task.parent_nursery``. The
         accept loops run in another nursery, and the tasks in this one are shielded, so
@@ -89,7 +89,7 @@ class Handlers:
             self._nursery = nursery
             self._holds.set()
             try:
-                await self._starts_no_more.wait()
+                await self._no_more_starts.wait()
             except trio.Cancelled as cancelled:
                 scope = nursery.cancel_scope
                 if scope.cancel_called and not self._serving.cancel_called:
@@ -100,7 +100,7 @@ class Handlers:
                         escape(cancelled.source_task or "a task"),
                     )
                 with trio.CancelScope(shield=True):
-                    await self._starts_no_more.wait()
+                    await self._no_more_starts.wait()
                 raise
             # A handler may have started a task in it that never ends.
             nursery.cancel_scope.cancel(reason="the server is over")

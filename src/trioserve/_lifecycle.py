@@ -31,7 +31,7 @@ import trio
 
 from ._admission import Token
 from ._attachments import ActiveFaults, Dialer, HandedOver, RelaySide
-from ._blame import began_with_client, comes_of_streams
+from ._blame import caused_by_client, comes_from_streams
 from ._closing import close_by_fin, linger
 from ._deadlines import can_move_now, next_deadline
 from ._errors import is_ours
@@ -43,11 +43,11 @@ from ._timers import TimerEntry, Timers, next_look
 from ._transport import FAILURES, Transport
 
 #: Timers that end a relay by FIN: no byte has come for a long time.
-_SILENT: Final = (Reason.IDLE, Reason.FIRST_BYTE)
+_BY_FIN: Final = (Reason.IDLE, Reason.FIRST_BYTE)
 
 #: Seconds. A drain does not take a connection for idle that is younger and has sent no
 #: byte: its first request may be on the way.
-_YOUNG: Final = 1.0
+_MIN_IDLE_AGE: Final = 1.0
 
 
 class Lifecycle:
@@ -265,7 +265,7 @@ class Lifecycle:
         if transport.eof and transport.closes_at_once:
             self._eof_first = True
             transport.close()
-        elif relay_closed is not None and relay_closed.reason in _SILENT:
+        elif relay_closed is not None and relay_closed.reason in _BY_FIN:
             # The client has been silent for the whole timeout: don't linger.
             close_by_fin(transport)
             await transport.wait_closed()
@@ -284,7 +284,7 @@ class Lifecycle:
         """
         self._detach()
         transport = self.transport
-        of_streams = error is None or comes_of_streams(
+        of_streams = error is None or comes_from_streams(
             error, stream, transport, self.upstream
         )
         if self.close_reason is not None and of_streams:
@@ -296,7 +296,7 @@ class Lifecycle:
             self.close_reason = self._relay_closed
         elif transport.error is not None and of_streams:
             self.close_as(broken, exception=transport.error)
-        elif error is not None and began_with_client(error, stream, transport):
+        elif error is not None and caused_by_client(error, stream, transport):
             self.close_as(broken, exception=error)
         elif cancelled:
             self.close_as(Reason.CANCELLED)
@@ -338,9 +338,9 @@ class Lifecycle:
         idle = self._idle
         if idle is None or not self.draining.is_set() or not idle.may_end():
             return
-        grown = self.accepted_at + _YOUNG
-        if not self.transport.received and trio.current_time() < grown:
-            self.timers.watch(self, grown)
+        old_enough_at = self.accepted_at + _MIN_IDLE_AGE
+        if not self.transport.received and trio.current_time() < old_enough_at:
+            self.timers.watch(self, old_enough_at)
             return
         self._drained = True
         idle.cancel()
@@ -387,7 +387,7 @@ class Lifecycle:
         if due <= now:
             if not can_move_now(self.transport, reason):
                 limit = getattr(self.timeouts, reason)
-                self.stop(reason, limit=limit, by_fin=reason in _SILENT)
+                self.stop(reason, limit=limit, by_fin=reason in _BY_FIN)
                 return
             self.timers.watch(self, next_look(now))
         elif due < math.inf:

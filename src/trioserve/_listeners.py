@@ -170,7 +170,7 @@ def _each_socket_once(addresses: Iterable[Address]) -> list[Address]:
     return list(once.values())
 
 
-def what_it_accepts_from(listener: object) -> object:
+def accept_source(listener: object) -> object:
     """The listener's socket, or the listener itself if it has none.
 
     Two listeners on one socket have the same. For a ``trio.SSLListener``, that of the
@@ -218,8 +218,10 @@ async def _bind_each(
         except OSError as error:
             # A family that this system lacks, or has switched off, is skipped if
             # another one works. Any other error is raised.
-            rival = _rival(name, bound) if error.errno == errno.EADDRINUSE else None
-            failed = OSError(error.errno, error.strerror, str(address), None, rival)
+            conflict = (
+                _conflicting(name, bound) if error.errno == errno.EADDRINUSE else None
+            )
+            failed = OSError(error.errno, error.strerror, str(address), None, conflict)
             if error.errno in (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL):
                 continue
             for opened in listeners:
@@ -234,7 +236,7 @@ async def _bind_each(
     return listeners
 
 
-def _rival(name: tuple[Any, ...], bound: Iterable[Any]) -> str | None:
+def _conflicting(name: tuple[Any, ...], bound: Iterable[Any]) -> str | None:
     """The address among ``bound`` that conflicts with ``name``, if one does."""
     for other in bound:
         if (

@@ -18,7 +18,7 @@ import trio
 
 from ._address import TcpAddress, is_numeric, sockaddr_text, unmapped, zone_name
 from ._describe import describe
-from ._errors import again, passing
+from ._errors import copy_of, must_propagate
 
 #: Seconds for which an answer is used again. getaddrinfo(3) tells no TTL; HAProxy holds
 #: a valid answer for as long ("hold valid").
@@ -28,7 +28,7 @@ _FRESH: Final = 10.0
 _RENEWAL: Final = 1.0
 
 #: The size of the cache in names; the oldest entries are dropped first.
-_MOST_NAMES: Final = 1024
+_MAX_NAMES: Final = 1024
 
 
 class AddrInfo(NamedTuple):
@@ -79,7 +79,7 @@ async def look_up(address: TcpAddress) -> list[AddrInfo]:
         _names.set(names)
     name = names.get(address.host)
     if name is None:
-        if len(names) >= _MOST_NAMES:
+        if len(names) >= _MAX_NAMES:
             del names[next(iter(names))]
         name = names[address.host] = _Name(address.host)
     return [_at_port(found, address.port) for found in await name.results()]
@@ -140,7 +140,7 @@ def _numeric_addrinfo(address: TcpAddress) -> AddrInfo | None:
     return _addrinfo(found)
 
 
-_cached_numeric_addrinfo = functools.lru_cache(_MOST_NAMES)(_numeric_addrinfo)
+_cached_numeric_addrinfo = functools.lru_cache(_MAX_NAMES)(_numeric_addrinfo)
 
 
 class _Found(NamedTuple):
@@ -191,23 +191,23 @@ class _Name:
             await self._done.wait()
         if not self._answer:
             # A copy for each waiter: a raised exception collects tracebacks.
-            raise again(self._failure)
+            raise copy_of(self._failure)
         return self._answer
 
     async def _ask(self, done: trio.Event) -> None:
         try:
             results = await resolve(TcpAddress(self._host, 0))
         except OSError as error:
-            self._failure = again(error)
+            self._failure = copy_of(error)
             # Without the traceback, whose frames refer to the error: a cycle.
             BaseException.with_traceback(error, None)
         except BaseException as error:  # noqa: ASYNC103 - isolation
             # An exception in a system task would end the program.
-            if passing(error) is not None:
+            if must_propagate(error) is not None:
                 raise
             self._failure = socket.gaierror(socket.EAI_FAIL, describe(error))
         else:
-            self._answer = [_found(info) for info in _in_turn(results)]
+            self._answer = [_found(info) for info in _interleaved(results)]
             self._answered_at = trio.current_time()
         finally:
             self._done = None
@@ -222,7 +222,7 @@ def _addrinfo(info: Any) -> AddrInfo:
     return AddrInfo(family, kind, protocol, sockaddr)
 
 
-def _in_turn(results: list[AddrInfo]) -> list[AddrInfo]:
+def _interleaved(results: list[AddrInfo]) -> list[AddrInfo]:
     """Interleave the families, beginning with that of the first result."""
     first = [info for info in results if info.family == results[0].family]
     others = [info for info in results if info.family != results[0].family]

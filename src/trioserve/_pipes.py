@@ -25,7 +25,7 @@ DEEP_SIZE: Final = 1_048_576
 SIZE: Final = 262_144
 
 #: A smaller pipe is not worth its system calls.
-_LEAST: Final = 65_536
+_MIN_SIZE: Final = 65_536
 
 #: After so many seconds without a byte, another flow may get the pipe.
 _STALE: Final = 1.0
@@ -206,7 +206,7 @@ class Pipes:
             pipe = Pipe(DEEP_SIZE if self.lent < DEEP else SIZE)
         except OSError:  # out of descriptors, or of memory, or not allowed
             return None
-        if pipe.size < _LEAST:
+        if pipe.size < _MIN_SIZE:
             pipe.close()
             return None
         return pipe

@@ -23,7 +23,7 @@ from ._socket_transport import SocketTransport
 _HEAD_START: Final = 0.25
 
 #: Addresses that are tried at the same time; each holds a socket.
-_MOST_AT_ONCE: Final = 6
+_MAX_AT_ONCE: Final = 6
 
 #: Tries one address. Its arguments are the address, the attempt if that has started
 #: already, and a function that gives the report's error if the attempt is cancelled.
@@ -80,7 +80,7 @@ async def race(
     try:
         async with trio.open_nursery() as nursery:
             for info in infos:
-                if len(under_way) == _MOST_AT_ONCE:
+                if len(under_way) == _MAX_AT_ONCE:
                     oldest = next(iter(under_way))
                     del under_way[oldest]
                     oldest.cancel(reason=NO_ANSWER)

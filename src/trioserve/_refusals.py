@@ -14,7 +14,7 @@ from ._reason import Reason
 
 #: Refused clients whose close lingers at the same time; each holds a task and a
 #: descriptor until it has read the message.
-_MOST_TOLD: Final = 64
+_MAX_LINGERING: Final = 64
 
 
 class _Starts(Protocol):
@@ -34,7 +34,7 @@ class Refusals:
     def __init__(self, start: _Starts, finalize: Callable[[int], None]) -> None:
         self._start = start
         self._finalize = finalize
-        self._told = 0
+        self._lingering = 0
 
     def refuse(self, life: Lifecycle, message: bytes | None) -> bool:
         """Close a connection, after a message or by RST.
@@ -47,7 +47,7 @@ class Refusals:
           message, and then calls ``finalize``.
         """
         if not self._send_message(life, message):
-            self._told += 1
+            self._lingering += 1
             name = f"conn-{life.id} {life.peer} refused"
             self._start(self._linger_and_finalize, life, name=name)
             return False
@@ -60,7 +60,7 @@ class Refusals:
         If it is cancelled, the transport stays open, and the caller closes it.
         """
         if not self._send_message(life, message):
-            self._told += 1
+            self._lingering += 1
             await self._linger(life)
         life.transport.close()
 
@@ -75,7 +75,7 @@ class Refusals:
             # overtake the message.
             assert life.close_reason is not None
             may_wait = life.close_reason.reason is not Reason.NO_FDS
-            room = self._told < _MOST_TOLD
+            room = self._lingering < _MAX_LINGERING
             return not (message and may_wait and room and not transport.eof)
         return True
 
@@ -93,4 +93,4 @@ class Refusals:
         try:
             await life.transport.discard(LINGER_BYTES, life.timeouts.linger)
         finally:
-            self._told -= 1
+            self._lingering -= 1

@@ -32,7 +32,7 @@ from ._timers import Timers
 from ._transport import Transport
 
 
-class _Runs(HandedOver, Protocol):
+class _RunnableRelay(HandedOver, Protocol):
     """A relay that has not started, with all of its steps in one method."""
 
     def run(self) -> Coroutine[Any, Any, RelayResult]: ...
@@ -49,7 +49,7 @@ class Relay(RelayHandle, Awaitable[RelayResult]):
 
     __slots__ = ("_client", "_running")
 
-    def __init__(self, running: _Runs, client: Lifecycle) -> None:
+    def __init__(self, running: _RunnableRelay, client: Lifecycle) -> None:
         self._running = running
         self._client = client
         client.hand_over(running)
@@ -59,7 +59,7 @@ class Relay(RelayHandle, Awaitable[RelayResult]):
         return self._running.run().__await__()
 
 
-class _NeverBegun:
+class _EndedRelay:
     """The relay of a connection that has ended before it; its result says why."""
 
     def __init__(self, client: Lifecycle) -> None:
@@ -137,7 +137,7 @@ async def relay(
     If it is cancelled, it resets both sides if a byte was received and not delivered,
     and otherwise leaves them open.
     """
-    between = _Between(a, b, first, timeouts, drain_idle, closes_b=False)
+    between = _StreamRelay(a, b, first, timeouts, drain_idle, closes_b=False)
     return await between.run()
 
 
@@ -179,7 +179,7 @@ def hand_over(
       trio.ClosedResourceError: ``conn`` was closed.
     """
     check_type("conn", conn, Connection, "a Connection")
-    between = _Between(
+    between = _StreamRelay(
         conn, upstream, first, timeouts, drain_idle, closes_b=True, name_b="upstream"
     )
     client = lifecycle_of(conn)
@@ -204,7 +204,7 @@ def relay_to_target(
 
 def no_relay(client: Lifecycle) -> Relay:
     """A relay for a connection that ended without an upstream; its result says why."""
-    return Relay(_NeverBegun(client), client)
+    return Relay(_EndedRelay(client), client)
 
 
 def transport_of(stream: trio.abc.Stream) -> Transport:
@@ -235,7 +235,7 @@ def make_relay(
     return TaskRelay(a, b, first, options)
 
 
-class _Between:
+class _StreamRelay:
     """A relay between two streams; it takes their transports when it starts."""
 
     def __init__(

@@ -160,9 +160,9 @@ class ConnectionReport:
     def as_dict(self) -> dict[str, Any]:
         """Return the report as a dict for JSON; the order of its keys is stable."""
         fields: dict[str, Any] = {"id": self.id, "outcome": self.outcome.value}
-        for name in _AS_THEY_ARE:
+        for name in _REPORT_FIELDS:
             if name == "upstream":
-                for part in _OF_UPSTREAM:
+                for part in _UPSTREAM_FIELDS:
                     fields[f"upstream_{part}"] = getattr(self.upstream, part, None)
                 continue
             value = getattr(self, name)
@@ -216,10 +216,10 @@ class UnfinishedReport(ConnectionReport):
 
 
 #: The fields that as_dict() gives under their own names.
-_AS_THEY_ARE: Final = tuple(
+_REPORT_FIELDS: Final = tuple(
     field.name
     for field in dataclasses.fields(ConnectionReport)
     if field.name not in ("id", "exception", "result")
 )
 
-_OF_UPSTREAM: Final = tuple(field.name for field in dataclasses.fields(Upstream))
+_UPSTREAM_FIELDS: Final = tuple(field.name for field in dataclasses.fields(Upstream))

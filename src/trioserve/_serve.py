@@ -25,7 +25,7 @@ from ._collector import Collector, log_reports
 from ._connection import Connection
 from ._handlers import Spawns
 from ._layers import Layers
-from ._listeners import open_listeners, what_it_accepts_from
+from ._listeners import accept_source, open_listeners
 from ._options import Limits, Timeouts
 from ._results import DrainSummary, Statistics
 from ._serving import Serving
@@ -240,7 +240,7 @@ def _checked_listeners(listeners: object) -> list[trio.abc.Listener[Any]]:
     found = list(cast("Iterable[trio.abc.Listener[Any]]", listeners))
     for each in found:
         check_type("listeners", each, trio.abc.Listener, "listeners, each of them")
-    if len({id(what_it_accepts_from(each)) for each in found}) < len(found):
+    if len({id(accept_source(each)) for each in found}) < len(found):
         raise ValueError("listeners must not contain a listener twice")
     return found
 

@@ -51,7 +51,7 @@ logger = logging.getLogger("trioserve")
 
 #: How many connections the log names that still run after cleanup. The summary names
 #: all of them.
-_MOST_NAMED: Final = 10
+_MAX_NAMED: Final = 10
 
 
 class Serving:
@@ -86,8 +86,8 @@ class Serving:
         self._timers = Timers()
         self._fd_may_be_free = trio.lowlevel.ParkingLot()
         self._accept_over = False
-        self._patience = trio.CancelScope()
-        self._timing = trio.CancelScope(shield=True)
+        self._drain_scope = trio.CancelScope()
+        self._timers_scope = trio.CancelScope(shield=True)
         self._all_closed = trio.Event()
         self._was_cancelled = False
         self._is_gone = False
@@ -134,7 +134,7 @@ class Serving:
                 drain.cut_short = reason
             accepting = self.loops.scope
             accepting.deadline = min(accepting.deadline, drain.deadline)
-            self._patience.deadline = drain.deadline
+            self._drain_scope.deadline = drain.deadline
 
     # -- the host of its acceptors
 
@@ -328,7 +328,7 @@ class Serving:
                             with trio.CancelScope(shield=True):
                                 await self._handlers.wait_open()
                             await self._accept(started)
-                            await self._wait_out()
+                            await self._drain_connections()
                             if stands := await self.reports.wait_over():
                                 self.drain.stuck += (f"the collector in {stands}",)
                             self._sum_up()
@@ -339,7 +339,7 @@ class Serving:
                         self._cancelled(cut=not self._handlers.is_lent)
                         raise
                     finally:
-                        self._handlers.start_no_more()
+                        self._handlers.stop_starting()
         except BaseExceptionGroup as group:
             # Errors come in one group, as from Trio's serve_listeners, although
             # there are two nested nurseries here.
@@ -391,12 +391,12 @@ class Serving:
             self._accept_over = True
             self._finish_if_over()
 
-    async def _wait_out(self) -> None:
+    async def _drain_connections(self) -> None:
         """Set ``draining``, wait, reset at the deadline, finalize what is left."""
         self.draining.set()
         for life in self._lifecycles():
             life.server_drains()
-        with trio.CancelScope(deadline=self.drain.deadline) as self._patience:
+        with trio.CancelScope(deadline=self.drain.deadline) as self._drain_scope:
             await self._all_closed.wait()
         limit, error = self.drain.limit()
         for life in self._lifecycles():
@@ -405,9 +405,9 @@ class Serving:
             await self._all_closed.wait()
         stuck = self._lifecycles()
         self.drain.stuck = tuple(_stands_at(life) for life in stuck)
-        for stands in self.drain.stuck[:_MOST_NAMED]:
+        for stands in self.drain.stuck[:_MAX_NAMED]:
             logger.error("still running after cleanup: %s", stands)
-        if (others := len(stuck) - _MOST_NAMED) > 0:
+        if (others := len(stuck) - _MAX_NAMED) > 0:
             logger.error("still running after cleanup: %d others", others)
         for life in stuck:
             self._finalize(life.id)
@@ -432,7 +432,7 @@ class Serving:
         """Let the collector and the timers end after the last report."""
         if self._accept_over and not self.ledger.open:
             self._all_closed.set()
-            self._timing.cancel(reason="the server is over")
+            self._timers_scope.cancel(reason="the server is over")
             self.reports.end(self.timeouts.cleanup)
 
     def _sum_up(self) -> None:
@@ -443,7 +443,7 @@ class Serving:
         )
 
     async def _time(self) -> None:
-        with self._timing:
+        with self._timers_scope:
             await self._timers.run()
 
 

@@ -14,7 +14,7 @@ from typing import Any, Final
 
 import trio
 
-from ._accept_errors import NO_FDS, NOTHING, ONE_IS_GONE
+from ._accept_errors import CONNECTION_GONE, NO_FDS, NOTHING
 from ._acceptor import FIRST_PAUSE, Acceptor, Host, closed
 from ._address import sockaddr_text
 from ._admission import Token
@@ -30,10 +30,10 @@ _BATCH: Final = 64
 
 #: Errors in a row of connections that were gone before accept(2). After so many it is
 #: probably another error: back off, and log it.
-_MOST_GONE: Final = 16
+_MAX_GONE: Final = 16
 
 #: After so many errors the final emptying of the kernel's queue stops.
-_MOST_ERRORS: Final = 16
+_MAX_ERRORS: Final = 16
 
 
 class _Listening(socket.socket):
@@ -65,7 +65,10 @@ class SocketAcceptor(Acceptor):
     ) -> None:
         name = listener.socket.getsockname()
         super().__init__(listener, host, layers, sockaddr_text(name))
-        self._anywhere = isinstance(name, tuple) and name[0] in ("0.0.0.0", "::")
+        self._on_all_interfaces = isinstance(name, tuple) and name[0] in (
+            "0.0.0.0",
+            "::",
+        )
         # Trio's socket can't accept without waiting. This one shares the
         # descriptor, and must never close it.
         self._sock = _Listening(fileno=self.listener.socket.fileno())
@@ -165,7 +168,7 @@ class SocketAcceptor(Acceptor):
                     return None
                 gone += 1
                 # So many in a row are not clients that are gone.
-                if error.errno not in ONE_IS_GONE or gone == _MOST_GONE:
+                if error.errno not in CONNECTION_GONE or gone == _MAX_GONE:
                     raise
                 self.count_error(error)
                 continue
@@ -181,7 +184,7 @@ class SocketAcceptor(Acceptor):
         self, sock: socket.socket, sockaddr: Any, key: str | None, token: Token | None
     ) -> Connection:
         local = self.address
-        if self._anywhere:
+        if self._on_all_interfaces:
             with contextlib.suppress(OSError):
                 local = sockaddr_text(sock.getsockname())
         try:
@@ -254,7 +257,7 @@ class SocketAcceptor(Acceptor):
         # The queue must not grow while it is emptied: a backlog of 0 holds one.
         with contextlib.suppress(OSError):
             self._sock.listen(0)
-        for _ in range(_MOST_ERRORS):
+        for _ in range(_MAX_ERRORS):
             try:
                 self._empty_queue()
             except OSError as error:

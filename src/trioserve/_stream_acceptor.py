@@ -16,7 +16,7 @@ from ._acceptor import FIRST_PAUSE, Acceptor, Host, closed
 from ._address import sockaddr_text
 from ._connection import Connection, lifecycle_of
 from ._handshake import Layer
-from ._listeners import what_it_accepts_from
+from ._listeners import accept_source
 from ._reason import Reason
 from ._shared_socket import SharedSocketTransport
 from ._stream_transport import StreamTransport
@@ -101,7 +101,7 @@ class StreamAcceptor(Acceptor):
 
 def _address_of(listener: trio.abc.Listener[Any]) -> str:
     """The address of a listener as text; its class if it has no address."""
-    source = what_it_accepts_from(listener)
+    source = accept_source(listener)
     if isinstance(source, trio.socket.SocketType):
         with contextlib.suppress(OSError):
             return sockaddr_text(source.getsockname())
