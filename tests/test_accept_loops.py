@@ -1,4 +1,4 @@
-"""Accept loops: a listener comes and goes while others serve."""
+"""Accept loops: listeners are added and closed while others serve."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ async def _is_echoed(listener: Listener) -> bool:
         return await receive_all(stream) == b"x"
 
 
-async def test_a_listener_comes_while_others_serve(autojump_clock: object) -> None:
-    """Laws 3 and 13: it is one of the server's, and is closed with it."""
+async def test_a_listener_is_added_while_others_serve(autojump_clock: object) -> None:
+    """Laws 3 and 13: it belongs to the server, and is closed with it."""
     before = open_fds()
     (late,) = await open_listeners("127.0.0.1:0")
     seen: list[str] = []
@@ -43,14 +43,14 @@ async def test_a_listener_comes_while_others_serve(autojump_clock: object) -> No
     assert open_fds() == before
 
 
-async def test_a_listener_goes_while_others_serve(autojump_clock: object) -> None:
+async def test_a_listener_is_closed_while_others_serve(autojump_clock: object) -> None:
     """Laws 1 and 6: its connections go on, and those in its queue are served."""
     async with serving(echo, addresses=("127.0.0.1:0",) * 2) as running:
         gone, stays = running.server
         inside = await running.connect(0)
         await inside.send_all(b"1")
         assert await receive_exactly(inside, 1) == b"1"
-        # In the kernel's queue: its accept loop has not had a turn.
+        # In the kernel's queue: the accept loop has not run.
         queued = trio.socket.socket()
         await queued.connect(gone.socket.getsockname())
         await running.server.close_listener(gone)
@@ -69,10 +69,10 @@ async def test_a_listener_goes_while_others_serve(autojump_clock: object) -> Non
     assert summary.cut == 0
 
 
-async def test_at_the_limit_the_queue_of_one_that_goes_is_told(
+async def test_at_the_limit_the_queue_of_a_closed_listener_is_refused(
     autojump_clock: object,
 ) -> None:
-    """Law 6: without a free token it is refused, and not reset without a word."""
+    """Law 6: without a free token, clients are refused and not reset."""
     limits = Limits(max_connections=1, refusal=b"full")
     addresses = ("127.0.0.1:0",) * 2
     async with serving(echo, addresses=addresses, limits=limits) as running:
@@ -86,7 +86,9 @@ async def test_at_the_limit_the_queue_of_one_that_goes_is_told(
         await inside.aclose()
 
 
-async def test_without_a_listener_it_waits_for_the_next(autojump_clock: object) -> None:
+async def test_a_server_without_a_listener_waits_for_the_next(
+    autojump_clock: object,
+) -> None:
     async with serving(echo) as running:
         (only,) = running.server
         await running.server.close_listener(only)
@@ -98,7 +100,7 @@ async def test_without_a_listener_it_waits_for_the_next(autojump_clock: object) 
         assert await _is_echoed(late)
 
 
-async def test_a_closing_that_is_cancelled_goes_on(autojump_clock: object) -> None:
+async def test_a_cancelled_close_of_a_listener_goes_on(autojump_clock: object) -> None:
     async with serving(echo, addresses=("127.0.0.1:0",) * 2) as running:
         gone = running.server[0]
         with trio.CancelScope() as scope:
@@ -108,10 +110,10 @@ async def test_a_closing_that_is_cancelled_goes_on(autojump_clock: object) -> No
         assert gone not in running.server
 
 
-async def test_a_dead_listener_that_is_closed_is_dead_no_more(
+async def test_a_dead_listener_that_is_closed_no_longer_counts(
     autojump_clock: object, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Only a server all of whose listeners are dead is over."""
+    """A server ends only if all its listeners are dead."""
     async with serving(echo, addresses=("127.0.0.1:0",) * 2) as running:
         dead, lives = running.server
         dead.socket.close()
@@ -122,7 +124,7 @@ async def test_a_dead_listener_that_is_closed_is_dead_no_more(
         assert not running.server.draining.is_set()
 
 
-async def test_while_it_drains_no_listener_is_added(autojump_clock: object) -> None:
+async def test_no_listener_is_added_during_a_drain(autojump_clock: object) -> None:
     (late,) = await open_listeners("127.0.0.1:0")
     async with serving(echo) as running:
         await running.connect()
@@ -135,8 +137,8 @@ async def test_while_it_drains_no_listener_is_added(autojump_clock: object) -> N
     await late.aclose()
 
 
-async def test_one_listener_more_counts_for_the_limit(autojump_clock: object) -> None:
-    """Law 2: the limit is one over all listeners."""
+async def test_an_added_listener_shares_the_limit(autojump_clock: object) -> None:
+    """Law 2: there is one limit over all listeners."""
     limits = Limits(max_connections=1, when_full="refuse", refusal=None)
     async with serving(echo, limits=limits) as running:
         inside = await running.connect()
@@ -148,7 +150,7 @@ async def test_one_listener_more_counts_for_the_limit(autojump_clock: object) ->
         await inside.aclose()
 
 
-async def test_after_serving_was_cancelled_no_listener_is_added(
+async def test_no_listener_is_added_after_a_cancellation(
     autojump_clock: object,
 ) -> None:
     """Law 13: and none stays half added."""
@@ -178,7 +180,7 @@ async def test_a_listener_on_the_same_socket_is_not_added(
         assert await _is_echoed(running.server[0])
 
 
-async def test_when_the_last_that_lives_is_closed_the_dead_end_serving(
+async def test_closing_the_last_live_listener_ends_a_server_with_dead_ones(
     autojump_clock: object,
 ) -> None:
     with pytest.RaisesGroup(OSError, flatten_subgroups=True):
@@ -192,7 +194,7 @@ async def test_when_the_last_that_lives_is_closed_the_dead_end_serving(
 
 
 class _NoSocket(trio.abc.Listener[trio.abc.Stream]):
-    """It has the attribute, and nothing in it, as wrappers have."""
+    """A listener whose ``socket`` is None, as in some wrappers."""
 
     socket = None
 
@@ -204,7 +206,7 @@ class _NoSocket(trio.abc.Listener[trio.abc.Stream]):
         await trio.lowlevel.checkpoint()
 
 
-async def test_listeners_without_a_socket_are_not_the_same(
+async def test_listeners_without_a_socket_differ(
     autojump_clock: object,
 ) -> None:
     async with serving(echo, listeners=[_NoSocket(), _NoSocket()]) as running:
@@ -212,8 +214,8 @@ async def test_listeners_without_a_socket_are_not_the_same(
         assert len(running.server) == 3
 
 
-async def test_a_socket_is_served_from_once(autojump_clock: object) -> None:
-    """Two listeners on it would be two tasks that wait for one descriptor."""
+async def test_a_socket_is_accepted_from_once(autojump_clock: object) -> None:
+    """With two listeners on it, two tasks would wait for one descriptor."""
     (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
     twice = [listener, trio.SocketListener(listener.socket)]
     with pytest.raises(ValueError, match="listeners must not contain"):

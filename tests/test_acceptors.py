@@ -1,4 +1,4 @@
-"""Acceptors: whatever accept(2) says, any listener, a drop-in for Trio's."""
+"""Acceptors: errors of accept(2), limits per peer, foreign listeners, Trio's API."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ async def test_a_server_needs_a_listener() -> None:
 
 
 async def test_a_bad_listener_leaves_the_good_ones_usable() -> None:
-    """What can't be served from raises, and takes nothing with it."""
+    """A listener that can't be used raises, and the others stay open."""
     (good,) = await open_listeners("127.0.0.1:0")
     (closed,) = await open_listeners("127.0.0.1:0")
     await closed.aclose()
@@ -66,10 +66,10 @@ async def test_a_bad_listener_leaves_the_good_ones_usable() -> None:
 
 
 @pytest.mark.parametrize("whose", ["ours", "Trio's"])
-async def test_what_is_accepted_sends_at_once_and_the_kernel_holds_little(
+async def test_accepted_sockets_have_nodelay_and_a_low_notsent_lowat(
     whose: str, autojump_clock: object
 ) -> None:
-    """Whether the listener hands it down or not."""
+    """Whether or not they inherit the options from the listener."""
     listeners: Sequence[trio.abc.Listener[trio.SocketStream]]
     if whose == "ours":
         listeners = await open_listeners("127.0.0.1:0")
@@ -106,13 +106,13 @@ async def test_what_is_accepted_sends_at_once_and_the_kernel_holds_little(
     schedule=st.random_module(),
 )
 @settings(deadline=None)
-def test_no_peer_has_more_than_its_share(
+def test_the_limit_per_peer_is_exact(
     steps: list[tuple[str, int, int | None]],
     refusal: bytes | None,
     kind: str,
     schedule: object,
 ) -> None:
-    """Law 2: a peer is refused exactly if it has as many as one may; no other is."""
+    """Law 2: a peer is refused exactly if it has reached the limit; no other is."""
 
     async def main() -> None:
         listeners: list[Any] = list(await open_listeners("127.0.0.1:0"))
@@ -135,7 +135,7 @@ def test_no_peer_has_more_than_its_share(
                 try:
                     client = await running.connect(source=host)
                 except ConnectionResetError:
-                    # It was reset before it knew that it was connected.
+                    # Reset before connect() returned.
                     assert enough
                     assert refusal is None
                     continue
@@ -161,10 +161,10 @@ def test_no_peer_has_more_than_its_share(
     run(main)
 
 
-async def test_a_peer_with_enough_takes_no_slot_from_others(
+async def test_a_peer_at_its_limit_takes_no_token_from_others(
     autojump_clock: object,
 ) -> None:
-    """Law 2: who comes in vain, again and again, is not who is served next."""
+    """Law 2: a refused client that reconnects again and again is not served next."""
     limits = Limits(max_connections=2, max_per_peer=1)
     async with serving(echo, limits=limits) as running:
         first = await running.connect(source="127.0.0.2")
@@ -181,10 +181,10 @@ async def test_a_peer_with_enough_takes_no_slot_from_others(
 
 @pytest.mark.parametrize("kind", ["socket", "foreign"])
 @pytest.mark.parametrize("refusal", [b"", b"no\n"])
-async def test_who_is_refused_has_no_slot_and_gives_none_away(
+async def test_a_refused_client_keeps_no_token(
     kind: str, refusal: bytes, autojump_clock: object
 ) -> None:
-    """Law 2: the token that was taken for it is the next one's, and counted."""
+    """Law 2: the token taken for it goes to the next client, and is counted."""
     listeners: list[Any] = list(await open_listeners("127.0.0.1:0"))
     if kind == "foreign":
         listeners = [_Foreign(listeners[0])]
@@ -193,7 +193,7 @@ async def test_who_is_refused_has_no_slot_and_gives_none_away(
         listener = running.server[0].socket
         assert listener is not None
         with contextlib.ExitStack() as stack:
-            # All of them in the kernel's queue before anybody looks.
+            # All of them are in the kernel's queue before the accept loop runs.
             for source in ("127.0.0.2", "127.0.0.2", "127.0.0.3"):
                 sock = stack.enter_context(socket.socket())
                 sock.bind((source, 0))
@@ -203,16 +203,16 @@ async def test_who_is_refused_has_no_slot_and_gives_none_away(
             assert (stats.tokens_used, stats.refused) == (2, 1)
 
 
-async def test_a_crowd_of_one_peer_does_not_hold_up_the_others(
+async def test_a_crowd_of_one_peer_does_not_delay_others(
     autojump_clock: object,
 ) -> None:
-    """Law 1: others get their turn, however many come in vain at once."""
+    """Law 1: others are served, however many of its connections are refused at once."""
     limits = Limits(max_connections=2, max_per_peer=1)
     async with serving(echo, limits=limits) as running:
         listener = running.server[0].socket
         assert listener is not None
         with contextlib.ExitStack() as stack:
-            # More than a batch, in the kernel's queue before anybody looks.
+            # More than a batch is in the kernel's queue before the accept loop runs.
             for _ in range(150):
                 sock = stack.enter_context(socket.socket())
                 sock.bind(("127.0.0.2", 0))
@@ -225,10 +225,10 @@ async def test_a_crowd_of_one_peer_does_not_hold_up_the_others(
     assert reasons[Reason.PEER_LIMIT] == 149
 
 
-async def test_a_crowd_in_front_does_not_cost_the_others_their_last_chance(
+async def test_a_crowd_ahead_in_the_queue_does_not_hide_others_at_a_drain(
     autojump_clock: object,
 ) -> None:
-    """Law 6: who waits behind those that are one too many is served, too."""
+    """Law 6: a client behind refused ones in the queue is served, too."""
     limits = Limits(max_connections=0, max_per_peer=1)
     async with serving(echo, limits=limits) as running:
         listener = running.server[0].socket
@@ -253,10 +253,10 @@ async def test_a_crowd_in_front_does_not_cost_the_others_their_last_chance(
     assert Reason.STOPPING not in reasons
 
 
-async def test_who_is_found_in_the_queue_at_the_end_is_counted(
+async def test_clients_in_the_queue_at_the_end_are_counted(
     autojump_clock: object,
 ) -> None:
-    """Law 6: whether it is served or told."""
+    """Law 6: both those served and those refused."""
     async with serving(echo, limits=Limits(max_connections=2)) as running:
         listener = running.server[0].socket
         assert listener is not None
@@ -269,10 +269,10 @@ async def test_who_is_found_in_the_queue_at_the_end_is_counted(
     assert (summary.backlog_drained, summary.finished, summary.refused) == (5, 2, 3)
 
 
-async def test_who_is_being_told_is_not_one_of_its_peers_any_more(
+async def test_a_refused_client_that_lingers_does_not_count_for_its_peer(
     autojump_clock: object,
 ) -> None:
-    """Law 2: the next one need not wait until a refused one has read why."""
+    """Law 2: the next one need not wait until it has read the refusal."""
     limits = Limits(max_per_peer=1, refusal=b"no\n")
     async with serving(echo, limits=limits) as running:
         first, second = await running.connect(), await running.connect()
@@ -288,7 +288,7 @@ async def test_who_is_being_told_is_not_one_of_its_peers_any_more(
 async def test_peers_without_an_ip_address_are_not_counted(
     tmp_path: Path, autojump_clock: object
 ) -> None:
-    """They can't be told apart."""
+    """They can't be distinguished."""
     limits = Limits(max_per_peer=1)
     address = f"unix:{tmp_path}/socket"
     async with serving(echo, addresses=(address,), limits=limits) as running:
@@ -302,7 +302,7 @@ async def test_peers_without_an_ip_address_are_not_counted(
 async def test_addresses_of_one_ipv6_network_are_one_peer(
     kind: str, autojump_clock: object
 ) -> None:
-    """Law 2: who has a network has as many addresses as it likes."""
+    """Law 2: a host with a network may use any of its addresses."""
     listeners: list[Any] = list(await open_listeners("[::1]:0"))
     if kind == "foreign":
         listeners = [_Foreign(listeners[0])]
@@ -320,7 +320,7 @@ async def test_addresses_of_one_ipv6_network_are_one_peer(
 
 
 async def test_a_peer_is_the_same_over_both_families(autojump_clock: object) -> None:
-    """Law 2: an IPv4 address is one, through a listener of IPv6 as well."""
+    """Law 2: an IPv4 client is the same peer through an IPv6 listener."""
     both = trio.socket.socket(socket.AF_INET6)
     both.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
     await both.bind(("::", 0))
@@ -347,7 +347,7 @@ _IPV6 = st.ip_addresses(v=6).map(str)
 def test_a_peer_is_a_network_of_ipv6_addresses(
     host: str, other: str | None, prefix: int, zone: int
 ) -> None:
-    """Law 2: those that agree in so many bits, on one interface."""
+    """Law 2: addresses with the same prefix, on one interface."""
     network = ipaddress.IPv6Network((host, prefix), strict=False)
     if other is None:  # the last one of the same network
         other = str(network[-1])
@@ -361,13 +361,13 @@ def test_a_peer_is_a_network_of_ipv6_addresses(
 
 @given(st.ip_addresses(v=4).map(str), st.integers(1, 128))
 def test_an_ipv4_address_is_a_peer(host: str, prefix: int) -> None:
-    """Law 2: whoever brought it."""
+    """Law 2: also as an IPv4-mapped address."""
     assert peer_key((host, 1), prefix) == host
     assert peer_key((f"::ffff:{host}", 2, 0, 0), prefix) == host
 
 
 class _Foreign(trio.abc.Listener[trio.SocketStream]):
-    """A listener that is none of Trio's; its streams are sockets."""
+    """A listener that is not Trio's; its streams are sockets."""
 
     def __init__(self, listener: trio.SocketListener) -> None:
         self.socket = listener.socket
@@ -384,7 +384,7 @@ class _Foreign(trio.abc.Listener[trio.SocketStream]):
 
 
 class _Flaky:
-    """A listening socket whose accept(2) fails as told, then works."""
+    """A listening socket whose accept(2) fails as scripted, then works."""
 
     def __init__(self, sock: Any, errnos: list[str]) -> None:
         self._sock = sock
@@ -414,14 +414,14 @@ class _Flaky:
         ("EINVAL", 0.005 + 0.01 + 0.02),
     ],
 )
-async def test_accept_errors_do_not_end_it(
+async def test_accept_errors_do_not_end_a_listener(
     name: str, pause: float, autojump_clock: object, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Law 1: three errors of accept(2) in a row cost at most some milliseconds."""
+    """Law 1: three errors of accept(2) in a row cost a few milliseconds at most."""
     async with serving(echo) as running:
         acceptor: Any = running.acceptor
         acceptor._sock = _Flaky(acceptor._sock, [name] * 3)
-        acceptor._give_up_reserve()  # or ENFILE would be answered by shedding
+        acceptor._give_up_reserve()  # else ENFILE would use the reserved descriptor
         acceptor._reserve = lambda: None
         stream = await running.connect()
         await stream.send_all(b"x")
@@ -435,7 +435,7 @@ async def test_accept_errors_do_not_end_it(
 async def test_a_pause_is_a_second_at_most_and_the_next_one_is_short_again(
     autojump_clock: object,
 ) -> None:
-    """Law 1: trouble that was there for long costs no more when it is over."""
+    """Law 1: the back-off starts from the beginning after a success."""
     async with serving(echo) as running:
         acceptor: Any = running.acceptor
         for errors, seconds in ((12, 0.005 * (2**8 - 1) + 4), (1, 0.005)):
@@ -447,8 +447,10 @@ async def test_a_pause_is_a_second_at_most_and_the_next_one_is_short_again(
             assert trio.current_time() - began == pytest.approx(seconds)
 
 
-async def test_an_error_after_the_first_of_a_batch(autojump_clock: object) -> None:
-    """Law 6: what was accepted before an error is served."""
+async def test_an_error_in_a_batch_keeps_the_connections_before_it(
+    autojump_clock: object,
+) -> None:
+    """Law 6: connections accepted before an error are served."""
     async with serving(echo, limits=Limits(max_connections=0)) as running:
         streams = [await running.connect() for _ in range(3)]
         acceptor: Any = running.acceptor
@@ -459,8 +461,8 @@ async def test_an_error_after_the_first_of_a_batch(autojump_clock: object) -> No
             assert await receive_exactly(stream, 1) == b"x"
 
 
-async def test_many_at_once(autojump_clock: object) -> None:
-    """More than a batch in the kernel's queue are all served."""
+async def test_more_than_a_batch_is_served(autojump_clock: object) -> None:
+    """More connections in the kernel's queue than fit into a batch."""
     async with serving(echo, limits=Limits(max_connections=0)) as running:
         streams = [await running.connect() for _ in range(150)]
         running.server.limits = Limits(max_connections=200)
@@ -492,10 +494,10 @@ class _LargestStep(trio.abc.Instrument):
     ],
     ids=["served", "one served", "refused"],
 )
-async def test_a_crowd_is_accepted_in_parts(
+async def test_a_crowd_is_accepted_in_batches(
     limits: Limits, autojump_clock: object
 ) -> None:
-    """Law 1: between two of them it is everybody else's turn."""
+    """Law 1: other tasks run between two batches."""
     async with serving(echo, limits=Limits(max_connections=0)) as running:
         for _ in range(150):
             await running.connect()
@@ -505,14 +507,14 @@ async def test_a_crowd_is_accepted_in_parts(
         await trio.testing.wait_all_tasks_blocked()
         trio.lowlevel.remove_instrument(steps)
         assert running.server.statistics().accepted == 150
-    # One that is served may come before a batch of those that are not.
+    # A connection that is served may come before a batch of refused ones.
     assert 0 < steps.accepted <= 65
 
 
-async def test_who_waits_is_refused_when_that_is_the_rule_now(
+async def test_new_limits_hold_for_waiting_clients(
     autojump_clock: object,
 ) -> None:
-    """Law 2: new limits hold for those too that wait in the kernel's queue."""
+    """Law 2: clients in the kernel's queue are refused under the new rule."""
     async with serving(echo, limits=Limits(max_connections=0)) as running:
         streams = [await running.connect() for _ in range(150)]
         for stream in streams:
@@ -526,8 +528,10 @@ async def test_who_waits_is_refused_when_that_is_the_rule_now(
     assert [r.reason for r in running.reports] == [Reason.LIMIT] * 150
 
 
-async def test_closed_while_it_waits_for_a_slot(autojump_clock: object) -> None:
-    """A listener that was closed meanwhile is dead; it accepts from no other fd."""
+async def test_a_listener_closed_while_it_waits_for_a_token_is_dead(
+    autojump_clock: object,
+) -> None:
+    """It does not accept from another file that has its descriptor."""
     async with serving(
         echo, addresses=("127.0.0.1:0",) * 2, limits=Limits(max_connections=1)
     ) as running:
@@ -553,10 +557,10 @@ async def test_closed_while_it_waits_for_a_slot(autojump_clock: object) -> None:
             stranger.accept()[0].close()
 
 
-async def test_nobody_is_turned_away_for_a_moments_shortage(
+async def test_a_short_lack_of_descriptors_refuses_nobody(
     autojump_clock: object,
 ) -> None:
-    """Without a descriptor for less than a pause, whoever comes is served."""
+    """If it is shorter than a pause, clients are served."""
     async with serving(echo) as running:
         acceptor: Any = running.acceptor
         for _ in range(3):
@@ -566,8 +570,8 @@ async def test_nobody_is_turned_away_for_a_moments_shortage(
             assert await receive_exactly(stream, 1) == b"x"
 
 
-async def test_telling_may_fail_too(autojump_clock: object) -> None:
-    """Law 1: if even the reserved descriptor does not help, it waits and goes on."""
+async def test_a_refusal_without_descriptors_may_fail(autojump_clock: object) -> None:
+    """Law 1: if the reserved descriptor does not help, it backs off and goes on."""
     async with serving(echo) as running:
         acceptor: Any = running.acceptor
         acceptor._sock = _Flaky(acceptor._sock, ["EMFILE"] * 3)
@@ -577,8 +581,8 @@ async def test_telling_may_fail_too(autojump_clock: object) -> None:
         assert trio.current_time() == pytest.approx(0.005 + 0.01)
 
 
-async def test_the_reserve_is_made_up_for(autojump_clock: object) -> None:
-    """A reserved descriptor that was lost is reserved again when there is one."""
+async def test_a_lost_reserved_descriptor_is_replaced(autojump_clock: object) -> None:
+    """As soon as there is a free one."""
     async with serving(echo) as running:
         acceptor: Any = running.acceptor
         acceptor._give_up_reserve()
@@ -588,8 +592,10 @@ async def test_the_reserve_is_made_up_for(autojump_clock: object) -> None:
 
 
 @pytest.mark.parametrize("name", ["ECONNABORTED", "EMFILE", "EINVAL"])
-async def test_errors_in_the_last_sweep(name: str, autojump_clock: object) -> None:
-    """Law 6: errors while the kernel's queue is emptied do not end the emptying."""
+async def test_errors_do_not_stop_the_emptying_of_the_queue(
+    name: str, autojump_clock: object
+) -> None:
+    """Law 6: the rest of the queue is served or refused."""
     async with serving(echo, limits=Limits(max_connections=0)) as running:
         streams = [await running.connect() for _ in range(3)]
         acceptor: Any = running.acceptor
@@ -600,10 +606,10 @@ async def test_errors_in_the_last_sweep(name: str, autojump_clock: object) -> No
     assert [r.reason for r in running.reports] == [Reason.STOPPING] * 3
 
 
-async def test_errors_are_said_once_a_second(
+async def test_accept_errors_are_logged_once_a_second(
     autojump_clock: object, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Trouble that lasts is one line a second, with a count of what was not said."""
+    """One line a second, with the count of suppressed ones."""
     async with serving(echo) as running:
         acceptor: Any = running.acceptor
         acceptor._sock = flaky = _Flaky(acceptor._sock, ["ENOBUFS"] * 12)
@@ -619,7 +625,7 @@ async def test_errors_are_said_once_a_second(
 async def test_a_dead_listener_does_not_end_the_others(
     dead: int, autojump_clock: object, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Law 1: EBADF ends a listener, loudly; only without any left does serving end."""
+    """Law 1: EBADF ends a listener and is logged; serving ends without any left."""
     caught: list[OSError] = []
     try:
         async with serving(echo, addresses=("127.0.0.1:0",) * 2) as running:
@@ -642,10 +648,10 @@ async def test_a_dead_listener_does_not_end_the_others(
 
 
 @pytest.mark.parametrize("ending", ["serve on", "drain"])
-async def test_out_of_descriptors_clients_are_told(
+async def test_out_of_descriptors_clients_are_refused(
     ending: str, autojump_clock: object
 ) -> None:
-    """Law 1: without a free descriptor clients are told; who is inside is served."""
+    """Law 1: without a free descriptor clients are refused; open connections go on."""
     async with serving(echo) as running:
         inside = await running.connect()
         await inside.send_all(b"x")
@@ -672,10 +678,10 @@ async def test_out_of_descriptors_clients_are_told(
     assert len(reasons) == 71
 
 
-async def test_out_of_descriptors_each_client_is_told_soon(
+async def test_out_of_descriptors_each_client_is_refused_soon(
     autojump_clock: object,
 ) -> None:
-    """Law 15: and not once a second, by which time the next one has a wrong answer."""
+    """Law 15: within 20 ms, and not one client per second."""
     async with serving(echo) as running:
         listener = running.server[0].socket
         assert listener is not None
@@ -743,7 +749,7 @@ class MemoryListener(trio.abc.Listener[trio.abc.Stream]):
         await trio.lowlevel.checkpoint()
 
 
-async def test_any_listener_can_be_served_from(autojump_clock: object) -> None:
+async def test_any_listener_can_be_served(autojump_clock: object) -> None:
     """A stream that is not a socket is served, counted and reported like one."""
     listener = MemoryListener()
     async with serving(echo, listeners=[listener]) as running:
@@ -789,10 +795,10 @@ async def test_sockets_from_a_foreign_listener_are_sockets(
 
 
 @pytest.mark.parametrize("ending", ["drain", "cancel"])
-async def test_a_foreign_listener_has_one_in_hand(
+async def test_a_foreign_listener_holds_one_connection_at_the_limit(
     ending: str, autojump_clock: object
 ) -> None:
-    """Law 2: at the limit, one accepted stream a listener waits for its token."""
+    """Law 2: one accepted stream per listener waits for a token."""
     listener = MemoryListener()
     limits = Limits(max_connections=1)
     async with serving(echo, listeners=[listener], limits=limits) as running:
@@ -816,7 +822,7 @@ async def test_a_foreign_listener_has_one_in_hand(
     assert by_id[3].reason is Reason.STOPPING
 
 
-async def test_a_foreign_listener_refuses(autojump_clock: object) -> None:
+async def test_a_foreign_listener_refuses_at_the_limit(autojump_clock: object) -> None:
     listener = MemoryListener()
     limits = Limits(max_connections=0, when_full="refuse")
     async with serving(echo, listeners=[listener], limits=limits) as running:
@@ -836,7 +842,7 @@ async def test_a_foreign_listener_refuses(autojump_clock: object) -> None:
 async def test_errors_of_a_foreign_listener(
     error: Exception, autojump_clock: object, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Law 1: what a foreign listener raises is waited out."""
+    """Law 1: it backs off after an error, and goes on."""
     listener = MemoryListener()
     async with serving(echo, listeners=[listener]) as running:
         listener.send.send_nowait(error)
@@ -859,8 +865,8 @@ async def test_a_foreign_listener_that_was_closed_is_dead(
 # -- a drop-in for trio.serve_tcp
 
 
-async def test_one_changed_line() -> None:
-    """What runs on ``trio.serve_tcp`` runs on ours."""
+async def test_it_replaces_trios_serve_tcp_in_one_line() -> None:
+    """A program on ``trio.serve_tcp`` runs on ours."""
 
     async def handler(stream: trio.SocketStream) -> None:
         async for data in stream:
@@ -884,7 +890,7 @@ async def test_one_changed_line() -> None:
 
 
 async def test_every_interface_by_default() -> None:
-    """``host=None`` means all interfaces, as Trio does; ``local`` says which."""
+    """``host=None`` means all interfaces, as in Trio; ``local`` says which one."""
     async with trio.open_nursery() as nursery:
         seen: list[Address | None] = []
 
@@ -902,7 +908,7 @@ async def test_every_interface_by_default() -> None:
 async def test_a_lent_nursery_that_is_closed_ends_serving(
     autojump_clock: object,
 ) -> None:
-    """As with Trio; and what was accepted is told and reported."""
+    """As in Trio; accepted connections are refused and reported."""
     reports: list[Any] = []
 
     class Closed:
@@ -934,10 +940,10 @@ async def test_a_lent_nursery_that_is_closed_ends_serving(
     assert len(reports) == 3
 
 
-async def test_a_client_that_is_gone_before_it_is_accepted(
+async def test_a_client_that_resets_before_accept_is_reported(
     autojump_clock: object,
 ) -> None:
-    """Law 3: reset while in the kernel's queue, it is still accepted and reported."""
+    """Law 3: reset in the kernel's queue, it is still accepted and reported."""
     async with serving(echo, limits=Limits(max_connections=0)) as running:
         for _ in range(3):
             reset(await running.connect())

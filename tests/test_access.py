@@ -39,7 +39,7 @@ peers = st.one_of(
 
 
 def is_about(network: str, peer: Address | None) -> bool:
-    """Whether a network has this client: bit by bit."""
+    """Whether a network has this client, compared bit by bit."""
     if network in ("all", "unix"):
         return network == "all" or isinstance(peer, UnixAddress)
     if not isinstance(peer, TcpAddress):
@@ -63,7 +63,7 @@ def bits_of(host: str) -> str:
 def test_the_first_rule_that_matches_decides(
     texts: list[str], peer: Address | None
 ) -> None:
-    """Without one, the opposite of the last one; without rules, all are served."""
+    """If none matches, the opposite of the last; without rules, all are served."""
     expected = not texts or texts[-1].startswith("deny")
     for text in texts:
         word, _, network = text.partition(" ")
@@ -74,7 +74,7 @@ def test_the_first_rule_that_matches_decides(
 
 
 @given(st.lists(rules, max_size=4))
-def test_rules_are_written_as_they_are_read(texts: list[str]) -> None:
+def test_the_text_of_a_rule_can_be_parsed_back(texts: list[str]) -> None:
     layers = Layers(access=texts)
     assert Layers(access=layers.access) == layers
     assert [parse_rule(text) for text in layers.access] == [*map(parse_rule, texts)]
@@ -104,7 +104,7 @@ def test_equal_rules_are_equal_however_they_are_written() -> None:
         ("deny fe80::1%eth0", "has a zone; a rule applies to the address on all"),
     ],
 )
-def test_an_error_says_what_to_write_instead(text: str, error: str) -> None:
+def test_an_error_shows_a_correct_form(text: str, error: str) -> None:
     with pytest.raises(ValueError, match=r"^access: ") as raised:
         Layers(access=[text])
     assert error in str(raised.value)

@@ -1,4 +1,4 @@
-"""Addresses: one grammar, read and written; errors that say what to write."""
+"""Addresses: parse and write them; errors that say what to write instead."""
 
 from __future__ import annotations
 
@@ -36,20 +36,22 @@ def _unix(draw: st.DrawFn) -> UnixAddress:
 
 
 @given(_TCP | _unix(), st.sampled_from(["", " ", "\t", "\n"]))
-def test_what_is_written_is_read_back(address: Address, pad: str) -> None:
-    """Of every kind, and whatever stands around it."""
+def test_the_text_of_an_address_can_be_parsed_back(address: Address, pad: str) -> None:
+    """Of every kind, with space around it."""
     assert parse_address(f"{pad}{address}{pad}") == address
 
 
 @given(_TCP, st.sampled_from(["tcp://", "TCP://"]))
-def test_a_scheme_may_stand_before_a_host(address: Address, scheme: str) -> None:
-    """Which changes nothing."""
+def test_a_scheme_before_a_host_changes_nothing(address: Address, scheme: str) -> None:
+    """``tcp://``, in any case of letters."""
     assert parse_address(f"{scheme}{address}") == address
 
 
 @given(_unix(), st.sampled_from(["unix://", "UNIX://"]))
-def test_a_scheme_may_stand_before_a_path(address: UnixAddress, scheme: str) -> None:
-    """If the path is absolute; what comes after // could be a host else."""
+def test_a_scheme_before_an_absolute_path_changes_nothing(
+    address: UnixAddress, scheme: str
+) -> None:
+    """A relative path after // could be a host."""
     text = scheme + str(address).removeprefix("unix:")
     if address.path.startswith("/"):
         assert parse_address(text) == address
@@ -65,7 +67,7 @@ def test_a_scheme_may_stand_before_a_path(address: UnixAddress, scheme: str) -> 
     | st.from_regex(r"unix:(//)?/?\w{0,3}(\?(mode=[0-9]{0,4})?)?", fullmatch=True)
 )
 def test_any_text_is_an_address_or_an_error_in_one_line(text: str) -> None:
-    """And an address that was read can be written and read again."""
+    """An address that was parsed can be written and parsed again."""
     try:
         address = parse_address(text)
     except ValueError as error:
@@ -107,8 +109,8 @@ def test_any_text_is_an_address_or_an_error_in_one_line(text: str) -> None:
         ("unix:@a?mode=600", "an abstract socket has no mode: write unix:@a"),
     ],
 )
-def test_what_is_wrong_is_said(text: str, message: str) -> None:
-    """With what to write instead, where that can be guessed."""
+def test_an_error_says_what_is_wrong(text: str, message: str) -> None:
+    """And what to write instead, where that can be guessed."""
     with pytest.raises(ValueError, match=re.escape(message)):
         parse_address(text)
 
@@ -120,8 +122,8 @@ def test_what_is_wrong_is_said(text: str, message: str) -> None:
     | st.from_regex(r"(a{1,64}\.){0,6}a{1,64}\.?", fullmatch=True)
     | st.text("fe80:%\xe9", max_size=24)
 )
-def test_a_host_is_a_possible_one_or_an_error_in_one_line(host: str) -> None:
-    """Of an address that was made, the look-up can be asked for it."""
+def test_a_host_is_valid_or_an_error_in_one_line(host: str) -> None:
+    """The resolver takes any host that is valid."""
     try:
         address = TcpAddress(host, 80)
     except ValueError as error:
@@ -152,8 +154,10 @@ def test_a_host_is_a_possible_one_or_an_error_in_one_line(host: str) -> None:
         ("fe80::1%" + 16 * "x", "write the name of a network interface"),
     ],
 )
-def test_a_host_that_no_host_has(host: str, message: str) -> None:
-    """Said when the address is made: to listen there and to dial it alike."""
+def test_an_invalid_host_is_an_error_when_the_address_is_made(
+    host: str, message: str
+) -> None:
+    """Both for listening and for dialing."""
     with pytest.raises(ValueError, match=re.escape(message)):
         TcpAddress(host, 80)
 
@@ -175,14 +179,14 @@ def test_a_host_that_no_host_has(host: str, message: str) -> None:
         ("stra\xdfe.example", b"xn--strae-oqa.example"),
     ],
 )
-def test_what_a_resolver_is_asked_for(host: str, encoded: bytes) -> None:
-    """Names in use have what no standard allows; other letters are IDNA 2008."""
+def test_the_host_for_the_resolver(host: str, encoded: bytes) -> None:
+    """ASCII names as they are; other letters by IDNA 2008."""
     assert TcpAddress(host, 80).host_bytes == encoded
 
 
 @pytest.mark.parametrize("port", [-1, 65536])
 def test_a_port_out_of_range(port: int) -> None:
-    """Also when it isn't read from a text."""
+    """Also if it is not parsed from a text."""
     with pytest.raises(ValueError, match=f"port {port} is out of range: 0 to 65535"):
         TcpAddress("localhost", port)
 
@@ -214,8 +218,8 @@ def test_unix_sockets(text: str, address: UnixAddress, sockaddr: object) -> None
         ("a\0b", False, False),
     ],
 )
-def test_which_hosts_need_no_look_up(host: str, numeric: bool, ipv6: bool) -> None:
-    """Numbers do not; what merely looks like one does."""
+def test_only_numbers_need_no_look_up(host: str, numeric: bool, ipv6: bool) -> None:
+    """A name that looks like a number needs one."""
     assert (is_numeric(host), is_ipv6(host)) == (numeric, ipv6)
 
 
@@ -234,16 +238,16 @@ def test_which_hosts_need_no_look_up(host: str, numeric: bool, ipv6: bool) -> No
         (None, "unix:"),
     ],
 )
-def test_socket_names_as_a_person_writes_them(sockaddr: object, text: str) -> None:
-    """Of every family that a listener may have."""
+def test_the_text_of_a_sockaddr(sockaddr: object, text: str) -> None:
+    """For every family that a listener may have."""
     assert sockaddr_text(sockaddr) == text
 
 
 @pytest.mark.parametrize("name", ["a b", "a]", "a%b", "\xe9"])
-def test_an_interface_whose_name_no_address_can_have(
+def test_an_interface_name_that_can_not_be_written_is_a_number(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Linux allows any letter but a slash and a colon: then it is the number."""
+    """Linux allows any character but a slash and a colon."""
 
     def if_indextoname(index: int) -> str:
         return name

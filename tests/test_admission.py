@@ -1,4 +1,4 @@
-"""Admission: never more than so many, whoever asks, gives up or comes back."""
+"""Admission: the limit holds, whoever waits, gives up or comes back."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ from trioserve._admission import Token, Tokens
     schedule=st.random_module(),
 )
 @settings(deadline=None)
-def test_exactly_as_many_are_in_as_may_be(
+def test_the_limit_is_exact_after_any_churn(
     total: int, script: list[tuple[str, int]], schedule: object
 ) -> None:
-    """Law 2: after any churn, min(total, wanted) tokens are held."""
+    """Law 2: min(total, wanted) tokens are held."""
 
     async def main() -> None:
         tokens = Tokens(total)
@@ -61,7 +61,7 @@ def test_exactly_as_many_are_in_as_may_be(
                         tokens.total = number
                         assert tokens.total == number
                     case _:
-                        continue  # nothing to release or to cancel
+                        continue  # no token to release and no wait to cancel
                 await trio.testing.wait_all_tasks_blocked()
                 assert tokens.used == len(held)
                 assert tokens.used <= max(tokens.total, before)
@@ -71,8 +71,8 @@ def test_exactly_as_many_are_in_as_may_be(
     run(main)
 
 
-async def test_waiters_get_tokens_in_the_order_in_which_they_came() -> None:
-    """Law 2: nobody is starved."""
+async def test_waiters_get_tokens_in_order() -> None:
+    """Law 2: no waiter starves."""
     tokens = Tokens(1)
     first = await tokens.take()
     order: list[int] = []

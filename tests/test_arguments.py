@@ -1,4 +1,4 @@
-"""Arguments: what can't be one is said at the call, by name."""
+"""Arguments: an invalid one is an error of the call that names it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from trioserve import Connection, Outcome, faults
 
 
 class Strange:
-    """What no argument may be."""
+    """An object that is not valid for any argument."""
 
     def __repr__(self) -> str:
         return "<Strange>"
@@ -37,14 +37,14 @@ async def _async(*_: object) -> None:
 
 
 class _Async:
-    """Called, it returns something to be awaited."""
+    """Called, it returns an awaitable."""
 
     async def __call__(self, *_: object) -> None:
         raise AssertionError("it is not called")
 
 
-#: For each callable, its parameters, and values that each may not have; a strange
-#: one is tried for all.
+#: For each callable, its parameters, and invalid values of each; a Strange is tried for
+#: all.
 NUMBER: tuple[Any, ...] = ("5", None, True)
 COUNT: tuple[Any, ...] = (*NUMBER, -1, 1.5)
 SECONDS: tuple[Any, ...] = ("5", True, -1, math.nan)
@@ -157,7 +157,7 @@ TABLE: dict[str, dict[str, tuple[Any, ...]]] = {
     "Schedule.mark_applied": {"termination": (None, "reset")},
 }
 
-#: What may be anything, and what is made by trioserve only.
+#: Parameters that take any value, and classes that only trioserve constructs.
 ANY: dict[str, str] = {
     "Connection": "made by a server",
     "Connection.on_timer": "called by the timers",
@@ -179,7 +179,7 @@ ANY: dict[str, str] = {
 
 
 async def _handler(conn: Connection) -> None:
-    """Nothing."""
+    """A handler that does nothing."""
 
 
 async def _sleeps(conn: Connection) -> None:
@@ -187,7 +187,7 @@ async def _sleeps(conn: Connection) -> None:
 
 
 class _World:
-    """What calls need: a connection, a server, listeners, streams."""
+    """Objects that calls need: a connection, a server, listeners, streams."""
 
     def __init__(self, server: trioserve.Server, listener: Any) -> None:
         self.server = server
@@ -195,7 +195,7 @@ class _World:
         self.listener = listener
 
     def call(self, name: str) -> tuple[Callable[..., Any], dict[str, Any]]:
-        """A callable, and arguments with which it can be called."""
+        """A callable, and valid arguments for it."""
         conn, server = self.connection, self.server
         stream, _ = trio.testing.memory_stream_pair()
         calls: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
@@ -261,7 +261,7 @@ class _World:
         return calls.get(name, (_public_things().get(name, _handler), {}))
 
 
-#: An impairment with which a jitter and a pause can be.
+#: An impairment that allows a jitter and a pause.
 _ALLOWED: dict[str, Any] = {"latency": 2.0, "slice": (1, 2)}
 
 
@@ -290,8 +290,8 @@ def _wrong() -> Iterator[tuple[str, str, Any]]:
                 yield name, parameter, value
 
 
-async def test_what_cannot_be_is_said_by_name(autojump_clock: object) -> None:
-    """For every public argument; nothing was opened or begun by then."""
+async def test_an_invalid_argument_is_named(autojump_clock: object) -> None:
+    """For every public argument, before anything is opened or started."""
     unsaid = list[str]()
     async with serving(_sleeps) as running:
         await running.connect()
@@ -332,7 +332,7 @@ def _public_things() -> dict[str, Any]:
 
 
 def _public() -> Iterator[tuple[str, list[str]]]:
-    """Everything public that can be called, and its parameters."""
+    """All public callables, and their parameters."""
     for name, thing in _public_things().items():
         if inspect.isclass(thing) and issubclass(thing, enum.Enum):
             continue
@@ -373,8 +373,8 @@ def _passes_on(conn: Connection) -> Awaitable[None]:
     return _handler(conn)
 
 
-async def test_a_handler_that_is_not_async(autojump_clock: object) -> None:
-    """Law 1: said for each connection, in words, and the server goes on."""
+async def test_a_handler_that_is_not_async_is_reported(autojump_clock: object) -> None:
+    """Law 1: in the report of each connection; the server goes on."""
     async with serving(_plain) as running:  # type: ignore[arg-type]
         for _ in range(2):
             assert await is_reset(await running.connect())
@@ -386,7 +386,7 @@ async def test_a_handler_that_is_not_async(autojump_clock: object) -> None:
         )
 
 
-async def test_a_handler_that_returns_what_can_be_awaited(
+async def test_a_handler_may_return_an_awaitable(
     autojump_clock: object,
 ) -> None:
     async with serving(_passes_on) as running:
@@ -395,6 +395,6 @@ async def test_a_handler_that_returns_what_can_be_awaited(
     assert running.reports[0].outcome is Outcome.OK
 
 
-async def test_a_handler_that_was_called_already() -> None:
+async def test_a_coroutine_is_not_a_handler() -> None:
     with pytest.raises(TypeError, match="use _handler instead of _handler"):
         await trioserve.serve_tcp(_handler(None), 0)  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""Reports on their way: collectors that keep up, and what is said if one does not."""
+"""Collectors that keep up with reports, and the log if one does not."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from trioserve.app.output._log import Log
 from trioserve.app.output._output import Output
 from trioserve.app.output._writer import LineWriter
 
-#: More than the default channel holds.
+#: More reports than the default channel holds.
 _MANY = 40_000
 
 
 @pytest.fixture
 def output() -> Iterator[Output]:
-    """The command's collector, with a log that keeps nothing."""
+    """The command's collector, with a log that drops everything."""
     writer = LineWriter(-1)
     yield Output(Log(lambda line: None, "json"), writer)
     writer.close(10)
@@ -32,17 +32,17 @@ def output() -> Iterator[Output]:
 
 @pytest.fixture(params=["log_reports", "command"])
 def collector(request: pytest.FixtureRequest) -> Collector:
-    """Each collector that trioserve has of its own."""
+    """Each collector of trioserve."""
     if request.param == "log_reports":
         return log_reports
     output: Output = request.getfixturevalue("output")
     return output.collect
 
 
-async def test_a_collector_of_ours_keeps_up_with_many_that_end_in_one_pass(
+async def test_our_collectors_keep_up_with_a_hundred_per_pass(
     collector: Collector,
 ) -> None:
-    """Law 3: a hundred connections that end in each pass lose no report."""
+    """Law 3: if a hundred connections end in each pass, no report is lost."""
     reports = Reports(1000)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(reports.collect, collector)
@@ -62,7 +62,7 @@ def reports_log(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
 
 
 async def _log(*batches: list[ConnectionReport], seconds: float = 0.0) -> None:
-    # Through `log_reports`, with so long between two batches.
+    # Reports for `log_reports`, with so many seconds between two batches.
     send, receive = trio.open_memory_channel[ConnectionReport](10_000)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(log_reports, receive)
@@ -73,10 +73,10 @@ async def _log(*batches: list[ConnectionReport], seconds: float = 0.0) -> None:
         send.close()
 
 
-async def test_of_equal_reports_a_few_are_logged_and_the_others_counted(
+async def test_equal_reports_are_folded(
     autojump_clock: object, reports_log: pytest.LogCaptureFixture
 ) -> None:
-    """Law 15: what is said is said with a count of what was folded."""
+    """Law 15: a few are logged, and the others counted."""
     cut = [make_report(id=n, reason=Reason.CUT) for n in range(9000)]
     refused = [
         make_report(
@@ -96,7 +96,7 @@ async def test_of_equal_reports_a_few_are_logged_and_the_others_counted(
     assert {record.levelno for record in reports_log.records} == {logging.WARNING}
 
 
-async def test_what_ended_well_is_never_folded(
+async def test_reports_of_success_are_not_folded(
     autojump_clock: object, reports_log: pytest.LogCaptureFixture
 ) -> None:
     await _log([make_report()] * 500)
@@ -118,10 +118,10 @@ async def test_reports_that_differ_are_not_folded(
     assert len(reports_log.records) == 8 * _BURST
 
 
-async def test_what_was_folded_is_said_after_a_second(
+async def test_folded_reports_are_summed_up_after_a_second(
     autojump_clock: object, reports_log: pytest.LogCaptureFixture
 ) -> None:
-    """While nothing else ends, and before the next ones are logged."""
+    """Also if no other connection ends, and before the next ones are logged."""
     batch = [make_report(reason=Reason.IDLE)] * (_BURST + 5)
     await _log(batch, [], [], seconds=0.6)
     counts = Counter("more" in r.getMessage() for r in reports_log.records)
@@ -133,14 +133,14 @@ async def test_what_was_folded_is_said_after_a_second(
     assert reports_log.records[_BURST].getMessage().startswith(f"{_BURST + 10} more")
 
 
-async def test_seconds_in_which_few_ended_are_not_added_up(
+async def test_a_second_with_few_reports_has_no_sum(
     autojump_clock: object, reports_log: pytest.LogCaptureFixture
 ) -> None:
     await _log(*[[make_report(reason=Reason.IDLE)]] * (3 * _BURST), seconds=1.0)
     assert len(reports_log.records) == 3 * _BURST
 
 
-async def test_what_was_folded_is_said_when_it_is_cancelled(
+async def test_folded_reports_are_summed_up_on_cancellation(
     autojump_clock: object, reports_log: pytest.LogCaptureFixture
 ) -> None:
     send, receive = trio.open_memory_channel[ConnectionReport](100)
@@ -151,7 +151,7 @@ async def test_what_was_folded_is_said_when_it_is_cancelled(
     assert reports_log.records[-1].getMessage().startswith("7 more")
 
 
-async def test_nothing_is_counted_that_is_not_logged(
+async def test_reports_below_the_log_level_are_not_counted(
     autojump_clock: object, caplog: pytest.LogCaptureFixture
 ) -> None:
     await _log([make_report(reason=Reason.CLIENT_RESET)] * 100)
@@ -169,10 +169,10 @@ async def _let_go(running: Running, count: int) -> None:
         await trio.testing.wait_all_tasks_blocked()
 
 
-async def test_a_collector_that_is_too_slow_is_said_once_a_second(
+async def test_a_slow_collector_is_logged_once_a_second(
     autojump_clock: object, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Law 15: at once, with the number so far, and at the end with the total."""
+    """Law 15: at once, with the count so far, and at the end with the total."""
     release = trio.Event()
 
     async def collector(
@@ -198,7 +198,7 @@ async def test_a_collector_that_is_too_slow_is_said_once_a_second(
     assert running.server.statistics().lost == 7
 
 
-async def test_reports_that_a_dead_collector_did_not_take_are_said_at_the_end(
+async def test_reports_lost_by_a_dead_collector_are_logged_at_the_end(
     autojump_clock: object, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def collector(_: object) -> None:
@@ -210,10 +210,8 @@ async def test_reports_that_a_dead_collector_did_not_take_are_said_at_the_end(
     assert caplog.messages[1:] == ["reports lost in all: 3"]
 
 
-async def test_what_ends_the_program_is_told_apart_from_what_a_collector_raises() -> (
-    None
-):
-    """Law 1: in a group with others, it is what comes out."""
+async def test_keyboard_interrupt_comes_out_of_a_collectors_group() -> None:
+    """Law 1: without the other errors of the group."""
 
     async def collector(reports: trio.MemoryReceiveChannel[ConnectionReport]) -> None:
         raise BaseExceptionGroup("both", [ValueError(), KeyboardInterrupt()])

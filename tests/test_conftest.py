@@ -1,4 +1,4 @@
-"""What conftest.py forbids."""
+"""Tests must not sleep on the real clock."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Connect: one socket to one address, and none left behind."""
+"""Connect: one socket to one address, closed if it fails."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ pytestmark = pytest.mark.usefixtures("no_descriptor_is_left")
     )
 )
 @settings(deadline=None)
-def test_those_that_wait_for_a_full_unix_socket_get_in_in_their_order(
+def test_waiters_for_a_full_unix_socket_connect_in_order(
     steps: list[str],
 ) -> None:
-    """Law 12: nobody starves, and nobody who comes later gets in before."""
+    """Law 12: none starves, and a later one does not overtake."""
 
     async def main() -> None:
         scopes: dict[int, trio.CancelScope] = {}
@@ -75,7 +75,7 @@ def test_those_that_wait_for_a_full_unix_socket_get_in_in_their_order(
                     await trio.testing.wait_all_tasks_blocked()
                 while set(scopes) - set(reached):
                     take_one()
-                    # The longest that one may sleep between two looks.
+                    # The longest pause between two attempts.
                     await trio.sleep(0.25)
             assert reached == sorted(reached)
             for sock in taken:
@@ -84,10 +84,10 @@ def test_those_that_wait_for_a_full_unix_socket_get_in_in_their_order(
     run(main)
 
 
-def test_a_full_unix_socket_costs_the_same_however_many_wait_for_it(
+def test_only_one_waiter_polls_a_full_unix_socket(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One of them looks, and ever more seldom."""
+    """At growing intervals."""
     looks = 0
 
     class Counted(DialedSocket):
@@ -110,13 +110,13 @@ def test_a_full_unix_socket_costs_the_same_however_many_wait_for_it(
 
     monkeypatch.setattr(_connect, "DialedSocket", Counted)
     run(main)
-    # The first one fails; the one that looks tries at once, after 10, 20, 40, ... ms,
-    # and then four times a second. Whoever is next when time is over may try once.
+    # The first attempt fails; the waiter that polls tries at once, then after 10, 20,
+    # 40, ... ms, then four times a second. At the deadline the next ones may try once.
     assert looks <= 1 + 6 + 10 * 4 + 50
 
 
-def test_a_unix_socket_whose_queue_is_full_is_waited_for(tmp_path: Path) -> None:
-    """Law 12: for the time there is; there the system does not say when."""
+def test_a_full_unix_socket_is_waited_for(tmp_path: Path) -> None:
+    """Law 12: until the deadline, by polling, because there is no event."""
 
     async def main() -> None:
         path = str(tmp_path / "socket")
@@ -147,10 +147,10 @@ def test_a_unix_socket_whose_queue_is_full_is_waited_for(tmp_path: Path) -> None
     ("left_over", "error"),
     [(False, FileNotFoundError), (True, ConnectionRefusedError)],
 )
-async def test_a_unix_socket_that_nobody_listens_on(
+async def test_a_unix_socket_without_a_listener(
     left_over: bool, error: type[OSError], tmp_path: Path
 ) -> None:
-    """Said as the system says it."""
+    """The error is the system's."""
     path = str(tmp_path / "socket")
     if left_over:
         with socket.socket(socket.AF_UNIX) as sock:
@@ -160,10 +160,10 @@ async def test_a_unix_socket_that_nobody_listens_on(
 
 
 @pytest.mark.parametrize("late", [False, True])
-async def test_a_socket_that_reaches_itself_has_reached_nobody(
+async def test_a_socket_that_connects_to_itself_is_refused(
     late: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A target on a free port of this machine: the kernel may pick the same one."""
+    """If the target's port is free, the kernel may pick it for the client."""
 
     class Unlucky(DialedSocket):
         asked = not late
@@ -185,10 +185,10 @@ async def test_a_socket_that_reaches_itself_has_reached_nobody(
         await dial(address, 5)
 
 
-async def test_what_connect_raises_leaves_no_socket(
+async def test_an_exception_in_connect_leaves_no_socket(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Law 13: be it a mistake of ours."""
+    """Law 13: also if it is a bug."""
 
     class Broken(DialedSocket):
         def connect_ex(self, address: Any) -> int:
@@ -204,10 +204,10 @@ async def test_what_connect_raises_leaves_no_socket(
 
 @pytest.mark.parametrize("call", ["connect_ex", "getsockopt"])
 @pytest.mark.parametrize("closes_first", [False, True])
-async def test_a_target_that_resets_before_we_look_was_reached(
+async def test_a_target_that_resets_at_once_was_reached(
     call: str, closes_first: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Law 8: what it sent is received, and then comes the reset."""
+    """Law 8: its bytes are received, and then comes the reset."""
 
     def send_and_reset() -> None:
         target, _ = listener.accept()
@@ -219,7 +219,7 @@ async def test_a_target_that_resets_before_we_look_was_reached(
         target.close()
 
     class Slow(DialedSocket):
-        """A socket whose peer is done before its owner gets a result."""
+        """A socket whose peer has finished before connect returns."""
 
         waited_for = False
 
@@ -248,7 +248,7 @@ async def test_a_target_that_resets_before_we_look_was_reached(
         assert await transport.receive() == b"hello"
         for _ in range(2):
             with pytest.raises(trio.BrokenResourceError):
-                # Only if it closed first, EOF is not wrong.
+                # EOF is right only if the peer has closed first.
                 assert await transport.receive() == b""
                 assert closes_first
                 await transport.send(b"anybody there?")
@@ -268,19 +268,19 @@ async def test_a_target_that_resets_before_we_look_was_reached(
         (OSError(errno.EHOSTUNREACH, ""), False),
         (OSError(errno.ENETUNREACH, ""), False),
         (OSError(errno.EAFNOSUPPORT, ""), False),
-        # A firewall of this machine; HAProxy blames the server, too.
+        # A firewall of this machine; HAProxy also blames the server.
         (OSError(errno.EPERM, ""), False),
         (OSError(errno.EACCES, ""), False),
         (TimeoutError(errno.ETIMEDOUT, ""), False),
     ],
 )
-def test_whose_fault_it_is(error: OSError, ours: bool) -> None:
-    """Law 15: what this machine lacks, and nothing else."""
+def test_which_errors_are_a_local_shortage(error: OSError, ours: bool) -> None:
+    """Law 15: shortages of this machine, and no others."""
     assert is_local_shortage(error) is ours
 
 
-async def test_a_socket_that_cannot_be_waited_for_is_ours() -> None:
-    """Law 15: epoll(7) has a limit too; the next one is waited for all the same."""
+async def test_a_full_epoll_is_a_local_shortage() -> None:
+    """Law 15: epoll(7) has a limit; the next socket works again."""
 
     class Full:
         """An epoll that takes no more sockets."""

@@ -32,11 +32,11 @@ from trioserve import (
 
 
 class Oops(Exception):
-    """What a handler raises."""
+    """The exception of a handler."""
 
 
 async def was_reset_after_eof(stream: trio.SocketStream) -> bool:
-    """Whether a RST has followed the EOF: then not even the first send works."""
+    """Whether a RST has followed the EOF: then the first send fails."""
     assert await stream.receive_some() == b""
     try:
         await stream.send_all(b"x")
@@ -109,7 +109,7 @@ async def _closes_forcefully(conn: Connection) -> None:
 async def test_how_it_closes(
     handler: Any, resets: bool, reason: Reason, unread: int, autojump_clock: object
 ) -> None:
-    """Each row of the close table, also with bytes that nobody has read."""
+    """Each row of the close table, with and without unread bytes."""
     async with serving(handler) as running:
         stream = await running.connect()
         if unread:
@@ -126,8 +126,8 @@ async def test_how_it_closes(
         assert report.bytes_received == unread
 
 
-async def test_lingering_throws_away_a_bounded_amount(autojump_clock: object) -> None:
-    """Law 12: a client that goes on sending is heard for 64 KiB, discarded."""
+async def test_lingering_discards_a_bounded_amount(autojump_clock: object) -> None:
+    """Law 12: at most 64 KiB of a client that goes on sending."""
     async with serving(_returns) as running:
         stream = await running.connect()
         with pytest.raises(trio.BrokenResourceError):
@@ -151,7 +151,9 @@ async def test_lingering_takes_a_bounded_time(autojump_clock: object) -> None:
     assert running.reports[0].duration == 9
 
 
-async def test_a_reset_while_lingering_is_the_clients(autojump_clock: object) -> None:
+async def test_a_reset_while_lingering_is_the_clients_reset(
+    autojump_clock: object,
+) -> None:
     async with serving(_returns) as running:
         stream = await running.connect()
         assert await receive_exactly(stream, 3) == b"bye"
@@ -171,10 +173,10 @@ async def _closes_and_goes_on(conn: Connection) -> None:
 
 @pytest.mark.parametrize("handler", [_returns, _closes, _closes_and_goes_on])
 @pytest.mark.parametrize("end", ["drain", "cancel", "lifetime"])
-async def test_who_only_lingers_is_not_cut(
+async def test_a_lingering_close_is_not_cut(
     handler: Any, end: str, autojump_clock: object
 ) -> None:
-    """Law 5: all that was sent has arrived, so it has ended as it would have."""
+    """Law 5: all bytes have arrived, so it ends as it would have."""
     timeouts = Timeouts(linger=math.inf, lifetime=7 if end == "lifetime" else math.inf)
     async with serving(handler, timeouts=timeouts) as running:
         stream = await running.connect()
@@ -196,8 +198,10 @@ async def test_who_only_lingers_is_not_cut(
     assert report.unacknowledged is None
 
 
-async def test_who_lingers_with_bytes_under_way_is_cut(autojump_clock: object) -> None:
-    """Law 5: some of what was sent has not arrived, and never will."""
+async def test_a_lingering_close_with_bytes_under_way_is_cut(
+    autojump_clock: object,
+) -> None:
+    """Law 5: some bytes have not arrived, and never will."""
     timeouts = Timeouts(linger=math.inf)
     async with serving(_returns_much, timeouts=timeouts) as running:
         stream = await running.connect()
@@ -261,7 +265,7 @@ async def test_which_timer_ends_it(
     resets: bool,
     autojump_clock: object,
 ) -> None:
-    """Law 12: each wait for a peer ends, at its second, with the timer's name."""
+    """Law 12: each wait for a peer ends on time, with the timer's name."""
     async with serving(handler, timeouts=timeouts) as running:
         stream = await running.connect()
         while running.server.statistics().open or not running.reports:
@@ -281,10 +285,10 @@ async def test_which_timer_ends_it(
     pauses=st.lists(st.integers(0, 68).map(lambda n: 0.05 + n / 10), max_size=8),
     first_byte=st.sampled_from([5.0, math.inf]),
 )
-def test_bytes_extend_silence_and_never_a_total(
+def test_bytes_extend_inactivity_and_never_a_total(
     pauses: list[float], first_byte: float
 ) -> None:
-    """Law 12: every byte renews *idle*; none renews *first byte* or *lifetime*."""
+    """Law 12: every byte restarts *idle*; none restarts *first byte* or *lifetime*."""
     timeouts = Timeouts(idle=7, first_byte=first_byte, lifetime=20)
 
     async def main() -> None:
@@ -351,10 +355,10 @@ async def _floods(conn: Connection) -> None:
         (_floods, Reason.WRITE_STALL, 3),
     ],
 )
-async def test_a_timer_is_exact_after_a_conversation_too(
+async def test_a_timer_is_exact_after_a_conversation(
     handler: Any, reason: Reason, seconds: float, autojump_clock: object
 ) -> None:
-    """Law 12: a timer set for an earlier wait is never too late for this one."""
+    """Law 12: an earlier wait's timer never makes this one late."""
     timeouts = Timeouts(idle=7, half_closed=2, write_stall=3)
     async with serving(handler, timeouts=timeouts) as running:
         stream = await running.connect()
@@ -369,8 +373,8 @@ async def test_a_timer_is_exact_after_a_conversation_too(
     assert (report.reason, report.duration) == (reason, 17 + seconds)
 
 
-async def test_bytes_that_are_sent_extend_silence_too(autojump_clock: object) -> None:
-    """Law 12: who is talked to is not silent, though it says nothing."""
+async def test_sent_bytes_restart_idle(autojump_clock: object) -> None:
+    """Law 12: a client that receives is not idle, even if it sends nothing."""
 
     async def handler(conn: Connection) -> None:
         async with trio.open_nursery() as nursery:
@@ -388,10 +392,10 @@ async def test_bytes_that_are_sent_extend_silence_too(autojump_clock: object) ->
 
 @given(schedule=st.random_module())
 @settings(deadline=None, max_examples=30)
-def test_bytes_that_come_at_the_last_moment_make_no_reset_of_it(
+def test_bytes_at_the_last_moment_do_not_make_it_a_reset(
     schedule: object,
 ) -> None:
-    """Idle, it ends by FIN; also if there is something by now that nobody reads."""
+    """It ends by FIN when idle, even with bytes that nobody reads."""
 
     async def main() -> None:
         async with serving(_receives, timeouts=Timeouts(idle=7)) as running:
@@ -405,7 +409,7 @@ def test_bytes_that_come_at_the_last_moment_make_no_reset_of_it(
     run(main)
 
 
-async def test_asking_again_and_again_extends_no_total(autojump_clock: object) -> None:
+async def test_repeated_waits_do_not_extend_a_total(autojump_clock: object) -> None:
     """Law 12: *first byte* counts from accept, however often a handler waits."""
 
     async def handler(conn: Connection) -> None:
@@ -421,8 +425,8 @@ async def test_asking_again_and_again_extends_no_total(autojump_clock: object) -
     assert running.reports[0].reason is Reason.FIRST_BYTE
 
 
-async def test_a_shielded_wait_ends_too(autojump_clock: object) -> None:
-    """Law 12: a timer ends a wait that is shielded from cancelling."""
+async def test_a_shielded_wait_is_ended(autojump_clock: object) -> None:
+    """Law 12: a timer ends a wait that is shielded from cancellation."""
 
     async def handler(conn: Connection) -> None:
         with trio.CancelScope(shield=True):
@@ -435,10 +439,10 @@ async def test_a_shielded_wait_ends_too(autojump_clock: object) -> None:
     assert running.reports[0].reason is Reason.IDLE
 
 
-async def test_an_idle_end_with_bytes_unread_by_the_client_is_a_reset(
+async def test_an_idle_end_with_bytes_unread_is_a_reset(
     autojump_clock: object,
 ) -> None:
-    """A client that has not taken what was sent must not see a clean end."""
+    """A client that has not taken all bytes must not see a clean end."""
 
     async def handler(conn: Connection) -> None:
         async with trio.open_nursery() as nursery:
@@ -466,10 +470,10 @@ async def test_an_idle_end_with_bytes_unread_by_the_client_is_a_reset(
     tail=st.integers(0, 3),
     random=st.random_module(),
 )
-def test_only_who_waits_for_a_message_is_idle(
+def test_a_drain_ends_only_waits_for_a_message(
     arrives: float, young: bool, tail: int, random: object
 ) -> None:
-    """Law 5: draining ends a wait for the next message, never a message begun."""
+    """Law 5: and never a message that has begun."""
     drain_at = 0.5 if young else 5.0
     got: list[bytes] = []
 
@@ -539,7 +543,7 @@ async def test_the_documented_idle_loop_drains_at_once(autojump_clock: object) -
 
 
 @pytest.mark.parametrize("drains", [False, True])
-async def test_idle_says_afterwards_whether_the_drain_has_ended_it(
+async def test_idle_says_whether_a_drain_has_cancelled_it(
     drains: bool, autojump_clock: object
 ) -> None:
     said: list[bool] = []
@@ -560,8 +564,8 @@ async def test_idle_says_afterwards_whether_the_drain_has_ended_it(
     assert said == [drains]
 
 
-async def test_what_is_raised_in_idle_gets_out(autojump_clock: object) -> None:
-    """And it can be entered anew afterwards, but not with the value of before."""
+async def test_an_exception_passes_through_idle(autojump_clock: object) -> None:
+    """Afterwards there may be another block, but not with the same value."""
 
     async def handler(conn: Connection) -> None:
         idle = conn.idle()
@@ -577,8 +581,10 @@ async def test_what_is_raised_in_idle_gets_out(autojump_clock: object) -> None:
         await trio.testing.wait_all_tasks_blocked()
 
 
-async def test_what_arrived_before_the_drain_is_read(autojump_clock: object) -> None:
-    """Readability counts as arrived, even if the handler has not run since."""
+async def test_bytes_that_arrived_before_a_drain_are_read(
+    autojump_clock: object,
+) -> None:
+    """Also if the handler has not run since."""
 
     async def handler(conn: Connection) -> None:
         await conn.receive_some(1)
@@ -596,10 +602,10 @@ async def test_what_arrived_before_the_drain_is_read(autojump_clock: object) -> 
         assert await receive_all(stream) == b"message"
 
 
-async def test_a_message_ended_by_a_reset_is_no_idle_wait(
+async def test_a_message_ended_by_a_reset_is_not_idle(
     autojump_clock: object,
 ) -> None:
-    """Looking whether something arrived does not eat the error that did."""
+    """The check for bytes does not swallow the error."""
 
     async def handler(conn: Connection) -> None:
         await conn.receive_some(1)
@@ -618,7 +624,7 @@ async def test_a_message_ended_by_a_reset_is_no_idle_wait(
 
 @pytest.mark.parametrize("arrives", ["nothing", "a byte", "EOF"])
 async def test_idle_does_not_nest(arrives: str, autojump_clock: object) -> None:
-    """Whatever has been received in the outer block."""
+    """Even after bytes were received in the outer block."""
 
     async def handler(conn: Connection) -> None:
         with conn.idle():
@@ -640,7 +646,7 @@ async def test_idle_does_not_nest(arrives: str, autojump_clock: object) -> None:
 # -- a stream like Trio's
 
 
-async def test_it_is_a_stream_as_trio_defines_one(autojump_clock: object) -> None:
+async def test_it_passes_trios_stream_tests(autojump_clock: object) -> None:
     """Trio's own conformance test for half-closeable streams."""
     async with trio.open_nursery() as nursery:
         send, receive = trio.open_memory_channel[Connection](0)
@@ -668,7 +674,7 @@ async def test_it_is_a_stream_as_trio_defines_one(autojump_clock: object) -> Non
         nursery.cancel_scope.cancel()
 
 
-async def test_it_has_a_socket_as_trio_has_it(autojump_clock: object) -> None:
+async def test_it_has_a_trio_socket(autojump_clock: object) -> None:
     async def handler(conn: Connection) -> None:
         name = conn.socket.getpeername()
         assert conn.peer == TcpAddress(*name)
@@ -693,7 +699,7 @@ async def test_it_has_a_socket_as_trio_has_it(autojump_clock: object) -> None:
     assert running.reports[0].exception is None
 
 
-async def test_there_is_no_current_connection_outside() -> None:
+async def test_there_is_no_current_connection_outside_handlers() -> None:
     with pytest.raises(LookupError):
         current_connection()
 
@@ -709,10 +715,10 @@ async def test_there_is_no_current_connection_outside() -> None:
         ("send_eof", ()),
     ],
 )
-async def test_who_ignores_that_it_is_over_lets_others_run(
+async def test_a_handler_that_ignores_errors_lets_others_run(
     method: str, arguments: tuple[bytes, ...], ends: str, autojump_clock: object
 ) -> None:
-    """Law 1: it fails again and again, but never without letting others run."""
+    """Law 1: each call fails, and each is a checkpoint."""
     steps = between = 0
 
     async def count() -> None:
@@ -747,8 +753,8 @@ async def test_who_ignores_that_it_is_over_lets_others_run(
     assert between >= 9  # of ten calls
 
 
-async def test_a_reset_conversation_counts_its_bytes(autojump_clock: object) -> None:
-    """Law 4: the ledger of a handler counts what the kernel gave and took."""
+async def test_bytes_before_a_reset_are_counted(autojump_clock: object) -> None:
+    """Law 4: exactly those that the kernel gave and took."""
     async with serving(echo) as running:
         stream = await running.connect()
         await stream.send_all(bytes(1000))
@@ -760,7 +766,7 @@ async def test_a_reset_conversation_counts_its_bytes(autojump_clock: object) -> 
 
 
 async def test_a_cancelled_send_counts_its_prefix(autojump_clock: object) -> None:
-    """Law 4: what a cancelled ``send_all`` got rid of arrives, and is counted."""
+    """Law 4: the bytes that a cancelled ``send_all`` has sent arrive, and count."""
     size = 20_000_000
 
     async def handler(conn: Connection) -> None:
@@ -781,7 +787,7 @@ async def test_a_cancelled_send_counts_its_prefix(autojump_clock: object) -> Non
 
 
 class OneWay(trio.abc.Stream):
-    """A stream that can't be closed by half, as TLS can't."""
+    """A stream that can't be half-closed, like TLS."""
 
     def __init__(self, stream: trio.StapledStream[Any, Any]) -> None:
         self.stream = stream
@@ -823,7 +829,7 @@ class OneListener(trio.abc.Listener[OneWay]):
 async def test_a_stream_without_half_close_is_closed_whole(
     raises: bool, autojump_clock: object
 ) -> None:
-    """It gets ``linger`` seconds to say goodbye, or none after an exception."""
+    """It gets ``linger`` seconds to close gracefully, or none after an exception."""
 
     async def handler(conn: Connection) -> None:
         with pytest.raises(AttributeError, match="no socket"):
@@ -852,10 +858,10 @@ class _TakesItsTime(OneWay):
 
 
 @pytest.mark.parametrize("ending", ["drain", "cancel"])
-async def test_a_stream_that_takes_its_time_to_close_is_waited_for(
+async def test_a_stream_that_closes_slowly_is_waited_for(
     ending: str, autojump_clock: object
 ) -> None:
-    """Law 13: when serving is over, it is closed."""
+    """Law 13: when serving has ended, it is closed."""
     listener = OneListener(_TakesItsTime)
     async with serving(
         _receives, listeners=[listener], timeouts=Timeouts(idle=5)
@@ -870,7 +876,7 @@ async def test_a_stream_that_takes_its_time_to_close_is_waited_for(
     assert listener.accepted.closed_within is not None
 
 
-async def test_an_idle_stream_is_closed_politely(autojump_clock: object) -> None:
+async def test_an_idle_stream_is_closed_gracefully(autojump_clock: object) -> None:
     listener = OneListener()
     async with serving(
         _receives, listeners=[listener], timeouts=Timeouts(idle=5)
@@ -881,7 +887,7 @@ async def test_an_idle_stream_is_closed_politely(autojump_clock: object) -> None
     assert listener.accepted.closed_within == 2
 
 
-async def test_what_a_handler_raises_after_a_cut_is_kept(
+async def test_an_exception_after_a_cut_is_kept(
     autojump_clock: object,
 ) -> None:
     """The reason stays; the exception is in the report."""
@@ -901,8 +907,10 @@ async def test_what_a_handler_raises_after_a_cut_is_kept(
     assert report.error == "Oops: on the way out"
 
 
-async def test_closed_by_the_handler_and_closed_again(autojump_clock: object) -> None:
-    """Cancelled in its polite close, a handler may close it again."""
+async def test_a_close_that_was_cancelled_may_be_repeated(
+    autojump_clock: object,
+) -> None:
+    """Cancelled in its graceful close, a handler may close it again."""
 
     async def handler(conn: Connection) -> None:
         with trio.move_on_after(1):
@@ -920,7 +928,7 @@ async def test_closed_by_the_handler_and_closed_again(autojump_clock: object) ->
 
 
 def test_aclose_while_another_task_receives() -> None:
-    """As trio.SocketStream: the receiver gets ClosedResourceError, the peer FIN."""
+    """As in Trio: the receiver gets ClosedResourceError, the peer a FIN."""
 
     async def handler(conn: Connection) -> None:
         async def receive() -> None:
@@ -946,7 +954,7 @@ def test_aclose_while_another_task_receives() -> None:
 
 @given(schedule=st.random_module())
 @settings(deadline=None, max_examples=30)
-def test_a_first_byte_that_is_there_is_not_late(schedule: object) -> None:
+def test_a_first_byte_that_has_arrived_is_not_late(schedule: object) -> None:
     """A handler that computes for longer than first_byte, with the byte there."""
 
     async def handler(conn: Connection) -> None:
@@ -966,7 +974,7 @@ def test_a_first_byte_that_is_there_is_not_late(schedule: object) -> None:
 
 
 def test_half_closed_counts_from_the_half_close() -> None:
-    """Another task already waits to receive; then EOF is sent, after long silence."""
+    """Another task already waits to receive; then EOF is sent, after a long time."""
 
     async def handler(conn: Connection) -> None:
         async with trio.open_nursery() as nursery:
@@ -1012,7 +1020,7 @@ async def _shouts(conn: Connection) -> None:
 def test_a_drain_ends_no_wait_for_the_rest_of_a_message(
     pieces: list[tuple[bytes, bool]], drained_at: int
 ) -> None:
-    """Law 5: what was received of a line that is not whole is not thrown away."""
+    """Law 5: a part of a line that was received is not lost."""
 
     async def main() -> None:
         said = b""
@@ -1030,7 +1038,7 @@ def test_a_drain_ends_no_wait_for_the_rest_of_a_message(
                         await client.send_all(piece)
                         said += piece
                         await trio.sleep(1.5 if waits else 0)
-                    # Of a line that it has begun, it sends the rest.
+                    # Send the rest of a line that has begun.
                     if said[-1:] not in (b"", b"\n"):
                         await client.send_all(b"\n")
                         said += b"\n"
@@ -1101,10 +1109,10 @@ async def _goes_round_about(conn: Connection) -> None:
         (_goes_round_about, "Oops: the client is lost"),
     ],
 )
-async def test_an_error_that_comes_of_a_reset_is_the_clients(
+async def test_an_error_caused_by_a_reset_is_the_clients(
     handler: Any, words: str, autojump_clock: object
 ) -> None:
-    """Law 15: whatever the handler makes of it; its words stay in the report."""
+    """Law 15: whatever the handler raises from it; its text is in the report."""
     async with serving(handler) as running:
         client = await running.connect()
         await trio.testing.wait_all_tasks_blocked()
@@ -1115,7 +1123,7 @@ async def test_an_error_that_comes_of_a_reset_is_the_clients(
 
 
 async def test_an_error_beside_a_reset_is_the_handlers(autojump_clock: object) -> None:
-    """Law 15: the reset has not led to it."""
+    """Law 15: the reset has not caused it."""
 
     async def handler(conn: Connection) -> None:
         with contextlib.suppress(trio.BrokenResourceError):
@@ -1148,10 +1156,10 @@ async def _begins_tls_elsewhere(conn: Connection) -> None:
         (_begins_tls_elsewhere, Reason.HANDLER_ERROR),
     ],
 )
-async def test_a_client_that_fails_at_tls(
+async def test_a_tls_error_is_the_clients(
     handler: Any, reason: Reason, autojump_clock: object
 ) -> None:
-    """Law 15: it is the client's, and the report has the words of TLS; if it is it."""
+    """Law 15: if its own TLS failed; the report has the text of the error."""
     async with serving(handler) as running:
         client = await running.connect()
         await client.send_all(b"GET / HTTP/1.0\r\n\r\n")
@@ -1162,8 +1170,10 @@ async def test_a_client_that_fails_at_tls(
         assert "HTTP_REQUEST" in (report.error or "")
 
 
-async def test_a_socket_that_the_handler_takes_away(autojump_clock: object) -> None:
-    """Law 15: it is closed then, as far as we know, and that is no error."""
+async def test_a_socket_that_the_handler_detaches_counts_as_closed(
+    autojump_clock: object,
+) -> None:
+    """Law 15: that is not an error."""
     taken: list[socket.socket] = []
 
     async def handler(conn: Connection) -> None:
@@ -1187,10 +1197,10 @@ async def _echoes_as_we_do(conn: Connection) -> None:
 
 @pytest.mark.parametrize("reason", [Reason.IDLE, Reason.FIRST_BYTE])
 @pytest.mark.parametrize("handler", [_receives, echo, _echoes_as_we_do, "proxy"])
-async def test_who_was_silent_for_so_long_is_not_waited_for(
+async def test_a_close_after_idle_does_not_linger(
     handler: Any, reason: Reason, autojump_clock: object
 ) -> None:
-    """Law 12: it ends at its second, by FIN, whoever ran it."""
+    """Law 12: it ends on time, by FIN, for handlers and relays."""
     timeouts = Timeouts(idle=6) if reason is Reason.IDLE else Timeouts(first_byte=6)
     async with serving(echo) as behind:
         serve = proxy(behind.address) if handler == "proxy" else handler
@@ -1224,7 +1234,7 @@ async def test_a_goodbye_comes_before_the_fin_of_a_timer(
 async def test_a_goodbye_comes_before_the_fin_of_a_drain(
     in_message: bool, autojump_clock: object
 ) -> None:
-    """To a client that was idle; another one gets its answer."""
+    """Only to a client that was idle; others get their answer."""
 
     async def handler(conn: Connection) -> None:
         conn.goodbye = b"421"
@@ -1271,7 +1281,7 @@ async def test_a_client_that_is_reset_gets_no_goodbye(autojump_clock: object) ->
         assert await is_reset(client)
 
 
-async def test_new_timeouts_hold_for_a_wait_that_goes_on(
+async def test_new_timeouts_apply_to_a_wait_that_goes_on(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
     """Law 12: shorter ones, and longer ones."""
@@ -1306,10 +1316,10 @@ async def test_a_reason_of_the_handlers_own_is_in_the_report(
     assert (report.reason, report.error) == (Reason.ABORTED, r"bad\nhandshake")
 
 
-async def test_timeouts_of_a_connection_that_is_over_start_no_timer(
+async def test_timeouts_of_a_closed_connection_start_no_timer(
     autojump_clock: object,
 ) -> None:
-    """Law 13: nothing watches it any more; and new ones are the next one's."""
+    """Law 13: nothing watches it."""
     kept: list[Connection] = []
 
     async def handler(conn: Connection) -> None:

@@ -1,4 +1,4 @@
-"""Describe: text that may be printed, whatever it was made from."""
+"""Describe: any value becomes text that is safe to print."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from trioserve._describe import describe, escape
 
 
 @given(st.text() | st.text(st.characters(max_codepoint=0x9F)), st.integers(3, 300))
-def test_what_a_peer_sent_is_printed_in_one_line_of_ascii(text: str, most: int) -> None:
+def test_text_of_a_peer_is_one_line_of_ascii(text: str, most: int) -> None:
     """No control character reaches a terminal, no line break a log."""
     escaped = escape(text, most)
     assert len(escaped) <= most
@@ -29,7 +29,7 @@ def test_what_a_peer_sent_is_printed_in_one_line_of_ascii(text: str, most: int) 
     ],
 )
 def test_escapes_are_those_of_python(text: str, escaped: str) -> None:
-    """What was meant can be read."""
+    """So the original can be read."""
     assert escape(text) == escaped
 
 
@@ -54,5 +54,5 @@ def _caused(error: Exception, cause: Exception) -> Exception:
     ],
 )
 def test_an_error_is_described_in_one_line(error: BaseException, text: str) -> None:
-    """By its type, what it says, and what was behind a broken stream."""
+    """By its type, its text, and the cause of a broken stream."""
     assert describe(error) == text

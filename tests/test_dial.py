@@ -1,4 +1,4 @@
-"""Dial: targets in turn, one deadline, and no socket left behind."""
+"""Dial: targets in turn, one deadline, and no socket left open."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ async def test_it_connects(host: str) -> None:
         transport.close()
 
 
-async def test_nobody_listens() -> None:
-    """Said as the system says it."""
+async def test_a_refused_connection() -> None:
+    """The error is the system's."""
     with refusing() as address, pytest.raises(ConnectionRefusedError):
         await dial(address, 5)
 
 
-async def test_it_cannot_even_try() -> None:
+async def test_a_connect_that_fails_at_once() -> None:
     """The error of a connect that fails at once."""
     with pytest.raises(OSError, match="unreachable") as raised:
         await dial(TcpAddress("127.255.255.255", 9), 5)
@@ -47,17 +47,17 @@ async def test_it_cannot_even_try() -> None:
 
 
 @pytest.mark.parametrize("seconds", [0.25, 5, 1000])
-async def test_nobody_answers(
+async def test_a_target_that_does_not_answer_times_out(
     seconds: float, autojump_clock: trio.testing.MockClock
 ) -> None:
-    """Law 12: for exactly so long."""
+    """Law 12: exactly at the deadline."""
     with black_hole() as address, pytest.raises(TimeoutError, match=f"{seconds:g} s"):
         await dial(address, seconds)
     assert trio.current_time() == seconds
 
 
 def test_the_look_up_is_within_the_deadline() -> None:
-    """Law 12: connect is a total, over the name and all of its addresses."""
+    """Law 12: connect is a total over the name and all its addresses."""
 
     async def main() -> None:
         trio.socket.set_custom_hostname_resolver(
@@ -70,8 +70,8 @@ def test_the_look_up_is_within_the_deadline() -> None:
     run(main)
 
 
-def test_a_name_that_does_not_answer() -> None:
-    """Law 12: is given up like an address that does not."""
+def test_a_look_up_that_takes_too_long() -> None:
+    """Law 12: it is given up like an address that does not answer."""
 
     async def main() -> None:
         trio.socket.set_custom_hostname_resolver(Resolver([], seconds=30))
@@ -83,7 +83,7 @@ def test_a_name_that_does_not_answer() -> None:
 
 
 def test_a_name_that_does_not_exist() -> None:
-    """An OSError as any other."""
+    """It is an OSError."""
 
     async def main() -> None:
         error = socket.gaierror(socket.EAI_NONAME, "Name or service not known")
@@ -94,7 +94,7 @@ def test_a_name_that_does_not_exist() -> None:
     run(main)
 
 
-async def test_a_link_local_address_is_told_with_its_zone() -> None:
+async def test_a_link_local_address_is_reported_with_its_zone() -> None:
     """By the name of the interface, which is looked up each time."""
     dialer = Dialer([TcpAddress("fe80::1:2:3%lo", 9)])
     with pytest.raises(OSError, match=r"unreachable|no local port or address"):
@@ -103,7 +103,7 @@ async def test_a_link_local_address_is_told_with_its_zone() -> None:
 
 
 async def test_a_number_needs_no_thread() -> None:
-    """It must not wait for other people's names."""
+    """It must not wait for the look-ups of others."""
     trio.socket.set_custom_hostname_resolver(Resolver(OSError("not asked for this")))
     with listening() as address:
         (await dial(address, 5)).close()
@@ -112,7 +112,7 @@ async def test_a_number_needs_no_thread() -> None:
 @pytest.mark.parametrize(
     "kinds", list(itertools.product(("refuses", "drops", "answers"), repeat=3))
 )
-def test_targets_are_tried_in_their_order(kinds: tuple[str, ...]) -> None:
+def test_targets_are_tried_in_order(kinds: tuple[str, ...]) -> None:
     """Law 12: within one deadline, of which each has its share."""
 
     async def main() -> None:
@@ -149,7 +149,7 @@ def test_targets_are_tried_in_their_order(kinds: tuple[str, ...]) -> None:
 
 
 def test_a_deadline_that_was_missed_by_far_is_a_timeout() -> None:
-    """Law 12: also when the whole program stood still meanwhile."""
+    """Law 12: also if the whole process was stopped meanwhile."""
 
     async def main() -> None:
         with black_hole() as first, refusing() as second:
@@ -171,7 +171,7 @@ def test_a_deadline_that_was_missed_by_far_is_a_timeout() -> None:
 
 
 def test_a_name_that_cannot_be_looked_up_is_an_attempt() -> None:
-    """By its name; the next target is tried."""
+    """The attempt has the name; the next target is tried."""
 
     async def main() -> None:
         error = socket.gaierror(socket.EAI_NONAME, "Name or service not known")
@@ -187,15 +187,15 @@ def test_a_name_that_cannot_be_looked_up_is_an_attempt() -> None:
     run(main)
 
 
-async def test_a_name_of_this_machine() -> None:
-    """With the system's own resolver, in a thread."""
+async def test_a_name_from_the_systems_resolver() -> None:
+    """In a thread."""
     with listening() as address:
         transport = await dial(TcpAddress("localhost", address.port), 5)
         assert transport.sock.getpeername() == ("127.0.0.1", address.port)
         transport.close()
 
 
-async def test_what_connect_raises_is_no_success(
+async def test_an_exception_in_connect_is_not_a_success(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     class Broken(DialedSocket):
@@ -212,7 +212,7 @@ async def test_what_connect_raises_is_no_success(
 
 
 def test_cancelled_at_any_step_it_leaves_no_socket() -> None:
-    """Law 13: whether it looks up, waits, or has connected at that moment."""
+    """Law 13: in a look-up, in a wait, or when it has just connected."""
 
     async def scenario(begin: Begin) -> None:
         before = open_fds()
@@ -228,10 +228,10 @@ def test_cancelled_at_any_step_it_leaves_no_socket() -> None:
     assert sweep(scenario) >= 4
 
 
-async def test_a_target_that_this_machine_cannot_even_try_is_tried_and_the_next(
+async def test_a_target_without_a_route_is_a_failed_attempt(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """No IPv6 here, or an interface that isn't there: an attempt that failed."""
+    """Without IPv6 or the interface; the next target is tried."""
 
     class OldSocket(DialedSocket):
         def __init__(self, family: int = -1, *options: Any, **more: Any) -> None:
@@ -255,7 +255,7 @@ async def test_a_target_that_this_machine_cannot_even_try_is_tried_and_the_next(
     "name",
     ["EMFILE", "ENFILE", "ENOMEM", "ENOBUFS", "EADDRNOTAVAIL", "EAGAIN", "EADDRINUSE"],
 )
-async def test_what_this_machine_lacks_is_no_failure_of_the_target(
+async def test_a_local_shortage_is_not_the_targets_failure(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Law 15: the attempt says so, and so does its error; HAProxy: "R"."""
@@ -276,10 +276,10 @@ async def test_what_this_machine_lacks_is_no_failure_of_the_target(
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "many.test"])
-async def test_out_of_descriptors_it_is_ours(
+async def test_out_of_descriptors_the_target_is_not_blamed(
     host: str, autojump_clock: trio.testing.MockClock
 ) -> None:
-    """Law 15: to a number, for the look-up of a name, and to several addresses."""
+    """Law 15: for a number, for a look-up, and for several addresses."""
     if host == "many.test":
         names = Resolver(["127.0.0.1", "127.0.0.2"])
         trio.socket.set_custom_hostname_resolver(names)
@@ -329,10 +329,10 @@ def test_an_address_that_could_not_be_tried_might_have_answered(
     run(main)
 
 
-async def test_each_attempt_is_told_the_moment_it_is_over(
+async def test_on_attempt_is_called_when_an_attempt_ends(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
-    """Law 15: what a target did is said when it is seen, not when all is over."""
+    """Law 15: and not at the end of the dialing."""
     told: list[tuple[float, str, str, str | None]] = []
 
     def on_attempt(target: Address, attempt: Attempt) -> None:
@@ -350,7 +350,7 @@ async def test_each_attempt_is_told_the_moment_it_is_over(
     ]
 
 
-async def test_an_attempt_that_was_given_up_is_not_told(
+async def test_on_attempt_is_not_called_for_cancelled_attempts(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
     """Law 15: nobody knows what the target would have done."""

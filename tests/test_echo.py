@@ -1,4 +1,4 @@
-"""Echo: what comes goes back, and a silent client does not hold up a drain."""
+"""Echo: every byte comes back, and an idle client does not delay a drain."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from trioserve import Phase, Reason, Timeouts, echo
     schedule=st.random_module(),
 )
 @settings(deadline=None)
-def test_what_comes_goes_back_however_it_is_cut(
+def test_an_echo_returns_every_byte_in_any_chunks(
     pieces: list[tuple[int, bool]], schedule: object
 ) -> None:
-    """Laws 4, 7 and 10: to the byte, and EOF is answered with EOF."""
+    """Laws 4, 7 and 10: and answers EOF with EOF."""
     data = some_bytes(0, sum(count for count, _ in pieces))
 
     async def talk(client: trio.SocketStream) -> None:
@@ -50,10 +50,10 @@ def test_what_comes_goes_back_however_it_is_cut(
 
 
 @pytest.mark.parametrize(("drain_idle", "seconds"), [(float("inf"), 1), (0.25, 0.25)])
-async def test_a_silent_client_is_let_go_when_the_server_drains(
+async def test_a_drain_ends_an_idle_echo(
     drain_idle: float, seconds: float, autojump_clock: trio.testing.MockClock
 ) -> None:
-    """Laws 5 and 12: after a second, or less if that was asked for, by FIN."""
+    """Laws 5 and 12: after a second, or ``drain_idle`` if that is less, by FIN."""
     async with serving(echo, timeouts=Timeouts(drain_idle=drain_idle)) as running:
         client = await running.connect()
         await client.send_all(b"hello")
@@ -70,7 +70,7 @@ async def test_a_silent_client_is_let_go_when_the_server_drains(
 async def test_a_client_that_talks_on_is_served_until_the_deadline(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
-    """Laws 5 and 12: every byte starts the second anew, and the drain is a total."""
+    """Laws 5 and 12: every byte restarts the second, and the drain is a total."""
     async with serving(echo, timeouts=Timeouts(drain=10)) as running:
         client = await running.connect()
         await trio.testing.wait_all_tasks_blocked()
@@ -88,7 +88,7 @@ async def test_a_client_that_talks_on_is_served_until_the_deadline(
 async def test_a_slow_client_cannot_extend_its_lifetime(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
-    """Law 12: lifetime is a total; a byte now and then does not move it."""
+    """Law 12: lifetime is a total; single bytes do not move it."""
     async with serving(echo, timeouts=Timeouts(lifetime=10, idle=2)) as running:
         client = await running.connect()
         for _ in range(10):

@@ -1,8 +1,8 @@
-"""The engine: between sockets it does what a task for each direction would do.
+"""The engine: it relays between sockets like a task for each direction.
 
-What a relay does is told in test_relay.py, for both ways of moving bytes. Here
-the two are compared, and the engine is shown what only an engine meets: stale
-events, pipes, and relays that have nothing in common but their task.
+test_relay.py tests relays by the engine and by tasks. Here the two are compared, and
+there are tests of what only the engine has: stale events, pipes, and relays that share
+one task.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ BULK = 1_000_000
 
 
 class Counted(Pipes):
-    """Pipes that count how often there was none to be had."""
+    """Pipes that count how often none could be had."""
 
     denied = 0
 
@@ -83,7 +83,7 @@ class Counted(Pipes):
 
 @contextlib.contextmanager
 def started(relay: RelayCallbacks, *pumps: EnginePump) -> Generator[EngineRun]:
-    """The engine moves bytes for the block."""
+    """The engine moves bytes during the block."""
     engine_run = EngineRun()
     engine_run.start(Engine.of_this_run(), relay, pumps)
     try:
@@ -94,14 +94,14 @@ def started(relay: RelayCallbacks, *pumps: EnginePump) -> Generator[EngineRun]:
 
 @pytest.fixture(autouse=True)
 def nothing_is_left() -> Generator[None]:
-    """Law 13: whatever a test does, no descriptor of the engine's outlives it."""
+    """Law 13: after each test no descriptor of the engine is open."""
     before = open_fds()
     yield
     assert open_fds() == before
 
 
 def _tasks() -> int:
-    """How many tasks this run has for its engine."""
+    """The number of engine tasks of this run."""
     root = trio.lowlevel.current_root_task()
     assert root is not None
     names = [t.name for n in root.child_nurseries for t in n.child_tasks]
@@ -109,7 +109,7 @@ def _tasks() -> int:
 
 
 def _write(stream: trio.SocketStream, data: bytes) -> None:
-    """Send without a checkpoint, so that several arrive in one look."""
+    """Send without a checkpoint, so that several arrive in one poll."""
     assert os.write(stream.socket.fileno(), data) == len(data)
 
 
@@ -119,12 +119,12 @@ def _hang_up(stream: trio.SocketStream) -> None:
 
 
 async def _settle() -> None:
-    """Wait until nothing happens; less than what makes a virtual clock jump."""
+    """Wait until nothing happens; for less than the virtual clock needs to jump."""
     await trio.testing.wait_all_tasks_blocked(0.0005)
 
 
 async def _talk(a: Sockets, b: Sockets) -> None:
-    """See that bytes pass both ways."""
+    """Check that bytes pass both ways."""
     await a.peer.send_all(b"there")
     assert await receive_exactly(b.peer, 5) == b"there"
     await b.peer.send_all(b"and back")
@@ -132,7 +132,7 @@ async def _talk(a: Sockets, b: Sockets) -> None:
 
 
 class Heard:
-    """Callbacks that write down what they are told."""
+    """Callbacks that record their calls."""
 
     def __init__(self) -> None:
         self.quiet = False
@@ -185,11 +185,11 @@ def _pumps(one: Transport, other: Transport) -> tuple[EnginePump, EnginePump]:
     return there, back
 
 
-# -- Law 11: the same story, by both ways.
+# -- Law 11: the same story by the engine and by tasks.
 #
-# Peers do one thing after another, in their own time: a send that is not taken
-# holds up what the same peer was to do after it. Everything comes to rest
-# between two acts, seconds that pass are whole and timeouts are not.
+# Each peer performs its acts one after another: a send that blocks delays its next act.
+# All tasks are blocked before the next act. Waits are whole seconds and timeouts are
+# not.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -225,7 +225,7 @@ def _clogs(who: int, amount: int) -> list[Act]:
 
 
 class Actor(Peer):
-    """A peer that does what it is told, one thing after another."""
+    """A peer that performs its acts, one after another."""
 
     stream: trio.SocketStream
 
@@ -250,8 +250,8 @@ class Actor(Peer):
                 pass
 
     async def receive(self) -> bytes | bytearray:
-        # Told not to read it doesn't take another byte, or its window would
-        # open a bit at some later time.
+        # A peer that must not read takes not even a byte, or its window would open
+        # a bit at some later time.
         while self.stream.socket.fileno() >= 0:
             await trio.lowlevel.wait_readable(self.stream.socket)
             if self.may_read.is_set():
@@ -270,12 +270,12 @@ class Actor(Peer):
 
 
 class Script:
-    """What peers do, and what TCP leaves open of what comes of it.
+    """The acts of two peers, and which parts of the outcome TCP leaves open.
 
     Attributes:
       reads: which peers read.
-      clogged: whether a peer sends what the other doesn't read, and more of it
-        than fits into all buffers on the way.
+      clogged: whether a peer sends to one that doesn't read, and more bytes than fit
+        into all buffers on the way.
     """
 
     def __init__(self) -> None:
@@ -287,7 +287,7 @@ class Script:
         self._ended = [False, False]
 
     def next(self, act: Act) -> Act:
-        """The next act, of an amount that fits into the buffers, or surely not."""
+        """The next act, with an amount that certainly fits into the buffers or not."""
         who, other = act.who, 1 - act.who
         match act.what:
             case "send" if not self.reads[other]:
@@ -297,7 +297,7 @@ class Script:
                     act = dataclasses.replace(act, amount=act.amount + 5 * BULK)
                     self.clogged[who] = self._clogged_once[who] = True
             case "reset":
-                # What is on its way in either direction, or was not read, is lost.
+                # Bytes on their way in either direction, and unread ones, are lost.
                 self.gone[who] = True
                 self._lost[who] |= self._clogged_once[who]
                 self._lost[other] |= self._clogged_once[other] or not self.reads[who]
@@ -315,20 +315,17 @@ class Script:
         return act
 
     def leaves_open(self, who: int) -> bool:
-        """Whether it is open how far the bytes of ``who`` came."""
+        """Whether TCP leaves open how many bytes of ``who`` arrived."""
         return self._lost[who] or self.clogged[who]
 
     def leaves_open_the_tail(self, who: int) -> bool:
-        """Whether it is open what ``who`` finds after the bytes that it gets.
-
-        Who reads again when all is over may find an EOF, or the reset after it.
-        """
+        """Whether TCP leaves open if ``who`` finds an EOF or a reset at the end."""
         return self._ended[1 - who] and not self.reads[who]
 
 
 @dataclasses.dataclass
 class Story:
-    """What came of a script."""
+    """The outcome of a script."""
 
     script: Script
     result: RelayResult
@@ -340,7 +337,7 @@ class Story:
         return self.result.a_to_b, self.result.b_to_a
 
     def check(self, holds: int) -> None:
-        """What must be, whatever is open."""
+        """Check everything that does not depend on buffers."""
         for who, flow in enumerate(self.flows):
             source, sink = self.peers[who], self.peers[1 - who]
             assert flow.received == flow.delivered + flow.discarded
@@ -351,7 +348,7 @@ class Story:
                 assert len(sink.received) == flow.delivered
 
     def check_is(self, other: Story) -> None:
-        """That it is the same, but for what is open."""
+        """Check that it is the same, except where TCP leaves it open."""
         for name in ("reason", "waited_for", "limit"):
             ours, theirs = getattr(self.result, name), getattr(other.result, name)
             assert ours == theirs
@@ -368,10 +365,10 @@ class Story:
 async def _tell(
     medium: RealMedium, first: bytes, acts: list[Act], timeouts: Timeouts
 ) -> Story:
-    """Let it happen over that medium."""
+    """Run the script over that medium."""
     with medium() as a, medium() as b, trio.fail_after(1000):
         for link in (a, b):
-            # Else it grows with what is read, and with it what fits into it.
+            # Fixed, because the buffer would grow while the peer reads.
             link.peer.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 100_000)
         peers = [Actor(a.peer, first), Actor(b.peer)]
         script = Script()
@@ -391,14 +388,14 @@ async def _tell(
                 if act.what == "read on" and was_clogged:
                     await _caught_up(peers[1 - act.who], peers[act.who])
                 if any(script.gone):
-                    # It may wait for its peer to acknowledge what went before.
+                    # The reset may wait for the bytes before it to be acknowledged.
                     await trio.sleep(1)
                     await _settle()
                 if not running.is_pending:
                     break
             while running.is_pending:
                 await trio.sleep(1)
-            # What is still on its way shows how it ended.
+            # The last bytes on their way show how it ended.
             for peer in peers:
                 peer.read_on()
             await _settle()
@@ -407,7 +404,7 @@ async def _tell(
 
 
 async def _caught_up(sender: Actor, receiver: Actor) -> None:
-    """Wait until what is sent has come, if it will: the kernel has its own time."""
+    """Wait until sent bytes have arrived, if they can: the kernel has its own clock."""
     for _ in range(300):
         if not sender.acts_left and receiver.received == sender.sent:
             break
@@ -437,10 +434,10 @@ def _compare(first: int, acts: list[Act], timeouts: Timeouts) -> list[Story]:
 def test_both_ways_do_the_same_at_the_same_time(
     first: int, acts: list[Act], timeouts: Timeouts, schedule: object
 ) -> None:
-    """Law 11: what peers get, what is said of it, and when.
+    """Law 11: the peers get the same bytes, the results are equal, at the same time.
 
-    Who doesn't read is sent little here: when the last byte fits into its
-    buffers is up to the kernel, which has a clock of its own.
+    A peer that doesn't read is sent few bytes here: the kernel decides when the last
+    byte fits into its buffers, by its own clock.
     """
     reads = [True, True]
     for number, act in enumerate(acts):
@@ -450,7 +447,7 @@ def test_both_ways_do_the_same_at_the_same_time(
             acts[number] = dataclasses.replace(act, amount=min(act.amount, 300))
     portable, *others = _compare(first, acts, timeouts)
     for story in others:
-        # A reset may wait a second for its peer to acknowledge what went before.
+        # A reset may wait a second for the bytes before it to be acknowledged.
         late = 1 if "reset" in story.result.reason else 0
         assert abs(story.at - portable.at) <= late
 
@@ -468,11 +465,11 @@ def test_both_ways_do_the_same_at_the_same_time(
 def test_both_ways_do_the_same_when_peers_do_not_read(
     first: int, parts: list[list[Act]], schedule: object
 ) -> None:
-    """Law 11: what peers get, and what is said of it, but for what TCP leaves open.
+    """Law 11: peers and results get the same, except where TCP leaves it open.
 
-    That is how much of what was sent to a peer who didn't read, or was gone,
-    had come how far: it depends on buffers, and the ways have different ones.
-    There are no timers, and at the end everybody reads on and sends EOF.
+    That is how many bytes have arrived at a peer that didn't read, or was gone: it
+    depends on buffers, which differ between engine and tasks. There are no timers, and
+    at the end all peers read on and send EOF.
     """
     acts = [act for part in parts for act in part]
     for what in ("read on", "eof"):
@@ -500,7 +497,7 @@ async def test_bytes_that_were_received_before_go_first(medium: RealMedium) -> N
 async def test_many_bytes_that_were_received_before_wait_their_turn(
     medium: RealMedium, autojump_clock: trio.testing.MockClock
 ) -> None:
-    """Law 9: nothing more is read while they are held."""
+    """Law 9: while they are held, no byte is read."""
     first = some_bytes(0, 5_000_000)
     with medium() as a, medium() as b:
         async with trio.open_nursery() as nursery:
@@ -512,10 +509,10 @@ async def test_many_bytes_that_were_received_before_wait_their_turn(
 
 
 @pytest.mark.parametrize("medium", REAL_MEDIA)
-async def test_many_bytes_that_were_received_before_arrive_as_they_are(
+async def test_many_bytes_that_were_received_before_arrive_unchanged(
     medium: RealMedium,
 ) -> None:
-    """Law 10: in however many parts they are taken."""
+    """Law 10: in however many parts the sink takes them."""
     first = some_bytes(0, 5_000_000)
     with medium() as a, medium() as b:
         async with trio.open_nursery() as nursery:
@@ -528,15 +525,15 @@ async def test_many_bytes_that_were_received_before_arrive_as_they_are(
 async def test_bytes_that_were_received_before_are_a_first_byte(
     medium: RealMedium, autojump_clock: trio.testing.MockClock
 ) -> None:
-    """Law 12: who has said something is not waited for as if it hadn't."""
+    """Law 12: the first_byte timer does not run."""
     with medium() as a, medium() as b:
         timeouts = Timeouts(first_byte=5, idle=7)
         result = await relay(a.ours, b.ours, first=b"hello", timeouts=timeouts)
         assert (result.reason, trio.current_time()) == (Reason.IDLE, 7)
 
 
-async def test_bytes_that_were_received_before_when_somebody_else_sends() -> None:
-    """The relay says so, and resets both, for they are lost; the next one works."""
+async def test_bytes_that_were_received_before_when_another_task_sends() -> None:
+    """The relay raises and resets both, because they are lost; the next works."""
     with sockets() as a, sockets() as b, _sides(a, b) as sides:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_send_much, sides[1])
@@ -563,10 +560,10 @@ async def _send_much(side: Transport) -> None:
 
 
 @pytest.mark.parametrize("again", ["nobody", "another relay"])
-async def test_a_descriptor_that_changes_hands_between_two_events_of_a_look(
+async def test_a_descriptor_reused_between_two_events_of_a_poll(
     again: str,
 ) -> None:
-    """Law 1: what the first did to the second's socket, the second event knows."""
+    """Law 1: the first event closes the socket of the second."""
     with contextlib.ExitStack() as stack:
         a, b, c, d, stranger, e = (stack.enter_context(sockets()) for _ in range(6))
         number = c.ours.socket.fileno()
@@ -588,7 +585,7 @@ async def test_a_descriptor_that_changes_hands_between_two_events_of_a_look(
             stack.enter_context(_paired(a, b, hands))
             result = Result(nursery, c.ours, d.ours)
             await _settle()
-            # In one step, so that one look finds both, in this order.
+            # In one step, so that one poll has both, in this order.
             _hang_up(a.peer)
             _write(c.peer, b"hello")
         assert result.value.reason is Reason.ABORTED
@@ -607,7 +604,7 @@ async def test_a_stream_that_is_closed_ends_its_relay_and_no_other(
     busy: bool,
     autojump_clock: trio.testing.MockClock,
 ) -> None:
-    """Law 1: also while it holds bytes for somebody who takes none."""
+    """Law 1: also while it holds bytes for a sink that takes none."""
     with roomy() as a, roomy() as b, sockets() as c, sockets() as d:
         peer = Peer(a.peer)
         async with trio.open_nursery() as nursery:
@@ -633,7 +630,7 @@ async def test_a_stream_that_is_closed_ends_its_relay_and_no_other(
 async def test_a_connection_that_is_aborted_ends_its_relay_and_no_other(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
-    """Law 1: by another task, in the middle of something."""
+    """Law 1: by another task, with bytes under way."""
     connections: list[Connection] = []
 
     async def handler(conn: Connection) -> None:
@@ -675,14 +672,14 @@ def _close_what_is_closed(sock: trio.socket.SocketType) -> None:
 
 
 @pytest.mark.parametrize("copied", [False, True])
-async def test_a_descriptor_closed_behind_everybodys_back_harms_nobody_else(
+async def test_a_descriptor_closed_by_other_code_harms_only_its_relay(
     copied: bool, autojump_clock: trio.testing.MockClock
 ) -> None:
-    """Law 1: its own relay may end as it likes; the engine doesn't spin."""
+    """Law 1: its relay may end in any way; the engine doesn't spin."""
     with contextlib.ExitStack() as stack:
         a, b, c, d = (stack.enter_context(sockets()) for _ in range(4))
         number = a.ours.socket.fileno()
-        # Closed once more, by whoever owns it, it is nobody's.
+        # When its owner closes it too, the number is free.
         stack.callback(_close_what_is_closed, a.ours.socket)
 
         async def relay_it() -> None:
@@ -694,8 +691,8 @@ async def test_a_descriptor_closed_behind_everybodys_back_harms_nobody_else(
             nursery.start_soon(relay, c.ours, d.ours)
             await _settle()
             if copied:
-                # As a program that was started meanwhile has one: the kernel's
-                # epoll knows the connection for as long as it lives.
+                # A duplicate, as in a program that was started meanwhile: epoll keeps
+                # the connection while it is open.
                 stack.callback(os.close, os.dup(number))
             os.close(number)
             _write(a.peer, b"hello")
@@ -715,8 +712,8 @@ async def test_a_descriptor_closed_behind_everybodys_back_harms_nobody_else(
 
 
 @pytest.mark.parametrize("shielded", [False, True])
-def test_cancelled_at_any_step_nothing_is_left_of_it(shielded: bool) -> None:
-    """Laws 4 and 13: with bulk in pipes; shielded, it is not cancelled at all."""
+def test_cancelled_at_any_step_it_leaves_nothing(shielded: bool) -> None:
+    """Laws 4 and 13: with bulk in pipes; if it is shielded, it is not cancelled."""
     before = open_fds()
 
     async def scenario(begin: Begin) -> None:
@@ -759,8 +756,8 @@ async def _wait(engine_run: EngineRun) -> None:
     await engine_run.wait()
 
 
-async def test_cancelled_after_it_was_woken_it_has_come_to_its_end() -> None:
-    """A cancel that comes after the last event does not hide it."""
+async def test_a_cancellation_after_the_wake_up_does_not_hide_the_end() -> None:
+    """It comes after the last event."""
     with (
         sockets() as a,
         sockets() as b,
@@ -777,9 +774,9 @@ async def test_cancelled_after_it_was_woken_it_has_come_to_its_end() -> None:
 
 
 async def _fill_kernel(a: Sockets, b: Sockets) -> int:
-    """Send more than b's peer takes, and not more than its side's kernel does.
+    """Send more than b's peer takes, and not more than the kernel on our side takes.
 
-    And not only what it is late to acknowledge.
+    Wait until bytes are really held, and not just acknowledged late.
     """
     narrow(b.peer)
     sent = 0
@@ -791,10 +788,10 @@ async def _fill_kernel(a: Sockets, b: Sockets) -> int:
     return sent
 
 
-async def test_cancelled_while_a_reset_is_passed_on_it_is_known_for_ever(
+async def test_cancelled_while_a_reset_is_passed_on_the_error_stays(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
-    """Law 8: whoever receives next is told, and not that somebody else does."""
+    """Law 8: later receives raise it, and not BusyResourceError."""
     with sockets() as a, sockets() as b, _sides(a, b) as sides:
         async with trio.open_nursery() as nursery:
 
@@ -815,10 +812,10 @@ async def test_cancelled_while_a_reset_is_passed_on_it_is_known_for_ever(
 # -- Exceptions
 
 
-async def test_what_is_raised_in_one_relay_comes_out_of_that_one(
+async def test_an_exception_in_one_relay_comes_out_of_that_one(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Law 1: and no other notices."""
+    """Law 1: and no other is affected."""
 
     def on_eof(self: EngineRelay, pump: EnginePump) -> None:
         raise RuntimeError("a bug")
@@ -855,7 +852,7 @@ class _Strange:
     "error", [RuntimeError("strange"), PanicError("strange")], ids=repr
 )
 async def test_a_strange_socket_harms_nobody_else(error: BaseException) -> None:
-    """Law 1: its relay is told."""
+    """Law 1: only its relay fails."""
     heard = Heard()
     with sockets() as a, sockets() as b, sockets() as c, sockets() as d:
         async with trio.open_nursery() as nursery:
@@ -872,8 +869,8 @@ async def test_a_strange_socket_harms_nobody_else(error: BaseException) -> None:
     assert heard.told[0] == repr(error)
 
 
-def test_what_ends_the_program_is_no_relays_failure() -> None:
-    """It passes the engine, and ends the program."""
+def test_keyboard_interrupt_is_not_a_relays_failure() -> None:
+    """It passes through the engine and ends the program."""
     error = KeyboardInterrupt()
 
     async def main() -> None:
@@ -890,13 +887,13 @@ def test_what_ends_the_program_is_no_relays_failure() -> None:
 
 
 async def _settle_without(pending: Callable[[], bool]) -> None:
-    """Wait for something while the engine may be told of it again and again."""
+    """Wait, although the engine may get the same event again and again."""
     with trio.fail_after(60):
         while pending():
             await trio.lowlevel.checkpoint()
 
 
-async def test_bytes_and_eof_of_many_in_one_look_do_not_mix() -> None:
+async def test_bytes_and_eof_of_many_in_one_poll_do_not_mix() -> None:
     """Law 1: each gets its own."""
     with contextlib.ExitStack() as stack:
         links = [
@@ -927,10 +924,10 @@ async def test_bytes_and_eof_of_many_in_one_look_do_not_mix() -> None:
             nursery.cancel_scope.cancel()
 
 
-async def test_what_is_held_is_not_touched_by_what_comes_to_others(
+async def test_held_bytes_are_not_overwritten_by_those_of_others(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
-    """Law 1: all bytes that are copied come through one buffer."""
+    """Law 1: all pumps receive into one buffer."""
     engine = Engine.of_this_run()
     engine.pipes = Pipes(most=0)
     with sockets() as a, sockets() as b, sockets() as c, sockets() as d:
@@ -949,7 +946,7 @@ async def test_what_is_held_is_not_touched_by_what_comes_to_others(
 # -- Ends
 
 
-async def test_last_words_of_a_peer_that_takes_nothing_are_delivered(
+async def test_last_bytes_of_a_peer_that_takes_nothing_are_delivered(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
     """Law 8: the send that finds the reset hides neither them nor the reset."""
@@ -960,7 +957,7 @@ async def test_last_words_of_a_peer_that_takes_nothing_are_delivered(
             peer = Peer(b.peer)
             nursery.start_soon(peer.send, 30_000_000)
             await _settle()
-            # In one step: the engine finds both at once.
+            # In one step: one poll has both.
             _write(a.peer, b"last words")
             reset(a.peer)
             await peer.read()
@@ -970,10 +967,10 @@ async def test_last_words_of_a_peer_that_takes_nothing_are_delivered(
         assert result.value.b_to_a.discarded > 0
 
 
-async def test_bytes_of_a_peer_that_is_gone_wait_for_who_reads_late(
+async def test_bytes_of_a_peer_that_is_gone_wait_for_a_late_reader(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
-    """Law 8: that nothing can be sent to it any more is no reason to drop them."""
+    """Law 8: a failed send to it does not drop them."""
     with sockets() as a, sockets() as b:
         sender, receiver = Peer(a.peer), Peer(b.peer)
         async with trio.open_nursery() as nursery:
@@ -993,10 +990,10 @@ async def test_bytes_of_a_peer_that_is_gone_wait_for_who_reads_late(
         assert receiver.tail == "reset"
 
 
-async def test_bulk_that_has_arrived_before_a_reset_is_delivered(
+async def test_bulk_that_arrived_before_a_reset_is_delivered(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
-    """Law 8: through a pipe as well; nothing of it is discarded."""
+    """Law 8: also through a pipe; no byte of it is discarded."""
     engine = Engine.of_this_run()
     with roomy() as a, roomy() as b:
         peer = Peer(b.peer)
@@ -1017,8 +1014,8 @@ async def test_bulk_that_has_arrived_before_a_reset_is_delivered(
         assert peer.tail == "reset"
 
 
-async def test_an_error_that_was_known_before_is_no_eof() -> None:
-    """Law 8: the kernel has told it once, and says EOF from then on."""
+async def test_an_error_that_was_known_before_is_not_eof() -> None:
+    """Law 8: the kernel reports it once, and EOF from then on."""
     with sockets() as a, sockets() as b, _sides(a, b) as sides:
         _write(a.peer, b"last words")
         reset(a.peer)
@@ -1032,7 +1029,7 @@ async def test_an_error_that_was_known_before_is_no_eof() -> None:
 
 
 async def test_a_reset_is_the_reason_whatever_happens_right_after_it() -> None:
-    """Law 8: even before the task that waits for the end of the relay has run."""
+    """Law 8: even before the task that waits for the relay has run."""
     with sockets() as a, sockets() as b:
         async with trio.open_nursery() as nursery:
             result = Result(nursery, a.ours, b.ours)
@@ -1044,8 +1041,8 @@ async def test_a_reset_is_the_reason_whatever_happens_right_after_it() -> None:
         assert result.value.reason is Reason.CLIENT_RESET
 
 
-async def test_who_closes_both_sides_anyway_gets_them_without_the_last_eof() -> None:
-    """Law 7: closing sends it; the other EOF was passed on at its time."""
+async def test_the_last_eof_is_left_to_the_close() -> None:
+    """Law 7: a close sends it; the first EOF was passed on at once."""
     with sockets() as a, sockets() as b, _sides(a, b) as sides:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_relay_and_close, sides)
@@ -1066,10 +1063,10 @@ async def _relay_and_close(sides: list[Transport]) -> None:
 
 
 @pytest.mark.parametrize("misuse", ["sent EOF", "sends"])
-async def test_somebody_else_writes_to_a_side(
+async def test_another_task_writes_to_a_side(
     misuse: str, autojump_clock: trio.testing.MockClock
 ) -> None:
-    """Nothing can be delivered there: it ends, and says why."""
+    """The relay can't deliver there: it ends, and its error says why."""
     with sockets() as a, sockets() as b, _sides(a, b) as sides:
         outcome: list[object] = []
 
@@ -1097,10 +1094,10 @@ async def test_somebody_else_writes_to_a_side(
 # -- Pipes
 
 
-async def test_bulk_goes_through_a_pipe_and_small_messages_give_it_back(
+async def test_bulk_gets_a_pipe_and_small_messages_give_it_back(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
-    """Law 10: who receives can't tell."""
+    """Law 10: the receiver can't tell."""
     engine = Engine.of_this_run()
     engine.pipes = pipes = Counted()
     with roomy() as a, roomy() as b:
@@ -1121,10 +1118,10 @@ async def test_bulk_goes_through_a_pipe_and_small_messages_give_it_back(
     assert pipes.denied == 0
 
 
-async def test_messages_larger_than_the_buffer_are_no_bulk(
+async def test_messages_larger_than_the_buffer_are_not_bulk(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
-    """However many there are: what fills it does so in a row, or is none."""
+    """However many there are: bulk has several large reads in a row."""
     engine = Engine.of_this_run()
     with roomy() as a, roomy() as b:
         sender, receiver = Peer(a.peer), Peer(b.peer)
@@ -1139,8 +1136,10 @@ async def test_messages_larger_than_the_buffer_are_no_bulk(
             nursery.cancel_scope.cancel()
 
 
-async def test_bulk_is_no_silence(autojump_clock: trio.testing.MockClock) -> None:
-    """Law 12: bytes that never were in our hands have moved all the same."""
+async def test_bulk_restarts_the_idle_timer(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """Law 12: also bytes that were never copied into this process."""
     engine = Engine.of_this_run()
     with roomy() as a, roomy() as b:
         sender, receiver = Peer(a.peer), Peer(b.peer)
@@ -1179,7 +1178,7 @@ async def _stalled(
 async def test_eof_with_bytes_in_the_pipe_comes_after_them(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
-    """Law 7: however long it takes, and in however small parts."""
+    """Law 7: however slowly, and in however small parts."""
     with roomy() as a, roomy() as b:
         receiver = Peer(b.peer)
         async with trio.open_nursery() as nursery:
@@ -1201,7 +1200,7 @@ async def test_eof_with_bytes_in_the_pipe_comes_after_them(
 async def test_reset_with_bytes_in_the_pipe_discards_them(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
-    """Laws 4 and 13: they are counted, and come out nowhere else."""
+    """Laws 4 and 13: they are counted, and appear nowhere else."""
     with roomy() as a, roomy() as b, roomy() as c, roomy() as d:
         receiver = Peer(d.peer)
         async with trio.open_nursery() as nursery:
@@ -1214,7 +1213,7 @@ async def test_reset_with_bytes_in_the_pipe_discards_them(
                 reset(b.peer)
             await stalled.read()
             assert stalled.tail == "reset"
-            # Three of the four sockets are closed, and the pipe is no more.
+            # Three of the four sockets are closed, and the pipe.
             assert open_fds() == before - 3
             assert Engine.of_this_run().pipes.lent == 0
             sender = Peer(c.peer)
@@ -1232,7 +1231,7 @@ async def test_reset_with_bytes_in_the_pipe_discards_them(
 async def test_a_peer_that_never_reads_costs_one_pipe(
     who: int, autojump_clock: trio.testing.MockClock
 ) -> None:
-    """Laws 9 and 12: and it is reset when the write has stalled for long."""
+    """Laws 9 and 12: it is reset when write_stall runs out."""
     with roomy() as a, roomy() as b:
         sides = ((a, b), (b, a))[who]
         async with trio.open_nursery() as nursery:
@@ -1240,7 +1239,7 @@ async def test_a_peer_that_never_reads_costs_one_pipe(
             result = await relay(a.ours, b.ours, timeouts=Timeouts(write_stall=33))
         flow = (result.a_to_b, result.b_to_a)[who]
         assert result.reason is Reason.WRITE_STALL
-        # What was taken at the very first is seen at the first look, a second later.
+        # The first check, a second later, counts the bytes that were taken at first.
         assert 33 <= trio.current_time() <= 34
         assert CHUNK < flow.discarded <= DEEP_SIZE
         assert await is_reset(sides[1].peer)
@@ -1249,7 +1248,7 @@ async def test_a_peer_that_never_reads_costs_one_pipe(
 async def test_a_kind_of_socket_that_cannot_be_spliced_is_copied(
     monkeypatch: pytest.MonkeyPatch, autojump_clock: trio.testing.MockClock
 ) -> None:
-    """It is tried once for each direction; no byte is lost by that."""
+    """Each direction tries once; no byte is lost by that."""
     tried = 0
 
     def splice(*_: object, **__: object) -> int:
@@ -1297,8 +1296,8 @@ async def test_unix_sockets_are_relayed(
         assert result.value.a_to_b.delivered == 5 * BULK + 20
 
 
-async def test_a_unix_peer_that_goes_with_bytes_unread_is_a_reset() -> None:
-    """Law 8: after what it has sent."""
+async def test_a_unix_peer_that_closes_with_bytes_unread_is_a_reset() -> None:
+    """Law 8: after the bytes that it has sent."""
     with contextlib.ExitStack() as stack:
         streams = [trio_stream(s) for _ in range(2) for s in socket.socketpair()]
         for stream in streams:
@@ -1314,10 +1313,10 @@ async def test_a_unix_peer_that_goes_with_bytes_unread_is_a_reset() -> None:
         assert result.value.reason is Reason.CLIENT_RESET
 
 
-async def test_who_comes_when_all_pipes_are_lent_is_copied(
+async def test_bulk_is_copied_when_all_pipes_are_lent(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
-    """Law 9: and counted; it gets all its bytes all the same."""
+    """Law 9: it is counted, and all bytes arrive."""
     engine = Engine.of_this_run()
     engine.pipes = pipes = Counted()
     with contextlib.ExitStack() as stack:
@@ -1336,10 +1335,10 @@ async def test_who_comes_when_all_pipes_are_lent_is_copied(
             nursery.cancel_scope.cancel()
 
 
-async def test_a_pipe_that_does_not_move_goes_to_a_flow_that_does(
+async def test_a_pipe_that_does_not_move_is_given_to_another_flow(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
-    """Law 4: what was in it is not lost, nor out of order."""
+    """Law 4: bytes in it are not lost, nor out of order."""
     engine = Engine.of_this_run()
     engine.pipes = pipes = Counted(most=1)
     with roomy() as a, roomy() as b, roomy() as c, roomy() as d:
@@ -1355,7 +1354,7 @@ async def test_a_pipe_that_does_not_move_goes_to_a_flow_that_does(
                 denied = pipes.denied
                 assert denied > 1
                 await trio.sleep(0.2)
-                # Asked again, it is denied once more, and gets that one.
+                # Lending fails once more, and then takes that pipe.
                 await sender.send(5 * BULK)
                 await _settle()
                 assert pipes.denied == denied + 1
@@ -1374,13 +1373,13 @@ async def test_a_pipe_that_does_not_move_goes_to_a_flow_that_does(
     [(os.O_WRONLY, Reason.ABORTED), (os.O_RDONLY, Reason.RESOURCE)],
     ids=["fails", "is empty"],
 )
-async def test_a_pipe_that_can_not_be_emptied_ends_whose_bytes_are_in_it(
+async def test_a_pipe_that_can_not_be_emptied_ends_its_relay(
     mode: int,
     reason: Reason,
     asks: str,
     autojump_clock: trio.testing.MockClock,
 ) -> None:
-    """Laws 1 and 4: and not the relay that is to get it."""
+    """Laws 1 and 4: and not the relay that would get the pipe."""
     engine = Engine.of_this_run()
     engine.pipes = Pipes(most=1)
     with contextlib.ExitStack() as stack:
@@ -1389,7 +1388,7 @@ async def test_a_pipe_that_can_not_be_emptied_ends_whose_bytes_are_in_it(
             async with _stalled(a, b, nursery) as (_, stalled):
                 other = Result(nursery, c.ours, d.ours)
                 (pipe,) = engine.pipes.borrowed.values()
-                # Somebody thinks that the number is his, and by now it is.
+                # Other code closes the number and reuses it.
                 nothing = os.open(os.devnull, mode)
                 os.dup2(nothing, pipe.reader)
                 os.close(nothing)
@@ -1410,10 +1409,10 @@ async def test_a_pipe_that_can_not_be_emptied_ends_whose_bytes_are_in_it(
             nursery.cancel_scope.cancel()
 
 
-async def test_a_pipe_that_is_drained_slowly_moves(
+async def test_a_pipe_that_drains_slowly_is_kept(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
-    """It is taken from who has not moved a byte for a second, and nobody else."""
+    """A pipe is taken only from a flow that has moved no byte for a second."""
     engine = Engine.of_this_run()
     engine.pipes = pipes = Counted(most=1)
     with roomy() as a, roomy() as b, roomy() as c, roomy() as d:
@@ -1441,7 +1440,7 @@ async def test_a_pipe_that_is_drained_slowly_moves(
 async def test_out_of_descriptors_bulk_is_copied(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
-    """Law 1: a pipe is a favour; without one bytes move as well."""
+    """Law 1: a pipe is optional; bytes move without one."""
     engine = Engine.of_this_run()
     engine.pipes = pipes = Counted()
     with roomy() as a, roomy() as b:
@@ -1460,7 +1459,7 @@ async def test_out_of_descriptors_bulk_is_copied(
 
 
 async def test_an_echo_of_bulk(autojump_clock: trio.testing.MockClock) -> None:
-    """One direction, one pipe, and it may be its own back."""
+    """One direction and one pipe; the pump is its own ``back``."""
     with roomy() as link:
         peer = Peer(link.peer)
         async with trio.open_nursery() as nursery:
@@ -1475,7 +1474,7 @@ async def test_an_echo_of_bulk(autojump_clock: trio.testing.MockClock) -> None:
 async def test_an_echo_that_nobody_takes_is_reset(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
-    """Law 8: there is no back that would find out how it ends."""
+    """Law 8: there is no other pump to find its end."""
     with roomy() as link:
         async with trio.open_nursery() as nursery:
             async with _stalled(link, link, nursery) as (_, result):
@@ -1487,7 +1486,7 @@ async def test_an_echo_that_nobody_takes_is_reset(
 # -- The engine's own life
 
 
-async def test_it_ends_with_the_last_relay_and_begins_again() -> None:
+async def test_the_engine_ends_with_the_last_relay_and_starts_again() -> None:
     """Law 13: no task and no descriptor is left, and no relay notices."""
     before = open_fds()
     for _ in range(3):
@@ -1503,8 +1502,8 @@ async def test_it_ends_with_the_last_relay_and_begins_again() -> None:
         assert open_fds() == before
 
 
-def test_a_relay_may_run_when_all_else_is_cancelled() -> None:
-    """At the end of a run system tasks are; one of them may have to finish."""
+def test_a_relay_in_a_system_task_runs_until_the_end_of_the_run() -> None:
+    """When system tasks are cancelled, one may still have bytes to deliver."""
     finished = False
 
     async def finish() -> None:
@@ -1528,7 +1527,7 @@ def test_a_relay_may_run_when_all_else_is_cancelled() -> None:
     assert finished
 
 
-async def test_it_stays_while_it_is_held() -> None:
+async def test_the_engine_runs_while_it_is_acquired() -> None:
     """A server need not start it for every connection."""
     engine = Engine.of_this_run()
     engine.acquire()
@@ -1554,8 +1553,8 @@ async def test_it_stays_while_it_is_held() -> None:
     assert _tasks() == 0
 
 
-async def test_a_server_has_it_from_the_beginning() -> None:
-    """Out of descriptors later, what it has accepted is relayed all the same."""
+async def test_a_server_acquires_the_engine_at_its_start() -> None:
+    """If descriptors run out later, its connections are still relayed."""
 
     async def handler(conn: Connection) -> None:
         with no_free_fd():
@@ -1569,8 +1568,8 @@ async def test_a_server_has_it_from_the_beginning() -> None:
         await client.aclose()
 
 
-async def test_a_relay_that_ends_before_the_engine_has_begun() -> None:
-    """Law 13: its task finds nothing to do, and ends."""
+async def test_a_relay_that_ends_before_the_engine_has_run() -> None:
+    """Law 13: the engine's task has nothing to do, and ends."""
     with sockets() as a, sockets() as b:
         with _paired(a, b, Heard()):
             assert _tasks() == 1
@@ -1578,8 +1577,8 @@ async def test_a_relay_that_ends_before_the_engine_has_begun() -> None:
         assert _tasks() == 0
 
 
-async def test_a_run_is_waited_for_once_it_is_over() -> None:
-    """Then there is nothing to wait for; waking again does nothing."""
+async def test_the_wait_for_an_ended_run_returns_at_once() -> None:
+    """And another wake does nothing."""
     with sockets() as a, sockets() as b, _sides(a, b) as (one, other):
         with started(Heard(), *_pumps(one, other)) as engine_run:
             engine_run.stop()
@@ -1589,8 +1588,8 @@ async def test_a_run_is_waited_for_once_it_is_over() -> None:
     assert _tasks() == 0
 
 
-async def test_a_run_that_is_over_keeps_no_relay() -> None:
-    """Nor does anybody keep it: no memory waits for the garbage collector."""
+async def test_an_ended_run_keeps_no_reference_to_its_relay() -> None:
+    """It is freed without a garbage collection."""
     with sockets() as a, sockets() as b, _sides(a, b) as (one, other):
         there, back = _pumps(one, other)
         heard = Heard()
@@ -1600,14 +1599,14 @@ async def test_a_run_that_is_over_keeps_no_relay() -> None:
         gc.disable()
         try:
             del heard
-            await _settle()  # the engine's task, which it has ended, knows how
+            await _settle()  # let the engine's task end, which refers to the run
             assert kept() is None
         finally:
             gc.enable()
 
 
 async def test_one_stream_is_not_relayed_twice_at_once() -> None:
-    """The second says so, and the first goes on."""
+    """The second relay raises, and the first goes on."""
     with sockets() as a, sockets() as b, sockets() as c:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(relay, a.ours, b.ours)
@@ -1625,7 +1624,7 @@ async def test_one_stream_is_not_relayed_twice_at_once() -> None:
 async def test_one_stream_is_not_relayed_twice_whatever_the_first_waits_for(
     state: str, autojump_clock: trio.testing.MockClock
 ) -> None:
-    """Law 1: also when it doesn't wait for that side's bytes."""
+    """Law 1: also if the first does not wait for bytes of that side."""
     with sockets() as a, sockets() as b, sockets() as c:
         sender, receiver = Peer(a.peer), Peer(b.peer)
         async with trio.open_nursery() as nursery:
@@ -1647,8 +1646,8 @@ async def test_one_stream_is_not_relayed_twice_whatever_the_first_waits_for(
             nursery.cancel_scope.cancel()
 
 
-async def test_two_streams_over_one_descriptor_are_one() -> None:
-    """The relay says so, and leaves it as it is."""
+async def test_two_streams_over_one_descriptor_are_one_stream() -> None:
+    """The relay raises, and leaves it open."""
     with sockets() as a:
         twin = trio_stream(socket.socket(fileno=a.ours.socket.fileno()))
         with pytest.raises(trio.BusyResourceError):
@@ -1658,8 +1657,8 @@ async def test_two_streams_over_one_descriptor_are_one() -> None:
         assert await receive_exactly(a.peer, 10) == b"still open"
 
 
-async def test_out_of_descriptors_no_engine_begins() -> None:
-    """Law 15: the relay says what was lacking, and the next one works."""
+async def test_out_of_descriptors_the_engine_does_not_start() -> None:
+    """Law 15: the relay's error says so, and the next relay works."""
     with sockets() as a, sockets() as b:
         with no_free_fd():
             result = await relay(a.ours, b.ours)
@@ -1677,7 +1676,7 @@ async def test_out_of_descriptors_no_engine_begins() -> None:
 
 
 def test_two_runs_in_two_threads_have_two_engines() -> None:
-    """Law 1: nothing of them is shared."""
+    """Law 1: they share nothing."""
     meet = threading.Barrier(2, timeout=60)
     engines: list[Engine] = []
     outcomes: list[bytes] = []
@@ -1709,10 +1708,10 @@ def test_two_runs_in_two_threads_have_two_engines() -> None:
 
 
 @pytest.mark.parametrize("told", [False, True])
-async def test_an_epoll_that_is_closed_behind_its_back(
+async def test_an_epoll_that_other_code_closes(
     told: bool, monkeypatch: pytest.MonkeyPatch, autojump_clock: trio.testing.MockClock
 ) -> None:
-    """Law 1: relays end with that error or go on; no new one is harmed."""
+    """Law 1: relays end with that error or go on; new ones work."""
     make, epolls = select.epoll, list[select.epoll]()
 
     def epoll() -> select.epoll:
@@ -1738,7 +1737,7 @@ async def test_an_epoll_that_is_closed_behind_its_back(
             number = epolls[0].fileno()
             if told:
                 trio.lowlevel.notify_closing(number)
-            # Somebody thinks that the number is his, and by now it is.
+            # Other code closes the number and reuses it.
             nothing = os.open(os.devnull, os.O_RDONLY)
             os.dup2(nothing, number)
             os.close(nothing)
@@ -1753,8 +1752,8 @@ async def test_an_epoll_that_is_closed_behind_its_back(
     epolls.clear()
 
 
-async def test_bytes_that_go_round_for_ever_leave_others_their_turn() -> None:
-    """Law 1: though there is always something to do."""
+async def test_bytes_that_circulate_without_end_let_others_run() -> None:
+    """Law 1: though there is always an event."""
     with sockets() as a, sockets() as b:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(relay, b.peer, a.peer)
@@ -1764,10 +1763,10 @@ async def test_bytes_that_go_round_for_ever_leave_others_their_turn() -> None:
             nursery.cancel_scope.cancel()
 
 
-async def test_a_flow_of_bulk_does_not_hold_up_fifty_others(
+async def test_a_bulk_flow_does_not_delay_fifty_others(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
-    """In each turn each that has something gets its share of it."""
+    """In each turn each flow with bytes gets its share."""
     with contextlib.ExitStack() as stack:
         a, b = stack.enter_context(roomy()), stack.enter_context(roomy())
         others = [
@@ -1812,8 +1811,8 @@ async def test_a_flow_of_bulk_does_not_hold_up_fifty_others(
 # -- What an event may turn out to be, and what becomes of a flow that goes on
 
 
-async def test_an_event_that_brings_nothing_changes_nothing() -> None:
-    """Law 1: it is a hint; both ways of receiving, and a sink without room."""
+async def test_an_event_without_bytes_changes_nothing() -> None:
+    """Law 1: it is a hint; for both ways of receiving, and for a full sink."""
     heard = Heard()
     with roomy() as a, roomy() as b, _paired(a, b, heard) as (there, back):
         engine = Engine.of_this_run()
@@ -1843,10 +1842,10 @@ def _unsent_limit(stream: trio.SocketStream) -> int:
     return limit
 
 
-async def test_for_a_flow_that_goes_on_the_kernel_may_hold_much(
+async def test_the_kernel_may_hold_more_for_a_long_bulk_flow(
     monkeypatch: pytest.MonkeyPatch, autojump_clock: trio.testing.MockClock
 ) -> None:
-    """And when it is over the socket is as it was."""
+    """When the flow ends, the socket option is as before."""
     monkeypatch.setattr("trioserve._engine_pump.UNCAP_AFTER", 3 * BULK)
     with roomy() as a, roomy() as b:
         limit = _unsent_limit(b.ours)
@@ -1872,7 +1871,7 @@ async def test_for_a_flow_that_goes_on_the_kernel_may_hold_much(
 async def test_a_receiver_that_stops_leaves_no_more_than_a_megabyte_unsent(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
-    """Law 9: however much has gone before, and however large its buffers may grow."""
+    """Law 9: however much has gone before, and however large the buffers may grow."""
     with sockets() as a, sockets() as b:
         b.ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4 * BULK)
         async with trio.open_nursery() as nursery:
@@ -1893,10 +1892,10 @@ def _not_sent(stream: trio.SocketStream) -> int:
 
 
 @pytest.mark.parametrize(("size", "spliced"), [(46_000, 1), (10_000, 0)])
-async def test_reads_that_do_not_fill_the_buffer_are_bulk_too(
+async def test_reads_that_do_not_fill_the_buffer_are_bulk(
     size: int, spliced: int, autojump_clock: trio.testing.MockClock
 ) -> None:
-    """Eight flows that are as fast as they can be bring 46 KiB each at a time."""
+    """With eight flows at full speed, each read brings 46 KiB."""
     engine = Engine.of_this_run()
     with roomy() as a, roomy() as b:
         sender, receiver = Peer(a.peer), Peer(b.peer)
@@ -1912,7 +1911,7 @@ async def test_reads_that_do_not_fill_the_buffer_are_bulk_too(
 
 
 async def test_a_sink_that_breaks_while_bulk_is_on_its_way() -> None:
-    """Law 8: found out by splicing, it is told as by sending."""
+    """Law 8: an error of splice(2) is reported like one of send(2)."""
     with roomy() as a, roomy() as b:
         async with trio.open_nursery() as nursery:
             result = Result(nursery, a.ours, b.ours)
@@ -1927,8 +1926,8 @@ async def test_a_sink_that_breaks_while_bulk_is_on_its_way() -> None:
         assert result.value.a_to_b.discarded == 8
 
 
-async def test_a_descriptor_that_its_owner_gave_away() -> None:
-    """Law 1: detached and closed, with a copy of it still open, it is closed."""
+async def test_a_detached_descriptor_that_was_closed_counts_as_closed() -> None:
+    """Law 1: even if a duplicate of it is open."""
     with sockets() as a, sockets() as b:
         async with trio.open_nursery() as nursery:
             result = Result(nursery, a.ours, b.ours)
@@ -1942,10 +1941,10 @@ async def test_a_descriptor_that_its_owner_gave_away() -> None:
 
 
 @pytest.mark.parametrize("how", ["detached", "closed with a copy"])
-async def test_a_descriptor_given_away_when_bytes_come_and_there_is_room(
+async def test_a_detached_descriptor_with_an_event_for_both_pumps(
     how: str, autojump_clock: trio.testing.MockClock
 ) -> None:
-    """Law 1: the room ends its relay, and then nobody asks it for the bytes."""
+    """Law 1: EPOLLOUT ends its relay, and then no pump receives from it."""
     with contextlib.ExitStack() as stack:
         links = [stack.enter_context(sockets()) for _ in range(4)]
         a, b, c, d = links
@@ -1969,7 +1968,7 @@ async def test_a_descriptor_given_away_when_bytes_come_and_there_is_room(
             else:
                 stack.callback(os.close, os.dup(number))
                 os.close(number)
-            # In one step, so that one event tells of the bytes and of the room.
+            # In one step, so that one event has EPOLLIN and EPOLLOUT.
             _write(a.peer, b"more")
             with contextlib.suppress(BlockingIOError):
                 while os.read(a.peer.socket.fileno(), 1_000_000):
@@ -1980,10 +1979,10 @@ async def test_a_descriptor_given_away_when_bytes_come_and_there_is_room(
             nursery.cancel_scope.cancel()
 
 
-async def test_a_number_that_another_relay_has_by_now(
+async def test_a_descriptor_number_that_another_relay_has(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
-    """Law 1: closed behind everybody's back, and used again; both end in peace."""
+    """Law 1: closed by other code and reused; both relays end without harm."""
     with sockets() as a, sockets() as b, sockets() as c, sockets() as d:
         async with trio.open_nursery() as nursery:
             scope = trio.CancelScope()
@@ -2010,10 +2009,10 @@ async def test_a_number_that_another_relay_has_by_now(
         await stream.aclose()
 
 
-async def test_urgent_data_among_bulk_is_no_end(
+async def test_urgent_data_among_bulk_is_not_eof(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
-    """Laws 1 and 7: splice(2) does not pass its mark, for ever if it is asked again."""
+    """Laws 1 and 7: splice(2) stops at its mark, however often it is called."""
     with roomy() as a, roomy() as b:
         sender, receiver = Peer(a.peer), Peer(b.peer)
         with socket.socket(fileno=os.dup(a.peer.socket.fileno())) as raw:
@@ -2023,7 +2022,7 @@ async def test_urgent_data_among_bulk_is_no_end(
                 await sender.send(2 * BULK)
                 await _settle()
                 assert Engine.of_this_run().pipes.lent == 1
-                # In one step, so that the mark is there when it is looked for.
+                # In one step, so that the mark has arrived before the next poll.
                 raw.send(b"before")
                 raw.send(b"!", socket.MSG_OOB)
                 raw.send(b"after")

@@ -1,8 +1,8 @@
-"""Every error that a system call can give, at the first call and for ever after.
+"""Every error that a system call can give, at the first call and at all later ones.
 
-What is told of each: the connection that it is about ends at once and its report
-blames the right one, all others and the listeners live, nothing spins, little is
-logged, and when it stops all is as before.
+For each: its connection ends at once and the report blames the right side, other
+connections and the listeners go on, nothing spins, little is logged, and after the
+errors all is as before.
 """
 
 from __future__ import annotations
@@ -57,33 +57,33 @@ pytestmark = pytest.mark.skipif(
 
 _QUICKACK = getattr(socket, "TCP_QUICKACK", 12)
 
-#: First call only, or for ever.
+#: At the first call only, or at each call.
 TIMES = {"once": 1, "for ever": math.inf}
 
-#: What this machine lacks, or does not allow.
+#: Shortages and refusals of this machine.
 OURS = ["ENOBUFS", "ENOMEM", "EMFILE", "ENFILE", "ENOSPC", "EPERM", "EINVAL", "EIO"]
-#: What the network or the peer did.
+#: Errors of the network or the peer.
 THEIRS = [
     "ECONNRESET", "EPIPE", "ETIMEDOUT", "EHOSTUNREACH", "ENETUNREACH", "ENETDOWN",
     "ENETRESET", "ECONNABORTED", "ECONNREFUSED", "ENOTCONN", "EACCES", "EPROTO",
     "EMSGSIZE", "EDESTADDRREQ", "EOPNOTSUPP", "ENOPROTOOPT", "EFAULT", "EISCONN",
 ]  # fmt: skip
-#: Somebody has closed the descriptor.
+#: Other code has closed the descriptor.
 CLOSED = ["EBADF", "ENOTSOCK"]
-#: It is not now, but may be in a moment.
+#: Not possible now, but perhaps in a moment.
 LATER = ["EAGAIN", "EINTR"]
 
 
 @pytest.fixture(autouse=True)
 def nothing_is_left() -> Generator[None]:
-    """Law 13: no descriptor outlives a test, whatever failed."""
+    """Law 13: no descriptor is left open after a test, whatever failed."""
     before = open_fds()
     yield
     assert open_fds() == before
 
 
 async def _settle() -> None:
-    """Wait until nothing happens; less than what makes a virtual clock jump."""
+    """Wait until nothing happens; for less than the virtual clock needs to jump."""
     await trio.testing.wait_all_tasks_blocked(0.0005)
 
 
@@ -93,12 +93,12 @@ def _hang_up(stream: trio.SocketStream) -> None:
 
 
 async def _talk(a: Sockets, b: Sockets) -> None:
-    """See that bytes pass both ways."""
+    """Check that bytes pass both ways."""
     await a.peer.send_all(b"there")
     assert await receive_exactly(b.peer, 5) == b"there"
     await b.peer.send_all(b"and back")
     assert await receive_exactly(a.peer, 8) == b"and back"
-    # It is acknowledged now, not in 40 ms: who ends a relay waits for that.
+    # Acknowledge now, not after 40 ms: the end of a relay waits for that.
     a.peer.setsockopt(socket.IPPROTO_TCP, _QUICKACK, 1)
 
 
@@ -106,7 +106,7 @@ async def _talk(a: Sockets, b: Sockets) -> None:
 
 
 class Scene:
-    """A relay whose sockets fail, and beside it one that shall not notice."""
+    """A relay whose sockets fail, and beside it one that must not notice."""
 
     def __init__(self, a: Sockets, b: Sockets, nursery: trio.Nursery) -> None:
         self.a, self.b = a, b
@@ -131,7 +131,7 @@ class Scene:
 async def _scene(
     way: str, monkeypatch: pytest.MonkeyPatch, link: Callable[[], Sockets] = sockets
 ) -> AsyncGenerator[Scene]:
-    """The scene, at the end of which the relay beside it still works."""
+    """The scene; at its end, the relay beside it still works."""
     with link() as a, link() as b, sockets() as c, sockets() as d:
         async with trio.open_nursery() as nursery:
             beside = Result(nursery, c.ours, d.ours)
@@ -155,14 +155,14 @@ async def _scene(
 
 
 def _reason(name: str, theirs: Reason) -> Reason:
-    """What is said of an error: theirs, ours, or that somebody closed it."""
+    """The reason for an error: the peer's, ours, or a close by other code."""
     if name in CLOSED:
         return Reason.ABORTED
     return Reason.RESOURCE if name in OURS else theirs
 
 
 both_ways = pytest.mark.parametrize("way", ["engine", "tasks"])
-# A socket that fails once is not used again: by one of the two ways that is shown.
+# A socket that fails once is not used again; the engine shows that for both ways.
 each_way = pytest.mark.parametrize(
     ("way", "times"),
     [("engine", 1), ("engine", math.inf), ("tasks", math.inf)],
@@ -183,7 +183,7 @@ async def test_a_socket_that_fails_ends_its_relay_at_once(
     monkeypatch: pytest.MonkeyPatch,
     autojump_clock: trio.testing.MockClock,
 ) -> None:
-    """Laws 1, 4 and 15: it alone, and who is blamed is who did it."""
+    """Laws 1, 4 and 15: only that one, with the right side blamed."""
     async with _scene(way, monkeypatch) as scene:
         scene.fail(1, Fault(call, name, times))
         if call == "recv":
@@ -198,21 +198,21 @@ async def test_a_socket_that_fails_ends_its_relay_at_once(
         assert result.reason is _reason(name, Reason.SERVER_RESET)
         there = result.a_to_b
         assert there.received == there.delivered + there.discarded
-        assert trio.current_time() <= 1  # a reset waits for what was sent before
+        assert trio.current_time() <= 1  # a reset waits for the bytes before it
         assert there.discarded == (5 if call == "send" else 0)
 
 
 @both_ways
 @pytest.mark.parametrize("name", LATER)
 @pytest.mark.parametrize("call", ["recv", "send"])
-async def test_what_is_not_possible_now_is_done_later(
+async def test_a_call_that_would_wait_is_repeated(
     call: str,
     name: str,
     way: str,
     monkeypatch: pytest.MonkeyPatch,
     autojump_clock: trio.testing.MockClock,
 ) -> None:
-    """Law 4: a call that would wait, or was interrupted, is no error."""
+    """Law 4: EAGAIN and EINTR are not errors."""
     async with _scene(way, monkeypatch) as scene:
         for side in (0, 1):
             scene.fail(side, Fault(call, name, 1))
@@ -229,7 +229,7 @@ async def test_an_eof_that_can_not_be_sent_ends_its_relay(
     monkeypatch: pytest.MonkeyPatch,
     autojump_clock: trio.testing.MockClock,
 ) -> None:
-    """Laws 7 and 15: a peer that waits for EOF would wait for ever."""
+    """Laws 7 and 15: the peer would wait for it without end."""
     async with _scene(way, monkeypatch) as scene:
         scene.fail(1, Fault("shutdown", name, times))
         await scene.a.peer.send_eof()
@@ -244,7 +244,7 @@ async def test_an_eof_that_can_not_be_sent_ends_its_relay(
 
 
 def _splice_fails(monkeypatch: pytest.MonkeyPatch, where: str, fault: Fault) -> None:
-    """Let splice(2) fail that fills a pipe (``"in"``), or that empties one."""
+    """Make splice(2) fail when it fills a pipe (``"in"``) or empties one."""
     splice = os.splice
 
     def call(source: int, sink: int, count: int, **options: Any) -> int:
@@ -267,7 +267,7 @@ async def test_bulk_is_copied_where_it_can_not_be_spliced(
     autojump_clock: trio.testing.MockClock,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """Law 4: no byte is lost; what is forbidden is tried once, and said once."""
+    """Law 4: no byte is lost; if splice(2) is forbidden, that is logged once."""
     fault = Fault("splice", name, times)
     _splice_fails(monkeypatch, where, fault)
     engine = Engine.of_this_run()
@@ -291,12 +291,12 @@ async def test_bulk_is_copied_where_it_can_not_be_spliced(
     assert engine.pipes.lent == 0
 
 
-async def test_what_is_forbidden_is_said_once_for_all(
+async def test_a_forbidden_splice_is_logged_once(
     monkeypatch: pytest.MonkeyPatch,
     autojump_clock: trio.testing.MockClock,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """Law 4: also to those that have a pipe already, with bytes in it."""
+    """Law 4: also for flows that have a pipe with bytes in it."""
     async with _scene("engine", monkeypatch, roomy) as scene:
         with roomy() as e, roomy() as f:
             flows = [(scene.a.peer, scene.b.peer), (e.peer, f.peer)]
@@ -316,13 +316,13 @@ async def test_what_is_forbidden_is_said_once_for_all(
 
 @pytest.mark.parametrize("name", THEIRS[:8])
 @pytest.mark.parametrize("where", ["in", "out"])
-async def test_a_peer_that_breaks_in_the_middle_of_bulk_is_no_error_of_ours(
+async def test_a_peer_that_breaks_during_bulk_is_blamed(
     where: str,
     name: str,
     monkeypatch: pytest.MonkeyPatch,
     autojump_clock: trio.testing.MockClock,
 ) -> None:
-    """Laws 8 and 15: the kernel says it once, be it to splice(2)."""
+    """Laws 8 and 15: the kernel reports it once, perhaps to splice(2)."""
     _splice_fails(monkeypatch, where, Fault("splice", name, 1))
     async with _scene("engine", monkeypatch, roomy) as scene:
         sender = Peer(scene.a.peer)
@@ -353,7 +353,7 @@ async def test_bulk_is_copied_where_there_is_no_pipe(
     autojump_clock: trio.testing.MockClock,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """Laws 4 and 13: nor is one left open that is of no use."""
+    """Laws 4 and 13: and a pipe that is too small is closed."""
     fault = Fault(call, name, times)
 
     def failing(name: str, work: Any) -> Any:
@@ -388,7 +388,7 @@ async def test_bulk_is_copied_where_there_is_no_pipe(
 async def epolls(
     autojump_clock: object, monkeypatch: pytest.MonkeyPatch
 ) -> FailingEpolls:
-    """Those that are made from now on, when Trio has its own."""
+    """The epolls that are made after Trio's own."""
     epolls = FailingEpolls()
     monkeypatch.setattr(select, "epoll", epolls)
     return epolls
@@ -403,7 +403,7 @@ async def test_a_relay_that_can_not_be_registered_ends_alone(
     autojump_clock: trio.testing.MockClock,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Laws 1 and 15: however long there is no room for more."""
+    """Laws 1 and 15: for as long as epoll has no room."""
     async with _scene("engine", monkeypatch) as scene:
         for _ in range(3 if times == math.inf else 1):
             with sockets() as e, sockets() as f:
@@ -425,13 +425,13 @@ async def test_a_relay_that_can_not_be_registered_ends_alone(
 
 
 @any_times
-async def test_who_holds_bytes_needs_no_room(
+async def test_a_relay_that_holds_bytes_stays_registered(
     times: float,
     epolls: FailingEpolls,
     autojump_clock: trio.testing.MockClock,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Law 1: a relay that is registered stays so, whatever it waits for."""
+    """Law 1: whatever it waits for, so it needs no room again."""
     async with _scene("engine", monkeypatch) as scene:
         fault = Fault("epoll_ctl(ADD)", "ENOSPC", times)
         epolls.faults = [fault]
@@ -475,16 +475,16 @@ async def test_a_relay_whose_events_can_not_be_changed_ends_alone(
 
 
 def _make_it_something_else(epoll: Any) -> None:
-    """Somebody thinks that the number is his, and by now it is."""
+    """Close the descriptor and reuse its number for another file."""
     nothing = os.open(os.devnull, os.O_RDONLY)
     os.dup2(nothing, epoll.fileno())
     os.close(nothing)
 
 
-async def test_another_epoll_waits_for_what_was_changed_too(
+async def test_another_epoll_has_the_changed_masks(
     autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Law 1: whoever notices first that the epoll is gone."""
+    """Law 1: whichever call notices first that the epoll is gone."""
     async with _scene("engine", monkeypatch) as scene:
         engine = Engine.of_this_run()
         pumps = [pump for pump in engine._polled if isinstance(pump, EnginePump)]
@@ -502,10 +502,10 @@ async def test_another_epoll_waits_for_what_was_changed_too(
         assert await receive_exactly(one.peer, 8) == b"and back"
 
 
-async def test_a_relay_that_is_lost_when_it_has_to_wait_ends_as_lacking(
+async def test_a_relay_that_finds_no_room_in_another_epoll_ends(
     epolls: FailingEpolls, autojump_clock: trio.testing.MockClock
 ) -> None:
-    """Law 15: it wants another wait of what another epoll has no room for."""
+    """Law 15: as a shortage, when it changes its mask."""
     with sockets() as a, sockets() as b:
         async with trio.open_nursery() as nursery:
             result = Result(nursery, a.ours, b.ours)
@@ -526,7 +526,7 @@ async def test_a_relay_that_is_lost_when_it_has_to_wait_ends_as_lacking(
 async def test_an_epoll_that_is_gone_can_not_be_waited_for(
     waits: Waits, autojump_clock: trio.testing.MockClock
 ) -> None:
-    """Law 1: its relays end, the next one has another."""
+    """Law 1: its relays end, and the next one gets another."""
     with sockets() as a, sockets() as b, sockets() as c, sockets() as d:
         async with trio.open_nursery() as nursery:
             result = Result(nursery, a.ours, b.ours)
@@ -558,7 +558,7 @@ async def test_a_relay_that_can_not_be_unregistered_ends_alone(
     autojump_clock: trio.testing.MockClock,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Law 1: the others are waited for by another epoll."""
+    """Law 1: the others go on with another epoll."""
     async with _scene("engine", monkeypatch) as scene:
         epolls.faults = [Fault("epoll_ctl(DEL)", name, times)]
         await scene.a.peer.send_eof()
@@ -576,14 +576,14 @@ async def test_without_another_epoll_all_relays_end(
     epolls: FailingEpolls,
     autojump_clock: trio.testing.MockClock,
 ) -> None:
-    """Law 15: they say what was lacking, and the next ones work."""
+    """Law 15: their errors name the shortage, and the next ones work."""
     with contextlib.ExitStack() as stack:
         links = [stack.enter_context(sockets()) for _ in range(6)]
         pairs = list(zip(links[::2], links[1::2], strict=True))
         async with trio.open_nursery() as nursery:
             results = [Result(nursery, a.ours, b.ours) for a, b in pairs[:2]]
             await _talk(*pairs[0])
-            # Closed behind everybody's back, one is to be unregistered in vain.
+            # Other code closes one, so that it can't be unregistered.
             epolls.faults = [Fault("epoll_ctl(DEL)", "EBADF", 1), Fault(call, "ENOMEM")]
             for link in pairs[0]:
                 _hang_up(link.peer)
@@ -603,7 +603,7 @@ async def test_without_another_epoll_all_relays_end(
 
 @pytest.fixture
 def waits(monkeypatch: pytest.MonkeyPatch) -> Waits:
-    """Trio's waits, which can fail."""
+    """Trio's waits, which can be made to fail."""
     waits = Waits(trio.lowlevel.wait_readable)
     monkeypatch.setattr(trio.lowlevel, "wait_readable", waits)
     return waits
@@ -618,7 +618,7 @@ async def test_relays_go_on_while_the_engine_can_not_be_waited_for(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """Law 1: slower, and said once a second at most."""
+    """Law 1: slower, with a warning at most once a second."""
     async with _scene("engine", monkeypatch) as scene:
         began = trio.current_time()
         epoll: Any = Engine.of_this_run()._epoll
@@ -650,13 +650,13 @@ async def _by_hand(conn: Connection) -> None:
 
 
 async def _says(client: trio.SocketStream, word: bytes = b"hello") -> None:
-    """See that an echo answers."""
+    """Check that an echo answers."""
     await client.send_all(word)
     assert await receive_exactly(client, len(word)) == word
 
 
 def _transport(conn: Connection) -> Any:
-    """What its bytes go through, whose socket tests replace."""
+    """The transport of a connection, whose socket tests replace."""
     return lifecycle_of(conn).transport
 
 
@@ -664,7 +664,7 @@ def _transport(conn: Connection) -> Any:
 async def _served(
     handler: Any = _by_hand, **options: Any
 ) -> AsyncGenerator[tuple[Running, trio.SocketStream, Any]]:
-    """A server with a client, its connection, and one more that shall not notice."""
+    """A server with a client, its connection, and another that must not notice."""
     async with serving(handler, **options) as running:
         beside = await running.connect()
         await _says(beside)
@@ -685,7 +685,7 @@ def _only(running: Running, number: int = 2) -> Any:
 async def test_a_handler_sees_that_its_stream_is_broken(
     call: str, name: str, times: float, autojump_clock: trio.testing.MockClock
 ) -> None:
-    """Law 15: the report says by whom; it is the handler only who closed it itself."""
+    """Law 15: the handler is blamed only if it has closed the stream itself."""
     async with _served() as (running, client, conn):
         below = _transport(conn)
         below.sock = Failing(below.sock, Fault(call, name, times))
@@ -712,7 +712,7 @@ async def test_a_connection_that_can_not_be_waited_for_ends_alone(
     autojump_clock: trio.testing.MockClock,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Law 15: it is no mistake of its handler."""
+    """Law 15: the handler is not blamed."""
 
     async def handler(conn: Connection) -> None:
         async for data in conn:
@@ -741,14 +741,14 @@ async def test_a_connection_that_can_not_be_waited_for_ends_alone(
 
 @pytest.mark.parametrize("name", ["ENOMEM", "EPERM", "EINVAL", "ENOTTY", "EBADF"])
 @pytest.mark.parametrize("call", ["ioctl", "getsockopt", "setsockopt", "close"])
-async def test_what_is_only_asked_for_may_fail(
+async def test_optional_system_calls_may_fail(
     call: str,
     name: str,
     autojump_clock: trio.testing.MockClock,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """Law 5: what can't be reset is closed, and that is said."""
+    """Law 5: a socket that can't be reset is closed, and that is logged."""
     fault = Fault(call, name)
 
     def ioctl(*_: object) -> bytes:
@@ -771,7 +771,7 @@ async def test_what_is_only_asked_for_may_fail(
     assert ("can't reset" in caplog.text) is said
 
 
-async def test_what_can_not_be_reset_is_said_once_a_second(
+async def test_a_failed_reset_is_logged_once_a_second(
     autojump_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with serving(_by_hand) as running:
@@ -790,7 +790,7 @@ async def test_what_can_not_be_reset_is_said_once_a_second(
 async def test_a_descriptor_that_a_handler_has_closed_ends_its_connection(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
-    """Law 1: though it can't even be closed any more."""
+    """Law 1: even though it can't be closed again."""
 
     async def handler(conn: Connection) -> None:
         await _says_hello(conn)
@@ -809,10 +809,10 @@ async def test_a_descriptor_that_a_handler_has_closed_ends_its_connection(
 
 @any_times
 @pytest.mark.parametrize("name", ["ENOMEM", "ENOBUFS", "EPERM", "EIO"])
-async def test_looking_for_bytes_in_vain_changes_nothing(
+async def test_a_failed_look_for_bytes_changes_nothing(
     name: str, times: float, autojump_clock: trio.testing.MockClock
 ) -> None:
-    """Law 15: whoever receives is told, if it is so then."""
+    """Law 15: the next receive raises the error, if it is one."""
     async with _served() as (_, client, conn):
         below = _transport(conn).sock
         _transport(conn).sock = Failing(below, Fault("recv", name, times))
@@ -825,8 +825,8 @@ async def test_looking_for_bytes_in_vain_changes_nothing(
 
 # -- Listeners
 
-#: All that accept(2) names, and some that a system call filter might. The kernel
-#: does not say EAGAIN of a queue in which somebody is.
+#: The errors of accept(2), and some of a system call filter. EAGAIN is left out: the
+#: kernel does not return it if a client is in the queue.
 ACCEPT = [
     "EBADF", "ECONNABORTED", "EFAULT", "EINVAL", "EMFILE", "ENFILE",
     "ENOBUFS", "ENOMEM", "ENOTSOCK", "EOPNOTSUPP", "EPERM", "EPROTO", "ENETDOWN",
@@ -837,13 +837,13 @@ ACCEPT = [
 
 @pytest.mark.parametrize("name", ACCEPT)
 @pytest.mark.parametrize("spare", [True, False], ids=["a spare one", "none to spare"])
-async def test_a_listener_that_can_not_accept_waits_and_says_so(
+async def test_a_listener_that_can_not_accept_backs_off_and_logs(
     name: str,
     spare: bool,
     autojump_clock: trio.testing.MockClock,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """Laws 1 and 2: it goes on by itself, and meanwhile costs nothing."""
+    """Laws 1 and 2: it recovers by itself, and costs nothing meanwhile."""
     async with serving(_by_hand, addresses=("127.0.0.1:0",) * 2) as running:
         acceptor: Any = running.acceptor
         if not spare:
@@ -873,7 +873,7 @@ async def test_a_listener_that_can_not_accept_waits_and_says_so(
 async def test_a_listener_that_can_not_accept_can_be_stopped(
     name: str, autojump_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Laws 5 and 6: what waits can't be told, and is not waited for."""
+    """Laws 5 and 6: clients in its queue can't be refused, and a drain ends."""
     async with serving(_by_hand, addresses=("127.0.0.1:0",) * 2) as running:
         inside = await running.connect(1)
         await _says(inside)
@@ -891,13 +891,13 @@ async def test_a_listener_that_can_not_accept_can_be_stopped(
 
 
 @pytest.mark.parametrize("name", ["ENOMEM", "ENOSPC", "EEXIST", "EPERM"])
-async def test_a_listener_that_can_not_be_waited_for_is_looked_at(
+async def test_a_listener_that_can_not_be_waited_for_is_polled(
     name: str,
     waits: Waits,
     autojump_clock: trio.testing.MockClock,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """Law 1: it accepts, a second later at most; and is not taken for closed."""
+    """Law 1: it accepts within a second, and does not count as closed."""
     async with serving(_by_hand) as running:
         acceptor: Any = running.acceptor
         waits.fd = acceptor.listener.socket.fileno()
@@ -918,13 +918,13 @@ async def test_a_listener_that_can_not_be_waited_for_is_looked_at(
 
 @any_times
 @pytest.mark.parametrize("name", ["ENOBUFS", "EINVAL", "ENOTCONN"])
-async def test_who_has_no_name_is_served(
+async def test_a_client_without_an_address_is_served(
     name: str,
     times: float,
     autojump_clock: trio.testing.MockClock,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Law 3: the report has the listener's."""
+    """Law 3: its report has the listener's address."""
     fault = Fault("getsockname", name, times)
     getsockname = socket.socket.getsockname
     none = Limits(max_connections=0)
@@ -948,7 +948,7 @@ async def test_who_has_no_name_is_served(
 
 @any_times
 @pytest.mark.parametrize("name", ["EPERM", "ENOTTY", "ENOMEM", "EBADF"])
-async def test_what_can_not_be_made_not_to_wait_is_closed(
+async def test_a_socket_that_stays_blocking_is_closed(
     name: str,
     times: float,
     autojump_clock: trio.testing.MockClock,
@@ -978,10 +978,10 @@ async def test_what_can_not_be_made_not_to_wait_is_closed(
     assert len(caplog.records) == 1
 
 
-async def test_a_queue_that_can_not_be_made_shorter_is_swept_all_the_same(
+async def test_a_queue_is_emptied_even_if_listen_fails(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
-    """Law 6: nobody in it is reset without a word."""
+    """Law 6: no client in it is reset without a report."""
     async with serving(_by_hand, limits=Limits(max_connections=0)) as running:
         acceptor: Any = running.acceptor
         acceptor._sock = Failing(acceptor._sock, Fault("listen", "EINVAL"))
@@ -992,7 +992,7 @@ async def test_a_queue_that_can_not_be_made_shorter_is_swept_all_the_same(
 
 # -- A target: what fails is a call for the socket that connects to it
 
-#: connect(2), socket(2), and what tcp(7) and a system call filter add to it.
+#: The errors of connect(2), socket(2), tcp(7) and a system call filter.
 CONNECT = [
     "EACCES", "EPERM", "EADDRINUSE", "EADDRNOTAVAIL", "EAFNOSUPPORT", "EAGAIN",
     "EBADF", "ECONNREFUSED", "EFAULT", "EINTR", "EISCONN", "ENETUNREACH", "ENOTSOCK",
@@ -1018,9 +1018,9 @@ async def test_a_target_that_can_not_be_connected_to(
     autojump_clock: trio.testing.MockClock,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Laws 1, 13 and 15: one client is reset, at once, and the next is served."""
+    """Laws 1, 13 and 15: one client is reset at once, and the next is served."""
     fault = Fault(call, name, times)
-    # Connected later, as over a network.
+    # It connects later, as over a network.
     later = call in ("getsockopt", "wait")
 
     def connect_ex(sock: socket.socket, address: Any) -> int:
@@ -1069,7 +1069,7 @@ async def test_a_target_that_can_not_be_connected_to(
             patch.setattr(trio.lowlevel, "wait_writable", wait)
             client = await running.connect()
             if times == 1 and call in ("socket", "getsockname"):
-                await _says(client)  # what has not begun is tried once more
+                await _says(client)  # a connection that was not accepted is tried again
                 return
             assert await is_reset(client)
             await _says(beside)

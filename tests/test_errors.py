@@ -1,4 +1,4 @@
-"""Errors that are as nasty as can be: what is said of them, and what they can end."""
+"""Errors whose classes lie or raise: how they are described, and what they end."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ ISOLATED = (ValueError, OSError, trio.BrokenResourceError, GeneratorExit, StopIt
 @settings(deadline=None, max_examples=50)
 @given(nasty.errors(*ISOLATED, KeyboardInterrupt, SystemExit))
 def test_every_error_can_be_described(recipe: Recipe) -> None:
-    """Law 1: in one line of printable ASCII, whatever it does when it is asked."""
+    """Law 1: in one line of printable ASCII, whatever its methods do."""
     said = describe(recipe.make())
     assert type(said) is str
     assert 0 < len(said) <= 256
@@ -64,13 +64,13 @@ def test_every_error_can_be_described(recipe: Recipe) -> None:
         ("returns a strange text", r"Nasty: \x1b[31m"),
     ],
 )
-def test_what_its_own_method_does_is_said(deed: str, said: str) -> None:
+def test_an_error_whose_str_raises_is_described(deed: str, said: str) -> None:
     error = nasty.make(ValueError, {"__str__": deed})
     assert describe(error) == said
 
 
-def test_a_group_without_end_is_described() -> None:
-    """A group that is in another one twice counts once."""
+def test_an_infinite_group_is_described() -> None:
+    """A group that occurs in another twice counts once."""
     assert describe(nasty.deep(ValueError("a"))) == "ValueError: a"
     inner: Any = ValueError("a")
     for _ in range(100):
@@ -83,10 +83,10 @@ def test_a_group_without_end_is_described() -> None:
     st.lists(nasty.errors(*ISOLATED), max_size=2),
     st.lists(st.sampled_from(PROGRAM_ENDS).map(lambda kind: kind()), max_size=2),
 )
-def test_what_ends_the_program_is_found(
+def test_errors_that_end_the_program_are_found(
     others: list[Recipe], ends: list[BaseException]
 ) -> None:
-    """Law 1: in every group, whatever the group says is in it."""
+    """Law 1: in every group, whatever its attributes say."""
     inside = [ValueError(), *(other.make() for other in others), *ends]
     deeds = {"subgroup": "returns None", "split": "returns None"}
     found = only(nasty.make(BaseExceptionGroup, deeds, "lies", inside), PROGRAM_ENDS)
@@ -98,8 +98,8 @@ def test_what_ends_the_program_is_found(
 @given(nasty.errors(OSError, ValueError))
 @example(Recipe(OSError, {"errno": "raises ValueError"}))
 @example(Recipe(ValueError, {"__class__": "raises itself"}))
-def test_whose_doing_an_error_is_can_be_asked(recipe: Recipe) -> None:
-    """Law 1: of its type, and of what the system has put into it."""
+def test_an_error_that_lies_is_not_blamed_on_the_machine(recipe: Recipe) -> None:
+    """Law 1: only its type and the system's errno count."""
     for error in (
         recipe.make(),
         OSError([], "a list"),
@@ -113,10 +113,10 @@ def test_whose_doing_an_error_is_can_be_asked(recipe: Recipe) -> None:
 
 @pytest.mark.parametrize("name", ["errno", "__class__", "args"])
 @pytest.mark.parametrize("deed", nasty.DEEDS)
-def test_whose_doing_it_is_does_not_depend_on_what_an_error_says(
+def test_the_errno_is_the_systems_whatever_an_attribute_says(
     name: str, deed: str
 ) -> None:
-    """Law 15: its number is where the system has put it."""
+    """Law 15: it is read where the system has put it."""
     deeds = {name: deed}
     full = cast(OSError, nasty.make(OSError, deeds, errno.EMFILE, "no room"))
     assert is_shortage(full)
@@ -125,14 +125,14 @@ def test_whose_doing_it_is_does_not_depend_on_what_an_error_says(
     assert is_closed(nasty.make(OSError, deeds, errno.EBADF, "it was closed"))
 
 
-async def test_a_task_that_awaits_something_strange_is_named(
+async def test_a_task_that_awaits_a_strange_object_is_named(
     autojump_clock: object,
 ) -> None:
-    """Law 5: as far as it can be seen where it stands."""
+    """Law 5: by the innermost line that can be seen."""
     over = trio.Event()
 
     class Strange:
-        """An iterator that has no ``cr_frame``, and raises when it is asked for it."""
+        """An iterator without ``cr_frame``, which raises when that is read."""
 
         def __init__(self) -> None:
             self._steps = over.wait().__await__()
@@ -161,8 +161,8 @@ async def test_a_task_that_awaits_something_strange_is_named(
     assert "handler at " in where
 
 
-async def test_a_task_that_is_all_trios_is_named_by_what_it_was_started_with() -> None:
-    """Law 5: and not by the line in Trio on which all of them stand."""
+async def test_a_task_inside_trio_is_named_by_its_function() -> None:
+    """Law 5: and not by the line in Trio that is the same for all."""
     async with trio.open_nursery() as nursery:
         nursery.start_soon(trio.sleep_forever)
         await trio.testing.wait_all_tasks_blocked()
@@ -172,7 +172,7 @@ async def test_a_task_that_is_all_trios_is_named_by_what_it_was_started_with() -
     assert where.startswith("sleep_forever at ")
 
 
-def test_what_is_left_of_a_group() -> None:
+def test_the_rest_of_a_group() -> None:
     """None, one error, or a group."""
     a, b, key = ValueError("a"), OSError("b"), KeyError()
     assert without(key, KeyError) is None
@@ -183,7 +183,7 @@ def test_what_is_left_of_a_group() -> None:
 
 
 class _Careless(logging.Handler):
-    """Asks an error for its text, as it is."""
+    """Calls ``str()`` on an error."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -222,10 +222,10 @@ def test_every_error_can_be_logged(
 
 
 @pytest.mark.parametrize("where", ["its text", "a note", "its cause", "a group"])
-def test_of_a_long_error_the_beginning_and_the_end_are_logged(
+def test_a_long_error_is_logged_by_its_beginning_and_end(
     where: str, careless: _Careless, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A handler's error may have what a client has sent in it, however much that is."""
+    """A handler's error may contain any amount of bytes from a client."""
     error: BaseException = ValueError("Here: " + "x" * 1_000_000 + ": there")
     match where:
         case "a note":
@@ -251,8 +251,8 @@ def test_of_a_long_error_the_beginning_and_the_end_are_logged(
     assert len(careless.said[0]) < 70_000
 
 
-def test_a_log_that_raises_is_nobodys_end() -> None:
-    """Law 1: nor is one that raises only for errors."""
+def test_a_log_that_raises_ends_nothing() -> None:
+    """Law 1: nor does one that raises only for errors."""
 
     class Raises(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
@@ -276,7 +276,7 @@ def test_a_log_that_raises_is_nobodys_end() -> None:
 
 
 class _Breaks(trio.abc.HalfCloseableStream):
-    """A stream that is broken by an error when it is received from."""
+    """A stream whose receive raises this error."""
 
     def __init__(self, error: BaseException) -> None:
         self._error = error
@@ -305,7 +305,7 @@ class _Breaks(trio.abc.HalfCloseableStream):
 @example(Recipe(OSError, {"errno": "raises ValueError"}))
 @example(Recipe(ValueError, {"__str__": "raises ValueError"}))
 def test_whatever_breaks_a_stream_the_relay_ends_as_broken(recipe: Recipe) -> None:
-    """Law 15: it was the other side, whatever the error says of itself."""
+    """Law 15: the other side is blamed, whatever the error's class says."""
 
     async def handler(conn: Connection) -> None:
         await relay(conn, _Breaks(recipe.make()))
@@ -321,7 +321,7 @@ def test_whatever_breaks_a_stream_the_relay_ends_as_broken(recipe: Recipe) -> No
 @settings(deadline=None, max_examples=60)
 @given(nasty.errors(*ISOLATED), st.booleans())
 def test_no_error_ends_a_server(recipe: Recipe, cancelled: bool) -> None:
-    """Law 1: nor the others on it; also if it is raised while it is cancelled."""
+    """Law 1: nor other connections; also if it is raised during a cancellation."""
     error = recipe.make()
 
     async def handler(conn: Connection) -> None:
@@ -365,17 +365,15 @@ def test_no_error_ends_a_server(recipe: Recipe, cancelled: bool) -> None:
     first = next(report for report in reports if report.id == 2)
     assert first.outcome is Outcome.HANDLER_ERROR
     assert first.exception is not None
-    # Of a StopIteration, Python itself makes a RuntimeError.
+    # Python itself turns a StopIteration into a RuntimeError.
     is_the_same = error is first.exception or error is first.exception.__cause__
-    assert is_the_same  # it is not shown: pytest would ask it for its text
+    assert is_the_same  # a plain bool: pytest would call repr() of the error
 
 
 @settings(deadline=None, max_examples=30)
 @given(st.sampled_from([KeyboardInterrupt(), SystemExit()]), nasty.errors(ValueError))
-def test_the_end_of_the_program_comes_through(
-    end: BaseException, other: Recipe
-) -> None:
-    """Law 1: also in a group whose methods lie, and while it is cancelled."""
+def test_keyboard_interrupt_comes_through(end: BaseException, other: Recipe) -> None:
+    """Law 1: also in a group whose methods lie, and during a cancellation."""
     deeds = {"split": "raises ValueError", "subgroup": "returns None"}
     error = nasty.make(BaseExceptionGroup, deeds, "lies", [other.make(), end])
 
@@ -398,7 +396,7 @@ def test_the_end_of_the_program_comes_through(
         st.sampled_from(nasty.QUESTIONS), st.sampled_from(nasty.DEEDS), min_size=1
     )
 )
-def test_whatever_is_noted_or_returned_is_reported(deeds: dict[str, str]) -> None:
+def test_any_note_and_any_result_is_reported(deeds: dict[str, str]) -> None:
     """Law 3: as text that JSON can write."""
     value = nasty.make(ValueError, deeds)
     report = ConnectionReport(
@@ -432,7 +430,7 @@ class _Number(int):
     ],
     ids=["int", "bool", "None", "huge", "long", "inf", "nan", "float", "text"],
 )
-def test_a_noted_value_is_one_that_json_can_write(noted: object, told: object) -> None:
+def test_a_note_is_a_value_that_json_can_write(noted: object, told: object) -> None:
     """Whatever its class does; its name, too."""
     notes: dict[str, object] = {nasty.StrangeText("name"): noted}
     report = ConnectionReport(

@@ -1,4 +1,4 @@
-"""Garbage: however a connection ends, nothing of it waits for Python's collector."""
+"""Garbage: an ended connection is freed without a garbage collection."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from trioserve.testing import stream_pair
 
 
 class Oops(Exception):
-    """What a handler raises."""
+    """The exception of a handler."""
 
 
 async def _echo(conn: Connection) -> None:
@@ -98,7 +98,7 @@ async def _resets_at_once(running: Running) -> None:
 
 async def _resets_unread(running: Running) -> None:
     client = await running.connect()
-    with trio.move_on_after(1):  # it sends what the kernel takes
+    with trio.move_on_after(1):  # send as much as the kernel takes
         await client.send_all(bytes(10_000_000))
     reset(client)
 
@@ -134,7 +134,7 @@ SHORT = Timeouts(idle=2, write_stall=2, first_byte=1, lifetime=5, connect=1)
 
 
 def _refusing() -> str:
-    """An address that nobody listens on."""
+    """An address on which nobody listens."""
     return f"127.0.0.1:{free_port()}"
 
 
@@ -148,7 +148,7 @@ def _name(case: object) -> str:
     [_echo, trioserve.echo, "proxy", "faulty", _raises_its_own, _relays_in_tasks],
     ids=_name,
 )
-def test_who_leaves_is_no_garbage(client: Client, handler: Any) -> None:
+def test_a_client_that_leaves_leaves_no_garbage(client: Client, handler: Any) -> None:
     """Law 13: by FIN or by RST, through the engine, tasks and every kind of handler."""
     _no_garbage(client, handler)
 
@@ -176,15 +176,17 @@ def test_who_leaves_is_no_garbage(client: Client, handler: Any) -> None:
     ],
     ids=_name,
 )
-def test_however_it_ends_it_is_no_garbage(client: Client, handler: Any) -> None:
-    """Law 13: handlers that raise, timers, cuts, targets that can't be reached, TLS."""
+def test_a_connection_leaves_no_garbage_however_it_ends(
+    client: Client, handler: Any
+) -> None:
+    """Law 13: handlers that raise, timers, cuts, unreachable targets, TLS."""
     _no_garbage(client, handler)
 
 
 def _after(
     forward: Callable[[Connection], Awaitable[object]], what: str
 ) -> Callable[[Connection], Awaitable[object]]:
-    """A handler whose relay is handed over, and never begins."""
+    """A handler whose relay is handed over, and never starts."""
 
     async def handler(conn: Connection) -> object:
         relay = await forward(conn)
@@ -232,7 +234,7 @@ async def _forget(reports: trio.MemoryReceiveChannel[Any]) -> None:
 
 async def _rounds(running: Running, client: Client, is_cyclic: bool) -> None:
     for _ in range(2):
-        gc.collect()  # what was before
+        gc.collect()  # garbage from before
         for _ in range(3):
             await client(running)
             while running.server.statistics().open:
@@ -242,8 +244,8 @@ async def _rounds(running: Running, client: Client, is_cyclic: bool) -> None:
     gc.set_debug(gc.DEBUG_SAVEALL)
     gc.collect()
     gc.set_debug(0)
-    # A stream in memory has its other end, and Trio's over TLS has itself: these are
-    # cycles of their own, and the connection is not what keeps them.
+    # A memory stream refers to its other end, and Trio's TLS stream to itself: these
+    # cycles are not the connection's.
     kinds = (types.FrameType, types.TracebackType) if is_cyclic else object
     garbage = [repr(each)[:200] for each in gc.garbage if isinstance(each, kinds)]
     gc.garbage.clear()

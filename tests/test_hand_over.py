@@ -1,4 +1,4 @@
-"""Handing a relay over to the server, which runs it when the handler has returned."""
+"""Hand a relay over to the server, which runs it when the handler has returned."""
 
 from __future__ import annotations
 
@@ -51,12 +51,12 @@ async def _here(conn: Connection, upstream: trio.abc.Stream) -> object:
 
 @pytest.mark.parametrize("way", [_returned, _left, _awaited, _here])
 @pytest.mark.parametrize("link", [sockets, memory])
-async def test_it_relays_both_ways_and_closes_both_sides(
+async def test_it_relays_both_ways_and_closes_both(
     way: Callable[..., Awaitable[object]],
     link: Callable[[], Any],
     autojump_clock: object,
 ) -> None:
-    """Laws 4 and 7: whoever runs it, and whatever the upstream is."""
+    """Laws 4 and 7: run by the server or the handler, over any upstream."""
     before = open_fds()
     with link() as upstream:
 
@@ -84,7 +84,7 @@ async def test_it_relays_both_ways_and_closes_both_sides(
     assert open_fds() == before
 
 
-async def test_its_task_has_no_frame_of_the_handler(autojump_clock: object) -> None:
+async def test_the_task_has_no_frame_of_the_handler(autojump_clock: object) -> None:
     with sockets() as upstream:
 
         async def handler(conn: Connection) -> Relay:
@@ -117,7 +117,7 @@ def _tasks() -> list[trio.lowlevel.Task]:
 
 
 async def test_a_handler_that_raises_resets_both_sides(autojump_clock: object) -> None:
-    """Law 8: the relay never begins."""
+    """Law 8: the relay never starts."""
     with sockets() as upstream:
 
         async def handler(conn: Connection) -> Relay:
@@ -149,7 +149,7 @@ async def test_a_drain_cuts_it(autojump_clock: trio.testing.MockClock) -> None:
         assert running.reports[0].reason is Reason.CUT
 
 
-async def test_there_is_one_for_a_connection(autojump_clock: object) -> None:
+async def test_a_connection_has_one_relay_handed_over(autojump_clock: object) -> None:
     with sockets() as one, sockets() as other:
         seen: list[BaseException] = []
 
@@ -190,7 +190,7 @@ async def test_an_upstream_that_is_closed_is_the_handlers_error(
 async def test_an_awaited_relay_closes_its_upstream(
     autojump_clock: object,
 ) -> None:
-    """Law 13: whoever runs the relay, it closes its upstream."""
+    """Law 13: also if the handler runs it."""
     with sockets() as upstream:
         open_after: list[int] = []
 
@@ -207,10 +207,10 @@ async def test_an_awaited_relay_closes_its_upstream(
 
 
 @pytest.mark.parametrize("kind", ["proxy", "hand_over"])
-async def test_a_relay_that_the_server_runs_is_nobody_elses(
+async def test_a_relay_that_the_server_runs_can_not_be_awaited(
     kind: str, autojump_clock: object
 ) -> None:
-    """Law 1: awaited by another task, it goes on as if nothing had happened."""
+    """Law 1: another task that tries gets an error, and the relay goes on."""
     relays: list[Relay] = []
     async with serving(echo) as there:
         forward = proxy(there.address)
@@ -240,7 +240,7 @@ async def test_a_relay_that_the_server_runs_is_nobody_elses(
 async def test_a_proxy_does_not_dial_twice_for_one_connection(
     autojump_clock: object,
 ) -> None:
-    """Law 13: nor does it leave a socket behind."""
+    """Law 13: and leaves no socket behind."""
     before = open_fds()
     async with serving(echo) as there:
         forward = proxy(there.address)
@@ -258,7 +258,7 @@ async def test_a_proxy_does_not_dial_twice_for_one_connection(
     assert open_fds() == before
 
 
-async def test_for_a_connection_that_is_closed_there_is_none(
+async def test_a_closed_connection_can_not_be_handed_over(
     autojump_clock: object,
 ) -> None:
     seen: list[str] = []
@@ -277,10 +277,10 @@ async def test_for_a_connection_that_is_closed_there_is_none(
     assert seen == ["both"]
 
 
-async def test_a_connection_that_was_to_be_an_upstream_is_told(
+async def test_a_connection_that_was_to_be_an_upstream_is_reset(
     autojump_clock: object,
 ) -> None:
-    """Law 15: its handler is not blamed for what another one has raised."""
+    """Law 15: its handler is not blamed for the exception of another one."""
     first: list[Connection] = []
     ready = trio.Event()
 
@@ -304,10 +304,10 @@ async def test_a_connection_that_was_to_be_an_upstream_is_told(
     assert reports[2].reason is Reason.HANDLER_ERROR
 
 
-async def test_new_timeouts_do_not_hold_for_a_relay_that_was_made(
+async def test_new_timeouts_do_not_apply_to_a_relay(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
-    """They are those of the moment in which it is made, whoever makes it."""
+    """It keeps those of the moment in which it was made."""
     async with serving(echo) as there:
         forward = proxy(there.address)
 
@@ -322,8 +322,8 @@ async def test_new_timeouts_do_not_hold_for_a_relay_that_was_made(
             assert 10 <= trio.current_time() <= 11
 
 
-async def test_a_relay_that_could_not_be_says_why(autojump_clock: object) -> None:
-    """Awaited, it is over at once; a fault that was asked for is no error."""
+async def test_the_relay_of_a_failed_dial_says_why(autojump_clock: object) -> None:
+    """Awaited, it ends at once; an injected fault is not an error."""
     results: list[RelayResult] = []
 
     async def handler(conn: Connection) -> None:
@@ -337,10 +337,10 @@ async def test_a_relay_that_could_not_be_says_why(autojump_clock: object) -> Non
 
 
 @pytest.mark.parametrize("way", [_returned, _awaited])
-async def test_an_upstream_that_is_in_use_is_closed_all_the_same(
+async def test_an_upstream_that_is_in_use_is_closed(
     way: Callable[..., Awaitable[object]], autojump_clock: object
 ) -> None:
-    """Law 13: it belongs to the relay, also to one that can't begin."""
+    """Law 13: it belongs to the relay, even to one that can't start."""
     with sockets() as upstream:
 
         async def handler(conn: Connection) -> object:

@@ -1,4 +1,4 @@
-"""Layers: what is done to a connection between accept and its handler."""
+"""Layers between accept and the handler: access rules, deadlines, bytes given back."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ async def is_served(client: trio.SocketStream) -> bool:
 
 
 @pytest.mark.parametrize("refusal", [b"", b"not you\n", None])
-async def test_a_client_that_is_denied_is_told_and_reported(
+async def test_a_denied_client_is_refused_and_reported(
     refusal: bytes | None, autojump_clock: object
 ) -> None:
     started: list[Connection] = []
@@ -61,10 +61,10 @@ async def test_a_client_that_is_denied_is_told_and_reported(
     assert running.server.statistics().refused == 1
 
 
-async def test_a_denied_client_does_not_hold_its_token_or_its_place(
+async def test_a_denied_client_keeps_no_token_and_does_not_count(
     autojump_clock: object,
 ) -> None:
-    """Law 2: after any number of them, all who are allowed fit."""
+    """Law 2: after any number of them, all clients that are allowed fit."""
     limits = Limits(max_connections=1, max_per_peer=1)
     layers = Layers(access=["allow 127.0.0.2"])
     async with serving(echo, layers=layers, limits=limits) as running:
@@ -74,10 +74,10 @@ async def test_a_denied_client_does_not_hold_its_token_or_its_place(
     assert [report.reason for report in running.reports[:5]] == [Reason.DENIED] * 5
 
 
-async def test_one_that_reads_no_refusal_keeps_nobody_waiting(
+async def test_a_denied_client_that_does_not_read_delays_nobody(
     autojump_clock: object,
 ) -> None:
-    """Law 12: it is waited for, at most ``linger`` seconds."""
+    """Law 12: the close lingers for at most ``linger`` seconds."""
     limits = Limits(refusal=b"no")
     timeouts = Timeouts(linger=3)
     layers = Layers(access=["deny 127.0.0.1"])
@@ -103,7 +103,7 @@ async def test_clients_of_unix_sockets_have_rules_of_their_own(
         assert await receive_all(await running.connect(1)) == b""
 
 
-async def test_a_client_is_judged_by_its_ipv4_address_over_ipv6(
+async def test_access_rules_see_ipv4_addresses_over_ipv6(
     autojump_clock: object,
 ) -> None:
     sock = trio.socket.socket(trio.socket.AF_INET6)
@@ -120,10 +120,10 @@ async def test_a_client_is_judged_by_its_ipv4_address_over_ipv6(
             assert await receive_all(client) == b""
 
 
-async def test_a_client_is_judged_by_its_own_address_over_tls(
+async def test_access_rules_see_the_address_below_tls(
     autojump_clock: object,
 ) -> None:
-    """Of a TLS listener the address is that of the socket below, for limits, too."""
+    """Over a TLS listener it is that of the socket below, also for limits."""
     authority = trustme.CA()
     server_context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     authority.issue_cert("localhost").configure_cert(server_context)
@@ -165,7 +165,7 @@ async def test_a_client_is_judged_by_its_own_address_over_tls(
     assert reasons[-2:] == [Reason.DENIED, Reason.PEER_LIMIT]
 
 
-async def test_a_listener_that_comes_later_may_have_layers_of_its_own(
+async def test_an_added_listener_may_have_its_own_layers(
     autojump_clock: object,
 ) -> None:
     late, later = await open_listeners("127.0.0.1:0", "127.0.0.1:0")
@@ -179,7 +179,7 @@ async def test_a_listener_that_comes_later_may_have_layers_of_its_own(
             running.server.add_listener(late, layers=["deny all"])  # type: ignore[arg-type]
 
 
-async def test_those_found_in_the_queue_at_a_drain_pass_layers_too(
+async def test_clients_in_the_queue_at_a_drain_pass_the_layers(
     autojump_clock: object,
 ) -> None:
     async with serving(echo, layers=NOBODY) as running:
@@ -198,7 +198,7 @@ async def test_those_found_in_the_queue_at_a_drain_pass_layers_too(
 
 
 class Greeting:
-    """A layer that wants ``!`` first, and gives back what comes after it."""
+    """A layer that reads ``!`` first, and gives back the bytes after it."""
 
     async def __call__(self, life: Lifecycle) -> Reason | None:
         data = await life.transport.receive()
@@ -210,7 +210,7 @@ class Greeting:
 
 @contextlib.contextmanager
 def greeted() -> Generator[None, None, None]:
-    """All servers of the block have that layer: no option asks for it."""
+    """All servers of the block have that layer: there is no option for it."""
 
     def layers_in_order(_: Layers) -> tuple[Greeting, ...]:
         return Greeting(), Greeting()
@@ -222,10 +222,10 @@ def greeted() -> Generator[None, None, None]:
 
 @given(st.lists(st.sampled_from([b"", b"?", b"!", b"!!", b"!?", b"!!a"]), max_size=4))
 @settings(max_examples=30)
-def test_what_a_layer_reads_too_much_is_for_what_comes_next(
+def test_bytes_that_a_layer_gives_back_are_read_next(
     hellos: list[bytes],
 ) -> None:
-    """Laws 3, 4 and 16: the bytes of layers are counted once, the rest is echoed."""
+    """Laws 3, 4 and 16: a layer's bytes are counted once, the rest is echoed."""
     run(_greets, hellos)
 
 
@@ -247,7 +247,7 @@ async def _greets(hellos: list[bytes]) -> None:
 
 
 async def test_all_layers_share_one_deadline(autojump_clock: object) -> None:
-    """Law 12: no byte of a slow client extends it; a third connection is served."""
+    """Law 12: bytes of a slow client don't extend it; others are served meanwhile."""
     timeouts = Timeouts(handshake=3)
     with greeted():
         async with serving(echo, timeouts=timeouts) as running:

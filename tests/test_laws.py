@@ -18,7 +18,7 @@ LAWS = range(1, 17)
 
 
 def proofs() -> dict[int, list[str]]:
-    """The tests that say that they prove a law, as pytest names them."""
+    """The tests that prove each law, as pytest names them."""
     found: dict[int, list[str]] = {law: [] for law in LAWS}
     for file in sorted(TESTS.rglob("test_*.py")):
         for node in ast.walk(ast.parse(file.read_text())):
@@ -32,7 +32,7 @@ def proofs() -> dict[int, list[str]]:
 
 
 def with_names(page: str) -> str:
-    """The page with, under each law, the tests that prove it."""
+    """The page, with the tests that prove each law under it."""
     names = proofs()
 
     def entry(law: re.Match[str]) -> str:

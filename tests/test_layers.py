@@ -42,7 +42,7 @@ ROW = {
 
 
 def imports(module: str, source: str) -> set[str]:
-    """The modules of the package that a module's source imports, by dotted name."""
+    """The modules of the package that a source imports, by dotted name."""
     package = ["trioserve", *module.split(".")][:-1]
     found = set[str]()
     for node in ast.walk(ast.parse(source)):
@@ -63,12 +63,12 @@ def imports(module: str, source: str) -> set[str]:
 
 
 def _is_folder(parts: list[str]) -> bool:
-    # What is imported from one may be a module of it or one of its public names.
+    # An imported name may be a module of the folder or one of its public names.
     return parts[:1] == ["trioserve"] and SOURCE.joinpath(*parts[1:]).is_dir()
 
 
 def violations(sources: dict[str, str]) -> list[str]:
-    """What is wrong with the arrows between modules, each in a few words."""
+    """The wrong arrows between modules, each in a few words."""
     wrong = list[str]()
     for module, source in sorted(sources.items()):
         top = module.split(".")[0]
@@ -102,7 +102,7 @@ def test_imports_point_down() -> None:
     assert violations(package_sources()) == []
 
 
-#: Each has a map of itself, in the docstring of its __init__.
+#: Folders with a map in the docstring of their __init__.
 FOLDERS = sorted(
     ".".join(file.parent.relative_to(SOURCE).parts)
     for file in SOURCE.glob("*/**/__init__.py")
@@ -154,8 +154,8 @@ def test_every_row_of_a_folder_is_in_it(folder: str) -> None:
 
 
 @pytest.mark.parametrize("module", ["_units", "_values", "_grammar", "_schedule"])
-def test_the_grammar_and_the_schedule_of_faults_know_no_trio(module: str) -> None:
-    """Nor anything else of the library but how arguments are checked."""
+def test_the_grammar_and_schedule_of_faults_do_not_import_trio(module: str) -> None:
+    """Nor anything else of the library except the checks of arguments."""
     source = (SOURCE / "faults" / f"{module}.py").read_text()
     assert not re.search(r"^ *(import|from) trio\b", source, re.MULTILINE)
     for name in imports(f"faults.{module}", source):
@@ -291,7 +291,7 @@ def test_a_wrong_arrow_within_a_folder_is_found(
     assert violations_within("app", MAP | {module: source}) == complaints
 
 
-#: Attributes that begin with an underscore and are used on something else than self,
+#: Attributes with an underscore that are used on another object than self,
 #: each for a reason.
 FOREIGN = {
     "_connection": {"_lifecycle"},  # of its own class, in a function beside it
@@ -300,7 +300,7 @@ FOREIGN = {
     "_origins": {"_replace"},
     "app._run": {"_exit"},  # Python's, documented
     "testing.runs._lines": {"_getframe"},
-    # Trio seeds its scheduler in no public way.
+    # Trio has no public way to seed its scheduler.
     "testing.runs._schedule": {
         "_ALLOW_DETERMINISTIC_SCHEDULING",
         "_core",
@@ -311,7 +311,7 @@ FOREIGN = {
 
 
 def foreign_private_names(source: str) -> set[str]:
-    """Attributes with one underscore that are not asked of self, cls or super()."""
+    """Names with one underscore that are not read from self, cls or super()."""
     found = set[str]()
     for node in ast.walk(ast.parse(source)):
         if not isinstance(node, ast.Attribute) or not re.match(r"_[^_]", node.attr):

@@ -1,4 +1,4 @@
-"""Listeners: binding, and whatever accept(2) says."""
+"""Listeners: bind addresses, all or none."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ async def test_all_interfaces_share_one_port() -> None:
 async def test_a_port_taken_in_the_other_family_is_tried_again(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """A free IPv4 port that is taken in IPv6 costs another attempt, not an error."""
+    """A free IPv4 port that is taken for IPv6 costs another attempt, not an error."""
     kind = _trio_socket_type()
     bind = kind.bind
     failures = ["first attempt", "second attempt"]
@@ -73,10 +73,10 @@ def _trio_socket_type() -> Any:
 
 
 @pytest.mark.parametrize("failing", ["EADDRNOTAVAIL", "EACCES"])
-async def test_a_missing_family_is_no_matter(
+async def test_a_missing_family_is_skipped(
     failing: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """IPv6 switched off by the system is passed over; other errors are not."""
+    """If IPv6 is switched off, IPv4 is enough; other errors are raised."""
     kind = _trio_socket_type()
     bind = kind.bind
 
@@ -156,7 +156,7 @@ _SPELLINGS = {
 
 @given(st.lists(st.sampled_from(sorted(_SPELLINGS)), min_size=1, max_size=6))
 @settings(deadline=None)
-def test_each_address_is_listened_on_once(hosts: list[str]) -> None:
+def test_each_address_is_bound_once(hosts: list[str]) -> None:
     """Law 13: however often it is given, and however it is written."""
 
     async def main() -> None:
@@ -173,7 +173,7 @@ def test_each_address_is_listened_on_once(hosts: list[str]) -> None:
 
 @pytest.mark.parametrize("host", ["twice.test", "both.test"])
 async def test_a_name_that_has_an_address_twice_gets_one_free_port(host: str) -> None:
-    """The resolver may say so: a hosts file with a line that is there twice."""
+    """The resolver may return duplicates: a line that is twice in the hosts file."""
     trio.socket.set_custom_hostname_resolver(_Names())
     listeners = await open_listeners(f"{host}:0", f"{host}:0")
     each = len(_SPELLINGS[host])
@@ -183,10 +183,10 @@ async def test_a_name_that_has_an_address_twice_gets_one_free_port(host: str) ->
     await _close(listeners)
 
 
-async def test_an_address_that_is_there_already_makes_up_for_a_missing_family(
+async def test_an_address_that_is_bound_already_makes_up_for_a_missing_family(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Without IPv6, of a name with both families the other one is enough."""
+    """Without IPv6, the IPv4 address of a name is enough."""
     kind = _trio_socket_type()
     bind = kind.bind
 
@@ -211,9 +211,7 @@ async def test_an_address_that_is_there_already_makes_up_for_a_missing_family(
         ("[::1]", "[::]"),
     ],
 )
-async def test_all_interfaces_and_one_of_them_cannot_be_had_both(
-    first: str, second: str
-) -> None:
+async def test_all_interfaces_and_one_of_them_conflict(first: str, second: str) -> None:
     """The error names both of them: no other program is in the way."""
     before = open_fds()
     port = free_port()
@@ -228,7 +226,7 @@ async def test_all_interfaces_and_one_of_them_cannot_be_had_both(
 async def test_a_port_that_another_program_has_is_not_blamed_on_us(
     tmp_path: Path,
 ) -> None:
-    """Nor are all interfaces of the other family in the way."""
+    """Nor on all interfaces of the other family."""
     port = free_port()
     with socket.create_server(("127.0.0.2", port)):
         for others in (
@@ -250,8 +248,8 @@ async def test_a_name_without_an_address_cannot_be_listened_on() -> None:
 # -- Unix sockets
 
 
-async def test_a_unix_socket_is_listened_on_once(tmp_path: Path) -> None:
-    """However its path is written; its mode has to be given once only."""
+async def test_a_unix_socket_is_bound_once(tmp_path: Path) -> None:
+    """However its path is written; its mode need be given only once."""
     (tmp_path / "folder").mkdir()
     (tmp_path / "link").symlink_to(tmp_path / "folder")
     path = tmp_path / "folder" / "socket"
@@ -273,14 +271,14 @@ async def test_a_unix_socket_cannot_have_two_modes(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == []
 
 
-async def test_an_abstract_name_is_listened_on_once() -> None:
+async def test_an_abstract_name_is_bound_once() -> None:
     name = f"unix:@trioserve-twice-{os.getpid()}"
     (listener,) = await open_listeners(name, name)
     await listener.aclose()
 
 
-async def test_a_unix_socket_has_a_file_while_it_is_listened_on(tmp_path: Path) -> None:
-    """Law 13: with the mode that was asked for, and removed at the end."""
+async def test_a_unix_socket_has_a_file_until_it_is_closed(tmp_path: Path) -> None:
+    """Law 13: with the given mode, and removed at the end."""
     path = tmp_path / "socket"
     (listener,) = await open_listeners(f"unix:{path}?mode=0620")
     assert stat.S_IMODE(path.stat().st_mode) == 0o620
@@ -293,10 +291,10 @@ async def test_a_unix_socket_has_a_file_while_it_is_listened_on(tmp_path: Path) 
     assert not path.exists()
 
 
-async def test_a_file_that_is_somebody_elses_by_now_is_left_alone(
+async def test_a_file_that_was_replaced_is_left_alone(
     tmp_path: Path,
 ) -> None:
-    """Law 1: another server may have taken the place."""
+    """Law 1: another server may have bound the path."""
     path = tmp_path / "socket"
     (first,) = await open_listeners(f"unix:{path}")
     path.unlink()
@@ -309,7 +307,7 @@ async def test_a_file_that_is_somebody_elses_by_now_is_left_alone(
 
 @pytest.mark.parametrize("mode", ["", "?mode=0600"])
 async def test_a_file_that_was_left_over_is_replaced(mode: str, tmp_path: Path) -> None:
-    """After a crash nobody has to remove it by hand."""
+    """After a crash it need not be removed by hand."""
     path = tmp_path / "socket"
     with socket.socket(socket.AF_UNIX) as crashed:
         crashed.bind(str(path))
@@ -320,7 +318,7 @@ async def test_a_file_that_was_left_over_is_replaced(mode: str, tmp_path: Path) 
 
 
 @pytest.mark.parametrize("kind", ["listening", "datagram", "file", "folder"])
-async def test_what_is_in_use_or_no_socket_is_left_alone(
+async def test_a_path_in_use_or_of_another_file_is_left_alone(
     kind: str, tmp_path: Path
 ) -> None:
     """Law 1: and the error names the address."""
@@ -346,7 +344,7 @@ async def test_what_is_in_use_or_no_socket_is_left_alone(
         assert open_fds() == fds
 
 
-async def test_what_cannot_be_bound_leaves_no_file(
+async def test_a_failed_bind_leaves_no_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Law 13: all addresses or none; also if only the mode can't be set."""
@@ -367,7 +365,7 @@ async def test_what_cannot_be_bound_leaves_no_file(
 
 
 async def test_an_abstract_name_needs_no_file() -> None:
-    """It is in use while it is listened on, and free at once afterwards."""
+    """It is in use while a socket is bound to it, and free at once afterwards."""
     name = f"unix:@trioserve-test-{os.getpid()}"
     for _ in range(2):
         (listener,) = await open_listeners(name)

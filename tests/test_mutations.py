@@ -56,7 +56,7 @@ def test_a_mutation_that_is_noticed_was_killed() -> None:
 
 @pytest.mark.long
 def test_a_mutation_that_changes_nothing_survives() -> None:
-    name = "test_waiters_get_tokens_in_the_order_in_which_they_came"
+    name = "test_waiters_get_tokens_in_order"
     nothing = dataclasses.replace(
         _ADMISSION, new=_ADMISSION.old, tests=(*_ADMISSION.tests, name)
     )

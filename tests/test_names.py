@@ -1,4 +1,4 @@
-"""Names: one look-up at a time for each, the last good answer kept."""
+"""Names: one look-up per name at a time, and the last good answer is kept."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ async def hosts(name: str = "db.test", port: int = 80) -> list[str]:
 
 
 def test_clients_of_one_name_share_a_look_up() -> None:
-    """Law 1: a dead name costs one look-up, however many ask for it."""
+    """Law 1: a dead name costs one look-up, however many clients need it."""
 
     async def main() -> None:
         resolver = Resolver()
@@ -80,7 +80,7 @@ def test_clients_of_one_name_share_a_look_up() -> None:
         assert gave_up == 600
         assert trio.current_time() == 15
         assert resolver.asked == ["db.test"]
-        # It goes on for those who come next.
+        # The look-up goes on for the next callers.
         assert await hosts() == ["127.0.0.1"]
         assert trio.current_time() == 30
         assert resolver.asked == ["db.test"]
@@ -88,7 +88,7 @@ def test_clients_of_one_name_share_a_look_up() -> None:
     run(main)
 
 
-def test_other_names_are_not_held_up() -> None:
+def test_other_names_are_not_delayed() -> None:
     """Law 1: each name waits for its own answer only."""
 
     async def main() -> None:
@@ -142,7 +142,7 @@ def test_an_answer_is_used_again_while_it_is_fresh() -> None:
 @example(Recipe(OSError, {"args": "raises ValueError", "errno": "returns None"}))
 @example(Recipe(ValueError, {"__str__": "raises KeyboardInterrupt"}))
 def test_whatever_a_resolver_raises_the_name_has_no_address(recipe: Recipe) -> None:
-    """Law 1: nobody else notices; the look-up is done in a task of the system's."""
+    """Law 1: and the run goes on, although the look-up is a system task."""
 
     async def main() -> None:
         resolver = Resolver()
@@ -161,7 +161,7 @@ def test_whatever_a_resolver_raises_the_name_has_no_address(recipe: Recipe) -> N
     ids=["failure", "no name", "nothing", "no answer"],
 )
 def test_the_last_good_answer_is_kept(failure: Any) -> None:
-    """However old; whoever comes while it is renewed waits a second at most."""
+    """However old; while it is renewed, callers wait a second at most."""
 
     async def main() -> None:
         resolver = Resolver()
@@ -191,7 +191,7 @@ def test_the_last_good_answer_is_kept(failure: Any) -> None:
     ],
 )
 def test_a_name_without_an_address_raises(failure: Any, code: int, text: str) -> None:
-    """Everybody who waits gets an error of their own, and the run goes on."""
+    """Each waiter gets its own error, and the run goes on."""
 
     async def main() -> None:
         resolver = Resolver()
@@ -209,7 +209,7 @@ def test_a_name_without_an_address_raises(failure: Any, code: int, text: str) ->
         assert errors[0] is not errors[1]
         assert [error.errno for error in errors] == 2 * [code]
         assert text in str(errors[0])
-        # The next one asks again.
+        # The next caller starts another look-up.
         resolver.answer = ["127.0.0.1"]
         assert await hosts() == ["127.0.0.1"]
 
@@ -224,8 +224,8 @@ def test_a_name_without_an_address_raises(failure: Any, code: int, text: str) ->
     ],
     ids=["descriptors", "threads"],
 )
-def test_what_this_machine_lacks_is_not_the_names_fault(failure: Exception) -> None:
-    """Law 15: the error says what it was, and no look-up's failure."""
+def test_a_local_shortage_is_not_a_failed_look_up(failure: Exception) -> None:
+    """Law 15: the error names the shortage."""
 
     async def main() -> None:
         resolver = Resolver()
@@ -241,16 +241,16 @@ def test_what_this_machine_lacks_is_not_the_names_fault(failure: Exception) -> N
 
 @pytest.mark.parametrize("known", [False, True])
 async def test_out_of_descriptors_no_name_is_unknown(known: bool) -> None:
-    """Law 15: the C library says so, when it can't open a file or a socket."""
-    if known:  # by the C library, which may remember what it has read
+    """Law 15: although the C library says so if it can't open a file or a socket."""
+    if known:  # the C library may have cached the hosts file
         await hosts("localhost")
     with pytest.raises(OSError, match="Too many open files"), no_free_fd():
         await hosts("ip6-localhost")
 
 
 @pytest.mark.parametrize("answer", [socket.gaierror(-2, "no"), OSError(16, "busy")])
-def test_whatever_the_c_library_says_without_a_descriptor(answer: OSError) -> None:
-    """Law 15: with libnss-mdns, it says EBUSY."""
+def test_out_of_descriptors_whatever_error_the_c_library_has(answer: OSError) -> None:
+    """Law 15: with libnss-mdns it is EBUSY."""
 
     async def main() -> None:
         resolver = Resolver()
@@ -266,7 +266,7 @@ def test_whatever_the_c_library_says_without_a_descriptor(answer: OSError) -> No
 def test_a_name_of_a_link_local_address_follows_its_interface(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Made anew, an interface has the same name, and another number."""
+    """An interface that is made anew has the same name and another number."""
 
     now: int | OSError
 
@@ -290,8 +290,8 @@ def test_a_name_of_a_link_local_address_follows_its_interface(
     run(main)
 
 
-def test_the_number_of_a_zone_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of an address with a zone the system is asked each time; of others once."""
+def test_the_number_of_a_zone_is_not_cached(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Addresses with a zone are looked up each time; others once."""
     asked: list[bytes] = []
     getaddrinfo = socket.getaddrinfo
 
@@ -306,15 +306,15 @@ def test_the_number_of_a_zone_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> No
     assert asked == [b"127.9.9.9", *3 * [b"fe80::9:9%lo"]]
 
 
-async def test_an_ipv4_address_is_one_however_it_is_written() -> None:
+async def test_an_ipv4_mapped_address_is_ipv4() -> None:
     """It needs no IPv6 on this machine."""
     for host in ("::ffff:127.0.0.1", "::FFFF:7f00:1"):
         (place,) = await look_up(TcpAddress(host, 80))
         assert (place.family, place.sockaddr) == (socket.AF_INET, ("127.0.0.1", 80))
 
 
-def test_names_are_forgotten_when_there_are_too_many() -> None:
-    """Law 13: the oldest first."""
+def test_the_cache_of_names_is_bounded() -> None:
+    """Law 13: the oldest name is dropped first."""
 
     async def main() -> None:
         resolver = Resolver()
@@ -331,7 +331,7 @@ def test_names_are_forgotten_when_there_are_too_many() -> None:
 @given(st.lists(st.sampled_from(["127.0.0.1", "127.0.0.2", "::1"]), min_size=1))
 @settings(deadline=None)
 def test_families_take_turns(answer: list[str]) -> None:
-    """RFC 8305, section 4: beginning with that of the first, in their order."""
+    """RFC 8305, section 4: beginning with that of the first result."""
 
     async def main() -> None:
         Resolver().answer = answer

@@ -1,4 +1,4 @@
-"""Nurseries: one that serving was lent, and the one that handlers run in."""
+"""Nurseries: the caller's ``handler_nursery``, and the server's own."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ async def _echo(stream: Any) -> None:
 
 @pytest.fixture(params=["trio", "trioserve"])
 def serve_tcp(request: pytest.FixtureRequest) -> Any:
-    """Trio's, and ours, which must do the same in what follows."""
+    """Trio's, and ours, which must do the same in the following tests."""
     module = trio if request.param == "trio" else trioserve
     return partial(module.serve_tcp, host="127.0.0.1")
 
@@ -35,7 +35,7 @@ def serve_tcp(request: pytest.FixtureRequest) -> Any:
 async def test_a_lent_nursery_holds_connections_only(
     serve_tcp: Any, autojump_clock: object
 ) -> None:
-    """Law 13: so it ends by itself when they have ended, though serving goes on."""
+    """Law 13: so it ends after the last connection, even if serving goes on."""
     async with trio.open_nursery() as accepting:
         async with trio.open_nursery() as lent:
             serve = partial(serve_tcp, handler_nursery=lent)
@@ -73,7 +73,7 @@ async def test_a_lent_nursery_that_is_cancelled_ends_at_once(
                 await receive_exactly(client, 1)
             lent.cancel_scope.cancel()
         if client is not None:
-            # Its SocketStream is closed by force, which is a FIN.
+            # Trio closes its SocketStream forcefully, which is a FIN.
             assert await is_reset(client) or serve_tcp.func is trio.serve_tcp
             await client.aclose()
         accepting.cancel_scope.cancel()
@@ -84,7 +84,7 @@ async def test_a_lent_nursery_that_is_cancelled_ends_at_once(
 async def test_connections_go_on_when_serving_is_cancelled(
     serve_tcp: Any, autojump_clock: object
 ) -> None:
-    """Law 1: which itself ends at once."""
+    """Law 1: ``serve`` itself ends at once."""
     async with trio.open_nursery() as lent:
         async with trio.open_nursery() as accepting:
             serve = partial(serve_tcp, handler_nursery=lent)
@@ -103,10 +103,10 @@ async def test_connections_go_on_when_serving_is_cancelled(
     assert trio.current_time() == 3
 
 
-async def test_a_handler_that_ends_the_program_ends_it_from_where_it_runs(
+async def test_keyboard_interrupt_comes_out_of_the_lent_nursery(
     serve_tcp: Any, autojump_clock: object
 ) -> None:
-    """Law 1: and not from where serving does."""
+    """Law 1: and not out of ``serve``."""
 
     async def handler(stream: Any) -> None:
         raise KeyboardInterrupt
@@ -131,7 +131,7 @@ async def test_a_handler_that_ends_the_program_ends_it_from_where_it_runs(
 async def test_timers_and_reports_live_as_long_as_the_last_connection(
     autojump_clock: object,
 ) -> None:
-    """Laws 3 and 12: also when serving was cancelled, and nobody is held up by them."""
+    """Laws 3 and 12: also if serving was cancelled, and they delay nothing."""
     reports: list[ConnectionReport] = []
 
     async def collector(channel: trio.MemoryReceiveChannel[Any]) -> None:
@@ -167,7 +167,7 @@ async def test_timers_and_reports_live_as_long_as_the_last_connection(
 
 
 async def test_a_lent_nursery_and_a_drain(autojump_clock: object) -> None:
-    """Law 5: it ends the connections in it, and serving returns when they are."""
+    """Law 5: a drain ends its connections, and then serving returns."""
     async with trio.open_nursery() as lent, trio.open_nursery() as accepting:
         serve = partial(trioserve.serve_tcp, host="127.0.0.1", handler_nursery=lent)
         server = await accepting.start(serve, _echo, 0)
@@ -178,8 +178,8 @@ async def test_a_lent_nursery_and_a_drain(autojump_clock: object) -> None:
         await client.aclose()
 
 
-async def test_a_refused_client_is_told_from_elsewhere(autojump_clock: object) -> None:
-    """Law 13: its telling is not in the nursery that was lent for handlers."""
+async def test_a_refusal_does_not_use_the_lent_nursery(autojump_clock: object) -> None:
+    """Law 13: the nursery is for handlers only."""
     limits = Limits(max_connections=0, when_full="refuse", refusal=b"busy")
     async with trio.open_nursery() as accepting:
         async with trio.open_nursery() as lent:
@@ -198,8 +198,8 @@ async def test_a_refused_client_is_told_from_elsewhere(autojump_clock: object) -
 
 
 @pytest.mark.parametrize("is_gone", [False, True])
-def test_a_collector_without_a_parent_may_end_the_program(is_gone: bool) -> None:
-    """Law 1: serving raises it; when that is over, Trio does."""
+def test_a_collector_in_a_system_task_may_end_the_program(is_gone: bool) -> None:
+    """Law 1: serving raises its error; after the end of serving, Trio does."""
 
     async def collector(reports: Any) -> None:
         await reports.receive()
@@ -236,10 +236,10 @@ def test_a_collector_without_a_parent_may_end_the_program(is_gone: bool) -> None
 # -- The one that handlers run in
 
 
-async def test_a_handler_that_cancels_its_parent_nursery_ends_nobody(
+async def test_a_handler_that_cancels_its_parent_nursery_ends_nothing(
     autojump_clock: object, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Law 1: neither who is connected nor who comes later; it is said who did it."""
+    """Law 1: neither open nor later connections; the log names the task."""
 
     async def handler(conn: Connection) -> None:
         async for data in conn:
@@ -272,7 +272,7 @@ async def test_a_handler_that_cancels_its_parent_nursery_ends_nobody(
 async def test_a_handler_that_cancels_the_server_from_inside(
     autojump_clock: object,
 ) -> None:
-    """Law 1: it had to climb for it. That does not look like a drain."""
+    """Law 1: it has to climb up for that. It does not look like a drain."""
 
     async def handler(conn: Connection) -> None:
         nursery = trio.lowlevel.current_task().parent_nursery

@@ -1,4 +1,4 @@
-"""Options: what can't be is said at once, by name."""
+"""Options: an invalid value is an error that names it."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ def test_any_positive_number_of_seconds_is_a_timeout(name: str, seconds: float) 
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("seconds", [True, None, "5", 1j])
-def test_what_is_no_number_is_no_timeout(name: str, seconds: Any) -> None:
-    """And the error names the argument."""
+def test_a_timeout_must_be_a_number(name: str, seconds: Any) -> None:
+    """The error names the argument."""
     with pytest.raises(TypeError, match=f"^{name} must be a number of seconds, not"):
         Timeouts(**{name: seconds})
 
@@ -33,13 +33,13 @@ def test_what_is_no_number_is_no_timeout(name: str, seconds: Any) -> None:
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("seconds", [-1, -0.001, -math.inf, math.nan])
 def test_no_timeout_is_negative(name: str, seconds: float) -> None:
-    """And the error names the argument."""
+    """The error names the argument."""
     with pytest.raises(ValueError, match=f"^{name} must be 0 or more, not"):
         Timeouts(**{name: seconds})
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_zero_ends_what_goes_on_but_is_no_time_to_begin_anything(name: str) -> None:
+def test_only_timeouts_of_an_end_may_be_zero(name: str) -> None:
     """A drain of 0 s is a choice; a connect timeout of 0 s is a mistake."""
     if name in _MAY_BE_ZERO:
         assert getattr(Timeouts(**{name: 0}), name) == 0
@@ -49,7 +49,7 @@ def test_zero_ends_what_goes_on_but_is_no_time_to_begin_anything(name: str) -> N
 
 
 def test_options_are_given_by_name_and_frozen() -> None:
-    """Whoever holds one can rely on it."""
+    """So they can be shared."""
     with pytest.raises(TypeError):
         Timeouts(5)  # type: ignore[call-arg]
     with pytest.raises(dataclasses.FrozenInstanceError):
@@ -72,7 +72,7 @@ def test_options_are_given_by_name_and_frozen() -> None:
         ({"refusal": bytes(4097)}, ValueError, "refusal must be 4096 bytes or fewer"),
     ],
 )
-def test_limits_that_cannot_be(
+def test_invalid_limits(
     options: dict[str, Any], error: type[Exception], message: str
 ) -> None:
     """The error names the argument."""
@@ -81,7 +81,7 @@ def test_limits_that_cannot_be(
 
 
 @pytest.mark.parametrize("refusal", [None, b"", bytes(4096)])
-def test_limits_that_can_be(refusal: bytes | None) -> None:
+def test_valid_limits(refusal: bytes | None) -> None:
     """No connection at all is a pause."""
     limits = Limits(max_connections=0, when_full="refuse", refusal=refusal)
     assert limits.refusal == refusal

@@ -1,4 +1,4 @@
-"""Pipes: bytes on their way between two sockets, and who may have one."""
+"""Pipes: bytes on their way between two sockets, and which flow gets one."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from trioserve._pipes import DEEP, DEEP_SIZE, MOST, SIZE, Pipe, Pipes
 
 @contextlib.contextmanager
 def _link() -> Generator[tuple[socket.socket, socket.socket]]:
-    """Two ends that never wait."""
+    """Two non-blocking ends."""
     one, other = socket_pair()
     with one, other:
         one.setblocking(False)
@@ -54,7 +54,7 @@ def pipe() -> Generator[Pipe]:
 # -- One pipe
 
 
-def test_what_goes_in_comes_out(pipe: Pipe) -> None:
+def test_bytes_come_out_of_a_pipe_as_they_went_in(pipe: Pipe) -> None:
     """Each byte once, in order, and counted while it is inside."""
     with _link() as (source, there), _link() as (sink, here):
         _deliver(b"hello", there, source)
@@ -65,8 +65,8 @@ def test_what_goes_in_comes_out(pipe: Pipe) -> None:
         assert here.recv(10) == b"hello"
 
 
-def test_a_pipe_whose_number_is_anothers_says_so(pipe: Pipe) -> None:
-    """Law 4: of another's, nothing would come out for ever."""
+def test_a_pipe_whose_descriptor_was_reused_raises(pipe: Pipe) -> None:
+    """Law 4: a read of another file might return nothing without end."""
     with _link() as (source, there), _link() as (sink, _):
         _deliver(b"hello", there, source)
         pipe.fill(source.fileno())
@@ -82,7 +82,7 @@ def test_a_pipe_whose_number_is_anothers_says_so(pipe: Pipe) -> None:
 
 
 def test_a_pipe_never_waits(pipe: Pipe) -> None:
-    """And what can't be done has changed nothing."""
+    """And a call that can't proceed changes nothing."""
     with _link() as (source, there), _link() as (sink, _):
         with pytest.raises(BlockingIOError):
             pipe.fill(source.fileno())
@@ -107,8 +107,8 @@ def test_the_end_of_file_fills_it_with_nothing(pipe: Pipe) -> None:
         assert pipe.fill(source.fileno()) == pipe.filled == 0
 
 
-def test_a_pipe_can_be_emptied_into_our_hands(pipe: Pipe) -> None:
-    """Without losing what a sink had taken before, or taking it twice."""
+def test_a_pipe_can_be_emptied_by_reading(pipe: Pipe) -> None:
+    """Without the bytes that a sink has taken before."""
     with _link() as (source, there), _link() as (sink, here):
         source.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 200_000)
         here.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1)
@@ -123,7 +123,7 @@ def test_a_pipe_can_be_emptied_into_our_hands(pipe: Pipe) -> None:
 
 
 def test_a_closed_pipe_has_no_descriptor() -> None:
-    """Law 13: neither end, and whatever is in it is gone."""
+    """Law 13: neither end, and bytes in it are gone."""
     before = open_fds()
     with _link() as (source, there):
         _deliver(b"hello", there, source)
@@ -134,7 +134,7 @@ def test_a_closed_pipe_has_no_descriptor() -> None:
 
 
 def test_no_other_program_inherits_a_pipe(pipe: Pipe) -> None:
-    """Law 13: it would keep what is closed here."""
+    """Law 13: it would keep a closed pipe open."""
     assert not os.get_inheritable(pipe.reader)
     assert not os.get_inheritable(pipe.writer)
 
@@ -142,8 +142,8 @@ def test_no_other_program_inherits_a_pipe(pipe: Pipe) -> None:
 # -- All pipes of a run
 
 
-def test_there_are_a_few_deep_ones_and_not_many_of_the_others() -> None:
-    """Law 9: what all pipes hold together has a bound."""
+def test_there_are_a_few_deep_pipes_and_a_limit_for_all() -> None:
+    """Law 9: all pipes together hold a bounded amount."""
     before = open_fds()
     pipes = Pipes()
     taken = [pipe for _ in range(MOST) if (pipe := pipes.take())]
@@ -170,7 +170,7 @@ def test_an_empty_pipe_is_used_again() -> None:
 
 
 def test_a_pipe_with_bytes_in_it_is_never_lent_again() -> None:
-    """Law 1: they would come out at somebody else's."""
+    """Law 1: they would go to another connection."""
     before = open_fds()
     pipes = Pipes(most=1)
     with _link() as (source, there):
@@ -191,7 +191,7 @@ def test_a_pipe_with_bytes_in_it_is_never_lent_again() -> None:
 
 
 def test_only_pipes_that_nobody_uses_are_closed() -> None:
-    """And there may be more of them afterwards."""
+    """And new ones can be made afterwards."""
     before = open_fds()
     pipes = Pipes(most=2)
     used, unused = pipes.take(), pipes.take()
@@ -209,7 +209,7 @@ def test_only_pipes_that_nobody_uses_are_closed() -> None:
 
 
 def test_out_of_descriptors_there_is_no_pipe() -> None:
-    """And there is one when there are descriptors."""
+    """And there is one when there are descriptors again."""
     pipes = Pipes()
     with no_free_fd():
         assert pipes.take() is None
@@ -221,7 +221,7 @@ def test_out_of_descriptors_there_is_no_pipe() -> None:
 
 
 def _grants(size: int) -> Any:
-    """As Linux does for a user who has many pipes: they hold ``size``, and no more."""
+    """As Linux for a user with many pipes: each holds ``size``, and no more."""
     ask = fcntl.fcntl
 
     def answer(fd: int, command: int, argument: int = 0) -> int:
@@ -236,7 +236,7 @@ def _grants(size: int) -> Any:
 def test_a_pipe_that_is_not_made_deeper_is_used_as_it_is(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """64 KiB, a pipe's usual size, are worth it."""
+    """64 KiB, the usual size of a pipe, is worth it."""
     monkeypatch.setattr(fcntl, "fcntl", _grants(65_536))
     pipes = Pipes()
     pipe = pipes.take()
@@ -246,7 +246,7 @@ def test_a_pipe_that_is_not_made_deeper_is_used_as_it_is(
     pipes.close()
 
 
-def test_a_pipe_that_holds_little_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_small_pipe_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
     """Law 13: it is closed at once."""
     before = open_fds()
     monkeypatch.setattr(fcntl, "fcntl", _grants(8192))

@@ -1,7 +1,7 @@
-"""Progress: no timer takes bytes that are on their way for silence.
+"""Progress: while bytes are on their way, no inactivity timer runs out.
 
-What the kernel holds for a slow reader, what waits in the kernel while the process
-is stopped: both are movement, and only a peer that takes nothing is cut.
+Bytes that the kernel holds for a slow reader, and bytes that arrive while the process
+is stopped, are movement. Only a peer that takes no bytes is cut.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ _NOTSENT_LOWAT = getattr(socket, "TCP_NOTSENT_LOWAT", 25)
 
 @contextlib.contextmanager
 def path(name: str) -> Generator[None]:
-    """Relays of the block take this way: the engine's, or that of tasks."""
+    """Relays in the block use the engine, or tasks."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(_relay, "HAS_ENGINE", name == "engine")
         yield
@@ -50,7 +50,7 @@ PATHS = ("engine", "tasks")
 
 
 def deep() -> Sockets:
-    """A link whose kernel holds much of ours for a peer that reads slowly."""
+    """A link whose kernel buffers hold much for a peer that reads slowly."""
     link = sockets()
     link.peer.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _THEIRS)
     link.ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _OURS)
@@ -59,10 +59,10 @@ def deep() -> Sockets:
 
 
 def deep_on_this_machine() -> Sockets:
-    """The same over a Unix socket, where it is known at once what a peer has taken.
+    """The same over a Unix socket, whose kernel tells at once what a peer has taken.
 
-    TCP's delayed ACKs and its probes of a full window are late by real time, in which
-    many virtual seconds pass.
+    TCP's delayed ACKs and window probes need real time, in which many virtual seconds
+    pass.
     """
     ours, peer = map(trio_stream, socket.socketpair())
     ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _OURS)
@@ -70,11 +70,11 @@ def deep_on_this_machine() -> Sockets:
 
 
 def take(stream: trio.SocketStream, most: int = 10 * _THEIRS) -> bytes | None:
-    """What its kernel has for it, without waiting; None at EOF.
+    """Take all bytes that its kernel has, without waiting; None at EOF.
 
-    All of that: TCP may not say that there is room again before there is much.
+    All of them, because TCP announces a window only when there is much room.
     """
-    # Its descriptor, as Trio's socket has no receive that does not wait.
+    # By the descriptor: Trio's socket can't receive without waiting.
     with socket.socket(fileno=stream.socket.fileno()) as sock:
         try:
             return sock.recv(most) or None
@@ -85,14 +85,14 @@ def take(stream: trio.SocketStream, most: int = 10 * _THEIRS) -> bytes | None:
 
 
 _T = 5.0
-#: Each is a silence that is shorter than the timer.
+#: Pauses in seconds, each shorter than the timer.
 _pauses = st.lists(st.floats(0.1, 4.9), min_size=1, max_size=5)
 
 
 async def read_slowly(
     stream: trio.SocketStream, pauses: list[float], most: float = math.inf
 ) -> bytes:
-    """Take what has come after each of these pauses, again and again, to the end."""
+    """Take the bytes that have arrived after each of these pauses, to the end."""
     data = bytearray()
     with trio.fail_after(1000):
         for pause in itertools.cycle(pauses):
@@ -113,7 +113,7 @@ async def read_slowly(
 def test_a_slow_reader_gets_all_after_the_other_side_has_ended(
     way: str, who: int, pauses: list[float]
 ) -> None:
-    """Law 14: the source has ended, and what the kernel holds goes on draining."""
+    """Law 14: the source has ended, and the kernel's buffer goes on draining."""
 
     async def main() -> None:
         with deep() as a, deep() as b, path(way):
@@ -126,7 +126,7 @@ def test_a_slow_reader_gets_all_after_the_other_side_has_ended(
                 assert await read_slowly(sink.peer, pauses) == data
                 with contextlib.suppress(trio.BrokenResourceError):
                     await sink.peer.send_eof()
-        # What its kernel has acknowledged and it has not read can't be known.
+        # Bytes that its kernel has acknowledged and it has not read are unknown.
         if 3 * max(pauses) < _T:
             assert result.value.reason.outcome == "ok"
 
@@ -143,10 +143,10 @@ async def _send_all_and_end(stream: trio.SocketStream, data: bytes) -> None:
 @pytest.mark.parametrize("who", [0, 1])
 @given(pauses=_pauses)
 @settings(deadline=None, max_examples=10)
-def test_no_timer_counts_as_silence_what_a_slow_reader_takes(
+def test_a_slow_reader_is_not_idle_for_any_timer(
     way: str, timer: str, who: int, pauses: list[float]
 ) -> None:
-    """Law 14: the source is silent, and the sink has not got everything yet."""
+    """Law 14: the source is silent, and the sink has not got all bytes yet."""
     others = dict.fromkeys(("idle", "half_closed", "write_stall"), 1000.0)
     timeouts = Timeouts(**{**others, timer: _T})
 
@@ -179,13 +179,13 @@ def test_no_timer_counts_as_silence_what_a_slow_reader_takes(
 def test_a_reader_that_stops_is_cut_within_the_timer_and_a_second(
     way: str, timer: str, pauses: list[float]
 ) -> None:
-    """Law 12: however often it has read before; what it takes no more is silence."""
+    """Law 12: however often it has read before."""
     others = dict.fromkeys(("idle", "half_closed", "write_stall"), 1000.0)
     timeouts = Timeouts(**{**others, timer: _T})
 
     async def main() -> None:
         with deep_on_this_machine() as a, deep_on_this_machine() as b, path(way):
-            # More than it takes in all; and for EOF to follow, no more than fits.
+            # More than it takes; with an EOF after it, no more than the kernel holds.
             size = 200_000 if timer == "half_closed" else 5_000_000
             async with trio.open_nursery() as nursery:
                 result = Result(nursery, a.ours, b.ours, timeouts=timeouts)
@@ -210,8 +210,10 @@ async def _send_all(stream: trio.SocketStream, data: bytes) -> None:
 
 @given(pauses=st.lists(st.floats(0.1, 1.9), min_size=1, max_size=5))
 @settings(deadline=None, max_examples=10)
-def test_a_slow_reader_gets_all_that_a_handler_has_left(pauses: list[float]) -> None:
-    """Law 14: the handler has returned; closed with bytes unread, it would be reset."""
+def test_a_slow_reader_gets_all_bytes_of_a_handler_that_returned(
+    pauses: list[float],
+) -> None:
+    """Law 14: a close with bytes unread would reset it."""
     data = some_bytes(0, _OURS)
 
     async def handler(conn: Connection) -> None:
@@ -228,7 +230,9 @@ def test_a_slow_reader_gets_all_that_a_handler_has_left(pauses: list[float]) -> 
                 for pause in itertools.cycle(pauses):
                     await trio.sleep(pause)
                     with contextlib.suppress(trio.BrokenResourceError):
-                        await client.send_all(b"!")  # which is reset after a close
+                        await client.send_all(
+                            b"!"
+                        )  # after a close this would be answered by RST
                     part = take(client)
                     if part is None:
                         break
@@ -239,10 +243,10 @@ def test_a_slow_reader_gets_all_that_a_handler_has_left(pauses: list[float]) -> 
     run(main)
 
 
-async def test_who_takes_nothing_is_not_waited_for_to_close(
+async def test_a_close_does_not_linger_for_a_peer_that_takes_nothing(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
-    """Law 12: and what it sends meanwhile extends nothing."""
+    """Law 12: bytes that it sends meanwhile do not extend the time."""
     with deep_on_this_machine() as link:
         transport = SharedSocketTransport(link.ours)
         await transport.send(bytes(_THEIRS))
@@ -261,10 +265,10 @@ async def _send_slowly(stream: trio.SocketStream) -> None:
         await stream.send_all(b"x")
 
 
-async def test_a_reset_waits_as_long_as_what_came_before_it_goes_on(
+async def test_a_reset_waits_while_the_bytes_before_it_move(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
-    """Laws 8 and 14: after all bytes, though they take longer than a second."""
+    """Laws 8 and 14: it comes after all bytes, though they take longer than 1 s."""
     with deep() as a, deep() as b:
         data = some_bytes(0, _OURS // 2)
         async with trio.open_nursery() as nursery:
@@ -282,8 +286,8 @@ async def test_a_reset_waits_as_long_as_what_came_before_it_goes_on(
         assert result.value.reason is Reason.CLIENT_RESET
 
 
-# -- A process that was stopped: much time has passed when it goes on, and what has
-# come meanwhile waits in the kernel.
+# -- A process that was stopped: when it goes on, much time has passed, and bytes that
+# have arrived wait in the kernel.
 
 MEDIA: tuple[RealMedium, ...] = (sockets, foreign)
 
@@ -299,10 +303,10 @@ def _send_now(stream: trio.SocketStream, data: bytes) -> None:
 @pytest.mark.parametrize("who", [0, 1])
 @given(times=st.floats(1, 20), schedule=st.random_module())
 @settings(deadline=None, max_examples=10)
-def test_what_waits_when_a_late_timer_runs_is_no_silence(
+def test_bytes_that_wait_when_a_late_timer_runs_are_passed_on(
     medium: RealMedium, timer: str, who: int, times: float, schedule: object
 ) -> None:
-    """Law 14: a byte that has come while the process was stopped is passed on."""
+    """Law 14: they have arrived while the process was stopped."""
     others = {"idle": 1000.0, "half_closed": 1000.0, "first_byte": math.inf}
     timeouts = Timeouts(**{**others, timer: _T})
 
@@ -328,7 +332,7 @@ def test_what_waits_when_a_late_timer_runs_is_no_silence(
 
 
 def _stop(seconds: float) -> None:
-    """What a stopped process sees when it goes on."""
+    """Stop the process, as it looks from inside."""
     clock = trio.lowlevel.current_clock()
     assert isinstance(clock, trio.testing.MockClock)
     clock.jump(seconds)
@@ -338,7 +342,7 @@ def _stop(seconds: float) -> None:
 @pytest.mark.parametrize("what", ["eof", "reset"])
 @given(schedule=st.random_module())
 @settings(deadline=None, max_examples=10)
-def test_an_end_that_waits_when_a_late_timer_runs_is_what_ends_it(
+def test_an_eof_or_reset_that_waits_when_a_late_timer_runs_wins(
     medium: RealMedium, what: str, schedule: object
 ) -> None:
     """Law 15: the peer had ended it before any timer did."""
@@ -369,7 +373,7 @@ def test_an_end_that_waits_when_a_late_timer_runs_is_what_ends_it(
 def test_a_reader_that_has_read_when_a_late_timer_runs_has_not_stalled(
     medium: RealMedium, schedule: object
 ) -> None:
-    """Law 14: its socket can be written to again, so a send is about to go on."""
+    """Law 14: its socket is writable again, so a send is about to go on."""
 
     async def main() -> None:
         with medium() as a, medium() as b:
@@ -393,7 +397,7 @@ def test_a_reader_that_has_read_when_a_late_timer_runs_has_not_stalled(
 @pytest.mark.parametrize("timer", ["idle", "half_closed", "first_byte", "write_stall"])
 @given(schedule=st.random_module())
 @settings(deadline=None, max_examples=10)
-def test_a_handlers_wait_that_is_over_is_not_ended_by_a_late_timer(
+def test_a_late_timer_does_not_end_a_handlers_wait_that_can_go_on(
     timer: str, schedule: object
 ) -> None:
     """Law 14: for handlers as for relays."""
@@ -427,10 +431,10 @@ def test_a_handlers_wait_that_is_over_is_not_ended_by_a_late_timer(
     run(main)
 
 
-async def test_a_process_that_was_stopped_says_so_once(
+async def test_a_late_timer_is_logged_once(
     caplog: pytest.LogCaptureFixture, autojump_clock: trio.testing.MockClock
 ) -> None:
-    """Law 15: timers that were late are no riddle in the log."""
+    """Law 15: so that the log explains why timers were late."""
     async with serving(_waits, timeouts=Timeouts(idle=_T)) as running:
         clients = [await running.connect() for _ in range(3)]
         await trio.testing.wait_all_tasks_blocked(0.01)
@@ -452,7 +456,7 @@ async def _waits(conn: Connection) -> None:
 async def test_a_timer_of_a_relay_looks_at_the_sockets_itself(
     way: str, timer: str, autojump_clock: trio.testing.MockClock
 ) -> None:
-    """Law 14: with much to do, what moves the bytes may have its turn later."""
+    """Law 14: on a busy server the pump may run later than the timer."""
     others = {"idle": 1000.0, "half_closed": 1000.0, "write_stall": 1000.0}
     with sockets() as b, path(way):
 
@@ -470,7 +474,7 @@ async def test_a_timer_of_a_relay_looks_at_the_sockets_itself(
                 await trio.testing.wait_all_tasks_blocked(0.01)
                 (conn,) = running.server.connections
                 _stop(2 * _T)
-                # In one step with what comes: nobody else has had a turn.
+                # In one step with the bytes: no other task has run.
                 if timer == "write_stall":
                     assert take(b.peer)
                 else:
@@ -487,7 +491,7 @@ async def test_a_timer_of_a_relay_looks_at_the_sockets_itself(
 async def test_a_timer_of_a_handler_looks_at_the_socket_itself(
     timer: str, autojump_clock: trio.testing.MockClock
 ) -> None:
-    """Law 14: but lifetime is a total, which no byte extends."""
+    """Law 14: except lifetime, a total, which no byte extends."""
     others = {"idle": 1000.0, "half_closed": 1000.0, "write_stall": 1000.0}
 
     async def handler(conn: Connection) -> None:
@@ -513,10 +517,10 @@ async def test_a_timer_of_a_handler_looks_at_the_socket_itself(
     assert ended is (timer == "lifetime")
 
 
-async def test_after_the_first_byte_there_may_be_nothing_to_watch_for(
+async def test_after_the_first_byte_there_may_be_no_timer(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
-    """Law 12: the other timers are infinite, as was asked for."""
+    """Law 12: if all other timers are infinite."""
     never = math.inf
     timeouts = Timeouts(first_byte=_T, idle=never, half_closed=never, write_stall=never)
     with sockets() as a, sockets() as b:

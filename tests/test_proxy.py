@@ -57,8 +57,8 @@ from trioserve._origins import local_endpoints
         ("unix:a?mode=600", "has a mode, which is for listening; did you mean unix:a?"),
     ],
 )
-def test_a_target_that_cannot_be_dialed(target: str | Address, message: str) -> None:
-    """Said before anybody connects; the first target or another one."""
+def test_an_invalid_target_is_an_error(target: str | Address, message: str) -> None:
+    """When the handler is made; the first target or another one."""
     with pytest.raises(ValueError, match=re.escape(message)):
         proxy(target)
     with pytest.raises(ValueError, match=re.escape(message)):
@@ -66,10 +66,10 @@ def test_a_target_that_cannot_be_dialed(target: str | Address, message: str) -> 
 
 
 @pytest.mark.parametrize("parse", [str, parse_address])
-async def test_the_report_tells_both_sides(
+async def test_the_report_has_both_sides(
     parse: Any, autojump_clock: trio.testing.MockClock
 ) -> None:
-    """Law 4: bytes of the client and of the target, to the byte."""
+    """Law 4: the client's and the target's bytes, exactly."""
 
     async def target(conn: Connection) -> None:
         assert await receive_exactly(conn, 5) == b"hello"
@@ -101,7 +101,7 @@ async def test_the_report_tells_both_sides(
 async def test_a_handler_may_proxy_and_go_on_afterwards(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
-    """Then the proxy is over, and what it did is in the report."""
+    """Then the proxy has ended, and the report has its bytes."""
 
     async def handler(conn: Connection) -> str:
         result = await (await proxied(conn))
@@ -127,10 +127,10 @@ async def test_a_handler_may_proxy_and_go_on_afterwards(
         assert refused_report.notes == {"sent": 0, "reason": "connect_refused"}
 
 
-async def test_what_wraps_a_proxy_is_called(
+async def test_a_wrapper_of_a_proxy_is_called(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
-    """Also if it has all attributes of the proxy, as decorators have."""
+    """Even if it has all attributes of the proxy, like a decorator."""
 
     class Counts:
         def __init__(self, handler: Any) -> None:
@@ -165,7 +165,7 @@ async def test_what_wraps_a_proxy_is_called(
     schedule=st.random_module(),
 )
 @settings(deadline=None)
-def test_a_chain_of_proxies_keeps_every_ledger(
+def test_a_chain_of_proxies_counts_every_byte(
     clients: list[tuple[str, int]], schedule: object
 ) -> None:
     """Laws 4 and 13: whatever clients do, over two proxies to an echo."""
@@ -213,7 +213,7 @@ def test_a_chain_of_proxies_keeps_every_ledger(
 async def test_a_target_that_refuses_resets_the_client(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
-    """Law 8: never an end that looks clean."""
+    """Law 8: a failed dial never looks like a clean end."""
     with refusing() as target:
         async with serving(proxy(target)) as running:
             client = await running.connect()
@@ -251,7 +251,7 @@ async def test_a_target_that_does_not_answer(
 async def test_a_target_that_cannot_be_reached(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
-    """Whatever else the system may say."""
+    """For any other error of the system."""
     async with serving(proxy("127.255.255.255:9")) as running:
         client = await running.connect()
         assert await is_reset(client)
@@ -260,10 +260,10 @@ async def test_a_target_that_cannot_be_reached(
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
-async def test_what_the_proxy_lacks_is_not_the_targets_fault(
+async def test_a_local_shortage_is_not_blamed_on_the_target(
     host: str, autojump_clock: trio.testing.MockClock
 ) -> None:
-    """Law 15: the report says whose it is; so do HAProxy's letters."""
+    """Law 15: neither by the reason nor by HAProxy's letters."""
     told: list[Attempt] = []
 
     async def handler(conn: Connection) -> None:
@@ -290,10 +290,10 @@ async def test_what_the_proxy_lacks_is_not_the_targets_fault(
 
 
 @pytest.mark.parametrize("sends", [b"", b"hello"])
-async def test_a_client_that_is_gone_while_the_target_is_dialed(
+async def test_a_client_that_resets_ends_the_dialing(
     sends: bytes, autojump_clock: trio.testing.MockClock
 ) -> None:
-    """Law 8: its reset ends the dialing, whether or not it had said something."""
+    """Law 8: whether or not it has sent a byte."""
     with black_hole() as target:
         async with serving(proxy(target), timeouts=Timeouts(connect=60)) as running:
             client = await running.connect()
@@ -315,10 +315,10 @@ async def test_a_client_that_is_gone_while_the_target_is_dialed(
     assert report.error.startswith("ConnectionResetError: ")
 
 
-async def test_a_client_that_is_gone_while_a_second_target_is_dialed(
+async def test_a_client_that_resets_ends_the_dialing_of_a_second_target(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
-    """Law 8: it is watched once, however many targets it waits for."""
+    """Law 8: it is watched once, however many targets are dialed."""
     with black_hole() as first, black_hole() as second:
         async with serving(
             proxy(first, second), timeouts=Timeouts(connect=60)
@@ -334,10 +334,10 @@ async def test_a_client_that_is_gone_while_a_second_target_is_dialed(
 
 
 @pytest.mark.parametrize("sends", [b"", b"hello"])
-async def test_a_client_that_is_gone_before_its_turn_is_not_dialed_for(
+async def test_no_target_is_dialed_for_a_client_that_has_reset(
     sends: bytes, autojump_clock: trio.testing.MockClock
 ) -> None:
-    """Law 8: its reset needs nobody to be passed on to."""
+    """Law 8: there is no target to pass the reset on to."""
     async with serving(echo) as there:
         limits = Limits(max_connections=0)
         async with serving(proxy(there.address), limits=limits) as running:
@@ -358,10 +358,10 @@ async def test_a_client_that_is_gone_before_its_turn_is_not_dialed_for(
         assert report.error.startswith("ConnectionResetError: ")
 
 
-async def test_a_client_that_is_gone_while_a_unix_socket_has_no_room(
+async def test_a_client_that_resets_ends_the_wait_for_a_unix_socket(
     tmp_path: Path, autojump_clock: trio.testing.MockClock
 ) -> None:
-    """Law 8: it is found out while it waits for its turn, and takes nobody's."""
+    """Law 8: it gives up its place, and the next client connects."""
     path = str(tmp_path / "socket")
     with full_queue(path) as listener:
         handler = proxy(f"unix:{path}", timeouts=Timeouts(connect=60))
@@ -383,10 +383,10 @@ async def test_a_client_that_is_gone_while_a_unix_socket_has_no_room(
     assert reasons[:2] == 2 * [Reason.CLIENT_RESET]
 
 
-async def test_a_client_that_says_nothing_and_closes_while_the_target_is_dialed(
+async def test_a_silent_client_that_closes_ends_the_dialing_after_a_second(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
-    """Law 12: it is waited with for a second: it may still want to listen."""
+    """Law 12: until then it may have closed only its own direction."""
     with black_hole() as target:
         async with serving(proxy(target), timeouts=Timeouts(connect=60)) as running:
             client = await running.connect()
@@ -403,7 +403,7 @@ async def test_a_client_that_says_nothing_and_closes_while_the_target_is_dialed(
 
 
 @pytest.mark.parametrize(("sends", "thinks"), [(b"", 0.5), (b"hello", 2)])
-async def test_a_client_that_has_said_all_is_still_answered(
+async def test_a_client_that_has_half_closed_is_answered(
     sends: bytes, thinks: float, tmp_path: Path, autojump_clock: trio.testing.MockClock
 ) -> None:
     """Law 7: EOF while the target is dialed ends its own direction only."""
@@ -434,10 +434,10 @@ async def test_a_client_that_has_said_all_is_still_answered(
     assert report.attempts == (Attempt(address=f"unix:{path}", seconds=report.connect),)
 
 
-async def test_the_target_that_answers_is_the_one_in_the_report(
+async def test_the_report_has_the_target_that_answered(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
-    """And each try before it, with how long it took."""
+    """And each attempt before it, with its duration."""
     with refusing() as first, black_hole() as second:
         async with (
             serving(echo) as there,
@@ -464,10 +464,10 @@ async def test_the_target_that_answers_is_the_one_in_the_report(
 @pytest.mark.parametrize(
     "way", ["itself", "another listener", "a name", "no host", "a mapped address"]
 )
-async def test_a_target_that_leads_back_is_found_out(
+async def test_a_loop_is_detected(
     way: str, autojump_clock: trio.testing.MockClock
 ) -> None:
-    """Law 1: a loop costs two connections, and not all there are."""
+    """Law 1: it costs two connections, and not all there are."""
     listeners = await open_listeners("127.0.0.1:0", "127.0.0.1:0")
     port = listeners[way == "another listener"].socket.getsockname()[1]
     hosts = {
@@ -488,7 +488,7 @@ async def test_a_target_that_leads_back_is_found_out(
 
 
 @pytest.mark.parametrize("length", [2, 3])
-async def test_proxies_of_one_run_that_lead_back_are_found_out(
+async def test_a_loop_through_several_proxies_is_detected(
     length: int, autojump_clock: trio.testing.MockClock
 ) -> None:
     """Law 1: each connection passes through each of them once."""
@@ -513,10 +513,10 @@ async def test_proxies_of_one_run_that_lead_back_are_found_out(
     ]
 
 
-async def test_a_proxy_may_be_reached_by_several_ways(
+async def test_several_ways_to_a_proxy_are_not_a_loop(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
-    """Law 1: also through others of the same run; that is no loop."""
+    """Law 1: also through other proxies of the same run."""
     async with contextlib.AsyncExitStack() as stack:
         last = await stack.enter_async_context(serving(echo))
         ways = [last.address]
@@ -529,10 +529,10 @@ async def test_a_proxy_may_be_reached_by_several_ways(
             await client.aclose()
 
 
-async def test_a_client_that_is_no_socket_may_be_gone_unseen(
+async def test_a_client_without_a_socket_is_not_watched(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
-    """Law 12: then the connect timeout ends it."""
+    """Law 12: the connect timeout ends the dialing."""
     ours, theirs = trio.testing.memory_stream_pair()
 
     class Once(trio.abc.Listener[trio.abc.Stream]):
@@ -562,7 +562,7 @@ async def test_a_client_that_is_no_socket_may_be_gone_unseen(
 async def test_from_a_unix_socket_to_another(
     tmp_path: Path, autojump_clock: trio.testing.MockClock
 ) -> None:
-    """Half-closes, bytes, and a target that closes; as with TCP."""
+    """Half-closes, bytes, and a target that closes, as with TCP."""
     paths = [f"unix:{tmp_path}/{name}" for name in ("front", "back")]
     async with (
         serving(echo, addresses=(paths[1],)) as back,
@@ -583,7 +583,7 @@ async def test_from_a_unix_socket_to_another(
 
 
 async def test_a_target_that_resets(autojump_clock: trio.testing.MockClock) -> None:
-    """Law 8: the client is reset too, and the report says whose fault it was."""
+    """Law 8: the client is reset too, and the report blames the target."""
 
     async def target(conn: Connection) -> None:
         await conn.send_all(b"some of")
@@ -603,7 +603,7 @@ async def test_a_target_that_resets(autojump_clock: trio.testing.MockClock) -> N
 @given(count=st.integers(0, 1000), schedule=st.random_module())
 @settings(deadline=None)
 def test_a_target_that_resets_at_once(count: int, schedule: object) -> None:
-    """Law 8: also if it did so before we knew that it had accepted."""
+    """Law 8: also before connect has noticed that the target had accepted."""
 
     async def answer(listener: trio.SocketListener) -> None:
         stream = await listener.accept()
@@ -628,10 +628,10 @@ def test_a_target_that_resets_at_once(count: int, schedule: object) -> None:
     run(main)
 
 
-async def test_the_servers_timeouts_are_those_of_the_relay(
+async def test_a_proxy_uses_the_servers_timeouts(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
-    """Law 12: unless the proxy was given its own."""
+    """Law 12: unless it was given its own."""
     async with serving(echo) as there:
         for own, seconds in ((None, 8), (Timeouts(idle=5), 5)):
             handler = proxy(there.address, timeouts=own)
@@ -644,10 +644,10 @@ async def test_the_servers_timeouts_are_those_of_the_relay(
             assert report.limit == seconds
 
 
-async def test_why_it_ended_stays_while_the_client_is_waited_for(
+async def test_the_reason_stays_while_the_close_lingers(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
-    """Law 12: a timer of the end that is on its way is no other reason."""
+    """Law 12: a timer during the close does not replace it."""
     timeouts = Timeouts(drain_idle=5, half_closed=1, linger=30, drain=60)
     async with (
         serving(echo) as there,
@@ -656,7 +656,7 @@ async def test_why_it_ended_stays_while_the_client_is_waited_for(
         client = await running.connect()
         await client.send_all(b"hello")
         assert await receive_exactly(client, 5) == b"hello"
-        # EOF comes when the drain finds it idle; then it lingers, and nobody closes.
+        # EOF comes when the drain finds it idle; then it lingers for the client's EOF.
         running.server.start_draining()
         assert await client.receive_some() == b""
         await trio.sleep(20)
@@ -667,7 +667,7 @@ async def test_why_it_ended_stays_while_the_client_is_waited_for(
 
 
 def test_stopped_when_a_slow_target_answers_nothing_is_left(tmp_path: Path) -> None:
-    """Laws 3 and 13: the target has it in hand at that moment, or not yet."""
+    """Laws 3 and 13: just before or just after the target has accepted."""
     path = tmp_path / "socket"
 
     async def scenario(begin: Begin) -> None:
@@ -682,7 +682,7 @@ def test_stopped_when_a_slow_target_answers_nothing_is_left(tmp_path: Path) -> N
             async with serving(proxy(f"unix:{path}")) as running:
                 client = await running.connect()
                 await client.send_all(b"hello")
-                # So long that it is looked whether the client is gone.
+                # Long enough for the watch of the client to start.
                 await trio.sleep(1)
                 begin(running.scope.cancel)
                 stack.enter_context(listener.accept()[0])
@@ -699,7 +699,7 @@ def test_stopped_when_a_slow_target_answers_nothing_is_left(tmp_path: Path) -> N
 
 
 def test_stopped_at_any_step_nothing_is_left() -> None:
-    """Laws 3, 4 and 13: dialing, relaying or ending at that moment."""
+    """Laws 3, 4 and 13: while it dials, relays or ends."""
 
     async def scenario(begin: Begin) -> None:
         before = open_fds()
@@ -732,7 +732,7 @@ _RAISED = [
 
 @pytest.mark.parametrize("way", ["at once", "by a name", "refused", "raced", "silent"])
 @pytest.mark.parametrize("error", _RAISED, ids=lambda error: type(error).__name__)
-async def test_what_on_attempt_raises_is_the_handlers_error(
+async def test_an_exception_in_on_attempt_is_the_handlers_error(
     error: Exception, way: str, autojump_clock: object
 ) -> None:
     """Laws 13 and 15: no target is blamed for it, and no socket is left."""

@@ -1,4 +1,4 @@
-"""What `import trioserve` gives, and what it costs."""
+"""The names that `import trioserve` gives, and the time it takes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from trioserve import faults
 REFERENCE = Path(__file__).parents[1] / "docs" / "reference.md"
 
 
-def test_what_it_exports_is_what_it_says_and_what_the_reference_has() -> None:
+def test_the_exports_are_all_and_those_of_the_reference() -> None:
     exports = {
         name
         for name, value in vars(trioserve).items()
@@ -32,7 +32,7 @@ def test_what_it_exports_is_what_it_says_and_what_the_reference_has() -> None:
 
 
 @pytest.mark.parametrize("module", [faults, trioserve.testing])
-def test_what_a_module_exports_is_what_the_reference_has(module: ModuleType) -> None:
+def test_the_exports_of_a_module_are_those_of_the_reference(module: ModuleType) -> None:
     assert sorted(documented(module.__name__)) == sorted(module.__all__)
 
 
@@ -56,7 +56,7 @@ def documented(section: str) -> list[str]:
         if name not in _ALIASES
     ],
 )
-def test_it_says_what_it_is(module: ModuleType, name: str) -> None:
+def test_each_export_has_a_docstring(module: ModuleType, name: str) -> None:
     assert inspect.getdoc(getattr(module, name))
 
 

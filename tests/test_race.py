@@ -1,4 +1,4 @@
-"""Race: the addresses of one name side by side."""
+"""Race: the addresses of one name are dialed side by side."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.usefixtures("no_descriptor_is_left")
 
 
 def test_the_next_address_is_tried() -> None:
-    """Like localhost, which is ::1 first, where often nobody listens."""
+    """Like localhost: ::1 first, on which often nobody listens."""
 
     async def main() -> None:
         trio.socket.set_custom_hostname_resolver(Resolver(["::1", "127.0.0.1"]))
@@ -35,8 +35,8 @@ def test_the_next_address_is_tried() -> None:
     run(main)
 
 
-def test_addresses_of_a_name_race_with_a_head_start_each() -> None:
-    """RFC 8305: one that does not answer costs the next one a quarter of a second."""
+def test_each_address_has_a_head_start() -> None:
+    """RFC 8305: one that does not answer delays the next by a quarter of a second."""
 
     async def main() -> None:
         with listening() as address, black_hole("127.0.0.2", address.port) as hole:
@@ -61,17 +61,17 @@ def test_addresses_of_a_name_race_with_a_head_start_each() -> None:
     run(main)
 
 
-def test_of_two_that_get_through_at_once_one_is_closed(
+def test_two_that_connect_at_once_leave_one_socket(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Law 13: the one that nobody needs leaves no socket."""
+    """Law 13: the other one is closed."""
 
     async def connect_together(begun: Any, *options: Any) -> SocketTransport:
         transport = await connect(begun, *options)
         connected.append(transport)
         if len(connected) < 2:
             await both.wait()
-        # Woken before it is cancelled: nothing takes its success back.
+        # Woken before the cancellation, so that it succeeds.
         both.set()
         return transport
 
@@ -97,7 +97,7 @@ def test_of_two_that_get_through_at_once_one_is_closed(
 @example([*3 * ["drops"], "refuses", *7 * ["drops"]])
 @settings(deadline=None, max_examples=60)
 def test_an_address_of_a_name_that_answers_is_reached(kinds: list[str]) -> None:
-    """Law 12: however many others are silent or refuse; six are tried at a time."""
+    """Law 12: however many others are silent or refuse; six run at a time."""
 
     async def main() -> None:
         hosts = [f"127.0.1.{number}" for number in range(1, len(kinds) + 1)]
@@ -127,7 +127,7 @@ def test_an_address_of_a_name_that_answers_is_reached(kinds: list[str]) -> None:
         assert sorted(a.address for a in dialer.attempts) == sorted(
             f"{host}:{port}" for host in tried
         )
-        # Those that were outrun were not told; they ended now.
+        # on_attempt was not called for lost races; they ended now.
         over = [
             *told,
             *(
@@ -144,7 +144,7 @@ def test_an_address_of_a_name_that_answers_is_reached(kinds: list[str]) -> None:
                 if begin <= now < end
             ]
             assert len(at_once) <= 6
-        # Whoever made way for another one has had its time.
+        # An attempt that made way for another has had its time.
         assert all(a.seconds >= 1.5 for _, a in told if a.error == "no answer")
 
     run(main)
@@ -167,7 +167,7 @@ def test_an_address_that_a_name_has_twice_is_tried_once() -> None:
 
 
 def test_each_address_of_a_name_has_its_own_failure() -> None:
-    """One that refused has not been given up."""
+    """One that refused was not cancelled."""
 
     async def main() -> None:
         with black_hole("127.0.0.2") as hole:
@@ -184,8 +184,8 @@ def test_each_address_of_a_name_has_its_own_failure() -> None:
     run(main)
 
 
-def test_an_address_that_refuses_makes_way_at_once() -> None:
-    """RFC 8305: nobody waits for the head start of one that is out."""
+def test_the_next_address_follows_a_refusal_at_once() -> None:
+    """RFC 8305: the head start ends with a failure."""
 
     async def main() -> None:
         with listening() as address:
@@ -201,8 +201,8 @@ def test_an_address_that_refuses_makes_way_at_once() -> None:
     run(main)
 
 
-def test_the_last_error_is_the_one_that_is_told() -> None:
-    """When all addresses failed."""
+def test_the_last_error_is_raised() -> None:
+    """When all addresses have failed."""
 
     async def main() -> None:
         trio.socket.set_custom_hostname_resolver(
@@ -215,10 +215,10 @@ def test_the_last_error_is_the_one_that_is_told() -> None:
 
 
 @pytest.mark.parametrize("is_first", [True, False])
-def test_an_address_of_a_name_that_this_machine_cannot_even_try_is_noted(
+def test_an_address_without_a_route_is_recorded(
     is_first: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """And another one of them answers; with nothing else under way, and beside it."""
+    """And another one answers; with no other under way, and beside one."""
 
     async def main() -> None:
         with (

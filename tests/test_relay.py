@@ -1,4 +1,4 @@
-"""Relay: what its peers do, in any order, at any time, over any kind of stream."""
+"""Relay: peers do anything, in any order, at any time, over any kind of stream."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ from trioserve._transport import CHUNK
 
 
 def _unread(stream: trio.SocketStream) -> int:
-    """Bytes that have arrived, and nobody has received."""
+    """Bytes that have arrived and that nobody has received."""
     answer = fcntl.ioctl(stream.socket.fileno(), termios.FIONREAD, bytes(4))
     return int.from_bytes(answer, sys.byteorder)
 
@@ -102,10 +102,10 @@ async def _expect_eof_and_close(stream: trio.SocketStream) -> None:
     await stream.aclose()
 
 
-# -- Scripts: what two peers do, one thing at a time, and what must come of it.
+# -- Scripts: acts of two peers, one at a time, and the outcome by a model.
 #
-# Seconds that pass are whole and timeouts are not, so that nothing happens at
-# the very moment at which a timer runs out.
+# Waits are whole seconds and timeouts are not, so that nothing happens at the moment at
+# which a timer runs out.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -136,7 +136,7 @@ _timeouts = st.builds(Timeouts, idle=_finite, half_closed=_finite, first_byte=_t
 
 
 class Expected:
-    """What a relay must do, told in the simplest way."""
+    """The expected outcome, by the simplest model."""
 
     def __init__(self, timeouts: Timeouts, *, resets: bool) -> None:
         self.timeouts = timeouts
@@ -186,7 +186,7 @@ class Expected:
 
     def reset(self, step: Step) -> None:
         if self.ended[step.who]:
-            # Nobody reads there any more; who writes next will find out.
+            # The peer no longer reads; the next send to it fails.
             self.gone[step.who] = True
             if self.tails[step.who] == "open":
                 self.tails[step.who] = "closed"
@@ -238,7 +238,7 @@ async def _perform(peer: Peer, step: Step) -> None:
 
 
 async def _play(medium: Medium, steps: list[Step], timeouts: Timeouts) -> None:
-    """Let both peers do all that, one at a time, and compare."""
+    """Let both peers perform the script, one act at a time, and compare."""
     with medium() as a, medium() as b, trio.fail_after(1000):
         await _play_on(a, b, steps, timeouts)
 
@@ -267,7 +267,7 @@ async def _play_on(
 
     result = running.value
     assert (result.reason, result.waited_for) == (expected.reason, expected.waited_for)
-    # A reset may wait a second for its peer to acknowledge what went before.
+    # A reset may wait a second for the bytes before it to be acknowledged.
     late = 1 if "reset" in result.reason else 0
     assert expected.now <= running.at <= expected.now + late
     assert [peer.tail for peer in peers] == expected.tails
@@ -282,7 +282,7 @@ async def _play_on(
 @pytest.mark.parametrize("medium", MEDIA)
 @given(data=st.data(), timeouts=_timeouts, schedule=st.random_module())
 @settings(deadline=None)
-def test_relay_does_what_the_script_says(
+def test_a_relay_matches_the_model_of_its_script(
     medium: Medium, data: st.DataObject, timeouts: Timeouts, schedule: object
 ) -> None:
     """Laws 4, 7, 8, 11 and 12: every script has one outcome, over any stream."""
@@ -324,7 +324,7 @@ async def _run_wild(peer: Peer, steps: list[tuple[str, int]]) -> None:
 def test_whatever_peers_do_a_relay_ends_and_its_ledger_balances(
     medium: RealMedium, scripts: tuple[list[tuple[str, int]], ...], schedule: object
 ) -> None:
-    """Laws 4, 9 and 12: two wild peers; no byte is lost count of, and it ends."""
+    """Laws 4, 9 and 12: two wild peers; every byte is counted, and it ends."""
     timeouts = Timeouts(idle=9.5, half_closed=7.5, write_stall=5.5)
     before = open_fds()
 
@@ -335,7 +335,7 @@ def test_whatever_peers_do_a_relay_ends_and_its_ledger_balances(
                 for peer, steps in zip(peers, scripts, strict=True):
                     nursery.start_soon(peer.read)
                     nursery.start_soon(_run_wild, peer, steps)
-                # All their waits and all timers together are shorter.
+                # Longer than all their waits and all timers together.
                 with trio.fail_after(500):
                     result = await relay(a.ours, b.ours, timeouts=timeouts)
                 await trio.testing.wait_all_tasks_blocked()
@@ -386,10 +386,10 @@ def test_a_reset_comes_after_the_bytes_before_it(
 @pytest.mark.parametrize("medium", REAL_MEDIA)
 @given(schedule=st.random_module())
 @settings(deadline=None, max_examples=20)
-def test_last_words_of_a_peer_that_takes_nothing_are_delivered(
+def test_last_bytes_of_a_peer_that_takes_nothing_are_delivered(
     medium: RealMedium, schedule: object
 ) -> None:
-    """Law 8: whoever is first to find out that it is gone."""
+    """Law 8: whichever direction finds the end first."""
 
     async def main() -> None:
         with medium() as a, medium() as b:
@@ -398,7 +398,7 @@ def test_last_words_of_a_peer_that_takes_nothing_are_delivered(
                 nursery.start_soon(relay, a.ours, b.ours)
                 nursery.start_soon(peer.send, 30_000_000)
                 await trio.testing.wait_all_tasks_blocked()
-                # In one step, so that both directions find out in the same turn.
+                # In one step, so that both directions find the end in the same turn.
                 os.write(a.peer.socket.fileno(), b"last words")
                 reset(a.peer)
                 await peer.read()
@@ -408,8 +408,8 @@ def test_last_words_of_a_peer_that_takes_nothing_are_delivered(
 
 
 @pytest.mark.parametrize("medium", REAL_MEDIA)
-async def test_an_eof_for_somebody_who_is_gone(medium: RealMedium) -> None:
-    """Law 8: nobody reads there any more, so it is found out by telling."""
+async def test_an_eof_for_a_peer_that_is_gone(medium: RealMedium) -> None:
+    """Law 8: nobody reads there, so only sending the EOF finds it out."""
     with medium() as a, medium() as b:
         async with trio.open_nursery() as nursery:
             result = Result(nursery, a.ours, b.ours)
@@ -429,7 +429,7 @@ async def test_a_reset_that_waits_for_its_flush_stays_a_reset(
         narrow(b.peer)
         async with trio.open_nursery() as nursery:
             result = Result(nursery, a.ours, b.ours, timeouts=Timeouts(idle=10))
-            # More than the peer ever takes, and not more than its side's kernel does.
+            # More than the peer ever takes, and not more than our kernel takes.
             sent = 0
             while _unsent(b.ours) < 8000:
                 while _unsent(b.ours) < 8000:
@@ -455,7 +455,7 @@ async def test_a_reset_that_waits_for_its_flush_stays_a_reset(
 async def test_a_peer_that_never_reads_costs_one_chunk(
     medium: RealMedium, who: int, autojump_clock: trio.testing.MockClock
 ) -> None:
-    """Laws 9 and 12: and it is reset exactly when the write has stalled for long."""
+    """Laws 9 and 12: it is reset exactly when write_stall runs out."""
     with medium() as a, medium() as b:
         sender, receiver = (a, b)[who], (b, a)[who]
         peer = Peer(sender.peer)
@@ -466,7 +466,7 @@ async def test_a_peer_that_never_reads_costs_one_chunk(
             relaying = Result(nursery, a.ours, b.ours, timeouts=timeouts)
             await acknowledged()
         result = relaying.value
-        # What was taken at the very first is seen at the first look, a second later.
+        # The first check, a second later, counts the bytes that were taken at first.
         assert 33 <= relaying.at <= 34
         assert result.reason is Reason.WRITE_STALL
         assert result.waited_for == ("target", "client")[who]
@@ -478,10 +478,10 @@ async def test_a_peer_that_never_reads_costs_one_chunk(
 
 @pytest.mark.parametrize("medium", REAL_MEDIA)
 @pytest.mark.parametrize("who", [0, 1])
-async def test_idle_with_bytes_that_nobody_took_it_is_a_reset(
+async def test_idle_with_undelivered_bytes_is_a_reset(
     medium: RealMedium, who: int, autojump_clock: trio.testing.MockClock
 ) -> None:
-    """Law 8: unfinished; and it was the one who took nothing that was silent."""
+    """Law 8: and the side that took no bytes is the one waited for."""
     with medium() as a, medium() as b:
         sender, receiver = (a, b)[who], (b, a)[who]
         timeouts = Timeouts(idle=5, write_stall=30)
@@ -501,7 +501,7 @@ async def test_idle_with_bytes_that_nobody_took_it_is_a_reset(
 async def test_half_closed_with_bytes_that_the_other_side_does_not_take(
     medium: RealMedium, who: int, autojump_clock: trio.testing.MockClock
 ) -> None:
-    """Law 15: one has sent all, and the other is waited for to read it."""
+    """Law 15: one side has sent all, and the timer waits for the other to read."""
     with medium() as a, medium() as b:
         sender, receiver = (a, b)[who], (b, a)[who]
         narrow(receiver.peer)
@@ -518,7 +518,7 @@ async def test_half_closed_with_bytes_that_the_other_side_does_not_take(
 @pytest.mark.parametrize("has_engine", [False, True])
 @pytest.mark.parametrize("timer", ["write_stall", "idle"])
 @pytest.mark.parametrize("end", ["reset", "eof", "nothing"])
-async def test_a_timer_does_not_blame_who_takes_nothing_for_a_reset(
+async def test_a_timer_finds_the_reset_of_an_unread_side(
     has_engine: bool,
     timer: Literal["write_stall", "idle"],
     end: str,
@@ -538,11 +538,10 @@ async def test_a_timer_does_not_blame_who_takes_nothing_for_a_reset(
             result = Result(nursery, a.ours, b.ours, timeouts=timeouts)
             if end == "eof":
                 assert await receive_all(a.peer) == b""
-            # Until the other side takes nothing more, and what has come since is
-            # not read.
+            # Until the other side takes no more bytes, and later ones stay unread.
             while _unread(a.ours) < 10_000:
                 await a.peer.send_all(bytes(10_000))
-                # Less than what makes the virtual clock jump.
+                # Less than the virtual clock needs to jump.
                 await trio.testing.wait_all_tasks_blocked(0.0005)
             if end == "reset":
                 reset(a.peer)
@@ -559,10 +558,10 @@ async def test_a_timer_does_not_blame_who_takes_nothing_for_a_reset(
         assert await is_reset(b.peer)
 
 
-async def test_what_a_stalled_target_did_not_take_is_in_the_report(
+async def test_bytes_that_a_stalled_target_did_not_take_are_reported(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
-    """Law 4: bytes of the client that the target never got are discarded ones."""
+    """Law 4: they count as discarded."""
 
     async def handler(conn: Connection) -> RelayResult:
         with sockets() as target:
@@ -578,10 +577,10 @@ async def test_what_a_stalled_target_did_not_take_is_in_the_report(
     assert report.bytes_discarded == report.result.a_to_b.discarded > 0
 
 
-async def test_a_slow_reader_is_no_stalled_one(
+async def test_a_slow_reader_has_not_stalled(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
-    """Laws 12 and 14: write_stall is a silence; a byte that is taken ends it."""
+    """Laws 12 and 14: every byte that is taken restarts write_stall."""
     with sockets() as a, sockets() as b:
         b.peer.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 100_000)
         async with trio.open_nursery() as nursery:
@@ -595,7 +594,7 @@ async def test_a_slow_reader_is_no_stalled_one(
                 await b.peer.receive_some(50_000_000)
             await acknowledged()
         assert result.value.reason is Reason.WRITE_STALL
-        assert 25 <= result.at <= 26  # it is looked at once a second
+        assert 25 <= result.at <= 26  # checked once a second
 
 
 # -- Law 10: chunking
@@ -608,10 +607,10 @@ async def test_a_slow_reader_is_no_stalled_one(
     schedule=st.random_module(),
 )
 @settings(deadline=None)
-def test_how_bytes_are_cut_makes_no_difference(
+def test_chunks_make_no_difference(
     medium: Medium, data: bytes, cuts: list[tuple[int, bool]], schedule: object
 ) -> None:
-    """Law 10: whatever the packets, the same bytes, ends and counts come out."""
+    """Law 10: the same bytes, ends and counts come out for any packets."""
 
     async def main() -> None:
         with medium() as a, medium() as b:
@@ -646,7 +645,7 @@ def test_how_bytes_are_cut_makes_no_difference(
 async def test_a_byte_of_either_side_is_the_first(
     medium: Medium, who: int | None, autojump_clock: trio.testing.MockClock
 ) -> None:
-    """Law 12: first_byte is a total; what ends it is a byte, no matter whose."""
+    """Law 12: first_byte is a total; a byte of either side ends it."""
     with medium() as a, medium() as b:
         async with trio.open_nursery() as nursery:
             timeouts = Timeouts(first_byte=10, idle=30)
@@ -664,7 +663,7 @@ async def test_a_byte_of_either_side_is_the_first(
 async def test_first_byte_counts_from_accept(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
-    """Law 12: what a handler does before it relays takes from the same total."""
+    """Law 12: the time that a handler takes before the relay counts."""
 
     async def handler(conn: Connection) -> None:
         await trio.sleep(3)
@@ -681,7 +680,7 @@ async def test_first_byte_counts_from_accept(
 
 @given(schedule=st.random_module())
 @settings(deadline=None)
-def test_a_first_byte_that_is_there_is_not_late(schedule: object) -> None:
+def test_a_first_byte_that_has_arrived_is_not_late(schedule: object) -> None:
     """Law 12: it came in time; it was the handler who was busy with other things."""
 
     async def handler(conn: Connection) -> None:
@@ -710,7 +709,7 @@ def test_a_first_byte_that_is_there_is_not_late(schedule: object) -> None:
 async def test_a_side_that_cannot_send_eof_is_closed_instead(
     medium: Medium, autojump_clock: trio.testing.MockClock
 ) -> None:
-    """Law 7: after all bytes; and then there is nothing to wait for."""
+    """Law 7: after all bytes; then there is nothing to wait for."""
     with medium() as a, medium() as b:
         await a.peer.send_all(b"the last words")
         await a.peer.send_eof()
@@ -736,7 +735,7 @@ async def test_two_sides_that_cannot_send_eof(
 async def test_an_idle_side_that_cannot_send_eof_is_closed(
     medium: Medium, autojump_clock: trio.testing.MockClock
 ) -> None:
-    """Idle, both sides are told by EOF, in the way that they can."""
+    """When idle, both sides get EOF, or are closed."""
     with medium() as a, medium() as b:
         result = await relay(Whole(a.ours), b.ours, timeouts=Timeouts(idle=5))
         assert result.reason is Reason.IDLE
@@ -744,7 +743,7 @@ async def test_an_idle_side_that_cannot_send_eof_is_closed(
 
 
 class _TakesItsTime(Whole):
-    """A stream that takes a second to close, whoever is in a hurry."""
+    """A stream that takes a second to close, even if it is cancelled."""
 
     async def aclose(self) -> None:
         with trio.CancelScope(shield=True):
@@ -752,10 +751,10 @@ class _TakesItsTime(Whole):
         await super().aclose()
 
 
-async def test_a_side_that_takes_its_time_to_close_is_waited_for(
+async def test_a_side_that_closes_slowly_is_waited_for(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
-    """Law 13: when a relay that resets its sides is over, they are closed."""
+    """Law 13: when a relay that resets its sides has ended, they are closed."""
     with sockets() as a, memory() as b:
         async with trio.open_nursery() as nursery:
             result = Result(nursery, a.ours, _TakesItsTime(b.ours))
@@ -769,7 +768,7 @@ async def test_a_side_that_takes_its_time_to_close_is_waited_for(
 
 @pytest.mark.parametrize("medium", MEDIA)
 async def test_a_stream_relayed_to_itself_is_an_echo(medium: Medium) -> None:
-    """One pump, one ledger."""
+    """One pump, and one count."""
     with medium() as link:
         await link.peer.send_all(b"hello")
         await link.peer.send_eof()
@@ -784,7 +783,7 @@ async def test_a_stream_relayed_to_itself_is_an_echo(medium: Medium) -> None:
 
 @pytest.mark.parametrize("medium", REAL_MEDIA)
 async def test_a_reset_ends_an_echo(medium: RealMedium) -> None:
-    """Law 8: there is nobody else to tell."""
+    """Law 8: there is no other side."""
     with medium() as link:
         async with trio.open_nursery() as nursery:
             result = Result(nursery, link.ours, link.ours)
@@ -800,8 +799,8 @@ async def test_a_reset_ends_an_echo(medium: RealMedium) -> None:
 
 @pytest.mark.parametrize("medium", MEDIA)
 @pytest.mark.parametrize("who", [0, 1])
-async def test_somebody_else_uses_a_stream(medium: Medium, who: int) -> None:
-    """The relay says so, plainly, and leaves both as they are."""
+async def test_another_task_uses_a_stream(medium: Medium, who: int) -> None:
+    """The relay raises, and leaves both open."""
     with medium() as a, medium() as b:
         async with trio.open_nursery() as nursery:
             nursery.start_soon((a, b)[who].ours.receive_some)
@@ -814,7 +813,7 @@ async def test_somebody_else_uses_a_stream(medium: Medium, who: int) -> None:
 
 
 async def test_a_connection_is_relayed_once_at_a_time() -> None:
-    """The second relay says so, plainly, and the first one goes on."""
+    """The second relay raises, and the first one goes on."""
     results = list[RelayResult]()
 
     async def handler(conn: Connection) -> None:
@@ -838,7 +837,7 @@ async def test_a_connection_is_relayed_once_at_a_time() -> None:
 
 @pytest.mark.parametrize("who", [0, 1])
 async def test_a_socket_that_was_closed_before(who: int) -> None:
-    """The relay says so, and leaves the other one as it is."""
+    """The relay raises, and leaves the other one open."""
     with sockets() as a, sockets() as b:
         await (a, b)[who].ours.aclose()
         other = (b, a)[who]
@@ -849,7 +848,7 @@ async def test_a_socket_that_was_closed_before(who: int) -> None:
 
 
 async def test_a_target_that_was_closed_before() -> None:
-    """The relay says so, and leaves the connection as it is."""
+    """The relay raises, and leaves the connection open."""
 
     async def handler(conn: Connection) -> None:
         with sockets() as target:
@@ -866,7 +865,7 @@ async def test_a_target_that_was_closed_before() -> None:
 
 
 async def test_a_connection_that_was_closed_before() -> None:
-    """The relay says so, and leaves the other one as it is."""
+    """The relay raises, and leaves the other one open."""
 
     async def handler(conn: Connection) -> None:
         conn.abort()
@@ -886,8 +885,8 @@ async def test_a_connection_that_was_closed_before() -> None:
 
 @pytest.mark.parametrize("medium", MEDIA)
 @pytest.mark.parametrize("who", [0, 1])
-async def test_its_owner_closes_one_side_meanwhile(medium: Medium, who: int) -> None:
-    """The other is reset, as the end of it is nobody's EOF."""
+async def test_other_code_closes_one_side(medium: Medium, who: int) -> None:
+    """The other side is reset, because no EOF was received."""
     with medium() as a, medium() as b:
         peer = Peer((b, a)[who].peer)
         async with trio.open_nursery() as nursery:
@@ -899,8 +898,8 @@ async def test_its_owner_closes_one_side_meanwhile(medium: Medium, who: int) -> 
         assert peer.tail == ("reset" if a.resets else "eof")
 
 
-async def test_a_descriptor_that_is_somebody_elses_by_now_is_left_alone() -> None:
-    """Law 1: closed by its owner, a socket's number means something else."""
+async def test_a_descriptor_that_was_reused_is_left_alone() -> None:
+    """Law 1: closed by its owner, its number is that of another file."""
     with sockets() as a, sockets() as b, sockets() as stranger:
         number = a.ours.socket.fileno()
         async with trio.open_nursery() as nursery:
@@ -920,8 +919,8 @@ async def test_a_descriptor_that_is_somebody_elses_by_now_is_left_alone() -> Non
 
 @given(schedule=st.random_module())
 @settings(deadline=None)
-def test_a_descriptor_that_changes_hands_while_bytes_arrive(schedule: object) -> None:
-    """Law 1: woken for the old socket, nobody reads from the new one."""
+def test_a_descriptor_that_is_reused_while_bytes_arrive(schedule: object) -> None:
+    """Law 1: woken for the old socket, the relay does not read from the new one."""
 
     async def main() -> None:
         with sockets() as a, sockets() as b, sockets() as stranger, sockets() as bell:
@@ -937,7 +936,7 @@ def test_a_descriptor_that_changes_hands_while_bytes_arrive(schedule: object) ->
                 result = Result(nursery, a.ours, b.ours)
                 nursery.start_soon(change_hands)
                 await trio.testing.wait_all_tasks_blocked()
-                # In one step, so that both wake up in the same turn.
+                # In one step, so that both tasks wake up in the same turn.
                 os.write(a.peer.socket.fileno(), b"hello")
                 os.write(bell.peer.socket.fileno(), b"!")
             try:
@@ -953,7 +952,7 @@ def test_a_descriptor_that_changes_hands_while_bytes_arrive(schedule: object) ->
 async def test_cancelled_without_bytes_it_leaves_both_open(
     medium: Medium, autojump_clock: trio.testing.MockClock
 ) -> None:
-    """And they work as before, be it for another relay."""
+    """They work as before, for example for another relay."""
     with medium() as a, medium() as b:
         for _ in range(2):
             with trio.move_on_after(1) as scope:
@@ -970,7 +969,7 @@ async def test_cancelled_without_bytes_it_leaves_both_open(
 async def test_cancelled_with_bytes_it_resets_both(
     medium: RealMedium, autojump_clock: trio.testing.MockClock
 ) -> None:
-    """Ended in the middle of something, it looks like that."""
+    """So that the peers don't see a clean end."""
     with medium() as a, medium() as b, trio.fail_after(60):
         peers = Peer(a.peer), Peer(b.peer)
         async with trio.open_nursery() as nursery:
@@ -985,7 +984,7 @@ async def test_cancelled_with_bytes_it_resets_both(
 
 @pytest.mark.parametrize("medium", REAL_MEDIA)
 def test_cancelled_at_any_step_it_keeps_the_contract(medium: RealMedium) -> None:
-    """Laws 4, 8 and 13: cut between any two steps, no byte goes missing unseen."""
+    """Laws 4, 8 and 13: no byte is lost without being counted."""
     before = open_fds()
 
     async def scenario(begin: Begin) -> None:
@@ -1029,7 +1028,7 @@ def test_cancelled_at_any_step_it_keeps_the_contract(medium: RealMedium) -> None
 async def test_two_connections_are_relayed_and_each_reports_its_side(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
-    """Law 4: what one calls client the other calls target, to the byte."""
+    """Law 4: the client of one report is the target of the other."""
     async with _matchmaker() as running:
         one, other = await running.connect(), await running.connect()
         await one.send_all(b"hello")
@@ -1069,7 +1068,7 @@ async def test_a_timer_of_two_connections_blames_the_same_one_in_both_reports(
 async def test_two_relayed_connections_drain(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
-    """Law 5: silent while the server drains, they end by FIN."""
+    """Law 5: idle while the server drains, they end by FIN."""
     async with _matchmaker(timeouts=Timeouts(drain_idle=3)) as running:
         one, other = await running.connect(), await running.connect()
         await one.send_all(b"hello")
@@ -1082,10 +1081,10 @@ async def test_two_relayed_connections_drain(
     assert {report.duration for report in running.reports} == {3}
 
 
-async def test_a_relay_that_holds_bytes_is_not_idle_while_the_server_drains(
+async def test_a_drain_does_not_end_a_relay_that_holds_bytes(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
-    """Law 5: what was on its way then arrives, if it is taken before the deadline."""
+    """Law 5: they arrive, if they are taken before the deadline."""
     size = 10_000_000
 
     async def handler(conn: Connection) -> None:
@@ -1129,10 +1128,10 @@ async def test_a_relay_that_begins_while_draining_drains(
     assert (report.reason, report.duration) == (Reason.DRAINED, 3)
 
 
-async def test_cancelled_with_two_connections_neither_has_an_end_of_the_relay(
+async def test_cancelled_with_two_connections_both_are_cut(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
-    """Laws 3 and 4: the server's end is theirs, and the ledgers balance."""
+    """Laws 3 and 4: their reason is the cancellation, and the byte counts balance."""
     async with _matchmaker() as running:
         one, other = await running.connect(), await running.connect()
         async with trio.open_nursery() as nursery:
@@ -1166,7 +1165,7 @@ async def test_after_a_relay_a_connection_goes_on(
 
 
 class _Database:
-    """Something else that a handler uses."""
+    """Another resource of a handler, which can break."""
 
     async def ask(self) -> None:
         await trio.lowlevel.checkpoint()
@@ -1174,10 +1173,10 @@ class _Database:
 
 
 @pytest.mark.parametrize("ends", ["well", "by a reset", "by its silence"])
-async def test_what_breaks_beside_a_relay_is_the_handlers_error(
+async def test_an_error_beside_a_relay_is_the_handlers(
     ends: str, autojump_clock: object
 ) -> None:
-    """Law 15: how the relay ended has nothing to do with it."""
+    """Law 15: the end of the relay did not cause it."""
 
     async def handler(conn: Connection) -> None:
         with sockets() as target:
@@ -1246,10 +1245,10 @@ async def _flushes_a_stream_over_it(conn: Connection, target: trio.abc.Stream) -
     ],
 )
 @pytest.mark.parametrize("medium", REAL_MEDIA)
-async def test_who_goes_on_after_a_relay_that_was_reset_is_not_blamed(
+async def test_a_handler_that_goes_on_after_a_reset_relay_is_not_blamed(
     goes_on: Any, medium: RealMedium, autojump_clock: object
 ) -> None:
-    """Law 15: the target was it; what the streams say afterwards comes of that."""
+    """Law 15: the target is; later errors of the streams follow from that."""
 
     async def handler(conn: Connection) -> None:
         with medium() as target:
@@ -1264,7 +1263,7 @@ async def test_who_goes_on_after_a_relay_that_was_reset_is_not_blamed(
     assert "ConnectionResetError" in (report.error or "")
 
 
-async def test_what_breaks_beside_a_connection_that_is_over_is_the_handlers(
+async def test_an_error_beside_an_ended_connection_is_the_handlers(
     autojump_clock: object,
 ) -> None:
     """Law 15: beside a reset it is the reason, beside a cut it is kept."""

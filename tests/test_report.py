@@ -1,4 +1,4 @@
-"""Reports: the words, the two letters, and a report as JSON."""
+"""Reports: reasons, termination states, and JSON."""
 
 from __future__ import annotations
 
@@ -55,10 +55,10 @@ def test_every_reason_has_an_outcome_and_a_sentence(reason: Reason) -> None:
         (Reason.CUT, Phase.CONNECT, None, "KC"),
     ],
 )
-def test_the_state_is_what_haproxy_would_log(
+def test_the_state_is_the_one_that_haproxy_logs(
     reason: Reason, phase: Phase, waited_for: Side | None, state: str
 ) -> None:
-    """Who ended it, and where in its life it was."""
+    """What ended it, and in which phase."""
     report = _report(reason=reason, phase=phase, waited_for=waited_for)
     assert report.termination_state == state
 
@@ -76,7 +76,7 @@ _VALUES: st.SearchStrategy[object] = (
 
 @given(notes=st.dictionaries(st.text(max_size=5), _VALUES))
 def test_a_report_can_be_written_as_json(notes: dict[str, object]) -> None:
-    """Whatever a handler noted; and what it returned or raised stays out of it."""
+    """Whatever a handler noted; its result and its exception are left out."""
     report = _report(notes=notes, result=object(), exception=Exception(), connect=1 / 3)
     fields = report.as_dict()
     assert json.loads(json.dumps(fields)) == fields
@@ -98,9 +98,7 @@ def test_a_report_can_be_written_as_json(notes: dict[str, object]) -> None:
         ("another address was faster", False),
     ],
 )
-def test_an_attempt_that_nobody_waited_for_has_not_failed(
-    error: str | None, failed: bool
-) -> None:
+def test_a_cancelled_attempt_has_not_failed(error: str | None, failed: bool) -> None:
     """It might have succeeded."""
     attempt = Attempt(address="10.0.0.1:80", seconds=1, error=error)
     assert attempt.failed is failed

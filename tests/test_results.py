@@ -1,4 +1,4 @@
-"""Results: what a drain came to."""
+"""Results: the summary of a drain."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from trioserve import DrainSummary
     ("cut", "stuck", "clean"),
     [(0, (), True), (1, (), False), (0, ("conn-1 in f at a.py:1",), False)],
 )
-def test_a_drain_is_clean_if_nothing_was_cut_and_nothing_hangs(
+def test_a_drain_is_clean_if_nothing_was_cut_or_stuck(
     cut: int, stuck: tuple[str, ...], clean: bool
 ) -> None:
     """Refusals and lost reports do not make it unclean."""

@@ -1,4 +1,4 @@
-"""Serving: isolation, the limit, one record each, stopping."""
+"""Serving: isolation, the limit, one report each, stopping."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ from trioserve import (
 
 
 class Oops(Exception):
-    """What a handler raises."""
+    """The exception of a handler."""
 
 
 def _group(*errors: BaseException) -> BaseException:
@@ -51,7 +51,7 @@ def _group(*errors: BaseException) -> BaseException:
 
 
 def _stray_cancelled() -> BaseException:
-    """A Cancelled that no living scope asked for."""
+    """A Cancelled without a cancelled scope."""
 
     caught: list[BaseException] = []
 
@@ -84,10 +84,10 @@ def _stray_cancelled() -> BaseException:
     ],
     ids=lambda error: type(error).__name__,
 )
-async def test_what_a_handler_raises_is_its_own_report(
+async def test_an_exception_ends_only_its_own_connection(
     error: BaseException, autojump_clock: object
 ) -> None:
-    """Law 1: whatever a handler raises ends its connection by RST, and no other."""
+    """Law 1: whatever a handler raises resets its connection, and no other."""
 
     async def handler(conn: Connection) -> None:
         if await conn.receive_some() == b"raise":
@@ -109,10 +109,10 @@ async def test_what_a_handler_raises_is_its_own_report(
 
 @pytest.mark.parametrize("kind", [KeyboardInterrupt, SystemExit])
 @pytest.mark.parametrize("grouped", [0, 1, 2])
-async def test_the_end_of_the_program_propagates(
+async def test_keyboard_interrupt_ends_the_server(
     kind: type[BaseException], grouped: int
 ) -> None:
-    """Law 1: only the end of the program ends the server, with all reports made."""
+    """Law 1: it and SystemExit only, after all reports."""
 
     async def handler(conn: Connection) -> None:
         if await conn.receive_some() == b"end":
@@ -137,7 +137,7 @@ async def test_the_end_of_the_program_propagates(
 
 
 @pytest.mark.parametrize("serves", [trio.serve_listeners, trioserve.serve])
-async def test_what_ends_the_program_is_in_one_group_as_of_trio(serves: Any) -> None:
+async def test_keyboard_interrupt_is_in_one_group_as_in_trio(serves: Any) -> None:
     async def handler(stream: trio.abc.Stream) -> None:
         raise SystemExit(3)
 
@@ -155,7 +155,7 @@ async def test_what_ends_the_program_is_in_one_group_as_of_trio(serves: Any) -> 
 
 
 async def test_a_reset_is_not_the_handlers_error(autojump_clock: object) -> None:
-    """Law 1: a client's RST ends a naive handler, and is reported as what it was."""
+    """Law 1: a client's RST ends a naive handler, and the client is blamed."""
 
     async def naive(stream: trio.SocketStream) -> None:
         async for data in stream:
@@ -183,8 +183,8 @@ async def test_a_reset_is_not_the_handlers_error(autojump_clock: object) -> None
     ),
     random=st.random_module(),
 )
-def test_tempers_do_not_mix(tempers: list[str], random: object) -> None:
-    """Law 1: among clients of every temper, each polite one gets its bytes."""
+def test_clients_do_not_affect_each_other(tempers: list[str], random: object) -> None:
+    """Law 1: among clients of every behaviour, each polite one gets its bytes."""
 
     async def handler(conn: Connection) -> None:
         async for data in conn:
@@ -220,7 +220,7 @@ def test_tempers_do_not_mix(tempers: list[str], random: object) -> None:
             async with trio.open_nursery() as nursery:
                 for temper in tempers:
                     nursery.start_soon(client, running, temper)
-            # Who left may still be in the kernel's queue, behind silent ones.
+            # A client that left may still be in the kernel's queue, behind silent ones.
             while running.server.statistics().closed < len(tempers):
                 await trio.sleep(1)
         outcomes = sorted(report.outcome for report in running.reports)
@@ -302,7 +302,7 @@ async def test_no_listener_starves_another(taken: int, autojump_clock: object) -
 
 
 async def test_the_limit_changes_while_it_serves(autojump_clock: object) -> None:
-    """Law 2: lowering ends nobody, 0 pauses, raising lets the waiting in."""
+    """Law 2: a lower limit closes nothing, 0 pauses, a higher one admits waiters."""
     async with serving(echo, limits=Limits(max_connections=2)) as running:
         first, second = await running.connect(), await running.connect()
         for stream in (first, second):
@@ -324,10 +324,10 @@ async def test_the_limit_changes_while_it_serves(autojump_clock: object) -> None
 
 
 @pytest.mark.parametrize("refusal", [b"", b"busy\n", None])
-async def test_refused_clients_are_told(
+async def test_a_refused_client_gets_the_refusal(
     refusal: bytes | None, autojump_clock: object
 ) -> None:
-    """Law 2: with no token left, a client is refused as asked for, and reported."""
+    """Law 2: without a token a client is refused as configured, and reported."""
     limits = Limits(max_connections=1, when_full="refuse", refusal=refusal)
     async with serving(echo, limits=limits) as running:
         inside = await running.connect()
@@ -355,7 +355,7 @@ async def test_refused_clients_are_told(
     assert {r.termination_state for r in refused} == {"PR"}
 
 
-async def test_telling_has_a_limit_too(autojump_clock: object) -> None:
+async def test_lingering_refusals_are_bounded(autojump_clock: object) -> None:
     """Law 12: refused clients that do not read cost a bounded time and number."""
     limits = Limits(max_connections=0, when_full="refuse", refusal=b"busy\n")
     async with serving(echo, limits=limits) as running:
@@ -372,15 +372,15 @@ async def test_telling_has_a_limit_too(autojump_clock: object) -> None:
     assert len(running.reports) == 140
 
 
-async def test_cut_while_it_is_told(autojump_clock: object) -> None:
-    """Law 1: a refused client that is being told is cut like any other."""
+async def test_a_lingering_refusal_is_cut(autojump_clock: object) -> None:
+    """Law 1: at the deadline, like any other connection."""
     limits = Limits(max_connections=0, when_full="refuse", refusal=b"busy\n")
     timeouts = Timeouts(linger=1000)
     async with serving(echo, limits=limits, timeouts=timeouts) as running:
         stream = await running.connect()
         await receive_exactly(stream, 5)
         await stream.send_all(b"but why?")
-        # The task that tells is about to run when it is cut.
+        # The task of the refusal is about to run when it is cut.
         summary = await running.server.drain(within=0)
     assert running.reports[0].reason is Reason.LIMIT
     assert summary.refused == 1
@@ -401,7 +401,7 @@ async def test_cut_while_it_is_told(autojump_clock: object) -> None:
     ending=st.sampled_from(["drain", "cancel", "cut"]),
     random=st.random_module(),
 )
-def test_one_record_each(
+def test_each_connection_has_one_report(
     operations: list[str], buffer: int, ending: str, random: object
 ) -> None:
     """Law 3: accepted = open + closed, closed = collected + buffered + lost, always."""
@@ -490,7 +490,7 @@ class _Watcher(trio.abc.Instrument):
 async def test_a_stuck_collector_is_given_cleanup_seconds(
     autojump_clock: object, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Law 5: a collector that never takes a report does not hold up the end."""
+    """Law 5: a collector that never takes a report does not delay the end."""
 
     async def collector(_: object) -> None:
         await trio.sleep_forever()
@@ -509,7 +509,7 @@ async def test_a_stuck_collector_is_given_cleanup_seconds(
 async def test_a_collector_that_cannot_be_cancelled_is_named(
     lent: bool, autojump_clock: object, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Laws 3 and 5: drain() returns without it, and what it did not take is lost."""
+    """Laws 3 and 5: drain() returns without it, and its remaining reports are lost."""
     release = trio.Event()
 
     async def collector(reports: Any) -> None:
@@ -586,7 +586,7 @@ async def test_a_collector_may_end_the_program() -> None:
 async def test_a_report_counts_the_others_that_were_open(
     autojump_clock: object,
 ) -> None:
-    """Without the one that it is about."""
+    """Without its own connection."""
     async with serving(echo) as running:
         clients = [await running.connect() for _ in range(3)]
         await trio.testing.wait_all_tasks_blocked()
@@ -596,10 +596,10 @@ async def test_a_report_counts_the_others_that_were_open(
     assert [report.open_at_close for report in running.reports] == [2, 1, 0]
 
 
-async def test_what_a_collector_left_in_its_buffer_is_lost(
+async def test_reports_left_in_the_channel_are_lost(
     autojump_clock: object, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Law 3: and counted, though nobody has it any more."""
+    """Law 3: and counted."""
     enough = trio.Event()
 
     async def collector(
@@ -673,7 +673,7 @@ async def test_the_deadline_cuts_by_reset(
 
 
 async def test_a_drain_can_only_be_tightened(autojump_clock: object) -> None:
-    """Law 5: drain again brings the deadline forward, never back."""
+    """Law 5: a second drain brings the deadline forward, never back."""
     async with serving(_wait_for_ever) as running:
         stream = await running.connect()
         await trio.testing.wait_all_tasks_blocked()
@@ -694,10 +694,10 @@ async def _wait_for_ever(conn: Connection) -> None:
 
 
 @pytest.mark.parametrize("shorter", [None, 0, 2])
-async def test_the_report_says_who_decided_when_it_was_cut(
+async def test_the_report_says_why_it_was_cut(
     shorter: float | None, autojump_clock: object
 ) -> None:
-    """Law 5: the deadline of the drain, or whoever brought it forward."""
+    """Law 5: the deadline of the drain, or the call that brought it forward."""
 
     async def wait(conn: Connection) -> None:
         await conn.receive_some()
@@ -721,7 +721,7 @@ async def test_the_report_says_who_decided_when_it_was_cut(
 async def test_a_task_that_does_not_end_is_named(
     autojump_clock: object, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Law 5: records and tokens are settled at drain + cleanup; the task is named."""
+    """Law 5: reports and tokens are settled after drain + cleanup seconds."""
     release = trio.Event()
 
     async def stubborn() -> None:
@@ -751,7 +751,7 @@ async def test_a_task_that_does_not_end_is_named(
     assert len(running.reports) == 1
 
 
-async def test_of_many_that_do_not_end_a_few_are_logged_and_all_are_in_the_summary(
+async def test_a_few_stuck_tasks_are_logged_and_all_are_in_the_summary(
     autojump_clock: object, caplog: pytest.LogCaptureFixture
 ) -> None:
     release = trio.Event()
@@ -772,7 +772,9 @@ async def test_of_many_that_do_not_end_a_few_are_logged_and_all_are_in_the_summa
     assert still[-1] == "still running after cleanup: 3 others"
 
 
-async def test_who_finishes_in_time_is_untouched(autojump_clock: object) -> None:
+async def test_a_connection_that_ends_in_time_is_not_cut(
+    autojump_clock: object,
+) -> None:
     """Law 5: a transfer that ends before the deadline is complete, closed by FIN."""
     size = 3_000_000
 
@@ -791,10 +793,10 @@ async def test_who_finishes_in_time_is_untouched(autojump_clock: object) -> None
     assert running.reports[0].reason is Reason.SERVER_CLOSED
 
 
-async def test_the_summary_counts_from_where_the_drain_began(
+async def test_the_summary_counts_from_the_start_of_the_drain(
     autojump_clock: object,
 ) -> None:
-    """Law 5: what had ended before is in the statistics only."""
+    """Law 5: earlier connections are in the statistics only."""
     async with serving(echo) as running:
         first, _ = await running.connect(), await running.connect()
         await first.aclose()
@@ -811,8 +813,10 @@ async def test_the_summary_counts_from_where_the_drain_began(
     ending=st.sampled_from(["drain", "cancel"]),
     random=st.random_module(),
 )
-def test_no_hello_is_lost(waiting: int, free: int, ending: str, random: object) -> None:
-    """Law 6: who is in the kernel's queue at the end is served or told, never reset."""
+def test_no_client_in_the_queue_is_reset(
+    waiting: int, free: int, ending: str, random: object
+) -> None:
+    """Law 6: at the end each is served or refused."""
 
     async def main() -> None:
         async with serving(echo, limits=Limits(max_connections=0)) as running:
@@ -820,7 +824,7 @@ def test_no_hello_is_lost(waiting: int, free: int, ending: str, random: object) 
             for stream in streams:
                 await stream.send_all(b"hello")
             await trio.testing.wait_all_tasks_blocked()
-            # No step of the accept loop lies between these two.
+            # The accept loop does not run between these two.
             running.server.limits = Limits(max_connections=free)
             if ending == "drain":
                 running.server.start_draining()
@@ -861,8 +865,8 @@ async def test_the_lame_duck_still_accepts(autojump_clock: object) -> None:
     assert running.reports[0].reason is Reason.DRAINED
 
 
-async def test_a_hurry_ends_the_lame_duck(autojump_clock: object) -> None:
-    """Law 5: a deadline that is brought forward ends the lame duck too."""
+async def test_an_earlier_deadline_ends_the_lame_duck(autojump_clock: object) -> None:
+    """Law 5: if the deadline is brought forward."""
     async with serving(_wait_for_ever, timeouts=Timeouts(lame_duck=10)) as running:
         await running.connect()
         running.server.start_draining()
@@ -894,7 +898,7 @@ async def test_cancelling_resets_and_reports(
     assert {report.unacknowledged for report in running.reports} == {0}
 
 
-async def test_bad_deadlines_are_refused() -> None:
+async def test_invalid_deadlines_raise() -> None:
     async with serving(echo) as running:
         for within in (-1, math.nan):
             with pytest.raises(ValueError, match="within must be 0 or more"):
@@ -906,8 +910,8 @@ async def test_bad_deadlines_are_refused() -> None:
 
 @pytest.mark.parametrize("kind", ["echo", "proxy"])
 @pytest.mark.parametrize("how", ["cancel", "drain", "cut"])
-def test_stopped_at_every_step(kind: str, how: str) -> None:
-    """Law 13: stopped at every step of a connection's life, nothing is left."""
+def test_stopped_at_every_step_nothing_is_left(kind: str, how: str) -> None:
+    """Law 13: of a connection's life."""
 
     async def client(running: Running) -> None:
         with contextlib.suppress(trio.BrokenResourceError, OSError):
@@ -939,7 +943,7 @@ def test_stopped_at_every_step(kind: str, how: str) -> None:
 # -- What is left when handlers are not as simple as they look
 
 
-async def test_a_reset_that_a_task_of_the_handler_finds_is_the_clients() -> None:
+async def test_a_reset_found_by_a_handlers_task_is_the_clients() -> None:
     """Law 1: though it comes out of the handler's nursery in a group."""
 
     async def handler(conn: Connection) -> None:
@@ -954,14 +958,14 @@ async def test_a_reset_that_a_task_of_the_handler_finds_is_the_clients() -> None
     assert running.reports[0].reason is Reason.CLIENT_RESET
 
 
-async def test_a_relay_that_is_stuck_has_its_account(
+async def test_a_stuck_relay_has_its_byte_counts(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
-    """Laws 3 and 4: what it holds is in the report, though it never ends."""
+    """Laws 3 and 4: held bytes are in the report, though it never ends."""
     released = trio.Event()
 
     class Deaf(trio.abc.Stream):
-        """It talks and talks, takes nothing, and can't be cancelled."""
+        """It sends without end, receives nothing, and can't be cancelled."""
 
         async def wait(self, *_: object) -> None:
             with trio.CancelScope(shield=True):
@@ -991,8 +995,8 @@ async def test_a_relay_that_is_stuck_has_its_account(
     assert report.upstream.bytes_discarded == 1000 - report.bytes_sent % 1000
 
 
-def test_a_connection_that_is_over_is_no_garbage() -> None:
-    """Law 13: nothing of it waits for the garbage collector."""
+def test_an_ended_connection_leaves_no_garbage() -> None:
+    """Law 13: it is freed without a garbage collection."""
 
     async def main() -> None:
         async with (
@@ -1002,7 +1006,7 @@ def test_a_connection_that_is_over_is_no_garbage() -> None:
             gc.disable()
             try:
                 for _ in range(2):
-                    gc.collect()  # what was before
+                    gc.collect()  # garbage from before
                     for _ in range(5):
                         client = await running.connect()
                         await client.send_all(b"hello")
@@ -1018,8 +1022,8 @@ def test_a_connection_that_is_over_is_no_garbage() -> None:
     run(main)
 
 
-async def test_an_on_start_that_is_async_is_a_mistake(autojump_clock: object) -> None:
-    """Also one that only returns what has to be awaited."""
+async def test_an_async_on_start_is_an_error(autojump_clock: object) -> None:
+    """Also one that returns an awaitable."""
 
     async def late(_: Connection) -> None:
         raise AssertionError
@@ -1035,7 +1039,7 @@ async def test_an_on_start_that_is_async_is_a_mistake(autojump_clock: object) ->
 
 
 async def test_on_start_is_called_before_the_handler(autojump_clock: object) -> None:
-    """In the connection's task; what it raises is the handler's error."""
+    """In the connection's task; an exception in it is the handler's."""
     seen: list[str] = []
 
     def on_start(conn: Connection) -> None:

@@ -17,7 +17,7 @@ from trioserve._shared_socket import SharedSocketTransport
 
 
 async def test_its_owner_closes_the_socket_below() -> None:
-    """Law 13: who waits is told; nothing is done to the descriptor any more."""
+    """Law 13: waiting tasks get an error, and the descriptor is not used again."""
     with over(sockets) as (transport, link):
         link.ours.socket.close()
         assert transport.readable()
@@ -28,7 +28,7 @@ async def test_its_owner_closes_the_socket_below() -> None:
         transport.close()
 
 
-async def test_a_sender_whose_descriptor_is_somebody_elses_writes_nothing() -> None:
+async def test_a_sender_whose_descriptor_was_reused_writes_nothing() -> None:
     """Law 1: closed while it waits in the middle of a send."""
     with over(sockets) as (transport, link), sockets() as stranger:
         number = link.ours.socket.fileno()
@@ -49,7 +49,7 @@ async def test_a_sender_whose_descriptor_is_somebody_elses_writes_nothing() -> N
             os.close(number)
 
 
-async def test_a_receiver_whose_descriptor_is_somebody_elses_takes_nothing() -> None:
+async def test_a_receiver_whose_descriptor_was_reused_takes_nothing() -> None:
     """Law 1: closed right after a send, before a receive that need not wait."""
     with over(sockets) as (transport, link), sockets() as stranger:
         number = link.ours.socket.fileno()
@@ -67,10 +67,10 @@ async def test_a_receiver_whose_descriptor_is_somebody_elses_takes_nothing() -> 
 
 @given(schedule=st.random_module())
 @settings(deadline=None)
-def test_a_sender_that_could_go_on_when_its_descriptor_changed_hands(
+def test_a_sender_woken_after_its_descriptor_was_reused(
     schedule: object,
 ) -> None:
-    """Law 1: woken for the old socket, nobody writes to the new one."""
+    """Law 1: woken for the old socket, it does not write to the new one."""
 
     async def main() -> None:
         with (
@@ -107,10 +107,10 @@ def test_a_sender_that_could_go_on_when_its_descriptor_changed_hands(
 
 @given(schedule=st.random_module())
 @settings(deadline=None)
-def test_a_receiver_that_could_go_on_when_its_descriptor_changed_hands(
+def test_a_receiver_woken_after_its_descriptor_was_reused(
     schedule: object,
 ) -> None:
-    """Law 1: woken for the old socket, nobody takes what came to the new one."""
+    """Law 1: woken for the old socket, it does not read from the new one."""
 
     async def main() -> None:
         with (
@@ -127,7 +127,7 @@ def test_a_receiver_that_could_go_on_when_its_descriptor_changed_hands(
                 os.dup2(stranger.ours.socket.fileno(), number)
 
             async def receive() -> None:
-                # It may have been faster.
+                # The receive may have been faster.
                 with contextlib.suppress(trio.ClosedResourceError):
                     assert await transport.receive() == b"yours"
 
@@ -147,7 +147,7 @@ def test_a_receiver_that_could_go_on_when_its_descriptor_changed_hands(
 
 
 async def test_a_closed_stream_cannot_be_shared() -> None:
-    """There is nothing to share."""
+    """It has no descriptor."""
     with sockets() as link:
         await link.ours.aclose()
         with pytest.raises(trio.ClosedResourceError):

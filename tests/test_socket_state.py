@@ -1,4 +1,4 @@
-"""What is known of a socket without moving a byte."""
+"""The state of a socket, asked without moving a byte."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ from trioserve._stream_transport import StreamTransport
 
 @pytest.mark.parametrize("sends", [b"", b"hello"])
 @pytest.mark.parametrize("ends", ["eof", "reset", "eof, then reset"])
-async def test_who_is_gone_is_known_and_nothing_is_taken(
+async def test_a_peer_that_is_gone_is_noticed_without_receiving(
     sends: bytes, ends: str, autojump_clock: trio.testing.MockClock
 ) -> None:
-    """Law 8: a reset at once, an EOF after a while if there is nothing to receive."""
+    """Law 8: a reset at once, an EOF after a while if no byte is left to receive."""
     with over(sockets) as (transport, link):
         peer = link.peer
         gone = trio.Event()
@@ -57,10 +57,10 @@ async def test_who_is_gone_is_known_and_nothing_is_taken(
 
 
 @pytest.mark.parametrize("sends", [b"", b"hello"])
-async def test_a_unix_socket_that_is_closed_is_gone_if_it_has_said_nothing(
+async def test_a_closed_unix_peer_is_gone_if_it_has_sent_nothing(
     sends: bytes, autojump_clock: trio.testing.MockClock
 ) -> None:
-    """There a closed socket ends both directions, and what it sent stays."""
+    """Its close ends both directions, and bytes that it sent stay."""
     ours, theirs = socket.socketpair()
     transport = SocketTransport(ours)
     theirs.sendall(sends)
@@ -74,10 +74,10 @@ async def test_a_unix_socket_that_is_closed_is_gone_if_it_has_said_nothing(
 
 
 @pytest.mark.parametrize("closed_at", [0, 1, 2])
-async def test_who_is_closed_meanwhile_is_not_gone(
+async def test_wait_peer_gone_of_a_closed_transport_never_returns(
     closed_at: int, monkeypatch: pytest.MonkeyPatch, autojump_clock: object
 ) -> None:
-    """Law 1: the descriptor may be somebody else's by then."""
+    """Law 1: its descriptor may have been reused."""
     wait_readable, woken = trio.lowlevel.wait_readable, 0
 
     async def wait_and_close(fd: Any) -> None:
@@ -98,10 +98,10 @@ async def test_who_is_closed_meanwhile_is_not_gone(
         assert woken == closed_at
 
 
-async def test_out_of_descriptors_nobody_is_gone(
+async def test_out_of_descriptors_no_peer_is_gone(
     monkeypatch: pytest.MonkeyPatch, autojump_clock: trio.testing.MockClock
 ) -> None:
-    """Law 1: what can't be seen is no error."""
+    """Law 1: what can't be known is not an error."""
 
     def epoll() -> None:
         raise OSError(errno.EMFILE, "Too many open files")
@@ -114,8 +114,8 @@ async def test_out_of_descriptors_nobody_is_gone(
         assert patience.cancelled_caught
 
 
-async def test_looking_whether_it_is_readable_does_not_lose_the_error() -> None:
-    """Law 8: a peek takes the error from the kernel, and keeps it."""
+async def test_a_peek_does_not_lose_the_error() -> None:
+    """Law 8: it takes the error from the kernel, and keeps it."""
     with over(sockets) as (transport, link):
         assert not transport.readable()
         await link.peer.send_all(b"hello")
@@ -128,10 +128,10 @@ async def test_looking_whether_it_is_readable_does_not_lose_the_error() -> None:
             await transport.receive()
 
 
-async def test_flushed_is_what_the_peer_has_acknowledged(
+async def test_the_wait_for_acknowledgements(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
-    """Law 8: bounded, since a peer may never read."""
+    """Law 8: it is bounded, since a peer may never read."""
     with over(sockets) as (transport, _):
         assert transport.unsent() == 0
         await transport.wait_acknowledged(5)
@@ -147,10 +147,10 @@ async def test_flushed_is_what_the_peer_has_acknowledged(
         assert transport.unsent() is None
 
 
-async def test_nobody_waits_until_a_broken_one_has_acknowledged(
+async def test_a_broken_transport_is_not_waited_for(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
-    """It never will."""
+    """It will never be acknowledged."""
     with over(sockets) as (transport, link):
         with trio.move_on_after(1):
             await transport.send(bytes(30_000_000))
@@ -161,8 +161,8 @@ async def test_nobody_waits_until_a_broken_one_has_acknowledged(
         assert trio.current_time() == 1
 
 
-async def test_unacknowledged_of_a_unix_socket_is_unknown() -> None:
-    """Law 5: what its kernel counts is memory, and not bytes."""
+async def test_unacknowledged_bytes_of_a_unix_socket_are_unknown() -> None:
+    """Law 5: its kernel counts memory, and not bytes."""
     one, other = socket.socketpair(socket.AF_UNIX)
     transport = SocketTransport(one)
     with other:
@@ -173,7 +173,7 @@ async def test_unacknowledged_of_a_unix_socket_is_unknown() -> None:
 
 
 async def test_no_more_is_unacknowledged_than_was_sent() -> None:
-    """Law 5: whoever had the socket before may have sent much."""
+    """Law 5: other code may have sent bytes through the socket before."""
     one, other = socket_pair()
     with other:
         other.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1)
@@ -186,20 +186,20 @@ async def test_no_more_is_unacknowledged_than_was_sent() -> None:
         assert transport.unacknowledged == 0
 
 
-async def test_what_a_system_does_not_tell_is_unknown(
+async def test_unacknowledged_bytes_may_be_unknown(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Bytes not acknowledged are a courtesy of the kernel."""
+    """If the system does not tell them."""
     with over(sockets) as (transport, _):
         monkeypatch.setattr(termios, "TIOCOUTQ", 0)
         assert transport.unsent() is None
 
 
 @pytest.mark.parametrize("taken", [False, True])
-async def test_whether_its_peer_has_reset_it_is_known_without_waiting(
+async def test_a_reset_is_known_without_waiting(
     taken: bool,
 ) -> None:
-    """Law 8: whoever asks takes nothing: the bytes first, and then the error."""
+    """Law 8: nothing is taken: receives get the bytes first, then the error."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         peer = socket.create_connection(listener.getsockname())
         sock, _ = listener.accept()
@@ -210,7 +210,7 @@ async def test_whether_its_peer_has_reset_it_is_known_without_waiting(
     assert not transport.is_reset()
     peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     peer.close()
-    if taken:  # by somebody else who has asked
+    if taken:  # other code has read SO_ERROR
         assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == errno.ECONNRESET
     assert transport.is_reset()
     assert isinstance(transport.error, ConnectionResetError)
@@ -221,7 +221,7 @@ async def test_whether_its_peer_has_reset_it_is_known_without_waiting(
     transport.close()
 
 
-async def test_of_a_unix_socket_or_a_stream_nobody_can_say_whether_it_isover() -> None:
+async def test_a_reset_of_a_unix_socket_or_a_stream_is_not_known() -> None:
     ours, theirs = socket.socketpair()
     ours.setblocking(False)
     theirs.close()
@@ -233,8 +233,8 @@ async def test_of_a_unix_socket_or_a_stream_nobody_can_say_whether_it_isover() -
         assert not transport.is_reset()
 
 
-async def test_what_is_closed_makes_nobody_wait() -> None:
-    """A look at a transport that was closed finds that a wait would end."""
+async def test_a_closed_transport_is_readable_and_writable() -> None:
+    """So that a wait for it ends."""
     with over(sockets) as (transport, _):
         transport.close()
         assert transport.readable()

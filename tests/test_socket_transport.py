@@ -1,4 +1,4 @@
-"""A transport over a socket: how it waits, sends and receives, and what it sets."""
+"""A transport over a socket: how it waits, sends and receives; socket options."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from trioserve._socket_transport import SocketTransport
 from trioserve._transport import Transport
 
 
-def test_what_is_received_right_after_a_send_is_whole_at_any_step() -> None:
-    """Law 4: then it tries before it waits; what is not returned is still there."""
+def test_a_receive_right_after_a_send_loses_nothing() -> None:
+    """Law 4: cancelled at any step, bytes that are not returned are still there."""
 
     async def scenario(begin: Begin) -> None:
         with over(sockets) as (transport, link):
@@ -40,10 +40,10 @@ def test_what_is_received_right_after_a_send_is_whole_at_any_step() -> None:
     assert sweep(scenario) >= 3
 
 
-async def test_what_is_there_right_after_a_send_is_not_waited_for(
+async def test_a_receive_right_after_a_send_does_not_wait(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
-    """A send has let others run; once more is not needed, unless nothing is there."""
+    """If bytes have arrived: the send was a checkpoint."""
     waits: list[float] = []
     with over(sockets) as (transport, link):
         transport.on_wait = lambda: waits.append(transport.receiving_since)
@@ -59,8 +59,8 @@ async def test_what_is_there_right_after_a_send_is_not_waited_for(
         assert waits == [2]
 
 
-async def test_who_waited_waits_first_again_whatever_was_sent_meanwhile() -> None:
-    """A send is right before a receive, or it does not count."""
+async def test_a_receive_that_waited_is_followed_by_one_that_waits() -> None:
+    """Only a send right before a receive counts."""
     waits: list[float] = []
     with over(sockets) as (transport, link):
         transport.on_wait = lambda: waits.append(transport.receiving_since)
@@ -73,7 +73,7 @@ async def test_who_waited_waits_first_again_whatever_was_sent_meanwhile() -> Non
     assert len(waits) == 2
 
 
-async def test_a_cancelled_receive_takes_nothing_that_is_there() -> None:
+async def test_a_cancelled_receive_takes_nothing() -> None:
     """Not even right after a send, when it need not wait."""
     with over(sockets) as (transport, link):
         await link.peer.send_all(b"x")
@@ -104,10 +104,10 @@ async def _sends_and_receives_twice(transport: Transport) -> None:
     ("use", "passes"),
     [(_receives_once, 1), (_sends_once, 1), (_sends_and_receives_twice, 2)],
 )
-async def test_nobody_who_need_not_wait_keeps_others_from_running(
+async def test_receives_that_need_not_wait_let_others_run(
     use: Callable[[Transport], Awaitable[None]], passes: int
 ) -> None:
-    """However much is there; only a receive right after a send is no turn."""
+    """However many bytes are there; only right after a send it is no checkpoint."""
     turns = 0
 
     async def other() -> None:
@@ -123,11 +123,11 @@ async def test_nobody_who_need_not_wait_keeps_others_from_running(
             for _ in range(100):
                 await use(transport)
             nursery.cancel_scope.cancel()
-    assert turns >= 100 * passes - 1  # in the last one it may be late
+    assert turns >= 100 * passes - 1  # the last turn may be missing
 
 
-async def test_bytes_that_somebody_else_took_are_waited_for() -> None:
-    """Two processes may share a socket; who comes too late waits again."""
+async def test_bytes_that_another_process_took_are_waited_for() -> None:
+    """Two processes may share a socket; the slower one waits again."""
     one, other = socket_pair()
     readers = SocketTransport(one), SocketTransport(one.dup())
     async with trio.open_nursery() as nursery:
@@ -142,8 +142,8 @@ async def test_bytes_that_somebody_else_took_are_waited_for() -> None:
     other.close()
 
 
-async def test_two_receivers_are_one_too_many_right_after_a_send() -> None:
-    """Also if what the first waits for is there, and it has not run since."""
+async def test_a_second_receiver_is_an_error_right_after_a_send() -> None:
+    """Even if the first one's bytes are there and it has not run since."""
     with over(sockets) as (transport, link):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_receives_once, transport)
@@ -155,8 +155,8 @@ async def test_two_receivers_are_one_too_many_right_after_a_send() -> None:
         assert transport.received == 1
 
 
-async def test_what_is_there_can_be_thrown_away_without_waiting() -> None:
-    """Law 4: so that closing does not reset for bytes that nobody read."""
+async def test_bytes_that_have_arrived_can_be_discarded_at_once() -> None:
+    """Law 4: so that a close does not send RST because of them."""
     with over(sockets) as (transport, link):
         assert isinstance(transport, SocketTransport)
         await link.peer.send_all(bytes(10))
@@ -170,7 +170,7 @@ async def test_what_is_there_can_be_thrown_away_without_waiting() -> None:
 
 @pytest.mark.parametrize("message", [b"", b"busy\n"])
 async def test_a_refusal_is_a_message_and_eof(message: bytes) -> None:
-    """Law 6: as much as goes without waiting, and no error if nobody is there."""
+    """Law 6: as much as goes without waiting, and no error if the peer is gone."""
     with over(sockets) as (transport, link):
         assert isinstance(transport, SocketTransport)
         transport.send_refusal(message)
@@ -180,7 +180,7 @@ async def test_a_refusal_is_a_message_and_eof(message: bytes) -> None:
         transport.send_refusal(message)
 
 
-async def test_of_what_nobody_reads_the_kernel_holds_little(
+async def test_the_kernel_holds_little_for_a_peer_that_never_reads(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
     """Law 9: some kilobytes, where it would take megabytes."""
@@ -194,7 +194,7 @@ async def test_of_what_nobody_reads_the_kernel_holds_little(
     transport.close()
 
 
-async def test_a_unix_socket_is_a_socket() -> None:
+async def test_a_unix_socket_works_without_tcp_options() -> None:
     """Without what only TCP has."""
     one, other = socket.socketpair(socket.AF_UNIX)
     transport, peer = SocketTransport(one), SocketTransport(other)
@@ -207,8 +207,8 @@ async def test_a_unix_socket_is_a_socket() -> None:
 
 
 @pytest.mark.parametrize("owned", [False, True])
-async def test_a_socket_that_was_detached_tells_nothing(owned: bool) -> None:
-    """Law 1: whatever is asked of it: there is no descriptor to ask."""
+async def test_a_detached_socket_has_no_state(owned: bool) -> None:
+    """Law 1: whatever is asked: it has no descriptor."""
     with sockets() as link:
         transport: SocketTransport
         if owned:

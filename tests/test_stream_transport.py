@@ -15,8 +15,8 @@ from trioserve._errors import leaves
 from trioserve._stream_transport import StreamTransport
 
 
-async def test_a_stream_that_cannot_send_eof_says_so() -> None:
-    """Law 7: whoever relays has to know before."""
+async def test_a_stream_that_cannot_send_eof_has_no_half_close() -> None:
+    """Law 7: a relay has to know that before."""
     with memory() as link:
         transport = StreamTransport(Whole(link.ours))
         assert not transport.can_half_close
@@ -25,10 +25,10 @@ async def test_a_stream_that_cannot_send_eof_says_so() -> None:
 
 
 @pytest.mark.parametrize("kind", [bytes, bytearray, memoryview, numbers])
-async def test_of_a_foreign_stream_too_it_is_bytes_that_are_counted(
+async def test_bytes_are_counted_and_not_items(
     kind: Callable[[bytes], bytes | bytearray | memoryview],
 ) -> None:
-    """Law 5: also if the length of what was sent is not in bytes."""
+    """Law 5: if the buffer's length is not in bytes."""
     with over(foreign) as (transport, link):
         await transport.send(kind(bytes(80)))
         assert transport.sent == 80
@@ -36,7 +36,7 @@ async def test_of_a_foreign_stream_too_it_is_bytes_that_are_counted(
 
 
 class _Raises(Whole):
-    """A stream that raises when it is closed."""
+    """A stream whose close raises."""
 
     def __init__(self, below: Any, error: BaseException) -> None:
         super().__init__(below)
@@ -55,10 +55,10 @@ NO_EXCEPTIONS = [
 
 @pytest.mark.parametrize("error", NO_EXCEPTIONS, ids=repr)
 @pytest.mark.parametrize("close", CLOSES)
-async def test_whatever_a_foreign_stream_raises_when_it_is_closed_ends_nothing(
+async def test_an_exception_in_a_streams_close_ends_nothing(
     close: Close, error: BaseException
 ) -> None:
-    """Law 1: also what is no Exception."""
+    """Law 1: even if it is a BaseException."""
     with memory() as link:
         transport = StreamTransport(_Raises(link.ours, error))
         close(transport)
@@ -68,10 +68,10 @@ async def test_whatever_a_foreign_stream_raises_when_it_is_closed_ends_nothing(
 
 @pytest.mark.parametrize("grouped", [False, True])
 @pytest.mark.parametrize("kind", [KeyboardInterrupt, SystemExit])
-def test_what_ends_the_program_ends_it_when_a_foreign_stream_is_closed(
+def test_keyboard_interrupt_in_a_streams_close_ends_the_program(
     kind: type[BaseException], grouped: bool
 ) -> None:
-    """Nothing keeps that to itself, whatever else is raised with it."""
+    """Also in a group with other errors."""
     error = kind("the end")
     raised = BaseExceptionGroup("both", [PanicError(), error]) if grouped else error
 
@@ -88,7 +88,7 @@ def test_what_ends_the_program_ends_it_when_a_foreign_stream_is_closed(
 
 
 class _Hangs(Whole):
-    """A stream that takes for ever to close, or raises when it is pressed."""
+    """A stream whose close never ends, or raises when it is cancelled."""
 
     async def aclose(self) -> None:
         try:
@@ -101,7 +101,7 @@ class _Hangs(Whole):
 async def test_a_foreign_stream_that_does_not_close_is_not_waited_for(
     close: Close, seconds: float, autojump_clock: trio.testing.MockClock
 ) -> None:
-    """Law 1: nor can it end the program."""
+    """Law 1: and it can't end the program."""
     with memory() as link:
         transport = StreamTransport(_Hangs(link.ours))
         close(transport)
@@ -109,15 +109,15 @@ async def test_a_foreign_stream_that_does_not_close_is_not_waited_for(
         assert trio.current_time() == seconds
 
 
-async def test_what_raises_is_known_as_a_stream_of_ours() -> None:
-    """A transport over a foreign stream is only itself."""
+async def test_a_transport_wraps_only_itself_and_its_stream() -> None:
+    """Not the peer's stream."""
     with over(foreign) as (transport, link):
         assert transport.wraps(transport)
         assert not transport.wraps(link.peer)
 
 
-async def test_what_it_can_do_is_what_its_stream_can() -> None:
-    """It has the stream's options, if there are some; and no socket to poll."""
+async def test_the_abilities_are_those_of_the_stream() -> None:
+    """It has the stream's options, if there are any, and no socket to poll."""
     with foreign() as link, memory() as without:
         transport = StreamTransport(link.peer)
         assert transport.options() is link.peer

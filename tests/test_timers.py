@@ -1,4 +1,4 @@
-"""Timers: who is watched wakes up at the time it asked for, and not before."""
+"""Timers: each holder is called at the time that it asked for, and not before."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from trioserve._timers import TimerEntry, Timers
 
 
 class _Holder:
-    """Notes when it was woken; watches again if ``again`` says when."""
+    """Records when it was called; watches again if ``again`` says when."""
 
     timer_entry: TimerEntry | None = None
 
@@ -50,7 +50,7 @@ def timers(nursery: trio.Nursery) -> Timers:
     schedule=st.random_module(),
 )
 @settings(deadline=None)
-def test_everybody_wakes_exactly_when_the_earliest_watch_says(
+def test_each_holder_is_called_at_its_earliest_watch(
     script: list[tuple[int, float, str, int]], schedule: object
 ) -> None:
     """Law 12: at the exact second, once per watch, never if forgotten."""
@@ -70,7 +70,7 @@ def test_everybody_wakes_exactly_when_the_earliest_watch_says(
                 else:
                     timers.forget(sleepers[who])
                     due[who] = math.inf
-                # Half a second off, so that it never is the very moment.
+                # Half a second off, so that it is never the moment of a deadline.
                 await trio.sleep(pause + 1 / 7)
                 for i, when in enumerate(due):
                     if when <= trio.current_time():
@@ -86,7 +86,7 @@ def test_everybody_wakes_exactly_when_the_earliest_watch_says(
 async def test_a_later_watch_does_not_move_an_earlier_one(
     timers: Timers, autojump_clock: trio.testing.MockClock
 ) -> None:
-    """Activity is cheap: it is the waking that looks again."""
+    """Activity is cheap: on_timer looks at the deadline again."""
     sleeper = _Holder(timers)
     for when in (math.inf, 5, 7, math.inf):
         timers.watch(sleeper, when)
@@ -97,7 +97,7 @@ async def test_a_later_watch_does_not_move_an_earlier_one(
 async def test_an_earlier_watch_replaces_a_later_one(
     timers: Timers, autojump_clock: trio.testing.MockClock
 ) -> None:
-    """Also while it sleeps until the later one."""
+    """Also while the task sleeps until the later one."""
     sleeper = _Holder(timers)
     timers.watch(sleeper, 7)
     await trio.sleep(1)
@@ -106,7 +106,7 @@ async def test_an_earlier_watch_replaces_a_later_one(
     assert sleeper.woken == [5]
 
 
-async def test_a_watch_that_was_replaced_is_over(
+async def test_a_replaced_watch_is_dropped(
     timers: Timers, autojump_clock: trio.testing.MockClock
 ) -> None:
     """It does not come back with the next one."""
@@ -117,10 +117,10 @@ async def test_a_watch_that_was_replaced_is_over(
     assert sleeper.woken == [5, 9]
 
 
-async def test_who_watches_again_when_woken_is_woken_again(
+async def test_on_timer_may_watch_again(
     timers: Timers, autojump_clock: trio.testing.MockClock
 ) -> None:
-    """Which is how a deadline that has moved is kept."""
+    """So a deadline that has moved is kept."""
     sleeper = _Holder(timers, again=[6, 9])
     timers.watch(sleeper, 5)
     await trio.sleep(10)
@@ -128,10 +128,10 @@ async def test_who_watches_again_when_woken_is_woken_again(
 
 
 @pytest.mark.parametrize("count", [1, 2, 1000])
-async def test_all_that_is_due_wakes_together(
+async def test_equal_deadlines_share_a_wake_up(
     timers: Timers, count: int, autojump_clock: trio.testing.MockClock
 ) -> None:
-    """Deadlines of one moment need one wake-up, and two steps that are for others."""
+    """And the two scheduler passes before it."""
     sleepers = [_Holder(timers) for _ in range(count)]
     steps: list[str] = []
 
@@ -149,7 +149,7 @@ async def test_all_that_is_due_wakes_together(
     assert sum("Timers.run" in name for name in steps) == 3
 
 
-async def test_the_forgotten_do_not_pile_up(
+async def test_forgotten_entries_do_not_pile_up(
     timers: Timers, autojump_clock: trio.testing.MockClock
 ) -> None:
     """Law 9: a hundred thousand short connections leave nothing behind."""
@@ -164,10 +164,10 @@ async def test_the_forgotten_do_not_pile_up(
     assert stays.woken == [5]
 
 
-async def test_who_stays_when_many_were_forgotten_wakes_in_time(
+async def test_entries_are_in_order_after_stale_ones_were_dropped(
     timers: Timers, autojump_clock: trio.testing.MockClock
 ) -> None:
-    """Law 12: thrown out together, they leave all others in order."""
+    """Law 12: each is called on time."""
     sleepers = [_Holder(timers) for _ in range(1000)]
     moments = random.Random(0).sample(range(1, 1001), 1000)
     for sleeper, moment in zip(sleepers, moments, strict=True):
@@ -179,8 +179,8 @@ async def test_who_stays_when_many_were_forgotten_wakes_in_time(
         assert sleepers[number].woken == ([moment] if number % 5 > 2 else [])
 
 
-def test_the_forgotten_do_not_move_a_virtual_clock() -> None:
-    """A jump to a deadline that nobody has any more would be a lie about time."""
+def test_forgotten_entries_do_not_move_a_virtual_clock() -> None:
+    """It must not jump to a deadline that no holder has."""
 
     async def main() -> None:
         timers = Timers()

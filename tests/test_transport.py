@@ -1,4 +1,4 @@
-"""Transports of every kind: exact counts, sticky errors, and what closing does."""
+"""Transports of every kind: exact counts, sticky errors, and how they close."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ async def test_a_connection_over_a_socket_is_a_half_closeable_stream(
 async def test_a_connection_over_a_stream_is_a_half_closeable_stream(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
-    """As Trio defines one, whatever is below."""
+    """As Trio defines one, over any stream."""
     await trio.testing.check_half_closeable_stream(_memory_connections, None)
 
 
@@ -100,10 +100,10 @@ async def test_a_connection_over_a_stream_is_a_half_closeable_stream(
     schedule=st.random_module(),
 )
 @settings(deadline=None)
-def test_what_came_and_went_is_counted(
+def test_bytes_received_and_sent_are_counted(
     script: list[tuple[bool, int]], medium: Medium, schedule: object
 ) -> None:
-    """Law 4: received and sent are the bytes, whatever moves when."""
+    """Law 4: exactly, in any order of moves."""
 
     async def main() -> None:
         with over(medium) as (transport, link):
@@ -141,8 +141,8 @@ async def test_a_cancelled_send_has_counted_its_exact_prefix(
         assert await receive_all(link.peer) == some_bytes(0, transport.sent)
 
 
-def test_a_send_cancelled_at_any_step_has_counted_what_went() -> None:
-    """Law 4: a cancel that comes with the last byte does not hide it."""
+def test_a_send_cancelled_at_any_step_has_counted_its_bytes() -> None:
+    """Law 4: a cancellation that comes with the last byte does not hide it."""
 
     async def scenario(begin: Begin) -> None:
         with over(sockets) as (transport, link):
@@ -160,7 +160,7 @@ def test_a_send_cancelled_at_any_step_has_counted_what_went() -> None:
 
 
 def test_a_receive_cancelled_at_any_step_has_taken_nothing() -> None:
-    """Law 4: what is not returned is still there."""
+    """Law 4: bytes that are not returned are still there."""
 
     async def scenario(begin: Begin) -> None:
         with over(sockets) as (transport, link):
@@ -181,7 +181,7 @@ def test_a_receive_cancelled_at_any_step_has_taken_nothing() -> None:
 
 @pytest.mark.parametrize("kind", [bytes, bytearray, memoryview, numbers])
 @pytest.mark.parametrize("size", [0, 8, 400_000, 1_000_000, 8_000_000])
-async def test_whatever_holds_bytes_is_sent_whole(
+async def test_any_buffer_is_sent_whole(
     kind: Callable[[bytes], bytes | bytearray | memoryview], size: int
 ) -> None:
     """Also if its length is not in bytes."""
@@ -203,10 +203,10 @@ def _moments(transport: Transport) -> tuple[float, float | None]:
 
 
 @pytest.mark.parametrize("medium", MEDIA)
-async def test_it_is_known_when_bytes_moved(
+async def test_the_time_of_the_last_byte(
     medium: Medium, autojump_clock: trio.testing.MockClock
 ) -> None:
-    """Law 12: timers rest on it; waiting without bytes moves nothing."""
+    """Law 12: for timers; a wait without bytes does not move it."""
     with over(medium) as (transport, link):
         await trio.sleep(1)
         await transport.send(b"hello")
@@ -225,10 +225,10 @@ async def test_it_is_known_when_bytes_moved(
 
 
 @pytest.mark.parametrize("medium", MEDIA)
-async def test_whoever_keeps_timers_is_told_of_every_wait(
+async def test_on_wait_is_called_for_every_wait(
     medium: Medium, autojump_clock: trio.testing.MockClock
 ) -> None:
-    """Law 12: and since when it lasts."""
+    """Law 12: and the start of the wait is kept."""
     waits: list[tuple[float, float]] = []
     with over(medium) as (transport, _):
         transport.on_wait = lambda: waits.append(
@@ -251,7 +251,7 @@ async def test_whoever_keeps_timers_is_told_of_every_wait(
 async def test_a_send_that_waits_counts_from_its_last_byte(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
-    """Law 12: a slow reader is no stalled one."""
+    """Law 12: a slow reader has not stalled."""
     with over(sockets) as (transport, link):
         async with trio.open_nursery() as nursery:
             await trio.sleep(1)
@@ -268,7 +268,7 @@ async def test_a_send_that_waits_counts_from_its_last_byte(
 
 
 @pytest.mark.parametrize("medium", REAL_MEDIA)
-async def test_bytes_then_reset_and_reset_for_ever(medium: RealMedium) -> None:
+async def test_an_error_is_sticky_after_the_bytes_before_it(medium: RealMedium) -> None:
     """Law 8: the kernel forgets an error that was read; here it stays."""
     with over(medium) as (transport, link):
         await link.peer.send_all(b"hello")
@@ -285,7 +285,7 @@ async def test_bytes_then_reset_and_reset_for_ever(medium: RealMedium) -> None:
 
 @pytest.mark.parametrize("medium", REAL_MEDIA)
 async def test_a_send_that_finds_the_reset_does_not_hide_it(medium: RealMedium) -> None:
-    """Law 8: what had arrived is still received, and then it is no EOF."""
+    """Law 8: bytes that arrived before are received, and then comes no EOF."""
     with over(medium) as (transport, link):
         await link.peer.send_all(b"hello")
         reset(link.peer)
@@ -299,7 +299,7 @@ async def test_a_send_that_finds_the_reset_does_not_hide_it(medium: RealMedium) 
 
 @pytest.mark.parametrize("medium", REAL_MEDIA)
 async def test_an_eof_that_finds_the_reset_does_not_hide_it(medium: RealMedium) -> None:
-    """Law 8: sending EOF to nobody is no error; what comes after it is."""
+    """Law 8: to send EOF to a peer that is gone is not an error; the next call is."""
     with over(medium) as (transport, link):
         await link.peer.send_all(b"hello")
         reset(link.peer)
@@ -309,8 +309,8 @@ async def test_an_eof_that_finds_the_reset_does_not_hide_it(medium: RealMedium) 
             await transport.receive()
 
 
-async def test_the_first_error_is_the_one_that_stays() -> None:
-    """Law 8: what fails because of it says less."""
+async def test_the_first_error_stays() -> None:
+    """Law 8: later errors follow from it and say less."""
     with over(sockets) as (transport, link):
         reset(link.peer)
         assert transport.readable()
@@ -332,7 +332,7 @@ async def test_eof_comes_again(medium: Medium) -> None:
 
 @pytest.mark.parametrize("medium", MEDIA)
 async def test_eof_is_sent_once(medium: Medium) -> None:
-    """Law 7: nothing can be sent after it, and it can be asked for twice."""
+    """Law 7: nothing can be sent after it, and a second call does nothing."""
     with over(medium) as (transport, link):
         waits: list[bool] = []
         transport.on_wait = lambda: waits.append(transport.sent_eof)
@@ -351,8 +351,8 @@ async def test_eof_is_sent_once(medium: Medium) -> None:
 
 
 @pytest.mark.parametrize("medium", MEDIA)
-async def test_two_receivers_are_one_too_many(medium: Medium) -> None:
-    """The first goes on, the second is told."""
+async def test_a_second_receiver_is_an_error(medium: Medium) -> None:
+    """The first goes on."""
     with over(medium) as (transport, link):
         async with trio.open_nursery() as nursery:
 
@@ -367,8 +367,8 @@ async def test_two_receivers_are_one_too_many(medium: Medium) -> None:
 
 
 @pytest.mark.parametrize("medium", REAL_MEDIA)
-async def test_two_senders_are_one_too_many(medium: RealMedium) -> None:
-    """Also if the second sends EOF only."""
+async def test_a_second_sender_is_an_error(medium: RealMedium) -> None:
+    """Also if the second only sends EOF."""
     with over(medium) as (transport, _):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(transport.send, bytes(30_000_000))
@@ -386,10 +386,10 @@ async def test_two_senders_are_one_too_many(medium: RealMedium) -> None:
 
 @pytest.mark.parametrize("medium", MEDIA)
 @pytest.mark.parametrize("close", CLOSES, ids=["abort", "close"])
-async def test_who_waits_is_told_that_it_was_closed(
+async def test_a_close_ends_every_wait(
     medium: Medium, close: Close, autojump_clock: trio.testing.MockClock
 ) -> None:
-    """Law 5: closing is synchronous, ends every wait, and twice is once."""
+    """Law 5: it is synchronous and idempotent."""
     with over(medium) as (transport, _):
         told = 0
 
@@ -420,8 +420,8 @@ async def test_who_waits_is_told_that_it_was_closed(
 
 
 @pytest.mark.parametrize("medium", REAL_MEDIA)
-async def test_closed_it_ends_by_fin_and_aborted_by_rst(medium: RealMedium) -> None:
-    """Law 8: a cut looks like one."""
+async def test_close_sends_fin_and_abort_sends_rst(medium: RealMedium) -> None:
+    """Law 8: a cut does not look like a clean end."""
     for close, resets in zip(CLOSES, (True, False), strict=True):
         with over(medium) as (transport, link):
             close(transport)
@@ -430,8 +430,8 @@ async def test_closed_it_ends_by_fin_and_aborted_by_rst(medium: RealMedium) -> N
 
 
 @pytest.mark.parametrize("medium", MEDIA)
-async def test_released_the_stream_is_as_it_was(medium: Medium) -> None:
-    """Law 13: it goes back to whoever owns it, open."""
+async def test_release_leaves_the_stream_open(medium: Medium) -> None:
+    """Law 13: it belongs to its owner again."""
     with over(medium) as (transport, link):
         transport.release()
         transport.release()
@@ -444,8 +444,8 @@ async def test_released_the_stream_is_as_it_was(medium: Medium) -> None:
 # -- Ending
 
 
-async def test_what_is_thrown_away_is_counted() -> None:
-    """Law 4: up to so many bytes, or until EOF."""
+async def test_discarded_bytes_are_counted() -> None:
+    """Law 4: up to a maximum, or until EOF."""
     with over(sockets) as (transport, link):
         await link.peer.send_all(bytes(10_000))
         await transport.discard(4_000, 5)
@@ -456,8 +456,8 @@ async def test_what_is_thrown_away_is_counted() -> None:
         assert transport.eof
 
 
-async def test_a_reset_ends_the_throwing_away() -> None:
-    """Law 8: nobody is interested in it, and it is still remembered."""
+async def test_a_reset_ends_a_discard() -> None:
+    """Law 8: it is not raised, and still remembered."""
     with over(sockets) as (transport, link):
         await link.peer.send_all(bytes(10))
         reset(link.peer)
@@ -468,6 +468,6 @@ async def test_a_reset_ends_the_throwing_away() -> None:
 
 @pytest.mark.parametrize("medium", MEDIA)
 async def test_an_unused_stream_is_writable(medium: Medium) -> None:
-    """Waiting for it returns at once."""
+    """The wait for it returns at once."""
     with over(medium) as (transport, _):
         await transport.wait_writable()

@@ -1,4 +1,4 @@
-"""Bytes that are given back: what reads next gets them first, and counts once."""
+"""Bytes that are given back: the next receive gets them, and they count once."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ _steps = st.tuples(st.sampled_from(["receive", "unread"]), st.integers(1, 3000))
     schedule=st.random_module(),
 )
 @settings(deadline=None)
-def test_whatever_is_given_back_the_bytes_and_their_count_are_the_same(
+def test_unread_changes_neither_the_bytes_nor_their_count(
     total: int, script: list[_Step], medium: Medium, ends: str, schedule: object
 ) -> None:
     """Laws 4 and 16: a script of receives and unreads reads the same bytes."""
@@ -85,8 +85,8 @@ def test_whatever_is_given_back_the_bytes_and_their_count_are_the_same(
 
 
 @pytest.mark.parametrize("medium", MEDIA)
-async def test_eof_and_errors_that_were_found_come_after_it(medium: Medium) -> None:
-    """Laws 8 and 16: what was received before them is received before them again."""
+async def test_eof_and_errors_come_after_unread_bytes(medium: Medium) -> None:
+    """Laws 8 and 16: as they did before the bytes were given back."""
     for resets in (False, True):
         with over(medium) as (transport, link):
             await link.peer.send_all(b"hello")
@@ -110,10 +110,10 @@ async def test_eof_and_errors_that_were_found_come_after_it(medium: Medium) -> N
 
 
 @pytest.mark.parametrize("medium", [sockets, memory])
-def test_cancelled_at_any_step_a_receive_of_it_has_taken_nothing(
+def test_a_cancelled_receive_of_unread_bytes_takes_nothing(
     medium: Medium,
 ) -> None:
-    """Law 4: what is not returned is still there."""
+    """Law 4: at any step, bytes that are not returned are still there."""
 
     async def scenario(begin: Begin) -> None:
         with over(medium) as (transport, link):
@@ -131,10 +131,10 @@ def test_cancelled_at_any_step_a_receive_of_it_has_taken_nothing(
     assert sweep(scenario) >= 3
 
 
-async def test_while_it_is_received_a_second_receive_does_not_overtake_it(
+async def test_a_second_receiver_does_not_overtake_unread_bytes(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Law 4: two tasks that receive are a mistake, here as with other bytes."""
+    """Law 4: two tasks that receive are an error, as with other bytes."""
     checkpoint = trio.lowlevel.cancel_shielded_checkpoint
 
     async def others_run() -> None:
@@ -152,7 +152,7 @@ async def test_while_it_is_received_a_second_receive_does_not_overtake_it(
         assert await transport.receive() == b"llo"
 
 
-async def test_a_receive_that_waits_keeps_others_from_giving_back() -> None:
+async def test_unread_is_an_error_while_a_receive_waits() -> None:
     """It would return later bytes first."""
     with over(sockets) as (transport, _):
         async with trio.open_nursery() as nursery:
@@ -167,8 +167,8 @@ async def test_a_receive_that_waits_keeps_others_from_giving_back() -> None:
 
 
 @pytest.mark.parametrize("medium", MEDIA)
-async def test_thrown_away_it_counts_as_discarded(medium: Medium) -> None:
-    """Law 4: by whichever way."""
+async def test_unread_bytes_that_are_dropped_count_as_discarded(medium: Medium) -> None:
+    """Law 4: by each way to close."""
 
     async def discard(transport: Transport) -> None:
         await transport.discard(3, 5)
@@ -203,7 +203,7 @@ async def test_thrown_away_it_counts_as_discarded(medium: Medium) -> None:
             assert transport.discarded == 9
 
 
-async def test_a_socket_that_somebody_closes_throws_it_away() -> None:
+async def test_a_close_by_other_code_discards_unread_bytes() -> None:
     """Law 4: as soon as that is noticed."""
     with sockets() as link:
         transport = transport_of(link.ours)
@@ -232,7 +232,7 @@ async def test_a_peer_whose_bytes_were_given_back_is_not_gone_at_its_eof(
 
 
 async def _give_all_back(transport: Transport, link: RealLink, data: bytes) -> None:
-    """Let a peer send bytes, and give them back when all have come."""
+    """Let a peer send bytes, and give them back when all have arrived."""
     received = b""
     async with trio.open_nursery() as nursery:
         nursery.start_soon(link.peer.send_all, data)
@@ -243,8 +243,10 @@ async def _give_all_back(transport: Transport, link: RealLink, data: bytes) -> N
 
 @pytest.mark.parametrize("medium", [sockets, foreign], ids=["engine", "tasks"])
 @pytest.mark.parametrize("size", [1, 300_000])
-async def test_a_relay_passes_it_on_first(medium: RealMedium, size: int) -> None:
-    """Law 4: both ways, once, and after what the caller says is first."""
+async def test_a_relay_passes_unread_bytes_on_first(
+    medium: RealMedium, size: int
+) -> None:
+    """Law 4: both ways, once, and after the caller's ``first``."""
     head, middle, tail = b"head", some_bytes(0, size), b"tail"
     with over(medium) as (one, a), over(medium) as (other, b):
         sides = [one, other]
@@ -272,8 +274,8 @@ async def test_a_relay_passes_it_on_first(medium: RealMedium, size: int) -> None
         assert result.a_to_b.discarded == result.b_to_a.discarded == 0
 
 
-async def test_a_relay_that_can_not_begin_to_send_it_resets_both() -> None:
-    """Other tasks are sending to both sides; what was given back is lost."""
+async def test_a_relay_that_can_not_send_unread_bytes_resets_both() -> None:
+    """Other tasks are sending to both sides; the unread bytes are lost."""
     with over(sockets) as (one, _), over(sockets) as (other, _):
 
         async def send(side: Transport) -> None:
@@ -290,10 +292,10 @@ async def test_a_relay_that_can_not_begin_to_send_it_resets_both() -> None:
 
 
 @pytest.mark.parametrize("faults", ["", "latency=100ms"])
-async def test_a_proxy_passes_it_on_first(
+async def test_a_proxy_passes_unread_bytes_on_first(
     faults: str, autojump_clock: trio.testing.MockClock
 ) -> None:
-    """Law 4: through faults, too, which treat it like all other bytes."""
+    """Law 4: through faults, too, which treat them like all other bytes."""
 
     async def upstream(conn: Connection) -> None:
         await conn.send_all(await receive_all(conn))
