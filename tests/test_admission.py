@@ -1,4 +1,4 @@
-"""Admission: the limit holds, whoever waits, gives up or comes back."""
+"""Admission: the limit holds while clients wait, give up and come back."""
 
 from __future__ import annotations
 

@@ -63,7 +63,7 @@ class AcceptLoops:
 
     @property
     def fatal_error(self) -> OSError | None:
-        """The last error, if no listener can accept any more."""
+        """The last error, if all listeners are dead; else None."""
         errors = list(self._dead.values())
         return errors[-1] if errors and len(errors) == len(self.acceptors) else None
 

@@ -116,7 +116,7 @@ class Dialer:
         """Stop dialing. Call it only after :attr:`on_wait` was called."""
         self._is_cancelled = True
         assert self._scope is not None
-        self._scope.cancel(reason="nobody waits for the dialer any more")
+        self._scope.cancel(reason="the dialer was cancelled")
 
     def raise_callback_error(self) -> None:
         """Raise the error of ``on_attempt``, if there is one."""

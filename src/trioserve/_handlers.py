@@ -103,7 +103,7 @@ class Handlers:
                     await self._no_more_starts.wait()
                 raise
             # A handler may have started a task in it that never ends.
-            nursery.cancel_scope.cancel(reason="the server is over")
+            nursery.cancel_scope.cancel(reason="the server has ended")
 
 
 def awaitable(handler: object, returned: object) -> Awaitable[object]:

@@ -355,7 +355,7 @@ async def run_with_timers(running: RelayRules) -> RelayResult:
             ended = await running.run()
         except Exception as error:
             ended = error
-        nursery.cancel_scope.cancel(reason="the relay is over")
+        nursery.cancel_scope.cancel(reason="the relay has ended")
     if isinstance(ended, Exception):
         raise ended
     return ended

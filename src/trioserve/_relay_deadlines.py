@@ -108,7 +108,7 @@ def unread_resets(pumps: Sequence[Pump]) -> Iterator[Transport]:
     for pump in pumps:
         source = pump.source
         is_unread = pump.sink.sending_since < math.inf
-        # After both FINs the kernel may have forgotten the connection. That looks
-        # like a reset and is none.
+        # After both FINs the kernel may have forgotten the connection, which looks like
+        # a reset.
         if is_unread and not source.sent_eof and source.is_reset():
             yield source

@@ -60,7 +60,7 @@ class TaskRelay(RelayRules):
                     nursery.start_soon(self.run_pump, pump)
 
     def stop_moving(self) -> None:
-        self._scope.cancel(reason="the relay is over")
+        self._scope.cancel(reason="the relay has ended")
         self.a.on_wait = self.b.on_wait = None
 
     async def run_pump(self, pump: TaskPump) -> None:

@@ -192,7 +192,7 @@ class Serving:
             await self._fd_may_be_free.park()
 
     def acceptor_died(self, acceptor: Acceptor, error: OSError) -> None:
-        logger.error("%s is over: %s", acceptor.address, error)
+        logger.error("stopped accepting on %s: %s", acceptor.address, error)
         self.loops.died(acceptor, error)
         self.acceptor_closed()
 
@@ -432,7 +432,7 @@ class Serving:
         """Let the collector and the timers end after the last report."""
         if self._accept_over and not self.ledger.open:
             self._all_closed.set()
-            self._timers_scope.cancel(reason="the server is over")
+            self._timers_scope.cancel(reason="the server has ended")
             self.reports.end(self.timeouts.cleanup)
 
     def _sum_up(self) -> None:

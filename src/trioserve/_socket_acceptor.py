@@ -149,7 +149,7 @@ class SocketAcceptor(Acceptor):
             self.host.refuse(connection, reason)
 
     def _accept_one(self, token: Token | None) -> Connection | None:
-        """Accept without waiting; None if no client is left, or all were refused.
+        """Accept without waiting; None if no client is left, or a batch was refused.
 
         Clients over the limit per peer are refused on the way.
         """
