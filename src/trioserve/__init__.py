@@ -1,6 +1,15 @@
-"""trioserve: the serving layer for Trio.
+"""trioserve: a serving layer for Trio.
 
-The map, from the bottom up; a module imports only from rows below its own:
+``serve_tcp`` takes the place of ``trio.serve_tcp``, with the same handler::
+
+    server = await nursery.start(trioserve.serve_tcp, trioserve.echo, 7000)
+    ...
+    summary = await server.drain(within=25)
+
+The names to begin with are ``serve_tcp``, ``Server``, ``Connection``, ``Limits``,
+``Timeouts`` and ``ConnectionReport``; ``proxy`` makes a handler that relays.
+
+The modules, from the bottom up; each imports only from rows below its own:
 
                 _errors
                 _arguments   _describe   _reason

@@ -53,7 +53,7 @@ _LETTERS: Final = {
 
 
 class Reason(enum.StrEnum):
-    """Why a connection ended. The set is closed; new releases may add to it.
+    """Why a connection ended. New releases may add reasons.
 
     :attr:`outcome` is the group of a reason; :attr:`sentence` is its text for people.
     """

@@ -66,7 +66,7 @@ class DrainSummary:
       open_at_start: connections that were open when the drain began.
       backlog_drained: connections found in the kernel's queue when accepting ended.
       finished: connections that ended before the deadline, idle ones included.
-      refused: connections refused during the drain, for lack of a token.
+      refused: refused connections that ended during the drain.
       cut: connections reset at the deadline or cancelled.
       stuck: tasks that were still alive after ``drain + cleanup`` seconds, each
         with the line on which it waits.
@@ -99,7 +99,8 @@ class Statistics:
     Attributes:
       accepted: connections that accept(2) returned.
       open, closed: how many of these are open, and how many are closed.
-      refused: how many of the closed ones were refused.
+      refused: how many were refused; some of them may still be open, to let their
+        clients read why.
       collected, buffered, lost: reports that the collector has taken, that wait for
         it, and that were dropped.
       bytes_received, bytes_sent, bytes_discarded: sums over all connections,

@@ -112,7 +112,8 @@ def check_handler(
     these but a drain, the plain conversation must succeed in the same server.
 
     Args:
-      explore: ``"quick"`` takes a second or two, and samples where there are many
+      explore: ``"quick"`` mostly takes a second or two (half a
+        minute if the handler reads a flood in small pieces), and samples where there are many
         cases; ``"thorough"`` tries all of them, and may take minutes.
       seed: decides which cases are sampled.
       handler, peers, raises, without, before_run, limits, timeouts: as for
