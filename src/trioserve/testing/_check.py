@@ -112,9 +112,9 @@ def check_handler(
     these but a drain, the plain conversation must succeed in the same server.
 
     Args:
-      explore: ``"quick"`` mostly takes a second or two (half a
-        minute if the handler reads a flood in small pieces), and samples where there are many
-        cases; ``"thorough"`` tries all of them, and may take minutes.
+      explore: ``"quick"`` samples where there are many cases, and mostly takes a
+        second or two (half a minute if the handler reads a flood in small pieces);
+        ``"thorough"`` tries all of them, and may take minutes.
       seed: decides which cases are sampled.
       handler, peers, raises, without, before_run, limits, timeouts: as for
         :func:`run_conversation`.
