@@ -538,7 +538,7 @@ def test_socket_options_have_no_effect_in_memory() -> None:
     run_conversation(hurries, HELLO)
 
 
-def test_a_handler_that_polls_without_end_is_found() -> None:
+def test_a_handler_that_polls_without_end_is_found(impatient: None) -> None:
     async def polls(stream: Connection) -> None:
         while True:
             await trio.sleep(1)
