@@ -15,10 +15,10 @@ from support import one_of_each
 
 #: A line to complete, and what has to be among the proposals.
 LINES = [
+    ("trioserve help ad", "addresses"),
     ("trioserve pr", "proxy"),
     ("trioserve echo --when-f", "--when-full"),
     ("trioserve echo --log ", "haproxy"),
-    ("trioserve help ad", "addresses"),
     ("trioserve completion ", "zsh"),
 ]
 
