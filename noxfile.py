@@ -50,7 +50,6 @@ DEPENDENT = [
     "tests/testing/network",
     "tests/testing/runs",
     "tests/testing/serving",
-    "tests/testing/test_check.py",
     # click: options, messages, completion.
     "tests/app/test_cli.py",
     "tests/app/test_command_output.py",

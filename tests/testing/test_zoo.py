@@ -35,6 +35,7 @@ def one_of_each_law(entries: list[Entry]) -> list[object]:
     ]
 
 
+# A check plays the conversation hundreds of times, which takes seconds.
 @pytest.mark.usefixtures("impatient")
 @pytest.mark.parametrize(("law", "entry"), one_of_each_law(MISTAKES), ids=str)
 def test_a_mistake_is_found_by_its_law_in_a_small_case(law: str, entry: Entry) -> None:
@@ -58,6 +59,7 @@ def test_a_mistake_is_found_by_its_law_in_a_small_case(law: str, entry: Entry) -
         eval(repr(failure.case), names)
 
 
+# Of a correct handler, all of them.
 @pytest.mark.parametrize(("law", "entry"), one_of_each_law(CORRECT), ids=str)
 def test_a_correct_handler_is_not_accused(law: None, entry: Entry) -> None:
     entry.check()
