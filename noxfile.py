@@ -1,22 +1,68 @@
-"""Everything there is to run on trioserve; `nox -l` lists it, `nox` runs it."""
+"""Everything there is to run on trioserve: `nox -l` lists it.
+
+`nox` runs what a change needs; `proofs` has the tests that take long.
+"""
 
 from __future__ import annotations
-
-from pathlib import Path
 
 import nox
 
 nox.options.default_venv_backend = "venv"
 nox.options.reuse_venv = "yes"
+nox.options.error_on_missing_interpreters = False  # they are skipped, in CI too
+nox.options.download_python = "never"
 
 PYPROJECT = nox.project.load_toml("pyproject.toml")
 # Polling is for tests under a virtual clock; handlers of tests may have no await;
 # task_status is passed on.
 ASYNC_RULES = ["--enable=ASYNC1", "--disable=ASYNC110,ASYNC114,ASYNC124,ASYNC128"]
 # Most tests wait for something most of the time: more than there are cores.
-AT_ONCE = ["-n", "4", "--dist", "worksteal"]
+PYTEST = ["pytest", "-n", "4", "--dist", "worksteal", "--durations", "25"]
 CODE = ["src", "tests", "examples", "bench", "noxfile.py"]
 SITE = ["docs/conf.py", "docs/_ext"]
+# What can differ from one version of a dependency to the next.
+DEPENDENT = [
+    # Trio: scheduling, cancellation, streams, sockets, and what the kit replaces.
+    "tests/test_accept_loops.py",
+    "tests/test_acceptors.py",
+    "tests/test_admission.py",
+    "tests/test_collector.py",
+    "tests/test_connect.py",
+    "tests/test_connection.py",
+    "tests/test_dial.py",
+    "tests/test_echo.py",
+    "tests/test_engine.py",
+    "tests/test_handshake.py",
+    "tests/test_listeners.py",
+    "tests/test_nurseries.py",
+    "tests/test_pipes.py",
+    "tests/test_progress.py",
+    "tests/test_proxy.py",
+    "tests/test_public_api.py",
+    "tests/test_race.py",
+    "tests/test_relay.py",
+    "tests/test_serve.py",
+    "tests/test_socket_state.py",
+    "tests/test_socket_transport.py",
+    "tests/test_stream_transport.py",
+    "tests/test_timers.py",
+    "tests/test_transport.py",
+    "tests/testing/network",
+    "tests/testing/runs",
+    "tests/testing/serving",
+    # click: options, messages, completion.
+    "tests/app/test_cli.py",
+    "tests/app/test_command_output.py",
+    "tests/app/test_completion.py",
+    "tests/app/test_fault_options.py",
+    "tests/app/test_loops.py",
+    "tests/app/test_options.py",
+    "tests/app/test_values.py",
+    # idna: names.
+    "tests/app/test_lookup.py",
+    "tests/test_address.py",
+    "tests/test_names.py",
+]
 
 
 def group(name: str) -> list[str]:
@@ -29,8 +75,9 @@ def lint(session: nox.Session) -> None:
     session.install(*group("lint"))
     session.run("ruff", "check", *CODE, *SITE)
     session.run("ruff", "format", "--check", *CODE, *SITE)
-    files = [str(file) for top in CODE[:4] for file in sorted(Path(top).rglob("*.py"))]
-    session.run("flake8-async", *ASYNC_RULES, *files)
+    find = f"find {' '.join(CODE)} -name '*.py' -print0"
+    check = f"xargs -0 -n 40 -P 2 flake8-async {' '.join(ASYNC_RULES)}"
+    session.run("sh", "-c", f"{find} | {check}", external=True)
     version = PYPROJECT["project"]["version"]
     session.run("towncrier", "build", "--draft", "--version", version, silent=True)
 
@@ -54,10 +101,10 @@ def typing_compat(session: nox.Session) -> None:
 
 @nox.session
 def lowest(session: nox.Session) -> None:
-    """The tests, with the lowest versions of the dependencies that are allowed."""
+    """Tests of what can depend on them, with the lowest versions that are allowed."""
     lowest = [d.replace(">=", "==") for d in PYPROJECT["project"]["dependencies"]]
     session.install(*group("test"), ".", *lowest)
-    session.run("pytest", *AT_ONCE, *session.posargs)
+    session.run(*PYTEST, "-m", "not long", *(session.posargs or DEPENDENT))
 
 
 @nox.session(default=False)
@@ -85,14 +132,23 @@ def mutations(session: nox.Session) -> None:
 
 @nox.session
 def tests(session: nox.Session) -> None:
-    """The tests, and whether they run every branch of the package.
-
-    Without those that take long and run no line that others don't: ``lowest`` has
-    them, and coverage would make them twice as long.
-    """
+    """The tests but for the long ones, and whether they run every branch."""
     session.install(*group("test"), ".")
     session.run("coverage", "erase")
-    some = ["-m", "not long"]
-    session.run("coverage", "run", "-m", "pytest", *AT_ONCE, *some, *session.posargs)
+    session.run("coverage", "run", "-m", *PYTEST, "-m", "not long", *session.posargs)
     session.run("coverage", "combine", "--quiet")
     session.run("coverage", "report")
+
+
+@nox.session(default=False)
+def proofs(session: nox.Session) -> None:
+    """The long tests: all handlers of the catalogue, real programs, benchmarks."""
+    session.install(*group("test"), ".")
+    session.run(*PYTEST, "-m", "long", *session.posargs)
+
+
+@nox.session(default=False, python=["3.11", "3.12", "3.13", "3.14"])
+def versions(session: nox.Session) -> None:
+    """The tests but for the long ones, with each Python that is found."""
+    session.install(*group("test"), ".")
+    session.run(*PYTEST, "-m", "not long", *session.posargs)

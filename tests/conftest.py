@@ -5,6 +5,7 @@ Nor does a test fail because the machine is slow.
 
 from __future__ import annotations
 
+import gc
 import signal
 import sys
 from collections.abc import Coroutine, Iterator
@@ -45,6 +46,15 @@ def sleeps_pass_on_a_virtual_clock_only() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(trio, "sleep", checked_sleep)
         yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def what_is_imported_is_no_garbage() -> Iterator[None]:
+    """Python's collector does not look at it each time that a test calls it."""
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
 
 
 @pytest.fixture(scope="session", autouse=True)

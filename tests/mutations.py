@@ -8,16 +8,19 @@ fail, and to pass without the mistake. With ``--table`` it writes the page.
 from __future__ import annotations
 
 import argparse
+import builtins
 import collections
 import dataclasses
 import itertools
 import os
+import re
 import shutil
 import subprocess
+import symtable
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -75,6 +78,30 @@ class Mutation:
         if (count := source.count(self.old)) != 1:
             raise ValueError(f"{self.file} has it {count} times, not once: {self.old}")
         return source.replace(self.old, self.new)
+
+    def unknown_names(self) -> set[str]:
+        """Names in the module with the mistake that nothing defines.
+
+        A mistake that ends in a NameError proves nothing of the tests.
+        """
+        module = symtable.symtable(self.source(), self.file, "exec")
+        symbols = [
+            symbol for scope in _scopes(module) for symbol in scope.get_symbols()
+        ]
+        known = {
+            symbol.get_name()
+            for symbol in module.get_symbols()
+            if symbol.is_assigned() or symbol.is_imported() or symbol.is_namespace()
+        }
+        used = {s.get_name() for s in symbols if s.is_global() and s.is_referenced()}
+        return used - known - vars(builtins).keys() - {"__file__"}
+
+
+def _scopes(scope: symtable.SymbolTable) -> Iterator[symtable.SymbolTable]:
+    """It, and all that are in it."""
+    yield scope
+    for inner in scope.get_children():
+        yield from _scopes(inner)
 
 
 MUTATIONS: Sequence[Mutation] = (
@@ -1083,6 +1110,8 @@ def verdict(mutation: Mutation) -> tuple[bool, str]:
     missed = [] if ran.hung else [t for t in mutation.names if t not in ran.failed]
     if missed:
         word = "SURVIVED"
+    elif found := re.search("(NameError|UnboundLocalError): .*", ran.output):
+        return False, f"NO NAME  {ran.seconds:5.1f} s  {mutation}\n    {found[0]}"
     line = f"{word:8} {ran.seconds:5.1f} s  {mutation}"
     return not missed, "\n".join([line, *(f"    passes: {test}" for test in missed)])
 

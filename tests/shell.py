@@ -25,7 +25,8 @@ def environment(folder: Path) -> dict[str, str]:
     """A user's environment, with the command ``trioserve`` of this Python.
 
     ``folder`` holds the command and is HOME. The only setting of trioserve is that
-    the log is text, as it is when stderr is a terminal.
+    the log is text, as it is when stderr is a terminal. Coverage is not
+    measured: other tests run the same lines.
     """
     command = folder / "bin" / "trioserve"
     command.parent.mkdir(exist_ok=True)
@@ -34,7 +35,8 @@ def environment(folder: Path) -> dict[str, str]:
     kept = {
         name: value
         for name, value in os.environ.items()
-        if not name.startswith("TRIOSERVE_") and name not in ("FORCE_COLOR", "NO_COLOR")
+        if not name.startswith(("TRIOSERVE_", "COVERAGE_"))
+        and name not in ("FORCE_COLOR", "NO_COLOR")
     }
     path = f"{command.parent}:{kept['PATH']}"
     return {

@@ -12,7 +12,7 @@ import os
 import resource
 import socket
 import struct
-from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Generator
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +41,22 @@ _LIMIT = 1e9
 
 class PanicError(BaseException):
     """An error that is not an ``Exception``, as extensions in Rust raise them."""
+
+
+def one_of_each(
+    cases: Collection[tuple[Any, ...]], *, by: int | None = None
+) -> list[object]:
+    """Cases for `parametrize`, of which all but the first of each kind are `long`.
+
+    The kind is the value at the index ``by``; without it, all are of one kind.
+    """
+    first = dict[object, tuple[Any, ...]]()
+    made = list[object]()
+    for case in cases:
+        kind = None if by is None else str(case[by])
+        is_first = first.setdefault(kind, case) is case
+        made.append(pytest.param(*case, marks=[] if is_first else pytest.mark.long))
+    return made
 
 
 def virtual_clock() -> trio.testing.MockClock:

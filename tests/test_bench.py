@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[1]
 
 pytestmark = [
     needs("redis-server", "redis-benchmark", "stdbuf", "setpriv"),
-    pytest.mark.long,
+    pytest.mark.long("a server and a client for each peer and each work"),
 ]
 
 

@@ -162,7 +162,7 @@ def test_a_program_prints_what_it_says(block: Block) -> None:
     assert block.output is None or same_output(printed, block.output)
 
 
-@pytest.mark.long
+@pytest.mark.long("a pytest of its own for each block")
 @pytest.mark.parametrize("block", TESTS, ids=str)
 def test_a_test_passes(block: Block, tmp_path: Path) -> None:
     file = tmp_path / "test_block.py"

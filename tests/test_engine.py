@@ -423,7 +423,6 @@ def _compare(first: int, acts: list[Act], timeouts: Timeouts) -> list[Story]:
     return stories
 
 
-@pytest.mark.long
 @given(
     first=st.just(0) | st.integers(1, 300) | st.integers(1, 2 * BULK),
     acts=st.lists(_acts, max_size=12),
@@ -452,7 +451,7 @@ def test_both_ways_do_the_same_at_the_same_time(
         assert abs(story.at - portable.at) <= late
 
 
-@pytest.mark.long
+@pytest.mark.long("megabytes in each example, on three data paths")
 @given(
     first=st.just(0) | st.integers(1, 300) | st.integers(1, 2 * BULK),
     parts=st.lists(

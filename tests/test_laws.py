@@ -7,6 +7,7 @@ Run as a program, this file writes the names into the page.
 from __future__ import annotations
 
 import ast
+import functools
 import re
 from pathlib import Path
 
@@ -17,6 +18,7 @@ PAGE = TESTS.parent / "docs" / "laws.md"
 LAWS = range(1, 17)
 
 
+@functools.cache
 def proofs() -> dict[int, list[str]]:
     """The tests that prove each law, as pytest names them."""
     found: dict[int, list[str]] = {law: [] for law in LAWS}

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import ast
 import dataclasses
+import functools
+from pathlib import Path
 
 import pytest
 
@@ -23,9 +25,24 @@ def test_a_mutation_is_another_program(mutation: Mutation) -> None:
 
 
 @pytest.mark.parametrize("mutation", MUTATIONS, ids=str)
+def test_a_mutation_knows_the_names_that_it_uses(mutation: Mutation) -> None:
+    assert not mutation.unknown_names()
+
+
+def test_an_unknown_name_is_found() -> None:
+    wrong = dataclasses.replace(_ADMISSION, new="            self._limiter = nothing\n")
+    assert wrong.unknown_names() == {"nothing"}
+
+
+@functools.cache
+def tree_of(file: Path) -> ast.Module:
+    return ast.parse(file.read_text())
+
+
+@pytest.mark.parametrize("mutation", MUTATIONS, ids=str)
 def test_the_tests_that_have_to_notice_it_exist(mutation: Mutation) -> None:
     file, *names = mutation.tests
-    tree = ast.parse((TESTS / file).read_text())
+    tree = tree_of(TESTS / file)
     functions = (ast.FunctionDef, ast.AsyncFunctionDef)
     known = {node.name for node in tree.body if isinstance(node, functions)}
     assert names

@@ -11,13 +11,14 @@ from pathlib import Path
 import pytest
 
 from shell import PATIENCE
+from support import one_of_each
 
 #: A line to complete, and what the proposals must include.
 LINES = [
+    ("trioserve help ad", "addresses"),
     ("trioserve pr", "proxy"),
     ("trioserve echo --when-f", "--when-full"),
     ("trioserve echo --log ", "haproxy"),
-    ("trioserve help ad", "addresses"),
     ("trioserve completion ", "zsh"),
 ]
 
@@ -51,7 +52,7 @@ def run(path: str, *argv: str, **env: str) -> str:
 
 
 @needs("bash")
-@pytest.mark.parametrize(("line", "proposal"), LINES)
+@pytest.mark.parametrize(("line", "proposal"), one_of_each(LINES))
 def test_bash_completes(path: str, line: str, proposal: str) -> None:
     script = """
         eval "$(trioserve completion bash)"
@@ -68,7 +69,7 @@ def test_bash_completes(path: str, line: str, proposal: str) -> None:
 
 
 @needs("fish")
-@pytest.mark.parametrize(("line", "proposal"), LINES)
+@pytest.mark.parametrize(("line", "proposal"), one_of_each(LINES))
 def test_fish_completes(path: str, tmp_path: Path, line: str, proposal: str) -> None:
     script = 'trioserve completion fish | source; complete -C "$LINE"'
     out = run(path, "fish", "-c", script, LINE=line, HOME=str(tmp_path))
@@ -76,7 +77,7 @@ def test_fish_completes(path: str, tmp_path: Path, line: str, proposal: str) -> 
 
 
 @needs("zsh")
-@pytest.mark.parametrize(("line", "proposal"), LINES)
+@pytest.mark.parametrize(("line", "proposal"), one_of_each(LINES))
 def test_zsh_completes(path: str, tmp_path: Path, line: str, proposal: str) -> None:
     # zsh's own functions need a terminal; this calls what they would call.
     script = """

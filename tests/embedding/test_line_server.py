@@ -126,7 +126,7 @@ async def test_a_client_that_vanishes_is_reported_and_affects_no_other(
     assert reasons[1] is Reason.CLIENT_RESET
 
 
-@pytest.mark.long
+@pytest.mark.long("every law")
 def test_it_keeps_every_law() -> None:
     peer = Peer().send(b"SET k v\nGET k\n").expect(b"OK\nv\n")
     peer = peer.send(b"GET k\n").expect(b"v\n").half_close().expect_eof()

@@ -32,6 +32,7 @@ from real.tools import (
 )
 
 pytestmark = [
+    pytest.mark.long,
     needs_linux,
     pytest.mark.skipif(shutil.which("cc") is None, reason="no compiler: cc"),
 ]

@@ -30,6 +30,8 @@ from real.tools import (
     sha256,
 )
 
+pytestmark = pytest.mark.long
+
 _EVERYTHING = (
     "latency=5ms+-2ms, bandwidth=4MiB/s, slice=10..60000, cut@7, slow_close=1ms"
 )

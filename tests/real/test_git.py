@@ -22,7 +22,7 @@ from real.tools import (
 
 _SIZE = 5_000_000
 
-pytestmark = needs("git", "git-daemon")
+pytestmark = [needs("git", "git-daemon"), pytest.mark.long]
 
 
 @pytest.fixture(autouse=True)

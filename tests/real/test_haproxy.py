@@ -32,7 +32,7 @@ from real.tools import (
     reset,
 )
 
-pytestmark = needs("haproxy")
+pytestmark = [needs("haproxy"), pytest.mark.long]
 
 #: configuration.txt, section 8.2.2.
 _TCPLOG = re.compile(

@@ -34,6 +34,8 @@ from real.tools import (
     send,
 )
 
+pytestmark = pytest.mark.long
+
 _MEBIBYTE = 1 << 20
 
 

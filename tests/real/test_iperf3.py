@@ -30,6 +30,7 @@ _COOKIE = 37
 _PACED = ("--length", "1M", "--bitrate", "16M")
 
 pytestmark = [
+    pytest.mark.long,
     needs("iperf3"),
     pytest.mark.parametrize("back", [False, True], ids=["forward", "reverse"]),
 ]

@@ -36,7 +36,7 @@ do $$ begin
 end $$
 """
 
-pytestmark = needs("initdb", "postgres", "psql", "setpriv")
+pytestmark = [needs("initdb", "postgres", "psql", "setpriv"), pytest.mark.long]
 
 
 @pytest.fixture

@@ -25,7 +25,7 @@ from real.tools import (
 
 _INFO = b"INFO stats\r\n"
 
-pytestmark = needs("redis-server")
+pytestmark = [needs("redis-server"), pytest.mark.long]
 
 
 @pytest.fixture

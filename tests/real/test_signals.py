@@ -6,6 +6,8 @@ import contextlib
 import socket
 from concurrent.futures import Future, ThreadPoolExecutor
 
+import pytest
+
 from real.tools import (
     PATIENCE,
     Received,
@@ -20,6 +22,8 @@ from real.tools import (
     send_forever,
     total,
 )
+
+pytestmark = pytest.mark.long
 
 _SIZE = 4 << 20
 _SMALL_BUFFER = 1 << 16

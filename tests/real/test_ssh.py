@@ -47,6 +47,7 @@ def _may_log_in() -> bool:
 
 
 pytestmark = [
+    pytest.mark.long,
     needs("ssh", "scp", "sshd", "ssh-keygen"),
     pytest.mark.skipif(
         not _may_log_in(), reason="sshd needs a user that has a shell and is not locked"

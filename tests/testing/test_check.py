@@ -308,6 +308,7 @@ def test_a_correct_handler_passes() -> None:
     check_handler(shout, HELLO)
 
 
+@pytest.mark.long("all cases")
 def test_a_thorough_check_passes() -> None:
     check_handler(shout, Peer().reset(), explore="thorough")
 
@@ -391,7 +392,7 @@ def test_a_handler_that_spins_is_named() -> None:
     assert " times more" in text or "rows more" in text
 
 
-def test_a_handler_that_cannot_be_stopped_is_abandoned() -> None:
+def test_a_handler_that_cannot_be_stopped_is_abandoned(impatient: None) -> None:
     async def swallows_every_cancel(stream: Connection) -> None:
         while True:
             with contextlib.suppress(BaseException):
@@ -538,7 +539,7 @@ def test_socket_options_have_no_effect_in_memory() -> None:
     run_conversation(hurries, HELLO)
 
 
-def test_a_handler_that_polls_without_end_is_found() -> None:
+def test_a_handler_that_polls_without_end_is_found(impatient: None) -> None:
     async def polls(stream: Connection) -> None:
         while True:
             await trio.sleep(1)

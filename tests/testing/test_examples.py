@@ -22,7 +22,7 @@ def example(name: str) -> dict[str, Any]:
     return runpy.run_path(str(ROOT / "examples" / f"{name}.py"))
 
 
-@pytest.mark.long
+@pytest.mark.long("every law, with several peers")
 @pytest.mark.parametrize("name", ["chat", "keyvalue", "rpc", "upgrade"])
 def test_an_example_keeps_every_law(name: str) -> None:
     names = example(name)

@@ -66,7 +66,7 @@ async def by_proxy(stream: Connection) -> None:
 KERNEL: dict[Law, str] = {"memory": "the kernel's buffers hold more"}
 
 
-@pytest.mark.long
+@pytest.mark.long("every law on every data path, also over loopback")
 @pytest.mark.parametrize("peer", [TALK, ONE_WAY], ids=["talk", "one way"])
 @pytest.mark.parametrize(
     ("handler", "without"),

@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, Phase, find, given, settings
 from hypothesis import strategies as st
 
 import trioserve.testing
+from support import one_of_each
 from trioserve import Connection
 from trioserve.faults import Faults, parse_faults
 from trioserve.testing import (
@@ -88,7 +89,7 @@ CHUNKINGS: Final[list[tuple[Callable[[list[bytes]], object], list[bytes]]]] = [
 ]
 
 
-@pytest.mark.parametrize(("condition", "chunks"), CHUNKINGS)
+@pytest.mark.parametrize(("condition", "chunks"), one_of_each(CHUNKINGS))
 def test_a_chunking_shrinks_to_few_cuts_and_then_to_early_ones(
     condition: Callable[[list[bytes]], object], chunks: list[bytes]
 ) -> None:
@@ -148,7 +149,7 @@ SCRIPTS: Final[list[tuple[dict[str, Any], Callable[[Peer], object], Peer]]] = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("options", "condition", "script"), SCRIPTS)
+@pytest.mark.parametrize(("options", "condition", "script"), one_of_each(SCRIPTS, by=0))
 def test_a_script_shrinks_to_the_steps_that_matter(
     options: dict[str, Any], condition: Callable[[Peer], object], script: Peer
 ) -> None:
@@ -197,7 +198,7 @@ FAULTS: Final[list[tuple[dict[str, Any], Callable[[Faults], object], str]]] = [
 ]
 
 
-@pytest.mark.parametrize(("options", "condition", "text"), FAULTS)
+@pytest.mark.parametrize(("options", "condition", "text"), one_of_each(FAULTS, by=0))
 def test_faults_shrink_to_one_item(
     options: dict[str, Any], condition: Callable[[Faults], object], text: str
 ) -> None:
