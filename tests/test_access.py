@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import ipaddress
+import itertools
+import re
+from contextlib import nullcontext
 
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, reject
 from hypothesis import strategies as st
 
 from trioserve import Address, Layers, TcpAddress, UnixAddress
@@ -63,8 +66,8 @@ def bits_of(host: str) -> str:
 def test_the_first_rule_that_matches_decides(
     texts: list[str], peer: Address | None
 ) -> None:
-    """If none matches, the opposite of the last; without rules, all are served."""
-    expected = not texts or texts[-1].startswith("deny")
+    """If none matches, a client is denied if any rule allows, and served otherwise."""
+    expected = not any(text.startswith("allow") for text in texts)
     for text in texts:
         word, _, network = text.partition(" ")
         if is_about(network, peer):
@@ -75,7 +78,11 @@ def test_the_first_rule_that_matches_decides(
 
 @given(st.lists(rules, max_size=4))
 def test_the_text_of_a_rule_can_be_parsed_back(texts: list[str]) -> None:
-    layers = Layers(access=texts)
+    try:
+        layers = Layers(access=texts)
+    except ValueError as error:
+        assert "never matches" in str(error)
+        reject()
     assert Layers(access=layers.access) == layers
     assert [parse_rule(text) for text in layers.access] == [*map(parse_rule, texts)]
 
@@ -96,18 +103,55 @@ def test_equal_rules_are_equal_however_they_are_written() -> None:
         ("deny example.org", "'example.org' is not a network; write an IPv4 or IPv6"),
         ("deny 10.0.0.0/33", "'10.0.0.0/33' is not a network"),
         ("deny 10.0.0", "'10.0.0' is not a network"),
-        ("deny ALL", "'ALL' is not a network"),
+        ("deny ALL", "'ALL': did you mean 'all'?"),
+        ("deny any", "'any': did you mean 'all'?"),
+        ("deny unix:", "'unix:': did you mean 'unix'?"),
+        ("allow 0.0.0.0", "'0.0.0.0': did you mean '0.0.0.0/0'?"),
+        ("allow ::", "'::': did you mean '::/0'?"),
+        ("deny [::1]", "'[::1]': did you mean '::1'?"),
+        ("deny 10.0.0.1,::1", "is more than one network; write a rule for each"),
+        ("deny 10.0.0.0/255.0.0.0", "'10.0.0.0/255.0.0.0' is not a network"),
+        ("deny 10.0.0.0/08", "'10.0.0.0/08' is not a network"),
+        ("deny ::ffff:10.0.0.7/96", "did you mean 0.0.0.0/0, or 10.0.0.7?"),
         (
             "deny 10.0.0.7/8",
             "has bits of a host; did you mean 10.0.0.0/8, or 10.0.0.7?",
         ),
-        ("deny fe80::1%eth0", "has a zone; a rule applies to the address on all"),
+        ("deny fe80::1%eth0", "has a zone; leave it out: a rule holds on every"),
     ],
 )
 def test_an_error_shows_a_correct_form(text: str, error: str) -> None:
     with pytest.raises(ValueError, match=r"^access: ") as raised:
         Layers(access=[text])
     assert error in str(raised.value)
+
+
+@given(st.lists(rules, max_size=6))
+@example(["allow 10.0.0.0/8", "deny 10.0.0.1"])
+@example(["deny all", "allow unix"])
+@example(["allow ::/0", "deny ::1"])
+def test_a_rule_that_no_client_can_reach_is_an_error(texts: list[str]) -> None:
+    """If it says the opposite of a rule before it that has all of its clients."""
+    found = [parse_rule(text) for text in texts]
+    everyone = [TcpAddress(host, 1) for host in HOSTS], [UnixAddress("/a")], [None]
+    for earlier, later in itertools.combinations(found, 2):
+        for peer in itertools.chain(*everyone):
+            # What hides a rule matches whatever the rule matches.
+            if earlier.hides(later) and later.matches(peer):
+                assert earlier.matches(peer)
+                assert earlier.allows != later.allows
+    hidden = any(a.hides(b) for a, b in itertools.combinations(found, 2))
+    with pytest.raises(ValueError, match="never") if hidden else nullcontext():
+        Layers(access=texts)
+
+
+def test_the_error_of_a_hidden_rule_says_what_to_do() -> None:
+    error = (
+        "access: 'deny 10.0.0.7/32' never matches, because 'allow 10.0.0.0/8' stands"
+        " before it; put it first"
+    )
+    with pytest.raises(ValueError, match=re.escape(error)):
+        Layers(access=["allow 10.0.0.0/8", "deny 10.0.0.7"])
 
 
 @pytest.mark.parametrize("access", ["allow all", None, 1, [None], [b"allow all"]])

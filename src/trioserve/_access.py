@@ -1,13 +1,14 @@
 """Access rules: which clients are served, by their addresses.
 
-Values and their grammar, that of nginx's ``allow`` and ``deny``. This module does not
-know what happens to a denied client.
+Values and their grammar. This module does not know what happens to a denied client.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import ipaddress
+import itertools
+import re
 from collections.abc import Iterable
 from typing import Final, TypeAlias
 
@@ -17,6 +18,14 @@ _Network: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 #: IPv4-mapped IPv6 addresses. RFC 4291, section 2.5.5.2
 _MAPPED: Final = ipaddress.IPv6Network("::ffff:0:0/96")
+
+#: What people who know nginx, HAProxy or a firewall write first.
+_MEANT: Final = {
+    **dict.fromkeys(("any", "*", "everyone", "0/0"), "all"),
+    "unix:": "unix",
+    "0.0.0.0": "0.0.0.0/0",
+    "::": "::/0",
+}
 
 _NETWORKS: Final = "an IPv4 or IPv6 address, a network like 10.0.0.0/8, 'unix' or 'all'"
 
@@ -49,6 +58,20 @@ class AccessRule:
             return False
         return ipaddress.ip_address(peer.host) in self.network
 
+    def hides(self, later: AccessRule) -> bool:
+        """Whether a rule after this one would match nobody, and says something else."""
+        if self.allows == later.allows:
+            return False
+        if isinstance(self.network, str) or isinstance(later.network, str):
+            return self.network in ("all", later.network)
+        if isinstance(self.network, ipaddress.IPv4Network):
+            return isinstance(
+                later.network, ipaddress.IPv4Network
+            ) and later.network.subnet_of(self.network)
+        return isinstance(
+            later.network, ipaddress.IPv6Network
+        ) and later.network.subnet_of(self.network)
+
 
 def parse_rule(text: str) -> AccessRule:
     """Read a rule: ``allow NETWORK`` or ``deny NETWORK``.
@@ -71,21 +94,31 @@ def parse_network(text: str) -> _Network | str:
     """
     if text in ("all", "unix"):
         return text
+    if "," in text:
+        raise ValueError(f"{text!r} is more than one network; write a rule for each")
+    meant = _MEANT.get(text.lower(), text.lower().strip("[]"))
+    host, slash, bits = meant.partition("/")
     try:
-        network = ipaddress.ip_network(text, strict=False)
-        address = ipaddress.ip_address(text.partition("/")[0])
+        if slash and not re.fullmatch(r"0|[1-9]\d?\d?", bits, re.ASCII):
+            raise ValueError  # a netmask can be read in two ways
+        network = ipaddress.ip_network(meant, strict=False)
+        address = ipaddress.ip_address(host)
     except ValueError:
+        if meant in ("all", "unix"):
+            raise ValueError(f"{text!r}: did you mean {meant!r}?") from None
         raise ValueError(f"{text!r} is not a network; write {_NETWORKS}") from None
-    if isinstance(network, ipaddress.IPv6Network):
-        if "%" in text:
-            raise ValueError(
-                f"{text!r} has a zone; a rule applies to the address on all interfaces"
-            )
-        if network.subnet_of(_MAPPED):
-            # The addresses of such clients are shown and compared as IPv4.
-            ipv4 = int(network.network_address) & 0xFFFF_FFFF
-            bits = network.prefixlen - _MAPPED.prefixlen
-            return ipaddress.IPv4Network((ipv4, bits))
+    if "%" in text:
+        raise ValueError(
+            f"{text!r} has a zone; leave it out: a rule holds on every interface"
+        )
+    if meant != text.lower():
+        raise ValueError(f"{text!r}: did you mean {meant!r}?")
+    if isinstance(network, ipaddress.IPv6Network) and network.subnet_of(_MAPPED):
+        # The addresses of such clients are shown and compared as IPv4.
+        start = ipaddress.IPv4Address(int(network.network_address) & 0xFFFF_FFFF)
+        address = ipaddress.IPv4Address(int(address) & 0xFFFF_FFFF)
+        length = network.prefixlen - _MAPPED.prefixlen
+        network = ipaddress.IPv4Network((int(start), length))
     if address != network.network_address:
         raise ValueError(
             f"{text!r} has bits of a host; did you mean {network}, or {address}?"
@@ -93,12 +126,27 @@ def parse_network(text: str) -> _Network | str:
     return network
 
 
+def check_order(rules: Iterable[AccessRule]) -> None:
+    """Check that each rule can match a client.
+
+    Raises:
+      ValueError: one can't, because an earlier rule says the opposite of all its
+        clients.
+    """
+    for earlier, later in itertools.combinations(rules, 2):
+        if earlier.hides(later):
+            raise ValueError(
+                f"'{later}' never matches, because '{earlier}' stands before it;"
+                " put it first"
+            )
+
+
 class Access:
     """An ordered list of rules. The first one that matches a client decides.
 
-    If none matches, the opposite of the last rule applies, as in squid: after
-    ``allow 10.0.0.0/8`` all others are denied, and after ``deny 192.0.2.7`` all others
-    are allowed.
+    If none matches, a client is denied if there is a rule that allows, and served
+    otherwise: after ``allow 10.0.0.0/8`` all others are denied, and after
+    ``deny 192.0.2.7`` all others are served.
     """
 
     def __init__(self, rules: Iterable[AccessRule]) -> None:
@@ -106,9 +154,7 @@ class Access:
 
     def allows(self, peer: Address | None) -> bool:
         """Whether a client is served; without rules, all are."""
-        allows = False
         for rule in self._rules:
             if rule.matches(peer):
                 return rule.allows
-            allows = rule.allows
-        return not allows
+        return not any(rule.allows for rule in self._rules)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 
-from ._access import parse_rule
+from ._access import check_order, parse_rule
 from ._arguments import check_type
 
 
@@ -23,9 +23,9 @@ class Layers:
       access: rules about the client's address, each ``"allow NETWORK"`` or
         ``"deny NETWORK"``. A network is an IPv4 or IPv6 address, a prefix like
         ``10.0.0.0/8``, ``unix`` (all clients of a Unix socket) or ``all``. The first
-        matching rule decides; if none matches, the opposite of the last rule applies.
-        A denied client gets ``Limits.refusal``, and its report has the reason
-        ``denied``. Default: no rules; every client is served.
+        matching rule decides. If none matches, a client is denied if there is an
+        ``allow``, and served otherwise. A denied client gets ``Limits.refusal``, and
+        its report has the reason ``denied``. Default: no rules; every client is served.
 
     Raises:
       TypeError, ValueError: an argument is invalid; the message names it.
@@ -41,8 +41,9 @@ class Layers:
         for each in self.access:
             check_type("access", each, str, "a list of texts")
             try:
-                rules.append(str(parse_rule(each)))
+                rules.append(parse_rule(each))
+                check_order(rules)
             except ValueError as error:
                 raise ValueError(f"access: {error}") from None
         # Normalise, so that equal rules compare equal.
-        object.__setattr__(self, "access", tuple(rules))
+        object.__setattr__(self, "access", tuple(map(str, rules)))

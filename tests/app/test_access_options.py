@@ -36,8 +36,8 @@ def rules_of(line: str, monkeypatch: pytest.MonkeyPatch, **env: str) -> tuple[st
             ["deny 10.0.0.7/32", "allow 10.0.0.0/8", "deny ::1/128", "allow all"],
         ),
         (
-            "--allow 10.0.0.0/8 --allow unix --deny 10.0.0.7",
-            ["allow 10.0.0.0/8", "allow unix", "deny 10.0.0.7/32"],
+            "--allow 10.0.0.0/8 --allow unix --deny 192.0.2.7",
+            ["allow 10.0.0.0/8", "allow unix", "deny 192.0.2.7/32"],
         ),
     ],
 )
@@ -47,15 +47,25 @@ def test_the_order_of_rules_is_that_of_the_command_line(
     assert list(rules_of(line, monkeypatch)) == rules
 
 
-def test_rules_of_the_environment_come_first(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Among them, those that deny come before those that allow."""
+def test_rules_of_the_environment_come_last(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So what the command line adds decides first, and nothing is forgotten."""
     env = {"TRIOSERVE_ALLOW": "10.0.0.0/8 ::1", "TRIOSERVE_DENY": "10.0.0.7"}
-    denied, *allowed = "deny 10.0.0.7/32", "allow 10.0.0.0/8", "allow ::1/128"
-    assert rules_of("", monkeypatch, **env) == (denied, *allowed)
-    there = rules_of("--allow unix", monkeypatch, **env)
-    assert there == (denied, "allow unix")
-    there = rules_of("--deny unix", monkeypatch, **env)
-    assert there == (*allowed, "deny unix")
+    theirs = ["deny 10.0.0.7/32", "allow 10.0.0.0/8", "allow ::1/128"]
+    assert list(rules_of("", monkeypatch, **env)) == theirs
+    ours = list(rules_of("--deny 10.0.0.8 --allow unix", monkeypatch, **env))
+    assert ours == ["deny 10.0.0.8/32", "allow unix", *theirs]
+
+
+@pytest.mark.parametrize("name", ["TRIOSERVE_ALLOW", "TRIOSERVE_DENY"])
+def test_an_empty_variable_lets_nobody_in(name: str) -> None:
+    said = error_of(invoke("echo", ":0", **{name: " "}))
+    assert f"{name} is empty; unset it" in said
+
+
+def test_a_rule_that_can_not_match_is_an_error() -> None:
+    line = "echo :0 --allow 10.0.0.0/8 --deny 10.0.0.7"
+    said = error_of(invoke(*line.split()))
+    assert said.startswith("'deny 10.0.0.7/32' never matches")
 
 
 @pytest.mark.parametrize(
@@ -63,6 +73,8 @@ def test_rules_of_the_environment_come_first(monkeypatch: pytest.MonkeyPatch) ->
     [
         ("10.0.0.7/8", "has bits of a host; did you mean 10.0.0.0/8, or 10.0.0.7?"),
         ("localhost", "'localhost' is not a network; write an IPv4 or IPv6 address"),
+        ("", "'' is empty"),
+        ("10.0.0.1 10.0.0.2", "is more than one network; repeat the option for each"),
     ],
 )
 def test_an_error_names_the_option(network: str, error: str) -> None:

@@ -6,6 +6,7 @@ which the result depends, is read from its parser.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final
 
@@ -14,12 +15,14 @@ import click
 from trioserve import Layers
 
 from ._environment import Command, option
-from ._program import HelpfulCommand
+from ._program import HelpfulCommand, WrongUsage
 
+#: In the order in which rules of the environment are taken.
 _HELP: Final = {
-    "allow": "Serve only clients of this network, like 10.0.0.0/8; may be repeated.",
-    "deny": "Refuse clients of this network; may be repeated. The first --allow or"
-    " --deny that matches decides.",
+    "deny": "Refuse clients of this network; may be repeated. The first --deny or"
+    " --allow that matches a client decides.",
+    "allow": "Serve clients of this network, and of no other but those of further"
+    " --allow; may be repeated.",
 }
 
 
@@ -42,25 +45,45 @@ class ServingCommand(HelpfulCommand):
         return rest
 
     def invoke(self, ctx: click.Context) -> Any:
-        values = {word: ctx.params.pop(word) for word in _HELP}
-        ctx.params["access"] = tuple(_in_order(ctx.meta[__name__], values))
+        order: list[str | None] = ctx.meta[__name__]
+        rules = list(_in_order(order, {word: ctx.params[word] for word in _HELP}))
+        for param in self.params:
+            if param.name in _HELP:
+                del ctx.params[param.name]
+                rules += _of_environment(ctx, param)
+        try:
+            ctx.params["access"] = Layers(access=rules).access
+        except ValueError as error:
+            raise WrongUsage(str(error).removeprefix("access: ")) from None
         return super().invoke(ctx)
 
 
-def _in_order(order: Sequence[str], values: dict[str, Sequence[str]]) -> Iterator[str]:
-    """Rules from the environment come first, and ``deny`` first among them."""
-    for word in ("deny", "allow"):
-        if word not in order:
-            yield from (f"{word} {network}" for network in values[word])
+def _in_order(
+    order: Sequence[str | None], values: dict[str, Sequence[str]]
+) -> Iterator[str]:
+    """The rules of the command line."""
     rest = {word: iter(networks) for word, networks in values.items()}
     for word in order:
         if word in rest:
             yield f"{word} {next(rest[word])}"
 
 
+def _of_environment(ctx: click.Context, param: click.Parameter) -> Iterator[str]:
+    """The rules of a variable; they come after those of the command line."""
+    value = os.environ.get(str(param.envvar))
+    if value is not None and not value.strip():
+        # An empty list of those who are allowed would let in everyone.
+        raise click.BadParameter(f"{param.envvar} is empty; unset it", ctx, param)
+    for network in (value or "").split():
+        yield f"{param.name} {param.type.convert(network, param, ctx)}"
+
+
 def _network(text: str) -> str:
+    if len(text.split()) != 1:
+        what = "more than one network" if text.strip() else "empty"
+        raise click.BadParameter(f"{text!r} is {what}; repeat the option for each")
     try:
-        Layers(access=[f"allow {text}"])
+        (rule,) = Layers(access=[f"allow {text}"]).access
     except ValueError as error:
         raise click.BadParameter(str(error).removeprefix("access: ")) from None
-    return text
+    return rule.removeprefix("allow ")

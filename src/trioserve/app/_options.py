@@ -33,7 +33,8 @@ _TIMEOUT_HELP = {
     "half_closed": "Reset a half-closed connection after this time without a byte.",
     "write_stall": "Reset a connection if a receiver accepts no byte for this long.",
     "lifetime": "Reset a connection after this time, busy or not.",
-    "drain": "Reset connections that are still open this long after the stop signal.",
+    "drain": "Reset connections that are still open this long after the stop signal and"
+    " --lame-duck.",
     "drain_idle": "While draining, close a connection after this time without a byte.",
     "lame_duck": "Keep accepting for this long after the stop signal.",
     "cleanup": "At the end of a drain, wait at most this long for tasks to end.",

@@ -32,6 +32,8 @@ def test_a_default_limit_that_is_low_is_a_warning(most: int, said: int) -> None:
         ("127.0.0.1:0", [], "access=null", False),
         ("0.0.0.0:0", [], "access=null", True),
         ("0.0.0.0:0", ["allow 10.0.0.0/8"], 'access="allow 10.0.0.0/8"', False),
+        ("0.0.0.0:0", ["deny 10.0.0.0/8"], 'access="deny 10.0.0.0/8"', True),
+        ("0.0.0.0:0", ["allow all"], 'access="allow all"', True),
     ],
 )
 async def test_access_rules_are_logged_instead_of_the_warning_of_all_interfaces(
@@ -50,6 +52,8 @@ async def test_access_rules_are_logged_instead_of_the_warning_of_all_interfaces(
         for form in ("text", "logfmt"):
             log_ready(Log(lines.append, form), service, running.server)
     text = "\n".join(lines)
-    assert ("allow 10.0.0.0/8; the first match decides" in text) is bool(rules)
+    others = "denied" if "allow" in "".join(rules) else "served"
+    decides = f"the first match decides, others are {others}"
+    assert (decides in text) is bool(rules)
     assert f" {said} " in text
     assert ("everybody who reaches" in text) is exposed

@@ -142,12 +142,14 @@ def log_drained(
     """Log how the drain went, which tasks are stuck, and the totals."""
     missing = f", {format_count(reports_lost, 'report')} lost" if reports_lost else ""
     totals = server.statistics()
+    served = totals.accepted - totals.refused
+    refused = f", refused {totals.refused}" if totals.refused else ""
     log.say(
         "drained",
         f"{'drained' if summary.clean else 'stopped'} in"
         f" {format_duration(summary.seconds)}: {summary.finished} finished,"
         f" {summary.cut} cut, {summary.refused} refused",
-        f"served {format_count(totals.accepted, 'connection')}:"
+        f"served {format_count(served, 'connection')}{refused}:"
         f" {format_bytes(totals.bytes_received)} in,"
         f" {format_bytes(totals.bytes_sent)} out{missing}",
         reason=summary.reason,

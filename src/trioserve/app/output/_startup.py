@@ -59,7 +59,8 @@ def log_ready(log: Log, service: Service, server: Server) -> None:
 
 def _access_text(service: Service) -> Iterator[str]:
     if rules := ", ".join(service.layers.access):
-        yield f"access: {rules}; the first match decides"
+        others = "denied" if "allow " in rules else "served"
+        yield f"access: {rules}; the first match decides, others are {others}"
 
 
 def _log_faults(log: Log, service: Service) -> None:
@@ -76,15 +77,22 @@ def _log_faults(log: Log, service: Service) -> None:
 
 def _log_exposed(log: Log, service: Service, server: Server) -> None:
     exposed = [str(each) for each in server.addresses if _is_all_interfaces(each)]
-    # If there are access rules, somebody has decided who may connect.
-    if exposed and not service.layers.access:
+    if exposed and not _keeps_others_out(service):
         log.say(
             "exposed",
-            f"{' and '.join(exposed)} is all interfaces: everybody who reaches this"
-            " machine can connect; use 127.0.0.1 for this machine only",
+            f"{' and '.join(exposed)} {'is' if len(exposed) == 1 else 'are'} all"
+            " interfaces: everybody who reaches this machine can connect; use 127.0.0.1"
+            " for this machine only",
             level="warning",
             addresses=",".join(exposed),
         )
+
+
+def _keeps_others_out(service: Service) -> bool:
+    rules = service.layers.access
+    everyone = ("allow all", "allow 0.0.0.0/0", "allow ::/0")
+    allowed = [rule for rule in rules if rule.startswith("allow ")]
+    return bool(allowed) and not any(rule in everyone for rule in allowed)
 
 
 def _log_open_files(log: Log, service: Service) -> None:
@@ -142,7 +150,7 @@ def _limits_text(service: Service) -> str:
     limits = service.limits
     full = "others wait" if limits.when_full == "wait" else "others are refused"
     if limits.max_per_peer is not None:
-        full = f"at most {limits.max_per_peer} from one peer, {full}"
+        full += f"; {limits.max_per_peer} from one peer, others are refused"
     timers = ", ".join(
         f"{name.replace('_', ' ')} {format_duration(seconds)}"
         for name in _TIMERS

@@ -75,7 +75,8 @@ ADVICE: Final = {
         "--per-peer",
     ),
     "denied": Advice(
-        "if {host} may connect, put an --allow for it before the rule that denies it",
+        "if {host} may connect, put an --allow for it before the rules that deny it;"
+        " if there is any --allow, all others are denied",
         "it was refused",
     ),
     "no_fds": Advice(
