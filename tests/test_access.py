@@ -112,10 +112,10 @@ def test_equal_rules_are_equal_however_they_are_written() -> None:
         ("deny 10.0.0.1,::1", "is more than one network; write a rule for each"),
         ("deny 10.0.0.0/255.0.0.0", "'10.0.0.0/255.0.0.0' is not a network"),
         ("deny 10.0.0.0/08", "'10.0.0.0/08' is not a network"),
-        ("deny ::ffff:10.0.0.7/96", "did you mean 0.0.0.0/0, or 10.0.0.7?"),
+        ("deny ::ffff:10.0.0.7/96", "did you mean 0.0.0.0/0 or 10.0.0.7?"),
         (
             "deny 10.0.0.7/8",
-            "has bits of a host; did you mean 10.0.0.0/8, or 10.0.0.7?",
+            "has bits of a host; did you mean 10.0.0.0/8 or 10.0.0.7?",
         ),
         ("deny fe80::1%eth0", "has a zone; leave it out: a rule holds on every"),
     ],

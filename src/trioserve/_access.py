@@ -121,7 +121,7 @@ def parse_network(text: str) -> _Network | str:
         network = ipaddress.IPv4Network((int(start), length))
     if address != network.network_address:
         raise ValueError(
-            f"{text!r} has bits of a host; did you mean {network}, or {address}?"
+            f"{text!r} has bits of a host; did you mean {network} or {address}?"
         )
     return network
 

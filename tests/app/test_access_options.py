@@ -71,7 +71,7 @@ def test_a_rule_that_can_not_match_is_an_error() -> None:
 @pytest.mark.parametrize(
     ("network", "error"),
     [
-        ("10.0.0.7/8", "has bits of a host; did you mean 10.0.0.0/8, or 10.0.0.7?"),
+        ("10.0.0.7/8", "has bits of a host; did you mean 10.0.0.0/8 or 10.0.0.7?"),
         ("localhost", "'localhost' is not a network; write an IPv4 or IPv6 address"),
         ("", "'' is empty"),
         ("10.0.0.1 10.0.0.2", "is more than one network; repeat the option for each"),

@@ -131,7 +131,7 @@ def test_faults_of_a_connection_are_explained() -> None:
     report = make_report(reason=Reason.FAULT, faults=["up:latency=1s", "up:reset@3"])
     record = parse_record(json.dumps(report.as_dict()).encode())
     text = click.unstyle("\n".join(explain_record(record)))
-    assert "A fault that was asked for ended it." in text
+    assert "An injected fault ended it." in text
     assert "Broken on purpose: up:latency=1s, up:reset@3." in text
     assert "Next: see how both ends react: it was broken on purpose." in text
 
