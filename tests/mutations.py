@@ -630,17 +630,6 @@ MUTATIONS: Sequence[Mutation] = (
     ),
     Mutation(
         law=8,
-        breaks="the same, where tasks move the bytes",
-        file="_relay_tasks.py",
-        old="sink is not source and will_find_end(self.pumps, sink):",
-        new="False:",
-        tests=(
-            "test_relay.py",
-            "test_last_bytes_of_a_peer_that_takes_nothing_are_delivered",
-        ),
-    ),
-    Mutation(
-        law=8,
         breaks="idle with bytes undelivered ends like a transfer that is complete",
         file="_relay_rules.py",
         old="if reason in _BY_FIN and not hold_bytes(self.pumps):",
@@ -786,17 +775,6 @@ MUTATIONS: Sequence[Mutation] = (
         tests=(
             "test_timers.py",
             "test_entries_are_in_order_after_stale_ones_were_dropped",
-        ),
-    ),
-    Mutation(
-        law=12,
-        breaks="a timer that runs out while a reset is passed on cuts that short",
-        file="_relay_rules.py",
-        old="            return  # it is ending\n",
-        new="            pass\n",
-        tests=(
-            "test_relay.py",
-            "test_a_reset_that_waits_for_its_flush_stays_a_reset",
         ),
     ),
     Mutation(

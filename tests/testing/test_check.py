@@ -308,6 +308,11 @@ def test_a_correct_handler_passes() -> None:
     check_handler(shout, HELLO)
 
 
+def test_a_peer_that_sends_nothing_floods_nothing() -> None:
+    run = run_conversation(shout, Peer().half_close().expect_eof(), flood=1000)
+    assert run.reports[0].bytes_received == 0
+
+
 @pytest.mark.long("all cases")
 def test_a_thorough_check_passes() -> None:
     check_handler(shout, Peer().reset(), explore="thorough")

@@ -8,7 +8,7 @@ import pytest
 
 from app.process import without_time
 from app.sample_reports import make_report
-from trioserve import Reason
+from trioserve import Attempt, Reason
 from trioserve.app.output._log import (
     Format,
     Log,
@@ -81,6 +81,13 @@ def test_a_connection_in_text() -> None:
         "#7 10.0.0.9:4242 > 10.0.0.1:80 target_error/connect_refused 0 B in,"
         " 0 B out, 250ms: the target refused (ECONN: refused)"
     )
+
+
+def test_a_connection_in_text_has_the_number_of_its_last_attempt() -> None:
+    log, lines = _log("text")
+    tried = [Attempt(address=f"10.0.0.{n}:80", seconds=0.001) for n in (1, 2)]
+    log.connection(make_report(target="10.0.0.2:80", attempts=tried))
+    assert lines[0].endswith(": the client closed first; attempt 2")
 
 
 def test_a_connection_in_haproxys_format() -> None:

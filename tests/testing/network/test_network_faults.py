@@ -408,11 +408,11 @@ def test_under_any_faults_a_prefix_arrives_and_runs_repeat(
             await stream.send_all(some_bytes(0, count))
             await stream.send_eof()
 
-        await result(call, 1000)
+        await result(call, 10_000)
 
     async def receive(stream: MemoryStream, count: int) -> None:
         received = b""
-        while isinstance(data := await result(stream.receive_some, 1000), bytes):
+        while isinstance(data := await result(stream.receive_some, 10_000), bytes):
             received += data
             if not data:
                 break
