@@ -384,16 +384,17 @@ def test_a_reset_comes_after_the_bytes_before_it(
     run(main)
 
 
+@pytest.mark.parametrize("other_medium", REAL_MEDIA)
 @pytest.mark.parametrize("medium", REAL_MEDIA)
 @given(schedule=st.random_module())
 @settings(deadline=None, max_examples=20)
 def test_last_bytes_of_a_peer_that_takes_nothing_are_delivered(
-    medium: RealMedium, schedule: object
+    medium: RealMedium, other_medium: RealMedium, schedule: object
 ) -> None:
     """Law 8: whichever direction finds the end first."""
 
     async def main() -> None:
-        with medium() as a, medium() as b:
+        with medium() as a, other_medium() as b:
             peer = Peer(b.peer)
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(relay, a.ours, b.ours)
