@@ -371,6 +371,12 @@ def _explained(lines: Sequence[str]) -> list[int]:
     return [int(each[1]) for each in found if each]
 
 
+def test_a_connection_that_a_second_signal_cut_needed_one_signal() -> None:
+    report = make_report(reason=Reason.CUT, error="SIGTERM")
+    *_, advice = explain_record(_read(report))
+    assert "to let it finish, send SIGTERM once" in advice
+
+
 def test_without_an_id_it_explains_those_that_did_not_end_well() -> None:
     lines = list(explain(_records(Reason.IDLE, Reason.DRAINED, Reason.CUT)))
     assert _explained(lines) == [1, 3]
