@@ -284,10 +284,10 @@ MUTATIONS: Sequence[Mutation] = (
     ),
     Mutation(
         law=1,
-        breaks="without a rule that matches, the last rule holds for everybody",
+        breaks="clients that no rule matches are served though one is allowed",
         file="_access.py",
-        old="        return not allows\n",
-        new="        return allows\n",
+        old="return not any(rule.allows for rule in self._rules)",
+        new="return True",
         tests=("test_access.py", "test_the_first_rule_that_matches_decides"),
     ),
     Mutation(
