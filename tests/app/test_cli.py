@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import importlib.metadata
 import json
+import os
 import runpy
 import subprocess
 import sys
@@ -16,6 +17,7 @@ import pytest
 from app.invoked import error_of, invoke
 from trioserve import Timeouts
 from trioserve.app._cli import cli
+from trioserve.app._program import say
 from trioserve.app._topics import TOPICS
 from trioserve.app._values import format_duration, parse_duration
 
@@ -240,6 +242,20 @@ def test_a_reader_may_close_the_pipe_early(command: str, tmp_path: Path) -> None
     )
     assert done.stdout.count("\n") == 1
     assert done.stderr == ""
+
+
+def test_a_pipe_without_a_reader_is_not_an_error_of_ours(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Click ends the command then, without a message."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    stdout = os.fdopen(writer, "w")
+    monkeypatch.setattr(sys, "stdout", stdout)
+    with pytest.raises(BrokenPipeError):
+        say("hello")
+    with pytest.raises(BrokenPipeError):  # it is tried again
+        stdout.close()
 
 
 def test_a_wrong_value_in_the_environment_names_its_variable() -> None:
