@@ -124,7 +124,7 @@ MUTATIONS: Sequence[Mutation] = (
     ),
     Mutation(
         law=1,
-        breaks="a peer that comes again and again in vain keeps all others waiting",
+        breaks="a peer that is refused again and again keeps all others waiting",
         file="_socket_acceptor.py",
         old="        for _ in range(_BATCH):\n            try:\n",
         new="        while True:\n            try:\n",
@@ -132,7 +132,7 @@ MUTATIONS: Sequence[Mutation] = (
     ),
     Mutation(
         law=1,
-        breaks="trouble that is over makes the next pause as long as the last",
+        breaks="after a success, the next pause is as long as the last one",
         file="_socket_acceptor.py",
         old="        self.pause = FIRST_PAUSE\n        if self._spare is None:\n",
         new="        if self._spare is None:\n",
@@ -179,7 +179,7 @@ MUTATIONS: Sequence[Mutation] = (
     ),
     Mutation(
         law=1,
-        breaks="a relay that ends by what it sends is asked to receive",
+        breaks="a relay that has ended by a send is called for a receive",
         file="_engine.py",
         old="        pump.mask = 0\n",
         new="",
@@ -190,7 +190,7 @@ MUTATIONS: Sequence[Mutation] = (
     ),
     Mutation(
         law=1,
-        breaks="bytes that wait for their sink are overwritten by what others receive",
+        breaks="bytes that wait for their sink are overwritten by other relays",
         file="_engine_pump.py",
         old="self._held = memoryview(bytes(engine.view[sent:count]))",
         new="self._held = engine.view[sent:count]",
@@ -201,7 +201,7 @@ MUTATIONS: Sequence[Mutation] = (
     ),
     Mutation(
         law=1,
-        breaks="an event for a socket that is gone ends all relays",
+        breaks="an event for a socket that was closed ends all relays",
         file="_engine.py",
         old="                if pump is None:\n                    continue\n",
         new="",
@@ -212,7 +212,7 @@ MUTATIONS: Sequence[Mutation] = (
     ),
     Mutation(
         law=1,
-        breaks="the end of a relay unregisters another one that has its number by now",
+        breaks="the end of a relay unregisters a new relay with the same descriptor",
         file="_engine.py",
         old="known = self._polled[pump.fd] is pump",
         new="known = self._polled[pump.fd] is not None",
@@ -220,7 +220,7 @@ MUTATIONS: Sequence[Mutation] = (
     ),
     Mutation(
         law=1,
-        breaks="the engine works on for as long as there is something to do",
+        breaks="the engine's turn has no bound",
         file="_engine.py",
         old="        for _ in range(_POLLS):\n",
         new="        while True:\n",
@@ -242,7 +242,7 @@ MUTATIONS: Sequence[Mutation] = (
     ),
     Mutation(
         law=1,
-        breaks="a backslash of a peer's looks like an escape of ours",
+        breaks="a backslash in a peer's text looks like an escape",
         file="_describe.py",
         old='if " " <= c <= "~" and c != "\\\\" else',
         new='if " " <= c <= "~" else',
@@ -261,7 +261,7 @@ MUTATIONS: Sequence[Mutation] = (
     ),
     Mutation(
         law=1,
-        breaks="a group of errors is asked for its parts, and its class may lie",
+        breaks="a group of errors is asked for its members, and may lie",
         file="_errors.py",
         old="return _regrouped([each for each in leaves(error) if is_a(each, kinds)])",
         new="return is_a(error, BaseExceptionGroup) and error.subgroup(kinds) or None",
@@ -269,7 +269,7 @@ MUTATIONS: Sequence[Mutation] = (
     ),
     Mutation(
         law=1,
-        breaks="an epoll that can't be waited for at the moment ends all relays",
+        breaks="an epoll that can't be waited for once ends all relays",
         file="_engine.py",
         old="""\
                         if _is_gone(epoll):
@@ -312,7 +312,7 @@ MUTATIONS: Sequence[Mutation] = (
     ),
     Mutation(
         law=2,
-        breaks="an error of accept(2) costs a token for ever",
+        breaks="an error of accept(2) loses a token",
         file="_socket_acceptor.py",
         old="            except BaseException:\n                token.release()\n",
         new="            except BaseException:\n",
@@ -324,7 +324,7 @@ MUTATIONS: Sequence[Mutation] = (
     ),
     Mutation(
         law=2,
-        breaks="new limits do not hold for those that wait in the queue",
+        breaks="new limits do not apply to clients in the queue",
         file="_acceptor.py",
         old='        self._queueing.cancel(reason="the limits have changed")\n',
         new="        pass\n",
@@ -355,7 +355,7 @@ MUTATIONS: Sequence[Mutation] = (
     # 3. One record
     Mutation(
         law=3,
-        breaks="a connection that was settled, and ends later, is reported again",
+        breaks="a connection that was finalized early is reported again when it ends",
         file="_serving.py",
         old="""\
         if connection is None:
@@ -383,7 +383,7 @@ MUTATIONS: Sequence[Mutation] = (
     ),
     Mutation(
         law=3,
-        breaks="a report counts the connection that it is about among the others",
+        breaks="a report counts its own connection among the open ones",
         file="_serving.py",
         old="report_of(life, len(self.ledger.open))",
         new="report_of(life, len(self.ledger.open) + 1)",
@@ -391,7 +391,7 @@ MUTATIONS: Sequence[Mutation] = (
     ),
     Mutation(
         law=3,
-        breaks="a collector of ours takes one report in each pass of the scheduler",
+        breaks="a built-in collector takes one report in each pass of the scheduler",
         file="_collector.py",
         old="for _ in range(_AT_ONCE):",
         new="for _ in range(0):",
@@ -403,7 +403,7 @@ MUTATIONS: Sequence[Mutation] = (
     # 4. Byte ledger
     Mutation(
         law=4,
-        breaks="what a relay has not passed on is missing in the client's report",
+        breaks="bytes that a relay has not sent on are missing in the client's report",
         file="_lifecycle.py",
         old="        self.transport.discarded += discarded\n",
         new="",
@@ -414,7 +414,7 @@ MUTATIONS: Sequence[Mutation] = (
     ),
     Mutation(
         law=4,
-        breaks="what a relay that hangs holds of the target's is in no report",
+        breaks="bytes of the target that a hanging relay holds are in no report",
         file="_lifecycle.py",
         old="        return self._upstream_discarded + of_relay\n",
         new="        return self._upstream_discarded\n",
@@ -422,7 +422,7 @@ MUTATIONS: Sequence[Mutation] = (
     ),
     Mutation(
         law=4,
-        breaks="a cancel hides that the last bytes of a send went",
+        breaks="a cancel hides that the last bytes of a send were sent",
         file="_socket_transport.py",
         old="cancel_shielded_checkpoint()\n            self._has_just_sent = True",
         new="checkpoint()\n            self._has_just_sent = True",
@@ -433,7 +433,7 @@ MUTATIONS: Sequence[Mutation] = (
     ),
     Mutation(
         law=4,
-        breaks="what is in a pipe is lost when its flow gives it up",
+        breaks="bytes in a pipe are lost when its flow returns the pipe",
         file="_engine_pump.py",
         old="            self._held = memoryview(pipe.read())\n",
         new="            pipe.read()\n",
@@ -444,7 +444,7 @@ MUTATIONS: Sequence[Mutation] = (
     ),
     Mutation(
         law=4,
-        breaks="bytes that were received before do not count as received",
+        breaks="bytes passed as `first` do not count as received",
         file="_pump.py",
         old="self._received_before = source.received - already",
         new="self._received_before = source.received",
@@ -452,7 +452,7 @@ MUTATIONS: Sequence[Mutation] = (
     ),
     Mutation(
         law=4,
-        breaks="of bytes that were given back, those given back last come last",
+        breaks="bytes that were given back last are received last",
         file="_transport_state.py",
         old="self.unread_bytes = data + self.unread_bytes",
         new="self.unread_bytes = self.unread_bytes + data",
@@ -473,7 +473,7 @@ MUTATIONS: Sequence[Mutation] = (
     ),
     Mutation(
         law=5,
-        breaks="a hurry does not end the lame duck",
+        breaks="a shorter drain deadline does not end the lame duck",
         file="_serving.py",
         old="accepting.deadline = min(accepting.deadline, drain.deadline)",
         new="pass",
@@ -481,7 +481,7 @@ MUTATIONS: Sequence[Mutation] = (
     ),
     Mutation(
         law=5,
-        breaks="the summary of a drain has connections that had ended before it",
+        breaks="the summary of a drain counts connections that ended before it",
         file="_drain.py",
         old="        ends = self.outcomes - self._outcomes_before\n",
         new="        ends = self.outcomes\n",
@@ -522,7 +522,7 @@ MUTATIONS: Sequence[Mutation] = (
     ),
     Mutation(
         law=5,
-        breaks="a client whose wait the drain has ended gets no goodbye",
+        breaks="an idle client that a drain ends gets no goodbye",
         file="_lifecycle.py",
         old="        if self._drained and self.goodbye:",
         new="        if self._drained and not self.goodbye:",
@@ -556,7 +556,7 @@ MUTATIONS: Sequence[Mutation] = (
     ),
     Mutation(
         law=6,
-        breaks="a refused client that has sent something gets a RST after the EOF",
+        breaks="a refused client that has sent bytes gets a RST after the EOF",
         file="_refusals.py",
         old="            transport.discard_readable(LINGER_BYTES)\n",
         new="",
@@ -567,7 +567,7 @@ MUTATIONS: Sequence[Mutation] = (
     ),
     Mutation(
         law=6,
-        breaks="once so many refused clients were told, no other one ever is",
+        breaks="after 64 refused clients were sent a message, no more are",
         file="_refusals.py",
         old="            self._lingering -= 1\n",
         new="            pass\n",
@@ -599,7 +599,7 @@ MUTATIONS: Sequence[Mutation] = (
     # 8. Resets
     Mutation(
         law=8,
-        breaks="what fails because of a reset is the error that is told",
+        breaks="the error of a consequence of a reset is reported, not the reset",
         file="_transport_state.py",
         old="        if self.error is None:\n            # Without the traceback",
         new="        if True:\n            # Without the traceback",
@@ -619,7 +619,7 @@ MUTATIONS: Sequence[Mutation] = (
     ),
     Mutation(
         law=8,
-        breaks="last words are dropped if it is a send that finds the reset first",
+        breaks="last bytes are dropped if a send finds the reset first",
         file="_engine_pump.py",
         old="if back is self or not (back.reading and self.sink.end_is_receivable()):",
         new="if True:",
@@ -641,7 +641,7 @@ MUTATIONS: Sequence[Mutation] = (
     ),
     Mutation(
         law=8,
-        breaks="what happens right after a reset is the reason in the report",
+        breaks="an event right after a reset becomes the reason in the report",
         file="_relay_rules.py",
         old="        self._lost = transport\n        self._keep_loss(transport)\n",
         new="        self._lost = transport\n",
@@ -663,7 +663,7 @@ MUTATIONS: Sequence[Mutation] = (
     ),
     Mutation(
         law=8,
-        breaks="an idle end with bytes that the client has not taken looks complete",
+        breaks="an idle end looks complete though the client has not taken all bytes",
         file="_lifecycle.py",
         old="if self._sends_fin and not self.transport.unsent():",
         new="if self._sends_fin:",
@@ -703,7 +703,7 @@ MUTATIONS: Sequence[Mutation] = (
     # 10. Chunking means nothing
     Mutation(
         law=10,
-        breaks="of what the kernel takes in parts, the first one is sent twice",
+        breaks="after a partial send, the first part is sent again",
         file="_engine_pump.py",
         old="                    self._held = self._held[count:]\n",
         new="                    if count == len(self._held):\n"
@@ -716,7 +716,7 @@ MUTATIONS: Sequence[Mutation] = (
     # 11. Fast is slow
     Mutation(
         law=11,
-        breaks="bytes that go through a pipe do not count as moving",
+        breaks="bytes that go through a pipe do not count as activity",
         file="_engine_pump.py",
         old="        source.moved_at = pipe.moved_at = now\n",
         new="        pipe.moved_at = now\n",
@@ -732,7 +732,7 @@ MUTATIONS: Sequence[Mutation] = (
     ),
     Mutation(
         law=11,
-        breaks="of several flows that are as fast as they can be, none is bulk",
+        breaks="none of several flows at full speed is bulk",
         file="_engine_pump.py",
         old="_LARGE: Final = CHUNK // 4",
         new="_LARGE: Final = CHUNK",
@@ -744,7 +744,7 @@ MUTATIONS: Sequence[Mutation] = (
     # 12. Finite
     Mutation(
         law=12,
-        breaks="a client that is sent bytes all the time counts as idle",
+        breaks="a client that only receives counts as idle",
         file="_deadlines.py",
         old="transport.receiving_since, transport.moved_at, transport.acked_at",
         new="transport.receiving_since, transport.acked_at",
@@ -768,7 +768,7 @@ MUTATIONS: Sequence[Mutation] = (
     ),
     Mutation(
         law=12,
-        breaks="once many have forgotten their deadlines, others are woken too late",
+        breaks="after many deadlines were forgotten, others are late",
         file="_timers.py",
         old="            heapq.heapify(self._heap)\n",
         new="",
@@ -790,7 +790,7 @@ MUTATIONS: Sequence[Mutation] = (
     ),
     Mutation(
         law=12,
-        breaks="a byte of the target's does not count as the first one",
+        breaks="a byte of the target does not count as the first byte",
         file="_relay_deadlines.py",
         old="return not (a.received or b.received or pump",
         new="return not (a.received or pump",
@@ -829,7 +829,7 @@ MUTATIONS: Sequence[Mutation] = (
     ),
     Mutation(
         law=13,
-        breaks="a connection that is over keeps its timer entry, and is kept by it",
+        breaks="a closed connection keeps its timer entry, which keeps it alive",
         file="_serving.py",
         old="        self._timers.forget(life)\n",
         new="",
@@ -837,7 +837,7 @@ MUTATIONS: Sequence[Mutation] = (
     ),
     Mutation(
         law=13,
-        breaks="a relay that is over keeps its timer entry, and is kept by it",
+        breaks="a relay that has ended keeps its timer entry, which keeps it alive",
         file="_relay_rules.py",
         old="        options.timers.forget(self)\n",
         new="",
@@ -845,7 +845,7 @@ MUTATIONS: Sequence[Mutation] = (
     ),
     Mutation(
         law=13,
-        breaks="a stream that was relayed is in use for ever",
+        breaks="a stream stays in use after its relay",
         file="_engine_run.py",
         old="                pump.source.notify_on_close(None)\n",
         new="",
@@ -853,7 +853,7 @@ MUTATIONS: Sequence[Mutation] = (
     ),
     Mutation(
         law=13,
-        breaks="what is over waits for the garbage collector",
+        breaks="a connection that is closed waits for the garbage collector",
         file="_engine_pump.py",
         old="        del self.relay, self.back\n",
         new="",
@@ -861,7 +861,7 @@ MUTATIONS: Sequence[Mutation] = (
     ),
     Mutation(
         law=13,
-        breaks="programs that are started inherit the pipes",
+        breaks="child processes inherit the pipes",
         file="_pipes.py",
         old="os.O_NONBLOCK | os.O_CLOEXEC",
         new="os.O_NONBLOCK",
@@ -870,7 +870,7 @@ MUTATIONS: Sequence[Mutation] = (
     # 14. Progress
     Mutation(
         law=14,
-        breaks="what a peer acknowledges is not seen",
+        breaks="acknowledged bytes do not count as progress",
         file="_socket_state.py",
         old="        held = self.unsent()\n        before = self._seen\n",
         new="        return False\n"
@@ -896,7 +896,7 @@ MUTATIONS: Sequence[Mutation] = (
     ),
     Mutation(
         law=14,
-        breaks="timers that are late run before what has arrived is moved",
+        breaks="late timers run before bytes that have arrived are moved",
         file="_timers.py",
         old="""\
             await trio.lowlevel.checkpoint()
@@ -912,7 +912,7 @@ MUTATIONS: Sequence[Mutation] = (
     ),
     Mutation(
         law=14,
-        breaks="a reset does not wait for longer if the bytes before it go on",
+        breaks="a reset does not wait while the bytes before it make progress",
         file="_transport.py",
         old="patience.deadline = max(since, self.acked_at) + seconds",
         new="patience.deadline = since + seconds",
@@ -924,7 +924,7 @@ MUTATIONS: Sequence[Mutation] = (
     # 15. Blame
     Mutation(
         law=15,
-        breaks="what this machine lacks is the client's doing",
+        breaks="a shortage of this machine is blamed on the client",
         file="_lifecycle.py",
         old="Reason.RESOURCE if is_ours(transport.error) else",
         new="Reason.RESOURCE if False else",
@@ -935,7 +935,7 @@ MUTATIONS: Sequence[Mutation] = (
     ),
     Mutation(
         law=15,
-        breaks="an error that a handler raises because of a reset is its own",
+        breaks="a handler is blamed for an error that a reset has caused",
         file="_lifecycle.py",
         old="elif error is not None and caused_by_client(error, stream, transport):",
         new="elif False:",
@@ -946,7 +946,7 @@ MUTATIONS: Sequence[Mutation] = (
     ),
     Mutation(
         law=15,
-        breaks="a lent nursery that is cancelled is a mistake of its handlers",
+        breaks="handlers are blamed when their lent nursery is cancelled",
         file="_handlers.py",
         old="        self.is_lent = lent is not None\n",
         new="        self.is_lent = False\n",
@@ -958,7 +958,7 @@ MUTATIONS: Sequence[Mutation] = (
     # 16. Layers are invisible
     Mutation(
         law=16,
-        breaks="of several layers that give bytes back, the last one's come last",
+        breaks="bytes that several layers give back are received in the wrong order",
         file="_transport_state.py",
         old="self.unread_bytes = data + self.unread_bytes",
         new="self.unread_bytes += data",
