@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+import trioserve
+
 SOURCE = Path(__file__).parents[1] / "src" / "trioserve"
 
 # From the top to the bottom. A module imports from rows below its own.
@@ -160,6 +162,20 @@ def test_the_grammar_and_schedule_of_faults_do_not_import_trio(module: str) -> N
     assert not re.search(r"^ *(import|from) trio\b", source, re.MULTILINE)
     for name in imports(f"faults.{module}", source):
         assert name.startswith(("trioserve._arguments", "trioserve.faults."))
+
+
+def test_echo_is_written_with_public_names() -> None:
+    """A handler of your own can do what it does; it only checks its argument itself."""
+    tree = ast.parse((SOURCE / "_echo.py").read_text())
+    imported = [
+        alias.name
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom) and node.level
+        for alias in node.names
+    ]
+    assert set(imported) <= {*trioserve.__all__, "check_type"}
+    used = {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
+    assert not [name for name in used if name.startswith("_")]
 
 
 def test_every_row_is_in_the_tree() -> None:

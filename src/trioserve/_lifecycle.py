@@ -39,6 +39,7 @@ from ._idle import Idle
 from ._options import Timeouts
 from ._reason import Phase, Reason, Side
 from ._results import CloseReason
+from ._tasks import whereabouts
 from ._timers import TimerEntry, Timers, next_look
 from ._transport import FAILURES, Transport
 
@@ -427,6 +428,11 @@ class Lifecycle:
         """Bytes received from the target that the client did not get."""
         of_relay = self.relay.discarded()[1] if self.relay is not None else 0
         return self._upstream_discarded + of_relay
+
+    def stands_at(self) -> str:
+        """The connection, and the lines of code at which its tasks wait."""
+        where = "; ".join(whereabouts(self.task)) or "nothing that runs"
+        return f"conn-{self.id} {self.peer} in {where}"
 
     def release(self) -> None:
         """Break reference cycles, so that it is freed without a garbage collection.

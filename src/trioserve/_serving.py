@@ -43,7 +43,6 @@ from ._reason import Outcome, Phase, Reason
 from ._record import report_of
 from ._refusals import Refusals
 from ._results import DrainSummary, Statistics
-from ._tasks import whereabouts
 from ._timers import Timers
 from ._transport import Transport
 
@@ -404,7 +403,7 @@ class Serving:
         with trio.move_on_after(self.timeouts.cleanup):
             await self._all_closed.wait()
         stuck = self._lifecycles()
-        self.drain.stuck = tuple(_stands_at(life) for life in stuck)
+        self.drain.stuck = tuple(life.stands_at() for life in stuck)
         for stands in self.drain.stuck[:_MAX_NAMED]:
             logger.error("still running after cleanup: %s", stands)
         if (others := len(stuck) - _MAX_NAMED) > 0:
@@ -445,9 +444,3 @@ class Serving:
     async def _time(self) -> None:
         with self._timers_scope:
             await self._timers.run()
-
-
-def _stands_at(life: Lifecycle) -> str:
-    """The connection, and the lines on which its tasks wait."""
-    where = "; ".join(whereabouts(life.task)) or "nothing that runs"
-    return f"conn-{life.id} {life.peer} in {where}"
