@@ -16,6 +16,9 @@ from ._address import Address, UnixAddress
 
 _Network: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
 
+#: What rules are compared with: an IP address, ``"unix"``, or None for no address.
+Client: TypeAlias = ipaddress.IPv4Address | ipaddress.IPv6Address | str | None
+
 #: IPv4-mapped IPv6 addresses. RFC 4291, section 2.5.5.2
 _MAPPED: Final = ipaddress.IPv6Network("::ffff:0:0/96")
 
@@ -46,31 +49,28 @@ class AccessRule:
     def __str__(self) -> str:
         return f"{'allow' if self.allows else 'deny'} {self.network}"
 
-    def matches(self, peer: Address | None) -> bool:
-        """Whether the rule applies to a client.
-
-        Args:
-          peer: its address, or None.
-        """
+    def matches(self, client: Client) -> bool:
+        """Whether the rule applies to a client; see :func:`client_of`."""
         if isinstance(self.network, str):
-            return self.network == "all" or isinstance(peer, UnixAddress)
-        if peer is None or isinstance(peer, UnixAddress):
-            return False
-        return ipaddress.ip_address(peer.host) in self.network
+            return self.network in ("all", client)
+        return not isinstance(client, str | None) and client in self.network
 
     def hides(self, later: AccessRule) -> bool:
         """Whether a rule after this one would match nobody, and says something else."""
         if self.allows == later.allows:
             return False
-        if isinstance(self.network, str) or isinstance(later.network, str):
-            return self.network in ("all", later.network)
-        if isinstance(self.network, ipaddress.IPv4Network):
-            return isinstance(
-                later.network, ipaddress.IPv4Network
-            ) and later.network.subnet_of(self.network)
-        return isinstance(
-            later.network, ipaddress.IPv6Network
-        ) and later.network.subnet_of(self.network)
+        ours, theirs = self.network, later.network
+        if isinstance(ours, str) or isinstance(theirs, str):
+            return ours in ("all", theirs)
+        # Networks that begin within another one and are not larger lie within it.
+        return theirs.prefixlen >= ours.prefixlen and theirs.network_address in ours
+
+
+def client_of(peer: Address | None) -> Client:
+    """What rules are compared with, of a client's address."""
+    if isinstance(peer, UnixAddress):
+        return "unix"
+    return None if peer is None else ipaddress.ip_address(peer.host)
 
 
 def parse_rule(text: str) -> AccessRule:
@@ -130,7 +130,7 @@ def check_order(rules: Iterable[AccessRule]) -> None:
     """Check that each rule can match a client.
 
     Raises:
-      ValueError: one can't, because an earlier rule says the opposite of all its
+      ValueError: one can't, because an earlier rule says the opposite about all its
         clients.
     """
     for earlier, later in itertools.combinations(rules, 2):
@@ -154,7 +154,8 @@ class Access:
 
     def allows(self, peer: Address | None) -> bool:
         """Whether a client is served; without rules, all are."""
+        client = client_of(peer)  # once, not for each rule
         for rule in self._rules:
-            if rule.matches(peer):
+            if rule.matches(client):
                 return rule.allows
         return not any(rule.allows for rule in self._rules)

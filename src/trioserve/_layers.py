@@ -37,13 +37,12 @@ class Layers:
         if isinstance(self.access, str):
             raise TypeError(f"access must be a list of rules, not {self.access!r}")
         check_type("access", self.access, Sequence, "a list of rules")
-        rules = []
         for each in self.access:
             check_type("access", each, str, "a list of texts")
-            try:
-                rules.append(parse_rule(each))
-                check_order(rules)
-            except ValueError as error:
-                raise ValueError(f"access: {error}") from None
+        try:
+            rules = [parse_rule(each) for each in self.access]
+            check_order(rules)
+        except ValueError as error:
+            raise ValueError(f"access: {error}") from None
         # Normalise, so that equal rules compare equal.
         object.__setattr__(self, "access", tuple(map(str, rules)))

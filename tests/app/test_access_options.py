@@ -62,6 +62,14 @@ def test_an_empty_variable_lets_nobody_in(name: str) -> None:
     assert f"{name} is empty; unset it" in said
 
 
+@pytest.mark.parametrize("line", ["", "--deny ::1"])
+def test_an_error_in_a_variable_names_it(line: str) -> None:
+    env = {"TRIOSERVE_DENY": "10.0.0.1 localhost"}
+    said = error_of(invoke("echo", ":0", *line.split(), **env))
+    assert said.startswith("--deny: 'localhost' is not a network")
+    assert said.endswith("(from TRIOSERVE_DENY)")
+
+
 def test_a_rule_that_can_not_match_is_an_error() -> None:
     line = "echo :0 --allow 10.0.0.0/8 --deny 10.0.0.7"
     said = error_of(invoke(*line.split()))

@@ -75,7 +75,11 @@ def _of_environment(ctx: click.Context, param: click.Parameter) -> Iterator[str]
         # An empty list of those who are allowed would let in everyone.
         raise click.BadParameter(f"{param.envvar} is empty; unset it", ctx, param)
     for network in (value or "").split():
-        yield f"{param.name} {param.type.convert(network, param, ctx)}"
+        try:
+            yield f"{param.name} {_network(network)}"
+        except click.BadParameter as error:
+            text = f"{error.message} (from {param.envvar})"
+            raise click.BadParameter(text, ctx, param) from None
 
 
 def _network(text: str) -> str:
