@@ -9,7 +9,6 @@ from __future__ import annotations
 import collections
 import errno
 import os
-from collections.abc import Iterable
 from typing import Any, Final, Protocol
 
 import trio
@@ -54,7 +53,7 @@ class Host(Protocol):
         """Count an accepted connection."""
         ...
 
-    def start(self, connection: Connection, layers: Iterable[Layer]) -> None:
+    def start(self, connection: Connection, layers: tuple[Layer, ...]) -> None:
         """Start the task of a connection, which has a token."""
 
     def refuse(self, connection: Connection, reason: Reason) -> None:

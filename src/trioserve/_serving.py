@@ -165,7 +165,7 @@ class Serving:
         self.ledger.add(connection)
         return connection
 
-    def start(self, connection: Connection, layers: Iterable[Layer]) -> None:
+    def start(self, connection: Connection, layers: tuple[Layer, ...]) -> None:
         name = f"conn-{connection.id} {lifecycle_of(connection).peer}"
         try:
             self._handlers.start(self._run, connection, layers, name=name)
@@ -204,7 +204,7 @@ class Serving:
 
     # -- one connection
 
-    async def _run(self, connection: Connection, layers: Iterable[Layer]) -> None:
+    async def _run(self, connection: Connection, layers: tuple[Layer, ...]) -> None:
         """The task of one connection."""
         assert self._handler is not None
         life, lent = lifecycle_of(connection), self._handlers.is_lent
@@ -223,8 +223,11 @@ class Serving:
                         life.phase = Phase.DATA
                         if self._on_start is not None:
                             check_not_async(self._on_start(connection))
-                        coroutine = self._handler(connection)
-                        returned = await awaitable(self._handler, coroutine)
+                        # Without a name for the coroutine: it would be kept for as
+                        # long as a relay that is handed over.
+                        returned = await awaitable(
+                            self._handler, self._handler(connection)
+                        )
                         if not isinstance(returned, RelayHandle):
                             life.result = returned
                         if life.handed_over is not None:
@@ -264,7 +267,7 @@ class Serving:
             self._finalize(life.id)
             await life.transport.wait_closed()  # noqa: ASYNC102 - shielded
 
-    async def _passes(self, life: Lifecycle, layers: Iterable[Layer]) -> bool:
+    async def _passes(self, life: Lifecycle, layers: tuple[Layer, ...]) -> bool:
         """Run the layers; False if they refused the connection or took too long."""
         refusal = await pass_layers(life, layers)
         if refusal is None:
