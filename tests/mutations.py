@@ -251,9 +251,9 @@ MUTATIONS: Sequence[Mutation] = (
     Mutation(
         law=1,
         breaks="a handler that cancels the nursery of its task ends all others",
-        file="_serving.py",
-        old="life.scope.shield = not lent",
-        new="life.scope.shield = False",
+        file="_dispatch.py",
+        old="life.begin_task(shield=not self._handlers.is_lent)",
+        new="life.begin_task(shield=False)",
         tests=(
             "test_nurseries.py",
             "test_a_handler_that_cancels_its_parent_nursery_ends_nothing",
@@ -415,7 +415,7 @@ MUTATIONS: Sequence[Mutation] = (
     Mutation(
         law=4,
         breaks="bytes of the target that a hanging relay holds are in no report",
-        file="_lifecycle.py",
+        file="_lifecycle_state.py",
         old="        return self._upstream_discarded + of_relay\n",
         new="        return self._upstream_discarded\n",
         tests=("test_serve.py", "test_a_stuck_relay_has_its_byte_counts"),
@@ -524,8 +524,8 @@ MUTATIONS: Sequence[Mutation] = (
         law=5,
         breaks="an idle client that a drain ends gets no goodbye",
         file="_lifecycle.py",
-        old="        if self._drained and self.goodbye:",
-        new="        if self._drained and not self.goodbye:",
+        old="        if self._drained and self.goodbye:\n            with",
+        new="        if self._drained and not self.goodbye:\n            with",
         tests=(
             "test_connection.py",
             "test_a_goodbye_comes_before_the_fin_of_a_drain",
@@ -632,8 +632,8 @@ MUTATIONS: Sequence[Mutation] = (
         law=8,
         breaks="idle with bytes undelivered ends like a transfer that is complete",
         file="_relay_rules.py",
-        old="if reason in _BY_FIN and not hold_bytes(self.pumps):",
-        new="if reason in _BY_FIN:",
+        old="self.close_reason.reason in _BY_FIN and not hold_bytes(self.pumps)",
+        new="self.close_reason.reason in _BY_FIN",
         tests=(
             "test_relay.py",
             "test_idle_with_undelivered_bytes_is_a_reset",
@@ -654,8 +654,8 @@ MUTATIONS: Sequence[Mutation] = (
         law=8,
         breaks="the bytes before a reset do not get a second to arrive",
         file="_relay_rules.py",
-        old="            await other.wait_acknowledged(FLUSH)\n",
-        new="            pass\n",
+        old="        await self._other(transport).wait_acknowledged(FLUSH)\n",
+        new="        pass\n",
         tests=(
             "test_relay.py",
             "test_a_reset_that_waits_for_its_flush_stays_a_reset",
@@ -819,9 +819,9 @@ MUTATIONS: Sequence[Mutation] = (
     Mutation(
         law=13,
         breaks="serving is over before its streams are closed",
-        file="_serving.py",
-        old="            await life.transport.wait_closed()",
-        new="            await trio.lowlevel.checkpoint()",
+        file="_dispatch.py",
+        old="                await life.transport.wait_closed()",
+        new="                await trio.lowlevel.checkpoint()",
         tests=(
             "test_connection.py",
             "test_a_stream_that_closes_slowly_is_waited_for",
@@ -847,7 +847,7 @@ MUTATIONS: Sequence[Mutation] = (
         law=13,
         breaks="a stream stays in use after its relay",
         file="_engine_run.py",
-        old="                pump.source.notify_on_close(None)\n",
+        old="        pump.source.notify_on_close(None)\n",
         new="",
         tests=("test_relay.py", "test_cancelled_without_bytes_it_leaves_both_open"),
     ),

@@ -33,6 +33,7 @@ from trioserve import (
 from trioserve._acceptor import Acceptor
 from trioserve._relay import make_relay, run_with_timers
 from trioserve._relay_options import RelayOptions
+from trioserve._relay_rules import RelayRules
 from trioserve._timers import Timers
 from trioserve._transport import Transport
 
@@ -181,6 +182,11 @@ class Running:
     def port(self) -> int:
         return int(self.address.rpartition(":")[2])
 
+    async def closed(self, count: int) -> None:
+        """Wait until so many connections are closed."""
+        while self.server.statistics().closed < count:
+            await trio.lowlevel.checkpoint()
+
     def check(self) -> None:
         """Check laws 2, 3, 4 and 13, as far as that is possible while it runs."""
         stats = self.server.statistics()
@@ -217,9 +223,17 @@ async def relayed(
     a: Transport, b: Transport, *, first: bytes = b"", closes_b: bool = False
 ) -> RelayResult:
     """Relay between two transports, as without a server."""
+    running = relay_between(a, b, first=first, closes_b=closes_b)
+    return await run_with_timers(running)
+
+
+def relay_between(
+    a: Transport, b: Transport, *, first: bytes = b"", closes_b: bool = False
+) -> RelayRules:
+    """A relay between two transports that has not begun."""
     timeouts, began = Timeouts(), trio.current_time()
     options = RelayOptions(timeouts, timeouts.drain_idle, Timers(), began, closes_b)
-    return await run_with_timers(make_relay(a, b, first, options))
+    return make_relay(a, b, first, options)
 
 
 def balanced(report: ConnectionReport) -> None:

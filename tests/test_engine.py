@@ -49,6 +49,7 @@ from support import (
     open_fds,
     receive_all,
     receive_exactly,
+    relay_between,
     relayed,
     reset,
     run,
@@ -59,11 +60,12 @@ from sweep import Begin, sweep
 from trioserve import Connection, Flow, Reason, RelayResult, Timeouts, relay
 from trioserve._engine import Engine
 from trioserve._engine_pump import EnginePump, RelayCallbacks
-from trioserve._engine_run import EngineRun
+from trioserve._engine_run import start_pumps, stop_pumps
 from trioserve._errors import chain_of
 from trioserve._pipes import DEEP_SIZE, MOST, Pipe, Pipes
 from trioserve._relay import transport_of
 from trioserve._relay_engine import EngineRelay
+from trioserve._relay_rules import RelayRules
 from trioserve._socket_transport import SocketTransport
 from trioserve._transport import CHUNK, PollableTransport, Transport
 
@@ -82,14 +84,14 @@ class Counted(Pipes):
 
 
 @contextlib.contextmanager
-def started(relay: RelayCallbacks, *pumps: EnginePump) -> Generator[EngineRun]:
+def started(relay: RelayCallbacks, *pumps: EnginePump) -> Generator[None]:
     """The engine moves bytes during the block."""
-    engine_run = EngineRun()
-    engine_run.start(Engine.of_this_run(), relay, pumps)
+    engine = Engine.of_this_run()
+    start_pumps(engine, relay, pumps)
     try:
-        yield engine_run
+        yield
     finally:
-        engine_run.stop()
+        stop_pumps(engine, pumps)
 
 
 @pytest.fixture(autouse=True)
@@ -751,24 +753,22 @@ def test_cancelled_at_any_step_it_leaves_nothing(shielded: bool) -> None:
     assert open_fds() == before
 
 
-async def _wait(engine_run: EngineRun) -> None:
-    await engine_run.wait()
+async def _move(running: RelayRules) -> None:
+    running.attach()
+    await running.move()
 
 
-async def test_a_cancellation_after_the_wake_up_does_not_hide_the_end() -> None:
+async def test_a_cancellation_after_the_end_does_not_hide_it() -> None:
     """It comes after the last event."""
-    with (
-        sockets() as a,
-        sockets() as b,
-        _sides(a, b) as sides,
-        started(Heard(), *_pumps(*sides)) as engine_run,
-    ):
+    with sockets() as a, sockets() as b, _sides(a, b) as (one, other):
+        running = relay_between(one, other)
         with trio.CancelScope() as scope:
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(_wait, engine_run)
+                nursery.start_soon(_move, running)
                 await _settle()
-                engine_run.stop()
+                running.stop_moving()
                 scope.cancel()
+        running.detach()
         assert not scope.cancelled_caught
 
 
@@ -1576,13 +1576,15 @@ async def test_a_relay_that_ends_before_the_engine_has_run() -> None:
         assert _tasks() == 0
 
 
-async def test_the_wait_for_an_ended_run_returns_at_once() -> None:
-    """And another wake does nothing."""
+async def test_a_relay_that_has_ended_moves_no_more() -> None:
+    """And another end does nothing."""
     with sockets() as a, sockets() as b, _sides(a, b) as (one, other):
-        with started(Heard(), *_pumps(one, other)) as engine_run:
-            engine_run.stop()
-            engine_run.wake()
-            await engine_run.wait()
+        running = relay_between(one, other)
+        running.attach()
+        running.stop_moving()
+        running.stop_moving()
+        await running.move()
+        running.detach()
     await _settle()
     assert _tasks() == 0
 

@@ -353,7 +353,7 @@ def test_no_error_ends_a_server(recipe: Recipe, cancelled: bool) -> None:
             await bad.send_all(b"cancelled" if cancelled else b"raise")
             if cancelled:
                 await trio.testing.wait_all_tasks_blocked()
-                lifecycle_of(running.server.connections[1]).scope.cancel()
+                scope_of(running.server.connections[1]).cancel()
             assert await is_reset(bad)
             await good.send_all(b"x")
             assert await receive_all(good) == b"fine"
@@ -370,6 +370,13 @@ def test_no_error_ends_a_server(recipe: Recipe, cancelled: bool) -> None:
     assert is_the_same  # a plain bool: pytest would call repr() of the error
 
 
+def scope_of(conn: Connection) -> trio.CancelScope:
+    """The scope of a connection's task."""
+    scope = lifecycle_of(conn).scope
+    assert scope is not None
+    return scope
+
+
 @settings(deadline=None, max_examples=30)
 @given(st.sampled_from([KeyboardInterrupt(), SystemExit()]), nasty.errors(ValueError))
 def test_keyboard_interrupt_comes_through(end: BaseException, other: Recipe) -> None:
@@ -378,7 +385,7 @@ def test_keyboard_interrupt_comes_through(end: BaseException, other: Recipe) -> 
     error = nasty.make(BaseExceptionGroup, deeds, "lies", [other.make(), end])
 
     async def handler(conn: Connection) -> None:
-        lifecycle_of(conn).scope.cancel()
+        scope_of(conn).cancel()
         raise error
 
     async def main() -> None:

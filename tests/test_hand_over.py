@@ -4,14 +4,22 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, Self
 
 import pytest
 import trio
 import trio.testing
 
 from links import memory, sockets
-from support import is_reset, open_fds, receive_all, receive_exactly, serving
+from support import (
+    Running,
+    is_reset,
+    open_fds,
+    receive_all,
+    receive_exactly,
+    reset,
+    serving,
+)
 from trioserve import (
     Connection,
     Reason,
@@ -84,25 +92,100 @@ async def test_it_relays_both_ways_and_closes_both(
     assert open_fds() == before
 
 
-async def test_the_task_has_no_frame_of_the_handler(autojump_clock: object) -> None:
+async def _frames_of_its_task(running: Running) -> list[str]:
+    """The functions in which the task of the only connection waits."""
+    await trio.testing.wait_all_tasks_blocked()
+    (conn,) = running.server.connections
+    return [
+        frame.f_code.co_name
+        for task in _tasks()
+        if task.name.startswith(f"conn-{conn.id} ")
+        for frame, _ in task.iter_await_frames()
+    ]
+
+
+@pytest.mark.parametrize("is_wrapped", [False, True])
+async def test_between_sockets_it_goes_on_without_a_task(
+    is_wrapped: bool, autojump_clock: object
+) -> None:
     with sockets() as upstream:
+
+        async def handler(conn: Connection) -> Relay:
+            await trio.sleep(1)
+            return hand_over(conn, upstream.ours)
+
+        async def wrapper(conn: Connection) -> object:
+            return await handler(conn)
+
+        async with serving(wrapper if is_wrapped else handler) as running:
+            await running.connect()
+            assert "sleep" in await _frames_of_its_task(running)
+            await trio.sleep(1)
+            assert await _frames_of_its_task(running) == []
+            running.server.connections[0].abort()
+
+
+async def test_a_task_that_relays_has_no_frame_of_the_handler(
+    autojump_clock: object,
+) -> None:
+    with memory() as upstream:
 
         async def handler(conn: Connection) -> Relay:
             return hand_over(conn, upstream.ours)
 
         async with serving(handler) as running:
             await running.connect()
-            await trio.testing.wait_all_tasks_blocked()
-            (conn,) = running.server.connections
-            names = [
-                frame.f_code.co_name
-                for task in _tasks()
-                if task.name.startswith(f"conn-{conn.id} ")
-                for frame, _ in task.iter_await_frames()
-            ]
+            names = await _frames_of_its_task(running)
             assert names
             assert "handler" not in names
-            conn.abort()
+            running.server.connections[0].abort()
+
+
+class _Spawned(trio.abc.Instrument):
+    """The names of the tasks that are spawned in a block."""
+
+    def __init__(self) -> None:
+        self.names: list[str] = []
+
+    def task_spawned(self, task: trio.lowlevel.Task) -> None:
+        self.names.append(task.name)
+
+    def __enter__(self) -> Self:
+        trio.lowlevel.add_instrument(self)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        trio.lowlevel.remove_instrument(self)
+
+
+@pytest.mark.parametrize(
+    ("ends", "tasks"), [("fin", 0), ("rst", 0), ("target", 0), ("cut", 1)]
+)
+async def test_a_proxy_that_connects_at_once_needs_no_task(
+    ends: str, tasks: int
+) -> None:
+    """Not to begin, and not to end if nothing has to wait or is in the middle of it."""
+    listener = await trio.open_tcp_listeners(0, host="127.0.0.1")
+    async with listener[0] as target:
+        host, port = target.socket.getsockname()
+        async with serving(proxy(f"{host}:{port}")) as running:
+            with _Spawned() as spawned:
+                client = await running.connect()
+                async with await target.accept() as served:
+                    await client.send_all(b"hello")
+                    assert await receive_exactly(served, 5) == b"hello"
+                    if ends == "rst":
+                        reset(client)
+                    elif ends == "cut":
+                        await running.server.drain(within=0)
+                    elif ends == "target":
+                        reset(served)
+                        assert await is_reset(client)
+                    else:
+                        await client.send_eof()
+                        assert await receive_all(served) == b""
+                await running.closed(1)
+            assert len(spawned.names) == tasks
 
 
 def _tasks() -> list[trio.lowlevel.Task]:

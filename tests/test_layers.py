@@ -22,12 +22,12 @@ faults
 _serve _relay
 _serving _relay_engine _relay_tasks
 _accept_loops
-_socket_acceptor _stream_acceptor _relay_rules _engine_run
+_socket_acceptor _stream_acceptor _dispatch _relay_rules _engine_run
 _acceptor _ledger _relay_deadlines
 _connection _handshake _record _refusals _relay_options _relay_mirror _engine_pump
 _lifecycle _engine _dial
-_blame _closing _deadlines _idle _listeners _pump _race
-_admission _shared_socket _stream_transport _timers _collector _drain _connect
+_lifecycle_state _blame _closing _deadlines _listeners _pump _race
+_admission _idle _shared_socket _stream_transport _timers _collector _drain _connect
 _socket_transport _origins
 _socket_state _attachments
 _transport _layers _pipes _accept_errors _handlers _names

@@ -18,14 +18,16 @@ The modules, from the bottom up; each imports only from rows below its own:
                 _transport   _layers   _pipes   _accept_errors   _handlers   _names
                 _socket_state   _attachments
                 _socket_transport   _origins
-                _admission   _shared_socket   _stream_transport   _timers
+                _admission   _idle   _shared_socket   _stream_transport   _timers
                 _collector   _drain   _connect
-    mechanisms  _blame   _closing   _deadlines   _idle   _listeners   _pump   _race
+    mechanisms  _lifecycle_state   _blame   _closing   _deadlines   _listeners
+                _pump   _race
                 _lifecycle   _engine   _dial
     connections _connection   _handshake   _record   _refusals   _relay_options
                 _relay_mirror   _engine_pump
                 _acceptor   _ledger   _relay_deadlines
-                _socket_acceptor   _stream_acceptor   _relay_rules   _engine_run
+                _socket_acceptor   _stream_acceptor   _dispatch   _relay_rules
+                _engine_run
                 _accept_loops
     engines     _serving   _relay_engine   _relay_tasks
     public      _serve   _relay

@@ -34,21 +34,50 @@ class RelayHandle:
     __slots__ = ()
 
 
+class RelayOwner(Protocol):
+    """What a relay without a task belongs to."""
+
+    def on_relay_over(self) -> None:
+        """Called when the relay has ended and must be finished, but not in this call:
+        its caller may be in the middle of a close.
+        """
+
+
 class HandedOver(Protocol):
     """A relay that a handler hands over to the server.
 
-    The server calls these four methods in this order.
+    The server calls these methods in this order; after a :meth:`begin` that returns
+    True it waits for the owner's ``on_relay_over`` instead of :meth:`move`.
     """
+
+    async def prepare(self) -> None:
+        """Check that the streams can be relayed."""
 
     def attach(self) -> None:
         """Start the timers, and register the relay at the connection."""
+
+    def begin(self, owner: RelayOwner) -> bool:
+        """Begin to move bytes, without a task; False if it needs one to :meth:`move`.
+
+        Args:
+          owner: its ``on_relay_over`` is called once, after this has returned True.
+        """
+        ...
 
     def move(self) -> Coroutine[Any, Any, Any]:
         """Move bytes until the relay ends. Await the result at once."""
         ...
 
+    def finish_now(self) -> bool:
+        """Leave both sides open, or close them by FIN or RST, by how it ended.
+
+        Returns:
+          False if something of that has to wait; then :meth:`finish` does the rest.
+        """
+        ...
+
     async def finish(self) -> None:
-        """Leave both sides open, or close them by FIN or RST, by how it ended."""
+        """Do the rest, after :meth:`finish_now` has returned False."""
 
     def detach(self) -> None:
         """Clean up; called last, after any error, and if it was never attached."""

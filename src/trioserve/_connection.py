@@ -7,9 +7,9 @@ decides nothing.
 from __future__ import annotations
 
 import contextvars
-from collections.abc import Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from types import TracebackType
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import trio
 
@@ -21,6 +21,8 @@ from ._lifecycle import Lifecycle
 from ._options import Timeouts
 from ._reason import Phase, Reason
 from ._transport import CHUNK, FAILURES
+
+_T = TypeVar("_T")
 
 _MAX_NOTES: Final = 32
 
@@ -46,6 +48,17 @@ def current_connection() -> Connection:
 def set_current_connection(connection: Connection) -> None:
     """Set it for this task, and for the tasks that it starts."""
     _current.set(connection)
+
+
+def call_with_connection(
+    connection: Connection, function: Callable[[Connection], _T]
+) -> _T:
+    """``function(connection)``, for which it is the current connection."""
+    token = _current.set(connection)
+    try:
+        return function(connection)
+    finally:
+        _current.reset(token)
 
 
 def lifecycle_of(connection: Connection) -> Lifecycle:

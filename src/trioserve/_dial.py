@@ -89,6 +89,8 @@ class Dialer:
     async def dial(self, seconds: float) -> SocketTransport:
         """Connect within ``seconds``, name look-ups included.
 
+        Call :meth:`connect_now` before, unless the caller can wait in any case.
+
         Each target gets an equal share of the time that is left when its turn comes,
         so that a target that doesn't answer leaves time for the next ones.
 
@@ -102,14 +104,42 @@ class Dialer:
 
         If it is cancelled, it closes its sockets.
         """
-        await trio.lowlevel.checkpoint_if_cancelled()
-        now = trio.current_time()
-        transport = self._connect_at_once(now)
-        if transport is None:
-            transport = await self._try_targets(now + seconds)
+        transport = await self._try_targets(trio.current_time() + seconds)
         if self._callback_error is not None:
             transport.close()
             raise DialCancelledError
+        return transport
+
+    def connect_now(self) -> SocketTransport | None:
+        """Connect to the first target without waiting; None if that is not possible.
+
+        A target on this machine, given by its number, is connected when connect(2)
+        returns, although that returns EINPROGRESS. In all other cases :meth:`dial` goes
+        on with what this has begun.
+
+        Raises:
+          BaseException: the error of ``on_attempt``.
+        """
+        if not isinstance(self.target, TcpAddress):
+            return None
+        now = trio.current_time()
+        try:
+            info = numeric_addrinfo(self.target)
+            if info is None:
+                return None
+            connecting = begin_connect(info, self._origin, now)
+        except OSError:
+            return None  # dial() meets the same error and records it
+        if connecting.code:
+            self._connecting = connecting
+            return None
+        transport = SocketTransport(connecting.sock)
+        self._connected, self._seconds = info, transport.moved_at - now
+        if self._on_attempt is not None:
+            self._call_on_attempt(self.attempts[-1])
+            if self._callback_error is not None:
+                transport.close()
+                self.raise_callback_error()
         return transport
 
     def cancel(self) -> None:
@@ -126,30 +156,6 @@ class Dialer:
                 raise error
             finally:
                 del error  # its traceback refers to this frame: a cycle
-
-    def _connect_at_once(self, now: float) -> SocketTransport | None:
-        """Start to connect to the first target, if it is a number.
-
-        A target on this machine is connected when connect(2) returns, although that
-        returns EINPROGRESS; then this saves a scope and a wait.
-        """
-        if not isinstance(self.target, TcpAddress):
-            return None
-        try:
-            info = numeric_addrinfo(self.target)
-            if info is None:
-                return None
-            connecting = begin_connect(info, self._origin, now)
-        except OSError:
-            return None  # _try_targets() meets the same error and records it
-        if connecting.code:
-            self._connecting = connecting
-            return None
-        transport = SocketTransport(connecting.sock)
-        self._connected, self._seconds = info, transport.moved_at - now
-        if self._on_attempt is not None:
-            self._call_on_attempt(self.attempts[-1])
-        return transport
 
     async def _try_targets(self, deadline: float) -> SocketTransport:
         failed: OSError | None = None

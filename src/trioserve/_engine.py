@@ -16,8 +16,8 @@ from __future__ import annotations
 
 import contextlib
 import select
-from collections.abc import Generator
-from typing import Final, Protocol
+from collections.abc import Callable, Generator
+from typing import Any, Final, Protocol, TypeVar
 
 import trio
 
@@ -25,6 +25,8 @@ from ._complaints import Complaints
 from ._errors import must_propagate
 from ._pipes import Pipes
 from ._transport import CHUNK
+
+_T = TypeVar("_T")
 
 #: Whether this system has epoll, which the engine needs: Linux.
 SUPPORTED: Final = hasattr(select, "epoll")
@@ -96,6 +98,8 @@ class Engine:
         # A list indexed by descriptor: the system gives out the lowest free number.
         self._polled: list[Polled | None] = []
         self._users = 0
+        self._is_in_turn = False
+        self._after_turn: list[tuple[Callable[[Any], object], object]] = []
 
     @staticmethod
     def of_this_run() -> Engine:
@@ -166,7 +170,12 @@ class Engine:
                             raise
                         trouble.say(error)
                         await trio.sleep(_PAUSE)
-                    self._take_turn(epoll)
+                    self._is_in_turn = True
+                    try:
+                        self._take_turn(epoll)
+                    finally:
+                        self._is_in_turn = False
+                        self._end_turn()
             except BaseException as error:  # noqa: ASYNC103 - isolation
                 if must_propagate(error) is not None:
                     raise
@@ -201,6 +210,20 @@ class Engine:
                     if must_propagate(error) is not None:
                         raise
                     relay.on_failure(error)
+
+    def after_turn(self, callback: Callable[[_T], object], argument: _T) -> bool:
+        """Call ``callback(argument)`` at the end of the turn; False if none runs.
+
+        Then no pump and no relay is in the middle of something.
+        """
+        if self._is_in_turn:
+            self._after_turn.append((callback, argument))
+        return self._is_in_turn
+
+    def _end_turn(self) -> None:
+        while self._after_turn:
+            callback, argument = self._after_turn.pop()
+            callback(argument)
 
     # -- registering
 

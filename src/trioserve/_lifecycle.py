@@ -23,24 +23,20 @@ from __future__ import annotations
 
 import contextlib
 import math
-import time
-from collections.abc import Coroutine, Mapping
-from typing import Any, Final
+from typing import Final
 
 import trio
 
-from ._admission import Token
-from ._attachments import ActiveFaults, Dialer, HandedOver, RelaySide
+from ._attachments import HandedOver, RelaySide
 from ._blame import caused_by_client, comes_from_streams
 from ._closing import close_by_fin, linger
 from ._deadlines import can_move_now, next_deadline
 from ._errors import is_ours
 from ._idle import Idle
-from ._options import Timeouts
+from ._lifecycle_state import LifecycleState, RelayHost
 from ._reason import Phase, Reason, Side
 from ._results import CloseReason
-from ._tasks import whereabouts
-from ._timers import TimerEntry, Timers, next_look
+from ._timers import next_look
 from ._transport import FAILURES, Transport
 
 #: Timers that end a relay by FIN: no byte has come for a long time.
@@ -51,114 +47,12 @@ _BY_FIN: Final = (Reason.IDLE, Reason.FIRST_BYTE)
 _MIN_IDLE_AGE: Final = 1.0
 
 
-class Lifecycle:
-    """One accepted connection, as its server sees it.
+class Lifecycle(LifecycleState):
+    """One accepted connection, as its server sees it."""
 
-    Args:
-      token: its token of the connection limit; None if it has none yet.
-      peer_key: its peer in the count for ``Limits.max_per_peer``; None if that does
-        not apply.
-
-    Attributes:
-      phase: its phase, as in the report.
-      scope: around its handler; the server cancels it.
-      task: the task that runs its handler.
-      dialer, connected_at: the dialer of its target, and when that connected.
-      active_faults: the faults that are applied to it, if any.
-      handed_over: the relay that its handler has handed over to the server.
-      relay: the relay that it is a side of now.
-      upstream: the other side of the last relay; None for an echo.
-      close_reason: why it ends, as soon as that is known.
-      exception: the error that ends it, if it is one.
-      result: the return value of its handler.
-      notes: the fields that its handler has noted.
-      goodbye: bytes that are sent before the FIN of a timer or a drain.
-    """
-
-    __slots__ = (
-        "_drained", "_eof_first", "_idle", "_is_moving", "_is_quiet", "_lingers",
-        "_relay_closed", "_sends_fin", "_upstream_discarded", "accepted_at",
-        "active_faults", "close_reason", "connected_at", "dialer", "draining",
-        "exception", "goodbye", "handed_over", "id", "listener", "local", "notes",
-        "peer", "peer_key", "phase", "queued", "relay", "result", "scope", "task",
-        "timeouts", "timer_entry", "timers", "token", "transport", "upstream",
-        "wall_clock",
-    )  # fmt: skip
-
-    def __init__(
-        self,
-        transport: Transport,
-        *,
-        token: Token | None,
-        id: int,
-        peer: str,
-        peer_key: str | None,
-        local: str,
-        listener: str,
-        timeouts: Timeouts,
-        timers: Timers,
-        draining: trio.Event,
-    ) -> None:
-        self.id = id
-        self.peer = peer
-        self.peer_key = peer_key
-        self.local = local
-        self.listener = listener
-        self.draining = draining
-        self.transport = transport
-        self.token = token
-        self.timeouts = timeouts
-        self.timers = timers
-        self.accepted_at = transport.moved_at  # the transport is new: this is now
-        self.queued: float | None = None
-        self.connected_at: float | None = None
-        self.dialer: Dialer | None = None
-        self.active_faults: ActiveFaults | None = None
-        self.phase = Phase.QUEUE
-        self.scope = trio.CancelScope()
-        self.task: trio.lowlevel.Task | None = None
-        self.handed_over: HandedOver | None = None
-        self.relay: RelaySide | None = None
-        self.close_reason: CloseReason | None = None
-        self.result: object = None
-        self.notes: Mapping[str, object] | None = None
-        self.goodbye = b""
-        self.wall_clock = time.time()
-        self._idle: Idle | None = None
-        self.upstream: Transport | None = None
-        self._upstream_discarded = 0
-        self._relay_closed: CloseReason | None = None
-        self.exception: BaseException | None = None
-        self._drained = False
-        self._sends_fin = False
-        self._eof_first = False
-        self._lingers = False
-        self._is_moving = False
-        self.timer_entry: TimerEntry | None = None
-        self._is_quiet = False
-        transport.on_wait = self._on_wait
+    __slots__ = ()
 
     # -- for the server and the handler
-
-    def start_serving(self, token: Token) -> None:
-        """Give it the token that it has waited for since it was accepted."""
-        self.token = token
-        self.queued = trio.current_time() - self.accepted_at
-
-    def close_as(
-        self,
-        reason: Reason,
-        *,
-        waited_for: Side | None = None,
-        limit: float | None = None,
-        error: str | None = None,
-        exception: BaseException | None = None,
-    ) -> None:
-        """Keep why it ends. The first reason wins."""
-        if self.close_reason is None:
-            self.close_reason = CloseReason(reason, waited_for, limit, error)
-        if self.exception is None:
-            self.exception = exception
 
     def stop(
         self,
@@ -181,6 +75,8 @@ class Lifecycle:
             by_fin = self.transport.closes_at_once
         self.close_as(reason, waited_for=waited_for, limit=limit, error=error)
         self._sends_fin = by_fin
+        if self.scope is None:
+            self.scope = trio.CancelScope()  # for the task that it may need at the end
         self.scope.cancel(reason=str(reason))
         self.close_now()
 
@@ -210,24 +106,6 @@ class Lifecycle:
 
     # -- the end of its handler
 
-    def hand_over(self, relay: HandedOver) -> None:
-        """Let the server run a relay when the handler has returned.
-
-        Raises:
-          trio.BusyResourceError: one is handed over already.
-        """
-        self.check_not_handed_over()
-        self.handed_over = relay
-
-    def check_not_handed_over(self) -> None:
-        """Check that no relay is handed over.
-
-        Raises:
-          trio.BusyResourceError: one is.
-        """
-        if self.handed_over is not None:
-            raise trio.BusyResourceError("a relay is handed over already")
-
     def take_back(self, relay: HandedOver) -> None:
         """Undo :meth:`hand_over`: the caller runs the relay.
 
@@ -238,40 +116,79 @@ class Lifecycle:
             raise RuntimeError("a relay can be awaited once, by its handler")
         self.handed_over = None
 
-    def move(self) -> Coroutine[Any, Any, Any]:
-        """Start the relay that was handed over, and wait for its end.
-
-        Await the result at once; :meth:`finish` is the next step.
-        """
-        # Not an async function: that saves a coroutine per waiting connection.
+    def attach_relay(self) -> None:
+        """Attach the relay that was handed over; from now on the server runs it."""
         assert self.handed_over is not None
         self._is_moving = True
         self.handed_over.attach()
-        return self.handed_over.move()
+
+    def leave_to_engine(self, host: RelayHost) -> bool:
+        """Let the relay that is attached move without a task; False if it needs one.
+
+        Args:
+          host: told when the relay is over.
+        """
+        assert self.handed_over is not None
+        self.relay_host = host
+        if not self.handed_over.begin(self):
+            return False
+        self.task = self.scope = None
+        return True
+
+    def on_relay_over(self) -> None:
+        assert self.relay_host is not None
+        self.relay_host.relay_over(self.id)
+
+    def finish_now(self) -> bool:
+        """Do all of :meth:`finish`; False if something of it has to wait."""
+        if self.handed_over is not None:
+            if not self.handed_over.finish_now():
+                return False
+            self._detach()
+        return self._close_at_once()
 
     async def finish(self) -> None:
         """Close after the handler has returned, by the table at the top."""
         if self.handed_over is not None:
-            await self.handed_over.finish()
+            if not self.handed_over.finish_now():
+                await self.handed_over.finish()
             self._detach()
         await trio.lowlevel.checkpoint_if_cancelled()
-        transport, relay_closed = self.transport, self._relay_closed
-        if transport.closed:
+        if self._close_at_once():
             return
-        if relay_closed is None or relay_closed.reason.outcome == "ok":
-            self.phase = Phase.CLOSING
+        transport = self.transport
         if self._drained and self.goodbye:
             with contextlib.suppress(*FAILURES):
                 await transport.send(self.goodbye)
-        if transport.eof and transport.closes_at_once:
-            self._eof_first = True
-            transport.close()
-        elif relay_closed is not None and relay_closed.reason in _BY_FIN:
-            # The client has been silent for the whole timeout: don't linger.
+            self.goodbye = b""
+            if self._close_at_once():
+                return
+        if self._ends_by_fin():
             close_by_fin(transport)
             await transport.wait_closed()
         else:
             await self.close_gracefully()
+
+    def _close_at_once(self) -> bool:
+        """Close, if that does not have to wait."""
+        transport, relay_closed = self.transport, self._relay_closed
+        if transport.closed:
+            return True
+        if relay_closed is None or relay_closed.reason.outcome == "ok":
+            self.phase = Phase.CLOSING
+        if not transport.closes_at_once or (self._drained and self.goodbye):
+            return False
+        if transport.eof:
+            self._eof_first = True
+            transport.close()
+        elif self._ends_by_fin():
+            close_by_fin(transport)
+        return transport.closed
+
+    def _ends_by_fin(self) -> bool:
+        # The client has been silent for the whole timeout: don't linger.
+        closed = self._relay_closed
+        return closed is not None and closed.reason in _BY_FIN
 
     def handler_over(
         self, error: BaseException | None, stream: object, *, cancelled: bool
@@ -414,29 +331,3 @@ class Lifecycle:
         self._upstream_discarded += upstream_discarded
         if closed is not None:
             self._relay_closed = closed
-
-    # -- for the report
-
-    @property
-    def discarded(self) -> int:
-        """Bytes received that neither the handler nor the target got."""
-        of_relay = self.relay.discarded()[0] if self.relay is not None else 0
-        return self.transport.discarded + of_relay
-
-    @property
-    def upstream_discarded(self) -> int:
-        """Bytes received from the target that the client did not get."""
-        of_relay = self.relay.discarded()[1] if self.relay is not None else 0
-        return self._upstream_discarded + of_relay
-
-    def stands_at(self) -> str:
-        """The connection, and the lines of code at which its tasks wait."""
-        where = "; ".join(whereabouts(self.task)) or "nothing that runs"
-        return f"conn-{self.id} {self.peer} in {where}"
-
-    def release(self) -> None:
-        """Break reference cycles, so that it is freed without a garbage collection.
-
-        The frames in an exception's traceback refer to the connection.
-        """
-        self.task = self.transport.on_wait = self.exception = self.result = None

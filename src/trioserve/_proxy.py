@@ -12,6 +12,7 @@ from ._arguments import check_sync, check_type
 from ._connect import is_local_shortage
 from ._connection import Connection, lifecycle_of
 from ._dial import DialCancelledError, Dialer, OnAttempt
+from ._dispatch import PromptHandler
 from ._errors import isolated
 from ._lifecycle import Lifecycle
 from ._options import Timeouts
@@ -92,7 +93,7 @@ def proxy(
     return _Proxy(targets, timeouts, parsed, seed, on_attempt)
 
 
-class _Proxy:
+class _Proxy(PromptHandler):
     """The handler; see :func:`proxy`."""
 
     def __init__(
@@ -114,11 +115,13 @@ class _Proxy:
 
     async def __call__(self, conn: Connection) -> Relay:
         check_type("conn", conn, Connection, "a Connection")
+        await trio.lowlevel.checkpoint_if_cancelled()
+        return self.begin(conn) or await self.go_on(conn)
+
+    def begin(self, conn: Connection) -> Relay | None:
         life = lifecycle_of(conn)
         life.check_not_handed_over()
         life.transport.check_open()
-        timeouts = self._timeouts or life.timeouts
-        active = None
         if self._faults:
             active = ActiveFaults(self._faults, self._seed, life.id)
             life.active_faults = active
@@ -137,15 +140,30 @@ class _Proxy:
             # The client is gone: don't dial. Proxies that lead to each other would
             # pass on a reset without end.
             return _refuse(life, Reason.CLIENT_RESET, life.transport.error)
-        upstream = await _dial(life, dialer, timeouts.connect)
+        upstream = dialer.connect_now()
+        return None if upstream is None else self._relay_to(upstream, life)
+
+    async def go_on(self, conn: Connection) -> Relay:
+        life = lifecycle_of(conn)
+        assert isinstance(life.dialer, Dialer)
+        upstream = await _dial(life, life.dialer, self._timeouts_for(life).connect)
         if upstream is None:
             life.transport.abort()
             return no_relay(life)
+        return self._relay_to(upstream, life)
+
+    def _relay_to(self, upstream: Transport, life: Lifecycle) -> Relay:
         life.phase = Phase.DATA
         life.connected_at = upstream.moved_at  # the transport is new: this is now
-        if active is not None:
-            return Relay(FaultyRelay(active, life, upstream, timeouts), life)
+        timeouts = self._timeouts_for(life)
+        if self._faults:
+            assert isinstance(life.active_faults, ActiveFaults)
+            faulty = FaultyRelay(life.active_faults, life, upstream, timeouts)
+            return Relay(faulty, life)
         return relay_to_target(life, upstream, timeouts)
+
+    def _timeouts_for(self, life: Lifecycle) -> Timeouts:
+        return self._timeouts or life.timeouts
 
 
 def _refuse(

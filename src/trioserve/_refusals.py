@@ -80,9 +80,8 @@ class Refusals:
         return True
 
     async def _linger_and_finalize(self, life: Lifecycle) -> None:
-        life.scope.shield = True
         try:
-            with life.scope:
+            with life.begin_task(shield=True):
                 await self._linger(life)
             life.transport.close()
         finally:

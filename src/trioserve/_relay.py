@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import trio
 
 from ._arguments import check_method, check_seconds, check_type
-from ._attachments import HandedOver, RelayHandle
+from ._attachments import HandedOver, RelayHandle, RelayOwner
 from ._connection import Connection, lifecycle_of
 from ._describe import describe
 from ._engine import SUPPORTED as HAS_ENGINE
@@ -69,14 +69,23 @@ class _EndedRelay:
         await trio.lowlevel.checkpoint()
         return self._result
 
+    async def prepare(self) -> None:
+        """Do nothing: the client is closed."""
+
     def attach(self) -> None:
         """Do nothing: there are no timers."""
+
+    def begin(self, owner: RelayOwner) -> bool:
+        return False
 
     def move(self) -> Coroutine[Any, Any, Any]:
         return trio.lowlevel.checkpoint()  # noqa: ASYNC105
 
+    def finish_now(self) -> bool:
+        return True  # there is no upstream, and the client is closed
+
     async def finish(self) -> None:
-        """Do nothing: there is no upstream, and the client is closed."""
+        """Not called."""
 
     def detach(self) -> None:
         """Do nothing: there is nothing to clean up."""
@@ -287,17 +296,28 @@ class _StreamRelay:
 
     # -- run by the server
 
-    def attach(self) -> None:
-        """Do nothing: :meth:`move` checks the streams and then starts the timers."""
-
-    async def move(self) -> None:
+    async def prepare(self) -> None:
         self._running = await self._begin()
-        self._running.attach()
-        await self._running.move()
+
+    def attach(self) -> None:
+        self._prepared.attach()
+
+    def begin(self, owner: RelayOwner) -> bool:
+        return self._prepared.begin(owner)
+
+    def move(self) -> Coroutine[Any, Any, Any]:
+        return self._prepared.move()
+
+    def finish_now(self) -> bool:
+        return self._prepared.finish_now()
 
     async def finish(self) -> None:
+        await self._prepared.finish()
+
+    @property
+    def _prepared(self) -> RelayRules:
         assert self._running is not None
-        await self._running.finish()
+        return self._running
 
     def detach(self) -> None:
         if self._running is not None:

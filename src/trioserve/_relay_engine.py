@@ -1,6 +1,7 @@
-"""Relay by the engine: between two sockets, without a task for each direction.
+"""Relay by the engine: between two sockets, without a task.
 
-The engine moves bytes and calls back; the rules decide when the relay ends.
+The engine moves bytes and calls back; the rules decide when the relay ends. What the
+relay belongs to is told then: a connection of the server, or a task that waits.
 """
 
 from __future__ import annotations
@@ -10,9 +11,10 @@ from typing import Any
 
 import trio
 
+from ._attachments import RelayOwner
 from ._engine import Engine
 from ._engine_pump import EnginePump
-from ._engine_run import EngineRun
+from ._engine_run import start_pumps, stop_pumps
 from ._errors import is_closed
 from ._pump import will_find_end
 from ._reason import Reason
@@ -22,13 +24,13 @@ from ._transport import PollableTransport
 
 
 class EngineRelay(RelayRules):
-    """A relay between two sockets: the engine runs its pumps, a task waits.
+    """A relay between two sockets, whose pumps the engine runs.
 
     Args:
       first: bytes that go to ``b`` before any other.
     """
 
-    __slots__ = ("_run",)
+    __slots__ = ("_engine", "_is_over", "_owner")
 
     pumps: Sequence[EnginePump]
 
@@ -42,17 +44,53 @@ class EngineRelay(RelayRules):
         there = EnginePump(a, b, first)
         pumps = (there,) if a is b else (there, EnginePump(b, a))
         super().__init__(pumps, options)
-        self._run = EngineRun()
+        #: The engine, while it runs the pumps.
+        self._engine: Engine | None = None
+        self._owner: RelayOwner | None = None
+        self._is_over = False
+
+    def begin(self, owner: RelayOwner) -> bool:
+        self._start_moving()
+        if self._is_over:
+            return False
+        self._owner = owner
+        return True
 
     def move(self) -> Coroutine[Any, Any, Any]:
-        try:
-            self._run.start(Engine.of_this_run(), self, self.pumps)
-        except OSError as error:
-            self.on_failure(error)
-        return self._run.wait()
+        # Not an async function: that saves a coroutine of 200 bytes per connection.
+        if self._is_over or not self.begin(_Waiting()):  # over, if begin() has failed
+            return trio.lowlevel.checkpoint()  # noqa: ASYNC105
+        return trio.lowlevel.wait_task_rescheduled(self._abort_wait)  # noqa: ASYNC105
+
+    def _abort_wait(self, _: object) -> trio.lowlevel.Abort:
+        """Called by Trio when the task that waits in :meth:`move` is cancelled."""
+        self._owner = None
+        self._stop_pumps()
+        return trio.lowlevel.Abort.SUCCEEDED
 
     def stop_moving(self) -> None:
-        self._run.stop()
+        self._stop_pumps()
+        self._call_owner()
+
+    def _call_owner(self) -> None:
+        """Tell the owner that the relay is to be finished; idempotent."""
+        self._is_over = True
+        owner, self._owner = self._owner, None
+        if owner is not None:
+            owner.on_relay_over()
+
+    def _start_moving(self) -> None:
+        self._engine = engine = Engine.of_this_run()
+        try:
+            start_pumps(engine, self, self.pumps)
+        except BaseException as error:  # noqa: ASYNC103 - finish() raises it
+            self._engine = None
+            self.on_failure(error)
+
+    def _stop_pumps(self) -> None:
+        engine, self._engine = self._engine, None
+        if engine is not None:
+            stop_pumps(engine, self.pumps)
 
     # -- callbacks of the pumps
 
@@ -68,13 +106,13 @@ class EngineRelay(RelayRules):
         if sink.error is not None and not will_find_end(self.pumps, sink):
             self.on_error(sink)
         elif over:
-            self._run.stop()
+            self.stop_moving()
         else:
             self.watch_from(self.half_closed_at)
 
     def on_error(self, transport: PollableTransport) -> None:
         if self.mark_lost(transport):
-            self._run.wake()
+            self._call_owner()  # bytes go on moving
 
     def on_closed(self) -> None:
         self.end(
@@ -106,3 +144,15 @@ class EngineRelay(RelayRules):
             or timeouts.half_closed <= 1
             or self.options.drain_idle <= 1
         )
+
+
+class _Waiting:
+    """The task that waits for a relay."""
+
+    __slots__ = ("_task",)
+
+    def __init__(self) -> None:
+        self._task = trio.lowlevel.current_task()
+
+    def on_relay_over(self) -> None:
+        trio.lowlevel.reschedule(self._task)

@@ -21,6 +21,7 @@ from typing import Any, Final
 
 import trio
 
+from ._attachments import RelayOwner
 from ._describe import describe
 from ._errors import is_ours
 from ._pump import Pump, hold_bytes
@@ -53,8 +54,8 @@ _BY_FIN: Final = (Reason.IDLE, Reason.FIRST_BYTE, Reason.DRAINED)
 class RelayRules(abc.ABC):
     """A relay: its pumps, its timers, and why it ended.
 
-    :meth:`run` does all of it. The server calls the four steps of :meth:`run` itself,
-    which saves a coroutine per connection.
+    :meth:`run` does all of it in a task. The server calls the steps itself, and needs
+    no task for a relay that can :meth:`begin` without one.
 
     Args:
       pumps: from ``a`` to ``b`` and, unless they are the same, back.
@@ -109,10 +110,14 @@ class RelayRules(abc.ABC):
         try:
             self.attach()
             await self.move()
-            await self.finish()
+            if not self.finish_now():
+                await self.finish()
         finally:
             self.detach()
         return _result(self.pumps, self._how_it_ended())
+
+    async def prepare(self) -> None:
+        """Do nothing: a transport can be relayed, or :meth:`begin` finds out."""
 
     def attach(self) -> None:
         """Start the timers, and register the relay at its connections.
@@ -156,28 +161,60 @@ class RelayRules(abc.ABC):
         if options.server is not None:
             options.server.relay_over(mirrored(closed) if closed is not None else None)
 
+    def begin(self, owner: RelayOwner) -> bool:
+        """Begin without a task, and call ``owner`` at the end; False if it needs one."""
+        return False
+
     @abc.abstractmethod
     def move(self) -> Coroutine[Any, Any, Any]:
         """Move bytes until all pumps are done, or until :meth:`stop_moving`."""
 
+    def finish_now(self) -> bool:
+        """Leave both sides open, or close them by FIN or RST, by how it ended.
+
+        Returns:
+          False if something of that has to wait; then :meth:`finish` does the rest.
+        """
+        if self._failure is not None or not self._lose_now():
+            return False
+        if self.close_reason is not None and not self.close_sides_now():
+            return False
+        self._has_finished = True
+        return True
+
     async def finish(self) -> None:
-        """Leave both sides open, or close them by FIN or RST, by how it ended."""
+        """Do the rest, after :meth:`finish_now` has returned False."""
         if self._lost is not None:
             await self.lose(self._lost)
-        if self._failure is not None:
-            raise self._failure
+        failure, self._failure = self._failure, None
+        if failure is not None:
+            try:
+                raise failure
+            finally:
+                del failure  # its traceback refers to this frame: a cycle
         if self.close_reason is not None:
-            await self.close_sides(self.close_reason.reason)
+            await self.close_sides()
         self._has_finished = True
 
-    async def close_sides(self, reason: Reason) -> None:
-        """Send EOF to both sides, or reset them, as ``reason`` asks for."""
-        if reason in _BY_FIN and not hold_bytes(self.pumps):
+    def close_sides_now(self) -> bool:
+        """Do all of :meth:`close_sides`; False if something of it has to wait."""
+        if self._ends_by_fin() or not (self.a.closes_at_once and self.b.closes_at_once):
+            return False
+        self._abort()
+        return True
+
+    async def close_sides(self) -> None:
+        """Send EOF to both sides, or reset them, as the reason asks for."""
+        if self._ends_by_fin():
             await send_eof_to_both(self.a, self.b)
         else:
             self._abort()
             await self.a.wait_closed()
             await self.b.wait_closed()
+
+    def _ends_by_fin(self) -> bool:
+        assert self.close_reason is not None
+        return self.close_reason.reason in _BY_FIN and not hold_bytes(self.pumps)
 
     @abc.abstractmethod
     def stop_moving(self) -> None:
@@ -216,16 +253,27 @@ class RelayRules(abc.ABC):
         self.close_as(reason, error=transport.error)
         return reason
 
+    def _lose_now(self) -> bool:
+        """Do all of :meth:`lose`, if a side is lost; False if that has to wait."""
+        lost = self._lost
+        if lost is not None:
+            other = self._other(lost)
+            if other.error is None and other.unsent():
+                return False
+            self.end(self._keep_loss(lost))
+        return True
+
     async def lose(self, transport: Transport) -> None:
         """End the relay, because ``transport`` is broken.
 
         The bytes before are delivered to the other side before it is reset.
         """
         reason = self._keep_loss(transport)
-        other = self.b if transport is self.a else self.a
-        if other is not transport:
-            await other.wait_acknowledged(FLUSH)
+        await self._other(transport).wait_acknowledged(FLUSH)
         self.end(reason)
+
+    def _other(self, transport: Transport) -> Transport:
+        return self.b if transport is self.a else self.a
 
     def end(
         self,

@@ -26,14 +26,14 @@ import trio
 from ._accept_loops import AcceptLoops
 from ._acceptor import Acceptor
 from ._admission import Admission, Token
-from ._attachments import RelayHandle
 from ._collector import Collector, Reports
-from ._connection import Connection, lifecycle_of, set_current_connection
+from ._connection import Connection, lifecycle_of
 from ._describe import escape
+from ._dispatch import Dispatcher
 from ._drain import Drain
 from ._engine import engine_acquired
-from ._errors import PROGRAM_ENDS, inner_group, is_a, only, without
-from ._handlers import Handlers, Spawns, awaitable, check_not_async
+from ._errors import inner_group
+from ._handlers import Handlers, Spawns
 from ._handshake import Layer, pass_layers
 from ._layers import Layers
 from ._ledger import Ledger
@@ -80,8 +80,9 @@ class Serving:
         self._serving = trio.CancelScope()
         self._handlers = Handlers(handler_nursery, self._serving)
         self._refusals = Refusals(self._handlers.start_ours, self._finalize)
-        self._handler: Callable[[Any], Awaitable[object]] | None = None
-        self._on_start: Callable[[Connection], object] | None = None
+        self._dispatcher = Dispatcher(
+            self._handlers, self.ledger, self._serving, self._passes, self._finalize
+        )
         self._timers = Timers()
         self._fd_may_be_free = trio.lowlevel.ParkingLot()
         self._accept_over = False
@@ -166,14 +167,7 @@ class Serving:
         return connection
 
     def start(self, connection: Connection, layers: tuple[Layer, ...]) -> None:
-        name = f"conn-{connection.id} {lifecycle_of(connection).peer}"
-        try:
-            self._handlers.start(self._run, connection, layers, name=name)
-        except BaseException:
-            # The caller's nursery is closed.
-            lifecycle_of(connection).close_as(Reason.CANCELLED)
-            self._finalize(connection.id)
-            raise
+        self._dispatcher.start(connection, layers)
 
     def refuse(self, connection: Connection, reason: Reason) -> None:
         life = lifecycle_of(connection)
@@ -203,69 +197,6 @@ class Serving:
         return self.drain.reason is not None or acceptor.is_closing
 
     # -- one connection
-
-    async def _run(self, connection: Connection, layers: tuple[Layer, ...]) -> None:
-        """The task of one connection."""
-        assert self._handler is not None
-        life, lent = lifecycle_of(connection), self._handlers.is_lent
-        # Shielded in the server's own nursery: a handler can cancel the nursery that
-        # it runs in, which all connections share. See Handlers.hold().
-        life.scope.shield = not lent
-        life.task = trio.lowlevel.current_task()
-        set_current_connection(connection)
-        raised: BaseException | None = None
-        rest: BaseException | None = None
-        try:
-            life.watch()
-            with life.scope:
-                try:
-                    if not layers or await self._passes(life, layers):
-                        life.phase = Phase.DATA
-                        if self._on_start is not None:
-                            check_not_async(self._on_start(connection))
-                        # Without a name for the coroutine: it would be kept for as
-                        # long as a relay that is handed over.
-                        returned = await awaitable(
-                            self._handler, self._handler(connection)
-                        )
-                        if not isinstance(returned, RelayHandle):
-                            life.result = returned
-                        if life.handed_over is not None:
-                            await life.move()
-                        await life.finish()
-                except BaseException as error:  # noqa: ASYNC103 - isolation
-                    raised = error
-                    # Trio reads __class__ and __cause__ of what a task raises, and
-                    # an error's class may be written to lie. So raise only errors
-                    # of known types.
-                    kinds: tuple[type[BaseException], ...] = (
-                        *PROGRAM_ENDS,
-                        trio.Cancelled,
-                    )
-                    if is_a(error, kinds):
-                        raise
-                    if (rest := only(error, kinds)) is not None:
-                        raise rest from None  # noqa: ASYNC104 - the rest is isolated
-            if raised is not None and life.scope.cancelled_caught:
-                raised = without(raised, trio.Cancelled)
-            cancelled = raised is not None and self._handlers.are_cancelled()
-            life.handler_over(raised, connection, cancelled=cancelled)
-        except BaseException as passed:  # noqa: ASYNC103 - isolation
-            # A Cancelled without a cancelled scope above is a handler's bug. If it
-            # escaped, it would cancel the whole nursery silently.
-            cancelled = self._handlers.are_cancelled()
-            life.handler_over(raised, connection, cancelled=cancelled)
-            if not lent and only(passed, PROGRAM_ENDS) is not None:
-                self._serving.cancel(reason="a handler ends the program")
-            kinds = (*PROGRAM_ENDS, trio.Cancelled) if cancelled else PROGRAM_ENDS
-            if is_a(passed, kinds):
-                raise
-            if (rest := only(passed, kinds)) is not None:
-                raise rest from None  # noqa: ASYNC104 - the rest is isolated
-        finally:
-            raised = rest = None  # their tracebacks refer to this frame: a cycle
-            self._finalize(life.id)
-            await life.transport.wait_closed()  # noqa: ASYNC102 - shielded
 
     async def _passes(self, life: Lifecycle, layers: tuple[Layer, ...]) -> bool:
         """Run the layers; False if they refused the connection or took too long."""
@@ -316,8 +247,7 @@ class Serving:
         started: Callable[[], None],
     ) -> DrainSummary:
         """Serve until drained or cancelled; see ``serve``."""
-        self._handler = handler
-        self._on_start = on_start
+        self._dispatcher.use(handler, on_start)
         try:
             with engine_acquired():
                 async with trio.open_nursery() as helpers:
@@ -341,7 +271,9 @@ class Serving:
                         self._cancelled(cut=not self._handlers.is_lent)
                         raise
                     finally:
-                        self._handlers.stop_starting()
+                        if self._handlers.is_lent:
+                            # Connections there may outlive this server.
+                            self._handlers.stop_starting()
         except BaseExceptionGroup as group:
             # Errors come in one group, as from Trio's serve_listeners, although
             # there are two nested nurseries here.
@@ -434,6 +366,7 @@ class Serving:
         """Let the collector and the timers end after the last report."""
         if self._accept_over and not self.ledger.open:
             self._all_closed.set()
+            self._handlers.stop_starting()
             self._timers_scope.cancel(reason="the server has ended")
             self.reports.end(self.timeouts.cleanup)
 

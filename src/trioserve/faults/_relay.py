@@ -210,9 +210,12 @@ class FaultyRelay(TaskRelay):
             await pump.sink.wait_acknowledged(FLUSH)
         self.stop_moving()
 
-    async def close_sides(self, reason: Reason) -> None:
+    def close_sides_now(self) -> bool:
+        return not self._by_fin and super().close_sides_now()
+
+    async def close_sides(self) -> None:
         if not self._by_fin:
-            await super().close_sides(reason)
+            await super().close_sides()
             return
         await send_eof_to_both(self.a, self.b)
         # A close with unread bytes would be a reset.
