@@ -926,8 +926,8 @@ MUTATIONS: Sequence[Mutation] = (
         law=15,
         breaks="a shortage of this machine is blamed on the client",
         file="_lifecycle.py",
-        old="Reason.RESOURCE if is_ours(transport.error) else",
-        new="Reason.RESOURCE if False else",
+        old="is_shortage = is_ours(self.transport.error)",
+        new="is_shortage = False",
         tests=(
             "test_errnos.py",
             "test_a_connection_that_can_not_be_waited_for_ends_alone",

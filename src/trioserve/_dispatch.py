@@ -4,12 +4,13 @@ A connection has a task while something of it has to wait: a layer, its handler,
 of streams that are not sockets, a close that lingers. A relay between two sockets goes
 on without one, because the engine moves its bytes and the timers watch it. When that
 relay is over, it is finished at the end of the engine's turn, or in a task if that has
-to wait. This module does not know how a connection is accepted, or what its report says.
+to wait. This module does not know how a connection is accepted, or what is reported.
 """
 
 from __future__ import annotations
 
 import abc
+import math
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -72,6 +73,7 @@ class Dispatcher:
         self._handler: Callable[[Any], Awaitable[object]] | None = None
         self._on_start: Callable[[Connection], object] | None = None
         self._prompt: PromptHandler | None = None
+        self._engine: Engine | None = None
 
     def use(
         self,
@@ -81,6 +83,7 @@ class Dispatcher:
         """Serve by ``handler``; call ``on_start`` before it."""
         self._handler = handler
         self._on_start = on_start
+        self._engine = Engine.of_this_run()
         # In the caller's nursery each connection has a task, which that nursery can
         # cancel. on_start is called in a task, like the handler.
         if isinstance(handler, PromptHandler) and not (
@@ -96,7 +99,8 @@ class Dispatcher:
           RuntimeError: the caller's nursery is closed.
         """
         life = lifecycle_of(connection)
-        life.watch()
+        if life.timeouts.lifetime < math.inf:
+            life.watch()  # the only timer that runs before it waits
         if self._prompt is None or layers:
             self._start_task(connection, self._handle, layers)
             return
@@ -114,7 +118,8 @@ class Dispatcher:
 
     def relay_over(self, number: int) -> None:
         # Not now: the caller is in the middle of a close, a timer or an event.
-        if not Engine.of_this_run().after_turn(self._finish_relay, number):
+        assert self._engine is not None
+        if not self._engine.after_turn(self._finish_relay, number):
             self._start_task(self._ledger.open[number], self._finish)
 
     def _finish_relay(self, number: int) -> None:

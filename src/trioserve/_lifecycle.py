@@ -37,7 +37,7 @@ from ._lifecycle_state import LifecycleState, RelayHost
 from ._reason import Phase, Reason, Side
 from ._results import CloseReason
 from ._timers import next_look
-from ._transport import FAILURES, Transport
+from ._transport import FAILURES
 
 #: Timers that end a relay by FIN: no byte has come for a long time.
 _BY_FIN: Final = (Reason.IDLE, Reason.FIRST_BYTE)
@@ -207,15 +207,14 @@ class Lifecycle(LifecycleState):
         )
         if self.close_reason is not None and of_streams:
             return
-        broken = Reason.RESOURCE if is_ours(transport.error) else Reason.CLIENT_RESET
         if error is None and self._drained:
             self.close_as(Reason.DRAINED)
         elif self._relay_closed is not None and of_streams:
             self.close_reason = self._relay_closed
         elif transport.error is not None and of_streams:
-            self.close_as(broken, exception=transport.error)
+            self.close_as(self._broken(), exception=transport.error)
         elif error is not None and caused_by_client(error, stream, transport):
-            self.close_as(broken, exception=error)
+            self.close_as(self._broken(), exception=error)
         elif cancelled:
             self.close_as(Reason.CANCELLED)
         elif error is not None:
@@ -224,6 +223,10 @@ class Lifecycle(LifecycleState):
             self.close_as(Reason.CLIENT_CLOSED)
         else:
             self.close_as(Reason.SERVER_CLOSED)
+
+    def _broken(self) -> Reason:
+        is_shortage = is_ours(self.transport.error)
+        return Reason.RESOURCE if is_shortage else Reason.CLIENT_RESET
 
     def _detach(self) -> None:
         relay, self.handed_over = self.handed_over, None

@@ -110,7 +110,7 @@ class _Proxy(PromptHandler):
         self._mark = object()
         self._first = (self._mark,)
         self._timeouts = timeouts
-        self._faults = faults
+        self._faults = faults or None  # asked once: that takes 3 us
         self._seed = seed
 
     async def __call__(self, conn: Connection) -> Relay:
@@ -122,7 +122,7 @@ class _Proxy(PromptHandler):
         life = lifecycle_of(conn)
         life.check_not_handed_over()
         life.transport.check_open()
-        if self._faults:
+        if self._faults is not None:
             active = ActiveFaults(self._faults, self._seed, life.id)
             life.active_faults = active
             if active.refuse:
@@ -156,7 +156,7 @@ class _Proxy(PromptHandler):
         life.phase = Phase.DATA
         life.connected_at = upstream.moved_at  # the transport is new: this is now
         timeouts = self._timeouts_for(life)
-        if self._faults:
+        if self._faults is not None:
             assert isinstance(life.active_faults, ActiveFaults)
             faulty = FaultyRelay(life.active_faults, life, upstream, timeouts)
             return Relay(faulty, life)

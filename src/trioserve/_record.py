@@ -9,7 +9,7 @@ import trio
 
 from ._describe import describe
 from ._lifecycle import Lifecycle
-from ._report import ConnectionReport, UnfinishedReport, Upstream
+from ._report import ConnectionReport, Upstream, finished_report, unfinished_report
 
 
 def report_of(life: Lifecycle, open_at_close: int) -> ConnectionReport:
@@ -18,44 +18,43 @@ def report_of(life: Lifecycle, open_at_close: int) -> ConnectionReport:
     Args:
       open_at_close: the number of connections of the server that are still open.
     """
+    report = unfinished_report()
     assert life.close_reason is not None
-    reason, waited_for, limit, error = life.close_reason
-    transport, accepted_at = life.transport, life.accepted_at
-    first_byte, connected_at = transport.first_byte_at, life.connected_at
-    upstream, dialer, faults = life.upstream, life.dialer, life.active_faults
-    return UnfinishedReport(
-        id=life.id,
-        listener=life.listener,
-        peer=life.peer,
-        local=life.local,
-        target=str(dialer.target) if dialer is not None else None,
-        attempts=dialer.attempts if dialer is not None else (),
-        accepted_at=life.wall_clock,
-        queued=life.queued,
-        connect=None if connected_at is None else connected_at - accepted_at,
-        first_byte=None if first_byte is None else first_byte - accepted_at,
-        duration=trio.current_time() - accepted_at,
-        bytes_received=transport.received,
-        bytes_sent=transport.sent,
-        bytes_discarded=life.discarded,
-        unacknowledged=transport.unacknowledged,
-        upstream=None
-        if upstream is None
-        else Upstream(
+    report.reason, report.waited_for, report.limit, error = life.close_reason
+    report.exception = exception = life.exception
+    report.error = error if exception is None else describe(exception)
+    report.id = life.id
+    report.listener = life.listener
+    report.peer = life.peer
+    report.local = life.local
+    report.phase = life.phase
+    report.queued = life.queued
+    report.accepted_at = life.wall_clock
+    accepted_at = life.accepted_at
+    report.duration = trio.current_time() - accepted_at
+    dialer, connected_at = life.dialer, life.connected_at
+    report.target = str(dialer.target) if dialer is not None else None
+    report.attempts = dialer.attempts if dialer is not None else ()
+    report.connect = None if connected_at is None else connected_at - accepted_at
+    transport, upstream = life.transport, life.upstream
+    first_byte = transport.first_byte_at
+    report.first_byte = None if first_byte is None else first_byte - accepted_at
+    report.bytes_received = transport.received
+    report.bytes_sent = transport.sent
+    report.bytes_discarded = life.discarded
+    report.unacknowledged = transport.unacknowledged
+    report.upstream = None
+    if upstream is not None:
+        report.upstream = Upstream(
             bytes_received=upstream.received,
             bytes_sent=upstream.sent,
             bytes_discarded=life.upstream_discarded,
             unacknowledged=upstream.unacknowledged,
-        ),
-        reason=reason,
-        phase=life.phase,
-        waited_for=waited_for,
-        limit=limit,
-        error=error if life.exception is None else describe(life.exception),
-        exception=life.exception,
-        faults=tuple(faults.applied) if faults else (),
-        draining=life.draining.is_set(),
-        open_at_close=open_at_close,
-        result=life.result,
-        notes=dict(life.notes or {}),
-    ).finished()
+        )
+    faults = life.active_faults
+    report.faults = tuple(faults.applied) if faults is not None else ()
+    report.draining = life.draining.is_set()
+    report.open_at_close = open_at_close
+    report.result = life.result
+    report.notes = dict(life.notes) if life.notes else {}
+    return finished_report(report)

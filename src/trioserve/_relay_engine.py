@@ -108,7 +108,7 @@ class EngineRelay(RelayRules):
         elif over:
             self.stop_moving()
         else:
-            self.watch_from(self.half_closed_at)
+            self.watch_soon(self.half_closed_at)
 
     def on_error(self, transport: PollableTransport) -> None:
         if self.mark_lost(transport):
@@ -128,22 +128,11 @@ class EngineRelay(RelayRules):
             self.fail(error)
 
     def on_backpressure(self, pump: EnginePump, now: float) -> None:
-        # A bulk flow blocks thousands of times a second, and computing the deadline
-        # each time would cost an eighth more CPU. A timer that is set fires within a
-        # second, and then finds what is due.
-        if self.timer_entry is None or self.quiet or self._has_a_short_timer():
-            if pump.blocked:
-                pump.sink.observe_acks(now)  # measure the sink's progress from here
-            self.watch_from(now)
-
-    def _has_a_short_timer(self) -> bool:
-        timeouts = self.options.timeouts
-        return (
-            timeouts.write_stall <= 1
-            or timeouts.idle <= 1
-            or timeouts.half_closed <= 1
-            or self.options.drain_idle <= 1
-        )
+        if pump.blocked and (
+            self.timer_entry is None or self.quiet or self.has_short_timer()
+        ):
+            pump.sink.observe_acks(now)  # measure the sink's progress from here
+        self.watch_soon(now)
 
 
 class _Waiting:

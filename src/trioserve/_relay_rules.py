@@ -97,7 +97,8 @@ class RelayRules(abc.ABC):
         return self.b if self.b is not self.a else None
 
     def discarded(self) -> tuple[int, int]:
-        return self.pumps[0].discarded, sum(p.discarded for p in self.pumps[1:])
+        pumps = self.pumps
+        return pumps[0].discarded, pumps[1].discarded if len(pumps) == 2 else 0
 
     def server_drains(self) -> None:
         self._drains_since = trio.current_time()
@@ -117,7 +118,8 @@ class RelayRules(abc.ABC):
         return _result(self.pumps, self._how_it_ended())
 
     async def prepare(self) -> None:
-        """Do nothing: a transport can be relayed, or :meth:`begin` finds out."""
+        """Return: a transport can be relayed, or :meth:`begin` finds out."""
+        return
 
     def attach(self) -> None:
         """Start the timers, and register the relay at its connections.
@@ -137,7 +139,7 @@ class RelayRules(abc.ABC):
         owner = client or server
         if owner is not None and owner.draining.is_set():
             self._drains_since = self.options.began
-        self.watch_from(self.options.began)
+        self.watch_soon(self.options.began)
 
     def detach(self) -> None:
         """Clean up; called last, after any error, and if it was never attached."""
@@ -162,7 +164,7 @@ class RelayRules(abc.ABC):
             options.server.relay_over(mirrored(closed) if closed is not None else None)
 
     def begin(self, owner: RelayOwner) -> bool:
-        """Begin without a task, and call ``owner`` at the end; False if it needs one."""
+        """Begin without a task, and call ``owner`` at the end. Here it needs one."""
         return False
 
     @abc.abstractmethod
@@ -244,14 +246,13 @@ class RelayRules(abc.ABC):
         self._keep_loss(transport)
         return True
 
-    def _keep_loss(self, transport: Transport) -> Reason:
-        # Kept at once, so that a later event can't become the reason.
+    def _keep_loss(self, transport: Transport) -> None:
+        """Keep that a side is broken, so that a later event can't become the reason."""
         at_client = transport is self.a
         reason = Reason.CLIENT_RESET if at_client else Reason.SERVER_RESET
         if is_ours(transport.error):
             reason = Reason.RESOURCE
         self.close_as(reason, error=transport.error)
-        return reason
 
     def _lose_now(self) -> bool:
         """Do all of :meth:`lose`, if a side is lost; False if that has to wait."""
@@ -260,7 +261,7 @@ class RelayRules(abc.ABC):
             other = self._other(lost)
             if other.error is None and other.unsent():
                 return False
-            self.end(self._keep_loss(lost))
+            self.stop_moving()
         return True
 
     async def lose(self, transport: Transport) -> None:
@@ -268,9 +269,9 @@ class RelayRules(abc.ABC):
 
         The bytes before are delivered to the other side before it is reset.
         """
-        reason = self._keep_loss(transport)
+        self._keep_loss(transport)
         await self._other(transport).wait_acknowledged(FLUSH)
-        self.end(reason)
+        self.stop_moving()
 
     def _other(self, transport: Transport) -> Transport:
         return self.b if transport is self.a else self.a
@@ -318,6 +319,29 @@ class RelayRules(abc.ABC):
     def watch(self) -> None:
         """Set the timer to the earliest deadline, but to a second at most."""
         self.watch_from(trio.current_time())
+
+    def watch_soon(self, now: float) -> None:
+        """Set the timer, because a deadline may be earlier now.
+
+        A timer that is set fires within a second, and then finds what is due. So the
+        deadlines are computed only if one can be so near: that takes 5 us, and a bulk
+        flow blocks thousands of times a second.
+        """
+        if self.has_short_timer():
+            self.watch_from(now)
+        elif self.timer_entry is None or self.quiet:
+            self.on_activity(now)
+
+    def has_short_timer(self) -> bool:
+        """Whether a timer is as short as the time between two regular checks."""
+        timeouts = self.options.timeouts
+        return (
+            timeouts.write_stall <= 1
+            or timeouts.idle <= 1
+            or timeouts.half_closed <= 1
+            or timeouts.first_byte <= 1
+            or self.options.drain_idle <= 1
+        )
 
     def watch_from(self, now: float) -> None:
         """:meth:`watch`, with the current time."""

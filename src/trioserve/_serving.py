@@ -39,7 +39,7 @@ from ._layers import Layers
 from ._ledger import Ledger
 from ._lifecycle import Lifecycle
 from ._options import Limits, Timeouts
-from ._reason import Outcome, Phase, Reason
+from ._reason import Outcome, Reason
 from ._record import report_of
 from ._refusals import Refusals
 from ._results import DrainSummary, Statistics

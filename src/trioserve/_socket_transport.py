@@ -15,7 +15,6 @@ from typing import Final
 import trio
 
 from ._complaints import Complaints
-from ._describe import describe
 from ._errors import is_ours
 from ._socket_state import SocketState
 from ._tcp import set_notsent_lowat, set_up
@@ -86,8 +85,7 @@ class SocketTransport(SocketState):
     def _failure(self, error: OSError) -> Exception:
         """Keep an error of a system call; return the exception to raise for it."""
         if self.keep_os_error(error):
-            assert self.error is not None
-            return trio.BrokenResourceError(describe(self.error))
+            return self.broken()
         return trio.ClosedResourceError("this stream was closed")
 
     # -- bytes
@@ -199,7 +197,7 @@ class SocketTransport(SocketState):
         self.send_eof_now()
         await trio.lowlevel.cancel_shielded_checkpoint()
         if self.error is not None and not (self.closed or self.end_is_receivable()):
-            raise trio.BrokenResourceError(describe(self.error)) from self.error
+            raise self.broken() from self.error
 
     def send_eof_now(self) -> None:
         self.check_open()
@@ -222,8 +220,7 @@ class SocketTransport(SocketState):
     def abort(self) -> None:
         self.notice_closed()
         if not self.closed:
-            count = self.unsent()
-            if count is not None and self.can_reset:  # else count is memory, not bytes
+            if self.can_reset and (count := self.unsent()) is not None:
                 # Code that used the socket before may have sent some of them.
                 self.unacknowledged = min(count, self.sent)
             try:

@@ -59,7 +59,8 @@ class StreamTransport(Transport):
             try:
                 data = await self.stream.receive_some(max_bytes)
             except trio.BrokenResourceError as error:
-                raise self.keep_error(_cause_or_itself(error)) from self.error
+                self.keep_error(_cause_or_itself(error))
+                raise self.broken() from self.error
             finally:
                 self.receiving_since = math.inf
             return self.count_received(bytes(data), at_eof)
@@ -73,7 +74,8 @@ class StreamTransport(Transport):
             try:
                 await self.stream.send_all(data)
             except trio.BrokenResourceError as error:
-                raise self.keep_error(_cause_or_itself(error)) from self.error
+                self.keep_error(_cause_or_itself(error))
+                raise self.broken() from self.error
             finally:
                 self.sending_since = math.inf
         except FAILURES:

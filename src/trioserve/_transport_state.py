@@ -101,7 +101,7 @@ class TransportState:
         if self.sending_since < math.inf:
             raise trio.BusyResourceError("another task is sending")
         if self.error is not None:
-            raise trio.BrokenResourceError(describe(self.error)) from self.error
+            raise self.broken() from self.error
 
     # -- after bytes have moved
 
@@ -118,7 +118,7 @@ class TransportState:
                 self.first_byte_at = self.moved_at
             self.received += len(data)
         elif self.error is not None:
-            raise trio.BrokenResourceError(describe(self.error)) from self.error
+            raise self.broken() from self.error
         else:
             self.eof = True
             if at_eof is not None:
@@ -136,12 +136,16 @@ class TransportState:
         self.sent_eof = True
         self.sent_eof_at = self.clock.current_time()
 
-    def keep_error(self, error: BaseException) -> trio.BrokenResourceError:
-        """Keep ``error`` if it is the first; return the exception to raise for it."""
+    def keep_error(self, error: BaseException) -> None:
+        """Keep ``error`` if it is the first."""
         if self.error is None:
             # Without the traceback: its frames refer to this transport, and that cycle
             # would keep both until a garbage collection.
             self.error = BaseException.with_traceback(error, None)
+
+    def broken(self) -> trio.BrokenResourceError:
+        """The exception to raise for :attr:`error`, from it."""
+        assert self.error is not None
         return trio.BrokenResourceError(describe(self.error))
 
     # -- bytes that are given back

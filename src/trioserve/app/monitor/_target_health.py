@@ -5,7 +5,7 @@ Attempts in, changes out. Nothing here dials or reports.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from trioserve import Address, Attempt
@@ -29,20 +29,21 @@ class TargetHealth:
     def __init__(self) -> None:
         self._down: set[str] = set()
 
-    def record(self, target: Address, attempt: Attempt) -> Iterator[TargetChange]:
-        """Record an attempt to connect to ``target``; yield what it changes.
+    def record(self, target: Address, attempt: Attempt) -> Sequence[TargetChange]:
+        """Record an attempt to connect to ``target``; return what it changes.
 
         An attempt that failed because of this machine, and one that was given up
         because another was faster, change nothing.
         """
         if attempt.failed:
-            yield from self._set(attempt.address, attempt.error)
-        elif attempt.error is None:
-            yield from self._set(attempt.address, None)
-            # A name has an attempt of its own only if it can't be looked up.
-            yield from self._set(str(target), None)
+            return self._set(attempt.address, attempt.error)
+        if attempt.error is not None or not self._down:
+            return ()
+        # A name has an attempt of its own only if it can't be looked up.
+        return (*self._set(attempt.address, None), *self._set(str(target), None))
 
-    def _set(self, address: str, error: str | None) -> Iterator[TargetChange]:
-        if (address in self._down) is not (error is not None):
-            self._down ^= {address}
-            yield TargetChange(address, error)
+    def _set(self, address: str, error: str | None) -> Sequence[TargetChange]:
+        if (address in self._down) is (error is not None):
+            return ()
+        self._down ^= {address}
+        return (TargetChange(address, error),)
