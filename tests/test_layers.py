@@ -33,7 +33,7 @@ _socket_state _attachments
 _transport _layers _pipes _accept_errors _handlers _names
 _transport_state _access
 _address _complaints _options _report _results _tasks _tcp
-_arguments _describe _reason
+_arguments _describe _reason wire
 _errors
 """
 ROW = {
@@ -153,6 +153,17 @@ def test_every_row_of_a_folder_is_in_it(folder: str) -> None:
     there |= {file.parent.name for file in place.glob("*/__init__.py")}
     text = ast.get_docstring(ast.parse((place / "__init__.py").read_text()))
     assert rows_of(text or "").keys() == there - {"__init__"}
+
+
+def test_protocols_import_nothing_of_the_library_and_open_nothing() -> None:
+    """Bytes in, values out."""
+    for module, source in package_sources().items():
+        if module.startswith("wire."):
+            assert imports(module, source) <= {f"trioserve.{module}"}
+            assert not re.search(
+                r"^ *(import|from) (trio|time|asyncio)\b", source, re.M
+            )
+            assert not re.search(r"^ *import socket\b", source, re.M)
 
 
 @pytest.mark.parametrize("module", ["_units", "_values", "_grammar", "_schedule"])

@@ -12,7 +12,7 @@ The names to begin with are ``serve_tcp``, ``Server``, ``Connection``, ``Limits`
 The modules, from the bottom up; each imports only from rows below its own:
 
                 _errors
-                _arguments   _describe   _reason
+                _arguments   _describe   _reason   wire
     words       _address   _complaints   _options   _report   _results   _tasks   _tcp
                 _transport_state   _access
                 _transport   _layers   _pipes   _accept_errors   _handlers   _names
@@ -35,7 +35,7 @@ The modules, from the bottom up; each imports only from rows below its own:
     handlers    _echo   _proxy
 
 ``app`` is the command and uses only the names below. ``faults`` has public names and
-a map of its own.
+a map of its own. ``wire`` has protocols as bytes and values, and no I/O.
 """
 
 from . import faults
