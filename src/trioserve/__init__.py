@@ -23,6 +23,7 @@ The modules, from the bottom up; each imports only from rows below its own:
     mechanisms  _lifecycle_state   _blame   _closing   _deadlines   _listeners
                 _pump   _race
                 _lifecycle   _engine   _dial
+                _proxy_header
     connections _connection   _handshake   _record   _refusals   _relay_options
                 _relay_mirror   _engine_pump
                 _acceptor   _ledger   _relay_deadlines

@@ -50,7 +50,12 @@ class AcceptLoops:
     def _acceptor_for(
         self, listener: trio.abc.Listener[Any], layers: Layers
     ) -> Acceptor:
-        in_order = layers_in_order(layers)
+        if layers.accept_proxy and isinstance(listener, trio.SSLListener):
+            raise ValueError(
+                "a listener with TLS can't have layers with accept_proxy: a PROXY"
+                " header comes before TLS"
+            )
+        in_order = layers_in_order(layers, self._host.admission)
         if isinstance(listener, Listener):
             return SocketAcceptor(listener, self._host, in_order)
         return StreamAcceptor(listener, self._host, in_order)
@@ -108,7 +113,8 @@ class AcceptLoops:
         Raises:
           OSError: its socket is closed.
           RuntimeError: the server does not accept, or not yet.
-          ValueError: the server has this listener already.
+          ValueError: the server has this listener already, or it can't have these
+            layers.
         """
         nursery = self._nursery
         if (

@@ -14,11 +14,13 @@ from typing import Any, Final, Protocol
 import trio
 
 from ._accept_errors import DEAD
+from ._address import address_in, sockaddr_text
 from ._admission import Admission, Token
 from ._complaints import Complaints
 from ._connection import Connection
 from ._handshake import Layer
 from ._options import Timeouts
+from ._proxy_header import ProxyHeaderLayer
 from ._reason import Reason
 from ._transport import Transport
 
@@ -101,6 +103,21 @@ class Acceptor(trio.abc.Listener[Connection]):
         self.is_closing = False
         self._complaints = Complaints("can't accept on %s: %s")
         self._queueing = trio.CancelScope()
+        headers = (each for each in layers if isinstance(each, ProxyHeaderLayer))
+        self._headers = next(headers, None)
+
+    def peer_key(self, sockaddr: Any) -> str | None:
+        """The key of a client in the counts; None if it is not known yet, or never.
+
+        Args:
+          sockaddr: from accept(2). If a PROXY header is to declare the client, that
+            counts, and not the load balancer.
+        """
+        if self._headers is not None and self._headers.expects_header(
+            address_in(sockaddr_text(sockaddr))
+        ):
+            return None
+        return self.host.admission.peer_key(sockaddr)
 
     def dispose(self) -> None:
         """Free the acceptor's own descriptors; the listener stays open."""

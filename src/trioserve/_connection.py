@@ -95,10 +95,20 @@ class Connection(trio.abc.HalfCloseableStream):
     def peer(self) -> Address | None:
         """The client's address; ``str()`` of it is the text that people write.
 
-        Most clients of a Unix socket have no name, so their ``path`` is ``""``. None
-        if there is no socket below.
+        Behind a load balancer, the client that its PROXY header has declared. Most
+        clients of a Unix socket have no name, so their ``path`` is ``""``. None if
+        there is no socket below.
         """
         return address_in(self._lifecycle.peer)
+
+    @property
+    def direct_peer(self) -> Address | None:
+        """Where the connection comes from, if a PROXY header has declared another peer.
+
+        It is the address of the load balancer; None without such a header.
+        """
+        direct = self._lifecycle.direct
+        return None if direct is None else address_in(direct[0])
 
     @property
     def local(self) -> Address | None:

@@ -15,8 +15,10 @@ import trio
 
 from ._access import Access, parse_rule
 from ._address import address_in
+from ._admission import Admission
 from ._layers import Layers
 from ._lifecycle import Lifecycle
+from ._proxy_header import ProxyHeaderLayer
 from ._reason import Phase, Reason
 
 
@@ -42,11 +44,38 @@ class AccessLayer:
         return None if self.access.allows(address_in(life.peer)) else Reason.DENIED
 
 
-def layers_in_order(layers: Layers) -> tuple[Layer, ...]:
+@dataclasses.dataclass(frozen=True, slots=True)
+class AdmissionLayer:
+    """Apply the limits per peer to a client that a PROXY header has declared.
+
+    At accept they apply to all others. Clients without an IP address, and connections
+    of the load balancer itself, are not counted.
+    """
+
+    admission: Admission
+
+    async def __call__(self, life: Lifecycle) -> Reason | None:
+        if life.header is None or life.header.source is None:
+            return None
+        key = self.admission.peer_key(life.header.source)
+        if (refusal := self.admission.refusal(key)) is None:
+            self.admission.count(key)
+            life.peer_key = key
+        return refusal
+
+
+def layers_in_order(layers: Layers, admission: Admission) -> tuple[Layer, ...]:
     """The layers that ``layers`` asks for, in the order in which they run."""
-    if not layers.access:
-        return ()
-    return (AccessLayer(Access(map(parse_rule, layers.access))),)
+    in_order: list[Layer] = []
+    if layers.direct_access:
+        in_order.append(AccessLayer(Access(map(parse_rule, layers.direct_access))))
+    if layers.accept_proxy:
+        in_order.append(ProxyHeaderLayer(layers.accept_proxy))
+    if layers.access:
+        in_order.append(AccessLayer(Access(map(parse_rule, layers.access))))
+    if layers.accept_proxy:
+        in_order.append(AdmissionLayer(admission))
+    return tuple(in_order)
 
 
 async def pass_layers(life: Lifecycle, layers: Iterable[Layer]) -> Reason | None:

@@ -6,9 +6,9 @@ A frozen value, checked when it is made. This module does not know what applies 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 
-from ._access import check_order, parse_rule
+from ._access import check_order, parse_network, parse_rule
 from ._arguments import check_type
 
 
@@ -17,9 +17,18 @@ class Layers:
     """What is done to a connection between accept and its handler.
 
     Layers run in the connection's own task, which holds a token, before ``on_start``,
-    so they don't block other clients. They share ``Timeouts.handshake``.
+    so they don't block other clients. They share ``Timeouts.handshake``. This is the
+    order in which they run, whatever the order of the arguments:
 
     Args:
+      direct_access: rules as for ``access``, about the address from which the
+        connection comes: that of the load balancer, if there is one. Default: none.
+      accept_proxy: networks, as in a rule, from which each connection must begin with a
+        header of the PROXY protocol, version 1 or 2; from others none is read. The
+        client that it declares is then the peer: in ``access``, limits, logs and
+        reports. A header that is missing or invalid ends the connection as
+        ``bad_proxy_header``. Only name networks in which nobody can forge a client.
+        Default: none.
       access: rules about the client's address, each ``"allow NETWORK"`` or
         ``"deny NETWORK"``. A network is an IPv4 or IPv6 address, a prefix like
         ``10.0.0.0/8``, ``unix`` (all clients of a Unix socket) or ``all``. The first
@@ -31,18 +40,36 @@ class Layers:
       TypeError, ValueError: an argument is invalid; the message names it.
     """
 
+    direct_access: Sequence[str] = ()
+    accept_proxy: Sequence[str] = ()
     access: Sequence[str] = ()
 
     def __post_init__(self) -> None:
-        if isinstance(self.access, str):
-            raise TypeError(f"access must be a list of rules, not {self.access!r}")
-        check_type("access", self.access, Sequence, "a list of rules")
-        for each in self.access:
-            check_type("access", each, str, "a list of texts")
+        self._normalise("direct_access", "a list of rules", _rules)
+        self._normalise("accept_proxy", "a list of networks", _networks)
+        self._normalise("access", "a list of rules", _rules)
+
+    def _normalise(
+        self, name: str, what: str, read: Callable[[Sequence[str]], Iterator[str]]
+    ) -> None:
+        """Check a list, and write it so that equal ones compare equal."""
+        texts = getattr(self, name)
+        if isinstance(texts, str):
+            raise TypeError(f"{name} must be {what}, not {texts!r}")
+        check_type(name, texts, Sequence, what)
+        for each in texts:
+            check_type(name, each, str, "a list of texts")
         try:
-            rules = [parse_rule(each) for each in self.access]
-            check_order(rules)
+            object.__setattr__(self, name, tuple(read(texts)))
         except ValueError as error:
-            raise ValueError(f"access: {error}") from None
-        # Normalise, so that equal rules compare equal.
-        object.__setattr__(self, "access", tuple(map(str, rules)))
+            raise ValueError(f"{name}: {error}") from None
+
+
+def _rules(texts: Sequence[str]) -> Iterator[str]:
+    rules = [parse_rule(each) for each in texts]
+    check_order(rules)
+    return map(str, rules)
+
+
+def _networks(texts: Sequence[str]) -> Iterator[str]:
+    return (str(parse_network(each)) for each in texts)

@@ -22,6 +22,7 @@ from ._results import CloseReason
 from ._tasks import whereabouts
 from ._timers import TimerEntry, Timers
 from ._transport import Transport
+from .wire._proxy_protocol import ProxyHeader
 
 
 class RelayHost(Protocol):
@@ -43,6 +44,9 @@ class LifecycleState(abc.ABC):
         not apply.
 
     Attributes:
+      peer, local: the addresses of its client, and of what that has connected to.
+      direct: the addresses of the socket, if a PROXY header has declared others.
+      header: its PROXY header, if it had one.
       phase: its phase, as in the report.
       scope: around its task, if it has one or is stopped; the server cancels it.
       task: its task, while it has one.
@@ -61,9 +65,9 @@ class LifecycleState(abc.ABC):
     __slots__ = (
         "_drained", "_eof_first", "_idle", "_is_moving", "_is_quiet", "_lingers",
         "_relay_closed", "_sends_fin", "_upstream_discarded", "accepted_at",
-        "active_faults", "close_reason", "connected_at", "dialer", "draining",
-        "exception", "goodbye", "handed_over", "id", "listener", "local", "notes",
-        "peer", "peer_key", "phase", "queued", "relay", "relay_host", "result",
+        "active_faults", "close_reason", "connected_at", "dialer", "direct", "draining",
+        "exception", "goodbye", "handed_over", "header", "id", "listener", "local",
+        "notes", "peer", "peer_key", "phase", "queued", "relay", "relay_host", "result",
         "scope", "task", "timeouts", "timer_entry", "timers", "token", "transport",
         "upstream", "wall_clock",
     )  # fmt: skip
@@ -87,6 +91,8 @@ class LifecycleState(abc.ABC):
         self.peer_key = peer_key
         self.local = local
         self.listener = listener
+        self.direct: tuple[str, str] | None = None
+        self.header: ProxyHeader | None = None
         self.draining = draining
         self.transport = transport
         self.token = token

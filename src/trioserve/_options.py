@@ -99,7 +99,7 @@ class Timeouts:
     Args:
       connect: total, for dialing a target, name look-up included. Default 5.
       handshake: total, for the :class:`Layers` of a connection before its handler.
-        Default 10. Access rules take no time.
+        Default 10. Access rules take no time; PROXY headers may.
       first_byte: total, from accept to the first byte of either side. Default:
         no limit, because *idle* covers it.
       idle: inactivity, while both directions are open. Default 3600.

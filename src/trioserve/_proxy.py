@@ -128,7 +128,7 @@ class _Proxy(PromptHandler):
             if active.refuse:
                 return _refuse(life, Reason.FAULT)
         life.phase = Phase.CONNECT
-        origin = origin_of(life.peer, life.local)
+        origin = origin_of(*(life.direct or (life.peer, life.local)))
         dialer = life.dialer = Dialer(
             self._targets,
             (*origin, self._mark) if origin else self._first,

@@ -71,6 +71,7 @@ class Reason(enum.StrEnum):
     LIMIT = "limit"
     PEER_LIMIT = "peer_limit"
     DENIED = "denied"
+    BAD_PROXY_HEADER = "bad_proxy_header"
     NO_FDS = "no_fds"
     RESOURCE = "resource"
     STOPPING = "stopping"
@@ -138,6 +139,9 @@ _TABLE: Final[dict[Reason, _Row]] = {
         "its peer had reached the limit per peer",
     ),
     Reason.DENIED: _Row(Outcome.REFUSED, "PR", "an access rule denied its address"),
+    Reason.BAD_PROXY_HEADER: _Row(
+        Outcome.PEER_ERROR, "PR", "its PROXY header was missing or invalid"
+    ),
     Reason.NO_FDS: _Row(Outcome.REFUSED, "R", "no file descriptor was free"),
     Reason.RESOURCE: _Row(
         Outcome.RESOURCE,

@@ -75,11 +75,15 @@ class ConnectionReport:
     byte counts balance:
     ``bytes_received == upstream.bytes_sent + bytes_discarded`` and
     ``upstream.bytes_received == bytes_sent + upstream.bytes_discarded``. Bytes that a
-    handler itself receives or sends are counted too.
+    handler itself receives or sends are counted too; PROXY headers, received and sent,
+    are not.
 
     Attributes:
       id: the connection's number; a server counts from 1, in the order of accept.
-      listener, peer, local: addresses, as text.
+      listener, peer, local: addresses, as text; those of the client and of what it has
+        connected to, as its PROXY header has declared them, if there is one.
+      direct_peer: where the connection came from, if a PROXY header has declared
+        another peer: the load balancer's address; else None.
       target: the target that it was relayed to or was meant for; None without one.
       attempts: the attempts to connect to a target, in the order in which they
         ended.
@@ -122,6 +126,7 @@ class ConnectionReport:
     duration: float
     reason: Reason
     phase: Phase
+    direct_peer: str | None = None
     target: str | None = None
     attempts: Sequence[Attempt] = ()
     queued: float | None = None

@@ -140,7 +140,8 @@ class Server(Sequence[trio.SocketListener]):
 
         Raises:
           TypeError: ``listener`` is not a listener, or ``layers`` not a Layers.
-          ValueError: the server has this listener already.
+          ValueError: the server has this listener already, or it can't have these
+            layers.
           OSError: the listener's socket is closed.
           RuntimeError: the server is draining or has ended.
         """

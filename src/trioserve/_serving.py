@@ -208,7 +208,8 @@ class Serving:
             message = self.admission.limits.refusal
             await self._refusals.refuse_in_task(life, message)
         else:
-            life.stop(refusal, limit=life.timeouts.handshake)
+            limit = life.timeouts.handshake if refusal is Reason.HANDSHAKE else None
+            life.stop(refusal, limit=limit, by_fin=refusal is Reason.CLIENT_CLOSED)
         return False
 
     @trio.lowlevel.enable_ki_protection  # an interrupt must not come in the middle

@@ -173,7 +173,7 @@ class SocketAcceptor(Acceptor):
                 self.count_error(error)
                 continue
             gone = 0
-            key = admission.peer_key(sockaddr)
+            key = self.peer_key(sockaddr)
             if token is None or (refusal := admission.refusal(key)) is None:
                 return self._admit(sock, sockaddr, key, token)
             self.host.refuse(self._admit(sock, sockaddr, key, None), refusal)

@@ -59,7 +59,7 @@ class StreamAcceptor(Acceptor):
         if (below := _socket_stream(stream)) is not None:
             with contextlib.suppress(OSError):
                 sockaddr = below.socket.getpeername()
-                peer, peer_key = sockaddr_text(sockaddr), admission.peer_key(sockaddr)
+                peer, peer_key = sockaddr_text(sockaddr), self.peer_key(sockaddr)
                 local = sockaddr_text(below.socket.getsockname())
         if isinstance(stream, trio.SocketStream):
             transport = SharedSocketTransport(stream)

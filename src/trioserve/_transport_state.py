@@ -125,6 +125,15 @@ class TransportState:
                 raise at_eof
         return data
 
+    def forget_received(self, count: int) -> None:
+        """Take the first ``count`` of the bytes received out of the counts.
+
+        They are of a layer, and not of the client: a PROXY header. The next byte, if
+        one has come with them, is the client's first.
+        """
+        self.received -= count
+        self.first_byte_at = self.moved_at if self.received else None
+
     def mark_closed(self) -> None:
         """Note that it is closed; bytes that were given back count as discarded."""
         self.closed = True
