@@ -370,7 +370,7 @@ class MemoryListener(trio.abc.Listener[trio.StapledStream[Any, Any]]):
 async def test_a_listener_with_tls_can_not_have_headers_before_it() -> None:
     listeners = await open_listeners("127.0.0.1:0", "127.0.0.1:0")
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    secure = trio.SSLListener(listeners[1], context)  # type: ignore[type-var]
+    secure = trio.SSLListener(listeners[1], context)
     with pytest.raises(ValueError, match="a PROXY header comes before TLS"):
         await serve(echo, [secure], layers=BEHIND)
     async with serving(echo, listeners=[listeners[0]]) as running:

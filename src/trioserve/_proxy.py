@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Final
+from typing import Final, get_args
 
 import trio
 
@@ -13,15 +13,16 @@ from ._connect import is_local_shortage
 from ._connection import Connection, lifecycle_of
 from ._dial import DialCancelledError, Dialer, OnAttempt
 from ._dispatch import PromptHandler
-from ._errors import isolated
+from ._errors import is_ours, isolated
 from ._lifecycle import Lifecycle
 from ._options import Timeouts
 from ._origins import origin_of
+from ._proxy_header import Version, header_for
 from ._reason import Phase, Reason
 from ._relay import Relay, no_relay, relay_to_target
 from ._report import Attempt
+from ._socket_transport import SocketTransport
 from ._timers import TimerEntry
-from ._transport import Transport
 from .faults import Faults, parse_faults
 from .faults._relay import ActiveFaults, FaultyRelay
 
@@ -41,6 +42,7 @@ def proxy(
     faults: str | Faults | None = None,
     seed: int = 0,
     on_attempt: Callable[[Address, Attempt], object] | None = None,
+    send_proxy: Version | None = None,
 ) -> Callable[[Connection], Awaitable[Relay]]:
     """Make a handler that dials ``target``, or else the next of ``others``, and relays.
 
@@ -71,6 +73,10 @@ def proxy(
         attempt to connect has succeeded or failed, long before the connection's
         report; not for attempts that were cancelled. It must not wait. An exception in
         it ends the connection as ``handler_error``.
+      send_proxy: ``"v1"`` or ``"v2"``: begin each connection to a target with a header
+        of the PROXY protocol, of this version, which declares the client. The target
+        must be told to expect it. The bytes of the header are in no count. Default: no
+        header.
 
     Raises:
       TypeError, ValueError: an argument is invalid, or a target can't be dialed; the
@@ -88,9 +94,11 @@ def proxy(
     check_type("seed", seed, int, "an int")
     if on_attempt is not None:
         check_sync("on_attempt", on_attempt)
+    if send_proxy is not None and send_proxy not in get_args(Version):
+        raise ValueError(f"send_proxy must be 'v1', 'v2' or None, not {send_proxy!r}")
     targets = [_dialable(each) for each in (target, *others)]
     parsed = parse_faults(faults) if isinstance(faults, str) else faults
-    return _Proxy(targets, timeouts, parsed, seed, on_attempt)
+    return _Proxy(targets, timeouts, parsed, seed, on_attempt, send_proxy)
 
 
 class _Proxy(PromptHandler):
@@ -103,6 +111,7 @@ class _Proxy(PromptHandler):
         faults: Faults | None,
         seed: int,
         on_attempt: OnAttempt | None,
+        send_proxy: Version | None,
     ) -> None:
         self._on_attempt = on_attempt
         self._targets = targets
@@ -112,6 +121,7 @@ class _Proxy(PromptHandler):
         self._timeouts = timeouts
         self._faults = faults or None  # asked once: that takes 3 us
         self._seed = seed
+        self._send_proxy: Version | None = send_proxy
 
     async def __call__(self, conn: Connection) -> Relay:
         check_type("conn", conn, Connection, "a Connection")
@@ -152,7 +162,12 @@ class _Proxy(PromptHandler):
             return no_relay(life)
         return self._relay_to(upstream, life)
 
-    def _relay_to(self, upstream: Transport, life: Lifecycle) -> Relay:
+    def _relay_to(self, upstream: SocketTransport, life: Lifecycle) -> Relay:
+        if self._send_proxy is not None:
+            upstream.send_preface(header_for(life, self._send_proxy))
+            if is_ours(upstream.error):
+                upstream.abort()
+                return _refuse(life, Reason.RESOURCE, upstream.error)
         life.phase = Phase.DATA
         life.connected_at = upstream.moved_at  # the transport is new: this is now
         timeouts = self._timeouts_for(life)
@@ -208,7 +223,9 @@ class _ClientWatch:
             self._dialer.cancel()
 
 
-async def _dial(life: Lifecycle, dialer: Dialer, seconds: float) -> Transport | None:
+async def _dial(
+    life: Lifecycle, dialer: Dialer, seconds: float
+) -> SocketTransport | None:
     """Connect; if that fails, keep the reason and return None."""
     watch = _ClientWatch(life, dialer)
     dialer.on_wait = watch.begin

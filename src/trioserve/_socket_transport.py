@@ -7,7 +7,9 @@ counts.
 from __future__ import annotations
 
 import contextlib
+import errno
 import math
+import os
 import socket
 import struct
 from typing import Final
@@ -179,6 +181,18 @@ class SocketTransport(SocketState):
         if self.sending_since < math.inf:
             self.sending_since = self.moved_at
         return count
+
+    def send_preface(self, data: bytes) -> None:
+        """Send a few bytes before all others, without waiting; they are not counted.
+
+        A new connection has room for some KiB. An error is kept, and not raised; if
+        there is no room, it is ENOBUFS.
+        """
+        with contextlib.suppress(trio.BrokenResourceError):
+            count = self._try_to_send(data)
+            self.sent -= count
+            if count < len(data):
+                self.keep_error(OSError(errno.ENOBUFS, os.strerror(errno.ENOBUFS)))
 
     async def wait_writable(self) -> None:
         self.check_sendable()
