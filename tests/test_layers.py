@@ -33,7 +33,7 @@ _socket_transport _origins
 _socket_state _attachments
 _transport _layers _pipes _accept_errors _handlers _names
 _transport_state _access
-_address _complaints _options _report _results _tasks _tcp
+_address _complaints _options _rates _report _results _tasks _tcp
 _arguments _describe _reason wire
 _errors
 """

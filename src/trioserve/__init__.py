@@ -13,7 +13,8 @@ The modules, from the bottom up; each imports only from rows below its own:
 
                 _errors
                 _arguments   _describe   _reason   wire
-    words       _address   _complaints   _options   _report   _results   _tasks   _tcp
+    words       _address   _complaints   _options   _rates   _report   _results   _tasks
+                _tcp
                 _transport_state   _access
                 _transport   _layers   _pipes   _accept_errors   _handlers   _names
                 _socket_state   _attachments

@@ -1,7 +1,7 @@
-"""Admission: the connection limit, and the limit per peer.
+"""Admission: the connection limit, and the limits per peer.
 
-Tokens of a :class:`trio.CapacityLimiter`, and a count per peer. This module does not
-know what is admitted, or where a client waits.
+Tokens of a :class:`trio.CapacityLimiter`, a count and a rate per peer. This module does
+not know what is admitted, or where a client waits.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import trio
 
 from ._address import unmapped
 from ._options import Limits
+from ._rates import Rates
 from ._reason import Reason
 
 
@@ -82,6 +83,7 @@ class Admission:
         self.tokens = Tokens(limits.max_connections)
         self._limits = limits
         self._of_peer = collections.Counter[str]()
+        self._rates = _rates_of(limits)
 
     @property
     def limits(self) -> Limits:
@@ -90,6 +92,8 @@ class Admission:
 
     @limits.setter
     def limits(self, limits: Limits) -> None:
+        if limits.rate_per_peer != self._limits.rate_per_peer:
+            self._rates = _rates_of(limits)
         self._limits = limits
         self.tokens.total = limits.max_connections
 
@@ -97,18 +101,32 @@ class Admission:
         """The key of a client in the count per peer; see :func:`peer_key`."""
         return peer_key(sockaddr, self._limits.per_peer_ipv6_prefix)
 
-    def refusal(self, key: str | None) -> Reason | None:
-        """Why another connection of this peer is refused; None if it is not."""
+    def ask(self, key: str | None) -> Reason | None:
+        """Ask for another connection of this peer: why it is refused, or None.
+
+        One that is not refused counts for the rate of its peer.
+        """
+        if key is None:
+            return None
         most = self._limits.max_per_peer
-        if most is not None and key is not None and self._of_peer.get(key, 0) >= most:
+        if most is not None and self._of_peer.get(key, 0) >= most:
             return Reason.PEER_LIMIT
-        return None
+        if self._rates is None or self._rates.take(key, trio.current_time()):
+            return None
+        return Reason.RATE
 
     def limit_of(self, reason: Reason) -> int | None:
         """The value of the limit that refused a connection; None if none did."""
-        if reason is Reason.LIMIT:
-            return self._limits.max_connections
-        return self._limits.max_per_peer if reason is Reason.PEER_LIMIT else None
+        match reason:
+            case Reason.LIMIT:
+                return self._limits.max_connections
+            case Reason.PEER_LIMIT:
+                return self._limits.max_per_peer
+            case Reason.RATE:
+                rate = self._limits.rate_per_peer
+                return rate and rate[0]
+            case _:
+                return None
 
     def count(self, key: str | None) -> None:
         """Count a connection of this peer."""
@@ -126,6 +144,11 @@ class Admission:
     def peers(self) -> dict[str, int]:
         """The number of connections of each peer."""
         return dict(self._of_peer)
+
+
+def _rates_of(limits: Limits) -> Rates | None:
+    rate = limits.rate_per_peer
+    return None if rate is None else Rates(*rate)
 
 
 def peer_key(sockaddr: Any, prefix: int) -> str | None:

@@ -58,7 +58,7 @@ class AdmissionLayer:
         if life.header is None or life.header.source is None:
             return None
         key = self.admission.peer_key(life.header.source)
-        if (refusal := self.admission.refusal(key)) is None:
+        if (refusal := self.admission.ask(key)) is None:
             self.admission.count(key)
             life.peer_key = key
         return refusal

@@ -42,6 +42,11 @@ class Limits:
       max_per_peer: connections at a time from one peer; further ones are refused.
         A peer is an IPv4 address, or the IPv6 addresses of one network. Default
         None: any number. Clients without an IP address are not counted.
+      rate_per_peer: a pair of a number and seconds, like ``(100, 60.0)``: how many new
+        connections of one peer are served in that time; further ones are refused. A
+        peer may use the whole number at once, and then gets one more each time that its
+        share of the seconds has passed. Refused connections don't count. Default None:
+        any number.
       per_peer_ipv6_prefix: the length in bits, 1 to 128, of the network that counts as
         one IPv6 peer. Default 64, because a host may use any address of its /64. 128
         counts each address. A change applies to connections accepted after it.
@@ -57,6 +62,7 @@ class Limits:
 
     max_connections: int = dataclasses.field(default_factory=default_max_connections)
     max_per_peer: int | None = None
+    rate_per_peer: tuple[int, float] | None = None
     per_peer_ipv6_prefix: int = 64
     when_full: WhenFull = "wait"
     refusal: bytes | None = b""
@@ -65,6 +71,8 @@ class Limits:
         check_count("max_connections", self.max_connections, least=0)
         if self.max_per_peer is not None:
             check_count("max_per_peer", self.max_per_peer, least=1)
+        if self.rate_per_peer is not None:
+            _check_rate(self.rate_per_peer)
         check_count("per_peer_ipv6_prefix", self.per_peer_ipv6_prefix, least=1)
         if self.per_peer_ipv6_prefix > 128:
             raise ValueError(
@@ -79,6 +87,22 @@ class Limits:
             raise TypeError(f"refusal must be bytes or None, not {self.refusal!r}")
         if self.refusal is not None and len(self.refusal) > 4096:
             raise ValueError("refusal must be 4096 bytes or fewer")
+
+
+def _check_rate(rate: object) -> None:
+    if not isinstance(rate, tuple) or len(rate) != 2:
+        raise TypeError(
+            "rate_per_peer must be a number of connections and seconds, like"
+            f" (100, 60.0), not {rate!r}"
+        )
+    count, seconds = rate
+    check_count("rate_per_peer", count, least=1, what="a pair of an int and seconds")
+    check_seconds("rate_per_peer", seconds)
+    if seconds == 0 or seconds == math.inf:
+        raise ValueError(
+            f"rate_per_peer must have a time of more than 0 and less than infinity, not"
+            f" {rate!r}"
+        )
 
 
 #: With 0, any other timeout would end a connection before it could do anything.

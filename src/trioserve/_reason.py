@@ -70,6 +70,7 @@ class Reason(enum.StrEnum):
     LOOP = "loop"
     LIMIT = "limit"
     PEER_LIMIT = "peer_limit"
+    RATE = "rate"
     DENIED = "denied"
     BAD_PROXY_HEADER = "bad_proxy_header"
     NO_FDS = "no_fds"
@@ -138,6 +139,7 @@ _TABLE: Final[dict[Reason, _Row]] = {
         "PR",
         "its peer had reached the limit per peer",
     ),
+    Reason.RATE: _Row(Outcome.REFUSED, "PR", "its peer had connected too often"),
     Reason.DENIED: _Row(Outcome.REFUSED, "PR", "an access rule denied its address"),
     Reason.BAD_PROXY_HEADER: _Row(
         Outcome.PEER_ERROR, "PR", "its PROXY header was missing or invalid"

@@ -174,7 +174,7 @@ class SocketAcceptor(Acceptor):
                 continue
             gone = 0
             key = self.peer_key(sockaddr)
-            if token is None or (refusal := admission.refusal(key)) is None:
+            if token is None or (refusal := admission.ask(key)) is None:
                 return self._admit(sock, sockaddr, key, token)
             self.host.refuse(self._admit(sock, sockaddr, key, None), refusal)
         self._more = True

@@ -65,7 +65,7 @@ class StreamAcceptor(Acceptor):
             transport = SharedSocketTransport(stream)
         else:
             transport = StreamTransport(stream, grace=self.host.timeouts.linger)
-        refusal = admission.refusal(peer_key)
+        refusal = admission.ask(peer_key)
         connection = self.host.admit(
             transport,
             listener=self.address,
