@@ -54,6 +54,7 @@ SERVING: dict[str, tuple[Any, ...]] = {
     "limits": OPTIONS,
     "timeouts": OPTIONS,
     "layers": OPTIONS,
+    "sockets": OPTIONS,
     "collector": (None, 5),
     "report_buffer": COUNT,
     "handler_nursery": (0, False),
@@ -96,6 +97,7 @@ TABLE: dict[str, dict[str, tuple[Any, ...]]] = {
     "open_listeners": {
         "addresses": (5, None, b":0", ()),
         "backlog": ("5", -1, 1.5, True),
+        "reuse_port": (None, 1, "yes"),
     },
     "relay": {
         "a": (None, 5),
@@ -118,6 +120,9 @@ TABLE: dict[str, dict[str, tuple[Any, ...]]] = {
         "faults": (5, {}),
         "seed": ("5", None),
         "on_attempt": (5, _async, functools.partial(_async), _Async()),
+        "send_proxy": ("v3", 1, b"v1", ()),
+        "sockets": OPTIONS,
+        "source": (5, "localhost", "fe80::1%lo", ""),
     },
     "echo": {"conn": (None, 5)},
     "log_reports": {"reports": (None, 5)},
@@ -130,11 +135,23 @@ TABLE: dict[str, dict[str, tuple[Any, ...]]] = {
     "Limits": {
         "max_connections": COUNT,
         "max_per_peer": ("5", True, 0, 1.5),
+        "rate_per_peer": (
+            *("5/1s", 5, (5,), [5, 1.0], (0, 1.0), (1.5, 1.0), ("5", 1.0)),
+            *((5, "1"), (5, 0), (5, -1.0), (5, math.inf), (5, math.nan)),
+        ),
         "per_peer_ipv6_prefix": ("64", None, True, 0, 129),
         "when_full": (None, "panic"),
         "refusal": ("busy", 5),
     },
-    "Layers": {"access": ("allow all", None, 5, [5], ["permit all"])},
+    "Layers": {
+        "access": ("allow all", None, 5, [5], ["permit all"]),
+        "direct_access": ("allow all", None, 5, [5], ["permit all"]),
+        "accept_proxy": ("all", None, 5, [5], ["allow all"], ["localhost"]),
+    },
+    "SocketOptions": {
+        "keepalive": (*NUMBER, -1, 0, 32768, math.nan),
+        "user_timeout": (*NUMBER, -1, 0, 2147484, math.nan),
+    },
     "Timeouts": {
         field.name: (*NUMBER, -1, math.nan)
         for field in dataclasses.fields(trioserve.Timeouts)

@@ -47,7 +47,7 @@ from ._connection import Connection, current_connection
 from ._echo import echo
 from ._layers import Layers
 from ._listeners import Listener, UnixListener, open_listeners
-from ._options import Limits, Timeouts
+from ._options import Limits, SocketOptions, Timeouts
 from ._proxy import proxy
 from ._reason import Outcome, Phase, Reason
 from ._relay import Relay, hand_over, relay
@@ -73,6 +73,7 @@ __all__ = [
     "Relay",
     "RelayResult",
     "Server",
+    "SocketOptions",
     "Statistics",
     "TcpAddress",
     "Timeouts",

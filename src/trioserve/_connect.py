@@ -11,7 +11,8 @@ from __future__ import annotations
 import errno
 import os
 import socket
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Sequence
 from typing import Any, Final, NamedTuple
 
 import trio
@@ -20,6 +21,7 @@ from ._errors import errno_of, is_a, is_shortage
 from ._names import AddrInfo
 from ._origins import DialedSocket, Origin
 from ._socket_transport import SocketTransport
+from ._tcp import Setting, apply
 
 #: Seconds between attempts to connect to a Unix socket whose backlog is full, at first
 #: and at most. The kernel has no event for it. unix(7)
@@ -48,6 +50,28 @@ def is_local_shortage(error: OSError) -> bool:
     return is_shortage(error) or errno_of(error) in _NO_LOCAL_ADDRESS
 
 
+#: Let connect(2) choose the port of a socket that is bound to an address, so that
+#: connections to different targets may share one. ip(7)
+_BIND_ADDRESS_NO_PORT: Final = 24
+
+
+class Outgoing(NamedTuple):
+    """How TCP sockets are made that connect.
+
+    Attributes:
+      settings: their options.
+      source: the family and the number of the address that they connect from; None for
+        the one that the system chooses.
+    """
+
+    settings: Sequence[Setting] = ()
+    source: tuple[int, str] | None = None
+
+
+#: As the system does it.
+PLAIN: Final = Outgoing()
+
+
 class Connecting(NamedTuple):
     """A socket on which connect(2) was called.
 
@@ -64,15 +88,19 @@ class Connecting(NamedTuple):
     began: float
 
 
-def begin_connect(info: AddrInfo, origin: Origin, now: float) -> Connecting:
+def begin_connect(
+    info: AddrInfo, origin: Origin, now: float, outgoing: Outgoing = PLAIN
+) -> Connecting:
     """Start to connect; the socket belongs to the caller.
 
     Args:
       origin: the proxies that dial, for :func:`~._origins.origin_of`.
       now: the time, on Trio's clock.
+      outgoing: how a TCP socket is made.
 
     Raises:
-      OSError: no socket can be made, or connect(2) can't be called with this address.
+      OSError: no socket can be made, it can't have the source address, or connect(2)
+        can't be called with this address.
     """
     sock = DialedSocket(info.family, info.kind | _NONBLOCK, info.protocol)
     try:
@@ -83,6 +111,9 @@ def begin_connect(info: AddrInfo, origin: Origin, now: float) -> Connecting:
             # Others wait for room already: queue behind them.
             code = errno.EAGAIN if queued else sock.connect_ex(info.sockaddr)
         else:
+            apply(outgoing.settings, sock)
+            if outgoing.source is not None:
+                _bind(sock, *outgoing.source)
             code = sock.connect_ex(info.sockaddr)
             # Registered before another task runs, because that may accept it.
             local = sock.getsockname()
@@ -93,6 +124,23 @@ def begin_connect(info: AddrInfo, origin: Origin, now: float) -> Connecting:
         sock.close()
         raise
     return Connecting(info, sock, code, now)
+
+
+def _bind(sock: socket.socket, family: int, host: str) -> None:
+    """Let a socket connect from an address.
+
+    Raises:
+      OSError: the address is of another family, or not of this machine.
+    """
+    try:
+        if sock.family != family:
+            raise OSError(errno.EADDRNOTAVAIL, "the target has another family")
+        if sys.platform == "linux":  # pragma: no branch
+            sock.setsockopt(socket.IPPROTO_IP, _BIND_ADDRESS_NO_PORT, 1)
+        sock.bind((host, 0))
+    except OSError as error:
+        text = f"can't connect from {host}: {error.strerror}"
+        raise OSError(error.errno, text) from None
 
 
 async def finish_connect(

@@ -15,7 +15,14 @@ from typing import TypeAlias
 import trio
 
 from ._address import Address, TcpAddress, UnixAddress
-from ._connect import Connecting, begin_connect, finish_connect, is_local_shortage
+from ._connect import (
+    PLAIN,
+    Connecting,
+    Outgoing,
+    begin_connect,
+    finish_connect,
+    is_local_shortage,
+)
 from ._describe import describe
 from ._errors import copy_of, is_a
 from ._names import AddrInfo, look_up, numeric_addrinfo
@@ -40,6 +47,7 @@ class Dialer:
       origin: the proxies that dial.
       on_attempt: called with the target and the :class:`Attempt` after each attempt,
         except those that were cancelled.
+      outgoing: how sockets are made.
 
     Attributes:
       target: the target that is being tried, or that has answered.
@@ -48,8 +56,8 @@ class Dialer:
 
     __slots__ = (
         "_answer", "_attempts", "_callback_error", "_connected", "_connecting",
-        "_is_cancelled", "_on_attempt", "_origin", "_scope", "_seconds", "_shortage",
-        "_targets", "on_wait", "target",
+        "_is_cancelled", "_on_attempt", "_origin", "_outgoing", "_scope", "_seconds",
+        "_shortage", "_targets", "on_wait", "target",
     )  # fmt: skip
 
     def __init__(
@@ -57,12 +65,14 @@ class Dialer:
         targets: Sequence[Address],
         origin: Origin = (),
         on_attempt: OnAttempt | None = None,
+        outgoing: Outgoing = PLAIN,
     ) -> None:
         self.target = targets[0]
         self.on_wait: Callable[[], None] | None = None
         self._targets = targets
         self._origin = origin
         self._on_attempt = on_attempt
+        self._outgoing = outgoing
         self._attempts: tuple[Attempt, ...] = ()
         # The attempt that succeeded at once, if one did, and how long it took.
         self._connected: AddrInfo | None = None
@@ -127,7 +137,7 @@ class Dialer:
             info = numeric_addrinfo(self.target)
             if info is None:
                 return None
-            connecting = begin_connect(info, self._origin, now)
+            connecting = begin_connect(info, self._origin, now, self._outgoing)
         except OSError:
             return None  # dial() meets the same error and records it
         if connecting.code:
@@ -197,7 +207,7 @@ class Dialer:
         infos = await self._look_up(target)
         if len(infos) == 1:
             return await self._try_address(infos[0])
-        return await race(infos, self._origin, self._try_address)
+        return await race(infos, self._origin, self._outgoing, self._try_address)
 
     async def _look_up(self, target: TcpAddress) -> list[AddrInfo]:
         began = trio.current_time()
@@ -222,7 +232,7 @@ class Dialer:
         is_ours = False
         try:
             if connecting is None:
-                connecting = begin_connect(info, self._origin, began)
+                connecting = begin_connect(info, self._origin, began, self._outgoing)
             return await finish_connect(connecting, self._call_on_wait)
         except trio.Cancelled:
             said = why_cancelled()

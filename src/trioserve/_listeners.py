@@ -79,7 +79,9 @@ Listener: TypeAlias = trio.SocketListener | UnixListener
 
 
 async def open_listeners(
-    *addresses: str | Address, backlog: int | None = None
+    *addresses: str | Address,
+    backlog: int | None = None,
+    reuse_port: bool = False,
 ) -> list[Listener]:
     """Bind ``addresses`` and listen: on all of them or on none.
 
@@ -94,6 +96,9 @@ async def open_listeners(
     Args:
       addresses: texts for :func:`parse_address`, or addresses.
       backlog: connections that the kernel may queue; default: as many as it allows.
+      reuse_port: let other processes of this user listen on the same TCP addresses, if
+        they say so too; the kernel then shares connections out (``SO_REUSEPORT`` in
+        socket(7)). Default False.
 
     Raises:
       TypeError: an argument has the wrong type.
@@ -108,6 +113,7 @@ async def open_listeners(
     if not addresses:
         raise ValueError("addresses must not be empty")
     check_backlog(backlog)
+    check_type("reuse_port", reuse_port, bool, "a bool")
     for address in addresses:
         kinds = (str, TcpAddress, UnixAddress)
         check_type("addresses", address, kinds, "texts or addresses")
@@ -120,7 +126,7 @@ async def open_listeners(
                 listeners.append(_bind_unix(address, backlog))
             else:
                 bound = [each.socket.getsockname() for each in listeners]
-                listeners += await _bind(address, backlog, bound)
+                listeners += await _bind(address, (backlog, reuse_port), bound)
     except BaseException:
         for listener in listeners:
             _close(listener)
@@ -183,7 +189,7 @@ def accept_source(listener: object) -> object:
 
 
 async def _bind(
-    address: TcpAddress, backlog: int, bound: Sequence[Any]
+    address: TcpAddress, how: tuple[int, bool], bound: Sequence[Any]
 ) -> list[trio.SocketListener]:
     """Look ``address`` up, and bind all results that are not ``bound`` already."""
     try:
@@ -193,7 +199,7 @@ async def _bind(
     # With port 0, a port that is free for IPv4 may be taken for IPv6: try another.
     for attempts_left in reversed(range(8)):
         try:
-            return await _bind_each(address, infos, backlog, bound)
+            return await _bind_each(address, infos, how, bound)
         except OSError as error:
             taken = error.errno == errno.EADDRINUSE and address.port == 0
             if not (taken and attempts_left):
@@ -202,7 +208,10 @@ async def _bind(
 
 
 async def _bind_each(
-    address: TcpAddress, infos: Iterable[AddrInfo], backlog: int, bound: Sequence[Any]
+    address: TcpAddress,
+    infos: Iterable[AddrInfo],
+    how: tuple[int, bool],
+    bound: Sequence[Any],
 ) -> list[trio.SocketListener]:
     listeners: list[trio.SocketListener] = []
     failed: OSError | None = None
@@ -214,7 +223,7 @@ async def _bind_each(
             works = True
             continue
         try:
-            listener = await _listen(info, name, backlog)
+            listener = await _listen(info, name, *how)
         except OSError as error:
             # A family that this system lacks, or has switched off, is skipped if
             # another one works. Any other error is raised.
@@ -253,11 +262,13 @@ def _overlap(one: tuple[Any, ...], other: tuple[Any, ...]) -> bool:
 
 
 async def _listen(
-    info: AddrInfo, name: tuple[Any, ...], backlog: int
+    info: AddrInfo, name: tuple[Any, ...], backlog: int, reuse_port: bool
 ) -> trio.SocketListener:
     sock = trio.socket.socket(info.family, info.kind, info.protocol)
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if reuse_port:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         if info.family == socket.AF_INET6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         await sock.bind(name)

@@ -1,4 +1,4 @@
-"""Options: the limits and timeouts of a server.
+"""Options: the limits and timeouts of a server, and options of its sockets.
 
 Frozen values, checked when they are made. This module does not know what enforces
 them. Durations are in seconds; ``math.inf`` means never.
@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import resource
-from typing import Literal, get_args
+from typing import Final, Literal, get_args
 
 from ._arguments import check_count, check_seconds
 
@@ -168,3 +168,46 @@ class Timeouts:
                 raise ValueError(
                     f"{field.name} must be more than 0 (math.inf means never), not 0"
                 )
+
+
+#: Of TCP_KEEPIDLE, in seconds, and of TCP_USER_TIMEOUT, an int in milliseconds. tcp(7)
+_LONGEST_KEEPALIVE: Final = 32767
+_LONGEST_USER_TIMEOUT: Final = 2_147_483
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class SocketOptions:
+    """When the kernel gives up a TCP connection whose peer does not answer any more.
+
+    Such a connection ends as ``client_reset`` or ``server_reset``, and its error is
+    *Connection timed out*. Times are in seconds.
+
+    Args:
+      keepalive: after so long without a packet, the kernel asks the peer for a sign of
+        life, six times within the same time again; so a peer that is gone is noticed
+        after twice that time. It counts whole seconds. Default 60. ``math.inf``: leave
+        the socket as it is, which is without keepalive, unless other code has switched
+        it on.
+      user_timeout: how long sent bytes may wait for their acknowledgement
+        (RFC 5482; ``TCP_USER_TIMEOUT`` in Linux's tcp(7)). It takes the place of the
+        six times above, too. Default ``math.inf``: the kernel's own, some 15 minutes.
+
+    Raises:
+      TypeError, ValueError: an argument is invalid; the message names it.
+    """
+
+    keepalive: float = 60.0
+    user_timeout: float = math.inf
+
+    def __post_init__(self) -> None:
+        _check_most("keepalive", self.keepalive, _LONGEST_KEEPALIVE)
+        _check_most("user_timeout", self.user_timeout, _LONGEST_USER_TIMEOUT)
+
+
+def _check_most(name: str, seconds: float, most: int) -> None:
+    check_seconds(name, seconds)
+    if seconds == 0 or most < seconds < math.inf:
+        raise ValueError(
+            f"{name} must be more than 0 and at most {most} (math.inf means never), not"
+            f" {seconds}"
+        )

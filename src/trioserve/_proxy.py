@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Final, get_args
 
 import trio
 
-from ._address import Address, TcpAddress, UnixAddress, parse_address
+from ._address import Address, TcpAddress, UnixAddress, is_numeric, parse_address
 from ._arguments import check_sync, check_type
-from ._connect import is_local_shortage
+from ._connect import Outgoing, is_local_shortage
 from ._connection import Connection, lifecycle_of
 from ._dial import DialCancelledError, Dialer, OnAttempt
 from ._dispatch import PromptHandler
 from ._errors import is_ours, isolated
 from ._lifecycle import Lifecycle
-from ._options import Timeouts
+from ._options import SocketOptions, Timeouts
 from ._origins import origin_of
 from ._proxy_header import Version, header_for
 from ._reason import Phase, Reason
 from ._relay import Relay, no_relay, relay_to_target
 from ._report import Attempt
 from ._socket_transport import SocketTransport
+from ._tcp import settings_for
 from ._timers import TimerEntry
 from .faults import Faults, parse_faults
 from .faults._relay import ActiveFaults, FaultyRelay
@@ -43,6 +45,8 @@ def proxy(
     seed: int = 0,
     on_attempt: Callable[[Address, Attempt], object] | None = None,
     send_proxy: Version | None = None,
+    sockets: SocketOptions | None = None,
+    source: str | None = None,
 ) -> Callable[[Connection], Awaitable[Relay]]:
     """Make a handler that dials ``target``, or else the next of ``others``, and relays.
 
@@ -77,6 +81,9 @@ def proxy(
         of the PROXY protocol, of this version, which declares the client. The target
         must be told to expect it. The bytes of the header are in no count. Default: no
         header.
+      sockets: of connections to targets; default ``SocketOptions()``.
+      source: an IP address of this machine to connect from; targets of the other family
+        can't be dialed then. Default: the system chooses.
 
     Raises:
       TypeError, ValueError: an argument is invalid, or a target can't be dialed; the
@@ -96,9 +103,14 @@ def proxy(
         check_sync("on_attempt", on_attempt)
     if send_proxy is not None and send_proxy not in get_args(Version):
         raise ValueError(f"send_proxy must be 'v1', 'v2' or None, not {send_proxy!r}")
+    if sockets is not None:
+        check_type("sockets", sockets, SocketOptions, "a SocketOptions or None")
+    if source is not None:
+        check_type("source", source, str, "a str or None")
     targets = [_dialable(each) for each in (target, *others)]
     parsed = parse_faults(faults) if isinstance(faults, str) else faults
-    return _Proxy(targets, timeouts, parsed, seed, on_attempt, send_proxy)
+    outgoing = _outgoing(sockets or SocketOptions(), source)
+    return _Proxy(targets, timeouts, parsed, seed, on_attempt, send_proxy, outgoing)
 
 
 class _Proxy(PromptHandler):
@@ -112,6 +124,7 @@ class _Proxy(PromptHandler):
         seed: int,
         on_attempt: OnAttempt | None,
         send_proxy: Version | None,
+        outgoing: Outgoing,
     ) -> None:
         self._on_attempt = on_attempt
         self._targets = targets
@@ -122,6 +135,7 @@ class _Proxy(PromptHandler):
         self._faults = faults or None  # asked once: that takes 3 us
         self._seed = seed
         self._send_proxy: Version | None = send_proxy
+        self._outgoing = outgoing
 
     async def __call__(self, conn: Connection) -> Relay:
         check_type("conn", conn, Connection, "a Connection")
@@ -143,6 +157,7 @@ class _Proxy(PromptHandler):
             self._targets,
             (*origin, self._mark) if origin else self._first,
             self._on_attempt,
+            self._outgoing,
         )
         if self._mark in origin:
             return _refuse(life, Reason.LOOP)
@@ -248,6 +263,16 @@ async def _dial(
             exception=reset,
         )
     return None
+
+
+def _outgoing(sockets: SocketOptions, source: str | None) -> Outgoing:
+    settings = settings_for(sockets.keepalive, sockets.user_timeout)
+    if source is None:
+        return Outgoing(settings)
+    if not is_numeric(source) or "%" in source:
+        raise ValueError(f"source must be an IP address without a zone, not {source!r}")
+    family = socket.AF_INET6 if ":" in source else socket.AF_INET
+    return Outgoing(settings, (family, source))
 
 
 def _dialable(target: str | Address) -> Address:

@@ -11,7 +11,7 @@ from typing import Final, TypeAlias
 
 import trio
 
-from ._connect import Connecting, begin_connect
+from ._connect import Connecting, Outgoing, begin_connect
 from ._errors import is_shortage
 from ._names import AddrInfo
 from ._origins import Origin
@@ -33,7 +33,10 @@ TryAddress: TypeAlias = Callable[
 
 
 async def race(
-    infos: Sequence[AddrInfo], origin: Origin, try_address: TryAddress
+    infos: Sequence[AddrInfo],
+    origin: Origin,
+    outgoing: Outgoing,
+    try_address: TryAddress,
 ) -> SocketTransport:
     """Start an attempt per address, each with a head start; the first answer wins.
 
@@ -60,7 +63,8 @@ async def race(
             # Out of descriptors: wait until another attempt has ended.
             while under_way:
                 try:
-                    connecting = begin_connect(info, origin, trio.current_time())
+                    now = trio.current_time()
+                    connecting = begin_connect(info, origin, now, outgoing)
                     break
                 except OSError as error:
                     if not is_shortage(error):

@@ -6,8 +6,9 @@ They check their arguments and leave the work to :mod:`._serving`.
 from __future__ import annotations
 
 import math
+import socket
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
-from typing import Any, Protocol, TypeAlias, cast, overload
+from typing import Any, Final, Protocol, TypeAlias, cast, overload
 
 import trio
 
@@ -26,9 +27,13 @@ from ._connection import Connection
 from ._handlers import Spawns
 from ._layers import Layers
 from ._listeners import accept_source, open_listeners
-from ._options import Limits, Timeouts
+from ._options import Limits, SocketOptions, Timeouts
 from ._results import DrainSummary, Statistics
 from ._serving import Serving
+from ._tcp import Setting, apply, settings_for
+
+#: The families of TCP sockets.
+_TCP: Final = (socket.AF_INET, socket.AF_INET6)
 
 Handler: TypeAlias = (
     Callable[[Connection], Awaitable[object]]
@@ -50,8 +55,9 @@ class Server(Sequence[trio.SocketListener]):
     thread only.
     """
 
-    def __init__(self, serving: Serving) -> None:
+    def __init__(self, serving: Serving, settings: Sequence[Setting]) -> None:
         self._serving = serving
+        self._settings = settings
 
     def __len__(self) -> int:
         return len(self._serving.loops.acceptors)
@@ -148,6 +154,7 @@ class Server(Sequence[trio.SocketListener]):
         check_type("listener", listener, trio.abc.Listener, "a listener")
         if layers is not None:
             check_type("layers", layers, Layers, "a Layers or None")
+        _set_up([listener], self._settings)
         self._serving.loops.add(listener, layers)
 
     async def close_listener(self, listener: trio.abc.Listener[Any]) -> None:
@@ -212,6 +219,7 @@ def _check(
     limits: object,
     timeouts: object,
     layers: object,
+    sockets: object,
     collector: object,
     report_buffer: object,
     handler_nursery: object,
@@ -226,6 +234,8 @@ def _check(
         check_type("timeouts", timeouts, Timeouts, "a Timeouts or None")
     if layers is not None:
         check_type("layers", layers, Layers, "a Layers or None")
+    if sockets is not None:
+        check_type("sockets", sockets, SocketOptions, "a SocketOptions or None")
     check_callable("collector", collector, "an async function of one argument")
     if report_buffer != math.inf:
         check_count("report_buffer", report_buffer, least=0, what="an int or math.inf")
@@ -246,6 +256,20 @@ def _checked_listeners(listeners: object) -> list[trio.abc.Listener[Any]]:
     return found
 
 
+def _settings_of(sockets: SocketOptions) -> Sequence[Setting]:
+    return settings_for(sockets.keepalive, sockets.user_timeout)
+
+
+def _set_up(
+    listeners: Iterable[trio.abc.Listener[Any]], settings: Sequence[Setting]
+) -> None:
+    """Set the options of listening TCP sockets."""
+    for listener in listeners:
+        source = accept_source(listener)
+        if isinstance(source, trio.socket.SocketType) and source.family in _TCP:
+            apply(settings, source)
+
+
 async def serve(
     handler: Handler,
     listeners: Iterable[trio.abc.Listener[Any]],
@@ -253,6 +277,7 @@ async def serve(
     limits: Limits | None = None,
     timeouts: Timeouts | None = None,
     layers: Layers | None = None,
+    sockets: SocketOptions | None = None,
     collector: Collector = log_reports,
     report_buffer: float = 10_000,
     handler_nursery: Spawns | None = None,
@@ -275,6 +300,8 @@ async def serve(
       timeouts: in seconds; default ``Timeouts()``.
       layers: applied to a connection before its handler, such as access rules;
         default ``Layers()``: none.
+      sockets: of TCP connections; default ``SocketOptions()``. It is applied to the
+        listeners, whose connections have the options of these.
       collector: an async callable of one argument, the receiving end of a channel of
         :class:`ConnectionReport`; the channel ends after the last report. If the
         collector raises, the error is logged, later reports count as lost, and
@@ -305,21 +332,25 @@ async def serve(
         limits=limits,
         timeouts=timeouts,
         layers=layers,
+        sockets=sockets,
         collector=collector,
         report_buffer=report_buffer,
         handler_nursery=handler_nursery,
         on_start=on_start,
         task_status=task_status,
     )
+    checked = _checked_listeners(listeners)
+    settings = _settings_of(SocketOptions() if sockets is None else sockets)
+    _set_up(checked, settings)
     serving = Serving(
-        _checked_listeners(listeners),
+        checked,
         Limits() if limits is None else limits,
         Timeouts() if timeouts is None else timeouts,
         Layers() if layers is None else layers,
         report_buffer,
         handler_nursery,
     )
-    server = Server(serving)
+    server = Server(serving, settings)
     return await serving.run(
         handler, collector, on_start, lambda: task_status.started(server)
     )
@@ -335,6 +366,7 @@ async def serve_tcp(
     limits: Limits | None = None,
     timeouts: Timeouts | None = None,
     layers: Layers | None = None,
+    sockets: SocketOptions | None = None,
     collector: Collector = log_reports,
     report_buffer: float = 10_000,
     on_start: Callable[[Connection], object] | None = None,
@@ -360,6 +392,7 @@ async def serve_tcp(
         limits=limits,
         timeouts=timeouts,
         layers=layers,
+        sockets=sockets,
         collector=collector,
         report_buffer=report_buffer,
         handler_nursery=handler_nursery,
@@ -373,6 +406,7 @@ async def serve_tcp(
         limits=limits,
         timeouts=timeouts,
         layers=layers,
+        sockets=sockets,
         collector=collector,
         report_buffer=report_buffer,
         handler_nursery=handler_nursery,

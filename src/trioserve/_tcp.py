@@ -7,10 +7,12 @@ default.
 from __future__ import annotations
 
 import contextlib
+import math
 import socket
 import struct
 import sys
-from typing import Final
+from collections.abc import Iterable
+from typing import Final, TypeAlias
 
 import trio
 
@@ -24,6 +26,19 @@ _INFO: Final = getattr(socket, "TCP_INFO", 11)
 _CLOSED: Final = b"\7"
 #: tcpi_last_data_sent (ms) and tcpi_notsent_bytes in struct tcp_info of linux/tcp.h.
 _PROGRESS: Final = struct.Struct("=44xI96xI")
+
+#: Times that a silent peer is asked for a sign of life.
+_PROBES: Final = 6
+
+_KEEPALIVE: Final = (int(socket.SOL_SOCKET), int(socket.SO_KEEPALIVE))
+#: Linux's numbers, if this system does not name them.
+_IDLE: Final = (_TCP, getattr(socket, "TCP_KEEPIDLE", 4))
+_INTERVAL: Final = (_TCP, getattr(socket, "TCP_KEEPINTVL", 5))
+_COUNT: Final = (_TCP, getattr(socket, "TCP_KEEPCNT", 6))
+_USER_TIMEOUT: Final = (_TCP, getattr(socket, "TCP_USER_TIMEOUT", 18))
+
+#: Arguments of setsockopt(2).
+Setting: TypeAlias = tuple[tuple[int, int], int]
 
 #: The longest delay of an ACK, in ms. RFC 1122 (4.2.3.2) allows 500; Linux takes 40 to
 #: 200.
@@ -42,6 +57,40 @@ def set_up(sock: socket.socket | trio.socket.SocketType) -> None:
         sock.setsockopt(_TCP, _TCP_NOTSENT_LOWAT, NOTSENT_LOWAT)
     except OSError:
         pass  # a Unix socket
+
+
+def settings_for(keepalive: float, user_timeout: float) -> tuple[Setting, ...]:
+    """The settings for :func:`apply` that give up a connection without an answer.
+
+    Args:
+      keepalive: seconds without a packet, and then again until it is given up.
+      user_timeout: seconds without an acknowledgement. Each may be ``math.inf``.
+    """
+    settings: list[Setting] = []
+    if keepalive < math.inf:
+        settings += [
+            (_KEEPALIVE, 1),
+            (_IDLE, math.ceil(keepalive)),
+            (_INTERVAL, math.ceil(keepalive / _PROBES)),
+            (_COUNT, _PROBES),
+        ]
+    if user_timeout < math.inf:
+        settings.append((_USER_TIMEOUT, math.ceil(user_timeout * 1000)))
+    return tuple(settings)
+
+
+def apply(
+    settings: Iterable[Setting], sock: socket.socket | trio.socket.SocketType
+) -> None:
+    """Apply settings to a TCP socket; those that the system lacks are left out.
+
+    Sockets that a listening one accepts have its settings.
+    """
+    for (level, option), value in settings:
+        try:  # noqa: SIM105 - it would cost as much as the system call
+            sock.setsockopt(level, option, value)
+        except OSError:
+            pass  # the system lacks it
 
 
 def sets_up(listening: socket.socket) -> bool:
