@@ -208,6 +208,5 @@ def _check_most(name: str, seconds: float, most: int) -> None:
     check_seconds(name, seconds)
     if seconds == 0 or most < seconds < math.inf:
         raise ValueError(
-            f"{name} must be more than 0 and at most {most} (math.inf means never), not"
-            f" {seconds}"
+            f"{name} must be more than 0 and at most {most}, or math.inf, not {seconds}"
         )

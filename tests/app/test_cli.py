@@ -160,7 +160,7 @@ def test_the_version_is_printed() -> None:
         ("echo app.sock", "has no port; did you mean unix:app.sock?"),
         ("echo a:1,b:2", "is more than one address; write a space between them"),
         ("echo 10.0.0.1:1:10.0.0.2:2", "is more than one address; write a space"),
-        ("echo --timeout 5", "'--timeout'; 'trioserve echo --help' lists them"),
+        ("echo --wait 5", "'--wait'; 'trioserve echo --help' lists them"),
         ("echo --idel 5", "no such option '--idel'; did you mean '--idle'?"),
         ("--nope", "no such option '--nope'; 'trioserve --help' lists them"),
         ("echo --idle", "--idle requires an argument"),

@@ -118,7 +118,9 @@ def test_another_users_socket_cannot_be_replaced(
 
 
 def _fail_to_listen(monkeypatch: pytest.MonkeyPatch, code: int) -> None:
-    async def open_listeners(address: Address) -> list[trio.SocketListener]:
+    async def open_listeners(
+        address: Address, **_: object
+    ) -> list[trio.SocketListener]:
         raise OSError(code, os.strerror(code), str(address))
 
     monkeypatch.setattr(_listening, "open_listeners", open_listeners)

@@ -10,6 +10,7 @@ The map, from the bottom up; the folders have maps of their own:
     _program   _stop   demo   reports
     _environment   _listening
     _access_options   _fault_options   _run
+    _network_options
     _options
     _serve_command
     _cli

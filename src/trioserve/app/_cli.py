@@ -16,7 +16,8 @@ from trioserve import Address, TcpAddress
 from ._access_options import ServingCommand
 from ._environment import settings_text
 from ._fault_options import fault_options
-from ._options import address, count, serving_options
+from ._network_options import count, dialing_options
+from ._options import address, serving_options
 from ._program import Program, WrongUsage, no_such, say
 from ._topics import TOPICS
 from ._values import DURATIONS
@@ -76,6 +77,7 @@ def cli(ctx: click.Context) -> None:
 @click.argument("first", type=address, metavar="LISTEN")
 @click.argument("targets", type=address, metavar="TARGET...", nargs=-1, required=True)
 @serving_options()
+@dialing_options()
 @fault_options()
 def proxy_command(first: Address, targets: tuple[Address, ...], **options: Any) -> int:
     """Accept connections on LISTEN and relay each to the first TARGET that answers.

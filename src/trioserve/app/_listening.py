@@ -11,7 +11,7 @@ from collections.abc import Generator, Sequence
 
 import click
 
-from trioserve import Address, Listener, open_listeners
+from trioserve import Listener, open_listeners
 
 from ._listen_errors import why_not
 from ._loops import find_loop
@@ -20,14 +20,16 @@ from ._program import WrongUsage
 from ._service import Service
 
 
-async def listen(*addresses: Address) -> Sequence[Listener]:
-    """`open_listeners`, with each error as one line for a person.
+async def listen(service: Service) -> Sequence[Listener]:
+    """Listen on the addresses of a service, with each error as one line for a person.
 
     Raises:
       click.ClickException: with the reason, and what else to try.
     """
     try:
-        return await open_listeners(*addresses)
+        return await open_listeners(
+            *service.listen, backlog=service.backlog, reuse_port=service.reuse_port
+        )
     except ValueError as error:
         raise WrongUsage(str(error)) from error
     except OSError as error:

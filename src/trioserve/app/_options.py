@@ -18,9 +18,10 @@ from trioserve import Address, Limits, TcpAddress, Timeouts, parse_address
 
 from ._access_options import access_options
 from ._environment import Command, option
+from ._network_options import count, duration, listening_options, rate
 from ._open_files import raise_open_files_limit
 from ._program import WrongUsage
-from ._values import format_duration, parse_duration
+from ._values import Rate, format_duration
 from .output._suppression import CHOICES
 
 #: A host in fe80::/10 without its interface.
@@ -28,6 +29,7 @@ _LINK_LOCAL = re.compile(r"fe[89ab][0-9a-f]:[^%]*$", re.IGNORECASE)
 
 _TIMEOUT_HELP = {
     "connect": "Reset the client if no TARGET answers within this time.",
+    "handshake": "Reset a connection whose PROXY header is not there within this time.",
     "first_byte": "Close a connection if neither side sends a byte within this time.",
     "idle": "Close a connection after this time without a byte.",
     "half_closed": "Reset a half-closed connection after this time without a byte.",
@@ -71,13 +73,6 @@ def file_name(text: str) -> str:
     return text
 
 
-def count(text: str) -> int:
-    """The type of an option that is a number of things, at least 1."""
-    if not re.fullmatch(r"[1-9]\d{0,8}", text, re.ASCII):
-        raise click.BadParameter(f"{text!r} is not a whole number of 1 or more")
-    return int(text)
-
-
 def serving_options(
     *, without: frozenset[str] = frozenset()
 ) -> Callable[[Command], Command]:
@@ -118,6 +113,14 @@ def serving_options(
             help="Count IPv6 addresses with the same first BITS as one peer.",
         ),
         option(
+            "--rate",
+            type=rate,
+            metavar="N/TIME",
+            show_default="no limit",
+            help="At most N new connections from one peer in this time, like 100/1m;"
+            " more are refused.",
+        ),
+        option(
             "--when-full",
             type=click.Choice(["wait", "refuse"]),
             default="wait",
@@ -126,10 +129,11 @@ def serving_options(
             " them.",
         ),
         *access_options(),
+        *listening_options(),
         *(
             option(
                 f"--{name.replace('_', '-')}",
-                type=_duration,
+                type=duration,
                 default=format_duration(defaults[name]),
                 show_default=True,
                 metavar="TIME",
@@ -184,6 +188,7 @@ def limits_of(
     max_connections: int | None,
     per_peer: int | None = None,
     per_peer_prefix: int = 64,
+    rate: Rate | None = None,
     when_full: Any = "wait",
 ) -> Limits:
     """The limits that these options set.
@@ -193,19 +198,13 @@ def limits_of(
     raise_open_files_limit()
     limits = Limits(
         max_per_peer=per_peer,
+        rate_per_peer=None if rate is None else (rate.count, rate.seconds),
         per_peer_ipv6_prefix=per_peer_prefix,
         when_full=when_full,
     )
     if max_connections is not None:
         limits = dataclasses.replace(limits, max_connections=max_connections)
     return limits
-
-
-def _duration(text: str) -> float:
-    try:
-        return parse_duration(text)
-    except ValueError as error:
-        raise click.BadParameter(str(error)) from None
 
 
 def _check_timeout(ctx: click.Context, param: click.Parameter, seconds: float) -> float:

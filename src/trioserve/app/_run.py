@@ -35,7 +35,7 @@ async def main(service: Service, output: Output, signals: Signals) -> int:
       click.ClickException: it can't listen, its last listener has failed, or a
         target is one of its own listeners.
     """
-    listeners = await signals.unless_stopped(listen, *service.listen)
+    listeners = await signals.unless_stopped(listen, service)
     try:
         await signals.unless_stopped(refuse_loop, service, listeners)
         with announced_ports(service, listeners) as port_file:
@@ -81,6 +81,7 @@ async def run(
                 limits=service.limits,
                 timeouts=service.timeouts,
                 layers=service.layers,
+                sockets=service.sockets,
                 collector=output.collect,
             )
         )

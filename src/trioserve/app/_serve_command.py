@@ -9,11 +9,20 @@ from __future__ import annotations
 import gc
 import os
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, Literal
 
 import click
 
-from trioserve import Address, Attempt, Handler, Layers, Timeouts, echo, proxy
+from trioserve import (
+    Address,
+    Attempt,
+    Handler,
+    Layers,
+    SocketOptions,
+    Timeouts,
+    echo,
+    proxy,
+)
 from trioserve.faults import Faults
 
 from . import _run
@@ -23,6 +32,7 @@ from ._options import limits_of
 from ._program import WrongUsage
 from ._service import Service
 from ._signals import Signals
+from ._values import Rate
 from .output._opening import open_output
 from .output._startup import log_low_default
 
@@ -41,13 +51,22 @@ def serve_command(
     max_connections: int | None,
     per_peer: int | None,
     per_peer_prefix: int,
+    rate: Rate | None,
     when_full: str,
     access: tuple[str, ...],
+    direct_access: tuple[str, ...],
+    accept_proxy: tuple[str, ...],
+    keepalive: float,
+    user_timeout: float,
+    backlog: int | None,
+    reuse_port: bool,
     log: Any,
     log_connections: Any,
     live: bool,
     reports: str | None,
     port_file: str | None,
+    send_proxy: Literal["v1", "v2"] | None = None,
+    source: str | None = None,
     fault: SeededFaults | None = None,
     seed: int | None = None,
     **durations: float,
@@ -74,6 +93,7 @@ def serve_command(
     faults = fault.faults if fault else Faults()
     if seed is None:
         seed = fault.seed if fault and fault.seed else 0
+    sockets = SocketOptions(keepalive=keepalive, user_timeout=user_timeout)
     handler: Handler = echo
     try:
         if targets:
@@ -83,6 +103,9 @@ def serve_command(
                 faults=faults,
                 seed=seed,
                 on_attempt=on_attempt,
+                send_proxy=send_proxy,
+                sockets=sockets,
+                source=source,
             )
     except ValueError as error:
         raise WrongUsage(str(error)) from None
@@ -91,9 +114,14 @@ def serve_command(
         listen=(first, *listen) if first is not None else listen,
         targets=targets,
         handler=handler,
-        limits=limits_of(max_connections, per_peer, per_peer_prefix, when_full),
+        limits=limits_of(max_connections, per_peer, per_peer_prefix, rate, when_full),
         timeouts=timeouts,
-        layers=Layers(access=access),
+        layers=Layers(
+            access=access, direct_access=direct_access, accept_proxy=accept_proxy
+        ),
+        sockets=sockets,
+        backlog=backlog,
+        reuse_port=reuse_port,
         port_file=port_file,
         live=live,
         faults=faults,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from trioserve import Address, Handler, Layers, Limits, Timeouts
+from trioserve import Address, Handler, Layers, Limits, SocketOptions, Timeouts
 from trioserve.faults import Faults
 
 
@@ -18,6 +18,8 @@ class Service:
       targets: what a proxy dials, in this order; empty for other handlers.
       handler: what serves a connection.
       layers: what is done to a connection before its handler, such as access rules.
+      sockets: options of its sockets.
+      backlog, reuse_port: of its listeners.
       port_file: the file that has the ports while the server accepts, or None.
       live: whether to show the live view.
       faults, seed: the faults that a proxy injects.
@@ -30,6 +32,9 @@ class Service:
     limits: Limits
     timeouts: Timeouts
     layers: Layers = dataclasses.field(default_factory=Layers)
+    sockets: SocketOptions = dataclasses.field(default_factory=SocketOptions)
+    backlog: int | None = None
+    reuse_port: bool = False
     port_file: str | None = None
     live: bool = False
     faults: Faults = dataclasses.field(default_factory=Faults)

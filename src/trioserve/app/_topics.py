@@ -75,8 +75,9 @@ capitals after TRIOSERVE_: --half-closed 5m is TRIOSERVE_HALF_CLOSED=5m. The
 command line overrides the environment, and both override the default.
 
 TIME is 500ms, 10s, 2m, 1h30m, 1d, a number of seconds, or 'never'. Several
-values of LISTEN, ALLOW or DENY are separated by spaces. A carriage return at
-the end of a value, as in a file written on Windows, is ignored.
+values of an option that may be repeated, like LISTEN or ALLOW, are separated by
+spaces. A carriage return at the end of a value, as in a file written on
+Windows, is ignored.
 
 'trioserve help settings proxy LISTEN TARGET --idle 5m' shows the settings of
 that command line, and where each value came from. Without a command line:""",

@@ -7,6 +7,7 @@ are for. The grammar of durations with units is the library's; the command adds
 
 from __future__ import annotations
 
+import dataclasses
 import datetime as dt
 import math
 import re
@@ -62,6 +63,17 @@ def format_duration(seconds: float) -> str:
     hours, minutes = divmod(minutes, 60)
     parts = ((hours, "h"), (minutes, "m"), (rest, "s"))
     return "".join(f"{number}{unit}" for number, unit in parts if number)
+
+
+@dataclasses.dataclass(frozen=True)
+class Rate:
+    """A number of things in a time, in seconds."""
+
+    count: int
+    seconds: float
+
+    def __str__(self) -> str:
+        return f"{self.count}/{format_duration(self.seconds)}"
 
 
 def format_time(seconds: float) -> str:

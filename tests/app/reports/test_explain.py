@@ -24,7 +24,10 @@ OPTIONS = {
     Reason.CONNECT_TIMEOUT: ["--connect"],
     Reason.LIMIT: ["--max-connections", "--when-full"],
     Reason.PEER_LIMIT: ["--per-peer", "--per-peer-prefix"],
-    Reason.DENIED: ["--allow"],
+    Reason.RATE: ["--rate", "--per-peer-prefix"],
+    Reason.DENIED: ["--allow", "--allow-direct"],
+    Reason.BAD_PROXY_HEADER: ["--accept-proxy"],
+    Reason.HANDSHAKE: ["--handshake", "--accept-proxy"],
     Reason.NO_FDS: ["--max-connections"],
     Reason.STOPPING: ["--lame-duck"],
     Reason.FIRST_BYTE: ["--first-byte"],
@@ -34,9 +37,10 @@ OPTIONS = {
     Reason.LIFETIME: ["--lifetime"],
     Reason.CUT: ["--drain", "--drain-idle"],
 }
-LIMITS = {Reason.LIMIT, Reason.PEER_LIMIT}
+LIMITS = {Reason.LIMIT, Reason.PEER_LIMIT, Reason.RATE}
 WITH_A_LIMIT = OPTIONS.keys() - {
     Reason.DENIED,
+    Reason.BAD_PROXY_HEADER,
     Reason.NO_FDS,
     Reason.STOPPING,
     Reason.CUT,

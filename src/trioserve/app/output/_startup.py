@@ -14,6 +14,7 @@ from trioserve import Address, Server, TcpAddress, UnixAddress
 from trioserve.app._open_files import open_files_allowed
 from trioserve.app._service import Service
 from trioserve.app._values import (
+    Rate,
     finite,
     format_at_most,
     format_count,
@@ -45,8 +46,11 @@ def log_ready(log: Log, service: Service, server: Server) -> None:
         target=service.route or None,
         max_connections=service.limits.max_connections,
         max_per_peer=service.limits.max_per_peer,
+        rate_per_peer=_rate_text(service),
         when_full=service.limits.when_full,
         access=",".join(service.layers.access) or None,
+        direct_access=",".join(service.layers.direct_access) or None,
+        accept_proxy=",".join(service.layers.accept_proxy) or None,
         timeouts={
             name: finite(value)
             for name, value in dataclasses.asdict(service.timeouts).items()
@@ -58,9 +62,16 @@ def log_ready(log: Log, service: Service, server: Server) -> None:
 
 
 def _access_text(service: Service) -> Iterator[str]:
-    if rules := ", ".join(service.layers.access):
-        others = "denied" if "allow " in rules else "served"
-        yield f"access: {rules}; the first match decides, others are {others}"
+    layers = service.layers
+    for name, list_of_rules in (
+        ("direct", layers.direct_access),
+        ("access", layers.access),
+    ):
+        if rules := ", ".join(list_of_rules):
+            others = "denied" if "allow " in rules else "served"
+            yield f"{name}: {rules}; the first match decides, others are {others}"
+    if networks := ", ".join(layers.accept_proxy):
+        yield f"PROXY:  each connection from {networks} must begin with a header"
 
 
 def _log_faults(log: Log, service: Service) -> None:
@@ -89,10 +100,12 @@ def _log_exposed(log: Log, service: Service, server: Server) -> None:
 
 
 def _keeps_others_out(service: Service) -> bool:
-    rules = service.layers.access
     everyone = ("allow all", "allow 0.0.0.0/0", "allow ::/0")
-    allowed = [rule for rule in rules if rule.startswith("allow ")]
-    return bool(allowed) and not any(rule in everyone for rule in allowed)
+    for rules in (service.layers.access, service.layers.direct_access):
+        allowed = [rule for rule in rules if rule.startswith("allow ")]
+        if allowed and not any(rule in everyone for rule in allowed):
+            return True
+    return False
 
 
 def _log_open_files(log: Log, service: Service) -> None:
@@ -146,11 +159,18 @@ def _is_all_interfaces(address: Address) -> bool:
     return isinstance(address, TcpAddress) and address.host in _ALL_INTERFACES
 
 
+def _rate_text(service: Service) -> str | None:
+    rate = service.limits.rate_per_peer
+    return None if rate is None else str(Rate(*rate))
+
+
 def _limits_text(service: Service) -> str:
     limits = service.limits
     full = "others wait" if limits.when_full == "wait" else "others are refused"
     if limits.max_per_peer is not None:
         full += f"; {limits.max_per_peer} from one peer, others are refused"
+    if (rate := _rate_text(service)) is not None:
+        full += f"; {rate} new ones from one peer, others are refused"
     timers = ", ".join(
         f"{name.replace('_', ' ')} {format_duration(seconds)}"
         for name in _TIMERS

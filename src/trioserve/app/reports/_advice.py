@@ -13,9 +13,9 @@ class Advice(NamedTuple):
 
     Args:
       next: what to do, or where to look. It may have these names in braces:
-        *target* and *host* of the connection, the *side* that was waited for, and
-        *listening* and *reaching*, commands that show whether the target listens
-        and whether it can be reached.
+        *target*, *host* and *sender* of the connection, the *side* that was waited
+        for, and *listening* and *reaching*, commands that show whether the target
+        listens and whether it can be reached.
       end: what happened to the connection, unless the reason says it.
       option: the option that ended it, if one did.
     """
@@ -74,9 +74,22 @@ ADVICE: Final = {
         "it was refused",
         "--per-peer",
     ),
+    "rate": Advice(
+        "why does {host} connect so often? if it may, raise --rate; if it is many hosts"
+        " of one IPv6 network, raise --per-peer-prefix",
+        "it was refused",
+        "--rate",
+    ),
+    "bad_proxy_header": Advice(
+        "let {sender} send a PROXY header, v1 or v2, at the start of each connection"
+        " (HAProxy: send-proxy; nginx: proxy_protocol on), or leave its network out of"
+        " --accept-proxy",
+        "it was reset",
+    ),
     "denied": Advice(
         "if {host} may connect, put an --allow for it before the rules that deny it;"
-        " if there is any --allow, all others are denied",
+        " if there is any --allow, all others are denied; the same holds for"
+        " --allow-direct and the load balancer",
         "it was refused",
     ),
     "no_fds": Advice(
@@ -96,8 +109,10 @@ ADVICE: Final = {
         "it was refused",
     ),
     "handshake": Advice(
-        "is {host} a scanner, or slow? {side} sent less than the handshake needs",
+        "is {host} a scanner, or slow? {side} sent less than a PROXY header; a load"
+        " balancer in --accept-proxy must send one",
         "it was reset",
+        "--handshake",
     ),
     "first_byte": Advice(
         "is {host} a health check or a scanner? if both sides may be silent for that"

@@ -27,7 +27,7 @@ from ._advice import ADVICE
 from ._records import Record
 
 #: The limits of these reasons are numbers of connections; others are seconds.
-_COUNTED: Final = frozenset({Reason.LIMIT, Reason.PEER_LIMIT})
+_COUNTED: Final = frozenset({Reason.LIMIT, Reason.PEER_LIMIT, Reason.RATE})
 
 _ENDS_THEN: Final = frozenset(
     {Reason.CLIENT_RESET, Reason.CUT, Reason.CANCELLED, Reason.LIFETIME}
@@ -133,6 +133,8 @@ def _route(record: Record) -> str:
     # The client, the listener, the target, when and for how long.
     here = record.local or record.listener or "the server"
     text = f"{_client(record)} connected to {here}"
+    if record.direct_peer:
+        text += f" through {record.direct_peer}"
     if record.target:
         text += f", for {record.target}"
     if record.accepted_at is not None:
@@ -244,6 +246,7 @@ def _values_of(record: Record) -> dict[str, str]:
     listening, reaching = _checks(record.target)
     return {
         "target": record.target or "the target",
+        "sender": record.direct_peer or record.peer or "the load balancer",
         "host": (record.host if record.host != record.peer else None) or "the client",
         "side": _SIDES.get(record.waited_for or "", "that side"),
         "listening": listening,

@@ -51,6 +51,7 @@ class Record(NamedTuple):
     listener: str | None = None
     peer: str | None = None
     local: str | None = None
+    direct_peer: str | None = None
     target: str | None = None
     attempts: tuple[Attempt, ...] = ()
     accepted_at: float | None = None
@@ -227,7 +228,9 @@ def _object(value: object) -> dict[str, object]:
 _OUTCOMES: Final = {str(reason): str(reason.outcome) for reason in Reason}
 
 _NAMES: Final[dict[Callable[[Any], object], str]] = {
-    _text: "reason outcome phase waited_for error listener peer local target",
+    _text: (
+        "reason outcome phase waited_for error listener peer local direct_peer target"
+    ),
     _seconds: "accepted_at queued connect first_byte duration limit",
     _count: (
         "id bytes_received bytes_sent bytes_discarded unacknowledged"
