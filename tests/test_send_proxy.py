@@ -6,7 +6,7 @@ import contextlib
 import errno
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import pytest
 import trio
@@ -247,6 +247,7 @@ async def test_a_preface_needs_room() -> None:
 
 
 def test_a_version_is_checked() -> None:
-    for wrong in ("v3", "V1", 1, b"v1"):
+    wrongs: list[Any] = ["v3", "V1", 1, b"v1"]
+    for wrong in wrongs:
         with pytest.raises(ValueError, match="send_proxy must be 'v1', 'v2' or None"):
             proxy("127.0.0.1:1", send_proxy=wrong)
