@@ -277,6 +277,11 @@ async def test_the_limit_per_peer_is_about_the_declared_client(
         assert not await served(source="127.0.0.2")
         assert [await served(LOCAL) for _ in range(4)] == 4 * [True]
         assert [await served(b"PROXY UNKNOWN\r\n") for _ in range(4)] == 4 * [True]
+        # Checks of version 1 declare the balancer itself.
+        for _ in range(4):
+            check = await running.connect(source=BALANCER)
+            await check.send_all(line(*check.socket.getsockname()) + b"?")
+            assert await check.receive_some(1) == b"?"
         admission = running.server._serving.admission
         counted = {"192.0.2.1": 2, "192.0.2.2": 2, "127.0.0.2": 2}
         assert admission.peers == counted

@@ -55,9 +55,10 @@ class AdmissionLayer:
     admission: Admission
 
     async def __call__(self, life: Lifecycle) -> Reason | None:
-        if life.header is None or life.header.source is None:
+        header = life.header
+        if header is None or life.direct is None:
             return None
-        key = self.admission.peer_key(life.header.source)
+        key = self.admission.peer_key(header.source)
         if (refusal := self.admission.ask(key)) is None:
             self.admission.count(key)
             life.peer_key = key

@@ -56,10 +56,14 @@ class ProxyHeaderLayer:
         if header is None:
             return Reason.CLIENT_CLOSED
         life.header = header
-        if header.source is not None:
+        if header.source is None:
+            return None
+        peer = sockaddr_text(header.source)
+        # If it is the balancer's own address and port, it is a check of version 1,
+        # which has no LOCAL. Section 2.1
+        if peer != life.peer:
             life.direct = life.peer, life.local
-            life.peer = sockaddr_text(header.source)
-            life.local = sockaddr_text(header.destination)
+            life.peer, life.local = peer, sockaddr_text(header.destination)
             task = trio.lowlevel.current_task()
             task.name = f"conn-{life.id} {life.peer}"
         return None

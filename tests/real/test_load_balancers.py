@@ -9,13 +9,13 @@ from __future__ import annotations
 import contextlib
 import re
 import socket
-import subprocess
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
+from real.balancers import start_haproxy, start_nginx, stream_module
 from real.tools import (
     Process,
     Record,
@@ -26,7 +26,6 @@ from real.tools import (
     all_of,
     connect,
     needs,
-    program,
     receive,
     reset,
     send,
@@ -37,32 +36,6 @@ from test_deployment import FILES
 
 #: A client's socket, and the target's end of the same connection.
 Pair = tuple[socket.socket, socket.socket]
-
-
-def start_haproxy(text: str, folder: Path, start: Start) -> Process:
-    file = folder / "haproxy.cfg"
-    file.write_text(text)
-    return start(program("haproxy"), "-db", "-f", str(file))
-
-
-def start_nginx(text: str, folder: Path, start: Start) -> Process:
-    module = _stream_module()
-    load = f"load_module {module};" if module else ""
-    ours = f"{load} daemon off; master_process off; pid {folder}/pid;"
-    file = folder / "nginx.conf"
-    file.write_text(f"{ours}\n{text}")
-    words = ["-p", str(folder), "-e", "stderr", "-c", str(file)]
-    return start(program("nginx"), *words)
-
-
-def _stream_module() -> str | None:
-    """The path of nginx's stream module, "" if it is built in, None without it."""
-    shown = subprocess.run([program("nginx"), "-V"], capture_output=True, text=True)
-    if re.search(r"--with-stream(\s|$)", shown.stderr):
-        return ""
-    folder = re.search(r"--modules-path=(\S+)", shown.stderr)
-    path = Path(folder[1] if folder else "") / "ngx_stream_module.so"
-    return str(path) if path.is_file() else None
 
 
 def _is_listened_on(port: int) -> bool:
@@ -121,7 +94,7 @@ def balancer(
     serve: Serve,
 ) -> Balancer:
     starts = {"haproxy.cfg": start_haproxy, "nginx.conf": start_nginx}
-    if request.param == "nginx.conf" and _stream_module() is None:
+    if request.param == "nginx.conf" and stream_module() is None:
         pytest.skip("nginx has no stream module")
     proxies = [serve("proxy", target.address) for _ in range(2)]
     return Balancer(
