@@ -61,6 +61,9 @@ class Balancer:
         self._port = free_port()
         text = FILES[name].text
         for number, proxy in enumerate(proxies, 11):
+            text = text.replace(
+                f"10.0.0.{number}:5432 port 5432", f"{proxy.address} port {proxy.port}"
+            )
             text = text.replace(f"10.0.0.{number}:5432", proxy.address)
         ours = rf"\g<1>127.0.0.1:{self._port}"
         text, count = re.subn(r"((?:bind|listen) ):?5432\b", ours, text)
@@ -96,7 +99,8 @@ def balancer(
     starts = {"haproxy.cfg": start_haproxy, "nginx.conf": start_nginx}
     if request.param == "nginx.conf" and stream_module() is None:
         pytest.skip("nginx has no stream module")
-    proxies = [serve("proxy", target.address) for _ in range(2)]
+    options = ("--accept-proxy", "127.0.0.1")
+    proxies = [serve("proxy", target.address, *options) for _ in range(2)]
     return Balancer(
         request.param,
         lambda text: starts[request.param](text, tmp_path, start),
@@ -181,4 +185,5 @@ def test_haproxy_logs_what_is_the_peer_and_its_checks_leave_no_report(
     server.close()
     line = balancer.process.until(where)
     (report,) = balancer.stop()
-    assert f" {report['peer']} " in line
+    assert report["peer"] == where
+    assert f" {report['direct_peer']} " in line
