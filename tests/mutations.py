@@ -301,6 +301,22 @@ MUTATIONS: Sequence[Mutation] = (
             "test_clients_in_the_queue_at_a_drain_pass_the_layers",
         ),
     ),
+    Mutation(
+        law=1,
+        breaks="every client may declare itself to be another one",
+        file="_proxy_header.py",
+        old="        if not self.expects_header(address_in(life.peer)):\n",
+        new="        if not self._senders:\n",
+        tests=("test_proxy_header.py", "test_from_others_no_header_is_read"),
+    ),
+    Mutation(
+        law=1,
+        breaks="a loop through a proxy that declares its clients is not detected",
+        file="_proxy.py",
+        old="origin_of(*(life.direct or (life.peer, life.local)))",
+        new="origin_of(life.peer, life.local)",
+        tests=("test_send_proxy.py", "test_a_loop_is_detected_behind_headers"),
+    ),
     # 2. Limit
     Mutation(
         law=2,
@@ -351,6 +367,48 @@ MUTATIONS: Sequence[Mutation] = (
             "test_acceptors.py",
             "test_a_refused_client_that_lingers_does_not_count_for_its_peer",
         ),
+    ),
+    Mutation(
+        law=2,
+        breaks="behind a load balancer, its connections count and not its clients'",
+        file="_acceptor.py",
+        old="            return None\n        return self.host.admission",
+        new="            pass\n        return self.host.admission",
+        tests=(
+            "test_proxy_header.py",
+            "test_the_limit_per_peer_is_about_the_declared_client",
+        ),
+    ),
+    Mutation(
+        law=2,
+        breaks="the clients of a load balancer are not limited",
+        file="_handshake.py",
+        old="        if header is None or life.direct is None:\n",
+        new="        if header is None or life.direct:\n",
+        tests=(
+            "test_proxy_header.py",
+            "test_the_limit_per_peer_is_about_the_declared_client",
+        ),
+    ),
+    Mutation(
+        law=2,
+        breaks="a peer gets one turn more than its rate",
+        file="_rates.py",
+        old="self._burst = self._interval * (count - 1)",
+        new="self._burst = self._interval * count",
+        tests=(
+            "test_rates.py",
+            "test_no_key_gets_more_than_its_rate_in_any_time",
+            "test_it_is_a_token_bucket",
+        ),
+    ),
+    Mutation(
+        law=2,
+        breaks="a peer that is forgotten has an empty bucket",
+        file="_rates.py",
+        old="full_at = max(table.get(key, at), at)",
+        new="full_at = max(table.get(key, at + self._burst), at)",
+        tests=("test_rates.py", "test_it_is_a_token_bucket"),
     ),
     # 3. One record
     Mutation(
@@ -965,6 +1023,28 @@ MUTATIONS: Sequence[Mutation] = (
         tests=(
             "test_unread.py",
             "test_unread_changes_neither_the_bytes_nor_their_count",
+        ),
+    ),
+    Mutation(
+        law=16,
+        breaks="bytes of a PROXY header count as the client's",
+        file="_proxy_header.py",
+        old="    transport.forget_received(header.size)\n",
+        new="",
+        tests=(
+            "test_proxy_header.py",
+            "test_a_header_is_read_wherever_it_is_cut",
+        ),
+    ),
+    Mutation(
+        law=16,
+        breaks="bytes after a PROXY header are lost",
+        file="_proxy_header.py",
+        old="    transport.unread(data[header.size :])\n",
+        new="",
+        tests=(
+            "test_proxy_header.py",
+            "test_a_header_is_read_wherever_it_is_cut",
         ),
     ),
 )

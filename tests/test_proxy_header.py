@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ssl
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,8 @@ import trio.testing
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from support import Running, is_reset, receive_all, reset, run, serving
+from support import Running, is_reset, open_fds, receive_all, reset, run, serving
+from sweep import Begin, sweep
 from trioserve import (
     Connection,
     ConnectionReport,
@@ -25,6 +27,7 @@ from trioserve import (
     Timeouts,
     echo,
     open_listeners,
+    proxy,
     serve,
 )
 from wire.headers import INVALID, TCP4, VALID, tlv, unix, v2
@@ -94,7 +97,7 @@ async def test_from_others_no_header_is_read(autojump_clock: object) -> None:
 def test_a_header_is_read_wherever_it_is_cut(
     header: bytes, payload: bytes, cuts: list[int]
 ) -> None:
-    """Laws 3 and 4: the client's bytes are counted, and those of the header are not."""
+    """Laws 3, 10 and 16: the client's bytes count, and those of the header don't."""
     run(_is_read, header, payload, sorted(cuts))
 
 
@@ -209,6 +212,34 @@ async def test_a_drain_and_a_cancel_end_the_wait_for_a_header(
     for report in running.reports + cancelled.reports:
         assert report.outcome is Outcome.CUT
         assert report.bytes_received == report.bytes_discarded == 5
+
+
+def test_stopped_at_any_step_nothing_is_left() -> None:
+    """Laws 2, 3 and 13: while a header arrives, and is passed on."""
+
+    async def scenario(begin: Begin) -> None:
+        before = open_fds()
+        limits = Limits(max_connections=10, max_per_peer=1, rate_per_peer=(5, 1.0))
+        async with serving(echo, layers=BEHIND, limits=limits) as there:
+            handler = proxy(there.address, send_proxy="v2")
+            async with serving(handler, layers=BEHIND, limits=limits) as running:
+                client = await running.connect()
+                begin(running.scope.cancel)
+                with contextlib.suppress(trio.BrokenResourceError):
+                    await client.send_all(LINE[:20])
+                    await trio.lowlevel.checkpoint()
+                    await client.send_all(LINE[20:] + b"hello")
+                    await client.send_eof()
+                    await receive_all(client)
+                await client.aclose()
+                await trio.testing.wait_all_tasks_blocked()
+            assert running.server._serving.admission.peers == {}
+            for report in running.reports:
+                assert report.outcome in ("ok", "cut")
+        assert there.server._serving.admission.peers == {}
+        assert open_fds() == before
+
+    assert sweep(scenario) > 20
 
 
 # -- access

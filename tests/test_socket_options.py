@@ -26,6 +26,7 @@ from trioserve import (
     open_listeners,
     proxy,
 )
+from trioserve._tcp import apply, settings_for
 
 pytestmark = pytest.mark.skipif(
     sys.platform != "linux", reason="the numbers and the errors are Linux's"
@@ -116,6 +117,12 @@ async def test_what_is_switched_on_already_stays() -> None:
     async with serving(handler, listeners=listeners, sockets=options) as running:
         assert await receive_all(await running.connect()) == b""
     assert found != [None]
+
+
+def test_a_setting_that_the_system_lacks_is_left_out() -> None:
+    with socket.socket(socket.AF_UNIX) as sock:
+        apply(settings_for(5, 5), sock)
+        assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
 
 
 async def test_unix_sockets_are_left_alone(tmp_path: Path) -> None:
