@@ -12,7 +12,7 @@ from typing import Literal
 import trio
 
 from ._access import Access, AccessRule, parse_network
-from ._address import Address, TcpAddress, UnixAddress, address_in, sockaddr_text
+from ._address import Address, TcpAddress, address_in, sockaddr_text
 from ._lifecycle import Lifecycle
 from ._reason import Reason
 from ._transport import Transport
@@ -110,8 +110,5 @@ def header_for(life: Lifecycle, version: Version) -> bytes:
 
 
 def _endpoint(text: str) -> Endpoint | None:
-    match address_in(text):
-        case TcpAddress(host=host, port=port):
-            return host, port
-        case UnixAddress() | None:
-            return None
+    address = address_in(text)
+    return (address.host, address.port) if isinstance(address, TcpAddress) else None

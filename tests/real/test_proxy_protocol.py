@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import socket
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from pathlib import Path
 
 import pytest
@@ -78,7 +78,7 @@ def connected(
     process: Process,
     where: str | tuple[str, int],
     source: tuple[str, int] | None = None,
-) -> Iterator[socket.socket]:
+) -> Generator[socket.socket]:
     """A client, as soon as the program listens; its end is a reset."""
     while True:
         family = socket.AF_UNIX

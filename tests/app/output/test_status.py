@@ -48,6 +48,7 @@ async def test_it_lists_connections_with_tokens_and_where_each_task_waits(
             {
                 "id": 1,
                 "peer": peer,
+                "direct_peer": None,
                 "target": target.address,
                 "phase": "data",
                 "age": 90.0,

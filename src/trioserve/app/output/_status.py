@@ -80,6 +80,7 @@ def _holder_fields(connection: Connection) -> dict[str, Any]:
     return {
         "id": connection.id,
         "peer": str(connection.peer),
+        "direct_peer": str(direct) if (direct := connection.direct_peer) else None,
         "target": connection.target,
         "phase": str(connection.phase),
         "age": round(connection.age, 3),
