@@ -57,3 +57,32 @@ async def test_access_rules_are_logged_instead_of_the_warning_of_all_interfaces(
     assert (decides in text) is bool(rules)
     assert f" {said} " in text
     assert ("everybody who reaches" in text) is exposed
+
+
+@pytest.mark.parametrize(
+    ("networks", "direct", "warned"),
+    [
+        (["10.0.0.5"], [], False),
+        (["10.0.0.5", "0.0.0.0/0"], [], True),
+        (["all"], ["deny 10.0.0.9"], True),
+        (["all"], ["allow all"], True),
+        (["all"], ["allow 10.0.0.5"], False),
+    ],
+)
+async def test_to_believe_everybody_is_a_warning(
+    networks: list[str], direct: list[str], warned: bool
+) -> None:
+    lines: list[str] = []
+    service = Service(
+        name="echo",
+        listen=(),
+        handler=echo,
+        limits=Limits(),
+        timeouts=Timeouts(),
+        layers=Layers(accept_proxy=networks, direct_access=direct),
+    )
+    async with serving(echo) as running:
+        log_ready(Log(lines.append, "logfmt"), service, running.server)
+    found = [line for line in lines if "event=trusting" in line]
+    assert len(found) == warned
+    assert all(" level=warning " in line for line in found)

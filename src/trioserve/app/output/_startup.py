@@ -24,6 +24,7 @@ from trioserve.app._values import (
 from ._log import Log
 
 _ALL_INTERFACES = frozenset({"", "0.0.0.0", "::"})
+_EVERYONE = ("all", "0.0.0.0/0", "::/0")
 #: A default limit below this is so low that it is probably a mistake.
 _FEW = 100
 _TIMERS = ("first_byte", "idle", "half_closed", "write_stall", "lifetime")
@@ -58,6 +59,7 @@ def log_ready(log: Log, service: Service, server: Server) -> None:
     )
     _log_faults(log, service)
     _log_exposed(log, service, server)
+    _log_trusting(log, service)
     _log_open_files(log, service)
 
 
@@ -99,13 +101,28 @@ def _log_exposed(log: Log, service: Service, server: Server) -> None:
         )
 
 
+def _log_trusting(log: Log, service: Service) -> None:
+    layers = service.layers
+    trusted = [each for each in layers.accept_proxy if each in _EVERYONE]
+    if trusted and not _allows_some(layers.direct_access):
+        log.say(
+            "trusting",
+            f"--accept-proxy {' '.join(trusted)}: everybody who can connect can claim"
+            " to be any client; name the load balancers only",
+            level="warning",
+            accept_proxy=",".join(trusted),
+        )
+
+
 def _keeps_others_out(service: Service) -> bool:
-    everyone = ("allow all", "allow 0.0.0.0/0", "allow ::/0")
-    for rules in (service.layers.access, service.layers.direct_access):
-        allowed = [rule for rule in rules if rule.startswith("allow ")]
-        if allowed and not any(rule in everyone for rule in allowed):
-            return True
-    return False
+    layers = service.layers
+    return _allows_some(layers.access) or _allows_some(layers.direct_access)
+
+
+def _allows_some(rules: Iterable[str]) -> bool:
+    """Whether rules allow some networks, and not everyone."""
+    allowed = {rule for rule in rules if rule.startswith("allow ")}
+    return bool(allowed) and allowed.isdisjoint(f"allow {each}" for each in _EVERYONE)
 
 
 def _log_open_files(log: Log, service: Service) -> None:
