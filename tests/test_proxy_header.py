@@ -370,7 +370,8 @@ async def test_a_unix_socket_behind_a_balancer(
             assert await receive_all(client) == b"?"
     tcp, named = running.reports
     assert (tcp.peer, tcp.direct_peer) == ("192.0.2.1:56324", "unix:")
-    assert (named.peer, named.local) == ("unix:/run/a\nb", "unix:@name")
+    # Escaped: it goes into logs.
+    assert (named.peer, named.local) == (r"unix:/run/a\nb", "unix:@name")
 
 
 async def test_a_stream_that_is_not_a_socket(autojump_clock: object) -> None:

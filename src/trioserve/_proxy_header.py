@@ -13,6 +13,7 @@ import trio
 
 from ._access import Access, AccessRule, parse_network
 from ._address import Address, TcpAddress, address_in, sockaddr_text
+from ._describe import escape
 from ._lifecycle import Lifecycle
 from ._reason import Reason
 from ._transport import Transport
@@ -58,12 +59,13 @@ class ProxyHeaderLayer:
         life.header = header
         if header.source is None:
             return None
-        peer = sockaddr_text(header.source)
+        # The path of a Unix socket may be any bytes.
+        peer = escape(sockaddr_text(header.source))
         # If it is the balancer's own address and port, it is a check of version 1,
         # which has no LOCAL. Section 2.1
         if peer != life.peer:
             life.direct = life.peer, life.local
-            life.peer, life.local = peer, sockaddr_text(header.destination)
+            life.peer, life.local = peer, escape(sockaddr_text(header.destination))
             task = trio.lowlevel.current_task()
             task.name = f"conn-{life.id} {life.peer}"
         return None

@@ -29,8 +29,8 @@ LONGEST: Final = 4096
 #: The longest line of version 1, with its CRLF. Section 2.1
 _LONGEST_LINE: Final = 107
 
-#: What an UNKNOWN line begins with; the rest of it has no meaning.
 _PROXY: Final = b"PROXY "
+#: What an UNKNOWN line begins with; the rest of it has no meaning.
 _UNKNOWN: Final = b"PROXY UNKNOWN"
 
 _SIGNATURE: Final = b"\r\n\r\n\0\r\nQUIT\n"
