@@ -413,3 +413,16 @@ def test_an_unknown_id_is_an_error(records: list[Record], there: str) -> None:
     with pytest.raises(click.ClickException) as caught:
         list(explain(records, 9))
     assert caught.value.message == f"no connection has the id 9; {there}"
+
+
+@pytest.mark.parametrize(
+    ("reason", "side"),
+    [(Reason.CLIENT_RESET, "the client"), (Reason.SERVER_RESET, "the target")],
+)
+def test_a_side_that_tcp_has_given_up_did_not_crash(reason: Reason, side: str) -> None:
+    """Keepalive had no answer: there is nothing to be seen in a log."""
+    gone = _advice(
+        reason=reason, error="TimeoutError: [Errno 110] Connection timed out"
+    )
+    assert f"Next: {side} did not answer any more (--keepalive," in gone
+    assert "log" in _advice(reason=reason, error="ConnectionResetError: [Errno 104]")

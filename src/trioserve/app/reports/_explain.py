@@ -53,6 +53,12 @@ _WAITED: Final[dict[str, str]] = {
 
 _SIDES: Final = {"client": "the client", "target": "the target"}
 
+#: If its error is a timeout, TCP has given the side up, which has not sent a RST.
+_LOST_SIDES: Final[dict[str, str]] = {
+    Reason.CLIENT_RESET: "the client",
+    Reason.SERVER_RESET: "the target",
+}
+
 _MOST: Final = 20
 
 
@@ -239,6 +245,11 @@ def _advice(record: Record) -> str:
         return "to let it finish, send SIGTERM once; a second one, or SIGQUIT, cuts"
     if record.ended_well and any(_losses(record)):
         return "it ended well, but not all was read: see which side closed too early"
+    if record.reason in _LOST_SIDES and "timed out" in (record.error or ""):
+        return (
+            f"{_LOST_SIDES[record.reason]} did not answer any more (--keepalive,"
+            " --user-timeout): it was switched off, or the network to it is broken"
+        )
     return ADVICE[record.reason].next.format_map(_values_of(record))
 
 
