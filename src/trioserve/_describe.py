@@ -47,11 +47,9 @@ def describe(error: BaseException) -> str:
     does, the text says so.
     """
     if type(error) is ConnectionResetError and error.filename is None:
-        match error.args:
-            case (int(code), str(message)) if (
-                type(code) is int and type(message) is str
-            ):
-                return _reset_text(code, message)
+        code, message = error.errno, error.strerror
+        if type(code) is int and type(message) is str:
+            return _reset_text(code, message)
     found = leaves(error)
     text = "; ".join(_described(e) for e in itertools.islice(found, _MAX_DESCRIBED))
     more = sum(1 for _ in found)

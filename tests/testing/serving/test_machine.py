@@ -112,7 +112,7 @@ def forgets_bytes_of_closed_connections(patch: pytest.MonkeyPatch) -> None:
 
 
 def ends_with_a_handler_that_raises(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr("trioserve._serving.PROGRAM_ENDS", (Exception,))
+    patch.setattr("trioserve._dispatch.PROGRAM_ENDS", (Exception,))
 
 
 def aborts_another_one(patch: pytest.MonkeyPatch) -> None:
