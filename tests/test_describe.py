@@ -43,6 +43,9 @@ def _caused(error: Exception, cause: Exception) -> Exception:
     [
         (ValueError("what"), "ValueError: what"),
         (ValueError(), "ValueError"),
+        (ConnectionResetError(104, "gone"), "ConnectionResetError: [Errno 104] gone"),
+        (ConnectionResetError("gone"), "ConnectionResetError: gone"),
+        (ConnectionResetError(), "ConnectionResetError"),
         (_caused(RuntimeError("broken"), OSError(5, "I/O")), "OSError: [Errno 5] I/O"),
         (_caused(OSError(0, "a"), OSError(5, "I/O")), "OSError: [Errno 0] a"),
         (_caused(RuntimeError("a"), ValueError("b")), "RuntimeError: a"),

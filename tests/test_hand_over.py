@@ -31,6 +31,7 @@ from trioserve import (
     proxy,
     relay,
 )
+from trioserve._relay_engine import EngineRelay
 
 Handler = Callable[[Connection], Awaitable[object]]
 
@@ -443,3 +444,33 @@ async def test_an_upstream_that_is_in_use_is_closed(
 async def _receives_until_closed(stream: trio.SocketStream) -> None:
     with pytest.raises(trio.ClosedResourceError):
         await stream.receive_some()
+
+
+async def test_a_bug_at_the_end_of_a_relay_ends_no_other(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Law 1: it is reported like a handler's error."""
+    finish_now = EngineRelay.finish_now
+
+    def finish_one(self: EngineRelay) -> bool:
+        if self.a.received == 1:
+            raise RuntimeError("a bug")
+        return finish_now(self)
+
+    monkeypatch.setattr(EngineRelay, "finish_now", finish_one)
+    async with serving(echo) as there, serving(proxy(there.address)) as running:
+        good, bad = await running.connect(), await running.connect()
+        for client, data in ((good, b"good"), (bad, b"b")):
+            await client.send_all(data)
+            assert await receive_exactly(client, len(data)) == data
+        await bad.send_eof()
+        with pytest.raises(trio.BrokenResourceError):
+            await receive_all(bad)
+        await good.send_all(b"still")
+        assert await receive_exactly(good, 5) == b"still"
+        await good.send_eof()
+        assert await receive_all(good) == b""
+    first, second = sorted(running.reports, key=lambda report: report.id)
+    assert first.reason is Reason.CLIENT_CLOSED
+    assert second.reason is Reason.HANDLER_ERROR
+    assert second.error == "RuntimeError: a bug"

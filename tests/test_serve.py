@@ -6,7 +6,8 @@ import contextlib
 import gc
 import logging
 import math
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -908,10 +909,11 @@ async def test_invalid_deadlines_raise() -> None:
 # -- Law 13, and cancel everywhere
 
 
-@pytest.mark.parametrize("kind", ["echo", "proxy"])
-@pytest.mark.parametrize("how", ["cancel", "drain", "cut"])
-def test_stopped_at_every_step_nothing_is_left(kind: str, how: str) -> None:
-    """Law 13: of a connection's life."""
+@pytest.mark.parametrize("kind", ["echo", "proxy", "wrapped proxy"])
+@pytest.mark.parametrize("how", ["cancel", "drain", "cut", "abort"])
+@pytest.mark.parametrize("end", ["fin", "rst"])
+def test_stopped_at_every_step_nothing_is_left(kind: str, how: str, end: str) -> None:
+    """Law 13: of a connection's life; a proxied one has no task for most of it."""
 
     async def client(running: Running) -> None:
         with contextlib.suppress(trio.BrokenResourceError, OSError):
@@ -919,19 +921,33 @@ def test_stopped_at_every_step_nothing_is_left(kind: str, how: str) -> None:
             await stream.send_all(b"hello")
             await stream.receive_some()
             await stream.send_all(bytes(200_000))
-            await stream.send_eof()
-            await receive_all(stream)
+            if end == "rst":
+                reset(stream)
+            else:
+                await stream.send_eof()
+                await receive_all(stream)
+
+    def abort_all(running: Running) -> None:
+        for conn in running.server.connections:
+            conn.abort()
 
     async def scenario(begin: Begin) -> None:
         before = open_fds()
         async with serving(echo) as behind:
-            handler = echo if kind == "echo" else trioserve.proxy(behind.address)
+            proxied = trioserve.proxy(behind.address)
+
+            async def wrapped(conn: Connection) -> object:
+                return await proxied(conn)
+
+            handler = {"echo": echo, "proxy": proxied, "wrapped proxy": wrapped}[kind]
             async with serving(handler, limits=Limits(max_connections=2)) as running:
-                if how == "cancel":
-                    begin(running.scope.cancel)
-                else:
-                    within = 0 if how == "cut" else None
-                    begin(lambda: running.server.start_draining(within))
+                stops: dict[str, Callable[[], object]] = {
+                    "cancel": running.scope.cancel,
+                    "drain": running.server.start_draining,
+                    "cut": partial(running.server.start_draining, 0),
+                    "abort": partial(abort_all, running),
+                }
+                begin(stops[how])
                 await client(running)
                 running.check()
         behind.check_over()

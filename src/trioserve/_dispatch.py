@@ -129,7 +129,7 @@ class Dispatcher:
             is_over = life.finish_now()
         except BaseException as error:  # noqa: ASYNC103 - raised in the task
             self._start_task(connection, self._raise, error)
-            return
+            return  # noqa: ASYNC104
         if is_over:
             life.handler_over(None, connection, cancelled=False)
             self._finalize(number)
@@ -176,7 +176,10 @@ class Dispatcher:
         return True
 
     async def _raise(self, _: Connection, error: BaseException) -> bool:
-        raise error
+        try:
+            raise error
+        finally:
+            del error  # its traceback refers to this frame: a cycle
 
     # -- the task
 

@@ -140,11 +140,15 @@ class Lifecycle(LifecycleState):
         self.relay_host.relay_over(self.id)
 
     def finish_now(self) -> bool:
-        """Do all of :meth:`finish`; False if something of it has to wait."""
-        if self.handed_over is not None:
-            if not self.handed_over.finish_now():
-                return False
-            self._detach()
+        """Close after a relay without a task, by the table at the top.
+
+        Returns:
+          False if something of that has to wait; then :meth:`finish` does the rest.
+        """
+        assert self.handed_over is not None
+        if not self.handed_over.finish_now():
+            return False
+        self._detach()
         return self._close_at_once()
 
     async def finish(self) -> None:

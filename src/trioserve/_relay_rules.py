@@ -194,8 +194,7 @@ class RelayRules(abc.ABC):
                 raise failure
             finally:
                 del failure  # its traceback refers to this frame: a cycle
-        if self.close_reason is not None:
-            await self.close_sides()
+        await self.close_sides()
         self._has_finished = True
 
     def close_sides_now(self) -> bool:
