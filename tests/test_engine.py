@@ -1358,6 +1358,61 @@ async def test_bulk_is_copied_when_all_pipes_hold_bytes(
             nursery.cancel_scope.cancel()
 
 
+_flow = st.integers(0, 3)
+_moves = st.one_of(
+    st.tuples(st.just("send"), _flow, _amounts),
+    st.tuples(st.just("send"), _flow, st.integers(BULK, 2 * BULK)),
+    st.tuples(st.sampled_from(["stop reading", "read on"]), _flow, st.just(0)),
+    st.tuples(st.just("wait"), _flow, st.just(0)),
+)
+
+
+@given(most=st.integers(1, 3), moves=st.lists(_moves, min_size=4, max_size=16))
+@settings(deadline=None, max_examples=30)
+def test_flows_that_share_pipes_never_share_bytes(
+    most: int, moves: list[tuple[str, int, int]]
+) -> None:
+    """Laws 1 and 4: with slow sinks, and pipes that are taken from them."""
+
+    async def main() -> None:
+        Engine.of_this_run().pipes = Pipes(most=most)
+        with contextlib.ExitStack() as stack:
+            flows = []
+            async with trio.open_nursery() as nursery:
+                for number in range(4):
+                    a, b = stack.enter_context(roomy()), stack.enter_context(roomy())
+                    sender, receiver = Actor(a.peer), Peer(b.peer)
+                    flows.append((sender, receiver))
+                    nursery.start_soon(relay, a.ours, b.ours)
+                    nursery.start_soon(receiver.read)
+                    nursery.start_soon(sender.act)
+                    # So that each has other bytes at the same time.
+                    sender.tell(Act("send", amount=number + 1))
+                for what, number, amount in moves:
+                    sender, receiver = flows[number]
+                    match what:
+                        case "send":
+                            sender.tell(Act("send", amount=amount))
+                        case "stop reading":
+                            receiver.stop_reading()
+                        case "read on":
+                            receiver.read_on()
+                        case _:
+                            await trio.sleep(1.1)  # a pipe may be taken now
+                    await _settle()
+                for sender, receiver in flows:
+                    receiver.read_on()
+                    sender.tell(Act("eof"))
+                while any(receiver.tail == "open" for _, receiver in flows):
+                    await trio.sleep(1)
+                nursery.cancel_scope.cancel()
+            for sender, receiver in flows:
+                assert receiver.tail == "eof"
+                assert receiver.received == sender.sent
+
+    run(main)
+
+
 async def test_a_pipe_that_does_not_move_is_given_to_another_flow(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
