@@ -75,24 +75,57 @@ def flows(
     return figures
 
 
-def blast(port: int, pid: int | None, number: int, seconds: float) -> Figures:
+def blast(
+    port: int, pid: int | None, number: int, seconds: float, *, down: bool
+) -> Figures:
     """Bytes in a number of flows as fast as possible; twice, as a process warms up.
 
-    The port has to lead to ``blast.py sink``.
+    The port has to lead to ``blast.py target``.
     """
     figures: dict[str, float] = {}
-    command = [sys.executable, str(BLAST), str(port), str(number)]
+    command = [sys.executable, str(BLAST), "down" if down else "up"]
+    command += [str(port), str(number), str(seconds)]
     for when in ("", "again: "):
-        output, moments = _watch([*command, str(seconds)], pid)
-        try:
-            total, took = map(float, output.split())
-        except ValueError:
-            raise ProgramError(f"blast says {last_line(output.encode())}") from None
+        output, moments = _watch(command, pid)
+        total, took = _numbers(output)
         figures[f"{when}Gbit/s"] = total * 8 / took / 1e9
         if pid is not None:
             used = moments[-1].cpu - moments[0].cpu
             figures[f"{when}CPU ms per GB"] = used * 1e12 / total
     return figures
+
+
+def ping_beside(port: int, pid: int | None, number: int, seconds: float) -> Figures:
+    """Round trips of one client beside a number of flows as fast as possible.
+
+    The port has to lead to ``blast.py target``.
+    """
+    command = [sys.executable, str(BLAST), "up", str(port), str(number)]
+    with subprocess.Popen(
+        [*command, str(seconds + 1.0)],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        process_group=0,
+    ) as flows:
+        try:
+            output, _ = _watch(
+                [sys.executable, str(BLAST), "ping", str(port), str(seconds)], pid
+            )
+        finally:
+            end(flows)
+    count, middle, most = _numbers(output)
+    return {
+        "round trips/s": count / seconds,
+        "p50 ms": middle * 1e3,
+        "p99 ms": most * 1e3,
+    }
+
+
+def _numbers(output: str) -> list[float]:
+    try:
+        return [float(word) for word in output.split()]
+    except ValueError:
+        raise ProgramError(f"blast says {last_line(output.encode())}") from None
 
 
 @contextlib.contextmanager

@@ -9,6 +9,8 @@ from pathlib import Path
 
 from .programs import LOAD_CORES, PROXY_CORES, raise_open_files_limit, version
 
+_CONGESTION_CONTROL = "/proc/sys/net/ipv4/tcp_congestion_control"
+
 
 def describe_machine() -> dict[str, str]:
     """What a reader has to know about it, by name."""
@@ -20,6 +22,9 @@ def describe_machine() -> dict[str, str]:
         f" {len(LOAD_CORES)} for the load and its target",
         "open files": str(raise_open_files_limit()),
         "system": f"{platform.system()} {platform.release()}",
+        "congestion control": _read(
+            "/proc/sys/net/ipv4/tcp_congestion_control"
+        ).strip(),
         "Python": platform.python_version(),
         "redis-benchmark": version("redis-benchmark"),
         "iperf3": version("iperf3"),

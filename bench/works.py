@@ -16,7 +16,16 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
-from .load import BLAST, Figures, blast, connections, crowd, flows, round_trips
+from .load import (
+    BLAST,
+    Figures,
+    blast,
+    connections,
+    crowd,
+    flows,
+    ping_beside,
+    round_trips,
+)
 from .measure import memory
 from .peers import Peer
 from .programs import (
@@ -55,7 +64,7 @@ class Work:
     title: str
     task: Task
     clients: int
-    target: Literal["redis", "iperf3", "sink"] = "redis"
+    target: Literal["redis", "iperf3", "blast"] = "redis"
     serves: Literal["proxy", "echo"] = "proxy"
     is_long: bool = False
 
@@ -103,8 +112,8 @@ def measure(work: Work, peer: Peer, seconds: float) -> Figures:
 def _target(name: str, port: int) -> list[str]:
     if name == "iperf3":
         return ["iperf3", "-s", "-1", "-p", str(port)]
-    if name == "sink":
-        return [sys.executable, str(BLAST), "sink", str(port)]
+    if name == "blast":
+        return [sys.executable, str(BLAST), "target", str(port)]
     command = [find("redis-server") or "", "--port", str(port), "--save", ""]
     command += ["--bind", "127.0.0.1", "--tcp-backlog", "4096"]
     return [*command, "--maxclients", "20000", "--appendonly", "no"]
@@ -142,8 +151,14 @@ def _idle(number: int, port: int, pid: int | None, seconds: float) -> Figures:
     }
 
 
-def _blast(number: int, port: int, pid: int | None, seconds: float) -> Figures:
-    return blast(port, pid, number, seconds)
+def _blast(
+    number: int, down: bool, port: int, pid: int | None, seconds: float
+) -> Figures:
+    return blast(port, pid, number, seconds, down=down)
+
+
+def _ping(number: int, port: int, pid: int | None, seconds: float) -> Figures:
+    return ping_beside(port, pid, number, seconds)
 
 
 def _flow(
@@ -187,17 +202,16 @@ def _all() -> Generator[Work]:
             clients=number + 64,
             is_long=True,
         )
-    for number in (1, 8, 32):
-        yield Work(
-            name=f"blast-{number}",
-            title=f"Bytes up in blocks of 256 KiB, flows at a time: {number}",
-            task=partial(_blast, number),
-            clients=number,
-            target="sink",
-        )
-    for number in (1, 8, 32):
+    for number in (1, 8, 32, 128):
         for down in (False, True):
             way = "down" if down else "up"
+            yield Work(
+                name=f"blast-{way}-{number}",
+                title=f"Bytes {way} in blocks of 256 KiB, flows at a time: {number}",
+                task=partial(_blast, number, down),
+                clients=number,
+                target="blast",
+            )
             yield Work(
                 name=f"bytes-{way}-{number}",
                 title=f"Bytes {way} the stream, flows at a time: {number}",
@@ -205,6 +219,14 @@ def _all() -> Generator[Work]:
                 clients=number,
                 target="iperf3",
             )
+    for number in (4, 200):
+        yield Work(
+            name=f"ping-beside-{number}",
+            title=f"Round trips of 64 bytes beside {number} flows at full speed",
+            task=partial(_ping, number),
+            clients=number + 1,
+            target="blast",
+        )
     for number in (2000, MOST):
         yield Work(
             name=f"idle-{number}",

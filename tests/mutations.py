@@ -637,11 +637,11 @@ MUTATIONS: Sequence[Mutation] = (
         breaks="the mark of urgent data among bulk is an EOF",
         file="_engine_pump.py",
         old="""\
-            self.give_up_pipe()
+            self._end_bulk()
             self.on_readable(engine, now)
 """,
         new="""\
-            self.give_up_pipe()
+            self._end_bulk()
             self._receive_eof()
 """,
         tests=("test_engine.py", "test_urgent_data_among_bulk_is_not_eof"),
@@ -776,8 +776,8 @@ MUTATIONS: Sequence[Mutation] = (
         law=11,
         breaks="bytes that go through a pipe do not count as activity",
         file="_engine_pump.py",
-        old="        source.moved_at = pipe.moved_at = now\n",
-        new="        pipe.moved_at = now\n",
+        old="        source.moved_at = now\n        if bulk.moved",
+        new="        if bulk.moved",
         tests=("test_engine.py", "test_bulk_restarts_the_idle_timer"),
     ),
     Mutation(

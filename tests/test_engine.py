@@ -1002,7 +1002,7 @@ async def test_bulk_that_arrived_before_a_reset_is_delivered(
             sender = Peer(a.peer)
             await sender.send(BULK)
             await _settle()
-            assert engine.pipes.lent == 1
+            assert engine.pipes.flows == 1
             await sender.send(50_000)
             reset(a.peer)
         assert result.value.reason is Reason.CLIENT_RESET
@@ -1093,7 +1093,7 @@ async def test_another_task_writes_to_a_side(
 # -- Pipes
 
 
-async def test_bulk_gets_a_pipe_and_small_messages_give_it_back(
+async def test_bulk_is_spliced_and_small_messages_are_not(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
     """Law 10: the receiver can't tell."""
@@ -1107,11 +1107,11 @@ async def test_bulk_gets_a_pipe_and_small_messages_give_it_back(
             for _ in range(2):
                 await sender.send(2 * BULK)
                 await _settle()
-                assert engine.pipes.lent == 1
+                assert engine.pipes.flows == 1
                 for _ in range(20):
                     await sender.send(100)
                     await _settle()
-                assert engine.pipes.lent == 0
+                assert engine.pipes.flows == 0
             assert receiver.received == sender.sent
             nursery.cancel_scope.cancel()
     assert pipes.denied == 0
@@ -1130,7 +1130,7 @@ async def test_messages_larger_than_the_buffer_are_not_bulk(
             for _ in range(10):
                 await sender.send(CHUNK + 100)
                 await _settle()
-                assert engine.pipes.lent == 0
+                assert engine.pipes.flows == 0
             assert receiver.received == sender.sent
             nursery.cancel_scope.cancel()
 
@@ -1148,7 +1148,7 @@ async def test_bulk_restarts_the_idle_timer(
             await sender.send(BULK)
             for _ in range(4):
                 await trio.sleep(3)
-                assert engine.pipes.lent == 1
+                assert engine.pipes.flows == 1
                 await sender.send(CHUNK)
         assert (result.value.reason, result.at) == (Reason.IDLE, 17)
         assert receiver.received == sender.sent
@@ -1312,26 +1312,105 @@ async def test_a_unix_peer_that_closes_with_bytes_unread_is_a_reset() -> None:
         assert result.value.reason is Reason.CLIENT_RESET
 
 
-async def test_bulk_is_copied_when_all_pipes_are_lent(
+async def test_any_number_of_flows_share_a_pipe(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
-    """Law 9: it is counted, and all bytes arrive."""
+    """Law 9: it is in use only while bytes are in it."""
     engine = Engine.of_this_run()
-    engine.pipes = pipes = Counted()
+    engine.pipes = Counted(most=1)
     with contextlib.ExitStack() as stack:
         async with trio.open_nursery() as nursery:
+            flows = []
             for number in range(MOST + 1):
                 a, b = stack.enter_context(roomy()), stack.enter_context(roomy())
-                sender, receiver = Peer(a.peer), Peer(b.peer)
+                flows.append((Peer(a.peer), Peer(b.peer)))
                 nursery.start_soon(relay, a.ours, b.ours)
-                nursery.start_soon(receiver.read)
-                assert pipes.denied == 0
-                await sender.send(BULK)
+                nursery.start_soon(flows[-1][1].read)
+                for sender, _ in flows[-2:]:
+                    await sender.send(BULK)
                 await _settle()
+                assert (engine.pipes.flows, engine.pipes.lent) == (number + 1, 0)
+            for sender, receiver in flows:
                 assert receiver.received == sender.sent
-                assert engine.pipes.lent == min(number + 1, MOST)
-            assert pipes.denied > 0
             nursery.cancel_scope.cancel()
+
+
+async def test_bulk_is_copied_when_all_pipes_hold_bytes(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """Law 9: their number is bounded, and all bytes arrive."""
+    engine = Engine.of_this_run()
+    engine.pipes = pipes = Counted(most=3)
+    async with contextlib.AsyncExitStack() as stack:
+        async with trio.open_nursery() as nursery:
+            for _ in range(3):
+                a, b = stack.enter_context(roomy()), stack.enter_context(roomy())
+                await stack.enter_async_context(_stalled(a, b, nursery))
+            assert pipes.denied == 0
+            a, b = stack.enter_context(roomy()), stack.enter_context(roomy())
+            sender, receiver = Peer(a.peer), Peer(b.peer)
+            nursery.start_soon(relay, a.ours, b.ours)
+            nursery.start_soon(receiver.read)
+            await sender.send(2 * BULK)
+            await _settle()
+            assert pipes.denied > 1
+            assert receiver.received == sender.sent
+            nursery.cancel_scope.cancel()
+
+
+_flow = st.integers(0, 3)
+_moves = st.one_of(
+    st.tuples(st.just("send"), _flow, _amounts),
+    st.tuples(st.just("send"), _flow, st.integers(BULK, 2 * BULK)),
+    st.tuples(st.sampled_from(["stop reading", "read on"]), _flow, st.just(0)),
+    st.tuples(st.just("wait"), _flow, st.just(0)),
+)
+
+
+@given(most=st.integers(1, 3), moves=st.lists(_moves, min_size=4, max_size=16))
+@settings(deadline=None, max_examples=30)
+def test_flows_that_share_pipes_never_share_bytes(
+    most: int, moves: list[tuple[str, int, int]]
+) -> None:
+    """Laws 1 and 4: with slow sinks, and pipes that are taken from them."""
+
+    async def main() -> None:
+        Engine.of_this_run().pipes = Pipes(most=most)
+        with contextlib.ExitStack() as stack:
+            flows = []
+            async with trio.open_nursery() as nursery:
+                for number in range(4):
+                    a, b = stack.enter_context(roomy()), stack.enter_context(roomy())
+                    sender, receiver = Actor(a.peer), Peer(b.peer)
+                    flows.append((sender, receiver))
+                    nursery.start_soon(relay, a.ours, b.ours)
+                    nursery.start_soon(receiver.read)
+                    nursery.start_soon(sender.act)
+                    # So that each has other bytes at the same time.
+                    sender.tell(Act("send", amount=number + 1))
+                for what, number, amount in moves:
+                    sender, receiver = flows[number]
+                    match what:
+                        case "send":
+                            sender.tell(Act("send", amount=amount))
+                        case "stop reading":
+                            receiver.stop_reading()
+                        case "read on":
+                            receiver.read_on()
+                        case _:
+                            await trio.sleep(1.1)  # a pipe may be taken now
+                    await _settle()
+                for sender, receiver in flows:
+                    receiver.read_on()
+                    sender.tell(Act("eof"))
+                while any(receiver.tail == "open" for _, receiver in flows):
+                    await trio.sleep(1)
+                nursery.cancel_scope.cancel()
+            for sender, receiver in flows:
+                assert receiver.tail == "eof"
+                assert receiver.received == sender.sent
+
+    run(main)
 
 
 async def test_a_pipe_that_does_not_move_is_given_to_another_flow(
@@ -1353,11 +1432,11 @@ async def test_a_pipe_that_does_not_move_is_given_to_another_flow(
                 denied = pipes.denied
                 assert denied > 1
                 await trio.sleep(0.2)
-                # Lending fails once more, and then takes that pipe.
+                # It fails once more, and then takes that pipe.
                 await sender.send(5 * BULK)
                 await _settle()
                 assert pipes.denied == denied + 1
-                assert engine.pipes.lent == 1
+                assert engine.pipes.lent == 0
                 assert receiver.received == sender.sent
                 nursery.start_soon(slow.read)
                 await _settle()
@@ -1693,7 +1772,7 @@ def test_two_runs_in_two_threads_have_two_engines() -> None:
                 for _ in range(3):
                     await sender.send(BULK + name)
                     await _settle()
-                    assert engine.pipes.lent
+                    assert engine.pipes.flows
                     meet.wait()
                 assert receiver.received == sender.sent
                 outcomes.append(bytes(receiver.received))
@@ -1786,7 +1865,7 @@ async def test_a_bulk_flow_does_not_delay_fifty_others(
                     passed += len(os.read(fd, 10))
             for number in range(passed):
                 _write(others[number][0].peer, b"!")
-            turns.append((passed, engine.pipes.lent))
+            turns.append((passed, engine.pipes.flows))
 
         async with trio.open_nursery() as nursery:
             engine = Engine.of_this_run()
@@ -1806,7 +1885,7 @@ async def test_a_bulk_flow_does_not_delay_fifty_others(
             nursery.cancel_scope.cancel()
     assert len(turns) > 5
     assert {passed for passed, _ in turns} == {50}
-    assert any(lent for _, lent in turns)
+    assert any(flows for _, flows in turns)
 
 
 # -- What an event may turn out to be, and what becomes of a flow that goes on
@@ -1906,7 +1985,7 @@ async def test_reads_that_do_not_fill_the_buffer_are_bulk(
             for _ in range(20):
                 await sender.send(size)
                 await _settle()
-            assert engine.pipes.lent == spliced
+            assert engine.pipes.flows == spliced
             assert receiver.received == sender.sent
             nursery.cancel_scope.cancel()
 
@@ -1919,7 +1998,7 @@ async def test_a_sink_that_breaks_while_bulk_is_on_its_way() -> None:
             nursery.start_soon(a.peer.send_all, bytes(BULK))
             await receive_exactly(b.peer, BULK)
             await _settle()
-            assert Engine.of_this_run().pipes.lent == 1
+            assert Engine.of_this_run().pipes.flows == 1
             # In one step, and in this order.
             _write(a.peer, b"too late")
             reset(b.peer)
@@ -2022,7 +2101,7 @@ async def test_urgent_data_among_bulk_is_not_eof(
                 nursery.start_soon(receiver.read)
                 await sender.send(2 * BULK)
                 await _settle()
-                assert Engine.of_this_run().pipes.lent == 1
+                assert Engine.of_this_run().pipes.flows == 1
                 # In one step, so that the mark has arrived before the next poll.
                 raw.send(b"before")
                 raw.send(b"!", socket.MSG_OOB)

@@ -1,8 +1,9 @@
 """Pumps that the engine runs: move bytes between two sockets, without a task.
 
 A pump receives once per event and sends the bytes at once. Bulk goes through a pipe,
-by splice(2), without a copy into this process. A pump whose sink takes no bytes stops
-reading; it holds the bytes of one read, or of one pipe.
+by splice(2), without a copy into this process. All pumps share one pipe, which is empty
+between two events. A pump whose sink takes no bytes stops reading; it holds the bytes
+of one read, or keeps the pipe with its bytes.
 
 This module knows sockets and bytes. The relay decides, in its callbacks, when it ends
 and how its sides are closed.
@@ -27,12 +28,12 @@ from ._transport import CHUNK, PollableTransport
 #: full speed, each read brings 46 KiB.
 _LARGE: Final = CHUNK // 4
 
-#: A pump gets a pipe after so many large reads in a row, and returns it after so many
+#: A pump splices after so many large reads in a row, and copies again after so many
 #: small ones.
 _BULK: Final = 4
 _NO_BULK: Final = 8
 
-#: After so many bytes through one pipe, the sink's TCP_NOTSENT_LOWAT is raised, and to
+#: After so many bytes were spliced, the sink's TCP_NOTSENT_LOWAT is raised, and to
 #: which value. If it were raised earlier, the kernel would hold as much for a receiver
 #: that stops reading; a larger value makes no flow faster.
 UNCAP_AFTER: Final = 1_048_576
@@ -67,6 +68,23 @@ class RelayCallbacks(Protocol):
         """Called when a byte moves while :attr:`quiet` is set."""
 
 
+class _Bulk:
+    """What a pump knows while it splices.
+
+    Attributes:
+      pipe: a pipe with bytes that the sink has not taken.
+      moved: bytes that were spliced.
+      lowat_before: the sink's TCP_NOTSENT_LOWAT before it was raised.
+    """
+
+    __slots__ = ("lowat_before", "moved", "pipe")
+
+    def __init__(self) -> None:
+        self.pipe: Pipe | None = None
+        self.moved = 0
+        self.lowat_before = 0
+
+
 class EnginePump(Pump):
     """A pump between two sockets, driven by the engine's events.
 
@@ -84,7 +102,7 @@ class EnginePump(Pump):
     """
 
     __slots__ = (
-        "_engine", "_held", "_pipe", "_runs", "_streak", "back", "blocked", "fd",
+        "_bulk", "_engine", "_held", "_runs", "_streak", "back", "blocked", "fd",
         "mask", "relay",
     )  # fmt: skip
 
@@ -103,9 +121,9 @@ class EnginePump(Pump):
         self._engine: Engine
         self._runs = False
         self._held: bytes | memoryview = first
-        self._pipe: Pipe | None = None
-        # Counts large reads in a row without a pipe, and small ones with a pipe. At
-        # minus infinity it never gets a pipe.
+        self._bulk: _Bulk | None = None
+        # Counts large reads in a row while it copies, and small ones while it splices.
+        # At minus infinity it never splices.
         self._streak: float = 0 if CAN_SPLICE else -math.inf
 
     def start(self, engine: Engine, relay: RelayCallbacks, back: EnginePump) -> None:
@@ -144,8 +162,8 @@ class EnginePump(Pump):
             self.sink.sending_since = math.inf
         self.blocked = False
         self._engine.remove(self)
-        if self._pipe is not None:
-            self._return(self._pipe)
+        if self._bulk is not None:
+            self._end_bulk()
         # Break the cycles, so that the relay is freed without a garbage collection.
         del self.relay, self.back
 
@@ -161,9 +179,12 @@ class EnginePump(Pump):
 
     def on_readable(self, engine: Engine, now: float) -> None:
         """Receive once, and send the bytes at once."""
-        if self._pipe is not None:
-            self._splice(self._pipe, engine, now)
-            return
+        if (bulk := self._bulk) is not None:
+            if (pipe := engine.pipes.empty(now)) is not None:
+                self._splice(bulk, pipe, engine, now)
+                return
+            if not self._runs:  # the last pipe was that of the other direction, lost
+                return
         source, sink = self.source, self.sink
         if self.relay.quiet:
             self.relay.on_activity(now)
@@ -199,18 +220,23 @@ class EnginePump(Pump):
             self._block(now)
         elif self._streak >= _BULK:
             self._streak = 0
-            self._pipe = engine.pipes.lend(self, now)
+            if self._bulk is None:  # else no pipe was free
+                self._bulk = _Bulk()
+                engine.pipes.flows += 1
 
     def on_writable(self, now: float) -> None:
         """Send the held bytes: the sink may take some."""
         sink, before = self.sink, self.sink.sent
         if not self._push():
             return
+        bulk = self._bulk
         if sink.sent != before:
             sink.moved_at = sink.sending_since = now
-            if self._pipe is not None:
-                self._pipe.moved_at = now
-        if self._held or (self._pipe is not None and self._pipe.filled):
+            if bulk is not None and (pipe := bulk.pipe) is not None:
+                pipe.moved_at = now
+                if not pipe.filled:
+                    self._return(bulk, pipe)
+        if self._held or (bulk is not None and bulk.pipe is not None):
             return
         self._unblock()
         self.relay.on_backpressure(self, now)
@@ -221,8 +247,8 @@ class EnginePump(Pump):
 
     # -- through a pipe
 
-    def _splice(self, pipe: Pipe, engine: Engine, now: float) -> None:
-        source = self.source
+    def _splice(self, bulk: _Bulk, pipe: Pipe, engine: Engine, now: float) -> None:
+        source, sink = self.source, self.sink
         if self.relay.quiet:
             self.relay.on_activity(now)
         try:
@@ -233,6 +259,8 @@ class EnginePump(Pump):
             if is_ours(error) or is_closed(error):
                 # It may be an error of splice(2) or of the pipe. recv(2) tells the
                 # state of the socket.
+                engine.pipes.keep(self, pipe, now)
+                bulk.pipe = pipe
                 self._stop_splicing(pipe, error)
                 self.on_readable(engine, now)
             else:
@@ -241,21 +269,32 @@ class EnginePump(Pump):
         if not count:
             # The source is readable and splice(2) moves no byte: EOF, or the mark of
             # urgent data, at which splice(2) stops. recv(2) tells.
-            self.give_up_pipe()
+            self._end_bulk()
             self.on_readable(engine, now)
             return
         source.received += count
-        source.moved_at = pipe.moved_at = now
-        if pipe.moved < UNCAP_AFTER <= pipe.moved + count:
-            pipe.lowat_before = self.sink.set_notsent_lowat(_UNCAPPED)
-        pipe.moved += count
+        source.moved_at = now
+        if bulk.moved < UNCAP_AFTER <= bulk.moved + count:
+            bulk.lowat_before = sink.set_notsent_lowat(_UNCAPPED)
+        bulk.moved += count
         self._streak = self._streak + 1 if count < _LARGE else 0
-        if not self._push():
+        failure: OSError | None = None
+        try:
+            sink.sent += pipe.drain(sink.sock.fileno())
+        except (BlockingIOError, InterruptedError):
+            pass
+        except OSError as error:
+            failure = error
+        if not pipe.filled:
+            if self._streak >= _NO_BULK:
+                self._end_bulk()
             return
-        if self._held or pipe.filled:
+        engine.pipes.keep(self, pipe, now)
+        bulk.pipe = pipe
+        if failure is not None and not self._push_without(pipe, failure):
+            return
+        if self._held or bulk.pipe is not None:
             self._block(now)
-        elif self._streak >= _NO_BULK:
-            self.give_up_pipe()
 
     def _stop_splicing(self, pipe: Pipe, error: OSError) -> None:
         """Copy bytes from now on: the system can't splice here."""
@@ -271,22 +310,32 @@ class EnginePump(Pump):
         Raises:
           OSError: these bytes are lost.
         """
-        pipe, self._pipe, self._streak = self._pipe, None, 0
+        assert self._bulk is not None
+        pipe = self._bulk.pipe
         assert pipe is not None
         try:
             if pipe.filled:
                 self._held = memoryview(pipe.read())
         finally:
-            self._return(pipe)
+            self._end_bulk()
 
     def on_pipe_lost(self, error: OSError) -> None:
         """End the relay: the bytes in the pipe are lost."""
         self.relay.on_failure(error)
 
-    def _return(self, pipe: Pipe) -> None:
+    def _return(self, bulk: _Bulk, pipe: Pipe) -> None:
+        bulk.pipe = None
         self._engine.pipes.take_back(self, pipe)
-        if pipe.moved >= UNCAP_AFTER:
-            self.sink.set_notsent_lowat(pipe.lowat_before)
+
+    def _end_bulk(self) -> None:
+        """Copy from now on, until there are large reads again."""
+        bulk, self._bulk, self._streak = self._bulk, None, 0
+        assert bulk is not None
+        self._engine.pipes.flows -= 1
+        if bulk.pipe is not None:
+            self._return(bulk, bulk.pipe)
+        if bulk.moved >= UNCAP_AFTER:
+            self.sink.set_notsent_lowat(bulk.lowat_before)
 
     # -- while the sink takes no bytes
 
@@ -310,11 +359,11 @@ class EnginePump(Pump):
 
     def _push(self) -> bool:
         """Send as many held bytes as the sink takes; False if the sink is broken."""
-        sink, pipe = self.sink, self._pipe
+        sink, bulk = self.sink, self._bulk
+        pipe = None if bulk is None else bulk.pipe
         try:
             if pipe is not None:
-                while pipe.filled:
-                    sink.sent += pipe.drain(sink.sock.fileno())
+                sink.sent += pipe.drain(sink.sock.fileno())
             else:
                 while self._held:
                     count = sink.sock.send(self._held)
@@ -323,14 +372,18 @@ class EnginePump(Pump):
         except (BlockingIOError, InterruptedError):
             pass
         except OSError as error:
-            if pipe is not None and (is_ours(error) or is_closed(error)):
-                # It may be an error of splice(2) or of the pipe. send(2) tells the
-                # state of the socket.
-                self._stop_splicing(pipe, error)
-                return self._push()
-            self._cannot_send(error)
-            return False
+            return self._push_without(pipe, error)
         return True
+
+    def _push_without(self, pipe: Pipe | None, error: OSError) -> bool:
+        """Send without a pipe if the error may be its own; False if the sink broke."""
+        if pipe is not None and (is_ours(error) or is_closed(error)):
+            # It may be an error of splice(2) or of the pipe. send(2) tells the state
+            # of the socket.
+            self._stop_splicing(pipe, error)
+            return self._push()
+        self._cannot_send(error)
+        return False
 
     def update_interest(self) -> None:
         """Wait for EPOLLIN to read, and for EPOLLOUT if the other pump is blocked."""
