@@ -25,6 +25,9 @@ _PATIENCE = 60.0
 #: The program that sends as fast as it can.
 BLAST = Path(__file__).with_name("blast.py")
 
+#: The program whose connections end in a known way.
+CHURN = Path(__file__).with_name("churn.py")
+
 #: What was measured, by its name and unit.
 Figures = Mapping[str, float]
 
@@ -121,11 +124,27 @@ def ping_beside(port: int, pid: int | None, number: int, seconds: float) -> Figu
     }
 
 
+def churn(port: int, pid: int | None, at_once: int, count: int, how: str) -> Figures:
+    """Connections, each with one exchange, that clients close by ``fin`` or ``rst``.
+
+    The port has to lead to ``churn.py target``.
+    """
+    command = [sys.executable, str(CHURN), how, str(port), str(at_once), str(count)]
+    output, moments = _watch(command, pid)
+    made, took = _numbers(output)
+    figures = {"connections/s": made / took}
+    if pid is not None:
+        # Its clock starts when it begins to connect.
+        used = cpu_between(moments, moments[-1].time - took)
+        figures["CPU us per connection"] = used * 1e6 / made
+    return figures
+
+
 def _numbers(output: str) -> list[float]:
     try:
         return [float(word) for word in output.split()]
     except ValueError:
-        raise ProgramError(f"blast says {last_line(output.encode())}") from None
+        raise ProgramError(f"the load says {last_line(output.encode())}") from None
 
 
 @contextlib.contextmanager

@@ -18,8 +18,10 @@ from typing import Literal
 
 from .load import (
     BLAST,
+    CHURN,
     Figures,
     blast,
+    churn,
     connections,
     crowd,
     flows,
@@ -64,7 +66,7 @@ class Work:
     title: str
     task: Task
     clients: int
-    target: Literal["redis", "iperf3", "blast"] = "redis"
+    target: Literal["redis", "iperf3", "blast", "churn"] = "redis"
     serves: Literal["proxy", "echo"] = "proxy"
     is_long: bool = False
 
@@ -104,7 +106,7 @@ def measure(work: Work, peer: Peer, seconds: float) -> Figures:
             command = peer.command(port, target, folder)
             pid = stack.enter_context(running(command, port, PROXY_CORES, folder))
         figures = dict(work.task(port, pid, seconds))
-        if work.target != "redis" and peer.needs == "haproxy":
+        if work.target in ("iperf3", "blast") and peer.needs == "haproxy":
             figures["spliced %"] = _spliced(folder / "admin")
         return figures
 
@@ -114,6 +116,8 @@ def _target(name: str, port: int) -> list[str]:
         return ["iperf3", "-s", "-1", "-p", str(port)]
     if name == "blast":
         return [sys.executable, str(BLAST), "target", str(port)]
+    if name == "churn":
+        return [sys.executable, str(CHURN), "target", str(port)]
     command = [find("redis-server") or "", "--port", str(port), "--save", ""]
     command += ["--bind", "127.0.0.1", "--tcp-backlog", "4096"]
     return [*command, "--maxclients", "20000", "--appendonly", "no"]
@@ -132,6 +136,12 @@ def _connections(beside: int, port: int, pid: int | None, seconds: float) -> Fig
     with crowd(port, beside):
         rate = _rate(connections(port, pid, 64, 500))
         return connections(port, pid, 64, min(int(rate * seconds), most))
+
+
+def _churn(how: str, port: int, pid: int | None, seconds: float) -> Figures:
+    # After a FIN a port is in use for a minute; see _connections() for the number.
+    rate = _rate(churn(port, pid, 64, 500, how))
+    return churn(port, pid, 64, min(int(rate * seconds), 11_000), how)
 
 
 def _rate(figures: Figures) -> float:
@@ -194,6 +204,14 @@ def _all() -> Generator[Work]:
         task=partial(_connections, 0),
         clients=64,
     )
+    for how in ("fin", "rst"):
+        yield Work(
+            name=f"connections-{how}",
+            title=f"Connect, 64 bytes and back, close by {how.upper()}; 64 at a time",
+            task=partial(_churn, how),
+            clients=64,
+            target="churn",
+        )
     for number in (100, MOST * 9 // 10):
         yield Work(
             name=f"connections-beside-{number}",
