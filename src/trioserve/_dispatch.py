@@ -105,16 +105,19 @@ class Dispatcher:
             self._start_task(connection, self._handle, layers)
             return
         life.phase = Phase.DATA
+        work: tuple[Any, ...]
         try:
             relay = call_with_connection(connection, self._prompt.begin)
             if relay is None:
-                self._start_task(connection, self._call, self._prompt.go_on)
+                work = self._call, self._prompt.go_on
             else:
                 life.attach_relay()
-                if not life.leave_to_engine(self):
-                    self._start_task(connection, self._move)
+                if life.leave_to_engine(self):
+                    return
+                work = (self._move,)
         except BaseException as error:  # noqa: ASYNC103 - raised in the task
-            self._start_task(connection, self._raise, error)
+            work = self._raise, error
+        self._start_task(connection, *work)
 
     def relay_over(self, number: int) -> None:
         # Not now: the caller is in the middle of a close, a timer or an event.
