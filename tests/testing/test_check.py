@@ -186,6 +186,16 @@ def test_each_disturbance_after_each_step(disturbance: Any) -> None:
         assert len(run.reports) == 1
 
 
+def test_a_drain_may_meet_a_connection_that_is_still_queued() -> None:
+    """The listener resets it. That was a KeyError, and then a deadlock of the kit."""
+    for seed in range(10):
+        for at in range(4):
+            run = run_conversation(
+                shout, HELLO, HELLO, disturbance="drain", at_step=at, seed=seed
+            )
+            assert len(run.received[0]) == 2
+
+
 def test_a_late_reader_and_a_small_buffer() -> None:
     run = run_conversation(shout, HELLO, read_delay=5, buffer=2)
     assert run.received[0][0].data == b"HELLO\n"

@@ -81,7 +81,6 @@ class Harness:
         )
         self._state = RunState(case, self._watchdog)
         self._server: Server | None = None
-        self._reported = trio.Event()
         self._steps = 0
         self._cancels_handlers = False
         self._is_abandoned = False
@@ -170,7 +169,7 @@ class Harness:
         self, network: MemoryNetwork, listener: MemoryListener
     ) -> None:
         state, is_first = self._state, self._state.is_first_round
-        reported = len(state.reports)
+        ended = len(state.reports) + state.unserved
         players = await self._connect(network, listener)
         state.players = [player for player in players if player is not None]
         received = [Received(b"", "reset", 0)] * len(players)
@@ -184,8 +183,7 @@ class Harness:
                         talking.start_soon(self._talk, player, received, index)
             self._after(_RETRIES, self._give_up_peers)
             self._require_ended(_PATIENCE, "after its peers have left")
-            while len(state.reports) < reported + len(state.players):
-                await self._reported.wait()
+            await state.all_ended(ended + len(state.players))
             if is_first:
                 self._watchdog.end()
                 self._steps = self._watchdog.steps
@@ -234,8 +232,7 @@ class Harness:
     ) -> None:
         async for report in reports:
             self._state.reports.append(report)
-            self._reported.set()
-            self._reported = trio.Event()
+            self._state.note_end(is_served=True)
 
     # -- the handler
 

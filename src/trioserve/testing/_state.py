@@ -26,6 +26,7 @@ class RunState:
       handlers: all handler runs, by the number of their connection.
       reports: of the server.
       received: what each peer received, by round.
+      unserved: connections that ended before the server accepted them.
       violations: the broken laws.
       timeline: what has happened, as rows.
     """
@@ -39,8 +40,10 @@ class RunState:
         self.handlers: dict[int, HandlerRun] = {}
         self.reports: list[ConnectionReport] = []
         self.received: list[list[Received]] = []
+        self.unserved = 0
         self.violations: list[Violation] = []
         self.timeline = Timeline()
+        self._ended = trio.Event()
 
     @property
     def is_first_round(self) -> bool:
@@ -54,6 +57,17 @@ class RunState:
     def stop(self) -> None:
         """Stop the run: a law is broken, and the rest can't be played."""
         self.scope.cancel(reason="the run is stopped")
+
+    def note_end(self, *, is_served: bool) -> None:
+        """Note that a connection has ended: it has a report, or was never accepted."""
+        self.unserved += not is_served
+        self._ended.set()
+        self._ended = trio.Event()
+
+    async def all_ended(self, connections: int) -> None:
+        """Wait until so many connections of the run have ended."""
+        while len(self.reports) + self.unserved < connections:
+            await self._ended.wait()
 
     def violated(self, law: Law, how: str, cause: BaseException | None = None) -> None:
         self.violations.append(Violation(law, how, cause))
