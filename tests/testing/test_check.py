@@ -243,7 +243,7 @@ def test_a_failure_prints_the_python_that_runs_it_again() -> None:
     again = failed.value.again
     assert "timeouts=Timeouts(idle=5, half_closed=math.inf)" in again
     assert "raises=[KeyError, OSError]" in again
-    names = {"handler": raises_at_last, "before_run": setting["before_run"]}
+    names = {"raises_at_last": raises_at_last, "before_run": setting["before_run"]}
     del calls[:]
     with pytest.raises(HandlerFailure) as failed_again:
         eval(again, vars(trioserve) | vars(trioserve.testing) | names | {"math": math})
@@ -344,7 +344,7 @@ def test_a_failure_says_what_when_and_where() -> None:
     text = str(failure)
     assert "it was cancelled, and returned as if it was not" in text
     assert "The law: the handler does not swallow a Cancelled." in text
-    assert "run_conversation(\n        handler,\n" in text
+    assert "run_conversation(\n            swallows,\n" in text
     assert "test_check.py" in text
     assert " in shout" in text
     assert "cancels the handler" in text
@@ -752,7 +752,7 @@ def test_much_data_makes_neither_message_nor_check_long() -> None:
     with pytest.raises(HandlerFailure) as failed:
         check_handler(turns, Peer().send(data).expect(data[::-1]))
     assert len(str(failed.value)) < 10_000
-    assert "see failure.again" in str(failed.value)
+    assert "see failure.as_test()" in str(failed.value)
     assert "which differ from byte " in str(failed.value)
     check_handler(trioserve.echo, Peer().send(data).expect(data))
 

@@ -31,8 +31,9 @@ from ._check import (
     sweep_cancellations,
     sweep_faults,
 )
+from ._failure import HandlerFailure
 from ._peer import Peer, Step
-from ._result import HandlerFailure, Received, Run, Violation
+from ._result import Checked, Received, Run, Violation
 from ._timeline import Row, Timeline
 from ._variations import Explore
 from .network import Event, MemoryListener, MemoryNetwork, MemoryStream, stream_pair
@@ -47,6 +48,7 @@ __all__ = [
     "LAWS",
     "SERVE_LAWS",
     "Case",
+    "Checked",
     "Client",
     "Disturbance",
     "Driver",

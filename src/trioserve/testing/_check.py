@@ -10,11 +10,11 @@ from trioserve import Limits, Timeouts
 from trioserve.faults import Faults, parse_faults
 
 from ._arguments import check_type
-from ._case import LAWS, Case, Disturbance, Law, Setting
+from ._case import LAWS, Case, Disturbance, Law, Order, Play, Setting
 from ._checker import Checker
 from ._harness import Handler
 from ._peer import Peer
-from ._result import Run
+from ._result import Checked, Run
 from ._variations import EFFORTS, PEER_DISTURBANCES, Explore
 
 
@@ -25,16 +25,23 @@ def run_conversation(
     seed: int = 0,
     disturbance: Disturbance | None = None,
     at_step: int | None = None,
+    play: Play | None = None,
+    order: Order = "shuffled",
     copies: int = 1,
     rounds: int = 1,
+    disturbed: int = 1,
     buffer: int = 16384,
     read_delay: float = 0.0,
     flood: int = 0,
+    compare: bool = False,
     raises: Iterable[type[BaseException]] = (),
     without: Mapping[Law, str] | None = None,
     before_run: Callable[[], object] | None = None,
     limits: Limits | None = None,
     timeouts: Timeouts | None = None,
+    cleanup: float = 30,
+    patience: float = 1000,
+    memory: int = 65_536,
 ) -> Run:
     """Play one conversation with a handler, once, in a server of its own.
 
@@ -82,14 +89,28 @@ def run_conversation(
         seed=seed,
         disturbance=disturbance,
         at_step=at_step,
+        play=play,
+        order=order,
         copies=copies,
         rounds=rounds,
+        disturbed=disturbed,
         buffer=buffer,
         read_delay=read_delay,
         flood=flood,
     )
-    check = _checker(handler, peers, raises, without, before_run, limits, timeouts)
-    return check.run(case)
+    check = _checker(
+        handler,
+        peers,
+        raises,
+        without,
+        before_run,
+        limits,
+        timeouts,
+        cleanup,
+        patience,
+        memory,
+    )
+    return check.run(case, compare=compare)
 
 
 def check_handler(
@@ -97,12 +118,16 @@ def check_handler(
     *peers: Peer,
     explore: Explore = "quick",
     seed: int = 0,
+    budget: float | None = None,
     raises: Iterable[type[BaseException]] = (),
     without: Mapping[Law, str] | None = None,
     before_run: Callable[[], object] | None = None,
     limits: Limits | None = None,
     timeouts: Timeouts | None = None,
-) -> None:
+    cleanup: float = 30,
+    patience: float = 1000,
+    memory: int = 65_536,
+) -> Checked:
     """Check all laws of a handler in many variations of a conversation.
 
     The conversation is played as it is; with its bytes cut everywhere; in other
@@ -116,8 +141,8 @@ def check_handler(
         second or two (half a minute if the handler reads a flood in small pieces);
         ``"thorough"`` tries all of them, and may take minutes.
       seed: decides which cases are sampled.
-      handler, peers, raises, without, before_run, limits, timeouts: as for
-        :func:`run_conversation`.
+      handler, peers, raises, without, before_run, limits, timeouts, cleanup,
+        patience, memory: as for :func:`run_conversation`.
 
     Raises:
       HandlerFailure: a law is broken. The message names the law, says how it was
@@ -125,11 +150,23 @@ def check_handler(
       TypeError, ValueError: an argument is wrong.
     """
     __tracebackhide__ = True
-    check = _checker(handler, peers, raises, without, before_run, limits, timeouts)
+    check = _checker(
+        handler,
+        peers,
+        raises,
+        without,
+        before_run,
+        limits,
+        timeouts,
+        cleanup,
+        patience,
+        memory,
+    )
     if explore not in EFFORTS:
         raise ValueError(f"explore must be one of {get_args(Explore)}, not {explore!r}")
     check_type("seed", seed, int, "an int")
-    check.everything(EFFORTS[explore], random.Random(seed))
+    with check.from_here():
+        return check.everything(EFFORTS[explore], random.Random(seed))
 
 
 def sweep_cancellations(
@@ -140,6 +177,9 @@ def sweep_cancellations(
     before_run: Callable[[], object] | None = None,
     limits: Limits | None = None,
     timeouts: Timeouts | None = None,
+    cleanup: float = 30,
+    patience: float = 1000,
+    memory: int = 65_536,
 ) -> int:
     """Cancel the handler after every scheduler step, one run for each.
 
@@ -147,8 +187,8 @@ def sweep_cancellations(
     a cancel can arrive, for this conversation and this order of tasks.
 
     Args:
-      handler, peers, raises, without, before_run, limits, timeouts: as for
-        :func:`run_conversation`.
+      handler, peers, raises, without, before_run, limits, timeouts, cleanup,
+        patience, memory: as for :func:`run_conversation`.
 
     Returns:
       the number of steps.
@@ -158,9 +198,22 @@ def sweep_cancellations(
       TypeError, ValueError: an argument is wrong.
     """
     __tracebackhide__ = True
-    check = _checker(handler, peers, raises, without, before_run, limits, timeouts)
-    base = check.plain()
-    check.all_of(check.variations.disturbed("cancel", range(base.steps + 1)))
+    check = _checker(
+        handler,
+        peers,
+        raises,
+        without,
+        before_run,
+        limits,
+        timeouts,
+        cleanup,
+        patience,
+        memory,
+    )
+    with check.from_here():
+        base = check.plain()
+        steps = range(base.steps + 1)
+        check.all_of("a cancel", check.variations.disturbed("cancel", steps))
     return base.steps
 
 
@@ -172,12 +225,15 @@ def sweep_faults(
     before_run: Callable[[], object] | None = None,
     limits: Limits | None = None,
     timeouts: Timeouts | None = None,
+    cleanup: float = 30,
+    patience: float = 1000,
+    memory: int = 65_536,
 ) -> int:
     """Let the peers send EOF, reset, stall and vanish after every step and byte.
 
     Args:
-      handler, peers, raises, without, before_run, limits, timeouts: as for
-        :func:`run_conversation`.
+      handler, peers, raises, without, before_run, limits, timeouts, cleanup,
+        patience, memory: as for :func:`run_conversation`.
 
     Returns:
       the number of runs, without the first, which is undisturbed.
@@ -187,15 +243,27 @@ def sweep_faults(
       TypeError, ValueError: an argument is wrong.
     """
     __tracebackhide__ = True
-    check = _checker(handler, peers, raises, without, before_run, limits, timeouts)
-    base = check.plain()
-    runs = 0
-    for what in PEER_DISTURBANCES:
-        steps = range(base.steps + 1)
-        runs += check.all_of(check.variations.disturbed(what, steps))
-    up, down = check.lengths(base)
-    cases = check.variations.broken(range(up + 1), range(down + 1))
-    return runs + check.all_of(cases)
+    check = _checker(
+        handler,
+        peers,
+        raises,
+        without,
+        before_run,
+        limits,
+        timeouts,
+        cleanup,
+        patience,
+        memory,
+    )
+    with check.from_here():
+        base = check.plain()
+        runs = 0
+        for what in PEER_DISTURBANCES:
+            cases = check.variations.disturbed(what, range(base.steps + 1))
+            runs += check.all_of(f"a peer's {what}", cases)
+        up, down = check.lengths(base)
+        cases = check.variations.broken(range(up + 1), range(down + 1))
+        return runs + check.all_of("a broken network", cases)
 
 
 def _checker(
@@ -206,6 +274,10 @@ def _checker(
     before_run: Callable[[], object] | None,
     limits: Limits | None,
     timeouts: Timeouts | None,
+    cleanup: float,
+    patience: float,
+    memory: int,
+    budget: float | None = None,
 ) -> Checker:
     """A checker for these arguments.
 
@@ -232,8 +304,11 @@ def _checker(
         before_run=before_run,
         limits=limits,
         timeouts=timeouts,
+        cleanup=cleanup,
+        patience=patience,
+        memory=memory,
     )
-    return Checker(handler, plain, setting)
+    return Checker(handler, plain, setting, budget)
 
 
 def _checked_laws(without: Mapping[Law, str] | None) -> dict[Law, str]:

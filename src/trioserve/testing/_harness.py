@@ -33,6 +33,7 @@ from ._liveness import found_deadlock, found_endless_loop, require_ended
 from ._observer import Observer
 from ._peer import Peer
 from ._player import Meetings, MismatchError, Player
+from ._plays import played
 from ._result import Received, Run
 from ._state import RunState
 from .network import MemoryListener, MemoryNetwork, MemoryStream
@@ -51,9 +52,6 @@ _NO_TIMEOUTS: Final = Timeouts(
 #: connection that would otherwise wait without limit.
 _SILENCE: Final = 60.0
 
-#: Seconds within which a handler must end after it was cancelled.
-_CLEANUP: Final = 30.0
-
 #: Seconds that a disturbed peer has for its script, plus its own waits.
 _SCRIPT: Final = 200.0
 
@@ -61,23 +59,29 @@ _SCRIPT: Final = 200.0
 #: tcp_retries2 in ip-sysctl.
 _RETRIES: Final = 924.6
 
-#: Seconds within which a handler must end after all peers have left.
-_PATIENCE: Final = 1000.0
-
 #: Seconds after which a run is over in any case, plus the peers' waits.
 _LIFETIME: Final = 100_000.0
 
 
 class Harness:
-    """Plays one case."""
+    """Plays one case.
 
-    def __init__(self, handler: Handler, case: Case, setting: Setting) -> None:
+    Args:
+      hurries: whether an endless loop is found after a fifth of the steps.
+    """
+
+    def __init__(
+        self, handler: Handler, case: Case, setting: Setting, *, hurries: bool = False
+    ) -> None:
         self._handler = handler
         self._case = case
         self._setting = setting
         self._clock = trio.testing.MockClock(autojump_threshold=0)
         self._watchdog = Watchdog(
-            self._clock, lambda: found_endless_loop(self._state), self._abandon
+            self._clock,
+            lambda: found_endless_loop(self._state),
+            self._abandon,
+            hurries=hurries,
         )
         self._state = RunState(case, self._watchdog)
         self._server: Server | None = None
@@ -99,6 +103,7 @@ class Harness:
         run = GuestRun(
             self._main,
             seed=self._case.seed,
+            order=self._case.order,
             clock=self._clock,
             instruments=[self._watchdog],
         )
@@ -147,6 +152,7 @@ class Harness:
                 self._server = server = await nursery.start(serving)
                 for number in range(self._case.rounds):
                     self._state.round = number
+                    self._cancels_handlers = False
                     await self._play_round(network, listener)
                     if server.draining.is_set():
                         break
@@ -168,7 +174,7 @@ class Harness:
     async def _play_round(
         self, network: MemoryNetwork, listener: MemoryListener
     ) -> None:
-        state, is_first = self._state, self._state.is_first_round
+        state = self._state
         ended = len(state.reports) + state.unserved
         players = await self._connect(network, listener)
         state.players = [player for player in players if player is not None]
@@ -176,17 +182,17 @@ class Harness:
         state.received.append(received)
         async with trio.open_nursery() as self._timers:
             async with trio.open_nursery() as talking:
-                if is_first:
+                if state.is_disturbed:
                     self._watchdog.begin(self._case.at_step, self._disturb)
                 for index, player in enumerate(players):
                     if player is not None:
                         talking.start_soon(self._talk, player, received, index)
             self._after(_RETRIES, self._give_up_peers)
-            self._require_ended(_PATIENCE, "after its peers have left")
+            self._require_ended(self._setting.patience, "after its peers have left")
             await state.all_ended(ended + len(state.players))
-            if is_first:
+            if state.is_disturbed:
                 self._watchdog.end()
-                self._steps = self._watchdog.steps
+            self._steps = self._steps or self._watchdog.steps
             await trio.testing.wait_all_tasks_blocked()
             self._timers.cancel_scope.cancel(reason="the round is over")
 
@@ -194,8 +200,8 @@ class Harness:
         self, network: MemoryNetwork, listener: MemoryListener
     ) -> list[Player | None]:
         """Connect all peers of the round; None stands for a refused one."""
-        case, is_first = self._case, self._state.is_first_round
-        faults = case.faults if is_first else None
+        case, is_disturbed = self._case, self._state.is_disturbed
+        faults = case.faults if is_disturbed else None
         players = list[Player | None]()
         for _ in range(case.copies):
             meetings = Meetings(case.peers)
@@ -206,26 +212,34 @@ class Harness:
                     players.append(None)
                     meetings.give_up()
                     continue
-                if is_first and case.flood:
-                    peer = _flooding(peer, case.flood)
-                players.append(Player(peer, client, meetings))
+                if is_disturbed:
+                    peer = played(peer, case.play)
+                    peer = _flooding(peer, case.flood) if case.flood else peer
+                players.append(Player(peer, client, meetings, self._on_mismatch))
         return players
 
     async def _talk(self, player: Player, received: list[Received], index: int) -> None:
-        is_first = self._state.is_first_round
-        is_disturbed = is_first and not self._case.is_undisturbed
         mismatch = None
-        patience = _SCRIPT + self._case.waits if is_disturbed else math.inf
+        patience = _SCRIPT + self._case.waits if self._may_mismatch else math.inf
+        delays = self._state.is_disturbed
         with trio.move_on_after(patience):
             try:
-                await player.play(read_delay=self._case.read_delay if is_first else 0)
+                await player.play(read_delay=self._case.read_delay if delays else 0)
             except MismatchError as error:
                 mismatch = str(error)
         received[index] = Received(
             bytes(player.received), player.tail, player.consumed, mismatch
         )
-        if mismatch is not None and not is_disturbed:
-            self._state.violated(self._state.law_of("answer"), f"{player}: {mismatch}")
+
+    @property
+    def _may_mismatch(self) -> bool:
+        """Whether peers may receive something else than they expect in this round."""
+        return self._state.is_disturbed and not self._case.is_undisturbed
+
+    def _on_mismatch(self, player: Player, how: str) -> None:
+        if not self._may_mismatch:
+            self._state.record(player.name, how)
+            self._state.violated("answer", f"{player}: {how}")
 
     async def _collect(
         self, reports: trio.MemoryReceiveChannel[ConnectionReport]
@@ -247,10 +261,12 @@ class Harness:
             self._misuse = error
             self._state.stop()
             return None
-        handler = HandlerRun(ObservedCoroutine(coroutine))
+        handler = HandlerRun(
+            ObservedCoroutine(coroutine), self._setting.memory, self._state.round
+        )
         self._state.handlers[stream.id] = handler
         self._watchdog.family.add(handler.task)
-        if self._cancels_handlers and self._state.is_first_round:
+        if self._cancels_handlers:
             handler.scope.cancel(reason=CANCEL_REASON)
         try:
             with handler.scope:
@@ -307,7 +323,7 @@ class Harness:
         for player in self._state.players:
             player.stream.stall()
             player.pause_reading()
-        self._require_ended(_CLEANUP, "after it was cancelled")
+        self._require_ended(self._setting.cleanup, "after it was cancelled")
 
     def _drain(self) -> None:
         assert self._server is not None
@@ -315,7 +331,9 @@ class Harness:
         self._server.start_draining(reason="the test drains")
         timeouts = self._server.timeouts
         deadline = timeouts.lame_duck + timeouts.drain
-        self._require_ended(_CLEANUP, "after the deadline of a drain", late=deadline)
+        self._require_ended(
+            self._setting.cleanup, "after the deadline of a drain", late=deadline
+        )
 
     def _disturb_peers(
         self, what: str, disturb: Callable[[MemoryStream], None]
@@ -338,7 +356,7 @@ class Harness:
 
     def _require_ended(self, within: float, since: str, *, late: float = 0) -> None:
         """Require that all handlers end within ``late + within`` seconds from now."""
-        when = f"{within:.0f} seconds {since}"
+        when = f"{within:g} seconds {since}"
         require = functools.partial(require_ended, self._state, when)
         self._after(late + within, require)
 
@@ -360,9 +378,11 @@ def _flooding(peer: Peer, size: int) -> Peer:
     return Peer().pause_reading().send(words * (size // len(words) + 1))
 
 
-def play(handler: Handler, case: Case, setting: Setting) -> Run:
+def play(
+    handler: Handler, case: Case, setting: Setting, *, hurries: bool = False
+) -> Run:
     """Play a case. Within a Trio run, play it in a thread and wait for the thread."""
-    harness = Harness(handler, case, setting)
+    harness = Harness(handler, case, setting, hurries=hurries)
     if not trio.lowlevel.in_trio_run():
         return harness.run()
     runs: list[Run] = []

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 from typing import Final
 
@@ -60,16 +59,8 @@ def judge_handlers(state: RunState, setting: Setting) -> None:
         was_cancelled = any(r in reasons for r in handler.coroutine.cancel_reasons)
         if handler.returned and was_cancelled:
             how = "it was cancelled, and returned as if it was not"
-            state.violated("cancelled", how)
-    # Errors of handlers explain why peers did not receive what they expected.
-    ends = [
-        f"handler {number} ended with {handler.raised!r}"
-        for number, handler in state.handlers.items()
-        if handler.raised is not None
-    ]
-    for violation in before:
-        how = "; ".join([violation.how, *ends])
-        state.violations.append(dataclasses.replace(violation, how=how))
+            state.violated("cancelled", how, in_round=handler.in_round)
+    state.violations += before
 
 
 def _judge_report(
@@ -114,7 +105,7 @@ def _judge_errors(
             continue
         if not isinstance(error, (*allowed, *setting.raises)):
             how = f"it raised {error!r}, at {line_of_error(error)}"
-            state.violated("errors", how, handler.raised)
+            state.violated("errors", how, handler.raised, in_round=handler.in_round)
 
 
 def single_errors(error: BaseException | None) -> Sequence[BaseException]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Final
 
-from ._handler_run import MEMORY
 from ._state import RunState
 from ._timeline import shown
 from .network import Event, MemoryStream
@@ -69,5 +68,5 @@ class Observer:
             self._state.note_end(is_served=False)
         handler = self._state.handlers.get(number)
         if handler is not None and handler.count(event):
-            how = f"it received over {MEMORY} bytes while its own send waited"
+            how = f"it received over {handler.memory} bytes while its own send waited"
             self._state.violated("memory", how)

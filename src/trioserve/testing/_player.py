@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 import trio
@@ -48,6 +48,10 @@ class Meetings:
 class Player:
     """Plays a peer's script on a stream.
 
+    Args:
+      on_mismatch: called with this player and what did not match, in the step in
+        which that is seen.
+
     Attributes:
       received: all bytes received so far.
       tail: how the handler has ended its side so far.
@@ -56,7 +60,13 @@ class Player:
       is_over: whether it has ended, with or without a mismatch.
     """
 
-    def __init__(self, peer: Peer, stream: MemoryStream, meetings: Meetings) -> None:
+    def __init__(
+        self,
+        peer: Peer,
+        stream: MemoryStream,
+        meetings: Meetings,
+        on_mismatch: Callable[[Player, str], None] = lambda player, how: None,
+    ) -> None:
         self.peer = peer
         self.stream = stream
         self.name = stream.name.replace("client", "peer")
@@ -66,6 +76,7 @@ class Player:
         self.is_over = False
         self.consumed = 0
         self._meetings = meetings
+        self._on_mismatch = on_mismatch
         self._received_more = trio.Event()
         self._may_read = trio.Event()
         self._may_read.set()
@@ -106,6 +117,7 @@ class Player:
                     await self._follow_script()
                 except MismatchError as error:
                     mismatch = error
+                    self._on_mismatch(self, str(error))
                     self._meetings.give_up()
                 nursery.cancel_scope.cancel(reason="the script is over")
         except* trio.ClosedResourceError:

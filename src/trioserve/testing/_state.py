@@ -46,8 +46,9 @@ class RunState:
         self._ended = trio.Event()
 
     @property
-    def is_first_round(self) -> bool:
-        return self.round == 0
+    def is_disturbed(self) -> bool:
+        """Whether the case's faults and disturbance apply to the current round."""
+        return self.round < self.case.disturbed
 
     @property
     def is_stopped(self) -> bool:
@@ -69,16 +70,35 @@ class RunState:
         while len(self.reports) + self.unserved < connections:
             await self._ended.wait()
 
-    def violated(self, law: Law, how: str, cause: BaseException | None = None) -> None:
-        self.violations.append(Violation(law, how, cause))
+    def violated(
+        self,
+        law: Law,
+        how: str,
+        cause: BaseException | None = None,
+        *,
+        in_round: int | None = None,
+    ) -> None:
+        """Note a broken law, and which handlers had raised an error before that.
 
-    def law_of(self, law: Law) -> Law:
-        """The law to name when ``law`` is broken in this round and case."""
-        if not self.is_first_round:
-            return "nothing_left"
-        if self.case.disturbance == "drain" and law == "ends":
-            return "drain"
-        return law if self.case.copies == 1 else "alone"
+        Args:
+          in_round: the round in which it was broken; by default the current one.
+        """
+        raised = (
+            f"{who} ended with {handler.raised!r}"
+            for who, handler in self._named_handlers()
+            if handler.raised is not None and handler.raised is not cause
+        )
+        how = "; ".join([how, *raised])
+        number = self.round if in_round is None else in_round
+        self.violations.append(Violation(law, how, cause, number))
+
+    def _named_handlers(self) -> list[tuple[str, HandlerRun]]:
+        return [(f"handler {n}", handler) for n, handler in self.handlers.items()]
+
+    def ends_law(self) -> Law:
+        """The law to name when a handler does not end."""
+        is_drained = self.case.disturbance == "drain" and self.is_disturbed
+        return "drain" if is_drained else "ends"
 
     def record(self, who: str, what: str, where: str = "") -> None:
         """Add a row to the timeline. It ends with the first violation."""
