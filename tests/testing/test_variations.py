@@ -12,6 +12,7 @@ from trioserve.testing import Case, Peer, run_conversation
 from trioserve.testing._variations import EFFORTS, Variations, sample
 
 PLAIN = Case((Peer().send(b"hello").receive(5),))
+CROWD = dataclasses.replace(PLAIN, copies=3)
 QUICK = EFFORTS["quick"]
 
 
@@ -22,7 +23,7 @@ def varied(case: Case) -> set[str]:
 
 
 def test_each_kind_of_case_varies_only_its_own_fields() -> None:
-    kinds, draw = Variations(PLAIN, rounds=2), random.Random(0)
+    kinds, draw = Variations(PLAIN, CROWD, rounds=2), random.Random(0)
     assert varied(kinds.again()) == {"rounds"}
     for case in kinds.schedules(QUICK):
         assert "seed" in varied(case) <= {"seed", "order"}
@@ -45,7 +46,7 @@ def test_each_kind_of_case_varies_only_its_own_fields() -> None:
 
 
 def test_bytes_of_a_long_conversation_are_cut_into_pieces() -> None:
-    long = Variations(PLAIN, rounds=1).with_grain_for(up=6400, down=10)
+    long = Variations(PLAIN, CROWD, rounds=1).with_grain_for(up=6400, down=10)
     assert str(long.byte_by_byte().faults) == "up:slice=100"
     assert next(long.slow()).buffer == 200
 

@@ -29,6 +29,8 @@ _MOST_STEPS: Final = 25_000
 #: Laws that peers see. A failure names the law about what is varied instead.
 _VISIBLE: Final[tuple[Law, ...]] = ("answer", "ends", "errors")
 
+_DEFAULT_BUFFER: Final = 16384
+
 #: Parts of a case that can be taken away, and what the case then has instead.
 _PARTS: Final[Sequence[dict[str, Any]]] = (
     {"play": None},
@@ -38,7 +40,7 @@ _PARTS: Final[Sequence[dict[str, Any]]] = (
     {"disturbance": None, "at_step": None},
     {"rounds": 1, "disturbed": 1},
     {"read_delay": 0.0},
-    {"buffer": 16384},
+    {"buffer": _DEFAULT_BUFFER},
     {"order": "shuffled"},
     {"seed": 0},
 )
@@ -79,7 +81,7 @@ class Blame:
             return law, how
         if seen.round >= case.disturbed:
             return "nothing_left", how
-        if case.copies > 1:
+        if case.copies > 1 or self._each_passes_alone(case):
             return "alone", how
         if not case.is_undisturbed:
             return law, how
@@ -140,13 +142,26 @@ class Blame:
                 return found
         return None
 
+    def _each_passes_alone(self, case: Case) -> bool:
+        alone = [dataclasses.replace(case, peers=(peer,)) for peer in case.peers]
+        may = len(alone) > 1 and not _meets(case) and self._may_try
+        return may and not any(self._try(one) for one in alone)
+
     def _passes_in_another_order(self, case: Case) -> bool:
         others = (dataclasses.replace(case, seed=seed) for seed in _SEEDS[1:])
         return any(self._may_try and self._try(other) is None for other in others)
 
 
+def _meets(case: Case) -> bool:
+    return any(step.name == "meet" for peer in case.peers for step in peer.steps)
+
+
 def _simpler(case: Case) -> Iterator[Case]:
-    """The case without each of its parts."""
+    """The case without each of its parts, or with one that is simpler."""
+    if len(case.peers) > 1 and not _meets(case):
+        for peer in case.peers:
+            others = tuple(other for other in case.peers if other is not peer)
+            yield dataclasses.replace(case, peers=others)
     for part in _PARTS:
         smaller = dataclasses.replace(case, **part)
         if smaller != case:
@@ -154,6 +169,9 @@ def _simpler(case: Case) -> Iterator[Case]:
     if case.disturbed > 1:
         for often in (case.disturbed // 2, case.disturbed - 1):
             yield dataclasses.replace(case, disturbed=often, rounds=often + 1)
+    if case.buffer < _DEFAULT_BUFFER and not case.faults:
+        pieces = parse_faults(f"up:slice=1..{case.buffer}")
+        yield dataclasses.replace(case, buffer=_DEFAULT_BUFFER, faults=pieces)
     if case.play == "all_at_once":
         for play in _SMALLER_PLAYS:
             yield dataclasses.replace(case, play=play)
@@ -174,4 +192,4 @@ def _shorter(peer: Peer) -> Iterator[Peer]:
         yield Peer(peer.steps[:begin] + peer.steps[end:])
 
 
-_ANSWERS: Final = ("send", "expect", "receive", "receive_until")
+_ANSWERS: Final = ("send", "expect", "expect_in_any_order", "receive", "receive_until")

@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+import dataclasses
+import itertools
 import random
 from collections.abc import Callable, Iterable, Mapping
-from typing import get_args
+from typing import Final, TypeAlias, get_args
 
 from trioserve import Limits, Timeouts
 from trioserve.faults import Faults, parse_faults
 
-from ._arguments import check_type
+from ._arguments import check_count, check_seconds, check_type
 from ._case import LAWS, Case, Disturbance, Law, Order, Play, Setting
 from ._checker import Checker
 from ._harness import Handler
 from ._peer import Peer
 from ._result import Checked, Run
 from ._variations import EFFORTS, PEER_DISTURBANCES, Explore
+
+#: A script; or a function that makes one from the number of a copy, counted from 0.
+AnyPeer: TypeAlias = Peer | Callable[[int], Peer]
+
+#: Connections of each peer at the same time, in a check.
+_CROWD: Final = 3
 
 
 def run_conversation(
@@ -115,7 +123,7 @@ def run_conversation(
 
 def check_handler(
     handler: Handler,
-    *peers: Peer,
+    *peers: AnyPeer,
     explore: Explore = "quick",
     seed: int = 0,
     budget: float | None = None,
@@ -141,12 +149,19 @@ def check_handler(
         second or two (half a minute if the handler reads a flood in small pieces);
         ``"thorough"`` tries all of them, and may take minutes.
       seed: decides which cases are sampled.
-      handler, peers, raises, without, before_run, limits, timeouts, cleanup,
+      budget: seconds of real time, after which no further case is begun; by default
+        there is no bound.
+      peers: scripts; or functions that make one from the number of a copy, counted
+        from 0, so that the connections of a crowd send different data.
+      handler, raises, without, before_run, limits, timeouts, cleanup,
         patience, memory: as for :func:`run_conversation`.
+
+    Returns:
+      what was tried: how many runs of each kind, and what was left out.
 
     Raises:
       HandlerFailure: a law is broken. The message names the law, says how it was
-        broken, has the Python that runs the case again, and lists what happened.
+        broken, lists what happened, and has a test that fails alike.
       TypeError, ValueError: an argument is wrong.
     """
     __tracebackhide__ = True
@@ -161,6 +176,7 @@ def check_handler(
         cleanup,
         patience,
         memory,
+        budget,
     )
     if explore not in EFFORTS:
         raise ValueError(f"explore must be one of {get_args(Explore)}, not {explore!r}")
@@ -171,7 +187,7 @@ def check_handler(
 
 def sweep_cancellations(
     handler: Handler,
-    *peers: Peer,
+    *peers: AnyPeer,
     raises: Iterable[type[BaseException]] = (),
     without: Mapping[Law, str] | None = None,
     before_run: Callable[[], object] | None = None,
@@ -219,7 +235,7 @@ def sweep_cancellations(
 
 def sweep_faults(
     handler: Handler,
-    *peers: Peer,
+    *peers: AnyPeer,
     raises: Iterable[type[BaseException]] = (),
     without: Mapping[Law, str] | None = None,
     before_run: Callable[[], object] | None = None,
@@ -268,7 +284,7 @@ def sweep_faults(
 
 def _checker(
     handler: Handler,
-    peers: tuple[Peer, ...],
+    peers: tuple[AnyPeer, ...],
     raises: Iterable[type[BaseException]],
     without: Mapping[Law, str] | None,
     before_run: Callable[[], object] | None,
@@ -286,8 +302,7 @@ def _checker(
     """
     if not callable(handler):
         raise TypeError(f"handler must be an async function, not {handler!r}")
-    plain = Case(peers)
-    check_type("raises", raises, Iterable, "a list of exceptions")
+    check_type("raises", raises, Iterable, "a list of exceptions, such as [ValueError]")
     for kind in (raises := tuple(raises)):
         check_type("raises", kind, type, "a list of exceptions")
         if not issubclass(kind, BaseException):
@@ -298,6 +313,11 @@ def _checker(
         check_type("limits", limits, Limits, "a Limits or None")
     if timeouts is not None:
         check_type("timeouts", timeouts, Timeouts, "a Timeouts or None")
+    check_seconds("cleanup", cleanup)
+    check_seconds("patience", patience)
+    check_count("memory", memory, least=1)
+    if budget is not None:
+        check_seconds("budget", budget)
     setting = Setting(
         raises=raises,
         without=_checked_laws(without),
@@ -308,7 +328,19 @@ def _checker(
         patience=patience,
         memory=memory,
     )
-    return Checker(handler, plain, setting, budget)
+    plain = Case(_numbered(peers, 0))
+    crowd = dataclasses.replace(plain, copies=_CROWD)
+    if any(not isinstance(peer, Peer) for peer in peers):
+        numbered = (_numbered(peers, number) for number in range(_CROWD))
+        crowd = Case(tuple(itertools.chain.from_iterable(numbered)))
+    return Checker(handler, plain, crowd, setting, budget)
+
+
+def _numbered(peers: tuple[AnyPeer, ...], number: int) -> tuple[Peer, ...]:
+    """The scripts of the connections with this number."""
+    return tuple(
+        p if isinstance(p, Peer) or not callable(p) else p(number) for p in peers
+    )
 
 
 def _checked_laws(without: Mapping[Law, str] | None) -> dict[Law, str]:

@@ -15,7 +15,7 @@ from ._case import Case, Law, Setting
 from ._explain import Explainer
 from ._harness import Handler
 from ._result import Checked, Run
-from ._trial import consumed
+from ._trial import base_of
 from ._variations import PEER_DISTURBANCES, Effort, Variations, sample
 
 #: The note of a check whose peers are not compared.
@@ -33,6 +33,7 @@ class Checker:
     Args:
       handler: the handler to check.
       plain: the plain conversation.
+      crowd: several connections of each peer at once.
       setting: what is the same in all runs.
       budget: seconds of real time, after which no further case is begun.
     """
@@ -41,11 +42,13 @@ class Checker:
         self,
         handler: Handler,
         plain: Case,
+        crowd: Case,
         setting: Setting,
         budget: float | None = None,
     ) -> None:
         self.variations = Variations(
             plain,
+            crowd,
             # The second round shows what the first has left behind.
             rounds=1 if "nothing_left" in setting.without else 2,
             memory=setting.memory,
@@ -65,7 +68,7 @@ class Checker:
         """
         __tracebackhide__ = True
         if compare:
-            self._explain.base = consumed(self._explain.run(Case(case.peers))[0])
+            self._explain.base = base_of(self._explain.run(Case(case.peers))[0])
         run, seen = self._explain.run(case)
         if seen is not None and (failure := self._explain.name(run, seen)) is not None:
             raise failure from seen.cause
@@ -104,16 +107,16 @@ class Checker:
         base = self.plain()
         self._one(self.variations.again(), "nothing, twice in a row")
         again = self.plain()
-        if consumed(base) == consumed(again):
-            self._explain.base = consumed(base)
+        if base_of(base) == base_of(again):
+            self._explain.base = base_of(base)
         else:
             self.checked.notes.append(_DIFFER)
         up, down = self.lengths(base)
         self.variations = kinds = self.variations.with_grain_for(up, down)
         effort = effort.for_runs_of(base.steps + (up + down) / 1000)
         self.all_of("the order of tasks", kinds.schedules(effort))
-        self.all_of("how scripts are played", kinds.plays(effort))
         self.all_of("chunks", kinds.chunkings(effort, draw))
+        self.all_of("how scripts are played", kinds.plays(effort))
         self.all_of("slow peers", kinds.slow())
         self.all_of("several peers at once", kinds.crowd())
         self._disturb(base, effort, draw)

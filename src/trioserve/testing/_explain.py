@@ -17,7 +17,7 @@ from ._failure import HandlerFailure
 from ._harness import Handler
 from ._pristine import Pristine
 from ._result import Run
-from ._trial import Consumed, Question, Seen, Trial, try_case
+from ._trial import Base, Question, Seen, Trial, try_case
 
 #: If only earlier runs explain a failure, so many of them are played in a row.
 _OFTEN: Final = (8, 40)
@@ -43,12 +43,11 @@ class Explainer:
       setting: what is the same in all runs.
 
     Attributes:
-      base: what the peers' steps consumed in the plain conversation, to be compared
-        with other runs; None to compare nothing.
+      base: what other runs are compared with; None to compare nothing.
     """
 
     def __init__(self, handler: Handler, setting: Setting) -> None:
-        self.base: Consumed | None = None
+        self.base: Base | None = None
         self._handler = handler
         self._setting = setting
         self._ran = list[Case]()
@@ -71,8 +70,10 @@ class Explainer:
 
     def name(self, run: Run, seen: Seen) -> HandlerFailure | None:
         """The failure of this case; None if its law is switched off."""
-        blame = Blame(self._attempt)
-        law, _ = blame.law(*blame.smallest(run.case, seen))
+        blame, found = Blame(self._attempt), (run.case, seen)
+        if seen.round < run.case.disturbed:  # before what it has left behind shows
+            found = blame.smallest(*found)
+        law, _ = blame.law(*found)
         return self._failure(law, seen.how, run, seen)
 
     def explain(self, run: Run, seen: Seen) -> HandlerFailure | None:
@@ -94,7 +95,8 @@ class Explainer:
     ) -> HandlerFailure | None:
         law, how = blame.law(case, seen)
         run, now = self.run(case)
-        if not seen.is_like(now):  # earlier runs show something else here
+        if now is None or not seen.is_like(now) or now.round != seen.round:
+            # What earlier runs have left behind shows something else here.
             run = self._ask(case, with_run=True).run or run
         return self._failure(law, how, run, now or seen)
 

@@ -11,6 +11,7 @@ import contextlib
 import dataclasses
 import functools
 import math
+import sys
 import threading
 from collections.abc import Callable, Coroutine
 from typing import Any, Final, TypeAlias
@@ -37,7 +38,7 @@ from ._plays import played
 from ._result import Received, Run
 from ._state import RunState
 from .network import MemoryListener, MemoryNetwork, MemoryStream
-from .runs import GuestRun, ObservedCoroutine, Watchdog
+from .runs import GuestRun, HangAlarm, HangError, ObservedCoroutine, Watchdog
 
 Handler: TypeAlias = Callable[[Any], Coroutine[Any, Any, object]]
 
@@ -76,6 +77,7 @@ class Harness:
         self._handler = handler
         self._case = case
         self._setting = setting
+        self._hurries = hurries
         self._clock = trio.testing.MockClock(autojump_threshold=0)
         self._watchdog = Watchdog(
             self._clock,
@@ -107,7 +109,10 @@ class Harness:
             clock=self._clock,
             instruments=[self._watchdog],
         )
-        with contextlib.closing(run):
+        alarm = HangAlarm(
+            lambda: self._watchdog.passes, self._on_hang, hurries=self._hurries
+        )
+        with contextlib.closing(run), alarm:
             while run.outcome is None and not self._is_abandoned:
                 run.tick()
         if run.outcome is not None:
@@ -123,6 +128,9 @@ class Harness:
             violations=self._state.violations,
             timeline=self._state.timeline,
         )
+
+    def _on_hang(self, how: str) -> None:
+        _tell_once(how, self._case)
 
     def _abandon(self) -> None:
         self._is_abandoned = bool(self._watchdog.family)
@@ -277,7 +285,7 @@ class Harness:
             return None
         except BaseException as error:  # noqa: ASYNC103
             handler.raised = error
-            if self._ends_the_program(error):
+            if self._ends_the_program(error) or self._hung(error):
                 return None  # noqa: ASYNC104 - the test goes on
             raise
         finally:
@@ -294,6 +302,14 @@ class Harness:
         self._state.violated("errors", how)
         self._state.stop()
         return True
+
+    def _hung(self, error: BaseException) -> bool:
+        """Whether the alarm has ended the handler; that breaks a law."""
+        hangs = [each for each in single_errors(error) if isinstance(each, HangError)]
+        if hangs:
+            self._state.violated("ends", str(hangs[0]), error)
+            self._state.stop()
+        return bool(hangs)
 
     # -- disturbances
 
@@ -369,6 +385,17 @@ class Harness:
         # the last one: when it passes, nothing will wake the tasks.
         await trio.sleep_until(_LIFETIME + self._case.rounds * self._case.waits)
         found_deadlock(self._state)
+
+
+_told = set[str]()
+
+
+def _tell_once(how: str, case: Case) -> None:
+    """Say on the terminal that a handler hangs: the test can't fail before it ends."""
+    if how not in _told:
+        _told.add(how)
+        sys.stderr.write(f"trioserve.testing: a handler hangs: {how}\nin {case!r}\n")
+        sys.stderr.flush()
 
 
 def _flooding(peer: Peer, size: int) -> Peer:

@@ -11,7 +11,7 @@ from ._peer import Peer, brief, difference
 from .network import MemoryStream, Tail
 
 #: Steps that wait for bytes, and steps that wait for EOF or a reset.
-_ANSWERS: Final = ("expect", "receive", "receive_until")
+_ANSWERS: Final = ("expect", "expect_in_any_order", "receive", "receive_until")
 _ENDS: Final = ("expect_eof", "expect_reset", "receive_until_eof")
 
 #: Steps after which a peer sends nothing more.
@@ -204,6 +204,19 @@ class Player:
                 raise MismatchError(difference(data, got))
             await self._more(brief(data))
 
+    async def _expect_in_any_order(self, messages: tuple[bytes, ...]) -> None:
+        left = sorted(messages, key=len, reverse=True)
+        while left:
+            got = bytes(self.received[self.consumed :])
+            if came := [message for message in left if got.startswith(message)]:
+                self.consumed += len(came[0])
+                left.remove(came[0])
+            elif any(message.startswith(got) for message in left):
+                await self._more(" or ".join(map(brief, left)))
+            else:
+                wanted = " or ".join(map(brief, left))
+                raise MismatchError(f"expected {wanted}, got {brief(got)}")
+
     async def _receive(self, count: int) -> None:
         while len(self.received) - self.consumed < count:
             await self._more(f"{count} bytes")
@@ -263,6 +276,7 @@ class Player:
     _STEPS: Final[Mapping[str, Any]] = {
         "send": _send,
         "expect": _expect,
+        "expect_in_any_order": _expect_in_any_order,
         "receive": _receive,
         "receive_until": _receive_until,
         "receive_until_eof": _receive_until_eof,

@@ -6,6 +6,7 @@ The result is a script too. This module does no I/O.
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Sequence
 from typing import Final
 
@@ -13,7 +14,7 @@ from ._case import Play
 from ._peer import Peer, Step
 
 #: Steps that wait for bytes; a peer that pipelines need not wait before it sends.
-_ANSWERS: Final = ("expect", "receive", "receive_until")
+_ANSWERS: Final = ("expect", "expect_in_any_order", "receive", "receive_until")
 
 #: Steps that may be between two messages that are sent at once.
 _PASSED: Final = (*_ANSWERS, "send", "wait")
@@ -56,9 +57,39 @@ def _pipelined(peer: Peer) -> Peer:
     between = steps[first : rest[-1] + 1]
     if any(step.name not in _PASSED for step in between):
         return peer
-    waits = tuple(step for step in between if step.name in _ANSWERS)
     at_once = Step("send", peer.sends)
-    return Peer((*steps[:first], at_once, *waits, *steps[rest[-1] + 1 :]))
+    if (answers := _answers_with_ids(steps[first:])) is not None:
+        end = rest[-1] + 2
+        waits: tuple[Step, ...] = (Step("expect_in_any_order", answers),)
+    else:
+        end = rest[-1] + 1
+        waits = tuple(step for step in between if step.name in _ANSWERS)
+    return Peer((*steps[:first], at_once, *waits, *steps[end:]))
+
+
+def _answers_with_ids(steps: Sequence[Step]) -> tuple[bytes, ...] | None:
+    """The answers, if each has a number that its message has and no other one.
+
+    Such answers say themselves what they belong to, so they may come in any order.
+    """
+    pairs = [
+        (step.value, after.value)
+        for step, after in itertools.pairwise(steps)
+        if step.name == "send" and after.name == "expect"
+    ]
+    if len(pairs) < sum(step.name in ("send", *_ANSWERS) for step in steps) / 2:
+        return None
+    shared = [_numbers(message) & _numbers(answer) for message, answer in pairs]
+    for own, (message, answer) in zip(shared, pairs, strict=True):
+        others = [pair for pair in pairs if pair != (message, answer)]
+        seen = {number for pair in others for data in pair for number in _numbers(data)}
+        if len(others) < len(pairs) - 1 or not own - seen:
+            return None
+    return tuple(answer for _, answer in pairs)
+
+
+def _numbers(data: bytes) -> set[bytes]:
+    return set(re.findall(rb"\d+", data))
 
 
 def _half_closed(peer: Peer) -> Peer:

@@ -8,17 +8,24 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 from ._case import Case, Law, Setting
 from ._harness import Handler, play
+from ._peer import Peer
+from ._plays import played
 from ._result import Run
 
-#: The bytes that each peer's steps have waited for.
-Consumed: TypeAlias = Sequence[bytes]
+
+class Base(NamedTuple):
+    """What is compared: scripts, and what they received when nothing was varied."""
+
+    peers: tuple[Peer, ...]
+    heard: Sequence[bytes]
+
 
 #: A case, what to compare it with, and whether the run is asked for.
-Question: TypeAlias = tuple[Case, Consumed | None, bool]
+Question: TypeAlias = tuple[Case, Base | None, bool]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -63,22 +70,27 @@ def try_case(
     handler: Handler,
     case: Case,
     setting: Setting,
-    base: Consumed | None = None,
+    base: Base | None = None,
     *,
     hurries: bool = False,
 ) -> tuple[Run, Seen | None]:
     """Run a case, and look for the first broken law that is not switched off.
 
     Args:
-      base: what the peers' steps consumed in the plain conversation, to be compared;
-        None to compare nothing.
+      base: what to compare the run with, if its scripts are the same; by default
+        nothing.
       hurries: whether an endless loop is found sooner.
     """
     run = play(handler, case, setting, hurries=hurries)
     return run, _first(run, setting.without) or _difference(run, base)
 
 
-def consumed(run: Run) -> Consumed:
+def base_of(run: Run) -> Base:
+    """What other runs of the same scripts are compared with."""
+    return Base(run.case.peers, _heard(run))
+
+
+def _heard(run: Run) -> list[bytes]:
     """The bytes that each peer's steps have waited for in the first round."""
     return [each.data[: each.consumed] for each in run.received[0]]
 
@@ -90,11 +102,19 @@ def _first(run: Run, without: Mapping[Law, str]) -> Seen | None:
     return None
 
 
-def _difference(run: Run, base: Consumed | None) -> Seen | None:
-    if base is None or not run.case.is_undisturbed or run.case.copies > 1:
+def _difference(run: Run, base: Base | None) -> Seen | None:
+    if base is None or not _is_comparable(run.case, base):
         return None
-    for was, now in zip(base, consumed(run), strict=True):
+    for was, now in zip(base.heard, _heard(run), strict=True):
         if was != now:
             how = f"a peer received {now!r}, but {was!r} when nothing is varied"
             return Seen("answer", how, 0, compares=True)
     return None
+
+
+def _is_comparable(case: Case, base: Base) -> bool:
+    """Whether peers must receive the same, in the same order."""
+    scripts = [played(peer, case.play) for peer in case.peers]
+    any_order = any(s.name == "expect_in_any_order" for p in scripts for s in p.steps)
+    is_same = case.peers == base.peers and case.copies == 1
+    return is_same and case.is_undisturbed and not any_order

@@ -68,7 +68,7 @@ class Effort:
 
 
 EFFORTS: Final[Mapping[Explore, Effort]] = {
-    "quick": Effort(cuts=40, schedules=20, steps=60, offsets=24, cost=150),
+    "quick": Effort(cuts=40, schedules=20, steps=60, offsets=20, cost=150),
     "thorough": Effort(
         cuts=2000, schedules=500, steps=5000, offsets=5000, cost=math.inf
     ),
@@ -80,14 +80,22 @@ class Variations:
 
     Args:
       plain: the plain case.
+      crowd: several of its peers at once.
       rounds: rounds of a case whose first round is disturbed or broken.
       memory: bytes that a handler may receive while its own send waits.
       grain: bytes of the smallest piece.
     """
 
     def __init__(
-        self, plain: Case, *, rounds: int, memory: int = 65_536, grain: int = 1
+        self,
+        plain: Case,
+        crowd: Case,
+        *,
+        rounds: int,
+        memory: int = 65_536,
+        grain: int = 1,
     ) -> None:
+        self._crowd = crowd
         self._memory = memory
         self._plain = plain
         self._rounds = rounds
@@ -99,6 +107,7 @@ class Variations:
         size = max(up, down)
         scaled = Variations(
             self._plain,
+            self._crowd,
             rounds=self._rounds,
             memory=self._memory,
             grain=max(1, size // _PIECES),
@@ -120,7 +129,7 @@ class Variations:
 
     def plays(self, effort: Effort) -> Iterator[Case]:
         """Other ways to play the scripts, also in a network that holds little."""
-        seeds = range(effort.schedules // 2)
+        seeds = range(effort.schedules // 3)
         for play in get_args(Play):
             peers = [played(peer, play) for peer in self._plain.peers]
             if peers == list(self._plain.peers):
@@ -155,11 +164,11 @@ class Variations:
         yield self._with(faults=parse_faults("latency=0.1s"))
 
     def crowd(self) -> Iterator[Case]:
-        """Three of each peer at once, with large and with small chunks."""
-        yield self._with(copies=3)
+        """Several of each peer at once, with large and with small chunks."""
+        yield self._crowd
         pieces = parse_faults(self._slices(1, 3))
         for seed in range(3):
-            yield self._with(copies=3, faults=pieces, seed=seed)
+            yield dataclasses.replace(self._crowd, faults=pieces, seed=seed)
 
     def disturbed(self, what: Disturbance, steps: Iterable[int]) -> Iterator[Case]:
         """A disturbance after each of these steps."""

@@ -54,7 +54,12 @@ def line_of_error(error: BaseException) -> str:
 
 def line_of_caller() -> str:
     """The innermost line of the user's own code in this call, or ""."""
-    frame: types.FrameType | None = sys._getframe(1)
+    return line_of_frame(sys._getframe(1))
+
+
+def line_of_frame(innermost: types.FrameType) -> str:
+    """The innermost line of the user's own code at or around this frame, or ""."""
+    frame: types.FrameType | None = innermost
     while frame is not None and frame.f_code not in _BOTTOM:
         if _is_users(frame):
             return _text(frame, frame.f_lineno)

@@ -39,6 +39,7 @@ class Watchdog(trio.abc.Instrument):
 
     Attributes:
       steps: scheduler steps of all tasks between :meth:`begin` and :meth:`end`.
+      passes: passes of the scheduler since the run began.
       family: the handlers' tasks that are alive, and the tasks that they have
         started in any nursery.
     """
@@ -56,6 +57,7 @@ class Watchdog(trio.abc.Instrument):
         self._most_in_all = _MOST_IN_ALL // share
         self._last_steps = _LAST_STEPS // share
         self.steps = 0
+        self.passes = 0
         self.family: set[trio.lowlevel.Task] = set()
         self._on_endless = on_endless
         self._on_hopeless = on_hopeless
@@ -115,6 +117,7 @@ class Watchdog(trio.abc.Instrument):
                 self._do_disturb()
 
     def before_io_wait(self, timeout: float) -> None:
+        self.passes += 1
         now = trio.current_time()
         if now != self._now:
             self._now, self._idle_at_once = now, 0
