@@ -169,7 +169,7 @@ def test_no_timer_ends_a_connection_unless_timeouts_are_given() -> None:
 
 
 def test_limits_are_passed_to_the_server() -> None:
-    with pytest.raises(HandlerFailure, match="'answer'"):
+    with pytest.raises(HandlerFailure, match="'alone'"):
         run_conversation(
             shout, HELLO, HELLO, limits=Limits(max_connections=1, when_full="refuse")
         )
@@ -243,6 +243,7 @@ def test_a_failure_prints_the_python_that_runs_it_again() -> None:
     again = failed.value.again
     assert "timeouts=Timeouts(idle=5, half_closed=math.inf)" in again
     assert "raises=[KeyError, OSError]" in again
+    assert "before_run=before_run" in again
     names = {"raises_at_last": raises_at_last, "before_run": setting["before_run"]}
     del calls[:]
     with pytest.raises(HandlerFailure) as failed_again:

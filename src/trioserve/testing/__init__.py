@@ -5,13 +5,16 @@ checks laws after each of them.
 
 The map, from the bottom up; a module imports only from rows above its own here:
 
-    _arguments   _timeline   network   runs
+    _arguments   _pristine   _timeline   network   runs
     _peer   _traffic
     _case   _player   _strategies
-    _handler_run   _result   serving
+    _handler_run   _plays   _result   serving
     _state   _variations
     _judge   _liveness   _observer
     _harness
+    _regression   _trial
+    _blame   _failure
+    _explain
     _checker
     _check
 

@@ -133,9 +133,10 @@ class Blame:
     def _without_a_message(self, case: Case, seen: Seen) -> tuple[Case, Seen] | None:
         if len(case.peers) > 1:
             return None
-        for peer in _shorter(case.peers[0]):
+        for peer, left_out in _shorter(case.peers[0]):
             plain = Case((peer,))
-            smaller = dataclasses.replace(case, peers=(peer,))
+            faults = _with_earlier_cuts(case.faults, left_out)
+            smaller = dataclasses.replace(case, peers=(peer,), faults=faults)
             if smaller == plain or not self._may_try or self._try(plain):
                 continue
             if found := self._like(smaller, seen):
@@ -159,8 +160,8 @@ def _meets(case: Case) -> bool:
 def _simpler(case: Case) -> Iterator[Case]:
     """The case without each of its parts, or with one that is simpler."""
     if len(case.peers) > 1 and not _meets(case):
-        for peer in case.peers:
-            others = tuple(other for other in case.peers if other is not peer)
+        for at in range(len(case.peers)):
+            others = case.peers[:at] + case.peers[at + 1 :]
             yield dataclasses.replace(case, peers=others)
     for part in _PARTS:
         smaller = dataclasses.replace(case, **part)
@@ -180,16 +181,27 @@ def _simpler(case: Case) -> Iterator[Case]:
             yield dataclasses.replace(case, faults=one)
 
 
-def _shorter(peer: Peer) -> Iterator[Peer]:
-    """The script without each of its messages, and what it receives after it."""
+def _shorter(peer: Peer) -> Iterator[tuple[Peer, range]]:
+    """The script without each of its messages, and which bytes that leaves out."""
     sends = [at for at, step in enumerate(peer.steps) if step.name == "send"]
     if len(sends) < 2:
         return
     tail = len(peer.steps)
     while peer.steps[tail - 1].name not in _ANSWERS:
         tail -= 1
+    sent = 0
     for begin, end in zip(sends, [*sends[1:], max(tail, sends[-1] + 1)], strict=True):
-        yield Peer(peer.steps[:begin] + peer.steps[end:])
+        size = len(peer.steps[begin].value)
+        left_out = range(sent, sent := sent + size)
+        yield Peer(peer.steps[:begin] + peer.steps[end:]), left_out
+
+
+def _with_earlier_cuts(faults: Faults, left_out: range) -> Faults:
+    """The faults, with cuts at the same bytes after some bytes are left out."""
+    cuts = tuple(
+        cut - len(left_out) if cut >= left_out.stop else cut for cut in faults.up.cuts
+    )
+    return dataclasses.replace(faults, up=dataclasses.replace(faults.up, cuts=cuts))
 
 
 _ANSWERS: Final = ("send", "expect", "expect_in_any_order", "receive", "receive_until")

@@ -194,7 +194,7 @@ class Setting:
     memory: int = 65_536
 
     def arguments(self) -> list[str]:
-        """These arguments as Python; a function is written as the argument's name."""
+        """These arguments as Python; functions and classes by their own names."""
         written = list[str]()
         if self.raises:
             names = ", ".join(each.__name__ for each in self.raises)
@@ -202,7 +202,7 @@ class Setting:
         if self.without:
             written.append(f"without={dict(self.without)!r}")
         if self.before_run is not None:
-            written.append("before_run=before_run")
+            written.append(f"before_run={own_name(self.before_run, 'before_run')}")
         if self.limits is not None:
             written.append(f"limits={_changed(self.limits, Limits())}")
         if self.timeouts is not None:
@@ -212,6 +212,12 @@ class Setting:
             if field.name in _BOUNDS and value != field.default:
                 written.append(f"{field.name}={value!r}")
         return written
+
+
+def own_name(value: object, default: str) -> str:
+    """The name by which a function or a class can be written, or else the default."""
+    name = str(getattr(value, "__name__", ""))
+    return name if name.isidentifier() else default
 
 
 def as_python(

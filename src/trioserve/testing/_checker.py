@@ -71,7 +71,7 @@ class Checker:
             self._explain.base = base_of(self._explain.run(Case(case.peers))[0])
         run, seen = self._explain.run(case)
         if seen is not None and (failure := self._explain.name(run, seen)) is not None:
-            raise failure from seen.cause
+            raise failure from failure.cause
         return run
 
     def plain(self) -> Run:

@@ -18,6 +18,7 @@ from ._harness import Handler
 from ._pristine import Pristine
 from ._result import Run
 from ._trial import Base, Question, Seen, Trial, try_case
+from .runs import HangAlarm
 
 #: If only earlier runs explain a failure, so many of them are played in a row.
 _OFTEN: Final = (8, 40)
@@ -51,6 +52,7 @@ class Explainer:
         self._handler = handler
         self._setting = setting
         self._ran = list[Case]()
+        self._alarm: HangAlarm | None = None
         self._pristine: Pristine[Question, Trial] | None = None
 
     @contextlib.contextmanager
@@ -58,15 +60,18 @@ class Explainer:
         """Within the block, failures are tried again in the state of its begin."""
         self._pristine = Pristine(self._answer)
         try:
-            yield
+            with HangAlarm() as self._alarm:
+                yield
         finally:
             self._pristine.close()
-            self._pristine = None
+            self._pristine = self._alarm = None
 
     def run(self, case: Case) -> tuple[Run, Seen | None]:
         """Run a case. Return what it breaks, unless that law is switched off."""
         self._ran.append(case)
-        return try_case(self._handler, case, self._setting, self.base)
+        return try_case(
+            self._handler, case, self._setting, self.base, alarm=self._alarm
+        )
 
     def name(self, run: Run, seen: Seen) -> HandlerFailure | None:
         """The failure of this case; None if its law is switched off."""

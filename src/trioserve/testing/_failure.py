@@ -10,6 +10,7 @@ from ._harness import Handler
 from ._regression import Regression
 from ._result import Run
 from ._trial import Seen
+from .runs import with_own_traceback
 
 #: Bytes of a test with more characters than this are abbreviated in a message.
 _MOST_TEXT: Final = 1000
@@ -24,6 +25,7 @@ class HandlerFailure(AssertionError):  # noqa: N818 - the handler has failed
       case: the case in which that happened.
       run: the outcome of the case.
       again: the Python that runs the case again.
+      cause: the error that shows it, or None.
     """
 
     def __init__(
@@ -39,7 +41,7 @@ class HandlerFailure(AssertionError):  # noqa: N818 - the handler has failed
         self.how = how
         self.case = run.case
         self.run = run
-        self.cause = seen.cause
+        self.cause = seen.cause and with_own_traceback(seen.cause)
         self._test = Regression(law, run.case, setting, handler, seen.compares)
         self.again = self._test.call
         super().__init__(

@@ -68,16 +68,23 @@ class Harness:
     """Plays one case.
 
     Args:
+      alarm: watches the run.
       hurries: whether an endless loop is found after a fifth of the steps.
     """
 
     def __init__(
-        self, handler: Handler, case: Case, setting: Setting, *, hurries: bool = False
+        self,
+        handler: Handler,
+        case: Case,
+        setting: Setting,
+        alarm: HangAlarm,
+        *,
+        hurries: bool = False,
     ) -> None:
         self._handler = handler
         self._case = case
         self._setting = setting
-        self._hurries = hurries
+        self._alarm = alarm
         self._clock = trio.testing.MockClock(autojump_threshold=0)
         self._watchdog = Watchdog(
             self._clock,
@@ -109,10 +116,10 @@ class Harness:
             clock=self._clock,
             instruments=[self._watchdog],
         )
-        alarm = HangAlarm(
-            lambda: self._watchdog.passes, self._on_hang, hurries=self._hurries
-        )
-        with contextlib.closing(run), alarm:
+        with (
+            contextlib.closing(run),
+            self._alarm.watching(lambda: self._watchdog.passes, self._on_hang),
+        ):
             while run.outcome is None and not self._is_abandoned:
                 run.tick()
         if run.outcome is not None:
@@ -172,11 +179,13 @@ class Harness:
             judge_handlers(self._state, self._setting)
 
     def _timeouts(self) -> Timeouts:
+        cleanup = max(_NO_TIMEOUTS.cleanup, self._setting.cleanup)
+        timeouts = dataclasses.replace(_NO_TIMEOUTS, cleanup=cleanup)
         if self._case.is_undisturbed:
-            return _NO_TIMEOUTS
+            return timeouts
         silence = _SILENCE + self._case.waits
         return dataclasses.replace(
-            _NO_TIMEOUTS, idle=silence, half_closed=silence, write_stall=silence
+            timeouts, idle=silence, half_closed=silence, write_stall=silence
         )
 
     async def _play_round(
@@ -406,10 +415,15 @@ def _flooding(peer: Peer, size: int) -> Peer:
 
 
 def play(
-    handler: Handler, case: Case, setting: Setting, *, hurries: bool = False
+    handler: Handler,
+    case: Case,
+    setting: Setting,
+    alarm: HangAlarm,
+    *,
+    hurries: bool = False,
 ) -> Run:
     """Play a case. Within a Trio run, play it in a thread and wait for the thread."""
-    harness = Harness(handler, case, setting, hurries=hurries)
+    harness = Harness(handler, case, setting, alarm, hurries=hurries)
     if not trio.lowlevel.in_trio_run():
         return harness.run()
     runs: list[Run] = []

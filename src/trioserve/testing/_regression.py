@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
+from pathlib import Path
 
-from ._case import Case, Law, Setting, as_python
+from ._case import Case, Law, Setting, as_python, own_name
 from ._harness import Handler
 
 
@@ -21,7 +21,7 @@ class Regression:
     def __init__(
         self, law: Law, case: Case, setting: Setting, handler: Handler, compares: bool
     ) -> None:
-        self.name = _own_name(handler)
+        self.name = own_name(handler, "handler")
         self.call = as_python(case, setting, handler=self.name, compare=compares)
         self._law = law
         self._setting = setting
@@ -39,24 +39,27 @@ class Regression:
         if options := [n for n in ("Limits", "Timeouts") if f"{n}(" in self.call]:
             yield f"from trioserve import {', '.join(options)}"
         yield "from trioserve.testing import Peer, run_conversation"
-        named: list[object] = [self._handler, *self._setting.raises]
-        named += [one for one in (self._setting.before_run,) if one is not None]
-        for one in named:
-            if getattr(one, "__module__", "") != "builtins":
-                yield _import_of(one)
+        yield _import_of(self._handler, "handler")
+        for kind in self._setting.raises:
+            if kind.__module__ != "builtins":
+                yield _import_of(kind, kind.__name__)
+        if self._setting.before_run is not None:
+            yield _import_of(self._setting.before_run, "before_run")
 
 
-def _own_name(value: object) -> str:
-    """The name by which a function or a class can be written; or "handler"."""
-    name = getattr(value, "__name__", "")
-    return name if re.fullmatch(r"[^\W\d]\w*", name) else "handler"
-
-
-def _import_of(value: object) -> str:
+def _import_of(value: object, default: str) -> str:
     """The import of a function or class, or a comment that says where it is."""
-    module = getattr(value, "__module__", None) or "__main__"
     path = getattr(value, "__qualname__", type(value).__qualname__)
-    name = _own_name(value)
+    name, module = own_name(value, default), _module_of(value)
     if path != name:
         return f"# {name} is {path} of {module}"
     return f"from {module} import {name}"
+
+
+def _module_of(value: object) -> str:
+    """The module's name; of a program, the name by which it can be imported."""
+    module = getattr(value, "__module__", None) or "__main__"
+    code = getattr(value, "__code__", None)
+    if module == "__main__" and code is not None:
+        return Path(code.co_filename).stem
+    return module

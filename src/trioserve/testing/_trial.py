@@ -6,6 +6,7 @@ varies, and which of it is needed.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple, TypeAlias
@@ -15,6 +16,7 @@ from ._harness import Handler, play
 from ._peer import Peer
 from ._plays import played
 from ._result import Run
+from .runs import HangAlarm
 
 
 class Base(NamedTuple):
@@ -72,6 +74,7 @@ def try_case(
     setting: Setting,
     base: Base | None = None,
     *,
+    alarm: HangAlarm | None = None,
     hurries: bool = False,
 ) -> tuple[Run, Seen | None]:
     """Run a case, and look for the first broken law that is not switched off.
@@ -79,9 +82,12 @@ def try_case(
     Args:
       base: what to compare the run with, if its scripts are the same; by default
         nothing.
+      alarm: watches the run; by default an alarm of its own.
       hurries: whether an endless loop is found sooner.
     """
-    run = play(handler, case, setting, hurries=hurries)
+    with contextlib.ExitStack() as after:
+        alarm = alarm or after.enter_context(HangAlarm(hurries=hurries))
+        run = play(handler, case, setting, alarm, hurries=hurries)
     return run, _first(run, setting.without) or _difference(run, base)
 
 

@@ -14,7 +14,13 @@ from ._coroutine import ObservedCoroutine
 from ._driver import Driver, StuckError, task_lines
 from ._guest import GuestRun
 from ._hang import HangAlarm, HangError
-from ._lines import innermost_line, line_of_caller, line_of_error, line_of_task
+from ._lines import (
+    innermost_line,
+    line_of_caller,
+    line_of_error,
+    line_of_task,
+    with_own_traceback,
+)
 from ._watchdog import Watchdog
 
 __all__ = [
@@ -30,4 +36,5 @@ __all__ = [
     "line_of_error",
     "line_of_task",
     "task_lines",
+    "with_own_traceback",
 ]

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import TracebackType
-from typing import Final
+from typing import Final, Self
 
 from ._lines import line_of_frame
 
@@ -27,34 +28,21 @@ class HangError(Exception):
 
 
 class HangAlarm:
-    """Within the block, code of this thread that does not await is noticed.
-
-    Code that computes is interrupted. Code that waits for the kernel can't be: only
-    its line is told.
+    """Within the block, its thread watches runs, one at a time.
 
     Args:
-      progress: a number that grows with each pass of the scheduler.
-      on_hang: called in another thread with what the code does, in words.
-      hurries: whether it is noticed sooner.
+      hurries: whether code that does not await is noticed sooner.
     """
 
-    def __init__(
-        self,
-        progress: Callable[[], int],
-        on_hang: Callable[[str], object],
-        *,
-        hurries: bool = False,
-    ) -> None:
-        self._progress = progress
-        self._on_hang = on_hang
+    def __init__(self, *, hurries: bool = False) -> None:
         self._most_cpu = _HURRY if hurries else _MOST_CPU
-        self._thread = threading.get_ident()
-        self._clock = time.pthread_getcpuclockid(self._thread)
+        self._watched: _Watched | None = None
         self._over = threading.Event()
         self._watcher = threading.Thread(target=self._watch, daemon=True)
 
-    def __enter__(self) -> None:
+    def __enter__(self) -> Self:
         self._watcher.start()
+        return self
 
     def __exit__(
         self,
@@ -65,28 +53,70 @@ class HangAlarm:
         self._over.set()
         self._watcher.join()
 
+    @contextlib.contextmanager
+    def watching(
+        self, progress: Callable[[], int], on_hang: Callable[[str], object]
+    ) -> Iterator[None]:
+        """Within the block, notice code of this thread that does not await.
+
+        Code that computes is interrupted. Code that waits for the kernel can't be:
+        only its line is told.
+
+        Args:
+          progress: a number that grows with each pass of the scheduler.
+          on_hang: called in another thread with what the code does, in words.
+        """
+        self._watched = _Watched(progress, on_hang, self._most_cpu)
+        try:
+            yield
+        finally:
+            self._watched = None
+
     def _watch(self) -> None:
-        told, before, began, used = False, self._progress(), *self._now()
         while not self._over.wait(_HURRY / 4):
-            now, (real, cpu) = self._progress(), self._now()
-            if now != before:
-                before, began, used = now, real, cpu
-            elif cpu - used >= self._most_cpu:
-                how = f"it computes for {cpu - used:.0f} seconds without awaiting"
-                self._on_hang(how := f"{how}, at {self._line()}")
-                _raise_in(self._thread, how)
-                return
-            elif real - began >= _MOST_REAL and not told:
-                told = True
-                how = f"it waits for {real - began:.0f} seconds outside of Trio"
-                self._on_hang(f"{how}, at {self._line()}")
+            if (watched := self._watched) is not None:
+                with contextlib.suppress(OSError, KeyError):  # its thread has ended
+                    watched.look()
 
-    def _now(self) -> tuple[float, float]:
-        """Real seconds, and CPU seconds of the thread."""
-        return time.monotonic(), time.clock_gettime(self._clock)
 
-    def _line(self) -> str:
-        return line_of_frame(sys._current_frames()[self._thread])
+class _Watched:
+    """A run that is watched, in the thread that creates this object."""
+
+    def __init__(
+        self,
+        progress: Callable[[], int],
+        on_hang: Callable[[str], object],
+        most_cpu: float,
+    ) -> None:
+        self._progress = progress
+        self._on_hang = on_hang
+        self._most_cpu = most_cpu
+        self._thread = threading.get_ident()
+        self._clock = time.pthread_getcpuclockid(self._thread)
+        self._how = ""
+        self._seen = -1
+        self._began = self._used = 0.0
+        self._told = False
+
+    def look(self) -> None:
+        """Look whether a pass of the scheduler was made since the last look."""
+        now, real = self._progress(), time.monotonic()
+        cpu = time.clock_gettime(self._clock)
+        if now != self._seen:
+            self._seen, self._began, self._used = now, real, cpu
+        elif self._told:
+            pass
+        elif cpu - self._used >= self._most_cpu:
+            self._tell(f"it computes for {self._most_cpu:g} seconds without awaiting")
+            _raise_in(self._thread, self._how)
+        elif real - self._began >= _MOST_REAL:
+            self._tell(f"it waits for {_MOST_REAL:g} seconds outside of Trio")
+
+    def _tell(self, what: str) -> None:
+        line = line_of_frame(sys._current_frames()[self._thread])
+        self._how = f"{what}, at {line}"
+        self._told = True
+        self._on_hang(self._how)
 
 
 def _raise_in(thread: int, how: str) -> None:
