@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import subprocess
 import sys
 import textwrap
@@ -22,13 +23,13 @@ from trioserve.testing import (
     HandlerFailure,
     Law,
     Peer,
+    _progress,
     check_handler,
     run_conversation,
 )
 from trioserve.testing.runs import _hang
 
 HELLO = Peer().send(b"hello\n").expect(b"HELLO\n")
-TEXT: Any = "x"
 TWICE = HELLO.send(b"you\n").expect(b"YOU\n")
 
 
@@ -305,7 +306,6 @@ def test_a_handler_without_a_name_is_called_handler() -> None:
             lambda: check_handler(shout, HELLO, raises=ValueError),  # type: ignore[arg-type]
             r"raises must be a list of exceptions, such as \[ValueError\], not <class",
         ),
-        (lambda: Peer().send(TEXT), "data must be bytes, such as b\"hello\", not 'x'"),
         (
             lambda: check_handler(shout, HELLO, budget="5"),  # type: ignore[arg-type]
             "budget must be a number of seconds",
@@ -380,7 +380,34 @@ def test_a_check_says_what_it_has_tried() -> None:
     assert checked.runs["a cancel"] > 10
     total = sum(checked.runs.values())
     assert repr(checked) == f"<Checked: {total} runs>"
-    assert "  a cancel\n" in str(checked)
+    assert f"{checked.runs['a cancel']:5} runs: a cancel\n" in str(checked)
+
+
+def test_a_check_says_where_it_took_a_sample() -> None:
+    long = Peer()
+    for number in range(12):
+        long = long.send(b"line %d\n" % number).expect(b"LINE %d\n" % number)
+    checked = check_handler(shout, long)
+    assert checked.sampled["a cancel"] > checked.runs["a cancel"]
+    assert " runs: a cancel at a sample of " in str(checked)
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_a_long_check_shows_its_progress_on_a_terminal(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """One that took minutes gave no sign of life."""
+    monkeypatch.setattr(_progress, "_AFTER", 0.0)
+    monkeypatch.setattr(_progress, "_EVERY", 0.0)
+    monkeypatch.setattr(sys, "stderr", terminal := Terminal())
+    check_handler(shout, HELLO, budget=0.2)
+    shown = terminal.getvalue().split("\r")
+    assert shown[1].startswith("trioserve.testing: 0 runs, nothing")
+    assert not shown[-1].strip()
 
 
 def test_a_budget_ends_a_check_and_is_noted() -> None:

@@ -1434,7 +1434,7 @@ def row(entry: Entry, failure: HandlerFailure | None) -> tuple[str, str, str]:
     first, second, *_ = str(failure).splitlines()
     said = f"{first} {second.strip()}" if first.endswith(":") else first
     said = re.sub(r"(?<=zoo\.py):\d+|(__main__|testing\.zoo)\.", "", said)
-    said = said.removeprefix(f"law {failure.law!r}: ")
+    said = re.sub(r"^\w+ breaks law '\w+': ", "", said)
     return entry.title, f"`{failure.law}`", f"`{said}`"
 
 

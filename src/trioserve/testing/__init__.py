@@ -5,7 +5,7 @@ checks laws after each of them.
 
 The map, from the bottom up; a module imports only from rows above its own here:
 
-    _arguments   _pristine   _timeline   network   runs
+    _arguments   _pristine   _progress   _timeline   network   runs
     _peer   _traffic
     _case   _player   _strategies
     _handler_run   _plays   _result   serving

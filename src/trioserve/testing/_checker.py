@@ -14,6 +14,7 @@ from typing import Final
 from ._case import Case, Law, Setting
 from ._explain import Explainer
 from ._harness import Handler
+from ._progress import Progress
 from ._result import Checked, Run
 from ._trial import base_of
 from ._variations import PEER_DISTURBANCES, Effort, Variations, sample
@@ -59,6 +60,7 @@ class Checker:
         self._end = None if budget is None else time.monotonic() + budget
         self._explain = Explainer(handler, setting)
         self._accepted = set[tuple[str, Law]]()
+        self._progress = Progress()
 
     def run(self, case: Case, *, compare: bool = False) -> Run:
         """Run one case.
@@ -98,7 +100,7 @@ class Checker:
     @contextlib.contextmanager
     def from_here(self) -> Iterator[None]:
         """Within the block, failures are tried again in the state of its begin."""
-        with self._explain.from_here():
+        with self._explain.from_here(), Progress() as self._progress:
             yield
 
     def everything(self, effort: Effort, draw: random.Random) -> Checked:
@@ -120,13 +122,9 @@ class Checker:
         self.all_of("slow peers", kinds.slow())
         self.all_of("several peers at once", kinds.crowd())
         self._disturb(base, effort, draw)
-        self.all_of(
-            "a broken network",
-            kinds.broken(
-                sample(range(up + 1), effort.offsets, draw),
-                sample(range(down + 1), effort.offsets, draw),
-            ),
-        )
+        up_to = self._sample("a broken network", range(up + 1), effort.offsets, draw)
+        down_to = sample(range(down + 1), effort.offsets, draw)
+        self.all_of("a broken network", kinds.broken(up_to, down_to))
         self.all_of("many broken ones in a row", kinds.many(base.steps))
         self.all_of("a flood", kinds.floods(base))
         return self.checked
@@ -138,6 +136,7 @@ class Checker:
 
     def _one(self, case: Case, kind: str) -> Run:
         __tracebackhide__ = True
+        self._progress.show(sum(self.checked.runs.values()), kind)
         run, seen = self._explain.run(case)
         self.checked.runs[kind] = self.checked.runs.get(kind, 0) + 1
         if seen is not None and (kind, seen.law) not in self._accepted:
@@ -149,13 +148,24 @@ class Checker:
 
     def _disturb(self, base: Run, effort: Effort, draw: random.Random) -> None:
         __tracebackhide__ = True
-        kinds = self.variations
-        steps = sample(range(base.steps + 1), effort.steps, draw)
+        kinds, every = self.variations, range(base.steps + 1)
+        steps = self._sample("a cancel", every, effort.steps, draw)
         self.all_of("a cancel", kinds.disturbed("cancel", steps))
+        steps = self._sample("a drain", every, effort.steps, draw)
         self.all_of("a drain", kinds.disturbed("drain", steps))
         cut = self._one(kinds.byte_by_byte(), "chunks")
-        between = sample(range(cut.steps + 1), effort.offsets, draw)
-        self.all_of("a drain within a message", kinds.drained_byte_by_byte(between))
+        within = "a drain within a message"
+        between = self._sample(within, range(cut.steps + 1), effort.offsets, draw)
+        self.all_of(within, kinds.drained_byte_by_byte(between))
         for what in PEER_DISTURBANCES:
-            few = sample(steps, effort.offsets, draw)
-            self.all_of(f"a peer's {what}", kinds.disturbed(what, few))
+            steps = self._sample(f"a peer's {what}", every, effort.offsets, draw)
+            self.all_of(f"a peer's {what}", kinds.disturbed(what, steps))
+
+    def _sample(
+        self, kind: str, numbers: range, most: int, draw: random.Random
+    ) -> list[int]:
+        """Some of the numbers; the check notes of how many."""
+        chosen = sample(numbers, most, draw)
+        if len(chosen) < len(numbers):
+            self.checked.sampled[kind] = len(numbers)
+        return chosen

@@ -100,7 +100,7 @@ class Explainer:
     ) -> HandlerFailure | None:
         law, how = blame.law(case, seen)
         run, now = self.run(case)
-        if now is None or not seen.is_like(now) or now.round != seen.round:
+        if now is None or now.how != seen.how:
             # What earlier runs have left behind shows something else here.
             run = self._ask(case, with_run=True).run or run
         return self._failure(law, how, run, now or seen)

@@ -25,6 +25,7 @@ from ._case import Case, Setting
 from ._handler_run import HandlerRun
 from ._judge import (
     CANCEL_REASON,
+    MAY_RAISE,
     judge_handlers,
     judge_server,
     judge_tasks,
@@ -301,6 +302,9 @@ class Harness:
             handler.is_over = True
             self._watchdog.family.discard(handler.task)
             self._state.record(f"handler {stream.id}", handler.end, handler.end_line)
+            expected = (trio.Cancelled, *MAY_RAISE, *self._setting.raises)
+            if not all(isinstance(e, expected) for e in single_errors(handler.raised)):
+                self._state.is_told = True
 
     def _ends_the_program(self, error: BaseException) -> bool:
         """Whether the error would also end the run and the test; that breaks a law."""

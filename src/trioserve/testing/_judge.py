@@ -21,7 +21,7 @@ CANCEL_REASON: Final = "cancelled by the test"
 _OWN: Final = (trio.BrokenResourceError,)
 
 #: What it may raise if the server has ended the connection.
-_CUT: Final = (trio.BrokenResourceError, trio.ClosedResourceError)
+MAY_RAISE: Final = (trio.BrokenResourceError, trio.ClosedResourceError)
 
 #: Outcomes of connections that the server has ended, or a handler with an abort.
 _NOT_BY_ITSELF: Final = (Outcome.CUT, Outcome.TIMEOUT, Outcome.ABORTED)
@@ -99,7 +99,7 @@ def _judge_errors(
     state: RunState, report: ConnectionReport, handler: HandlerRun, setting: Setting
 ) -> None:
     was_cut = report.outcome in _NOT_BY_ITSELF
-    allowed = _CUT if was_cut or handler.scope.cancelled_caught else _OWN
+    allowed = MAY_RAISE if was_cut or handler.scope.cancelled_caught else _OWN
     for error in single_errors(handler.raised):
         if isinstance(error, trio.Cancelled) and was_cut:
             continue

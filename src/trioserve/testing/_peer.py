@@ -181,10 +181,11 @@ class Peer:
 
 
 def _bytes(name: str, data: object) -> bytes:
-    check_type(name, data, bytes, 'bytes, such as b"hello"')
-    if isinstance(data, bytes) and data:
-        return data
-    raise ValueError(f"{name} must be at least one byte, not {data!r}")
+    if not isinstance(data, bytes):
+        raise ValueError(f'{name} must be bytes, such as b"hello", not {data!r}')
+    if not data:
+        raise ValueError(f"{name} must be one byte or more, not {data!r}")
+    return data
 
 
 def _count(count: object) -> int:

@@ -41,8 +41,8 @@ def played(peer: Peer, play: Play | None) -> Peer:
 
 def without_farewell(peer: Peer) -> Peer:
     """The messages of a peer but for the last one, which ends the conversation."""
-    *sends, _ = (step for step in peer.steps if step.name == "send")
-    return Peer(tuple(sends)) if sends else peer
+    sends = tuple(step for step in peer.steps if step.name == "send")
+    return Peer(sends[:-1]) if len(sends) > 1 else peer
 
 
 def _sends(steps: Sequence[Step]) -> list[int]:

@@ -80,7 +80,7 @@ class Checked:
 
     Attributes:
       runs: the number of runs, by what they varied.
-      sampled: of how many cases a sample was tried, by what they varied.
+      sampled: of how many places only a sample was tried, by what was varied there.
       notes: what was not checked, and why, in sentences.
     """
 
@@ -93,10 +93,10 @@ class Checked:
         return f"<Checked: {sum(self.runs.values())} runs>"
 
     def __str__(self) -> str:
-        rows = [
-            f"{count:5}{self._of(kind):>8}  {kind}" for kind, count in self.runs.items()
-        ]
-        return "\n".join([*rows, *self.notes])
+        return "\n".join([*map(self._row, self.runs), *self.notes])
 
-    def _of(self, kind: str) -> str:
-        return f"of {self.sampled[kind]}" if kind in self.sampled else ""
+    def _row(self, kind: str) -> str:
+        row = f"{self.runs[kind]:5} runs: {kind}"
+        if kind in self.sampled:
+            row += f" at a sample of {self.sampled[kind]} places"
+        return row

@@ -29,6 +29,7 @@ class RunState:
       unserved: connections that ended before the server accepted them.
       violations: the broken laws.
       timeline: what has happened, as rows.
+      is_told: whether the timeline is complete: a handler raised what it must not.
     """
 
     def __init__(self, case: Case, watchdog: Watchdog) -> None:
@@ -43,6 +44,7 @@ class RunState:
         self.unserved = 0
         self.violations: list[Violation] = []
         self.timeline = Timeline()
+        self.is_told = False
         self._ended = trio.Event()
 
     @property
@@ -101,7 +103,7 @@ class RunState:
         return "drain" if is_drained else "ends"
 
     def record(self, who: str, what: str, where: str = "") -> None:
-        """Add a row to the timeline. It ends with the first violation."""
-        if not self.is_stopped and not self.violations:
+        """Add a row to the timeline, up to the first sign of a broken law."""
+        if not (self.is_stopped or self.violations or self.is_told):
             now, steps = trio.current_time(), self.watchdog.steps
             self.timeline.rows.append(Row(now, steps, who, what, where))

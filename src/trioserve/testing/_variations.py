@@ -84,6 +84,7 @@ class Variations:
       rounds: rounds of a case whose first round is disturbed or broken.
       memory: bytes that a handler may receive while its own send waits.
       grain: bytes of the smallest piece.
+      room: bytes that the network holds for a peer that writes all before it reads.
     """
 
     def __init__(
@@ -94,28 +95,29 @@ class Variations:
         rounds: int,
         memory: int = 65_536,
         grain: int = 1,
+        room: int | None = None,
     ) -> None:
         self._crowd = crowd
         self._memory = memory
         self._plain = plain
         self._rounds = rounds
         self._grain = grain
-        self._room = plain.buffer
+        self._room = plain.buffer if room is None else room
 
     def with_grain_for(self, up: int, down: int) -> Variations:
         """The same variations for a conversation of this many bytes."""
         size = max(up, down)
-        scaled = Variations(
+        return Variations(
             self._plain,
             self._crowd,
             rounds=self._rounds,
             memory=self._memory,
             grain=max(1, size // _PIECES),
+            # A handler that answers while it receives passes if a peer writes all
+            # before it reads: it has taken half of it when its own half of the answers
+            # is full.
+            room=max(self._plain.buffer, size // 2),
         )
-        # A handler that answers while it receives passes if a peer writes all before
-        # it reads: it has taken half of it when its own half of the answers is full.
-        scaled._room = max(self._room, size // 2)
-        return scaled
 
     def again(self) -> Case:
         """The plain conversation twice, one after the other."""

@@ -116,12 +116,12 @@ class ServeMachine(RuleBasedStateMachine):
                 "handler must be an async function of one argument, the stream, not"
                 f" {handler!r}"
             ) from None
-        self.driver = self._after.enter_context(Driver(seed=seed))
-        self._served = ServedServer(self.driver, handler, self.limits, self.timeouts)
-        self._laws = ServeLaws(self._served, tuple(self.raises))
         log = logging.getLogger("trioserve")
         self._after.callback(setattr, log, "disabled", log.disabled)
         log.disabled = True  # a test that fails would print the log of all examples
+        self.driver = self._after.enter_context(Driver(seed=seed))
+        self._served = ServedServer(self.driver, handler, self.limits, self.timeouts)
+        self._laws = ServeLaws(self._served, tuple(self.raises))
         return self.connect()
 
     @rule(target=clients)
