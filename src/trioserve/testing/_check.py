@@ -68,13 +68,21 @@ def run_conversation(
         drains), ``"eof"``, ``"reset"``, ``"stall"``, ``"vanish"`` (the peers do
         that); see :class:`Case`. None by default.
       at_step: a number of scheduler steps, from 0; required with ``disturbance``.
+      play: how the peers play their scripts: ``"pipelined"``, ``"half_closed"``,
+        ``"all_at_once"`` or ``"writes_first"``; see :class:`Case`. As they are written
+        by default.
+      order: which of the tasks that are ready run next: ``"shuffled"``,
+        ``"held_back"`` or ``"priorities"``; see :class:`Case`.
       copies: connections of each peer at the same time.
       rounds: how many times the conversation is played, one after the other, in the
         same server.
+      disturbed: the number of these rounds that are not plain.
       buffer: bytes that the network holds in each direction.
       read_delay: seconds until the peers begin to read.
       flood: if not 0, the peers send at least this many bytes, by repeating what
         their scripts send, and read nothing.
+      compare: whether the plain conversation is played before, and peers must receive
+        the same.
       raises: exceptions that the handler may raise, besides the
         ``BrokenResourceError`` of its stream.
       without: laws that are not checked, each with the reason.
@@ -82,6 +90,10 @@ def run_conversation(
       limits: the server's limits; by default all peers may connect at once.
       timeouts: the server's timeouts. By default no timer ends a connection; with a
         disturbance or a fault, 60 seconds of silence end it.
+      cleanup: seconds within which the handler must end after it was cancelled, and
+        after the deadline of a drain.
+      patience: seconds within which it must end after all peers have left.
+      memory: bytes that it may receive while its own send waits.
 
     Returns:
       what the peers received, the reports and the timeline.
@@ -139,10 +151,14 @@ def check_handler(
     """Check all laws of a handler in many variations of a conversation.
 
     The conversation is played as it is; with its bytes cut everywhere; in other
-    orders of tasks; with peers that read late, or not at all; several times at
-    once and one after the other; and with a cancel, a drain, an EOF, a reset, a
-    stall and a cut cable after every scheduler step and at every byte. After each of
-    these but a drain, the plain conversation must succeed in the same server.
+    orders of tasks; with all messages at once, and with EOF right after the last one;
+    with peers that read late, or not at all; several times at once and one after the
+    other; and with a cancel, a drain, an EOF, a reset, a stall and a cut cable after
+    every scheduler step and at every byte. After each of these but a drain, the plain
+    conversation must succeed in the same server.
+
+    Before the first run, a copy of the process is forked, in which a failing case is
+    tried again. Like :func:`run_conversation`, this function blocks.
 
     Args:
       explore: ``"quick"`` samples where there are many cases, and mostly takes a
