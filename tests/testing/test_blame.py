@@ -321,6 +321,33 @@ def test_a_wrong_argument_is_explained(call: Any, complaint: str) -> None:
         call()
 
 
+_SAME = """
+import sys
+sys.path.insert(0, {tests!r})
+from testing import natural, zoo
+entries = {{entry.name: entry for entry in natural.MISTAKES + zoo.MISTAKES}}
+for name in ("a_dot_after_the_answer", "one_user_for_all", "a_system_task"):
+    print(zoo.found(entries[name]))
+"""
+
+
+def test_a_failure_is_the_same_in_each_process() -> None:
+    """Whatever the hash seed, to the last character."""
+    code = _SAME.format(tests=str(Path(__file__).parents[1]))
+    said = {
+        subprocess.run(
+            [sys.executable, "-c", code],
+            env={"PYTHONHASHSEED": seed},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for seed in ("1", "2", "3")
+    }
+    assert len(said) == 1
+    assert "breaks law 'alone'" in said.pop()
+
+
 # -- bounds
 
 

@@ -283,7 +283,7 @@ class Harness:
             ObservedCoroutine(coroutine), self._setting.memory, self._state.round
         )
         self._state.handlers[stream.id] = handler
-        self._watchdog.family.add(handler.task)
+        self._watchdog.family[handler.task] = None
         if self._cancels_handlers:
             handler.scope.cancel(reason=CANCEL_REASON)
         try:
@@ -300,7 +300,7 @@ class Harness:
             raise
         finally:
             handler.is_over = True
-            self._watchdog.family.discard(handler.task)
+            self._watchdog.family.pop(handler.task, None)
             self._state.record(f"handler {stream.id}", handler.end, handler.end_line)
             expected = (trio.Cancelled, *MAY_RAISE, *self._setting.raises)
             if not all(isinstance(e, expected) for e in single_errors(handler.raised)):

@@ -58,7 +58,8 @@ class Watchdog(trio.abc.Instrument):
         self._last_steps = _LAST_STEPS // share
         self.steps = 0
         self.passes = 0
-        self.family: set[trio.lowlevel.Task] = set()
+        # In the order of their begin: messages name the first one.
+        self.family: dict[trio.lowlevel.Task, None] = {}
         self._on_endless = on_endless
         self._on_hopeless = on_hopeless
         self._clock = clock
@@ -96,11 +97,11 @@ class Watchdog(trio.abc.Instrument):
         except RuntimeError:
             return
         if parent in self.family:
-            self.family.add(task)
+            self.family[task] = None
             self._idle_at_once = 0
 
     def task_exited(self, task: trio.lowlevel.Task) -> None:
-        self.family.discard(task)
+        self.family.pop(task, None)
 
     def after_task_step(self, task: trio.lowlevel.Task) -> None:
         self._stop_clock_for_threads()
