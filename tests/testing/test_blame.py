@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import io
+import os
+import pickle
+import signal
 import subprocess
 import sys
 import textwrap
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +23,7 @@ from testing.fresh import law_when_fresh
 from testing.zoo import Entry, Lines, found
 from trioserve import Connection, Limits, Timeouts
 from trioserve.testing import (
+    Case,
     Checked,
     HandlerFailure,
     Law,
@@ -27,6 +32,9 @@ from trioserve.testing import (
     check_handler,
     run_conversation,
 )
+from trioserve.testing._case import Setting
+from trioserve.testing._pristine import Pristine
+from trioserve.testing._trial import Trial, try_case
 from trioserve.testing.runs import _hang
 
 HELLO = Peer().send(b"hello\n").expect(b"HELLO\n")
@@ -132,6 +140,23 @@ def test_one_run_names_the_law_by_what_its_case_needs() -> None:
     with pytest.raises(HandlerFailure) as failed:
         run_conversation(entry.make(), *entry.peers, faults="up:slice=1", **needless)
     assert failed.value.law == "chunking"
+
+
+@pytest.mark.parametrize(
+    ("name", "needless", "law"),
+    [
+        ("quick_ones_overtake", {"play": "all_at_once"}, "pipelining"),
+        ("the_body_came_along", {"faults": "up:slice=1; down:latency=1ms"}, "chunking"),
+        ("the_body_came_along", {"buffer": 2}, "chunking"),
+    ],
+)
+def test_a_part_may_be_replaced_by_a_simpler_one(
+    name: str, needless: dict[str, Any], law: str
+) -> None:
+    entry = next(each for each in natural.MISTAKES if each.name == name)
+    with pytest.raises(HandlerFailure) as failed:
+        run_conversation(entry.make(), *entry.peers, **needless)
+    assert failed.value.law == law
 
 
 # -- the case
@@ -283,6 +308,13 @@ def test_a_handler_that_cannot_be_imported_is_named_in_a_comment() -> None:
 
     comment = "# says_half is test_a_handler_that_cannot_be_imported_is_named_in_a"
     assert comment in failure_of(says_half, HELLO).as_test()
+
+
+def test_a_handler_of_a_program_is_imported_by_the_name_of_the_file() -> None:
+    names: dict[str, Any] = {"__name__": "__main__"}
+    exec(compile("async def ends(stream): pass", "dir/ends_at_once.py", "exec"), names)
+    failure = failure_of(names["ends"], HELLO)
+    assert "from ends_at_once import ends" in failure.as_test()
 
 
 class Handlers:
@@ -476,3 +508,55 @@ def test_a_handler_that_computes_without_end_is_interrupted(
     assert "computes for" in failure.how
     assert "without awaiting, at test_blame.py" in failure.how
     assert "a handler hangs: it computes" in capsys.readouterr().err
+
+
+def test_a_handler_that_waits_outside_of_trio_is_told(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It can't be interrupted; it is told once."""
+    monkeypatch.setattr(_hang, "_MOST_REAL", 0.3)
+    monkeypatch.setattr(_hang, "_HURRY", 0.2)
+
+    async def blocks(stream: Connection) -> None:
+        async for data in stream:
+            threading.Event().wait(1.5)
+            await stream.send_all(data.upper())
+
+    run_conversation(blocks, HELLO)
+    run_conversation(blocks, HELLO)
+    said = capsys.readouterr().err
+    assert said.count("it waits for 0.3 seconds outside of Trio, at test_blame.py") == 1
+    assert "run_conversation(handler, Peer().send(b'hello\\n')" in said
+
+
+# -- the copy of the process
+
+
+def test_a_copy_answers_and_forgets() -> None:
+    seen = list[int]()
+
+    def answer(number: int) -> int:
+        seen.append(number)
+        if number == 7:
+            raise ValueError
+        return len(seen)
+
+    copy = Pristine(answer)
+    assert [copy.ask(number) for number in (1, 2, 7, 3)] == [1, 1, None, 1]
+    os.kill(copy._process, signal.SIGKILL)
+    assert copy.ask(4) is None
+    copy.close()
+    assert not seen
+
+
+def test_what_a_copy_answers_can_be_pickled() -> None:
+    def fails(stream: Connection) -> Any:
+        return shout(stream)
+
+    run, seen = try_case(fails, Case((Peer().send(b"a").expect(b"B"),)), Setting())
+    assert seen is not None
+    again: Trial = pickle.loads(pickle.dumps(Trial(seen, 1, run.without_errors())))
+    assert again.seen == seen
+    assert again.run is not None
+    assert str(again.run.timeline) == str(run.timeline)
+    assert not again.run.reports

@@ -35,7 +35,7 @@ def played(peer: Peer, play: Play | None) -> Peer:
             return _half_closed(peer)
         case "all_at_once":
             return _half_closed(_pipelined(peer))
-        case "writes_first":
+        case _:
             return _writes_first(peer)
 
 
