@@ -53,19 +53,21 @@ def failure_of(handler: Any, *peers: Any, **options: Any) -> HandlerFailure:
 
 
 def by_law(entries: list[Entry]) -> list[object]:
-    return one_of_each([(entry.law, entry) for entry in entries], by=0)
+    # A flood takes seconds.
+    kinds = {"memory": "ends"}
+    return one_of_each([(kinds.get(e.law or "", e.law), e) for e in entries], by=0)
 
 
-@pytest.mark.parametrize(("law", "entry"), by_law(natural.MISTAKES), ids=str)
+@pytest.mark.parametrize(("kind", "entry"), by_law(natural.MISTAKES), ids=str)
 def test_a_natural_conversation_finds_a_mistake_by_its_law(
-    law: str, entry: Entry
+    kind: str, entry: Entry
 ) -> None:
     """In at most forty lines, and the test that they end with fails alike elsewhere."""
     failure = found(entry)
     assert failure is not None
-    assert failure.law == law, failure
+    assert failure.law == entry.law, failure
     assert len(str(failure).splitlines()) <= 40, failure
-    assert law_when_fresh(entry, failure) == law
+    assert law_when_fresh(entry, failure) == entry.law
 
 
 @pytest.mark.parametrize(("kind", "entry"), by_law(natural.CORRECT), ids=str)
@@ -113,7 +115,9 @@ def test_a_law_that_is_off_stays_off() -> None:
     check_handler(says_something_else, HELLO, without=off)
 
 
-@pytest.mark.parametrize("law", ["pipelining", "half_close", "chunking", "alone"])
+@pytest.mark.parametrize(
+    "law", one_of_each([(law,) for law in ("pipelining", "half_close", "alone")])
+)
 def test_a_law_about_what_is_varied_stays_off(law: Any) -> None:
     entry = next(each for each in natural.MISTAKES if each.law == law)
     without = {**entry.without, law: "this test switches it off"}
@@ -124,7 +128,7 @@ def test_a_law_about_what_is_varied_stays_off(law: Any) -> None:
 
 
 def test_the_case_that_is_printed_names_the_same_law() -> None:
-    for name in ("quick_ones_overtake", "a_dot_after_the_answer", "a_pool_of_eight"):
+    for name in ("quick_ones_overtake", "a_dot_after_the_answer"):
         entry = next(each for each in natural.MISTAKES if each.name == name)
         failure = found(entry)
         assert failure is not None
@@ -358,7 +362,7 @@ import sys
 sys.path.insert(0, {tests!r})
 from testing import natural, zoo
 entries = {{entry.name: entry for entry in natural.MISTAKES + zoo.MISTAKES}}
-for name in ("a_dot_after_the_answer", "one_user_for_all", "a_system_task"):
+for name in ("one_user_for_all", "a_system_task"):
     print(zoo.found(entries[name]))
 """
 
@@ -444,7 +448,7 @@ def test_a_check_says_what_it_has_tried() -> None:
 
 def test_a_check_says_where_it_took_a_sample() -> None:
     long = Peer()
-    for number in range(12):
+    for number in range(6):
         long = long.send(b"line %d\n" % number).expect(b"LINE %d\n" % number)
     checked = check_handler(shout, long)
     assert checked.sampled["a cancel"] > checked.runs["a cancel"]

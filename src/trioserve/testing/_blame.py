@@ -65,7 +65,7 @@ class Blame:
         found = case, seen
         while smaller := self._without_a_part(*found):
             found = smaller
-        return found
+        return self._with_fewer_rounds(*found)
 
     def shortest(self, case: Case, seen: Seen) -> tuple[Case, Seen]:
         """The case with shorter scripts, each of which passes if nothing is varied."""
@@ -130,6 +130,17 @@ class Blame:
                 return found
         return None
 
+    def _with_fewer_rounds(self, case: Case, seen: Seen) -> tuple[Case, Seen]:
+        found, too_few = (case, seen), 0
+        while self._may_try and (often := found[0].disturbed) - too_few > 1:
+            half = (too_few + often) // 2
+            fewer = dataclasses.replace(case, disturbed=half, rounds=half + 1)
+            if (now := self._try(fewer)) is not None and seen.is_like(now):
+                found = fewer, now
+            else:
+                too_few = half
+        return found
+
     def _without_a_message(self, case: Case, seen: Seen) -> tuple[Case, Seen] | None:
         if len(case.peers) > 1:
             return None
@@ -167,9 +178,6 @@ def _simpler(case: Case) -> Iterator[Case]:
         smaller = dataclasses.replace(case, **part)
         if smaller != case:
             yield smaller
-    if case.disturbed > 1:
-        for often in (case.disturbed // 2, case.disturbed - 1):
-            yield dataclasses.replace(case, disturbed=often, rounds=often + 1)
     if case.buffer < _DEFAULT_BUFFER and not case.faults:
         pieces = parse_faults(f"up:slice=1..{case.buffer}")
         yield dataclasses.replace(case, buffer=_DEFAULT_BUFFER, faults=pieces)
