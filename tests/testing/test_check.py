@@ -755,7 +755,8 @@ def test_much_data_makes_neither_message_nor_check_long() -> None:
     assert len(str(failed.value)) < 10_000
     assert "see failure.as_test()" in str(failed.value)
     assert "which differ from byte " in str(failed.value)
-    check_handler(trioserve.echo, Peer().send(data).expect(data))
+    checked = check_handler(trioserve.echo, Peer().send(data).expect(data))
+    assert checked.sampled["a broken network"] == len(data) + 1
 
 
 def test_a_case_without_faults_is_not_saved(tmp_path: Path) -> None:

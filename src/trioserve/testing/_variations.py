@@ -68,7 +68,7 @@ class Effort:
 
 
 EFFORTS: Final[Mapping[Explore, Effort]] = {
-    "quick": Effort(cuts=40, schedules=20, steps=60, offsets=20, cost=150),
+    "quick": Effort(cuts=40, schedules=20, steps=60, offsets=16, cost=150),
     "thorough": Effort(
         cuts=2000, schedules=500, steps=5000, offsets=5000, cost=math.inf
     ),
