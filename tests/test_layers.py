@@ -327,6 +327,7 @@ FOREIGN = {
     "_names": {"_replace"},  # of named tuples, documented
     "_origins": {"_replace"},
     "app._run": {"_exit"},  # Python's, documented
+    "testing.runs._hang": {"_current_frames"},  # Python's, documented
     "testing.runs._lines": {"_getframe"},
     # Trio has no public way to seed its scheduler.
     "testing.runs._schedule": {

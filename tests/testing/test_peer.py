@@ -39,11 +39,12 @@ def test_a_script_is_a_value() -> None:
         (lambda: Peer().reset().close(), r"nothing after reset\(\)"),
         (lambda: Peer().half_close().send(b"x"), r"can't send after half_close\(\)"),
         (lambda: Peer().half_close().half_close(), "can't half_close after"),
-        (lambda: Peer().send(b""), "data must be bytes, at least one, not b''"),
-        (lambda: Peer().expect("v"), "data must be bytes, at least one, not 'v'"),  # type: ignore[arg-type]
+        (lambda: Peer().send(b""), "data must be one byte or more, not b''"),
+        (lambda: Peer().expect("v"), "data must be bytes, such as b\"hello\", not 'v'"),  # type: ignore[arg-type]
         (lambda: Peer().receive(0), "count must be an int of 1 or more, not 0"),
         (lambda: Peer().receive(True), "count must be an int of 1 or more, not True"),
-        (lambda: Peer().receive_until(b""), "end must be bytes"),
+        (lambda: Peer().receive_until(b""), "end must be one byte or more"),
+        (lambda: Peer().expect_in_any_order(b"v"), "messages must be two or more"),
         (lambda: Peer().wait(-1), "seconds must be 0 or more and finite, not -1"),
         (lambda: Peer().wait(float("inf")), "seconds must be 0 or more and finite"),
     ],

@@ -7,10 +7,12 @@ import random
 
 import pytest
 
-from trioserve.testing import Case, Peer
+from trioserve import echo
+from trioserve.testing import Case, Peer, run_conversation
 from trioserve.testing._variations import EFFORTS, Variations, sample
 
-PLAIN = Case((Peer().send(b"hello"),))
+PLAIN = Case((Peer().send(b"hello").receive(5),))
+CROWD = dataclasses.replace(PLAIN, copies=3)
 QUICK = EFFORTS["quick"]
 
 
@@ -21,10 +23,10 @@ def varied(case: Case) -> set[str]:
 
 
 def test_each_kind_of_case_varies_only_its_own_fields() -> None:
-    kinds, draw = Variations(PLAIN, rounds=2), random.Random(0)
+    kinds, draw = Variations(PLAIN, CROWD, rounds=2), random.Random(0)
     assert varied(kinds.again()) == {"rounds"}
     for case in kinds.schedules(QUICK):
-        assert varied(case) == {"seed"}
+        assert "seed" in varied(case) <= {"seed", "order"}
     for case in kinds.chunkings(QUICK, draw):
         assert "faults" in varied(case) <= {"faults", "seed"}
     for case in kinds.crowd():
@@ -35,11 +37,16 @@ def test_each_kind_of_case_varies_only_its_own_fields() -> None:
         assert varied(case) == {"disturbance", "at_step"}
     for case in kinds.broken(up=[1], down=[2]):
         assert varied(case) == {"faults", "rounds", "buffer"}
-    assert varied(kinds.flood()) == {"flood", "buffer"}
+    for case in kinds.plays(QUICK):
+        assert "play" in varied(case) <= {"play", "seed", "buffer"}
+    for case in kinds.many(30):
+        assert varied(case) == {"disturbance", "at_step", "rounds", "disturbed"}
+    for case in kinds.floods(run_conversation(echo, *PLAIN.peers)):
+        assert varied(case) == {"flood", "buffer"}
 
 
 def test_bytes_of_a_long_conversation_are_cut_into_pieces() -> None:
-    long = Variations(PLAIN, rounds=1).with_grain_for(up=6400, down=10)
+    long = Variations(PLAIN, CROWD, rounds=1).with_grain_for(up=6400, down=10)
     assert str(long.byte_by_byte().faults) == "up:slice=100"
     assert next(long.slow()).buffer == 200
 

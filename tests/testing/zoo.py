@@ -335,7 +335,7 @@ async def the_reader_does_not_tell_the_writer(stream: Stream) -> None:
             await to_writer.send(line.upper() + b"\n")
 
 
-@mistake("at EOF, the reader closes the writer's stream", "errors", SHOUT_TO_THE_END)
+@mistake("at EOF, the reader closes the writer's stream", "schedule", SHOUT_TO_THE_END)
 async def the_reader_closes_the_stream(stream: Stream) -> None:
     to_writer, answers = trio.open_memory_channel[bytes](10)
 
@@ -1434,7 +1434,7 @@ def row(entry: Entry, failure: HandlerFailure | None) -> tuple[str, str, str]:
     first, second, *_ = str(failure).splitlines()
     said = f"{first} {second.strip()}" if first.endswith(":") else first
     said = re.sub(r"(?<=zoo\.py):\d+|(__main__|testing\.zoo)\.", "", said)
-    said = said.removeprefix(f"law {failure.law!r}: ")
+    said = re.sub(r"^\w+ breaks law '\w+': ", "", said)
     return entry.title, f"`{failure.law}`", f"`{said}`"
 
 

@@ -5,13 +5,16 @@ checks laws after each of them.
 
 The map, from the bottom up; a module imports only from rows above its own here:
 
-    _arguments   _timeline   network   runs
+    _arguments   _pristine   _progress   _timeline   network   runs
     _peer   _traffic
     _case   _player   _strategies
-    _handler_run   _result   serving
+    _handler_run   _plays   _result   serving
     _state   _variations
     _judge   _liveness   _observer
     _harness
+    _regression   _trial
+    _blame   _failure
+    _explain
     _checker
     _check
 
@@ -31,8 +34,9 @@ from ._check import (
     sweep_cancellations,
     sweep_faults,
 )
+from ._failure import HandlerFailure
 from ._peer import Peer, Step
-from ._result import HandlerFailure, Received, Run, Violation
+from ._result import Checked, Received, Run, Violation
 from ._timeline import Row, Timeline
 from ._variations import Explore
 from .network import Event, MemoryListener, MemoryNetwork, MemoryStream, stream_pair
@@ -47,6 +51,7 @@ __all__ = [
     "LAWS",
     "SERVE_LAWS",
     "Case",
+    "Checked",
     "Client",
     "Disturbance",
     "Driver",

@@ -22,15 +22,23 @@ from ._peer import Peer
 Disturbance = Literal["cancel", "drain", "eof", "reset", "stall", "vanish"]
 
 Law = Literal[
-    "answer", "chunking", "schedule", "ends", "nothing_left", "record", "errors",
-    "memory", "cancelled", "drain", "alone",
+    "answer", "chunking", "schedule", "pipelining", "half_close", "ends",
+    "nothing_left", "record", "errors", "memory", "cancelled", "drain", "alone",
 ]  # fmt: skip
+
+#: How peers play their scripts; None is as they are written.
+Play = Literal["pipelined", "half_closed", "all_at_once", "writes_first"]
+
+#: Which of the tasks that are ready run next.
+Order = Literal["shuffled", "held_back", "priorities"]
 
 #: What each law asks for, in one sentence.
 LAWS: Final[dict[Law, str]] = {
     "answer": "peers receive what their scripts expect",
     "chunking": "what peers receive does not depend on how their bytes are cut",
     "schedule": "what peers receive does not depend on which ready task runs first",
+    "pipelining": "a peer need not wait for an answer before it sends the next message",
+    "half_close": "a peer that has sent EOF still receives all its answers",
     "ends": "the handler ends in bounded time after its peer left or it was cancelled",
     "nothing_left": "a handler leaves no task running and no state changed",
     "record": "each connection has one report, and its byte counts are right",
@@ -48,7 +56,7 @@ class Case:
 
     Args:
       peers: scripts. Each is one connection.
-      faults: faults of the connections of the first round.
+      faults: faults of the connections.
       seed: decides the order in which tasks run, and what is random in the faults.
       disturbance, at_step: what happens after scheduler step ``at_step``:
 
@@ -59,9 +67,21 @@ class Case:
         - ``"stall"``: nothing more that a peer sends arrives;
         - ``"vanish"``: nothing more arrives in either direction, as if the cable
           was pulled.
+      play: how the peers play their scripts; by default as they are written:
+
+        - ``"pipelined"``: each sends all its messages at once, and then waits for
+          the answers;
+        - ``"half_closed"``: each sends EOF right after its last message;
+        - ``"all_at_once"``: both: all messages and EOF, and then the answers;
+        - ``"writes_first"``: each reads nothing until the messages that it sends in
+          a row are sent.
+      order: which of the tasks that are ready run next: ``"shuffled"``, as Trio does
+        it; ``"held_back"``, where some wait while others make several steps;
+        ``"priorities"``, where each has a priority that changes a few times.
       copies: connections of each peer at the same time.
       rounds: how many times the conversation is played, one after the other.
-        Faults, disturbance, read delay and flood apply to the first round only.
+      disturbed: the number of these rounds that faults, disturbance, read delay,
+        ``play`` and flood apply to; the rounds after them are plain.
       buffer: bytes that the network holds in each direction.
       read_delay: seconds until the peers begin to read.
       flood: if not 0, the peers send at least this many bytes, by repeating what
@@ -76,8 +96,11 @@ class Case:
     seed: int = 0
     disturbance: Disturbance | None = None
     at_step: int | None = None
+    play: Play | None = None
+    order: Order = "shuffled"
     copies: int = 1
     rounds: int = 1
+    disturbed: int = 1
     buffer: int = 16384
     read_delay: float = 0.0
     flood: int = 0
@@ -96,7 +119,11 @@ class Case:
             )
         if (self.disturbance is None) != (self.at_step is None):
             raise ValueError("disturbance and at_step go together")
-        for name in ("copies", "rounds", "buffer"):
+        for name, words in (("play", (None, *_PLAYS)), ("order", _ORDERS)):
+            if getattr(self, name) not in words:
+                told = f"{name} must be one of {words}, not {getattr(self, name)!r}"
+                raise ValueError(told)
+        for name in ("copies", "rounds", "disturbed", "buffer"):
             check_count(name, getattr(self, name), least=1)
         if self.at_step is not None:
             check_count("at_step", self.at_step, least=0)
@@ -135,6 +162,9 @@ class Case:
 
 
 _DISTURBANCES: Final = get_args(Disturbance)
+_PLAYS: Final = get_args(Play)
+_ORDERS: Final = get_args(Order)
+_BOUNDS: Final = ("cleanup", "patience", "memory")
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -148,6 +178,10 @@ class Setting:
       limits: the server's limits; by default all peers may connect at once.
       timeouts: the server's timeouts; by default no timer ends a connection, unless
         there is a disturbance or a fault.
+      cleanup: seconds within which a handler must end after it was cancelled, and
+        after the deadline of a drain.
+      patience: seconds within which it must end after all peers have left.
+      memory: bytes that it may receive while its own send waits.
     """
 
     raises: tuple[type[BaseException], ...] = ()
@@ -155,9 +189,12 @@ class Setting:
     before_run: Callable[[], object] | None = None
     limits: Limits | None = None
     timeouts: Timeouts | None = None
+    cleanup: float = 30
+    patience: float = 1000
+    memory: int = 65_536
 
     def arguments(self) -> list[str]:
-        """These arguments as Python; a function is written as the argument's name."""
+        """These arguments as Python; functions and classes by their own names."""
         written = list[str]()
         if self.raises:
             names = ", ".join(each.__name__ for each in self.raises)
@@ -165,22 +202,40 @@ class Setting:
         if self.without:
             written.append(f"without={dict(self.without)!r}")
         if self.before_run is not None:
-            written.append("before_run=before_run")
+            written.append(f"before_run={own_name(self.before_run, 'before_run')}")
         if self.limits is not None:
             written.append(f"limits={_changed(self.limits, Limits())}")
         if self.timeouts is not None:
             written.append(f"timeouts={_changed(self.timeouts, Timeouts())}")
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if field.name in _BOUNDS and value != field.default:
+                written.append(f"{field.name}={value!r}")
         return written
 
 
-def as_python(case: Case, setting: Setting) -> str:
-    """The call that runs a case again, for a handler named ``handler``."""
-    parts = ["handler", *map(repr, case.peers)]
+def own_name(value: object, default: str) -> str:
+    """The name by which a function or a class can be written, or else the default."""
+    name = str(getattr(value, "__name__", ""))
+    return name if name.isidentifier() else default
+
+
+def as_python(
+    case: Case, setting: Setting, *, handler: str = "handler", compare: bool = False
+) -> str:
+    """The call that runs a case again.
+
+    Args:
+      handler: the name of the handler.
+      compare: whether the run is compared with the plain conversation.
+    """
+    parts = [handler, *map(repr, case.peers)]
     for field in dataclasses.fields(case)[1:]:
         value = getattr(case, field.name)
         if value != getattr(_PLAIN, field.name):
             shown = str(value) if field.name == "faults" else value
             parts.append(f"{field.name}={shown!r}")
+    parts += ["compare=True"] if compare else []
     parts += setting.arguments()
     line = f"run_conversation({', '.join(parts)})"
     if len(line) <= 88:

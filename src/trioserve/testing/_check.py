@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+import dataclasses
+import itertools
 import random
 from collections.abc import Callable, Iterable, Mapping
-from typing import get_args
+from typing import Final, TypeAlias, get_args
 
 from trioserve import Limits, Timeouts
 from trioserve.faults import Faults, parse_faults
 
-from ._arguments import check_type
-from ._case import LAWS, Case, Disturbance, Law, Setting
+from ._arguments import check_count, check_seconds, check_type
+from ._case import LAWS, Case, Disturbance, Law, Order, Play, Setting
 from ._checker import Checker
 from ._harness import Handler
 from ._peer import Peer
-from ._result import Run
+from ._result import Checked, Run
 from ._variations import EFFORTS, PEER_DISTURBANCES, Explore
+
+#: A script; or a function that makes one from the number of a copy, counted from 0.
+AnyPeer: TypeAlias = Peer | Callable[[int], Peer]
+
+#: Connections of each peer at the same time, in a check.
+_CROWD: Final = 3
 
 
 def run_conversation(
@@ -25,16 +33,23 @@ def run_conversation(
     seed: int = 0,
     disturbance: Disturbance | None = None,
     at_step: int | None = None,
+    play: Play | None = None,
+    order: Order = "shuffled",
     copies: int = 1,
     rounds: int = 1,
+    disturbed: int = 1,
     buffer: int = 16384,
     read_delay: float = 0.0,
     flood: int = 0,
+    compare: bool = False,
     raises: Iterable[type[BaseException]] = (),
     without: Mapping[Law, str] | None = None,
     before_run: Callable[[], object] | None = None,
     limits: Limits | None = None,
     timeouts: Timeouts | None = None,
+    cleanup: float = 30,
+    patience: float = 1000,
+    memory: int = 65_536,
 ) -> Run:
     """Play one conversation with a handler, once, in a server of its own.
 
@@ -53,13 +68,21 @@ def run_conversation(
         drains), ``"eof"``, ``"reset"``, ``"stall"``, ``"vanish"`` (the peers do
         that); see :class:`Case`. None by default.
       at_step: a number of scheduler steps, from 0; required with ``disturbance``.
+      play: how the peers play their scripts: ``"pipelined"``, ``"half_closed"``,
+        ``"all_at_once"`` or ``"writes_first"``; see :class:`Case`. As they are written
+        by default.
+      order: which of the tasks that are ready run next: ``"shuffled"``,
+        ``"held_back"`` or ``"priorities"``; see :class:`Case`.
       copies: connections of each peer at the same time.
       rounds: how many times the conversation is played, one after the other, in the
         same server.
+      disturbed: the number of these rounds that are not plain.
       buffer: bytes that the network holds in each direction.
       read_delay: seconds until the peers begin to read.
       flood: if not 0, the peers send at least this many bytes, by repeating what
         their scripts send, and read nothing.
+      compare: whether the plain conversation is played before, and peers must receive
+        the same.
       raises: exceptions that the handler may raise, besides the
         ``BrokenResourceError`` of its stream.
       without: laws that are not checked, each with the reason.
@@ -67,6 +90,10 @@ def run_conversation(
       limits: the server's limits; by default all peers may connect at once.
       timeouts: the server's timeouts. By default no timer ends a connection; with a
         disturbance or a fault, 60 seconds of silence end it.
+      cleanup: seconds within which the handler must end after it was cancelled, and
+        after the deadline of a drain.
+      patience: seconds within which it must end after all peers have left.
+      memory: bytes that it may receive while its own send waits.
 
     Returns:
       what the peers received, the reports and the timeline.
@@ -82,64 +109,109 @@ def run_conversation(
         seed=seed,
         disturbance=disturbance,
         at_step=at_step,
+        play=play,
+        order=order,
         copies=copies,
         rounds=rounds,
+        disturbed=disturbed,
         buffer=buffer,
         read_delay=read_delay,
         flood=flood,
     )
-    check = _checker(handler, peers, raises, without, before_run, limits, timeouts)
-    return check.run(case)
+    check = _checker(
+        handler,
+        peers,
+        raises,
+        without,
+        before_run,
+        limits,
+        timeouts,
+        cleanup,
+        patience,
+        memory,
+    )
+    return check.run(case, compare=compare)
 
 
 def check_handler(
     handler: Handler,
-    *peers: Peer,
+    *peers: AnyPeer,
     explore: Explore = "quick",
     seed: int = 0,
+    budget: float | None = None,
     raises: Iterable[type[BaseException]] = (),
     without: Mapping[Law, str] | None = None,
     before_run: Callable[[], object] | None = None,
     limits: Limits | None = None,
     timeouts: Timeouts | None = None,
-) -> None:
+    cleanup: float = 30,
+    patience: float = 1000,
+    memory: int = 65_536,
+) -> Checked:
     """Check all laws of a handler in many variations of a conversation.
 
     The conversation is played as it is; with its bytes cut everywhere; in other
-    orders of tasks; with peers that read late, or not at all; several times at
-    once and one after the other; and with a cancel, a drain, an EOF, a reset, a
-    stall and a cut cable after every scheduler step and at every byte. After each of
-    these but a drain, the plain conversation must succeed in the same server.
+    orders of tasks; with all messages at once, and with EOF right after the last one;
+    with peers that read late, or not at all; several times at once and one after the
+    other; and with a cancel, a drain, an EOF, a reset, a stall and a cut cable after
+    every scheduler step and at every byte. After each of these but a drain, the plain
+    conversation must succeed in the same server.
+
+    Before the first run, a copy of the process is forked, in which a failing case is
+    tried again. Like :func:`run_conversation`, this function blocks.
 
     Args:
       explore: ``"quick"`` samples where there are many cases, and mostly takes a
         second or two (half a minute if the handler reads a flood in small pieces);
         ``"thorough"`` tries all of them, and may take minutes.
       seed: decides which cases are sampled.
-      handler, peers, raises, without, before_run, limits, timeouts: as for
-        :func:`run_conversation`.
+      budget: seconds of real time, after which no further case is begun; by default
+        there is no bound.
+      peers: scripts; or functions that make one from the number of a copy, counted
+        from 0, so that the connections of a crowd send different data.
+      handler, raises, without, before_run, limits, timeouts, cleanup,
+        patience, memory: as for :func:`run_conversation`.
+
+    Returns:
+      what was tried: how many runs of each kind, and what was left out.
 
     Raises:
       HandlerFailure: a law is broken. The message names the law, says how it was
-        broken, has the Python that runs the case again, and lists what happened.
+        broken, lists what happened, and has a test that fails alike.
       TypeError, ValueError: an argument is wrong.
     """
     __tracebackhide__ = True
-    check = _checker(handler, peers, raises, without, before_run, limits, timeouts)
+    check = _checker(
+        handler,
+        peers,
+        raises,
+        without,
+        before_run,
+        limits,
+        timeouts,
+        cleanup,
+        patience,
+        memory,
+        budget,
+    )
     if explore not in EFFORTS:
         raise ValueError(f"explore must be one of {get_args(Explore)}, not {explore!r}")
     check_type("seed", seed, int, "an int")
-    check.everything(EFFORTS[explore], random.Random(seed))
+    with check.from_here():
+        return check.everything(EFFORTS[explore], random.Random(seed))
 
 
 def sweep_cancellations(
     handler: Handler,
-    *peers: Peer,
+    *peers: AnyPeer,
     raises: Iterable[type[BaseException]] = (),
     without: Mapping[Law, str] | None = None,
     before_run: Callable[[], object] | None = None,
     limits: Limits | None = None,
     timeouts: Timeouts | None = None,
+    cleanup: float = 30,
+    patience: float = 1000,
+    memory: int = 65_536,
 ) -> int:
     """Cancel the handler after every scheduler step, one run for each.
 
@@ -147,8 +219,8 @@ def sweep_cancellations(
     a cancel can arrive, for this conversation and this order of tasks.
 
     Args:
-      handler, peers, raises, without, before_run, limits, timeouts: as for
-        :func:`run_conversation`.
+      handler, peers, raises, without, before_run, limits, timeouts, cleanup,
+        patience, memory: as for :func:`run_conversation`.
 
     Returns:
       the number of steps.
@@ -158,26 +230,42 @@ def sweep_cancellations(
       TypeError, ValueError: an argument is wrong.
     """
     __tracebackhide__ = True
-    check = _checker(handler, peers, raises, without, before_run, limits, timeouts)
-    base = check.plain()
-    check.all_of(check.variations.disturbed("cancel", range(base.steps + 1)))
+    check = _checker(
+        handler,
+        peers,
+        raises,
+        without,
+        before_run,
+        limits,
+        timeouts,
+        cleanup,
+        patience,
+        memory,
+    )
+    with check.from_here():
+        base = check.plain()
+        steps = range(base.steps + 1)
+        check.all_of("a cancel", check.variations.disturbed("cancel", steps))
     return base.steps
 
 
 def sweep_faults(
     handler: Handler,
-    *peers: Peer,
+    *peers: AnyPeer,
     raises: Iterable[type[BaseException]] = (),
     without: Mapping[Law, str] | None = None,
     before_run: Callable[[], object] | None = None,
     limits: Limits | None = None,
     timeouts: Timeouts | None = None,
+    cleanup: float = 30,
+    patience: float = 1000,
+    memory: int = 65_536,
 ) -> int:
     """Let the peers send EOF, reset, stall and vanish after every step and byte.
 
     Args:
-      handler, peers, raises, without, before_run, limits, timeouts: as for
-        :func:`run_conversation`.
+      handler, peers, raises, without, before_run, limits, timeouts, cleanup,
+        patience, memory: as for :func:`run_conversation`.
 
     Returns:
       the number of runs, without the first, which is undisturbed.
@@ -187,25 +275,41 @@ def sweep_faults(
       TypeError, ValueError: an argument is wrong.
     """
     __tracebackhide__ = True
-    check = _checker(handler, peers, raises, without, before_run, limits, timeouts)
-    base = check.plain()
-    runs = 0
-    for what in PEER_DISTURBANCES:
-        steps = range(base.steps + 1)
-        runs += check.all_of(check.variations.disturbed(what, steps))
-    up, down = check.lengths(base)
-    cases = check.variations.broken(range(up + 1), range(down + 1))
-    return runs + check.all_of(cases)
+    check = _checker(
+        handler,
+        peers,
+        raises,
+        without,
+        before_run,
+        limits,
+        timeouts,
+        cleanup,
+        patience,
+        memory,
+    )
+    with check.from_here():
+        base = check.plain()
+        runs = 0
+        for what in PEER_DISTURBANCES:
+            cases = check.variations.disturbed(what, range(base.steps + 1))
+            runs += check.all_of(f"a peer's {what}", cases)
+        up, down = check.lengths(base)
+        cases = check.variations.broken(range(up + 1), range(down + 1))
+        return runs + check.all_of("a broken network", cases)
 
 
 def _checker(
     handler: Handler,
-    peers: tuple[Peer, ...],
+    peers: tuple[AnyPeer, ...],
     raises: Iterable[type[BaseException]],
     without: Mapping[Law, str] | None,
     before_run: Callable[[], object] | None,
     limits: Limits | None,
     timeouts: Timeouts | None,
+    cleanup: float,
+    patience: float,
+    memory: int,
+    budget: float | None = None,
 ) -> Checker:
     """A checker for these arguments.
 
@@ -214,8 +318,7 @@ def _checker(
     """
     if not callable(handler):
         raise TypeError(f"handler must be an async function, not {handler!r}")
-    plain = Case(peers)
-    check_type("raises", raises, Iterable, "a list of exceptions")
+    check_type("raises", raises, Iterable, "a list of exceptions, such as [ValueError]")
     for kind in (raises := tuple(raises)):
         check_type("raises", kind, type, "a list of exceptions")
         if not issubclass(kind, BaseException):
@@ -226,14 +329,34 @@ def _checker(
         check_type("limits", limits, Limits, "a Limits or None")
     if timeouts is not None:
         check_type("timeouts", timeouts, Timeouts, "a Timeouts or None")
+    check_seconds("cleanup", cleanup)
+    check_seconds("patience", patience)
+    check_count("memory", memory, least=1)
+    if budget is not None:
+        check_seconds("budget", budget)
     setting = Setting(
         raises=raises,
         without=_checked_laws(without),
         before_run=before_run,
         limits=limits,
         timeouts=timeouts,
+        cleanup=cleanup,
+        patience=patience,
+        memory=memory,
     )
-    return Checker(handler, plain, setting)
+    plain = Case(_numbered(peers, 0))
+    crowd = dataclasses.replace(plain, copies=_CROWD)
+    if any(not isinstance(peer, Peer) for peer in peers):
+        numbered = (_numbered(peers, number) for number in range(_CROWD))
+        crowd = Case(tuple(itertools.chain.from_iterable(numbered)))
+    return Checker(handler, plain, crowd, setting, budget)
+
+
+def _numbered(peers: tuple[AnyPeer, ...], number: int) -> tuple[Peer, ...]:
+    """The scripts of the connections with this number."""
+    return tuple(
+        p if isinstance(p, Peer) or not callable(p) else p(number) for p in peers
+    )
 
 
 def _checked_laws(without: Mapping[Law, str] | None) -> dict[Law, str]:

@@ -1,22 +1,29 @@
-"""The checker: runs the cases of a conversation and compares what peers receive.
+"""The checker: runs the cases of a conversation, in the order of what they cost.
 
-It tries small cases first, so that the first failure is a small case.
+The first failure ends the check. The explainer finds out what it needs.
 """
 
 from __future__ import annotations
 
+import contextlib
 import random
-from collections.abc import Iterable
+import time
+from collections.abc import Iterable, Iterator
 from typing import Final
 
 from ._case import Case, Law, Setting
-from ._harness import Handler, play
-from ._result import HandlerFailure, Run
+from ._explain import Explainer
+from ._harness import Handler
+from ._progress import Progress
+from ._result import Checked, Run
+from ._trial import base_of
 from ._variations import PEER_DISTURBANCES, Effort, Variations, sample
 
-#: If one of these laws is broken only when something is varied, the failure names
-#: the law about that variation instead, such as ``chunking``.
-_VISIBLE: Final[tuple[Law, ...]] = ("answer", "ends", "errors")
+#: The note of a check whose peers are not compared.
+_DIFFER: Final = (
+    "two plain conversations differ, so the bytes that peers receive are compared with"
+    " the script only, not with each other"
+)
 
 
 class Checker:
@@ -27,150 +34,138 @@ class Checker:
     Args:
       handler: the handler to check.
       plain: the plain conversation.
+      crowd: several connections of each peer at once.
       setting: what is the same in all runs.
+      budget: seconds of real time, after which no further case is begun.
     """
 
-    def __init__(self, handler: Handler, plain: Case, setting: Setting) -> None:
+    def __init__(
+        self,
+        handler: Handler,
+        plain: Case,
+        crowd: Case,
+        setting: Setting,
+        budget: float | None = None,
+    ) -> None:
         self.variations = Variations(
             plain,
+            crowd,
             # The second round shows what the first has left behind.
             rounds=1 if "nothing_left" in setting.without else 2,
+            memory=setting.memory,
         )
-        self._handler = handler
+        self.checked = Checked()
         self._plain = plain
         self._setting = setting
-        self._is_repeatable = False
+        self._end = None if budget is None else time.monotonic() + budget
+        self._explain = Explainer(handler, setting)
+        self._accepted = set[tuple[str, Law]]()
+        self._progress = Progress()
 
-    def run(self, case: Case, law: Law | None = None) -> Run:
-        """Run a case.
+    def run(self, case: Case, *, compare: bool = False) -> Run:
+        """Run one case.
 
         Args:
-          law: the law to name if a law that peers can see is broken.
+          compare: whether peers must receive the same as when nothing is varied.
         """
         __tracebackhide__ = True
-        run = self._play(case)
-        for violation in run.violations:
-            broken = violation.law
-            if law is not None and broken in _VISIBLE:
-                broken = law
-            if broken not in self._setting.without:
-                how = violation.how
-                if not self._play(case).violations:
-                    how += " (this case passes when it runs again: earlier runs have"
-                    how += " left something behind)"
-                raise self._failure(broken, how, run) from violation.cause
+        if compare:
+            self._explain.base = base_of(self._explain.run(Case(case.peers))[0])
+        run, seen = self._explain.run(case)
+        if seen is not None and (failure := self._explain.name(run, seen)) is not None:
+            raise failure from failure.cause
         return run
 
     def plain(self) -> Run:
         """Run the plain conversation."""
         __tracebackhide__ = True
-        return self.run(self._plain)
+        return self._one(self._plain, "nothing")
 
-    def all_of(self, cases: Iterable[Case], law: Law | None = None) -> int:
-        """Run these cases. Return how many there were."""
+    def all_of(self, kind: str, cases: Iterable[Case]) -> int:
+        """Run these cases. Return how many there were.
+
+        Args:
+          kind: what they vary, in words.
+        """
         __tracebackhide__ = True
         count = 0
         for case in cases:
-            self.run(case, law)
+            if self._end is not None and time.monotonic() > self._end:
+                self.checked.notes.append(f"the budget ended within: {kind}")
+                break
+            self._one(case, kind)
             count += 1
         return count
 
-    def everything(self, effort: Effort, draw: random.Random) -> None:
+    @contextlib.contextmanager
+    def from_here(self) -> Iterator[None]:
+        """Within the block, failures are tried again in the state of its begin."""
+        with self._explain.from_here(), Progress() as self._progress:
+            yield
+
+    def everything(self, effort: Effort, draw: random.Random) -> Checked:
         """Check all laws in all kinds of cases."""
         __tracebackhide__ = True
-        base = self._first(effort)
-        left_behind = self._again()
-        again = self.run(self._plain, "nothing_left")
-        self._is_repeatable = _consumed(base) == _consumed(again)
+        base = self.plain()
+        self._one(self.variations.again(), "nothing, twice in a row")
+        again = self.plain()
+        if base_of(base) == base_of(again):
+            self._explain.base = base_of(base)
+        else:
+            self.checked.notes.append(_DIFFER)
         up, down = self.lengths(base)
-        self.variations = self.variations.with_grain_for(up, down)
+        self.variations = kinds = self.variations.with_grain_for(up, down)
         effort = effort.for_runs_of(base.steps + (up + down) / 1000)
-        self._same(base, "schedule", self.variations.schedules(effort))
-        if left_behind is not None:
-            raise left_behind
-        self._same(base, "chunking", self.variations.chunkings(effort, draw))
-        self._same(base, None, self.variations.slow())
-        self.all_of(self.variations.crowd(), "alone")
+        self.all_of("the order of tasks", kinds.schedules(effort))
+        self.all_of("chunks", kinds.chunkings(effort, draw))
+        self.all_of("how scripts are played", kinds.plays(effort))
+        self.all_of("slow peers", kinds.slow())
+        self.all_of("several peers at once", kinds.crowd())
         self._disturb(base, effort, draw)
-        self.all_of(
-            self.variations.broken(
-                sample(range(up + 1), effort.offsets, draw),
-                sample(range(down + 1), effort.offsets, draw),
-            )
-        )
-        self.run(self.variations.flood())
+        up_to = self._sample("a broken network", range(up + 1), effort.offsets, draw)
+        down_to = sample(range(down + 1), effort.offsets, draw)
+        self.all_of("a broken network", kinds.broken(up_to, down_to))
+        self.all_of("many broken ones in a row", kinds.many(base.steps))
+        self.all_of("a flood", kinds.floods(base))
+        return self.checked
 
     def lengths(self, base: Run) -> tuple[int, int]:
         """The most bytes that a peer sends, and that one receives."""
         up = max(len(peer.sends) for peer in self._plain.peers)
         return up, max(len(received.data) for received in base.received[0])
 
-    def _play(self, case: Case) -> Run:
-        return play(self._handler, case, self._setting)
-
-    def _failure(self, law: Law, how: str, run: Run) -> HandlerFailure:
-        return HandlerFailure(law, how, run, self._setting)
-
-    def _first(self, effort: Effort) -> Run:
-        """Run the plain conversation.
-
-        If it fails, but passes in another order of tasks, the law ``schedule`` is
-        broken.
-        """
+    def _one(self, case: Case, kind: str) -> Run:
         __tracebackhide__ = True
-        try:
-            return self.plain()
-        except HandlerFailure as failure:
-            if failure.law != "ends" and "schedule" not in self._setting.without:
-                for case in self.variations.schedules(effort):
-                    if not self._play(case).violations:
-                        how = f"in another order of tasks it passes: {failure.how}"
-                        raise self._failure("schedule", how, failure.run) from None
-            raise
-
-    def _again(self) -> HandlerFailure | None:
-        """Run the plain conversation twice in a row.
-
-        If that fails, but one conversation alone passes, return the failure instead
-        of raising it: the order of tasks may be the cause, and is tried next.
-        """
-        try:
-            self.run(self.variations.again(), "nothing_left")
-        except HandlerFailure as failure:
-            if self._play(self._plain).violations:
-                raise
-            return failure
-        return None
-
-    def _same(self, base: Run, law: Law | None, cases: Iterable[Case]) -> None:
-        """Check that peers receive the same as in the plain conversation.
-
-        If two plain conversations already differ, check the other laws only.
-        """
-        __tracebackhide__ = True
-        broken: Law = law or "answer"
-        for case in cases:
-            run = self.run(case, law)
-            if broken in self._setting.without or not self._is_repeatable:
-                continue
-            for was, now in zip(_consumed(base), _consumed(run), strict=True):
-                if was != now:
-                    how = f"a peer received {now!r}, but {was!r} when nothing is varied"
-                    raise self._failure(broken, how, run)
+        self._progress.show(sum(self.checked.runs.values()), kind)
+        run, seen = self._explain.run(case)
+        self.checked.runs[kind] = self.checked.runs.get(kind, 0) + 1
+        if seen is not None and (kind, seen.law) not in self._accepted:
+            if (failure := self._explain.explain(run, seen)) is not None:
+                raise failure from failure.cause
+            # Its law is switched off. So it is for what breaks the same in this kind.
+            self._accepted.add((kind, seen.law))
+        return run
 
     def _disturb(self, base: Run, effort: Effort, draw: random.Random) -> None:
         __tracebackhide__ = True
-        steps = sample(range(base.steps + 1), effort.steps, draw)
-        self.all_of(self.variations.disturbed("cancel", steps))
-        self.all_of(self.variations.disturbed("drain", steps))
-        cut = self.run(self.variations.byte_by_byte(), "chunking")
-        between = sample(range(cut.steps + 1), effort.offsets, draw)
-        self.all_of(self.variations.drained_byte_by_byte(between))
+        kinds, every = self.variations, range(base.steps + 1)
+        steps = self._sample("a cancel", every, effort.steps, draw)
+        self.all_of("a cancel", kinds.disturbed("cancel", steps))
+        steps = self._sample("a drain", every, effort.steps, draw)
+        self.all_of("a drain", kinds.disturbed("drain", steps))
+        cut = self._one(kinds.byte_by_byte(), "chunks")
+        within = "a drain within a message"
+        between = self._sample(within, range(cut.steps + 1), effort.offsets, draw)
+        self.all_of(within, kinds.drained_byte_by_byte(between))
         for what in PEER_DISTURBANCES:
-            few = sample(steps, effort.offsets, draw)
-            self.all_of(self.variations.disturbed(what, few))
+            steps = self._sample(f"a peer's {what}", every, effort.offsets, draw)
+            self.all_of(f"a peer's {what}", kinds.disturbed(what, steps))
 
-
-def _consumed(run: Run) -> list[bytes]:
-    """The bytes that each peer's steps have waited for."""
-    return [each.data[: each.consumed] for each in run.received[0]]
+    def _sample(
+        self, kind: str, numbers: range, most: int, draw: random.Random
+    ) -> list[int]:
+        """Some of the numbers; the check notes of how many."""
+        chosen = sample(numbers, most, draw)
+        if len(chosen) < len(numbers):
+            self.checked.sampled[kind] = len(numbers)
+        return chosen

@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Final
-
 import trio
 
 from ._traffic import Traffic
 from .network import Event
 from .runs import ObservedCoroutine, innermost_line, line_of_error
 
-#: Bytes that a handler may receive while its own send waits.
-MEMORY: Final = 65_536
-
 
 class HandlerRun:
     """One call of the handler, in the task that creates this object.
 
-    Attributes:
+    Args:
       coroutine: the handler's coroutine, to be awaited.
+      memory: bytes that it may receive while its own send waits.
+      in_round: the round of its connection.
+
+    Attributes:
+      coroutine, memory, in_round: as above.
       task: the task in which it runs.
       scope: cancels it.
       traffic: the bytes and the state of its connection.
@@ -28,7 +28,10 @@ class HandlerRun:
       unanswered: bytes received since it last sent something.
     """
 
-    def __init__(self, coroutine: ObservedCoroutine) -> None:
+    def __init__(
+        self, coroutine: ObservedCoroutine, memory: int, in_round: int
+    ) -> None:
+        self.in_round = in_round
         self.coroutine = coroutine
         self.task = trio.lowlevel.current_task()
         self.scope = trio.CancelScope()
@@ -37,6 +40,7 @@ class HandlerRun:
         self.returned = False
         self.raised: BaseException | None = None
         self.unanswered = 0
+        self.memory = memory
         self._taken_while_blocked = 0
 
     @property
@@ -59,8 +63,7 @@ class HandlerRun:
     def count(self, event: Event) -> bool:
         """Count an event of its stream.
 
-        Returns whether it has received more than :data:`MEMORY` while its send
-        waits.
+        Returns whether it has received more than it may while its send waits.
         """
         size = len(event.data) if isinstance(event.data, bytes) else 0
         if event.kind == "receive" and not self.is_over:
@@ -72,7 +75,7 @@ class HandlerRun:
             self.unanswered = 0
         if not self.traffic.is_blocked:
             self._taken_while_blocked = 0
-        takes_too_much = self._taken_while_blocked > MEMORY
+        takes_too_much = self._taken_while_blocked > self.memory
         if takes_too_much:
             self._taken_while_blocked = 0
         return takes_too_much

@@ -11,6 +11,7 @@ import contextlib
 import dataclasses
 import functools
 import math
+import sys
 import threading
 from collections.abc import Callable, Coroutine
 from typing import Any, Final, TypeAlias
@@ -24,6 +25,7 @@ from ._case import Case, Setting
 from ._handler_run import HandlerRun
 from ._judge import (
     CANCEL_REASON,
+    MAY_RAISE,
     judge_handlers,
     judge_server,
     judge_tasks,
@@ -33,10 +35,11 @@ from ._liveness import found_deadlock, found_endless_loop, require_ended
 from ._observer import Observer
 from ._peer import Peer
 from ._player import Meetings, MismatchError, Player
+from ._plays import played
 from ._result import Received, Run
 from ._state import RunState
 from .network import MemoryListener, MemoryNetwork, MemoryStream
-from .runs import GuestRun, ObservedCoroutine, Watchdog
+from .runs import GuestRun, HangAlarm, HangError, ObservedCoroutine, Watchdog
 
 Handler: TypeAlias = Callable[[Any], Coroutine[Any, Any, object]]
 
@@ -51,9 +54,6 @@ _NO_TIMEOUTS: Final = Timeouts(
 #: connection that would otherwise wait without limit.
 _SILENCE: Final = 60.0
 
-#: Seconds within which a handler must end after it was cancelled.
-_CLEANUP: Final = 30.0
-
 #: Seconds that a disturbed peer has for its script, plus its own waits.
 _SCRIPT: Final = 200.0
 
@@ -61,27 +61,40 @@ _SCRIPT: Final = 200.0
 #: tcp_retries2 in ip-sysctl.
 _RETRIES: Final = 924.6
 
-#: Seconds within which a handler must end after all peers have left.
-_PATIENCE: Final = 1000.0
-
 #: Seconds after which a run is over in any case, plus the peers' waits.
 _LIFETIME: Final = 100_000.0
 
 
 class Harness:
-    """Plays one case."""
+    """Plays one case.
 
-    def __init__(self, handler: Handler, case: Case, setting: Setting) -> None:
+    Args:
+      alarm: watches the run.
+      hurries: whether an endless loop is found after a fifth of the steps.
+    """
+
+    def __init__(
+        self,
+        handler: Handler,
+        case: Case,
+        setting: Setting,
+        alarm: HangAlarm,
+        *,
+        hurries: bool = False,
+    ) -> None:
         self._handler = handler
         self._case = case
         self._setting = setting
+        self._alarm = alarm
         self._clock = trio.testing.MockClock(autojump_threshold=0)
         self._watchdog = Watchdog(
-            self._clock, lambda: found_endless_loop(self._state), self._abandon
+            self._clock,
+            lambda: found_endless_loop(self._state),
+            self._abandon,
+            hurries=hurries,
         )
         self._state = RunState(case, self._watchdog)
         self._server: Server | None = None
-        self._reported = trio.Event()
         self._steps = 0
         self._cancels_handlers = False
         self._is_abandoned = False
@@ -100,10 +113,14 @@ class Harness:
         run = GuestRun(
             self._main,
             seed=self._case.seed,
+            order=self._case.order,
             clock=self._clock,
             instruments=[self._watchdog],
         )
-        with contextlib.closing(run):
+        with (
+            contextlib.closing(run),
+            self._alarm.watching(lambda: self._watchdog.passes, self._on_hang),
+        ):
             while run.outcome is None and not self._is_abandoned:
                 run.tick()
         if run.outcome is not None:
@@ -119,6 +136,9 @@ class Harness:
             violations=self._state.violations,
             timeline=self._state.timeline,
         )
+
+    def _on_hang(self, how: str) -> None:
+        _tell_once(how, self._case)
 
     def _abandon(self) -> None:
         self._is_abandoned = bool(self._watchdog.family)
@@ -148,6 +168,7 @@ class Harness:
                 self._server = server = await nursery.start(serving)
                 for number in range(self._case.rounds):
                     self._state.round = number
+                    self._cancels_handlers = False
                     await self._play_round(network, listener)
                     if server.draining.is_set():
                         break
@@ -159,36 +180,37 @@ class Harness:
             judge_handlers(self._state, self._setting)
 
     def _timeouts(self) -> Timeouts:
+        cleanup = max(_NO_TIMEOUTS.cleanup, self._setting.cleanup)
+        timeouts = dataclasses.replace(_NO_TIMEOUTS, cleanup=cleanup)
         if self._case.is_undisturbed:
-            return _NO_TIMEOUTS
+            return timeouts
         silence = _SILENCE + self._case.waits
         return dataclasses.replace(
-            _NO_TIMEOUTS, idle=silence, half_closed=silence, write_stall=silence
+            timeouts, idle=silence, half_closed=silence, write_stall=silence
         )
 
     async def _play_round(
         self, network: MemoryNetwork, listener: MemoryListener
     ) -> None:
-        state, is_first = self._state, self._state.is_first_round
-        reported = len(state.reports)
+        state = self._state
+        ended = len(state.reports) + state.unserved
         players = await self._connect(network, listener)
         state.players = [player for player in players if player is not None]
         received = [Received(b"", "reset", 0)] * len(players)
         state.received.append(received)
         async with trio.open_nursery() as self._timers:
             async with trio.open_nursery() as talking:
-                if is_first:
+                if state.is_disturbed:
                     self._watchdog.begin(self._case.at_step, self._disturb)
                 for index, player in enumerate(players):
                     if player is not None:
                         talking.start_soon(self._talk, player, received, index)
             self._after(_RETRIES, self._give_up_peers)
-            self._require_ended(_PATIENCE, "after its peers have left")
-            while len(state.reports) < reported + len(state.players):
-                await self._reported.wait()
-            if is_first:
+            self._require_ended(self._setting.patience, "after its peers have left")
+            await state.all_ended(ended + len(state.players))
+            if state.is_disturbed:
                 self._watchdog.end()
-                self._steps = self._watchdog.steps
+            self._steps = self._steps or self._watchdog.steps
             await trio.testing.wait_all_tasks_blocked()
             self._timers.cancel_scope.cancel(reason="the round is over")
 
@@ -196,8 +218,8 @@ class Harness:
         self, network: MemoryNetwork, listener: MemoryListener
     ) -> list[Player | None]:
         """Connect all peers of the round; None stands for a refused one."""
-        case, is_first = self._case, self._state.is_first_round
-        faults = case.faults if is_first else None
+        case, is_disturbed = self._case, self._state.is_disturbed
+        faults = case.faults if is_disturbed else None
         players = list[Player | None]()
         for _ in range(case.copies):
             meetings = Meetings(case.peers)
@@ -208,34 +230,41 @@ class Harness:
                     players.append(None)
                     meetings.give_up()
                     continue
-                if is_first and case.flood:
-                    peer = _flooding(peer, case.flood)
-                players.append(Player(peer, client, meetings))
+                if is_disturbed:
+                    peer = played(peer, case.play)
+                    peer = _flooding(peer, case.flood) if case.flood else peer
+                players.append(Player(peer, client, meetings, self._on_mismatch))
         return players
 
     async def _talk(self, player: Player, received: list[Received], index: int) -> None:
-        is_first = self._state.is_first_round
-        is_disturbed = is_first and not self._case.is_undisturbed
         mismatch = None
-        patience = _SCRIPT + self._case.waits if is_disturbed else math.inf
+        patience = _SCRIPT + self._case.waits if self._may_mismatch else math.inf
+        delays = self._state.is_disturbed
         with trio.move_on_after(patience):
             try:
-                await player.play(read_delay=self._case.read_delay if is_first else 0)
+                await player.play(read_delay=self._case.read_delay if delays else 0)
             except MismatchError as error:
                 mismatch = str(error)
         received[index] = Received(
             bytes(player.received), player.tail, player.consumed, mismatch
         )
-        if mismatch is not None and not is_disturbed:
-            self._state.violated(self._state.law_of("answer"), f"{player}: {mismatch}")
+
+    @property
+    def _may_mismatch(self) -> bool:
+        """Whether peers may receive something else than they expect in this round."""
+        return self._state.is_disturbed and not self._case.is_undisturbed
+
+    def _on_mismatch(self, player: Player, how: str) -> None:
+        if not self._may_mismatch:
+            self._state.record(player.name, how)
+            self._state.violated("answer", f"{player}: {how}")
 
     async def _collect(
         self, reports: trio.MemoryReceiveChannel[ConnectionReport]
     ) -> None:
         async for report in reports:
             self._state.reports.append(report)
-            self._reported.set()
-            self._reported = trio.Event()
+            self._state.note_end(is_served=True)
 
     # -- the handler
 
@@ -250,10 +279,12 @@ class Harness:
             self._misuse = error
             self._state.stop()
             return None
-        handler = HandlerRun(ObservedCoroutine(coroutine))
+        handler = HandlerRun(
+            ObservedCoroutine(coroutine), self._setting.memory, self._state.round
+        )
         self._state.handlers[stream.id] = handler
-        self._watchdog.family.add(handler.task)
-        if self._cancels_handlers and self._state.is_first_round:
+        self._watchdog.family[handler.task] = None
+        if self._cancels_handlers:
             handler.scope.cancel(reason=CANCEL_REASON)
         try:
             with handler.scope:
@@ -264,13 +295,16 @@ class Harness:
             return None
         except BaseException as error:  # noqa: ASYNC103
             handler.raised = error
-            if self._ends_the_program(error):
+            if self._ends_the_program(error) or self._hung(error):
                 return None  # noqa: ASYNC104 - the test goes on
             raise
         finally:
             handler.is_over = True
-            self._watchdog.family.discard(handler.task)
+            self._watchdog.family.pop(handler.task, None)
             self._state.record(f"handler {stream.id}", handler.end, handler.end_line)
+            expected = (trio.Cancelled, *MAY_RAISE, *self._setting.raises)
+            if not all(isinstance(e, expected) for e in single_errors(handler.raised)):
+                self._state.is_told = True
 
     def _ends_the_program(self, error: BaseException) -> bool:
         """Whether the error would also end the run and the test; that breaks a law."""
@@ -281,6 +315,14 @@ class Harness:
         self._state.violated("errors", how)
         self._state.stop()
         return True
+
+    def _hung(self, error: BaseException) -> bool:
+        """Whether the alarm has ended the handler; that breaks a law."""
+        hangs = [each for each in single_errors(error) if isinstance(each, HangError)]
+        if hangs:
+            self._state.violated("ends", str(hangs[0]), error)
+            self._state.stop()
+        return bool(hangs)
 
     # -- disturbances
 
@@ -310,7 +352,7 @@ class Harness:
         for player in self._state.players:
             player.stream.stall()
             player.pause_reading()
-        self._require_ended(_CLEANUP, "after it was cancelled")
+        self._require_ended(self._setting.cleanup, "after it was cancelled")
 
     def _drain(self) -> None:
         assert self._server is not None
@@ -318,7 +360,9 @@ class Harness:
         self._server.start_draining(reason="the test drains")
         timeouts = self._server.timeouts
         deadline = timeouts.lame_duck + timeouts.drain
-        self._require_ended(_CLEANUP, "after the deadline of a drain", late=deadline)
+        self._require_ended(
+            self._setting.cleanup, "after the deadline of a drain", late=deadline
+        )
 
     def _disturb_peers(
         self, what: str, disturb: Callable[[MemoryStream], None]
@@ -341,7 +385,7 @@ class Harness:
 
     def _require_ended(self, within: float, since: str, *, late: float = 0) -> None:
         """Require that all handlers end within ``late + within`` seconds from now."""
-        when = f"{within:.0f} seconds {since}"
+        when = f"{within:g} seconds {since}"
         require = functools.partial(require_ended, self._state, when)
         self._after(late + within, require)
 
@@ -356,6 +400,17 @@ class Harness:
         found_deadlock(self._state)
 
 
+_told = set[str]()
+
+
+def _tell_once(how: str, case: Case) -> None:
+    """Say on the terminal that a handler hangs: the test can't fail before it ends."""
+    if how not in _told:
+        _told.add(how)
+        sys.stderr.write(f"trioserve.testing: a handler hangs: {how}\nin {case!r}\n")
+        sys.stderr.flush()
+
+
 def _flooding(peer: Peer, size: int) -> Peer:
     words = peer.sends
     if not words:
@@ -363,9 +418,16 @@ def _flooding(peer: Peer, size: int) -> Peer:
     return Peer().pause_reading().send(words * (size // len(words) + 1))
 
 
-def play(handler: Handler, case: Case, setting: Setting) -> Run:
+def play(
+    handler: Handler,
+    case: Case,
+    setting: Setting,
+    alarm: HangAlarm,
+    *,
+    hurries: bool = False,
+) -> Run:
     """Play a case. Within a Trio run, play it in a thread and wait for the thread."""
-    harness = Harness(handler, case, setting)
+    harness = Harness(handler, case, setting, alarm, hurries=hurries)
     if not trio.lowlevel.in_trio_run():
         return harness.run()
     runs: list[Run] = []

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 from typing import Final
 
@@ -22,7 +21,7 @@ CANCEL_REASON: Final = "cancelled by the test"
 _OWN: Final = (trio.BrokenResourceError,)
 
 #: What it may raise if the server has ended the connection.
-_CUT: Final = (trio.BrokenResourceError, trio.ClosedResourceError)
+MAY_RAISE: Final = (trio.BrokenResourceError, trio.ClosedResourceError)
 
 #: Outcomes of connections that the server has ended, or a handler with an abort.
 _NOT_BY_ITSELF: Final = (Outcome.CUT, Outcome.TIMEOUT, Outcome.ABORTED)
@@ -60,16 +59,8 @@ def judge_handlers(state: RunState, setting: Setting) -> None:
         was_cancelled = any(r in reasons for r in handler.coroutine.cancel_reasons)
         if handler.returned and was_cancelled:
             how = "it was cancelled, and returned as if it was not"
-            state.violated("cancelled", how)
-    # Errors of handlers explain why peers did not receive what they expected.
-    ends = [
-        f"handler {number} ended with {handler.raised!r}"
-        for number, handler in state.handlers.items()
-        if handler.raised is not None
-    ]
-    for violation in before:
-        how = "; ".join([violation.how, *ends])
-        state.violations.append(dataclasses.replace(violation, how=how))
+            state.violated("cancelled", how, in_round=handler.in_round)
+    state.violations += before
 
 
 def _judge_report(
@@ -108,13 +99,13 @@ def _judge_errors(
     state: RunState, report: ConnectionReport, handler: HandlerRun, setting: Setting
 ) -> None:
     was_cut = report.outcome in _NOT_BY_ITSELF
-    allowed = _CUT if was_cut or handler.scope.cancelled_caught else _OWN
+    allowed = MAY_RAISE if was_cut or handler.scope.cancelled_caught else _OWN
     for error in single_errors(handler.raised):
         if isinstance(error, trio.Cancelled) and was_cut:
             continue
         if not isinstance(error, (*allowed, *setting.raises)):
             how = f"it raised {error!r}, at {line_of_error(error)}"
-            state.violated("errors", how, handler.raised)
+            state.violated("errors", how, handler.raised, in_round=handler.in_round)
 
 
 def single_errors(error: BaseException | None) -> Sequence[BaseException]:

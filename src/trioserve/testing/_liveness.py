@@ -16,23 +16,26 @@ def require_ended(state: RunState, when: str) -> None:
     for handler in state.handlers.values():
         if not handler.is_over:
             how = f"it still runs {when}, at {handler.line}"
-            state.violated(state.law_of("ends"), how)
+            state.violated(state.ends_law(), how)
             state.stop()
             break
 
 
 def found_deadlock(state: RunState) -> None:
     """Record that all tasks wait and nothing will wake them. Stop the run."""
-    law: Law = "ends"
+    law = state.ends_law()
     asked = any(p.waits_for_an_answer for p in state.players if not p.is_over)
-    if asked and not any(h.traffic.is_blocked for h in state.handlers.values()):
+    blocked = any(h.traffic.is_blocked for h in state.handlers.values())
+    if law == "ends" and asked and not blocked:
         law = "answer"
     _stuck(state, law, "deadlock: all tasks wait, and nothing will wake them:")
 
 
 def found_endless_loop(state: RunState) -> None:
     """Record that tasks keep running and no byte moves. Stop the run."""
-    _stuck(state, "ends", "endless loop: it keeps running, and no byte moves:")
+    _stuck(
+        state, state.ends_law(), "endless loop: it keeps running, and no byte moves:"
+    )
 
 
 def _stuck(state: RunState, law: Law, how: str) -> None:
@@ -48,5 +51,5 @@ def _stuck(state: RunState, law: Law, how: str) -> None:
         if task not in tasks
     ]
     where += [f"  {player}" for player in state.players if not player.is_over]
-    state.violated(state.law_of(law), "\n".join([how, *where]))
+    state.violated(law, "\n".join([how, *where]))
     state.stop()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Final
 
-from ._handler_run import MEMORY
 from ._state import RunState
 from ._timeline import shown
 from .network import Event, MemoryStream
@@ -54,14 +53,20 @@ class Observer:
         self._count(event)
         who = stream.name.replace("client", "peer")
         if is_server:
-            who = f"handler {self._numbers[stream]}"
+            number = self._numbers.get(stream)
+            who = "server" if number is None else f"handler {number}"
         self._state.record(who, what, line_of_caller() if is_server else "")
 
     def _count(self, event: Event) -> None:
+        if not event.stream.name.startswith("server"):
+            return
         if event.kind == "accept":
             self._numbers[event.stream] = len(self._numbers) + 1
         number = self._numbers.get(event.stream, 0)
+        if event.kind == "close" and not number:
+            # A listener that closes resets the connections in its queue.
+            self._state.note_end(is_served=False)
         handler = self._state.handlers.get(number)
         if handler is not None and handler.count(event):
-            how = f"it received over {MEMORY} bytes while its own send waited"
+            how = f"it received over {handler.memory} bytes while its own send waited"
             self._state.violated("memory", how)

@@ -44,6 +44,8 @@ class Step:
     value: Any = None
 
     def __str__(self) -> str:
+        if isinstance(self.value, tuple):
+            return f"{self.name}({', '.join(map(repr, self.value))})"
         return f"{self.name}({'' if self.value is None else repr(self.value)})"
 
     @property
@@ -98,6 +100,13 @@ class Peer:
     def expect(self, data: bytes) -> Self:
         """Wait for exactly these bytes, in any number of chunks."""
         return self._then("expect", _bytes("data", data))
+
+    def expect_in_any_order(self, *messages: bytes) -> Self:
+        """Wait for exactly these messages, each whole, in any order."""
+        if len(messages) < 2:
+            raise ValueError(f"messages must be two or more, not {messages!r}")
+        checked = tuple(_bytes("messages", message) for message in messages)
+        return self._then("expect_in_any_order", checked)
 
     def receive(self, count: int) -> Self:
         """Wait for ``count`` bytes, whatever they are."""
@@ -172,9 +181,11 @@ class Peer:
 
 
 def _bytes(name: str, data: object) -> bytes:
-    if isinstance(data, bytes) and data:
-        return data
-    raise ValueError(f"{name} must be bytes, at least one, not {data!r}")
+    if not isinstance(data, bytes):
+        raise ValueError(f'{name} must be bytes, such as b"hello", not {data!r}')
+    if not data:
+        raise ValueError(f"{name} must be one byte or more, not {data!r}")
+    return data
 
 
 def _count(count: object) -> int:

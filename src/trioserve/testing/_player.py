@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 import trio
@@ -11,7 +11,7 @@ from ._peer import Peer, brief, difference
 from .network import MemoryStream, Tail
 
 #: Steps that wait for bytes, and steps that wait for EOF or a reset.
-_ANSWERS: Final = ("expect", "receive", "receive_until")
+_ANSWERS: Final = ("expect", "expect_in_any_order", "receive", "receive_until")
 _ENDS: Final = ("expect_eof", "expect_reset", "receive_until_eof")
 
 #: Steps after which a peer sends nothing more.
@@ -48,6 +48,10 @@ class Meetings:
 class Player:
     """Plays a peer's script on a stream.
 
+    Args:
+      on_mismatch: called with this player and what did not match, in the step in
+        which that is seen.
+
     Attributes:
       received: all bytes received so far.
       tail: how the handler has ended its side so far.
@@ -56,7 +60,13 @@ class Player:
       is_over: whether it has ended, with or without a mismatch.
     """
 
-    def __init__(self, peer: Peer, stream: MemoryStream, meetings: Meetings) -> None:
+    def __init__(
+        self,
+        peer: Peer,
+        stream: MemoryStream,
+        meetings: Meetings,
+        on_mismatch: Callable[[Player, str], None] = lambda player, how: None,
+    ) -> None:
         self.peer = peer
         self.stream = stream
         self.name = stream.name.replace("client", "peer")
@@ -66,6 +76,7 @@ class Player:
         self.is_over = False
         self.consumed = 0
         self._meetings = meetings
+        self._on_mismatch = on_mismatch
         self._received_more = trio.Event()
         self._may_read = trio.Event()
         self._may_read.set()
@@ -106,6 +117,7 @@ class Player:
                     await self._follow_script()
                 except MismatchError as error:
                     mismatch = error
+                    self._on_mismatch(self, str(error))
                     self._meetings.give_up()
                 nursery.cancel_scope.cancel(reason="the script is over")
         except* trio.ClosedResourceError:
@@ -192,6 +204,19 @@ class Player:
                 raise MismatchError(difference(data, got))
             await self._more(brief(data))
 
+    async def _expect_in_any_order(self, messages: tuple[bytes, ...]) -> None:
+        left = sorted(messages, key=len, reverse=True)
+        while left:
+            got = bytes(self.received[self.consumed :])
+            if came := [message for message in left if got.startswith(message)]:
+                self.consumed += len(came[0])
+                left.remove(came[0])
+            elif any(message.startswith(got) for message in left):
+                await self._more(" or ".join(map(brief, left)))
+            else:
+                wanted = " or ".join(map(brief, left))
+                raise MismatchError(f"expected {wanted}, got {brief(got)}")
+
     async def _receive(self, count: int) -> None:
         while len(self.received) - self.consumed < count:
             await self._more(f"{count} bytes")
@@ -251,6 +276,7 @@ class Player:
     _STEPS: Final[Mapping[str, Any]] = {
         "send": _send,
         "expect": _expect,
+        "expect_in_any_order": _expect_in_any_order,
         "receive": _receive,
         "receive_until": _receive_until,
         "receive_until_eof": _receive_until_eof,

@@ -1,20 +1,15 @@
-"""Results: the outcome of a case, and the failure that explains a broken law."""
+"""Results: the outcome of a case, and what a check has tried."""
 
 from __future__ import annotations
 
 import dataclasses
-import re
 from collections.abc import Sequence
-from typing import Final
 
 from trioserve import ConnectionReport
 
-from ._case import LAWS, Case, Law, Setting, as_python
+from ._case import Case, Law
 from ._timeline import Timeline
 from .network import Tail
-
-#: In a message, the bytes of a case with more characters than this are abbreviated.
-_MOST_TEXT: Final = 2000
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -42,11 +37,13 @@ class Violation:
       law: the name of the law.
       how: how it was broken, in a sentence.
       cause: the error that shows it, or None.
+      round: the round in which it was broken, counted from 0.
     """
 
     law: Law
     how: str
     cause: BaseException | None = None
+    round: int = 0
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,40 +69,34 @@ class Run:
     violations: Sequence[Violation]
     timeline: Timeline
 
+    def without_errors(self) -> Run:
+        """The same run without what can't be pickled: errors, and handlers' results."""
+        violations = [dataclasses.replace(v, cause=None) for v in self.violations]
+        return dataclasses.replace(self, reports=(), violations=violations)
 
-class HandlerFailure(AssertionError):  # noqa: N818 - the handler has failed
-    """A handler broke a law.
+
+class Checked:
+    """What a check has tried. ``str()`` makes a table of it.
 
     Attributes:
-      law: the name of the law.
-      how: how it was broken, in a sentence.
-      case: the case in which that happened.
-      run: the outcome of the case.
-      again: the Python that runs the case again.
+      runs: the number of runs, by what they varied.
+      sampled: of how many places only a sample was tried, by what was varied there.
+      notes: what was not checked, and why, in sentences.
     """
 
-    def __init__(self, law: Law, how: str, run: Run, setting: Setting) -> None:
-        self.law = law
-        self.how = how
-        self.case = run.case
-        self.run = run
-        self.again = as_python(run.case, setting)
-        super().__init__(
-            f"law {law!r}: {how}\n\n"
-            f"The law: {LAWS[law]}.\n\n"
-            f"To run it again:\n\n{_indented(_brief(self.again))}\n\n"
-            f"What happened:\n\n{run.timeline}"
-        )
+    def __init__(self) -> None:
+        self.runs: dict[str, int] = {}
+        self.sampled: dict[str, int] = {}
+        self.notes: list[str] = []
 
+    def __repr__(self) -> str:
+        return f"<Checked: {sum(self.runs.values())} runs>"
 
-def _brief(text: str) -> str:
-    """A case without most of its bytes, if it is too long to read."""
-    if len(text) <= _MOST_TEXT:
-        return text
-    long = re.compile(r"b(['\"])(?:\\.|(?!\1).){200,}\1")
-    brief = long.sub(lambda found: f"{found[0][:60]}…{found[1]}", text)
-    return f"{brief}\n# … stands for bytes that are left out; see failure.again"
+    def __str__(self) -> str:
+        return "\n".join([*map(self._row, self.runs), *self.notes])
 
-
-def _indented(text: str) -> str:
-    return "\n".join(f"    {line}" for line in text.splitlines())
+    def _row(self, kind: str) -> str:
+        row = f"{self.runs[kind]:5} runs: {kind}"
+        if kind in self.sampled:
+            row += f" at a sample of {self.sampled[kind]} places"
+        return row

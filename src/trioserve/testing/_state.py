@@ -26,8 +26,10 @@ class RunState:
       handlers: all handler runs, by the number of their connection.
       reports: of the server.
       received: what each peer received, by round.
+      unserved: connections that ended before the server accepted them.
       violations: the broken laws.
       timeline: what has happened, as rows.
+      is_told: whether the timeline is complete: a handler raised what it must not.
     """
 
     def __init__(self, case: Case, watchdog: Watchdog) -> None:
@@ -39,12 +41,16 @@ class RunState:
         self.handlers: dict[int, HandlerRun] = {}
         self.reports: list[ConnectionReport] = []
         self.received: list[list[Received]] = []
+        self.unserved = 0
         self.violations: list[Violation] = []
         self.timeline = Timeline()
+        self.is_told = False
+        self._ended = trio.Event()
 
     @property
-    def is_first_round(self) -> bool:
-        return self.round == 0
+    def is_disturbed(self) -> bool:
+        """Whether the case's faults and disturbance apply to the current round."""
+        return self.round < self.case.disturbed
 
     @property
     def is_stopped(self) -> bool:
@@ -55,19 +61,49 @@ class RunState:
         """Stop the run: a law is broken, and the rest can't be played."""
         self.scope.cancel(reason="the run is stopped")
 
-    def violated(self, law: Law, how: str, cause: BaseException | None = None) -> None:
-        self.violations.append(Violation(law, how, cause))
+    def note_end(self, *, is_served: bool) -> None:
+        """Note that a connection has ended: it has a report, or was never accepted."""
+        self.unserved += not is_served
+        self._ended.set()
+        self._ended = trio.Event()
 
-    def law_of(self, law: Law) -> Law:
-        """The law to name when ``law`` is broken in this round and case."""
-        if not self.is_first_round:
-            return "nothing_left"
-        if self.case.disturbance == "drain" and law == "ends":
-            return "drain"
-        return law if self.case.copies == 1 else "alone"
+    async def all_ended(self, connections: int) -> None:
+        """Wait until so many connections of the run have ended."""
+        while len(self.reports) + self.unserved < connections:
+            await self._ended.wait()
+
+    def violated(
+        self,
+        law: Law,
+        how: str,
+        cause: BaseException | None = None,
+        *,
+        in_round: int | None = None,
+    ) -> None:
+        """Note a broken law, and which handlers had raised an error before that.
+
+        Args:
+          in_round: the round in which it was broken; by default the current one.
+        """
+        raised = (
+            f"{who} ended with {handler.raised!r}"
+            for who, handler in self._named_handlers()
+            if handler.raised is not None and handler.raised is not cause
+        )
+        how = "; ".join([how, *raised])
+        number = self.round if in_round is None else in_round
+        self.violations.append(Violation(law, how, cause, number))
+
+    def _named_handlers(self) -> list[tuple[str, HandlerRun]]:
+        return [(f"handler {n}", handler) for n, handler in self.handlers.items()]
+
+    def ends_law(self) -> Law:
+        """The law to name when a handler does not end."""
+        is_drained = self.case.disturbance == "drain" and self.is_disturbed
+        return "drain" if is_drained else "ends"
 
     def record(self, who: str, what: str, where: str = "") -> None:
-        """Add a row to the timeline. It ends with the first violation."""
-        if not self.is_stopped and not self.violations:
+        """Add a row to the timeline, up to the first sign of a broken law."""
+        if not (self.is_stopped or self.violations or self.is_told):
             now, steps = trio.current_time(), self.watchdog.steps
             self.timeline.rows.append(Row(now, steps, who, what, where))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from typing import Final, NamedTuple
 
-_MOST_ROWS: Final = 40
+_MOST_ROWS: Final = 16
 _MOST_BYTES: Final = 40
 
 

@@ -10,12 +10,14 @@ import dataclasses
 import math
 import random
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Final, Literal
+from typing import Final, Literal, get_args
 
+from trioserve import Reason
 from trioserve.faults import parse_faults
 
-from ._case import Case, Disturbance
-from ._handler_run import MEMORY
+from ._case import Case, Disturbance, Order, Play
+from ._plays import played, without_farewell
+from ._result import Run
 
 Explore = Literal["quick", "thorough"]
 
@@ -31,9 +33,14 @@ _ENDINGS: Final = (
 #: A long conversation is cut into about this many pieces, not into single bytes.
 _PIECES: Final = 64
 
-#: Bytes of a flood, twice what a handler may receive, and the network's buffer then.
-_FLOOD: Final = 2 * MEMORY
+#: The network's buffer in a flood.
 _FLOOD_BUFFER: Final = 64
+
+#: A handler that leaks a place of a pool is found if the pool has less than these.
+_MANY: Final = 10
+
+#: The orders of tasks are tried in turn.
+_ORDERS: Final[tuple[Order, ...]] = ("shuffled", "priorities", "held_back")
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,7 +68,7 @@ class Effort:
 
 
 EFFORTS: Final[Mapping[Explore, Effort]] = {
-    "quick": Effort(cuts=40, schedules=20, steps=60, offsets=24, cost=150),
+    "quick": Effort(cuts=40, schedules=20, steps=60, offsets=16, cost=150),
     "thorough": Effort(
         cuts=2000, schedules=500, steps=5000, offsets=5000, cost=math.inf
     ),
@@ -73,19 +80,44 @@ class Variations:
 
     Args:
       plain: the plain case.
+      crowd: several of its peers at once.
       rounds: rounds of a case whose first round is disturbed or broken.
+      memory: bytes that a handler may receive while its own send waits.
       grain: bytes of the smallest piece.
+      room: bytes that the network holds for a peer that writes all before it reads.
     """
 
-    def __init__(self, plain: Case, *, rounds: int, grain: int = 1) -> None:
+    def __init__(
+        self,
+        plain: Case,
+        crowd: Case,
+        *,
+        rounds: int,
+        memory: int = 65_536,
+        grain: int = 1,
+        room: int | None = None,
+    ) -> None:
+        self._crowd = crowd
+        self._memory = memory
         self._plain = plain
         self._rounds = rounds
         self._grain = grain
+        self._room = plain.buffer if room is None else room
 
     def with_grain_for(self, up: int, down: int) -> Variations:
         """The same variations for a conversation of this many bytes."""
-        grain = max(1, max(up, down) // _PIECES)
-        return Variations(self._plain, rounds=self._rounds, grain=grain)
+        size = max(up, down)
+        return Variations(
+            self._plain,
+            self._crowd,
+            rounds=self._rounds,
+            memory=self._memory,
+            grain=max(1, size // _PIECES),
+            # A handler that answers while it receives passes if a peer writes all
+            # before it reads: it has taken half of it when its own half of the answers
+            # is full.
+            room=max(self._plain.buffer, size // 2),
+        )
 
     def again(self) -> Case:
         """The plain conversation twice, one after the other."""
@@ -93,8 +125,25 @@ class Variations:
 
     def schedules(self, effort: Effort) -> Iterator[Case]:
         """Other orders of tasks."""
-        for seed in range(1, effort.schedules + 1):
-            yield self._with(seed=seed)
+        for number in range(effort.schedules):
+            seed, kind = divmod(number, len(_ORDERS))
+            yield self._with(seed=seed + 1, order=_ORDERS[kind])
+
+    def plays(self, effort: Effort) -> Iterator[Case]:
+        """Other ways to play the scripts, also in a network that holds little."""
+        seeds = range(effort.schedules // 3)
+        for play in get_args(Play):
+            peers = [played(peer, play) for peer in self._plain.peers]
+            if peers == list(self._plain.peers):
+                continue
+            if play == "writes_first":
+                yield self._with(play=play, buffer=self._room)
+                continue
+            yield self._with(play=play)
+            if play == "pipelined":
+                narrow = 2 * self._grain
+                for seed in seeds:
+                    yield self._with(play=play, buffer=narrow, seed=seed)
 
     def chunkings(self, effort: Effort, draw: random.Random) -> Iterator[Case]:
         """A cut at each byte, single bytes, random pieces."""
@@ -117,11 +166,11 @@ class Variations:
         yield self._with(faults=parse_faults("latency=0.1s"))
 
     def crowd(self) -> Iterator[Case]:
-        """Three of each peer at once, with large and with small chunks."""
-        yield self._with(copies=3)
+        """Several of each peer at once, with large and with small chunks."""
+        yield self._crowd
         pieces = parse_faults(self._slices(1, 3))
         for seed in range(3):
-            yield self._with(copies=3, faults=pieces, seed=seed)
+            yield dataclasses.replace(self._crowd, faults=pieces, seed=seed)
 
     def disturbed(self, what: Disturbance, steps: Iterable[int]) -> Iterator[Case]:
         """A disturbance after each of these steps."""
@@ -148,9 +197,25 @@ class Variations:
                     narrow = 2 * self._grain
                     yield self._with(faults=faults, rounds=self._rounds, buffer=narrow)
 
-    def flood(self) -> Case:
-        """Peers that send much and read nothing."""
-        return self._with(flood=_FLOOD, buffer=_FLOOD_BUFFER)
+    def many(self, steps: int) -> Iterator[Case]:
+        """Many connections in a row that end badly, and then a plain one."""
+        if self._rounds < 2:
+            return
+        often = {"disturbed": _MANY, "rounds": _MANY + 1}
+        for what in ("cancel", "reset", "eof"):
+            yield self._with(disturbance=what, at_step=2 * steps // 3, **often)
+
+    def floods(self, base: Run) -> Iterator[Case]:
+        """Peers that send much and read nothing.
+
+        What is sent does not have the message after which the handler closes.
+        """
+        closed = {r.id for r in base.reports if r.reason is Reason.SERVER_CLOSED}
+        peers = tuple(
+            without_farewell(peer) if number in closed else peer
+            for number, peer in enumerate(self._plain.peers, 1)
+        )
+        yield self._with(peers=peers, flood=2 * self._memory, buffer=_FLOOD_BUFFER)
 
     def _with(self, **changes: object) -> Case:
         return dataclasses.replace(self._plain, **changes)  # type: ignore[arg-type]

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import re
+import subprocess
+import sys
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -188,7 +192,7 @@ def garbles_bytes(patch: pytest.MonkeyPatch) -> None:
 
 def reports_the_first_error_for_everybody(patch: pytest.MonkeyPatch) -> None:
     ended = Lifecycle.handler_over
-    errors = list[BaseException]()
+    errors = dict[object, BaseException]()
 
     def ended_like_the_first(
         self: Lifecycle,
@@ -197,9 +201,10 @@ def reports_the_first_error_for_everybody(patch: pytest.MonkeyPatch) -> None:
         *,
         cancelled: bool,
     ) -> None:
+        run = trio.lowlevel.current_root_task()
         if isinstance(error, Exception):
-            errors.append(error)
-        ended(self, errors[0] if errors else error, stream, cancelled=cancelled)
+            errors.setdefault(run, error)
+        ended(self, errors.get(run, error), stream, cancelled=cancelled)
 
     patch.setattr(Lifecycle, "handler_over", ended_like_the_first)
 
@@ -302,7 +307,7 @@ MACHINES: dict[Callable[[pytest.MonkeyPatch], None], type[ServeMachine]] = {
                 ("isolation", aborts_another_one),
                 ("one record", forgets_a_waiting_client),
                 ("no lost hello", leaves_a_waiting_client_open),
-                ("drain ends", accepts_clients_while_it_drains),
+                ("no lost hello", accepts_clients_while_it_drains),
                 ("no lost hello", accepts_one_client_only),
                 ("isolation", ends_with_the_first_connection),
                 ("isolation", garbles_bytes),
@@ -342,16 +347,55 @@ def test_a_shrunk_failure_reads_well(
     told = "\n".join(caught.value.__notes__)
     steps = re.findall(r"^(?:clients_\d+ = )?state[. ].*$", told, re.MULTILINE)
     steps = [step for step in steps if "laws_hold" not in step]
-    assert steps[:2] == ["state = ServeMachine()", "state.start(seed=0)"]
-    assert "connect" in steps[2]
+    assert steps[:2] == ["state = ServeMachine()", "clients_0 = state.start(seed=0)"]
     assert len(steps) <= 5
     assert steps[-1] == "state.teardown()"
 
 
+_BAD = """
+from trioserve.testing import ServeMachine
+
+async def bad(stream):
+    count = 0
+    async for data in stream:
+        count += len(data)
+        if b"\\0" in data and count > 3:
+            raise ValueError("x")
+        await stream.send_all(data)
+
+class BadMachine(ServeMachine):
+    handler = bad
+
+TestBad = BadMachine.TestCase
+"""
+
+
+@pytest.mark.long("Hypothesis makes the example smaller")
+def test_pytest_prints_a_failure_in_less_than_60_lines(tmp_path: Path) -> None:
+    """It printed 4,664: the log of all examples, and tracebacks of the server."""
+    (tmp_path / "test_bad.py").write_text(_BAD)
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "."]
+    ran = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert "law 'errors': the handler of conn-1 raised ValueError('x')" in ran.stdout
+    assert len(ran.stdout.splitlines()) < 60, ran.stdout
+
+
+def test_the_log_of_examples_is_not_printed(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    state = ServeMachine()
+    client = state.start(seed=0)
+    assert isinstance(client, Client)
+    state.kill_collector()
+    state.reset(client=client)
+    state.teardown()
+    assert not caplog.records
+    assert not logging.getLogger("trioserve").disabled
+
+
 def test_the_steps_that_are_printed_are_python() -> None:
     state = ServeMachine()
-    state.start(seed=0)
-    clients_0 = state.connect()
+    clients_0 = state.start(seed=0)
     assert isinstance(clients_0, Client)
     state.pause_reading(client=clients_0)
     state.pause_reading(client=clients_0)

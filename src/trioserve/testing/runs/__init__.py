@@ -5,7 +5,7 @@ The map, from the bottom up; a module imports only from rows above its own here:
     _coroutine   _schedule   _watchdog
     _guest
     _lines
-    _driver
+    _driver   _hang
 
 RULE: nothing here knows a network, a server or a law.
 """
@@ -13,12 +13,21 @@ RULE: nothing here knows a network, a server or a law.
 from ._coroutine import ObservedCoroutine
 from ._driver import Driver, StuckError, task_lines
 from ._guest import GuestRun
-from ._lines import innermost_line, line_of_caller, line_of_error, line_of_task
+from ._hang import HangAlarm, HangError
+from ._lines import (
+    innermost_line,
+    line_of_caller,
+    line_of_error,
+    line_of_task,
+    with_own_traceback,
+)
 from ._watchdog import Watchdog
 
 __all__ = [
     "Driver",
     "GuestRun",
+    "HangAlarm",
+    "HangError",
     "ObservedCoroutine",
     "StuckError",
     "Watchdog",
@@ -27,4 +36,5 @@ __all__ = [
     "line_of_error",
     "line_of_task",
     "task_lines",
+    "with_own_traceback",
 ]

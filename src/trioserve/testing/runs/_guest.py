@@ -18,7 +18,7 @@ from typing import Any
 import outcome
 import trio
 
-from ._schedule import schedule
+from ._schedule import Order, schedule
 
 
 class GuestRun:
@@ -27,6 +27,8 @@ class GuestRun:
     Args:
       main: the async function that is run.
       seed: decides the order in which ready tasks run.
+      order: ``"shuffled"``, as Trio does it, or with tasks that wait while others make
+        several steps: ``"held_back"`` or ``"priorities"``.
       clock, instruments: as for :func:`trio.run`.
 
     Attributes:
@@ -39,6 +41,7 @@ class GuestRun:
         main: Callable[[], Awaitable[Any]],
         *,
         seed: int,
+        order: Order = "shuffled",
         clock: trio.abc.Clock,
         instruments: Sequence[trio.abc.Instrument],
     ) -> None:
@@ -46,7 +49,7 @@ class GuestRun:
         self.is_closed = False
         self._callbacks = queue.SimpleQueue[Callable[[], object]]()
         self._after = contextlib.ExitStack()
-        self._after.enter_context(schedule(seed))
+        self._after.enter_context(schedule(seed, order))
         self._after.callback(sys.set_asyncgen_hooks, *sys.get_asyncgen_hooks())
         try:
             trio.lowlevel.start_guest_run(

@@ -11,7 +11,7 @@ import traceback
 import types
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
 import outcome
 import trio
@@ -20,6 +20,8 @@ import trioserve
 
 from ._coroutine import ObservedCoroutine
 from ._guest import GuestRun
+
+E = TypeVar("E", bound=BaseException)
 
 #: Folders whose lines are not the user's own.
 _FOREIGN: Final = tuple(
@@ -54,12 +56,25 @@ def line_of_error(error: BaseException) -> str:
 
 def line_of_caller() -> str:
     """The innermost line of the user's own code in this call, or ""."""
-    frame: types.FrameType | None = sys._getframe(1)
+    return line_of_frame(sys._getframe(1))
+
+
+def line_of_frame(innermost: types.FrameType) -> str:
+    """The innermost line of the user's own code at or around this frame, or ""."""
+    frame: types.FrameType | None = innermost
     while frame is not None and frame.f_code not in _BOTTOM:
         if _is_users(frame):
             return _text(frame, frame.f_lineno)
         frame = frame.f_back
     return ""
+
+
+def with_own_traceback(error: E) -> E:
+    """The error; what its traceback has before the user's own code is left out."""
+    traceback_ = error.__traceback__
+    while traceback_ is not None and not _is_users(traceback_.tb_frame):
+        traceback_ = traceback_.tb_next
+    return error if traceback_ is None else error.with_traceback(traceback_)
 
 
 def _is_users(frame: types.FrameType) -> bool:

@@ -21,6 +21,9 @@ _MOST_IN_ALL: Final = 60_000
 #: Steps that cancelled tasks have before the run is abandoned.
 _LAST_STEPS: Final = 3_000
 
+#: In a hurry, the numbers above are divided by this.
+_HURRY: Final = 5
+
 
 class Watchdog(trio.abc.Instrument):
     """Counts steps, and calls back after one of them or when there is no progress.
@@ -30,11 +33,13 @@ class Watchdog(trio.abc.Instrument):
         thread works for one of them.
       on_endless: called once when tasks keep running and no byte moves; it should
         cancel everything.
+      hurries: whether a fifth of the steps is enough.
       on_hopeless: called when that did not help: tasks still run, or all tasks wait
         and no deadline will wake one.
 
     Attributes:
-      steps: scheduler steps of all tasks since :meth:`begin`.
+      steps: scheduler steps of all tasks between :meth:`begin` and :meth:`end`.
+      passes: passes of the scheduler since the run began.
       family: the handlers' tasks that are alive, and the tasks that they have
         started in any nursery.
     """
@@ -44,9 +49,17 @@ class Watchdog(trio.abc.Instrument):
         clock: trio.testing.MockClock,
         on_endless: Callable[[], object],
         on_hopeless: Callable[[], object],
+        *,
+        hurries: bool = False,
     ) -> None:
+        share = _HURRY if hurries else 1
+        self._most_at_once = _MOST_AT_ONCE // share
+        self._most_in_all = _MOST_IN_ALL // share
+        self._last_steps = _LAST_STEPS // share
         self.steps = 0
-        self.family: set[trio.lowlevel.Task] = set()
+        self.passes = 0
+        # In the order of their begin: messages name the first one.
+        self.family: dict[trio.lowlevel.Task, None] = {}
         self._on_endless = on_endless
         self._on_hopeless = on_hopeless
         self._clock = clock
@@ -62,8 +75,8 @@ class Watchdog(trio.abc.Instrument):
     def begin(self, at: int | None, disturb: Callable[[], object]) -> None:
         """Start counting. If ``at`` is not None, call ``disturb`` after that step."""
         self._is_counting = True
-        self._at, self._disturb = -1 if at is None else at, disturb
-        if self._at == 0:
+        self._at, self._disturb = -1 if at is None else self.steps + at, disturb
+        if at == 0:
             self._do_disturb()
 
     def end(self) -> None:
@@ -84,17 +97,20 @@ class Watchdog(trio.abc.Instrument):
         except RuntimeError:
             return
         if parent in self.family:
-            self.family.add(task)
+            self.family[task] = None
             self._idle_at_once = 0
 
     def task_exited(self, task: trio.lowlevel.Task) -> None:
-        self.family.discard(task)
+        self.family.pop(task, None)
 
     def after_task_step(self, task: trio.lowlevel.Task) -> None:
         self._stop_clock_for_threads()
         self._idle_at_once += 1
         self._idle_in_all += 1
-        if self._idle_at_once >= _MOST_AT_ONCE or self._idle_in_all >= _MOST_IN_ALL:
+        if (
+            self._idle_at_once >= self._most_at_once
+            or self._idle_in_all >= self._most_in_all
+        ):
             self._find_endless()
         if self._is_counting:
             self.steps += 1
@@ -102,6 +118,7 @@ class Watchdog(trio.abc.Instrument):
                 self._do_disturb()
 
     def before_io_wait(self, timeout: float) -> None:
+        self.passes += 1
         now = trio.current_time()
         if now != self._now:
             self._now, self._idle_at_once = now, 0
@@ -129,6 +146,6 @@ class Watchdog(trio.abc.Instrument):
             self._on_hopeless()
             return
         self._is_endless = True
-        self._idle_at_once = _MOST_AT_ONCE - _LAST_STEPS
-        self._idle_in_all = _MOST_IN_ALL - _LAST_STEPS
+        self._idle_at_once = self._most_at_once - self._last_steps
+        self._idle_in_all = self._most_in_all - self._last_steps
         self._on_endless()

@@ -34,7 +34,12 @@ class ServeFailure(AssertionError):  # noqa: N818 - the server or a handler has 
         super().__init__(f"law {law!r}: {how}\n\nThe law: {SERVE_LAWS[law]}.")
 
 
+# pytest's summary begins with the module and the class, and is cut: see HandlerFailure.
+ServeFailure.__module__ = "builtins"
+
+
 def require(law: ServeLaw, holds: bool, how: str) -> None:
     """Raise :class:`ServeFailure` unless the law holds."""
+    __tracebackhide__ = True
     if not holds:
         raise ServeFailure(law, how)

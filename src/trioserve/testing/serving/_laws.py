@@ -10,6 +10,7 @@ import collections
 from typing import Final
 
 from trioserve import DrainSummary, Reason
+from trioserve.testing.runs import with_own_traceback
 
 from ._failure import ServeFailure, require
 from ._served import InjectedError, ServedServer
@@ -41,6 +42,7 @@ class ServeLaws:
 
     def check(self) -> None:
         """Check all that must hold when all tasks wait."""
+        __tracebackhide__ = True
         self._let_bystanders_talk()
         self._check_isolation()
         self._check_bystanders()
@@ -79,10 +81,11 @@ class ServeLaws:
         self._served.driver.settle()
 
     def _check_isolation(self) -> None:
+        __tracebackhide__ = True
         outcome = self._served.outcome
         if isinstance(outcome, BaseException):
             how = f"the server has ended: {outcome!r}"
-            raise ServeFailure("isolation", how) from outcome
+            raise ServeFailure("isolation", how) from with_own_traceback(outcome)
         fine = outcome is None or self._served.is_draining
         require("isolation", fine, "the server has ended, but no rule drained it")
         for report in self._served.reports:
@@ -92,6 +95,7 @@ class ServeLaws:
                 require("isolation", report.id == whose, how)
 
     def _check_bystanders(self) -> None:
+        __tracebackhide__ = True
         served = self._served
         for client in served.bystanders:
             who = f"client {client.number}, a bystander,"
@@ -104,6 +108,7 @@ class ServeLaws:
                 require("isolation", fine, how)
 
     def _check_limit(self) -> None:
+        __tracebackhide__ = True
         served = self._served
         if served.excess is not None:
             raise ServeFailure("limit", served.excess)
@@ -121,6 +126,7 @@ class ServeLaws:
                 require("limit", others >= limit, how)
 
     def _check_counters(self) -> None:
+        __tracebackhide__ = True
         served, statistics = self._served, self._served.server.statistics()
         accepted = sum(traffic.is_accepted for traffic in served.traffic.values())
         recorded = statistics.collected + statistics.buffered + statistics.lost
@@ -150,6 +156,7 @@ class ServeLaws:
             require("one record", fine, f"conn-{number} has too many reports")
 
     def _check_bytes_of_reports(self) -> None:
+        __tracebackhide__ = True
         for report in self._served.reports:
             traffic, who = self._served.traffic[report.id], f"conn-{report.id}"
             received, sent = report.bytes_received, report.bytes_sent
@@ -161,6 +168,7 @@ class ServeLaws:
             require("byte ledger", fine, how)
 
     def _check_bytes_of_all(self) -> None:
+        __tracebackhide__ = True
         server = self._served.server
         statistics = server.statistics()
         for name in ("bytes_received", "bytes_sent"):
@@ -171,6 +179,7 @@ class ServeLaws:
             require("byte ledger", counted == total or bool(statistics.lost), how)
 
     def _check_drain(self) -> None:
+        __tracebackhide__ = True
         served = self._served
         late = served.driver.now - served.deadline
         for number, traffic in served.traffic.items():
@@ -189,6 +198,7 @@ class ServeLaws:
             require("drain ends", served.accepts, how)
 
     def _check_hellos(self) -> None:
+        __tracebackhide__ = True
         is_over = self._served.outcome is not None
         for client in self._served.clients:
             waits = is_over and client.tail == "open" and client.is_reading
@@ -196,13 +206,14 @@ class ServeLaws:
             require("no lost hello", not waits, how)
 
     def _check_errors(self) -> None:
+        __tracebackhide__ = True
         for report in self._served.reports:
             error = report.exception
             if report.reason is not Reason.HANDLER_ERROR or error is None:
                 continue
             if _is_unexpected(error, (InjectedError, *self._raises)):
                 how = f"the handler of conn-{report.id} raised {error!r}"
-                raise ServeFailure("errors", how) from error
+                raise ServeFailure("errors", how) from with_own_traceback(error)
 
 
 def _is_unexpected(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+import logging
 import sys
 from collections.abc import Awaitable, Callable, Sequence
 from typing import ClassVar, Final
@@ -100,9 +101,13 @@ class ServeMachine(RuleBasedStateMachine):
 
     # -- rules
 
-    @initialize(seed=schedules())
-    def start(self, seed: int) -> None:
-        """Start the server."""
+    @initialize(target=clients, seed=schedules())
+    def start(self, seed: int) -> Client | MultipleResults[Client]:
+        """Start the server, and connect the first client.
+
+        Hypothesis leaves some rules out of each example. Without a first client, an
+        example without :meth:`connect` could use no rule for clients.
+        """
         handler = type(self).handler
         try:
             inspect.signature(handler).bind(None)
@@ -111,9 +116,13 @@ class ServeMachine(RuleBasedStateMachine):
                 "handler must be an async function of one argument, the stream, not"
                 f" {handler!r}"
             ) from None
+        log = logging.getLogger("trioserve")
+        self._after.callback(setattr, log, "disabled", log.disabled)
+        log.disabled = True  # a test that fails would print the log of all examples
         self.driver = self._after.enter_context(Driver(seed=seed))
         self._served = ServedServer(self.driver, handler, self.limits, self.timeouts)
         self._laws = ServeLaws(self._served, tuple(self.raises))
+        return self.connect()
 
     @rule(target=clients)
     def connect(self) -> Client | MultipleResults[Client]:
@@ -205,10 +214,12 @@ class ServeMachine(RuleBasedStateMachine):
     @invariant()
     def laws_hold(self) -> None:
         """Check what must hold whenever all tasks wait."""
+        __tracebackhide__ = True
         self._laws.check()
 
     def teardown(self) -> None:
         """Drain, check the laws again and that nothing is left, and end the run."""
+        __tracebackhide__ = True
         try:
             if not self._has_failed:
                 self._laws.check_end()

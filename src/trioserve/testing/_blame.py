@@ -1,0 +1,215 @@
+"""Blame: which parts of a failing case are needed, and the law that it is named by.
+
+Each part is taken away in turn, and the rest is tried under several seeds. What is
+needed in the end is the smallest case, and the name of the law follows from it: a
+failure that needs a cut is about chunks, one that needs another seed is about the
+order of tasks.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Final, TypeAlias
+
+from trioserve.faults import Faults, parse_faults
+
+from ._case import Case, Law
+from ._peer import Peer
+from ._trial import Seen, Trial
+
+Attempt: TypeAlias = Callable[[Case], Trial]
+
+#: Seeds under which a case without one of its parts is tried.
+_SEEDS: Final = range(10)
+
+#: Scheduler steps that all trials together may take.
+_MOST_STEPS: Final = 25_000
+
+#: Laws that peers see. A failure names the law about what is varied instead.
+_VISIBLE: Final[tuple[Law, ...]] = ("answer", "ends", "errors")
+
+_DEFAULT_BUFFER: Final = 16384
+
+#: Parts of a case that can be taken away, and what the case then has instead.
+_PARTS: Final[Sequence[dict[str, Any]]] = (
+    {"play": None},
+    {"flood": 0},
+    {"copies": 1},
+    {"faults": Faults()},
+    {"disturbance": None, "at_step": None},
+    {"rounds": 1, "disturbed": 1},
+    {"read_delay": 0.0},
+    {"buffer": _DEFAULT_BUFFER},
+    {"order": "shuffled"},
+    {"seed": 0},
+)
+
+#: Plays that are parts of another one.
+_SMALLER_PLAYS: Final = ("pipelined", "half_closed")
+
+
+class Blame:
+    """Finds the smallest case, and the law.
+
+    Args:
+      attempt: runs a case, and returns what is seen.
+    """
+
+    def __init__(self, attempt: Attempt) -> None:
+        self._attempt = attempt
+        self._steps = 0
+
+    def smallest(self, case: Case, seen: Seen) -> tuple[Case, Seen]:
+        """The case without the parts that are not needed, and what is seen then."""
+        found = case, seen
+        while smaller := self._without_a_part(*found):
+            found = smaller
+        return self._with_fewer_rounds(*found)
+
+    def shortest(self, case: Case, seen: Seen) -> tuple[Case, Seen]:
+        """The case with shorter scripts, each of which passes if nothing is varied."""
+        found = case, seen
+        while smaller := self._without_a_message(*found):
+            found = smaller
+        return found
+
+    def law(self, case: Case, seen: Seen) -> tuple[Law, str]:
+        """The law that the smallest case breaks, and how, in words."""
+        law, how = seen.law, seen.how
+        if law not in _VISIBLE:
+            return law, how
+        if seen.round >= case.disturbed:
+            return "nothing_left", how
+        if case.copies > 1 or self._each_passes_alone(case):
+            return "alone", how
+        if not case.is_undisturbed:
+            return law, how
+        if case.faults.up.cuts or case.faults.up.slice:
+            return "chunking", how
+        if case.seed or case.order != "shuffled":
+            return "schedule", how
+        if law != "ends" and self._passes_in_another_order(case):
+            return "schedule", f"in another order of tasks it passes: {how}"
+        match case.play:
+            case "pipelined":
+                return "pipelining", how
+            case "half_closed" | "all_at_once":
+                return "half_close", how
+            case _:
+                return law, how
+
+    # -- trials
+
+    def _try(self, case: Case) -> Seen | None:
+        trial = self._attempt(case)
+        self._steps += trial.steps
+        return trial.seen
+
+    @property
+    def _may_try(self) -> bool:
+        return self._steps < _MOST_STEPS
+
+    def _like(self, case: Case, seen: Seen) -> tuple[Case, Seen] | None:
+        """The case under the first seed that shows the same."""
+        for seed in dict.fromkeys((0, case.seed, *_SEEDS)):
+            if not self._may_try:
+                break
+            again = dataclasses.replace(case, seed=seed)
+            if seen.is_like(now := self._try(again)) and now is not None:
+                return again, now
+        return None
+
+    def _without_a_part(self, case: Case, seen: Seen) -> tuple[Case, Seen] | None:
+        for smaller in _simpler(case):
+            if smaller.seed != case.seed:
+                now = self._try(smaller) if self._may_try else None
+                if now is not None and seen.is_like(now):
+                    return smaller, now
+            elif found := self._like(smaller, seen):
+                return found
+        return None
+
+    def _with_fewer_rounds(self, case: Case, seen: Seen) -> tuple[Case, Seen]:
+        found, too_few = (case, seen), 0
+        while self._may_try and (often := found[0].disturbed) - too_few > 1:
+            half = (too_few + often) // 2
+            fewer = dataclasses.replace(case, disturbed=half, rounds=half + 1)
+            if (now := self._try(fewer)) is not None and seen.is_like(now):
+                found = fewer, now
+            else:
+                too_few = half
+        return found
+
+    def _without_a_message(self, case: Case, seen: Seen) -> tuple[Case, Seen] | None:
+        if len(case.peers) > 1:
+            return None
+        for peer, left_out in _shorter(case.peers[0]):
+            plain = Case((peer,))
+            faults = _with_earlier_cuts(case.faults, left_out)
+            smaller = dataclasses.replace(case, peers=(peer,), faults=faults)
+            if smaller == plain or not self._may_try or self._try(plain):
+                continue
+            if found := self._like(smaller, seen):
+                return found
+        return None
+
+    def _each_passes_alone(self, case: Case) -> bool:
+        alone = [dataclasses.replace(case, peers=(peer,)) for peer in case.peers]
+        may = len(alone) > 1 and not _meets(case) and self._may_try
+        return may and not any(self._try(one) for one in alone)
+
+    def _passes_in_another_order(self, case: Case) -> bool:
+        others = (dataclasses.replace(case, seed=seed) for seed in _SEEDS[1:])
+        return any(self._may_try and self._try(other) is None for other in others)
+
+
+def _meets(case: Case) -> bool:
+    return any(step.name == "meet" for peer in case.peers for step in peer.steps)
+
+
+def _simpler(case: Case) -> Iterator[Case]:
+    """The case without each of its parts, or with one that is simpler."""
+    if len(case.peers) > 1 and not _meets(case):
+        for at in range(len(case.peers)):
+            others = case.peers[:at] + case.peers[at + 1 :]
+            yield dataclasses.replace(case, peers=others)
+    for part in _PARTS:
+        smaller = dataclasses.replace(case, **part)
+        if smaller != case:
+            yield smaller
+    if case.buffer < _DEFAULT_BUFFER and not case.faults:
+        pieces = parse_faults(f"up:slice=1..{case.buffer}")
+        yield dataclasses.replace(case, buffer=_DEFAULT_BUFFER, faults=pieces)
+    if case.play == "all_at_once":
+        for play in _SMALLER_PLAYS:
+            yield dataclasses.replace(case, play=play)
+    for text in str(case.faults).split("; ") if case.faults else ():
+        if (one := parse_faults(text)) != case.faults:
+            yield dataclasses.replace(case, faults=one)
+
+
+def _shorter(peer: Peer) -> Iterator[tuple[Peer, range]]:
+    """The script without each of its messages, and which bytes that leaves out."""
+    sends = [at for at, step in enumerate(peer.steps) if step.name == "send"]
+    if len(sends) < 2:
+        return
+    tail = len(peer.steps)
+    while peer.steps[tail - 1].name not in _ANSWERS:
+        tail -= 1
+    sent = 0
+    for begin, end in zip(sends, [*sends[1:], max(tail, sends[-1] + 1)], strict=True):
+        size = len(peer.steps[begin].value)
+        left_out = range(sent, sent := sent + size)
+        yield Peer(peer.steps[:begin] + peer.steps[end:]), left_out
+
+
+def _with_earlier_cuts(faults: Faults, left_out: range) -> Faults:
+    """The faults, with cuts at the same bytes after some bytes are left out."""
+    cuts = tuple(
+        cut - len(left_out) if cut >= left_out.stop else cut for cut in faults.up.cuts
+    )
+    return dataclasses.replace(faults, up=dataclasses.replace(faults.up, cuts=cuts))
+
+
+_ANSWERS: Final = ("send", "expect", "expect_in_any_order", "receive", "receive_until")
