@@ -293,7 +293,7 @@ class EnginePump(Pump):
         bulk.pipe = pipe
         if failure is not None and not self._push_without(pipe, failure):
             return
-        if self._held or bulk.pipe is not None:
+        if self._held or pipe.filled:
             self._block(now)
 
     def _stop_splicing(self, pipe: Pipe, error: OSError) -> None:

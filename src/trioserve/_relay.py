@@ -160,9 +160,9 @@ def hand_over(
 ) -> Relay:
     """Let the server relay ``conn`` to ``upstream`` after the handler has returned.
 
-    The task of the connection ends with the handler if both streams are sockets, because
-    the server's engine moves their bytes. So a connection that only waits takes half the
-    memory.
+    If both streams are sockets, the task of the connection ends with the handler,
+    because the server's engine moves their bytes. So a connection that only waits takes
+    half the memory.
     The handler of :func:`proxy` returns such a relay; a handler that wraps it passes
     it on::
 

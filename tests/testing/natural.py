@@ -253,7 +253,7 @@ async def report(stream: Stream) -> None:
                 await stream.send_all(b"%d\n" % number)
                 await trio.sleep(1)
             await stream.send_all(b"end\n")
-            return
+            return  # noqa: ASYNC121 - as users do it
 
 
 # -- both ends have much to say
@@ -285,7 +285,7 @@ async def reads_ahead_without_bound(stream: Stream) -> None:
             if line == b"quit":
                 await stream.send_all(b"bye\n")
                 nursery.cancel_scope.cancel()
-                return
+                return  # noqa: ASYNC121 - as users do it
             await stream.send_all(line.upper() + b"\n")
 
 
@@ -467,7 +467,7 @@ async def news_after_goodbye(stream: Stream) -> None:
             if line == b"quit":
                 await stream.send_all(b"bye\n")
                 await stream.aclose()
-                return
+                return  # noqa: ASYNC121 - as users do it
             nursery.start_soon(news)
             await stream.send_all(line.upper() + b"\n")
 
@@ -493,16 +493,15 @@ def a_table_that_grows() -> Handler:
     return handle
 
 
+def _logs_in(number: int) -> Peer:
+    name = b"user%d\n" % number
+    return Peer().send(name).expect(b"hello\n").send(b"?\n").expect(name)
+
+
 @mistake(
     "who is logged in is in a global",
     "alone",
-    lambda n: (
-        Peer()
-        .send(b"user%d\n" % n)
-        .expect(b"hello\n")
-        .send(b"?\n")
-        .expect(b"user%d\n" % n)
-    ),
+    _logs_in,
 )
 def one_user_for_all() -> Handler:
     user = b""

@@ -142,7 +142,7 @@ class Blame:
         return found
 
     def _without_a_message(self, case: Case, seen: Seen) -> tuple[Case, Seen] | None:
-        if len(case.peers) > 1:
+        if len(case.peers) != 1:
             return None
         for peer, left_out in _shorter(case.peers[0]):
             plain = Case((peer,))

@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import random
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
 from typing import Final
 
 from ._case import Case, Law, Setting
@@ -98,7 +98,7 @@ class Checker:
         return count
 
     @contextlib.contextmanager
-    def from_here(self) -> Iterator[None]:
+    def from_here(self) -> Generator[None]:
         """Within the block, failures are tried again in the state of its begin."""
         with self._explain.from_here(), Progress() as self._progress:
             yield

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Generator
 from typing import Final
 
 from ._blame import Blame
@@ -56,7 +56,7 @@ class Explainer:
         self._pristine: Pristine[Question, Trial] | None = None
 
     @contextlib.contextmanager
-    def from_here(self) -> Iterator[None]:
+    def from_here(self) -> Generator[None]:
         """Within the block, failures are tried again in the state of its begin."""
         self._pristine = Pristine(self._answer)
         try:

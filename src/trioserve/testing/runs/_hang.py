@@ -7,7 +7,7 @@ import ctypes
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from types import TracebackType
 from typing import Final, Self
 
@@ -56,7 +56,7 @@ class HangAlarm:
     @contextlib.contextmanager
     def watching(
         self, progress: Callable[[], int], on_hang: Callable[[str], object]
-    ) -> Iterator[None]:
+    ) -> Generator[None]:
         """Within the block, notice code of this thread that does not await.
 
         Code that computes is interrupted. Code that waits for the kernel can't be:
@@ -121,7 +121,11 @@ class _Watched:
 
 def _raise_in(thread: int, how: str) -> None:
     """Raise an error in another thread. Python takes a class, and makes the error."""
-    raised = type("HangError", (HangError,), {"__str__": lambda self: how})
+
+    def text(_: HangError) -> str:
+        return how
+
+    raised = type("HangError", (HangError,), {"__str__": text})
     ctypes.pythonapi.PyThreadState_SetAsyncExc(
         ctypes.c_ulong(thread), ctypes.py_object(raised)
     )
