@@ -164,9 +164,6 @@ class Lifecycle(LifecycleState):
         if self._drained and self.goodbye:
             with contextlib.suppress(*FAILURES):
                 await transport.send(self.goodbye)
-            self.goodbye = b""
-            if self._close_at_once():
-                return
         if self._ends_by_fin():
             close_by_fin(transport)
             await transport.wait_closed()

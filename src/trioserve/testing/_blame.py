@@ -182,8 +182,7 @@ def _simpler(case: Case) -> Iterator[Case]:
         pieces = parse_faults(f"up:slice=1..{case.buffer}")
         yield dataclasses.replace(case, buffer=_DEFAULT_BUFFER, faults=pieces)
     if case.play == "all_at_once":
-        for play in _SMALLER_PLAYS:
-            yield dataclasses.replace(case, play=play)
+        yield from [dataclasses.replace(case, play=play) for play in _SMALLER_PLAYS]
     for text in str(case.faults).split("; ") if case.faults else ():
         if (one := parse_faults(text)) != case.faults:
             yield dataclasses.replace(case, faults=one)

@@ -393,6 +393,16 @@ def test_the_log_of_examples_is_not_printed(
     assert not logging.getLogger("trioserve").disabled
 
 
+@pytest.mark.parametrize("harm", ["let_its_handler_raise", "let_its_handler_abort"])
+def test_a_handler_that_is_over_can_not_be_harmed(harm: str) -> None:
+    state = ServeMachine()
+    client = state.start(seed=0)
+    assert isinstance(client, Client)
+    state.send_eof(client)
+    getattr(state, harm)(client)
+    state.teardown()
+
+
 def test_the_steps_that_are_printed_are_python() -> None:
     state = ServeMachine()
     clients_0 = state.start(seed=0)
