@@ -13,6 +13,7 @@ import select
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Generator, Mapping, Sequence
 from pathlib import Path
 
@@ -21,6 +22,9 @@ from .programs import ProgramError, end, last_line
 
 #: Seconds that a tool may take.
 _PATIENCE = 60.0
+
+#: Seconds until flows are at full speed.
+_WARM_UP = 1.0
 
 #: The program that sends as fast as it can.
 BLAST = Path(__file__).with_name("blast.py")
@@ -105,20 +109,21 @@ def ping_beside(port: int, pid: int | None, number: int, seconds: float) -> Figu
     """
     command = [sys.executable, str(BLAST), "up", str(port), str(number)]
     with subprocess.Popen(
-        [*command, str(seconds + 1.0)],
+        [*command, str(_PATIENCE)],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         process_group=0,
     ) as flows:
         try:
+            time.sleep(_WARM_UP)
             output, _ = _watch(
-                [sys.executable, str(BLAST), "ping", str(port), str(seconds)], pid
+                [sys.executable, str(BLAST), "ping", str(port), str(3 * seconds)], pid
             )
         finally:
             end(flows)
     count, middle, most = _numbers(output)
     return {
-        "round trips/s": count / seconds,
+        "round trips/s": count / seconds / 3,
         "p50 ms": middle * 1e3,
         "p99 ms": most * 1e3,
     }
