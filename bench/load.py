@@ -13,7 +13,6 @@ import select
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Generator, Mapping, Sequence
 from pathlib import Path
 
@@ -22,9 +21,6 @@ from .programs import ProgramError, end, last_line
 
 #: Seconds that a tool may take.
 _PATIENCE = 60.0
-
-#: Seconds until flows are at full speed.
-_WARM_UP = 1.0
 
 #: The program that sends as fast as it can.
 BLAST = Path(__file__).with_name("blast.py")
@@ -107,23 +103,11 @@ def ping_beside(port: int, pid: int | None, number: int, seconds: float) -> Figu
 
     The port has to lead to ``blast.py target``.
     """
-    command = [sys.executable, str(BLAST), "up", str(port), str(number)]
-    with subprocess.Popen(
-        [*command, str(_PATIENCE)],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        process_group=0,
-    ) as flows:
-        try:
-            time.sleep(_WARM_UP)
-            output, _ = _watch(
-                [sys.executable, str(BLAST), "ping", str(port), str(3 * seconds)], pid
-            )
-        finally:
-            end(flows)
+    command = [sys.executable, str(BLAST), "ping"]
+    output, _ = _watch([*command, str(port), str(number), str(3 * seconds)], pid)
     count, middle, most = _numbers(output)
     return {
-        "round trips/s": count / seconds / 3,
+        "messages": count,
         "p50 ms": middle * 1e3,
         "p99 ms": most * 1e3,
     }
