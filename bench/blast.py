@@ -3,8 +3,9 @@
 ``blast.py target PORT`` is what a proxy relays to. ``blast.py up PORT N S`` sends in N
 flows for S seconds, and ``blast.py down PORT N S`` receives; each prints how many bytes
 arrived, and how long it took. iperf3 does more work for each piece, and is slower.
-``blast.py ping PORT S`` sends a message and waits for its echo, again and again; it
-prints how many, and the median and the 99th percentile of the seconds that one took.
+``blast.py ping PORT N S`` sends a message and waits for its echo, again and again,
+beside N flows; it prints how many, and the median and the 99th percentile of the
+seconds that one took.
 """
 
 from __future__ import annotations
@@ -29,6 +30,10 @@ _ECHO = -1.0
 
 _MESSAGE = 64
 
+#: Seconds until flows are at full speed, and the fewest messages that tell something.
+_WARM_UP = 1.0
+_FEWEST = 20
+
 
 def main() -> None:
     match sys.argv[1:]:
@@ -39,8 +44,8 @@ def main() -> None:
             flow = _up if way == "up" else _down
             total = _flows(flow, int(port), int(number), float(seconds))
             print(total, time.monotonic() - began)
-        case ["ping", port, seconds]:
-            print(*_ping(int(port), float(seconds)))
+        case ["ping", port, number, seconds]:
+            print(*_ping(port, number, float(seconds)))
         case ["echo", descriptor]:  # run by the target
             _echo(int(descriptor))
         case _:
@@ -92,17 +97,31 @@ def _down(sock: socket.socket, seconds: float) -> int:
     return _receive(sock)
 
 
-def _ping(port: int, seconds: float) -> tuple[int, float, float]:
-    took = []
-    with socket.create_connection(("127.0.0.1", port)) as sock:
+def _ping(port: str, number: str, seconds: float) -> tuple[int, float, float]:
+    took: list[float] = []
+    with socket.create_connection(("127.0.0.1", int(port))) as sock:
         sock.sendall(_ASKED.pack(_ECHO))
-        until = time.monotonic() + seconds
-        while (began := time.monotonic()) < until:
-            sock.sendall(bytes(_MESSAGE))
-            if len(sock.recv(_MESSAGE, socket.MSG_WAITALL)) < _MESSAGE:
-                sys.exit("the connection was closed")
-            took.append(time.monotonic() - began)
+        _exchange(sock)  # before the flows, which delay what is new
+        command = [sys.executable, __file__, "up", port, number]
+        flows = subprocess.Popen(
+            [*command, str(_WARM_UP + 10 * seconds)], stdout=subprocess.DEVNULL
+        )
+        try:
+            time.sleep(_WARM_UP)
+            until = time.monotonic() + seconds
+            while (began := time.monotonic()) < until or len(took) < _FEWEST:
+                _exchange(sock)
+                took.append(time.monotonic() - began)
+        finally:
+            flows.kill()
+            flows.wait()
     return len(took), statistics.median(took), statistics.quantiles(took, n=100)[98]
+
+
+def _exchange(sock: socket.socket) -> None:
+    sock.sendall(bytes(_MESSAGE))
+    if len(sock.recv(_MESSAGE, socket.MSG_WAITALL)) < _MESSAGE:
+        sys.exit("the connection was closed")
 
 
 def _echo(descriptor: int) -> None:
@@ -111,6 +130,7 @@ def _echo(descriptor: int) -> None:
 
 
 def _send(sock: socket.socket, seconds: float) -> None:
+    _yield_to_pings()
     piece, until = bytes(_PIECE), time.monotonic() + seconds
     while time.monotonic() < until:
         sock.sendall(piece)
@@ -118,10 +138,16 @@ def _send(sock: socket.socket, seconds: float) -> None:
 
 
 def _receive(sock: socket.socket) -> int:
+    _yield_to_pings()
     buffer, total = bytearray(4 * _PIECE), 0
     while count := sock.recv_into(buffer):
         total += count
     return total
+
+
+def _yield_to_pings() -> None:
+    # So that a ping waits for the proxy, and not for a core. It is for this thread.
+    os.nice(10)
 
 
 if __name__ == "__main__":

@@ -103,22 +103,11 @@ def ping_beside(port: int, pid: int | None, number: int, seconds: float) -> Figu
 
     The port has to lead to ``blast.py target``.
     """
-    command = [sys.executable, str(BLAST), "up", str(port), str(number)]
-    with subprocess.Popen(
-        [*command, str(seconds + 1.0)],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        process_group=0,
-    ) as flows:
-        try:
-            output, _ = _watch(
-                [sys.executable, str(BLAST), "ping", str(port), str(seconds)], pid
-            )
-        finally:
-            end(flows)
+    command = [sys.executable, str(BLAST), "ping"]
+    output, _ = _watch([*command, str(port), str(number), str(3 * seconds)], pid)
     count, middle, most = _numbers(output)
     return {
-        "round trips/s": count / seconds,
+        "messages": count,
         "p50 ms": middle * 1e3,
         "p99 ms": most * 1e3,
     }

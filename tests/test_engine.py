@@ -1358,6 +1358,44 @@ async def test_bulk_is_copied_when_all_pipes_hold_bytes(
             nursery.cancel_scope.cancel()
 
 
+async def test_many_flows_at_once_move_less_each(
+    monkeypatch: pytest.MonkeyPatch, autojump_clock: trio.testing.MockClock
+) -> None:
+    """Law 12: a message among them waits for 16 MiB, and not for 1 MiB of each."""
+    asked: list[int] = []
+    fill = Pipe.fill
+
+    def note(pipe: Pipe, source: int, most: int) -> int:
+        asked.append(most)
+        return fill(pipe, source, most)
+
+    monkeypatch.setattr(Pipe, "fill", note)
+    with contextlib.ExitStack() as stack:
+        async with trio.open_nursery() as nursery:
+            flows = []
+            for _ in range(32):
+                a, b = stack.enter_context(roomy()), stack.enter_context(roomy())
+                flows.append((Peer(a.peer), Peer(b.peer)))
+                nursery.start_soon(relay, a.ours, b.ours)
+                nursery.start_soon(flows[-1][1].read)
+            await flows[0][0].send(BULK)
+            await _settle()
+            assert min(asked) == 16_777_216
+            for sender, _ in flows[1:]:
+                await sender.send(BULK)
+            await _settle()
+            asked.clear()
+            for sender, _ in flows:
+                assert isinstance(sender.stream, trio.SocketStream)
+                _write(sender.stream, data := some_bytes(len(sender.sent), CHUNK))
+                sender.sent += data
+            await _settle()
+            assert asked == [16_777_216 // 32] * 32
+            for sender, receiver in flows:
+                assert receiver.received == sender.sent
+            nursery.cancel_scope.cancel()
+
+
 _flow = st.integers(0, 3)
 _moves = st.one_of(
     st.tuples(st.just("send"), _flow, _amounts),

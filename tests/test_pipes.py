@@ -58,7 +58,7 @@ def test_bytes_come_out_of_a_pipe_as_they_went_in(pipe: Pipe) -> None:
     """Each byte once, in order, and counted while it is inside."""
     with _link() as (source, there), _link() as (sink, here):
         _deliver(b"hello", there, source)
-        assert pipe.fill(source.fileno()) == pipe.filled == 5
+        assert pipe.fill(source.fileno(), SIZE) == pipe.filled == 5
         assert pipe.drain(sink.fileno()) == 5
         assert pipe.filled == 0
         select.select([here], [], [], PATIENCE)
@@ -69,7 +69,7 @@ def test_a_pipe_whose_descriptor_was_reused_raises(pipe: Pipe) -> None:
     """Law 4: a read of another file might return nothing without end."""
     with _link() as (source, there), _link() as (sink, _):
         _deliver(b"hello", there, source)
-        pipe.fill(source.fileno())
+        pipe.fill(source.fileno(), SIZE)
         another, its_writer = os.pipe()
         os.dup2(another, pipe.reader)
         os.close(another)
@@ -85,13 +85,13 @@ def test_a_pipe_never_waits(pipe: Pipe) -> None:
     """And a call that can't proceed changes nothing."""
     with _link() as (source, there), _link() as (sink, _):
         with pytest.raises(BlockingIOError):
-            pipe.fill(source.fileno())
+            pipe.fill(source.fileno(), SIZE)
         assert pipe.filled == 0
         with contextlib.suppress(BlockingIOError):
             while True:
                 sink.send(bytes(1_000_000))
         _deliver(b"hello", there, source)
-        pipe.fill(source.fileno())
+        pipe.fill(source.fileno(), SIZE)
         with pytest.raises(BlockingIOError):
             pipe.drain(sink.fileno())
         assert pipe.filled == 5
@@ -101,10 +101,10 @@ def test_the_end_of_file_fills_it_with_nothing(pipe: Pipe) -> None:
     with _link() as (source, there):
         _deliver(b"hello", there, source)
         there.shutdown(socket.SHUT_WR)
-        assert pipe.fill(source.fileno()) == 5
+        assert pipe.fill(source.fileno(), SIZE) == 5
         assert pipe.read() == b"hello"
         select.select([source], [], [], PATIENCE)
-        assert pipe.fill(source.fileno()) == pipe.filled == 0
+        assert pipe.fill(source.fileno(), SIZE) == pipe.filled == 0
 
 
 def test_a_pipe_can_be_emptied_by_reading(pipe: Pipe) -> None:
@@ -114,7 +114,7 @@ def test_a_pipe_can_be_emptied_by_reading(pipe: Pipe) -> None:
         here.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1)
         sink.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1)
         _deliver(some_bytes(0, 100_000), there, source)
-        received = pipe.fill(source.fileno())
+        received = pipe.fill(source.fileno(), SIZE)
         sent = pipe.drain(sink.fileno())
         assert 0 < sent < received
         assert pipe.read() == some_bytes(sent, received - sent)
@@ -128,7 +128,7 @@ def test_a_closed_pipe_has_no_descriptor() -> None:
     with _link() as (source, there):
         _deliver(b"hello", there, source)
         pipe = Pipe(SIZE)
-        pipe.fill(source.fileno())
+        pipe.fill(source.fileno(), SIZE)
         pipe.close()
     assert open_fds() == before
 
@@ -177,7 +177,7 @@ def test_a_pipe_with_bytes_in_it_is_never_lent_again() -> None:
         _deliver(b"mine", there, source)
         pipe = pipes.take()
         assert pipe is not None
-        pipe.fill(source.fileno())
+        pipe.fill(source.fileno(), SIZE)
         pipes.give_back(pipe)
     assert pipes.lent == 0
     assert open_fds() == before

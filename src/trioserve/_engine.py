@@ -43,6 +43,11 @@ _NO_EVENTS: Final = getattr(select, "EPOLLONESHOT", 0)
 _EVENTS: Final = 128
 _POLLS: Final = 16
 
+#: Bytes that the events of one poll may splice in all, and the least that each may:
+#: among many flows at full speed, a message waits for so many bytes and no more.
+_SPLICED: Final = 16_777_216
+_LEAST: Final = 65_536
+
 #: Seconds between two polls while Trio can't wait for the epoll.
 _PAUSE: Final = 0.05
 
@@ -87,12 +92,14 @@ class Engine:
     Attributes:
       buffer, view: the receive buffer of all pumps, and a view of it, for slices.
       pipes: the pool of pipes for bulk flows.
+      share: bytes that a pump may splice at its present event.
     """
 
     def __init__(self) -> None:
         self.buffer = bytearray(CHUNK)
         self.view = memoryview(self.buffer)
         self.pipes = Pipes()
+        self.share = _SPLICED
         self._epoll: select.epoll | None = None
         self._scope = trio.CancelScope()
         # A list indexed by descriptor: the system gives out the lowest free number.
@@ -196,6 +203,7 @@ class Engine:
             if not ready:
                 return
             now = trio.current_time()
+            self.share = max(_LEAST, _SPLICED // len(ready))
             for fd, events in ready:
                 pump = polled[fd]
                 if pump is None:

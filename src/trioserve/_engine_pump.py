@@ -252,7 +252,7 @@ class EnginePump(Pump):
         if self.relay.quiet:
             self.relay.on_activity(now)
         try:
-            count = pipe.fill(source.sock.fileno())
+            count = pipe.fill(source.sock.fileno(), engine.share)
         except (BlockingIOError, InterruptedError):
             count = 0
         except OSError as error:

@@ -66,15 +66,17 @@ class Pipe:
         self.filled = 0
         self.moved_at = 0.0
 
-    def fill(self, source: int) -> int:
-        """Move the bytes that a socket has into the empty pipe; return how many.
+    def fill(self, source: int, most: int) -> int:
+        """Move bytes that a socket has into the empty pipe; return how many.
 
-        0 means EOF or the mark of urgent data.
+        They are at most ``most``, and what the pipe can hold. 0 means EOF or the mark
+        of urgent data.
 
         Raises:
           OSError: as from recv(2); EINVAL if this kind of file can't be spliced.
         """
-        self.filled = os.splice(source, self.writer, self.size, flags=_FLAGS)
+        most = min(most, self.size)
+        self.filled = os.splice(source, self.writer, most, flags=_FLAGS)
         return self.filled
 
     def drain(self, sink: int) -> int:
