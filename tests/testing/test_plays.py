@@ -47,6 +47,11 @@ TWO = ONE.send(b"b").receive_until(b"B")
             ONE.send(b"b").half_close().receive_until(b"B").expect_eof(),
         ),
         ("half_closed", Peer().send(b"a").close(), Peer().send(b"a").close()),
+        (
+            "half_closed",
+            Peer().send(b"a").expect(b"b").meet("both").expect(b"c"),
+            Peer().send(b"a").expect(b"b").meet("both").expect(b"c"),
+        ),
         ("half_closed", Peer().expect(b"hi"), Peer().expect(b"hi")),
         (
             "all_at_once",

@@ -24,7 +24,9 @@ def played(peer: Peer, play: Play | None) -> Peer:
     """The script of a peer that plays its own script like this.
 
     It is the same script if the peer can't play it like this: it sends too little,
-    meets another peer in between, or pauses reading by itself.
+    meets another peer in between, or pauses reading by itself. A peer that meets another
+    one does not end earlier: what it says and hears is a part of the other's script, and
+    so may be its end.
     """
     match play:
         case None:
@@ -95,7 +97,7 @@ def _numbers(data: bytes) -> set[bytes]:
 def _half_closed(peer: Peer) -> Peer:
     steps = peer.steps
     sends = _sends(steps)
-    if not sends:
+    if not sends or any(step.name == "meet" for step in steps):
         return peer
     end = sends[-1] + 1
     after = tuple(step for step in steps[end:] if step.name != "half_close")

@@ -359,7 +359,7 @@ async def bad(stream):
     count = 0
     async for data in stream:
         count += len(data)
-        if b"\\0" in data and count > 3:
+        if count > 3:
             raise ValueError("x")
         await stream.send_all(data)
 
