@@ -14,7 +14,6 @@ from test_docs import ROOT, table
 from testing.zoo import CORRECT, MISTAKES, Entry, found, row
 from trioserve.testing import Case, HandlerFailure, Peer, run_conversation
 
-
 #: Fields that say when or how often something happens that another field names.
 PART_OF = {"at_step": "disturbance", "disturbed": "rounds"}
 

@@ -24,9 +24,8 @@ def played(peer: Peer, play: Play | None) -> Peer:
     """The script of a peer that plays its own script like this.
 
     It is the same script if the peer can't play it like this: it sends too little,
-    meets another peer in between, or pauses reading by itself. A peer that meets another
-    one does not end earlier: what it says and hears is a part of the other's script, and
-    so may be its end.
+    meets another peer in between, or pauses reading by itself. A peer that meets
+    another one never ends earlier, because the other one may see its end.
     """
     match play:
         case None:
