@@ -1,7 +1,7 @@
 """PROXY headers: read the one that declares a client, make the one for a target.
 
-This module knows connections, and who is trusted. The bytes of a header are the
-protocol's own matter, see :mod:`.wire`.
+This module knows connections, and from which networks a header is accepted. The bytes
+of a header are in :mod:`.wire`.
 """
 
 from __future__ import annotations

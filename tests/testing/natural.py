@@ -476,7 +476,7 @@ async def news_after_goodbye(stream: Stream) -> None:
     "a table of clients grows when one resets in its greeting",
     "nothing_left",
     Peer().expect(b"hello, 1 of 4\n").send(b"one\n").expect(b"ONE\n"),
-    without={"alone": "it counts who is here"},
+    without={"alone": "it counts the clients"},
 )
 def a_table_that_grows() -> Handler:
     here: dict[int, Stream] = {}
@@ -499,7 +499,7 @@ def _logs_in(number: int) -> Peer:
 
 
 @mistake(
-    "who is logged in is in a global",
+    "the user who has logged in is in a global",
     "alone",
     _logs_in,
 )

@@ -27,8 +27,8 @@ _HELP: Final = {
         " --allow; may be repeated.",
     },
     "direct_access": {
-        "deny_direct": "Refuse connections from this network, whoever the client is"
-        " that a PROXY header declares; may be repeated.",
+        "deny_direct": "Refuse connections from this network, whatever client a PROXY"
+        " header declares; may be repeated.",
         "allow_direct": "Accept connections from this network, and from no other but"
         " those of further --allow-direct; may be repeated.",
     },
