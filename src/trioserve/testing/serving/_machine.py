@@ -13,6 +13,7 @@ import sys
 from collections.abc import Awaitable, Callable, Sequence
 from typing import ClassVar, Final
 
+from hypothesis import Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     Bundle,
@@ -85,6 +86,14 @@ class ServeMachine(RuleBasedStateMachine):
 
     _served: ServedServer
     _laws: ServeLaws
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        # Hypothesis explains a failure by lines of code that only failing examples
+        # run. Here these are lines of Trio and of the server, not of the handler.
+        plain = cls.TestCase.settings
+        phases = [phase for phase in plain.phases if phase is not Phase.explain]
+        cls.TestCase.settings = settings(plain, phases=phases)
 
     def __init__(self) -> None:
         super().__init__()
