@@ -201,7 +201,7 @@ class Running:
         self.check()
         stats = self.server.statistics()
         assert stats.open == stats.tokens_used == 0
-        assert self.server._serving._timers._watched == 0
+        assert self.server._serving._timers._holders == {}
         if not self.collects:
             return
         assert stats.collected == len(self.reports)

@@ -141,6 +141,7 @@ class Heard:
         self.told: list[str] = []
 
     def on_eof(self, pump: EnginePump) -> None:
+        pump.update_interest()
         self.told.append("eof")
 
     def on_error(self, transport: PollableTransport) -> None:
@@ -573,6 +574,7 @@ async def test_a_descriptor_reused_between_two_events_of_a_poll(
 
         class Hands(Heard):
             def on_eof(self, pump: EnginePump) -> None:
+                pump.update_interest()
                 c.ours.socket.close()
                 os.dup2(stranger.ours.socket.fileno(), number)
                 mine = stack.enter_context(socket.socket(fileno=number))

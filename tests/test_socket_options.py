@@ -26,7 +26,7 @@ from trioserve import (
     open_listeners,
     proxy,
 )
-from trioserve._tcp import apply, settings_for
+from trioserve._tcp import apply, keepalive_settings
 
 pytestmark = pytest.mark.skipif(
     sys.platform != "linux", reason="the numbers and the errors are Linux's"
@@ -48,6 +48,21 @@ def user_timeout_of(sock: Any) -> int:
     return milliseconds
 
 
+@pytest.fixture
+def dialed(monkeypatch: pytest.MonkeyPatch) -> list[tuple[list[int] | None, int]]:
+    """The options of each socket that was dialed, when it is closed."""
+    found: list[tuple[list[int] | None, int]] = []
+
+    class Dialed(trioserve._origins.DialedSocket):
+        def close(self) -> None:
+            if self.fileno() >= 0:
+                found.append((keepalive_of(self), user_timeout_of(self)))
+            super().close()
+
+    monkeypatch.setattr(trioserve._connect, "DialedSocket", Dialed)
+    return found
+
+
 OPTIONS = [
     (None, [60, 6, 10], 0),
     (SocketOptions(keepalive=5), [5, 6, 1], 0),
@@ -60,7 +75,10 @@ OPTIONS = [
 
 @pytest.mark.parametrize(("options", "keepalive", "user_timeout"), OPTIONS)
 async def test_accepted_connections_have_them(
-    options: SocketOptions | None, keepalive: list[int] | None, user_timeout: int
+    options: SocketOptions | None,
+    keepalive: list[int] | None,
+    user_timeout: int,
+    autojump_clock: object,
 ) -> None:
     """Those of a listener that is added later, too."""
     found: list[object] = []
@@ -81,31 +99,42 @@ async def test_dialed_connections_have_them(
     options: SocketOptions | None,
     keepalive: list[int] | None,
     user_timeout: int,
-    monkeypatch: pytest.MonkeyPatch,
+    dialed: list[tuple[list[int] | None, int]],
     autojump_clock: object,
 ) -> None:
-    """At once, and also if the addresses of a name are tried side by side."""
-    found: list[object] = []
-
-    class Dialed(trioserve._origins.DialedSocket):
-        def close(self) -> None:
-            if self.fileno() >= 0:
-                found.append((keepalive_of(self), user_timeout_of(self)))
-            super().close()
-
-    monkeypatch.setattr(trioserve._connect, "DialedSocket", Dialed)
+    """Also if the addresses of a name are tried side by side, and with faults."""
     trio.socket.set_custom_hostname_resolver(Resolver(["127.0.0.1", "127.0.0.2"]))
     async with serving(echo) as there:
-        for host in ("127.0.0.1", "target.test"):
-            handler = proxy(f"{host}:{there.port}", sockets=options)
+        for host, faults in (
+            ("127.0.0.1", None),
+            ("target.test", None),
+            ("127.0.0.1", "latency=1s"),
+        ):
+            target = f"{host}:{there.port}"
+            handler = proxy(target, sockets=options, faults=faults)
             async with serving(handler) as running:
                 client = await running.connect()
+                await trio.sleep(1.5)
                 await client.send_eof()
                 assert await receive_all(client) == b""
-    assert found == 2 * [(keepalive, user_timeout)]
+    assert dialed == 3 * [(keepalive, user_timeout)]
 
 
-async def test_what_is_switched_on_already_stays() -> None:
+async def test_a_short_connection_is_dialed_without_keepalive(
+    dialed: list[tuple[list[int] | None, int]], autojump_clock: object
+) -> None:
+    """It costs four system calls, which it does not need; the user timeout it does."""
+    options = SocketOptions(user_timeout=1.5)
+    async with serving(echo) as there:
+        handler = proxy(there.address, sockets=options)
+        async with serving(handler) as running:
+            client = await running.connect()
+            await client.send_eof()
+            assert await receive_all(client) == b""
+    assert dialed == [(None, 1500)]
+
+
+async def test_what_is_switched_on_already_stays(autojump_clock: object) -> None:
     listeners = await open_listeners("127.0.0.1:0")
     listeners[0].socket.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     found: list[object] = []
@@ -121,7 +150,7 @@ async def test_what_is_switched_on_already_stays() -> None:
 
 def test_a_setting_that_the_system_lacks_is_left_out() -> None:
     with socket.socket(socket.AF_UNIX) as sock:
-        apply(settings_for(5, 5), sock)
+        apply(keepalive_settings(5), sock)
         assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
 
 

@@ -12,13 +12,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from support import run
-from trioserve._timers import TimerEntry, Timers
+from trioserve._timers import Timers
 
 
 class _Holder:
     """Records when it was called; watches again if ``again`` says when."""
 
-    timer_entry: TimerEntry | None = None
+    timer_due: float = math.inf
 
     def __init__(self, timers: Timers, again: list[float] | None = None) -> None:
         self.timers = timers
@@ -177,6 +177,47 @@ async def test_entries_are_in_order_after_stale_ones_were_dropped(
     await trio.sleep(2000)
     for number, moment in enumerate(moments):
         assert sleepers[number].woken == ([moment] if number % 5 > 2 else [])
+
+
+async def test_each_may_change_what_others_of_its_moment_wait_for(
+    timers: Timers, autojump_clock: trio.testing.MockClock
+) -> None:
+    """Forget them, delay them, or have them called once more at the same moment."""
+    delayed, forgotten = _Holder(timers), _Holder(timers)
+
+    class First(_Holder):
+        def on_timer(self, now: float) -> None:
+            super().on_timer(now)
+            timers.forget(forgotten)
+            timers.forget(delayed)
+            timers.watch(delayed, 6)
+
+    first, twice = First(timers), _Holder(timers, again=[5])
+    for holder in (first, delayed, forgotten, twice):
+        timers.watch(holder, 5)
+    await trio.sleep(10)
+    assert (first.woken, twice.woken) == ([5], [5, 5])
+    assert (delayed.woken, forgotten.woken) == ([6], [])
+
+
+async def test_one_may_forget_all_others_of_its_moment(
+    timers: Timers, autojump_clock: trio.testing.MockClock
+) -> None:
+    """And the moment itself can be watched anew."""
+    other = _Holder(timers)
+
+    class First(_Holder):
+        def on_timer(self, now: float) -> None:
+            super().on_timer(now)
+            timers.forget(other)
+            if len(self.woken) == 1:
+                timers.watch(self, 5)
+
+    first = First(timers)
+    timers.watch(first, 5)
+    timers.watch(other, 5)
+    await trio.sleep(10)
+    assert (first.woken, other.woken) == ([5, 5], [])
 
 
 def test_forgotten_entries_do_not_move_a_virtual_clock() -> None:

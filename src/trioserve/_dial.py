@@ -28,7 +28,7 @@ from ._errors import copy_of, is_a
 from ._names import AddrInfo, look_up, numeric_addrinfo
 from ._origins import Origin
 from ._race import race
-from ._report import GIVEN_UP, LOST_RACE, NO_ANSWER, Attempt
+from ._report import GIVEN_UP, LOST_RACE, NO_ANSWER, Attempt, unfinished_attempt
 from ._socket_transport import SocketTransport
 
 #: Called after each attempt to connect, with the target as it was given.
@@ -93,8 +93,12 @@ class Dialer:
             return self._attempts
         # Built lazily: most dials succeed at once with one attempt, and this saves
         # memory per idle connection.
-        connected = Attempt(address=self._connected.text, seconds=self._seconds)
-        return (*self._attempts, connected)
+        attempt = unfinished_attempt.new()
+        attempt.address = self._connected.text
+        attempt.seconds = self._seconds
+        attempt.error = None
+        attempt.ours = False
+        return (*self._attempts, unfinished_attempt.finish(attempt))
 
     async def dial(self, seconds: float) -> SocketTransport:
         """Connect within ``seconds``, name look-ups included.

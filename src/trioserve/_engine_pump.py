@@ -50,7 +50,10 @@ class RelayCallbacks(Protocol):
     quiet: bool
 
     def on_eof(self, pump: EnginePump) -> None:
-        """Called when a pump has received EOF and delivered all before it."""
+        """Called when a pump has received EOF and delivered all before it.
+
+        It stops the pump, or calls its :meth:`~EnginePump.update_interest`.
+        """
 
     def on_error(self, transport: PollableTransport) -> None:
         """Called when a transport has an error and no pump will receive from it."""
@@ -400,9 +403,9 @@ class EnginePump(Pump):
 
     def _receive_eof(self) -> None:
         self._stop_reading()
-        self.update_interest()
         if self.source.error is not None:
             # The kernel reports an error once, and EOF from then on.
+            self.update_interest()
             self.relay.on_error(self.source)
             return
         self.source.eof = self.done = True

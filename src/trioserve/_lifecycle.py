@@ -289,12 +289,7 @@ class Lifecycle(LifecycleState):
         )
         due = transport.receiving_since + self.timeouts.idle
         # The entry of an earlier wait fires before ``due`` and then sets the next one.
-        if (
-            not starts_idle_timer_only
-            or self._is_quiet
-            or self.timer_entry is None
-            or due < self.timer_entry[0]
-        ):
+        if not starts_idle_timer_only or self._is_quiet or due < self.timer_due:
             self._is_quiet = False
             now = trio.current_time()
             if sends:  # measure the peer's progress from here

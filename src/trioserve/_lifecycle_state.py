@@ -7,6 +7,7 @@ hands over. This module does not know when a connection is closed, or how.
 from __future__ import annotations
 
 import abc
+import math
 import time
 from collections.abc import Mapping
 from typing import Protocol
@@ -20,7 +21,7 @@ from ._options import Timeouts
 from ._reason import Phase, Reason, Side
 from ._results import CloseReason
 from ._tasks import whereabouts
-from ._timers import TimerEntry, Timers
+from ._timers import Timers
 from ._transport import Transport
 from .wire._proxy_protocol import ProxyHeader
 
@@ -68,7 +69,7 @@ class LifecycleState(abc.ABC):
         "active_faults", "close_reason", "connected_at", "dialer", "direct", "draining",
         "exception", "goodbye", "handed_over", "header", "id", "listener", "local",
         "notes", "peer", "peer_key", "phase", "queued", "relay", "relay_host", "result",
-        "scope", "task", "timeouts", "timer_entry", "timers", "token", "transport",
+        "scope", "task", "timeouts", "timer_due", "timers", "token", "transport",
         "upstream", "wall_clock",
     )  # fmt: skip
 
@@ -124,7 +125,7 @@ class LifecycleState(abc.ABC):
         self._eof_first = False
         self._lingers = False
         self._is_moving = False
-        self.timer_entry: TimerEntry | None = None
+        self.timer_due = math.inf
         self._is_quiet = False
         transport.on_wait = self._on_wait
 

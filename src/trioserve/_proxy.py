@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import socket
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Final, get_args
@@ -23,8 +24,7 @@ from ._reason import Phase, Reason
 from ._relay import Relay, no_relay, relay_to_target
 from ._report import Attempt
 from ._socket_transport import SocketTransport
-from ._tcp import settings_for
-from ._timers import TimerEntry
+from ._tcp import apply, keepalive_settings, user_timeout_settings
 from .faults import Faults, parse_faults
 from .faults._relay import ActiveFaults, FaultyRelay
 
@@ -188,9 +188,10 @@ class _Proxy(PromptHandler):
         timeouts = self._timeouts_for(life)
         if self._faults is not None:
             assert isinstance(life.active_faults, ActiveFaults)
+            apply(self._outgoing.later, upstream.sock)
             faulty = FaultyRelay(life.active_faults, life, upstream, timeouts)
             return Relay(faulty, life)
-        return relay_to_target(life, upstream, timeouts)
+        return relay_to_target(life, upstream, timeouts, self._outgoing.later)
 
     def _timeouts_for(self, life: Lifecycle) -> Timeouts:
         return self._timeouts or life.timeouts
@@ -208,10 +209,10 @@ def _refuse(
 class _ClientWatch:
     """Ends the dialing when the client is gone."""
 
-    __slots__ = ("_dialer", "_life", "_scope", "timer_entry")
+    __slots__ = ("_dialer", "_life", "_scope", "timer_due")
 
     def __init__(self, life: Lifecycle, dialer: Dialer) -> None:
-        self.timer_entry: TimerEntry | None = None
+        self.timer_due = math.inf
         self._life = life
         self._dialer = dialer
         self._scope: trio.CancelScope | None = None
@@ -266,13 +267,14 @@ async def _dial(
 
 
 def _outgoing(sockets: SocketOptions, source: str | None) -> Outgoing:
-    settings = settings_for(sockets.keepalive, sockets.user_timeout)
+    settings = user_timeout_settings(sockets.user_timeout)
+    later = keepalive_settings(sockets.keepalive)
     if source is None:
-        return Outgoing(settings)
+        return Outgoing(settings, later)
     if not is_numeric(source) or "%" in source:
         raise ValueError(f"source must be an IP address without a zone, not {source!r}")
     family = socket.AF_INET6 if ":" in source else socket.AF_INET
-    return Outgoing(settings, (family, source))
+    return Outgoing(settings, later, (family, source))
 
 
 def _dialable(target: str | Address) -> Address:

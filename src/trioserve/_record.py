@@ -9,7 +9,7 @@ import trio
 
 from ._describe import describe
 from ._lifecycle import Lifecycle
-from ._report import ConnectionReport, Upstream, finished_report, unfinished_report
+from ._report import ConnectionReport, unfinished_report, unfinished_upstream
 
 
 def report_of(life: Lifecycle, open_at_close: int) -> ConnectionReport:
@@ -18,7 +18,7 @@ def report_of(life: Lifecycle, open_at_close: int) -> ConnectionReport:
     Args:
       open_at_close: the number of connections of the server that are still open.
     """
-    report = unfinished_report()
+    report = unfinished_report.new()
     assert life.close_reason is not None
     report.reason, report.waited_for, report.limit, error = life.close_reason
     report.exception = exception = life.exception
@@ -44,18 +44,19 @@ def report_of(life: Lifecycle, open_at_close: int) -> ConnectionReport:
     report.bytes_sent = transport.sent
     report.bytes_discarded = life.discarded
     report.unacknowledged = transport.unacknowledged
-    report.upstream = None
-    if upstream is not None:
-        report.upstream = Upstream(
-            bytes_received=upstream.received,
-            bytes_sent=upstream.sent,
-            bytes_discarded=life.upstream_discarded,
-            unacknowledged=upstream.unacknowledged,
-        )
+    if upstream is None:
+        report.upstream = None
+    else:
+        far = unfinished_upstream.new()
+        far.bytes_received = upstream.received
+        far.bytes_sent = upstream.sent
+        far.bytes_discarded = life.upstream_discarded
+        far.unacknowledged = upstream.unacknowledged
+        report.upstream = unfinished_upstream.finish(far)
     faults = life.active_faults
     report.faults = tuple(faults.applied) if faults is not None else ()
     report.draining = life.draining.is_set()
     report.open_at_close = open_at_close
     report.result = life.result
     report.notes = dict(life.notes) if life.notes else {}
-    return finished_report(report)
+    return unfinished_report.finish(report)

@@ -8,7 +8,7 @@ other streams tasks do.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Awaitable, Coroutine, Generator
+from collections.abc import Awaitable, Coroutine, Generator, Sequence
 from typing import Any, Protocol
 
 import trio
@@ -28,6 +28,7 @@ from ._relay_tasks import TaskRelay
 from ._results import Flow, RelayResult
 from ._shared_socket import SharedSocketTransport
 from ._stream_transport import StreamTransport
+from ._tcp import Setting
 from ._timers import Timers
 from ._transport import Transport
 
@@ -199,9 +200,16 @@ def hand_over(
 
 
 def relay_to_target(
-    client: Lifecycle, upstream: Transport, timeouts: Timeouts
+    client: Lifecycle,
+    upstream: Transport,
+    timeouts: Timeouts,
+    later: Sequence[Setting] = (),
 ) -> Relay:
-    """:func:`hand_over` to an upstream that was dialed for ``client`` just now."""
+    """:func:`hand_over` to an upstream that was dialed for ``client`` just now.
+
+    Args:
+      later: options of the upstream's socket, for :attr:`RelayOptions.later`.
+    """
     options = RelayOptions(
         timeouts,
         timeouts.drain_idle,
@@ -209,6 +217,7 @@ def relay_to_target(
         upstream.moved_at,
         closes_b=True,
         client=client,
+        later=later,
     )
     return Relay(make_relay(client.transport, upstream, b"", options), client)
 

@@ -6,6 +6,7 @@ relay belongs to is told then: a connection of the server, or a task that waits.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Coroutine, Sequence
 from typing import Any
 
@@ -97,6 +98,8 @@ class EngineRelay(RelayRules):
     def on_eof(self, pump: EnginePump) -> None:
         self.direction_done(pump)
         sink, over = pump.sink, pump.back.done
+        if not over:  # saves a system call at the end
+            pump.update_interest()
         if not (over and self.options.closes_b):  # closing sends EOF, too
             try:
                 sink.send_eof_now()
@@ -104,6 +107,7 @@ class EngineRelay(RelayRules):
                 self.on_closed()
                 return
         if sink.error is not None and not will_find_end(self.pumps, sink):
+            pump.update_interest()
             self.on_error(sink)
         elif over:
             self.stop_moving()
@@ -129,7 +133,7 @@ class EngineRelay(RelayRules):
 
     def on_backpressure(self, pump: EnginePump, now: float) -> None:
         if pump.blocked and (
-            self.timer_entry is None or self.quiet or self.has_short_timer()
+            self.timer_due == math.inf or self.quiet or self.has_short_timer()
         ):
             pump.sink.observe_acks(now)  # measure the sink's progress from here
         self.watch_soon(now)

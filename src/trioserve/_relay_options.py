@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from ._lifecycle import Lifecycle
 from ._options import Timeouts
+from ._tcp import Setting
 from ._timers import Timers
 
 
@@ -20,6 +22,8 @@ class RelayOptions(NamedTuple):
       began: when it began, on Trio's clock.
       closes_b: whether it closes ``b`` at its end, which saves a system call; the
         caller closes ``a``.
+      later: options of the socket of ``b``, applied when the relay is a second old at
+        most: a shorter one does not need them.
       client, server: the connections at ``a`` and ``b``; None for other streams.
     """
 
@@ -30,6 +34,7 @@ class RelayOptions(NamedTuple):
     closes_b: bool = False
     client: Lifecycle | None = None
     server: Lifecycle | None = None
+    later: Sequence[Setting] = ()
 
     @property
     def accepted_at(self) -> float:

@@ -35,7 +35,7 @@ from ._relay_deadlines import (
 from ._relay_mirror import MirroredRelay, mirrored
 from ._relay_options import RelayOptions
 from ._results import CloseReason, Flow, RelayResult
-from ._timers import TimerEntry, next_look
+from ._timers import next_look
 from ._transport import Transport
 
 #: Seconds that a reset waits for the bytes before it to be acknowledged.
@@ -71,7 +71,7 @@ class RelayRules(abc.ABC):
     __slots__ = (
         "_drains_since", "_failure", "_first", "_has_finished",
         "_is_attached", "_lost", "a", "b", "close_reason", "half_closed_at", "options",
-        "pumps", "quiet", "timer_entry",
+        "pumps", "quiet", "timer_due",
     )  # fmt: skip
 
     def __init__(self, pumps: Sequence[Pump], options: RelayOptions) -> None:
@@ -79,7 +79,7 @@ class RelayRules(abc.ABC):
         self.b = pumps[0].sink
         self.pumps = pumps
         self.options = options
-        self.timer_entry: TimerEntry | None = None
+        self.timer_due = math.inf
         self._is_attached = False
         self._has_finished = False
         self._drains_since = math.inf
@@ -328,7 +328,7 @@ class RelayRules(abc.ABC):
         """
         if self.has_short_timer():
             self.watch_from(now)
-        elif self.timer_entry is None or self.quiet:
+        elif self.timer_due == math.inf or self.quiet:
             self.on_activity(now)
 
     def has_short_timer(self) -> bool:
@@ -356,6 +356,9 @@ class RelayRules(abc.ABC):
     def on_timer(self, now: float) -> None:
         if self.close_reason is not None:
             return  # it is ending
+        if self.options.later:
+            self.b.apply(self.options.later)
+            self.options = self.options._replace(later=())
         timers = self.options.timers
         holds = self.a.observe_acks(now)
         holds = self.b.observe_acks(now) or holds

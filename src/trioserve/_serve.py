@@ -30,7 +30,7 @@ from ._listeners import accept_source, open_listeners
 from ._options import Limits, SocketOptions, Timeouts
 from ._results import DrainSummary, Statistics
 from ._serving import Serving
-from ._tcp import Setting, apply, settings_for
+from ._tcp import Setting, apply, keepalive_settings, user_timeout_settings
 
 #: The families of TCP sockets.
 _TCP: Final = (socket.AF_INET, socket.AF_INET6)
@@ -257,7 +257,10 @@ def _checked_listeners(listeners: object) -> list[trio.abc.Listener[Any]]:
 
 
 def _settings_of(sockets: SocketOptions) -> Sequence[Setting]:
-    return settings_for(sockets.keepalive, sockets.user_timeout)
+    return (
+        *keepalive_settings(sockets.keepalive),
+        *user_timeout_settings(sockets.user_timeout),
+    )
 
 
 def _set_up(

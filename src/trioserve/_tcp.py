@@ -59,24 +59,31 @@ def set_up(sock: socket.socket | trio.socket.SocketType) -> None:
         pass  # a Unix socket
 
 
-def settings_for(keepalive: float, user_timeout: float) -> tuple[Setting, ...]:
-    """The settings for :func:`apply` that give up a connection without an answer.
+def keepalive_settings(seconds: float) -> tuple[Setting, ...]:
+    """Settings for :func:`apply`: give up a connection that answers no probe.
 
     Args:
-      keepalive: seconds without a packet, and then again until it is given up.
-      user_timeout: seconds without an acknowledgement. Each may be ``math.inf``.
+      seconds: without a packet, before the first probe; then again until it is given
+        up. ``math.inf``: no settings.
     """
-    settings: list[Setting] = []
-    if keepalive < math.inf:
-        settings += [
-            (_KEEPALIVE, 1),
-            (_IDLE, math.ceil(keepalive)),
-            (_INTERVAL, math.ceil(keepalive / _PROBES)),
-            (_COUNT, _PROBES),
-        ]
-    if user_timeout < math.inf:
-        settings.append((_USER_TIMEOUT, math.ceil(user_timeout * 1000)))
-    return tuple(settings)
+    if seconds == math.inf:
+        return ()
+    return (
+        (_KEEPALIVE, 1),
+        (_IDLE, math.ceil(seconds)),
+        (_INTERVAL, math.ceil(seconds / _PROBES)),
+        (_COUNT, _PROBES),
+    )
+
+
+def user_timeout_settings(seconds: float) -> tuple[Setting, ...]:
+    """Settings for :func:`apply`: give up after ``seconds`` without an acknowledgement.
+
+    With ``math.inf``: no settings.
+    """
+    if seconds == math.inf:
+        return ()
+    return ((_USER_TIMEOUT, math.ceil(seconds * 1000)),)
 
 
 def apply(

@@ -8,10 +8,9 @@ next one. This module does not know what a timer is for.
 from __future__ import annotations
 
 import heapq
-import itertools
 import logging
 import math
-from typing import Final, NoReturn, Protocol, TypeAlias
+from typing import Final, NoReturn, Protocol
 
 import trio
 
@@ -20,18 +19,15 @@ logger = logging.getLogger("trioserve")
 #: A deadline that is met so many seconds late is logged.
 _LATE: Final = 1.0
 
-#: The time, a number that orders equal times, and the holder to call.
-TimerEntry: TypeAlias = "tuple[float, int, DeadlineHolder]"
-
 
 class DeadlineHolder(Protocol):
     """An object with deadlines.
 
     Attributes:
-      timer_entry: its entry in the heap; set by :class:`Timers`, at first None.
+      timer_due: when it is called; set by :class:`Timers`, at first ``math.inf``.
     """
 
-    timer_entry: TimerEntry | None
+    timer_due: float
 
     def on_timer(self, now: float) -> None:
         """Handle deadlines up to ``now``, and watch again if others remain.
@@ -56,40 +52,55 @@ class Timers:
     """
 
     def __init__(self) -> None:
-        # An entry is stale unless its holder still has it.
-        self._heap: list[TimerEntry] = []
-        self._watched = 0
-        self._count = itertools.count()
+        # The holders of each deadline, as the keys of a dict. Most are called at a
+        # regular check, and share one of two deadlines; so to watch and to forget one
+        # rarely touches the heap.
+        self._holders: dict[float, dict[DeadlineHolder, None]] = {}
+        # The deadlines. One without holders is stale.
+        self._heap: list[float] = []
         self._sleep = trio.CancelScope()
 
     def watch(self, holder: DeadlineHolder, when: float) -> None:
         """Call ``holder.on_timer`` at ``when``, or at an earlier time it has."""
-        entry = holder.timer_entry
-        if when == math.inf or (entry is not None and entry[0] <= when):
+        before = holder.timer_due
+        if when == math.inf or before <= when:
             return
-        if entry is None:
-            self._watched += 1
-        holder.timer_entry = (when, next(self._count), holder)
-        heapq.heappush(self._heap, holder.timer_entry)
-        self._drop_stale()
+        if before < math.inf:
+            self._remove(holder, before)
+        holder.timer_due = when
+        if (holders := self._holders.get(when)) is not None:
+            holders[holder] = None
+        else:
+            self._holders[when] = {holder: None}
+            heapq.heappush(self._heap, when)
+            self._drop_stale()
         if when < self._sleep.deadline:
             self._sleep.deadline = max(when, trio.current_time())
 
     def forget(self, holder: DeadlineHolder) -> None:
-        """Drop the entry of ``holder``: don't call it before the next :meth:`watch`."""
-        entry, holder.timer_entry = holder.timer_entry, None
-        if entry is None:
+        """Don't call ``holder`` before the next :meth:`watch`."""
+        when = holder.timer_due
+        if when == math.inf:
             return
-        self._watched -= 1
-        if entry is self._heap[0]:
-            # A stale head would wake the task, and move a virtual clock, needlessly.
-            self._sleep.deadline = self._earliest()
-        else:
-            self._drop_stale()
+        holder.timer_due = math.inf
+        if self._remove(holder, when):
+            if when == self._heap[0]:
+                # A stale head would wake the task and move a virtual clock.
+                self._sleep.deadline = self._earliest()
+            else:
+                self._drop_stale()
+
+    def _remove(self, holder: DeadlineHolder, when: float) -> bool:
+        """Remove a holder of a deadline; whether that was the last one."""
+        holders = self._holders[when]
+        del holders[holder]
+        if not holders:
+            del self._holders[when]
+        return not holders
 
     def _drop_stale(self) -> None:
-        if len(self._heap) > 2 * self._watched + 64:
-            self._heap = [each for each in self._heap if each[2].timer_entry is each]
+        if len(self._heap) > 2 * len(self._holders) + 64:
+            self._heap = list(self._holders)
             heapq.heapify(self._heap)
 
     async def run(self) -> NoReturn:
@@ -110,13 +121,21 @@ class Timers:
             # are handled first. Else a late timer would take the peer for silent.
             await trio.lowlevel.checkpoint()
             await trio.lowlevel.checkpoint()
-            while self._earliest() <= now:
-                _, _, holder = heapq.heappop(self._heap)
-                holder.timer_entry = None
-                self._watched -= 1
+            while (when := self._earliest()) <= now:
+                self._call(when, now)
+
+    def _call(self, when: float, now: float) -> None:
+        """Call the holders of a deadline. Each may forget others, or watch again."""
+        holders = self._holders[when]
+        for holder in list(holders):
+            if holder in holders:
+                del holders[holder]
+                holder.timer_due = math.inf
                 holder.on_timer(now)
+        if not holders and self._holders.get(when) is holders:
+            del self._holders[when]
 
     def _earliest(self) -> float:
-        while self._heap and self._heap[0][2].timer_entry is not self._heap[0]:
+        while self._heap and self._heap[0] not in self._holders:
             heapq.heappop(self._heap)
-        return self._heap[0][0] if self._heap else math.inf
+        return self._heap[0] if self._heap else math.inf

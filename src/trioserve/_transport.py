@@ -22,10 +22,12 @@ import abc
 import contextlib
 import math
 import socket
+from collections.abc import Iterable
 from typing import Any, Final, Protocol
 
 import trio
 
+from ._tcp import Setting, apply
 from ._transport_state import TransportState
 
 #: Bytes per read. Trio's own default.
@@ -77,6 +79,11 @@ class Transport(TransportState, abc.ABC):
         stream with these methods; None without one.
         """
         return self.trio_socket()
+
+    def apply(self, settings: Iterable[Setting]) -> None:
+        """Apply options to the socket below; do nothing without one."""
+        if (sock := self.trio_socket()) is not None:
+            apply(settings, sock)
 
     def pollable(self) -> PollableTransport | None:
         """This transport if the engine can move its bytes, else None."""
