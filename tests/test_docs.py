@@ -135,10 +135,8 @@ def earlier(block: Block) -> list[Block]:
 
 
 def execute(block: Block, names: dict[str, object]) -> str:
-    """Run a block, after those that it continues; return what it prints."""
+    """Run a block, and return what it prints. Those that it continues have run."""
     name, above = str(block.page), block.line - 1
-    if block.before is not None:
-        execute(block.before, names)
     first = [*earlier(block), block][0]
     if first.mark:
         # As in a reader's file, with two empty lines between the blocks.
@@ -149,17 +147,24 @@ def execute(block: Block, names: dict[str, object]) -> str:
     return stdout.getvalue()
 
 
-PROGRAMS = [block for block in all_blocks("python") if not has_tests(block)]
 TESTS = [block for block in all_blocks("python") if has_tests(block)]
+ALL_PROGRAMS = [block for block in all_blocks("python") if not has_tests(block)]
+#: The last block of each program.
+PROGRAMS = [
+    block
+    for block in ALL_PROGRAMS
+    if all(block is not other.before for other in ALL_PROGRAMS)
+]
 
 
 @pytest.mark.parametrize("block", PROGRAMS, ids=str)
 def test_a_program_prints_what_it_says(block: Block) -> None:
     names: dict[str, object] = {"__name__": "__main__"}
-    printed = execute(block, names)
+    for part in [*earlier(block), block]:
+        printed = execute(part, names)
+        assert part.output is None or same_output(printed, part.output), part
     names.clear()
-    gc.collect()  # a resource left open is this block's fault
-    assert block.output is None or same_output(printed, block.output)
+    gc.collect()  # a resource left open is this program's fault
 
 
 @pytest.mark.long("a pytest of its own for each block")

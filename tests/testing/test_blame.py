@@ -65,7 +65,8 @@ def test_a_natural_conversation_finds_a_mistake_by_its_law(entry: Entry) -> None
     assert law_when_fresh(entry, failure) == entry.law
 
 
-@pytest.mark.parametrize("entry", one_of_each([(e,) for e in natural.CORRECT]), ids=str)
+@pytest.mark.long("a whole check of each")
+@pytest.mark.parametrize("entry", natural.CORRECT, ids=str)
 def test_a_correct_handler_with_ugly_habits_is_not_accused(entry: Entry) -> None:
     entry.check()
 
@@ -108,9 +109,8 @@ def test_a_law_that_is_off_stays_off() -> None:
     check_handler(says_something_else, HELLO, without=off)
 
 
-@pytest.mark.parametrize(
-    "law", one_of_each([(law,) for law in ("pipelining", "half_close", "alone")])
-)
+@pytest.mark.long("a whole check of each")
+@pytest.mark.parametrize("law", ["pipelining", "half_close", "alone"])
 def test_a_law_about_what_is_varied_stays_off(law: Any) -> None:
     entry = next(each for each in natural.MISTAKES if each.law == law)
     without = {**entry.without, law: "this test switches it off"}
@@ -120,15 +120,17 @@ def test_a_law_about_what_is_varied_stays_off(law: Any) -> None:
     assert failure_of(entry.make(), *entry.peers, without=without).law != law
 
 
-def test_the_case_that_is_printed_names_the_same_law() -> None:
-    for name in ("quick_ones_overtake", "a_dot_after_the_answer"):
-        entry = next(each for each in natural.MISTAKES if each.name == name)
-        failure = found(entry)
-        assert failure is not None
-        scope = {entry.make().__name__: entry.make(), "Peer": Peer}
-        with pytest.raises(HandlerFailure) as again:
-            eval(failure.again, {"run_conversation": run_conversation, **scope})
-        assert again.value.law == failure.law
+@pytest.mark.parametrize(
+    "name", one_of_each([("quick_ones_overtake",), ("a_dot_after_the_answer",)])
+)
+def test_the_case_that_is_printed_names_the_same_law(name: str) -> None:
+    entry = next(each for each in natural.MISTAKES if each.name == name)
+    failure = found(entry)
+    assert failure is not None
+    scope = {entry.make().__name__: entry.make(), "Peer": Peer}
+    with pytest.raises(HandlerFailure) as again:
+        eval(failure.again, {"run_conversation": run_conversation, **scope})
+    assert again.value.law == failure.law
 
 
 def test_one_run_names_the_law_by_what_its_case_needs() -> None:
@@ -406,7 +408,9 @@ def test_bounds_are_arguments(handler: Any, bound: dict[str, Any]) -> None:
     closes = Peer().send(b"a").expect(b"A").close()
     failure = failure_of(handler, closes)
     assert failure.law == "ends"
-    check_handler(handler, closes, **bound)
+    case = failure.case
+    again: dict[str, Any] = {"disturbance": case.disturbance, "at_step": case.at_step}
+    run_conversation(handler, *case.peers, **again, **bound)
 
 
 def test_the_memory_that_a_handler_may_use_is_an_argument() -> None:
@@ -430,7 +434,7 @@ def test_the_memory_that_a_handler_may_use_is_an_argument() -> None:
     run_conversation(reads_ahead, Peer().send(b"a" * 60), memory=200_000, **flood)
 
 
-def test_a_check_says_what_it_has_tried() -> None:
+def test_a_correct_handler_passes_and_a_check_says_what_it_has_tried() -> None:
     checked = check_handler(shout, TWICE)
     assert isinstance(checked, Checked)
     assert not checked.notes
@@ -482,7 +486,8 @@ def test_two_plain_conversations_that_differ_are_noted() -> None:
         await stream.send_all(b"%08d" % next(numbers))
         await shout(stream)
 
-    checked = check_handler(counts, Peer().receive(8).send(b"a").expect(b"A"))
+    peer = Peer().receive(8).send(b"a").expect(b"A")
+    checked = check_handler(counts, peer, budget=0)
     assert checked.notes[0].startswith("two plain conversations differ")
 
 

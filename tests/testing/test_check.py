@@ -35,6 +35,7 @@ from trioserve.faults import Faults, Schedule, parse_faults
 from trioserve.testing import (
     Case,
     HandlerFailure,
+    Law,
     MemoryStream,
     Peer,
     check_handler,
@@ -103,6 +104,7 @@ async def test_it_can_be_called_in_a_trio_run() -> None:
         run_conversation(lambda stream: None, HELLO)  # type: ignore[arg-type,return-value]
 
 
+@pytest.mark.long("a whole check")
 def test_it_can_be_called_by_unittest() -> None:
     class Tests(unittest.TestCase):
         def test_shout(self) -> None:
@@ -315,10 +317,6 @@ def test_peers_and_explore_are_checked() -> None:
 # -- checking
 
 
-def test_a_correct_handler_passes() -> None:
-    check_handler(shout, HELLO)
-
-
 def test_a_peer_that_sends_nothing_floods_nothing() -> None:
     run = run_conversation(shout, Peer().half_close().expect_eof(), flood=1000)
     assert run.reports[0].bytes_received == 0
@@ -360,7 +358,8 @@ def test_a_failure_says_what_when_and_where() -> None:
 
 
 def test_a_law_is_switched_off_by_name() -> None:
-    check_handler(swallows, HELLO, without={"cancelled": "this test switches it off"})
+    off: dict[Law, str] = {"cancelled": "this test switches it off"}
+    assert sweep_cancellations(swallows, HELLO, without=off)
 
 
 def test_an_exception_must_be_named_in_raises() -> None:
@@ -394,7 +393,7 @@ def test_a_deadlock_is_found_and_names_each_line() -> None:
     assert "peer 1, at .expect_eof()" in text
 
 
-def test_a_handler_that_spins_is_named() -> None:
+def test_a_handler_that_spins_is_named(impatient: None) -> None:
     async def spins(stream: Connection) -> None:
         while True:
             await stream.send_all((await stream.receive_some()).upper())
@@ -705,12 +704,11 @@ def test_before_run_resets_shared_state() -> None:
         before_run=lambda: stock.update(left=1),
     )
     assert run.received[0][0].data == b"sold"
-    asks = Peer().send(b"?").receive(4)
-    check_handler(
+    sweep_cancellations(
         sells,
-        asks,
+        Peer().send(b"?").receive(4),
         before_run=lambda: stock.update(left=1),
-        without={"alone": "there is one", "nothing_left": "it is sold"},
+        without={"nothing_left": "it is sold"},
     )
 
 
@@ -743,20 +741,25 @@ async def resets_itself(stream: Connection) -> None:
     raise trio.BrokenResourceError
 
 
-def test_much_data_makes_neither_message_nor_check_long() -> None:
-    data = bytes(range(256)) * 400
+MUCH = bytes(range(256)) * 400
 
+
+def test_much_data_does_not_make_a_message_long() -> None:
     async def turns(stream: Connection) -> None:
         async for chunk in stream:
             await stream.send_all(chunk[::-1])
 
     with pytest.raises(HandlerFailure) as failed:
-        check_handler(turns, Peer().send(data).expect(data[::-1]))
+        run_conversation(turns, Peer().send(MUCH).expect(MUCH), faults="up:cut@9")
     assert len(str(failed.value)) < 10_000
     assert "see failure.as_test()" in str(failed.value)
     assert "which differ from byte " in str(failed.value)
-    checked = check_handler(trioserve.echo, Peer().send(data).expect(data))
-    assert checked.sampled["a broken network"] == len(data) + 1
+
+
+@pytest.mark.long("a whole check of much data")
+def test_much_data_does_not_make_a_check_long() -> None:
+    checked = check_handler(trioserve.echo, Peer().send(MUCH).expect(MUCH))
+    assert checked.sampled["a broken network"] == len(MUCH) + 1
 
 
 def test_a_case_without_faults_is_not_saved(tmp_path: Path) -> None:
@@ -799,9 +802,9 @@ def test_importing_it_imports_no_hypothesis() -> None:
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 
-@pytest.mark.parametrize("handler", [trioserve.echo], ids=["echo"])
-def test_our_own_handlers_pass(handler: Any) -> None:
-    check_handler(handler, Peer().send(b"hello").expect(b"hello").half_close())
+@pytest.mark.long("a whole check")
+def test_our_own_echo_passes() -> None:
+    check_handler(trioserve.echo, Peer().send(b"hello").expect(b"hello").half_close())
 
 
 def test_a_refused_peer_sees_a_reset() -> None:
@@ -874,6 +877,7 @@ async def _takes(conn: Connection) -> None:
         buffer = (buffer + data).rpartition(b"\n")[2]
 
 
+@pytest.mark.long("a whole check")
 def test_a_drain_between_messages_that_have_no_answer_loses_nothing() -> None:
     check_handler(
         _takes,

@@ -227,7 +227,7 @@ def test_an_unknown_kind_is_an_error_at_once() -> None:
 
 
 def test_a_failure_prints_values_as_python() -> None:
-    @settings(MANY)
+    @settings(MANY, phases=[Phase.generate, Phase.shrink])
     @given(drawn=faults(), script=scripts(LINES), chunks=chunkings(b"hello"))
     def fails(drawn: Faults, script: Peer, chunks: list[bytes]) -> None:
         assert not (drawn.refuse and script.leaves and len(chunks) > 1)

@@ -178,7 +178,8 @@ def _simpler(case: Case) -> Iterator[Case]:
         smaller = dataclasses.replace(case, **part)
         if smaller != case:
             yield smaller
-    if case.buffer < _DEFAULT_BUFFER and not case.faults:
+    # In a flood, a small buffer is about room, not about pieces.
+    if case.buffer < _DEFAULT_BUFFER and not (case.faults or case.flood):
         pieces = parse_faults(f"up:slice=1..{case.buffer}")
         yield dataclasses.replace(case, buffer=_DEFAULT_BUFFER, faults=pieces)
     if case.play == "all_at_once":

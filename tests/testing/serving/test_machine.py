@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import re
@@ -304,13 +305,13 @@ MACHINES: dict[Callable[[pytest.MonkeyPatch], None], type[ServeMachine]] = {
                 ("drain ends", cuts_at_once),
                 ("byte ledger", counts_received_bytes_twice),
                 ("byte ledger", forgets_bytes_of_closed_connections),
-                ("isolation", ends_with_a_handler_that_raises),
+                ("isolation", ends_with_the_first_connection),
                 ("isolation", aborts_another_one),
                 ("one record", forgets_a_waiting_client),
                 ("no lost hello", leaves_a_waiting_client_open),
                 ("no lost hello", accepts_clients_while_it_drains),
                 ("no lost hello", accepts_one_client_only),
-                ("isolation", ends_with_the_first_connection),
+                ("isolation", ends_with_a_handler_that_raises),
                 ("isolation", garbles_bytes),
                 ("isolation", reports_the_first_error_for_everybody),
                 ("one record", counts_accepted_twice),
@@ -330,6 +331,19 @@ def test_a_server_that_breaks_a_law_is_found(
 ) -> None:
     break_it(monkeypatch)
     assert failure(MACHINES.get(break_it, ServeMachine)).law == law
+
+
+def test_the_end_of_a_server_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    ends_with_a_handler_that_raises(monkeypatch)
+    state = ServeMachine()
+    client = state.start(seed=0)
+    assert isinstance(client, Client)
+    with pytest.raises(ServeFailure, match="the server has ended: ") as failed:
+        state.let_its_handler_raise(client)
+        state.laws_hold()
+    assert failed.value.law == "isolation"
+    with contextlib.suppress(ServeFailure):
+        state.teardown()
 
 
 def test_a_shrunk_failure_reads_well(
@@ -371,6 +385,7 @@ TestBad = BadMachine.TestCase
 """
 
 
+@pytest.mark.long("it is shrunk in a pytest of its own")
 def test_pytest_prints_a_failure_in_less_than_60_lines(tmp_path: Path) -> None:
     """It printed 4,664: the log of all examples, and tracebacks of the server."""
     (tmp_path / "test_bad.py").write_text(_BAD)

@@ -157,10 +157,13 @@ class Endpoint:
 
     def catch_up(self) -> None:
         """Deliver all that is due at both ends, in order of time."""
+        if (due := self._due()) == math.inf:
+            return
         now = trio.current_time()
-        while (due := self._due()) <= now:
+        while due <= now:
             end = self if self.incoming.due == due else self.peer
             end.arrive(end.incoming.pop_due())
+            due = self._due()
         if due < math.inf:
             for end in (self, self.peer):
                 end.receiving.wake_before(due)

@@ -80,8 +80,11 @@ class Operation:
         self._change = trio.Event()
         self._waits_until = self._due()
         try:
-            with trio.move_on_at(self._waits_until):
+            if self._waits_until == math.inf:
                 await self._change.wait()
+            else:
+                with trio.move_on_at(self._waits_until):
+                    await self._change.wait()
         finally:
             self._waits_until = -math.inf
 

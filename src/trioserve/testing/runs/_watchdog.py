@@ -70,6 +70,7 @@ class Watchdog(trio.abc.Instrument):
         self._now = -math.inf
         self._is_disturbing = False
         self._is_endless = False
+        self._has_stepped = False
         self._thread_works = False
 
     def begin(self, at: int | None, disturb: Callable[[], object]) -> None:
@@ -105,6 +106,7 @@ class Watchdog(trio.abc.Instrument):
 
     def after_task_step(self, task: trio.lowlevel.Task) -> None:
         self._stop_clock_for_threads()
+        self._has_stepped = True
         self._idle_at_once += 1
         self._idle_in_all += 1
         if (
@@ -122,6 +124,9 @@ class Watchdog(trio.abc.Instrument):
         now = trio.current_time()
         if now != self._now:
             self._now, self._idle_at_once = now, 0
+        if self._has_stepped:
+            self._has_stepped = False
+            return
         run = trio.lowlevel.current_statistics()
         # Until something was cancelled, the end of the run is a deadline.
         waits = not run.tasks_runnable and run.seconds_to_next_deadline == math.inf
