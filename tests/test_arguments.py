@@ -19,7 +19,7 @@ import trio.testing
 
 import trioserve
 from support import is_reset, serving
-from trioserve import Connection, Outcome, faults
+from trioserve import Connection, ConnectionReport, Outcome, faults
 
 
 class Strange:
@@ -410,6 +410,34 @@ async def test_a_handler_may_return_an_awaitable(
         async with await running.connect() as client:
             assert await client.receive_some() == b""
     assert running.reports[0].outcome is Outcome.OK
+
+
+def _takes_none(reports: object) -> None:
+    """Not async."""
+
+
+async def test_a_collector_that_is_not_async_ends_serving(
+    autojump_clock: object,
+) -> None:
+    """At once: no report is lost before that is said."""
+    said = "collector must be an async function: _takes_none returned None"
+    with pytest.RaisesGroup(pytest.RaisesExc(TypeError, match=said)):
+        await trioserve.serve_tcp(
+            _handler,
+            0,
+            collector=_takes_none,  # type: ignore[arg-type]
+        )
+
+
+async def test_a_collector_may_return_an_awaitable(autojump_clock: object) -> None:
+    async def take(reports: trio.MemoryReceiveChannel[ConnectionReport]) -> None:
+        taken.extend([report async for report in reports])
+
+    taken: list[ConnectionReport] = []
+    async with serving(_handler, collector=partial(take)) as running:
+        async with await running.connect() as client:
+            assert await client.receive_some() == b""
+    assert len(taken) == 1
 
 
 async def test_a_coroutine_is_not_a_handler() -> None:

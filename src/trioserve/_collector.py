@@ -63,13 +63,11 @@ async def log_reports(reports: trio.MemoryReceiveChannel[ConnectionReport]) -> N
     lines = _Lines()
     try:
         while True:
+            if lines.due == math.inf:  # a scope would cost as much as the receive
+                await lines.take(reports)
+                continue
             with trio.move_on_at(lines.due):
-                lines.add(await reports.receive())
-                # Each receive() is a pass of the scheduler, in which many connections
-                # may end: take all reports that have arrived.
-                with contextlib.suppress(trio.WouldBlock):
-                    for _ in range(_AT_ONCE):
-                        lines.add(reports.receive_nowait())
+                await lines.take(reports)
             if trio.current_time() >= lines.due:
                 lines.sum_up()
     except trio.EndOfChannel:
@@ -99,6 +97,17 @@ class _Lines:
         self._log = logging.getLogger("trioserve.reports")
         self._seen = collections.Counter[_Kind]()
         self._second_ends = -math.inf
+
+    async def take(self, reports: trio.MemoryReceiveChannel[ConnectionReport]) -> None:
+        """Wait for a report, and take all that have arrived.
+
+        Each ``receive()`` is a pass of the scheduler, in which many connections may
+        end.
+        """
+        self.add(await reports.receive())
+        with contextlib.suppress(trio.WouldBlock):
+            for _ in range(_AT_ONCE):
+                self.add(reports.receive_nowait())
 
     def add(self, report: ConnectionReport) -> None:
         level = _LEVELS.get(report.outcome, logging.WARNING)
@@ -255,11 +264,15 @@ class Reports:
         # drop the buffered reports before they can be counted as lost.
         why = "returned"
         error: BaseException | None = None
+        returned: object = None
+        is_async = True
         self._task = trio.lowlevel.current_task()
         try:
             with self._scope:
                 async with self._receive.clone() as reports:
-                    await collector(reports)
+                    returned = collector(reports)
+                    if is_async := isinstance(returned, Awaitable):
+                        await returned
             if self._scope.cancelled_caught:
                 why = f"did not end within {self._grace:g} s"
         except BaseException as exception:  # noqa: ASYNC103 - isolation
@@ -274,6 +287,12 @@ class Reports:
             self._lose(left)
             self._task = None
             self.over.set()
+        if not is_async:
+            name = getattr(collector, "__qualname__", None) or repr(collector)
+            raise TypeError(
+                f"collector must be an async function: {name} returned {returned!r},"
+                " which can't be awaited"
+            )
         if left or not self._ended:
             self._said = self.lost
             log_error(

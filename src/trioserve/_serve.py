@@ -308,7 +308,8 @@ async def serve(
       collector: an async callable of one argument, the receiving end of a channel of
         :class:`ConnectionReport`; the channel ends after the last report. If the
         collector raises, the error is logged, later reports count as lost, and
-        serving goes on. Default :func:`log_reports`.
+        serving goes on; if it is not async, ``serve`` raises TypeError. Default
+        :func:`log_reports`.
       report_buffer: reports that may wait for the collector, an int or ``math.inf``;
         default 10,000. Further ones are dropped and counted as lost.
       handler_nursery: where the tasks of connections are started; default: a nursery
