@@ -8,27 +8,44 @@ from __future__ import annotations
 import functools
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
+from typing import Final
 
 _BARE = re.compile(r"[!#-<>-\[\]-~]+")  # ASCII without space, ", =, \
 
 
+# Made once: json.dumps() with arguments would make one for each call.
+_compact: Final = json.JSONEncoder(separators=(",", ":")).encode
+_readable: Final = json.JSONEncoder(default=str).encode
+
+
 def as_json(record: Mapping[str, object]) -> str:
     """One line of JSON."""
-    return json.dumps(record, separators=(",", ":"))
+    return _compact(record)
 
 
 def as_logfmt(record: Mapping[str, object]) -> str:
     """One line of ``key=value``; a mapping gives ``key.inner=value``."""
-    return " ".join(_pairs("", record))
+    pairs: list[str] = []
+    _add_pairs(pairs, "", record)
+    return " ".join(pairs)
 
 
-def _pairs(prefix: str, record: Mapping[str, object]) -> Iterator[str]:
-    for key, value in record.items():
-        if isinstance(value, dict):
-            yield from _pairs(prefix + _key(key) + ".", value)
+def _add_pairs(pairs: list[str], prefix: str, record: Mapping[str, object]) -> None:
+    # The line of a connection has thirty values, so there is no call for the common
+    # types.
+    for name, value in record.items():
+        key = prefix + _key(name)
+        if value is None:
+            pairs.append(f"{key}=null")
+        elif type(value) is int:
+            pairs.append(f"{key}={value}")
+        elif isinstance(value, dict):
+            _add_pairs(pairs, key + ".", value)
+        elif isinstance(value, str) and _BARE.fullmatch(value):
+            pairs.append(f"{key}={value}")
         else:
-            yield f"{prefix}{_key(key)}={_logfmt_value(value)}"
+            pairs.append(f"{key}={_quoted(value)}")
 
 
 @functools.lru_cache(1024)
@@ -36,13 +53,6 @@ def _key(name: str) -> str:
     return re.sub(r"[^\w.-]", "_", name, flags=re.ASCII)
 
 
-def _logfmt_value(value: object) -> str:
-    # The common types first: the line of a connection has thirty values.
-    if value is None:
-        return "null"
-    if type(value) is int:
-        return str(value)
-    if isinstance(value, str):
-        return value if _BARE.fullmatch(value) else json.dumps(value)
-    text = json.dumps(value, default=str)
-    return json.dumps(text) if isinstance(value, list | tuple) else text
+def _quoted(value: object) -> str:
+    text = _readable(value)
+    return _readable(text) if isinstance(value, list | tuple) else text

@@ -77,15 +77,22 @@ class Log:
             self._write(before + printable(line))
             before = _INDENT
 
-    def connection(self, report: ConnectionReport) -> None:
-        """Log a connection that has ended."""
+    def connection(
+        self, report: ConnectionReport, fields: Mapping[str, object] | None = None
+    ) -> None:
+        """Log a connection that has ended.
+
+        Args:
+          fields: its ``as_dict()``, if the caller has made it already.
+        """
         match self.form:
             case "text":
                 self._write(self._connection_text(report))
             case "haproxy":
                 self._write(tcplog(report, self._name))
             case _:
-                self._record("connection", level_of(report), report.as_dict())
+                fields = report.as_dict() if fields is None else fields
+                self._record("connection", level_of(report), fields)
 
     def _record(self, event: str, level: Level, fields: Mapping[str, object]) -> None:
         record = {"ts": _timestamp(), "level": level, "event": event, **fields}

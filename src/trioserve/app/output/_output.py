@@ -82,10 +82,11 @@ class Output:
 
     def _take(self, report: ConnectionReport) -> None:
         self._reasons[report.reason] += 1
+        fields = None if self._reports is None else report.as_dict()
         if is_wanted(self._connections, report) and self._passes(report):
-            self.log.connection(report)
+            self.log.connection(report, fields)
         if self._reports is not None:
-            self._reports.write(json.dumps(report.as_dict()))
+            self._reports.write(json.dumps(fields))
 
     def _passes(self, report: ConnectionReport) -> bool:
         # Programs that read HAProxy's lines expect one for each connection.
