@@ -55,6 +55,13 @@ def log_left_out(log: Log, state: TargetState) -> None:
     )
 
 
+def left_out_kind(state: TargetState) -> Kind:
+    """Events of one target are equal."""
+    words = f"{state.target} is left out"
+    fields = (("target", str(state.target)),)
+    return Kind("target-left-out", "warning", words, fields)
+
+
 def target_kind(change: TargetChange) -> Kind:
     """Changes of one address to the same state are equal."""
     if change.error is None:

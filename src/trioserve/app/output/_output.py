@@ -29,6 +29,7 @@ from trioserve.app.monitor._target_health import TargetHealth
 from ._live import view_fields, view_line, view_lines
 from ._log import Log
 from ._messages import (
+    left_out_kind,
     log_left_out,
     log_reports_lost,
     log_saturation,
@@ -111,7 +112,7 @@ class Output:
 
     def target_changed(self, state: TargetState) -> None:
         """Log that a target is left out. :meth:`attempt` logs that it answers again."""
-        if not state.up:
+        if not state.up and self._suppressor.passes(left_out_kind(state)):
             log_left_out(self.log, state)
 
     @property
