@@ -183,6 +183,7 @@ class _Proxy(PromptHandler):
         send_proxy: Version | None,
     ) -> None:
         self._dialing = dialing
+        self._outgoing = dialing.outgoing
         #: Its identity in the origins of the sockets that it dials.
         self._mark = object()
         self._first = (self._mark,)
