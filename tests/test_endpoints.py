@@ -238,6 +238,13 @@ def test_when_its_pause_is_over_one_connection_tries_it() -> None:
     assert [number(pick(among, 11.4)) for _ in range(3)] == [1, 1, 1]
 
 
+def test_in_another_run_its_pause_is_over() -> None:
+    """Its clock may be behind."""
+    among = endpoints(1, 1)
+    down = take_down(among, 1, now=1e6)
+    assert pick(among, 1000) is down
+
+
 def test_a_trial_that_was_given_up_says_nothing() -> None:
     """The next connection tries it."""
     among = endpoints(1, 1)

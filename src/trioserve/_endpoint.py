@@ -78,7 +78,9 @@ class Endpoint:
         """
         if self.down_since is None:
             return True
-        return now >= self.retry_at and not self.dialing
+        # A handler may serve in a second Trio run, whose clock is another one.
+        is_pausing = self.down_since <= now < self.retry_at
+        return not is_pausing and not self.dialing
 
     def has_connected(self, seconds: float, now: float) -> bool:
         """Note an attempt that has connected; whether that changes it to up."""
