@@ -410,6 +410,26 @@ MUTATIONS: Sequence[Mutation] = (
         new="full_at = max(table.get(key, at + self._burst), at)",
         tests=("test_rates.py", "test_it_is_a_token_bucket"),
     ),
+    Mutation(
+        law=2,
+        breaks="a target gets one connection more than its limit",
+        file="_endpoints.py",
+        old="for each in ready if each.open < self.max_open",
+        new="for each in ready if each.open <= self.max_open",
+        tests=("test_endpoints.py", "test_a_target_that_is_full_is_left_out"),
+    ),
+    Mutation(
+        law=2,
+        breaks="a connection that is over counts for its target",
+        file="_lifecycle_state.py",
+        old="            self.dialer.release()\n",
+        new="            pass\n",
+        tests=(
+            "test_balancing.py",
+            "test_each_balance_serves",
+            "test_connections_wait_for_room",
+        ),
+    ),
     # 3. One record
     Mutation(
         law=3,
@@ -873,6 +893,28 @@ MUTATIONS: Sequence[Mutation] = (
         new="    return None\n",
         tests=("test_handshake.py", "test_all_layers_share_one_deadline"),
     ),
+    Mutation(
+        law=12,
+        breaks="a silent target is waited for as long as ever while another is up",
+        file="_endpoints.py",
+        old="return min(share, endpoint.patience(known))",
+        new="return share",
+        tests=(
+            "test_balancing.py",
+            "test_a_silent_target_that_is_known_costs_little",
+        ),
+    ),
+    Mutation(
+        law=12,
+        breaks="clients that wait for the same silence make the pause longer, each",
+        file="_endpoint.py",
+        old="            if began >= self.retry_at:\n",
+        new="            if True:\n",
+        tests=(
+            "test_endpoints.py",
+            "test_attempts_from_before_the_pause_don_t_make_it_longer",
+        ),
+    ),
     # 13. Nothing left
     Mutation(
         law=13,
@@ -1011,6 +1053,17 @@ MUTATIONS: Sequence[Mutation] = (
         tests=(
             "test_nurseries.py",
             "test_a_lent_nursery_that_is_cancelled_ends_at_once",
+        ),
+    ),
+    Mutation(
+        law=15,
+        breaks="a target is left out for what this machine lacks",
+        file="_dial.py",
+        old="says_nothing = is_local_shortage(failed) or (late and not share)",
+        new="says_nothing = late and not share",
+        tests=(
+            "test_balancing.py",
+            "test_a_shortage_of_this_machine_takes_no_target_down",
         ),
     ),
     # 16. Layers are invisible

@@ -4,18 +4,30 @@ from __future__ import annotations
 
 import contextlib
 import socket
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from typing import Any
 
 import trio
 
-from trioserve import Address, TcpAddress
-from trioserve._dial import Dialer
+from trioserve import Address, Target, TcpAddress
+from trioserve._dial import Dialer, Dialing, OnAttempt
+from trioserve._endpoints import Endpoints
+from trioserve._origins import Origin
 from trioserve._socket_transport import SocketTransport
 
 
+def dialer_of(
+    addresses: Sequence[Address],
+    origin: Origin = (),
+    on_attempt: OnAttempt | None = None,
+) -> Dialer:
+    """A dialer of targets that are tried in order."""
+    endpoints = Endpoints([Target(address) for address in addresses])
+    return Dialer(Dialing(endpoints, on_attempt=on_attempt), origin)
+
+
 async def dial(address: Address, seconds: float) -> SocketTransport:
-    return await Dialer([address]).dial(seconds)
+    return await dialer_of([address]).dial(seconds)
 
 
 @contextlib.contextmanager

@@ -116,10 +116,14 @@ TABLE: dict[str, dict[str, tuple[Any, ...]]] = {
     "proxy": {
         "target": (None, 5, b"a:80"),
         "others": (None, 5, b"a:80"),
+        "balance": (None, 5, "best"),
+        "health": OPTIONS,
+        "max_per_target": ("5", True, 0, 1.5),
         "timeouts": OPTIONS,
         "faults": (5, {}),
         "seed": ("5", None),
         "on_attempt": (5, _async, functools.partial(_async), _Async()),
+        "on_target": (5, _async, functools.partial(_async), _Async()),
         "send_proxy": ("v3", 1, b"v1", ()),
         "sockets": OPTIONS,
         "source": (5, "localhost", "fe80::1%lo", ""),
@@ -127,6 +131,7 @@ TABLE: dict[str, dict[str, tuple[Any, ...]]] = {
     "echo": {"conn": (None, 5)},
     "log_reports": {"reports": (None, 5)},
     "parse_address": {"text": (None, 5, b":80")},
+    "parse_target": {"text": (None, 5, b":80")},
     "parse_faults": {"text": (None, 5, b"reset")},
     "parse_duration": {"text": (None, 5, b"1s")},
     "TcpAddress": {"host": (None, 5, b"a"), "port": ("80", None, -1, 65536)},
@@ -142,6 +147,16 @@ TABLE: dict[str, dict[str, tuple[Any, ...]]] = {
         "per_peer_ipv6_prefix": ("64", None, True, 0, 129),
         "when_full": (None, "panic"),
         "refusal": ("busy", 5),
+    },
+    "Target": {
+        "address": (None, 5, "a:80"),
+        "weight": ("5", None, True, 0, 1001, 1.5),
+        "backup": (None, 1, "yes"),
+    },
+    "Health": {
+        "fall": (*NUMBER, 0, 1.5),
+        "pause": (*NUMBER, -1, math.inf, math.nan),
+        "max_pause": (*NUMBER, -1, math.inf, math.nan),
     },
     "Layers": {
         "access": ("allow all", None, 5, [5], ["permit all"]),
@@ -180,6 +195,7 @@ ANY: dict[str, str] = {
     "Connection.on_timer": "called by the timers",
     "Connection.idle": "anything is true or false",
     "Connection.note": "anything can be noted",
+    "Proxy": "made by proxy()",
     "Relay": "made by hand_over()",
     "Server": "made by serve()",
     "Server.count": "as of every sequence",
@@ -191,6 +207,7 @@ ANY: dict[str, str] = {
     "Segment": "a record",
     "RelayResult": "a record",
     "Statistics": "a record",
+    "TargetState": "a record",
     "Upstream": "a record",
 }
 
@@ -260,6 +277,10 @@ class _World:
             ),
             "TcpAddress": (trioserve.TcpAddress, {"host": "a", "port": 1}),
             "UnixAddress": (trioserve.UnixAddress, {"path": "a"}),
+            "Target": (
+                trioserve.Target,
+                {"address": trioserve.TcpAddress("a", 1)},
+            ),
             "UnixListener": (
                 trioserve.UnixListener,
                 {"sock": self.listener.socket, "path": "/"},

@@ -18,10 +18,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from support import open_fds, run
-from targets import black_hole, dial, full_queue, listening, refusing
+from targets import black_hole, dial, dialer_of, full_queue, listening, refusing
 from trioserve import TcpAddress, UnixAddress, _connect
 from trioserve._connect import is_local_shortage
-from trioserve._dial import Dialer
 from trioserve._origins import DialedSocket
 
 pytestmark = pytest.mark.usefixtures("no_descriptor_is_left")
@@ -299,7 +298,7 @@ async def test_a_full_epoll_is_a_local_shortage() -> None:
     manager: Any = GLOBAL_RUN_CONTEXT.runner.io_manager
     epoll = manager._epoll
     with black_hole() as silent:
-        dialer = Dialer([silent])
+        dialer = dialer_of([silent])
         manager._epoll = Full()
         try:
             with pytest.raises(OSError, match="No space left") as caught:

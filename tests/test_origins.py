@@ -5,8 +5,7 @@ from __future__ import annotations
 import pytest
 
 from support import run
-from targets import listening
-from trioserve._dial import Dialer
+from targets import dialer_of, listening
 from trioserve._origins import origin_of
 
 pytestmark = pytest.mark.usefixtures("no_descriptor_is_left")
@@ -17,7 +16,7 @@ def test_dialed_sockets_are_registered_while_they_are_open() -> None:
 
     async def main() -> None:
         with listening() as address:
-            transport = await Dialer([address], ("a proxy",)).dial(5)
+            transport = await dialer_of([address], ("a proxy",)).dial(5)
             name = "{}:{}".format(*transport.sock.getsockname())
             assert origin_of(name, str(address)) == ("a proxy",)
             # The same local port may be used for another connection.

@@ -13,9 +13,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from support import run
-from targets import Resolver, at, black_hole, dial, listening, refusing
+from targets import Resolver, at, black_hole, dial, dialer_of, listening, refusing
 from trioserve import Address, Attempt, TcpAddress, _connect, _dial
-from trioserve._dial import Dialer
 from trioserve._origins import DialedSocket
 from trioserve._socket_transport import SocketTransport
 
@@ -44,7 +43,7 @@ def test_each_address_has_a_head_start() -> None:
                 Resolver([hole.host, address.host])
             )
             target = TcpAddress("target.test", address.port)
-            dialer = Dialer([target])
+            dialer = dialer_of([target])
             transport = await dialer.dial(5)
             assert transport.sock.getpeername() == (address.host, address.port)
             transport.close()
@@ -83,7 +82,7 @@ def test_two_that_connect_at_once_leave_one_socket(
         with listening("0.0.0.0") as address:
             names = Resolver(["127.0.0.1", "127.0.0.2"])
             trio.socket.set_custom_hostname_resolver(names)
-            dialer = Dialer([TcpAddress("target.test", address.port)])
+            dialer = dialer_of([TcpAddress("target.test", address.port)])
             (await dialer.dial(5)).close()
             assert [attempt.error for attempt in dialer.attempts] == [None, None]
 
@@ -112,7 +111,7 @@ def test_an_address_of_a_name_that_answers_is_reached(kinds: list[str]) -> None:
                 if kind != "refuses":
                     stack.enter_context(at(kind, host, port))
             trio.socket.set_custom_hostname_resolver(Resolver(hosts))
-            dialer = Dialer([TcpAddress("target.test", port)], (), on_attempt)
+            dialer = dialer_of([TcpAddress("target.test", port)], on_attempt=on_attempt)
             if "answers" in kinds:
                 first = kinds.index("answers")
                 transport = await dialer.dial(60)
@@ -158,7 +157,7 @@ def test_an_address_that_a_name_has_twice_is_tried_once() -> None:
             trio.socket.set_custom_hostname_resolver(
                 Resolver([address.host, address.host, f"::ffff:{address.host}"])
             )
-            dialer = Dialer([TcpAddress("target.test", address.port)])
+            dialer = dialer_of([TcpAddress("target.test", address.port)])
             with pytest.raises(ConnectionRefusedError):
                 await dialer.dial(5)
             assert [attempt.address for attempt in dialer.attempts] == [str(address)]
@@ -172,7 +171,7 @@ def test_each_address_of_a_name_has_its_own_failure() -> None:
     async def main() -> None:
         with black_hole("127.0.0.2") as hole:
             trio.socket.set_custom_hostname_resolver(Resolver(["127.0.0.3", hole.host]))
-            dialer = Dialer([TcpAddress("target.test", hole.port)])
+            dialer = dialer_of([TcpAddress("target.test", hole.port)])
             with pytest.raises(TimeoutError):
                 await dialer.dial(2)
             assert trio.current_time() == 2
@@ -192,7 +191,7 @@ def test_the_next_address_follows_a_refusal_at_once() -> None:
             trio.socket.set_custom_hostname_resolver(
                 Resolver(["127.0.0.2", "127.0.0.3", address.host])
             )
-            dialer = Dialer([TcpAddress("target.test", address.port)])
+            dialer = dialer_of([TcpAddress("target.test", address.port)])
             (await dialer.dial(5)).close()
             assert trio.current_time() == 0
             errors = [attempt.error for attempt in dialer.attempts]
@@ -231,7 +230,7 @@ def test_an_address_without_a_route_is_recorded(
                 hosts.insert(0, silent.host)
             trio.socket.set_custom_hostname_resolver(Resolver(hosts))
             m.setattr(_connect, "DialedSocket", OldSocket)
-            dialer = Dialer([TcpAddress("target.test", address.port)])
+            dialer = dialer_of([TcpAddress("target.test", address.port)])
             (await dialer.dial(5)).close()
         errors = {a.address: a.error for a in dialer.attempts}
         assert len(errors) == len(hosts)
@@ -287,7 +286,7 @@ def test_out_of_descriptors_a_further_address_waits_for_those_that_are_tried(
                 if kind != "refuses":
                     stack.enter_context(at(kind, host, port))
             trio.socket.set_custom_hostname_resolver(Resolver(hosts))
-            dialer = Dialer([TcpAddress("target.test", port)])
+            dialer = dialer_of([TcpAddress("target.test", port)])
             said = "no answer within" if room else "Too many open files"
             with pytest.raises(OSError, match=said):
                 await dialer.dial(5)

@@ -46,6 +46,7 @@ def test_every_reason_has_an_outcome_and_a_sentence(reason: Reason) -> None:
         (Reason.SERVER_RESET, Phase.CLOSING, None, "SL"),
         (Reason.CONNECT_REFUSED, Phase.CONNECT, None, "SC"),
         (Reason.CONNECT_TIMEOUT, Phase.CONNECT, None, "sC"),
+        (Reason.TARGET_FULL, Phase.CONNECT, None, "sQ"),
         (Reason.CLIENT_GONE, Phase.CONNECT, None, "CC"),
         (Reason.LIMIT, Phase.QUEUE, None, "PR"),
         (Reason.IDLE, Phase.DATA, "client", "cD"),

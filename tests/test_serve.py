@@ -32,6 +32,7 @@ from sweep import Begin, sweep
 from trioserve import (
     Connection,
     ConnectionReport,
+    Handler,
     Limits,
     Outcome,
     Reason,
@@ -939,7 +940,12 @@ def test_stopped_at_every_step_nothing_is_left(kind: str, how: str, end: str) ->
             async def wrapped(conn: Connection) -> object:
                 return await proxied(conn)
 
-            handler = {"echo": echo, "proxy": proxied, "wrapped proxy": wrapped}[kind]
+            handlers: dict[str, Handler] = {
+                "echo": echo,
+                "proxy": proxied,
+                "wrapped proxy": wrapped,
+            }
+            handler = handlers[kind]
             async with serving(handler, limits=Limits(max_connections=2)) as running:
                 stops: dict[str, Callable[[], object]] = {
                     "cancel": running.scope.cancel,
@@ -950,6 +956,7 @@ def test_stopped_at_every_step_nothing_is_left(kind: str, how: str, end: str) ->
                 begin(stops[how])
                 await client(running)
                 running.check()
+            assert proxied.targets()[0].open == 0
         behind.check_over()
         assert open_fds() == before
 

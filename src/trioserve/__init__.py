@@ -15,10 +15,11 @@ The modules, from the bottom up; each imports only from rows below its own:
                 _arguments   _describe   _reason   wire
     words       _address   _complaints   _options   _rates   _report   _results   _tasks
                 _tcp
-                _transport_state   _access
+                _transport_state   _access   _targets
                 _transport   _layers   _pipes   _accept_errors   _handlers   _names
-                _socket_state   _attachments
-                _socket_transport   _origins
+                _endpoint
+                _socket_state   _attachments   _balance
+                _socket_transport   _origins   _endpoints
                 _admission   _idle   _shared_socket   _stream_transport   _timers
                 _collector   _drain   _connect
     mechanisms  _lifecycle_state   _blame   _closing   _deadlines   _listeners
@@ -48,12 +49,13 @@ from ._echo import echo
 from ._layers import Layers
 from ._listeners import Listener, UnixListener, open_listeners
 from ._options import Limits, SocketOptions, Timeouts
-from ._proxy import proxy
+from ._proxy import Proxy, proxy
 from ._reason import Outcome, Phase, Reason
 from ._relay import Relay, hand_over, relay
 from ._report import Attempt, ConnectionReport, Upstream
 from ._results import DrainSummary, Flow, RelayResult, Statistics
 from ._serve import Handler, Server, serve, serve_tcp
+from ._targets import Health, Target, TargetState, parse_target
 
 __all__ = [
     "Address",
@@ -64,17 +66,21 @@ __all__ = [
     "DrainSummary",
     "Flow",
     "Handler",
+    "Health",
     "Layers",
     "Limits",
     "Listener",
     "Outcome",
     "Phase",
+    "Proxy",
     "Reason",
     "Relay",
     "RelayResult",
     "Server",
     "SocketOptions",
     "Statistics",
+    "Target",
+    "TargetState",
     "TcpAddress",
     "Timeouts",
     "UnixAddress",
@@ -87,6 +93,7 @@ __all__ = [
     "log_reports",
     "open_listeners",
     "parse_address",
+    "parse_target",
     "proxy",
     "relay",
     "serve",

@@ -90,6 +90,8 @@ class Dialer(Protocol):
     def target(self) -> object: ...
     @property
     def attempts(self) -> Sequence[Attempt]: ...
+    def release(self) -> None:
+        """Called when the connection is over; idempotent."""
 
 
 class ActiveFaults(Protocol):

@@ -1,7 +1,8 @@
-"""Dial: connect to the first of several targets that answers, under one deadline.
+"""Dial: connect to one of several targets, under one deadline.
 
-The dialer tries targets one after the other and records each attempt. It does not know
-for which connection it dials, or what the transport is for.
+The dialer tries targets one after the other, as the endpoints say, records each
+attempt, and tells the endpoints how it went. It does not know for which connection it
+dials, or what the transport is for.
 """
 
 from __future__ import annotations
@@ -9,8 +10,8 @@ from __future__ import annotations
 import dataclasses
 import errno
 import socket
-from collections.abc import Callable, Sequence
-from typing import TypeAlias
+from collections.abc import Callable
+from typing import NamedTuple, TypeAlias
 
 import trio
 
@@ -24,12 +25,15 @@ from ._connect import (
     is_local_shortage,
 )
 from ._describe import describe
+from ._endpoint import Endpoint
+from ._endpoints import Endpoints
 from ._errors import copy_of, is_a
 from ._names import AddrInfo, look_up, numeric_addrinfo
 from ._origins import Origin
 from ._race import race
 from ._report import GIVEN_UP, LOST_RACE, NO_ANSWER, Attempt, unfinished_attempt
 from ._socket_transport import SocketTransport
+from ._targets import TargetState
 
 #: Called after each attempt to connect, with the target as it was given.
 OnAttempt: TypeAlias = Callable[[Address, Attempt], object]
@@ -39,15 +43,35 @@ class DialCancelledError(Exception):
     """:meth:`Dialer.cancel` was called, or ``on_attempt`` has raised."""
 
 
-class Dialer:
-    """Connects to the first target that answers, and records each attempt.
+class NoRoomError(TimeoutError):
+    """All targets that might have answered had as many connections as allowed."""
 
-    Args:
-      targets: at least one, in the order in which they are tried.
-      origin: the proxies that dial.
+
+class Dialing(NamedTuple):
+    """What all dialers of a proxy share.
+
+    Attributes:
+      endpoints: the targets.
+      outgoing: how sockets are made.
       on_attempt: called with the target and the :class:`Attempt` after each attempt,
         except those that were cancelled.
-      outgoing: how sockets are made.
+      on_target: called with the state of a target that is down or up from now on.
+    """
+
+    endpoints: Endpoints
+    outgoing: Outgoing = PLAIN
+    on_attempt: OnAttempt | None = None
+    on_target: Callable[[TargetState], object] | None = None
+
+
+class Dialer:
+    """Connects to a target, and records each attempt.
+
+    Call :meth:`release` when the connection is over, whether it was dialed or not.
+
+    Args:
+      origin: the proxies that dial.
+      peer: the client's address, for the balancing.
 
     Attributes:
       target: the target that is being tried, or that has answered.
@@ -56,23 +80,21 @@ class Dialer:
 
     __slots__ = (
         "_answer", "_attempts", "_callback_error", "_connected", "_connecting",
-        "_is_cancelled", "_on_attempt", "_origin", "_outgoing", "_scope", "_seconds",
-        "_shortage", "_targets", "on_wait", "target",
+        "_dialing", "_endpoint", "_is_cancelled", "_is_dialing", "_origin", "_peer",
+        "_scope", "_seconds", "_shortage", "_tried", "on_wait", "target",
     )  # fmt: skip
 
-    def __init__(
-        self,
-        targets: Sequence[Address],
-        origin: Origin = (),
-        on_attempt: OnAttempt | None = None,
-        outgoing: Outgoing = PLAIN,
-    ) -> None:
-        self.target = targets[0]
+    def __init__(self, dialing: Dialing, origin: Origin = (), peer: str = "") -> None:
+        self.target = dialing.endpoints.first.address
         self.on_wait: Callable[[], None] | None = None
-        self._targets = targets
+        self._dialing = dialing
         self._origin = origin
-        self._on_attempt = on_attempt
-        self._outgoing = outgoing
+        self._peer = peer
+        # The endpoint that it has, and whether it is connected to it or dials it.
+        self._endpoint: Endpoint | None = None
+        self._is_dialing = False
+        # The endpoints that it has given back.
+        self._tried: tuple[Endpoint, ...] = ()
         self._attempts: tuple[Attempt, ...] = ()
         # The attempt that succeeded at once, if one did, and how long it took.
         self._connected: AddrInfo | None = None
@@ -100,17 +122,23 @@ class Dialer:
         attempt.ours = False
         return (*self._attempts, unfinished_attempt.finish(attempt))
 
+    @property
+    def max_open(self) -> float:
+        """Connections that each target may have at a time; ``math.inf``: any number."""
+        return self._dialing.endpoints.max_open
+
     async def dial(self, seconds: float) -> SocketTransport:
         """Connect within ``seconds``, name look-ups included.
 
         Call :meth:`connect_now` before, unless the caller can wait in any case.
 
-        Each target gets an equal share of the time that is left when its turn comes,
-        so that a target that doesn't answer leaves time for the next ones.
+        A target that doesn't answer leaves time for the next one:
+        :meth:`Endpoints.patience`.
 
         Raises:
-          DialCancelledError: after :meth:`cancel`, or if ``on_attempt`` has raised;
+          DialCancelledError: after :meth:`cancel`, or if a callback has raised;
             :meth:`raise_callback_error` raises that error.
+          NoRoomError: no target had room in time.
           TimeoutError: the last target did not answer in time.
           OSError: no target could be connected to. It is the error of the last one;
             but if this machine lacked a resource (:func:`is_local_shortage`), it is
@@ -132,28 +160,35 @@ class Dialer:
         on with what this has begun.
 
         Raises:
-          BaseException: the error of ``on_attempt``.
+          BaseException: the error of a callback.
         """
-        if not isinstance(self.target, TcpAddress):
-            return None
         now = trio.current_time()
+        endpoint = self._pick(now)
+        if endpoint is None or not isinstance(self.target, TcpAddress):
+            return None
         try:
             info = numeric_addrinfo(self.target)
             if info is None:
                 return None
-            connecting = begin_connect(info, self._origin, now, self._outgoing)
+            dialing = self._dialing
+            connecting = begin_connect(info, self._origin, now, dialing.outgoing)
         except OSError:
             return None  # dial() meets the same error and records it
         if connecting.code:
             self._connecting = connecting
             return None
         transport = SocketTransport(connecting.sock)
-        self._connected, self._seconds = info, transport.moved_at - now
-        if self._on_attempt is not None:
+        moved_at = transport.moved_at
+        self._connected, self._seconds = info, moved_at - now
+        self._is_dialing = False
+        is_up = dialing.endpoints.connected(endpoint, self._seconds, moved_at)
+        if dialing.on_attempt is not None:
             self._call_on_attempt(self.attempts[-1])
-            if self._callback_error is not None:
-                transport.close()
-                self.raise_callback_error()
+        if is_up:
+            self._call_on_target(endpoint)
+        if self._callback_error is not None:
+            transport.close()
+            self.raise_callback_error()
         return transport
 
     def cancel(self) -> None:
@@ -163,7 +198,7 @@ class Dialer:
         self._scope.cancel(reason="the dialer was cancelled")
 
     def raise_callback_error(self) -> None:
-        """Raise the error of ``on_attempt``, if there is one."""
+        """Raise the error of a callback, if there is one."""
         error, self._callback_error = self._callback_error, None
         if error is not None:
             try:
@@ -171,24 +206,87 @@ class Dialer:
             finally:
                 del error  # its traceback refers to this frame: a cycle
 
+    def release(self) -> None:
+        """Give back the endpoint that it has; idempotent."""
+        endpoint, self._endpoint = self._endpoint, None
+        if endpoint is None:
+            return
+        if self._is_dialing:
+            self._dialing.endpoints.given_up(endpoint)
+        else:
+            self._dialing.endpoints.closed(endpoint)
+
+    # -- one target after the other
+
+    def try_again(self) -> bool:
+        """Called by the endpoints: one may have room for this connection."""
+        if self._pick(trio.current_time()) is None:
+            return False
+        assert self._scope is not None
+        self._scope.cancel(reason="a target has room")
+        return True
+
+    def _pick(self, now: float) -> Endpoint | None:
+        endpoint = self._dialing.endpoints.pick(now, self._peer, self._tried)
+        self._endpoint = endpoint
+        if endpoint is not None:
+            self._is_dialing = True
+            self.target = endpoint.address
+        return endpoint
+
+    async def _next(self, deadline: float) -> Endpoint | None:
+        """The next endpoint to dial, when there is room; None if all were tried.
+
+        Raises:
+          NoRoomError: there was no room in time.
+        """
+        if self._endpoint is not None:  # connect_now() has picked it
+            return self._endpoint
+        endpoints, now = self._dialing.endpoints, trio.current_time()
+        if self._pick(now) is not None or not endpoints.must_wait(self._tried):
+            return self._endpoint
+        with trio.CancelScope(deadline=deadline) as self._scope:
+            self._call_on_wait()
+            endpoints.wait(self)
+            try:
+                await trio.sleep_forever()
+            finally:
+                endpoints.forget(self)
+        if self._is_cancelled:
+            raise DialCancelledError
+        if self._endpoint is None:
+            late = f"no target had room within {deadline - now:.4g} s"
+            raise NoRoomError(errno.ETIMEDOUT, late)
+        return self._endpoint
+
     async def _try_targets(self, deadline: float) -> SocketTransport:
         failed: OSError | None = None
-        for turn, target in enumerate(self._targets):
-            self.target = target
-            now = trio.current_time()
-            share = max(0.0, deadline - now) / (len(self._targets) - turn)
+        endpoints = self._dialing.endpoints
+        while (endpoint := await self._next(deadline)) is not None:
+            began = self._connecting.began if self._connecting else trio.current_time()
+            share = endpoints.patience(endpoint, began, self._tried, deadline - began)
             before = len(self._attempts)
-            with trio.CancelScope(deadline=now + share) as self._scope:
+            with trio.CancelScope(deadline=began + share) as self._scope:
                 try:
-                    return await self._try_target(target)
+                    transport = await self._try_target(endpoint.address)
                 except OSError as error:
                     failed = error
+                else:
+                    self._note_connected(endpoint, began)
+                    return transport
             if self._is_cancelled:
                 raise DialCancelledError
-            if self._scope.cancelled_caught and self._callback_error is None:
-                late = f"no answer within {share:.4g} s"
-                failed = TimeoutError(errno.ETIMEDOUT, late)
+            late = self._scope.cancelled_caught and self._callback_error is None
+            if late:
+                failed = TimeoutError(
+                    errno.ETIMEDOUT, f"no answer within {share:.4g} s"
+                )
                 self._mark_unanswered(before)
+            if self._callback_error is None:
+                assert failed is not None
+                # Without any time, nobody knows whether it would have answered.
+                says_nothing = is_local_shortage(failed) or (late and not share)
+                self._note_failed(endpoint, None if says_nothing else failed, began)
             if self._callback_error is not None:
                 raise DialCancelledError
         assert failed is not None
@@ -201,6 +299,27 @@ class Dialer:
         finally:
             del failed  # its traceback refers to this frame: a cycle
 
+    def _note_connected(self, endpoint: Endpoint, began: float) -> None:
+        now = trio.current_time()
+        self._is_dialing = False
+        if self._dialing.endpoints.connected(endpoint, now - began, now):
+            self._call_on_target(endpoint)
+
+    def _note_failed(
+        self, endpoint: Endpoint, error: OSError | None, began: float
+    ) -> None:
+        """Give back an endpoint that was tried; None says nothing about it."""
+        self._endpoint = None
+        self._tried = (*self._tried, endpoint)
+        endpoints, now = self._dialing.endpoints, trio.current_time()
+        if error is None:
+            endpoints.given_up(endpoint)
+            return
+        late = is_a(error, TimeoutError)
+        text = describe(error)
+        if endpoints.failed(endpoint, text, began=began, now=now, late=late):
+            self._call_on_target(endpoint)
+
     async def _try_target(self, target: Address) -> SocketTransport:
         if isinstance(target, UnixAddress):
             info = AddrInfo(socket.AF_UNIX, socket.SOCK_STREAM, 0, target.sockaddr)
@@ -211,7 +330,8 @@ class Dialer:
         infos = await self._look_up(target)
         if len(infos) == 1:
             return await self._try_address(infos[0])
-        return await race(infos, self._origin, self._outgoing, self._try_address)
+        outgoing = self._dialing.outgoing
+        return await race(infos, self._origin, outgoing, self._try_address)
 
     async def _look_up(self, target: TcpAddress) -> list[AddrInfo]:
         began = trio.current_time()
@@ -236,7 +356,8 @@ class Dialer:
         is_ours = False
         try:
             if connecting is None:
-                connecting = begin_connect(info, self._origin, began, self._outgoing)
+                outgoing = self._dialing.outgoing
+                connecting = begin_connect(info, self._origin, began, outgoing)
             return await finish_connect(connecting, self._call_on_wait)
         except trio.Cancelled:
             said = why_cancelled()
@@ -281,11 +402,19 @@ class Dialer:
         self._attempts = tuple(attempts)
 
     def _call_on_attempt(self, attempt: Attempt) -> None:
-        if self._on_attempt is None or self._callback_error is not None:
+        if self._dialing.on_attempt is not None:
+            self._call(self._dialing.on_attempt, self.target, attempt)
+
+    def _call_on_target(self, endpoint: Endpoint) -> None:
+        if self._dialing.on_target is not None:
+            self._call(self._dialing.on_target, endpoint.state(trio.current_time()))
+
+    def _call(self, callback: Callable[..., object], *args: object) -> None:
+        if self._callback_error is not None:
             return
         try:
-            self._on_attempt(self.target, attempt)
+            callback(*args)
         except BaseException as error:  # noqa: ASYNC103 - raised by raise_callback_error
             self._callback_error = error
             if self._scope is not None:
-                self._scope.cancel(reason="on_attempt has raised")
+                self._scope.cancel(reason="a callback has raised")

@@ -200,8 +200,11 @@ class LifecycleState(abc.ABC):
         return f"conn-{self.id} {self.peer} in {where}"
 
     def release(self) -> None:
-        """Break reference cycles, so that it is freed without a garbage collection.
+        """Give its target back, and break reference cycles, so that it is freed without
+        a garbage collection.
 
         The frames in an exception's traceback refer to the connection.
         """
+        if self.dialer is not None:
+            self.dialer.release()
         self.task = self.transport.on_wait = self.exception = self.result = None

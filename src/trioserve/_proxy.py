@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import math
 import socket
-from collections.abc import Awaitable, Callable, Sequence
-from typing import Final, get_args
+from collections.abc import Callable, Sequence
+from typing import Final, Protocol, get_args
 
 import trio
 
-from ._address import Address, TcpAddress, UnixAddress, is_numeric, parse_address
-from ._arguments import check_sync, check_type
+from ._address import Address, TcpAddress, UnixAddress, is_numeric
+from ._arguments import check_count, check_sync, check_type
 from ._connect import Outgoing, is_local_shortage
 from ._connection import Connection, lifecycle_of
-from ._dial import DialCancelledError, Dialer, OnAttempt
+from ._dial import DialCancelledError, Dialer, Dialing, NoRoomError
 from ._dispatch import PromptHandler
+from ._endpoints import Endpoints
 from ._errors import is_ours, isolated
 from ._lifecycle import Lifecycle
 from ._options import SocketOptions, Timeouts
@@ -24,6 +25,14 @@ from ._reason import Phase, Reason
 from ._relay import Relay, no_relay, relay_to_target
 from ._report import Attempt
 from ._socket_transport import SocketTransport
+from ._targets import (
+    Balance,
+    Health,
+    Target,
+    TargetState,
+    check_balance,
+    parse_target,
+)
 from ._tcp import apply, keepalive_settings, user_timeout_settings
 from .faults import Faults, parse_faults
 from .faults._relay import ActiveFaults, FaultyRelay
@@ -37,21 +46,45 @@ _PATIENCE: Final = 1.0
 _UNWATCHED: Final = 0.05
 
 
+class Proxy(Protocol):
+    """The handler that :func:`proxy` makes."""
+
+    async def __call__(self, conn: Connection) -> Relay:
+        """Dial a target for this connection, and relay."""
+        ...
+
+    def targets(self) -> Sequence[TargetState]:
+        """What is known of each target now, in the order in which they were given.
+
+        Call it in a Trio run, at any time.
+        """
+        ...
+
+
 def proxy(
-    target: str | Address,
-    *others: str | Address,
+    target: str | Address | Target,
+    *others: str | Address | Target,
+    balance: Balance = "first",
+    health: Health | None = None,
+    max_per_target: int | None = None,
     timeouts: Timeouts | None = None,
     faults: str | Faults | None = None,
     seed: int = 0,
     on_attempt: Callable[[Address, Attempt], object] | None = None,
+    on_target: Callable[[TargetState], object] | None = None,
     send_proxy: Version | None = None,
     sockets: SocketOptions | None = None,
     source: str | None = None,
-) -> Callable[[Connection], Awaitable[Relay]]:
-    """Make a handler that dials ``target``, or else the next of ``others``, and relays.
+) -> Proxy:
+    """Make a handler that dials one of the targets, or else the next, and relays.
 
-    Targets are tried in order, each with an equal share of the rest of
-    ``Timeouts.connect``; the addresses of one name are tried side by side (RFC 8305).
+    Each connection gets a target by ``balance``. If that can't be reached, the next one
+    is tried, until ``Timeouts.connect`` is over; the addresses of one name are tried
+    side by side (RFC 8305). A target that fails again and again is left out for a while
+    (:class:`Health`). While another target is up, one that does not answer is waited
+    for a little longer than connecting usually takes: 0.25 to 1 s, or at least 0.05 s
+    if it is down and tried again. Else each gets an equal share of the time.
+
     If no target can be reached, the client is reset and the report says why; its
     ``attempts`` has all attempts. While it dials, it does not receive from the client.
     It stops dialing if the client resets the connection, or one second after the
@@ -65,8 +98,19 @@ def proxy(
     ``Limits`` bound it.
 
     Args:
-      target, others: texts for :func:`parse_address`, or addresses; each with a host
-        and a port, or with the path of a Unix socket.
+      target, others: texts for :func:`parse_address`, which may have options behind it
+        (``db1:5432?weight=3``, ``db2:5432?backup``), addresses, or :class:`Target`;
+        each with a host and a port, or with the path of a Unix socket.
+      balance: which target a connection gets, of those that are up: ``"first"``
+        (default), in the order in which they are given; ``"round-robin"``, in turn;
+        ``"least-connections"``, the one with the fewest; ``"random"``, the one of two
+        that has fewer, drawn at random; ``"source"``, by the client's IP address, the
+        same one as long as it is up (rendezvous hashing). All but the first go by
+        weight.
+      health: when a target counts as down; default ``Health()``.
+      max_per_target: connections that a target has at a time. If all targets that are
+        up are full, further connections wait, in the order in which they came, up to
+        ``Timeouts.connect``. Default None: any number.
       timeouts: for dialing and relaying, in seconds; default: those of the server.
       faults: applied to each connection, for tests: a
         :class:`trioserve.faults.Faults`, or its text. The report says which were
@@ -77,6 +121,8 @@ def proxy(
         attempt to connect has succeeded or failed, long before the connection's
         report; not for attempts that were cancelled. It must not wait. An exception in
         it ends the connection as ``handler_error``.
+      on_target: called with a :class:`TargetState` when a target goes down, and when it
+        is up again; under the same rules.
       send_proxy: ``"v1"`` or ``"v2"``: begin each connection to a target with a header
         of the PROXY protocol, of this version, which declares the client. The target
         must be told to expect it. The bytes of the header are in no count. Default: no
@@ -93,24 +139,36 @@ def proxy(
     if it holds bytes.
     """
     for name, each in (("target", target), *(("others", other) for other in others)):
-        check_type(name, each, (str, TcpAddress, UnixAddress), "a text or an address")
+        kinds = (str, TcpAddress, UnixAddress, Target)
+        check_type(name, each, kinds, "a text, an address or a Target")
+    check_balance(balance)
+    if health is not None:
+        check_type("health", health, Health, "a Health or None")
+    if max_per_target is not None:
+        check_count("max_per_target", max_per_target, least=1)
     if timeouts is not None:
         check_type("timeouts", timeouts, Timeouts, "a Timeouts or None")
     if faults is not None:
         check_type("faults", faults, (str, Faults), "a text, a Faults or None")
     check_type("seed", seed, int, "an int")
-    if on_attempt is not None:
-        check_sync("on_attempt", on_attempt)
+    for name, callback in (("on_attempt", on_attempt), ("on_target", on_target)):
+        if callback is not None:
+            check_sync(name, callback)
     if send_proxy is not None and send_proxy not in get_args(Version):
         raise ValueError(f"send_proxy must be 'v1', 'v2' or None, not {send_proxy!r}")
     if sockets is not None:
         check_type("sockets", sockets, SocketOptions, "a SocketOptions or None")
     if source is not None:
         check_type("source", source, str, "a str or None")
-    targets = [_dialable(each) for each in (target, *others)]
+    targets = [_as_target(each) for each in (target, *others)]
     parsed = parse_faults(faults) if isinstance(faults, str) else faults
-    outgoing = _outgoing(sockets or SocketOptions(), source)
-    return _Proxy(targets, timeouts, parsed, seed, on_attempt, send_proxy, outgoing)
+    dialing = Dialing(
+        Endpoints(targets, balance, health, max_per_target),
+        _outgoing(sockets or SocketOptions(), source),
+        on_attempt,
+        on_target,
+    )
+    return _Proxy(dialing, timeouts, parsed, seed, send_proxy)
 
 
 class _Proxy(PromptHandler):
@@ -118,16 +176,14 @@ class _Proxy(PromptHandler):
 
     def __init__(
         self,
-        targets: Sequence[Address],
+        dialing: Dialing,
         timeouts: Timeouts | None,
         faults: Faults | None,
         seed: int,
-        on_attempt: OnAttempt | None,
         send_proxy: Version | None,
-        outgoing: Outgoing,
     ) -> None:
-        self._on_attempt = on_attempt
-        self._targets = targets
+        self._dialing = dialing
+        self._outgoing = dialing.outgoing
         #: Its identity in the origins of the sockets that it dials.
         self._mark = object()
         self._first = (self._mark,)
@@ -135,7 +191,9 @@ class _Proxy(PromptHandler):
         self._faults = faults or None  # asked once: that takes 3 us
         self._seed = seed
         self._send_proxy: Version | None = send_proxy
-        self._outgoing = outgoing
+
+    def targets(self) -> Sequence[TargetState]:
+        return self._dialing.endpoints.states(trio.current_time())
 
     async def __call__(self, conn: Connection) -> Relay:
         check_type("conn", conn, Connection, "a Connection")
@@ -153,11 +211,10 @@ class _Proxy(PromptHandler):
                 return _refuse(life, Reason.FAULT)
         life.phase = Phase.CONNECT
         origin = origin_of(*(life.direct or (life.peer, life.local)))
+        if life.dialer is not None:  # a relay before this one is over
+            life.dialer.release()
         dialer = life.dialer = Dialer(
-            self._targets,
-            (*origin, self._mark) if origin else self._first,
-            self._on_attempt,
-            self._outgoing,
+            self._dialing, (*origin, self._mark) if origin else self._first, life.peer
         )
         if self._mark in origin:
             return _refuse(life, Reason.LOOP)
@@ -249,7 +306,11 @@ async def _dial(
         return await dialer.dial(seconds)
     except OSError as failed:
         reason = _reason(failed)
-        limit = seconds if reason is Reason.CONNECT_TIMEOUT else None
+        limit: float | None = None
+        if reason is Reason.CONNECT_TIMEOUT:
+            limit = seconds
+        elif reason is Reason.TARGET_FULL:
+            limit = dialer.max_open
         life.close_as(reason, limit=limit, exception=failed)
     except DialCancelledError:
         pass
@@ -277,30 +338,17 @@ def _outgoing(sockets: SocketOptions, source: str | None) -> Outgoing:
     return Outgoing(settings, later, (family, source))
 
 
-def _dialable(target: str | Address) -> Address:
-    address = parse_address(target) if isinstance(target, str) else target
-    match address:
-        case TcpAddress(host="", port=port):
-            raise ValueError(
-                f"the target {str(address)!r} has no host;"
-                f" did you mean 127.0.0.1:{port}?"
-            )
-        case TcpAddress(port=0):
-            raise ValueError(
-                f"the target {str(address)!r} has port 0: it can't be dialed"
-            )
-        case UnixAddress(mode=int()):
-            raise ValueError(
-                f"the target {str(address)!r} has a mode, which is for listening;"
-                f" did you mean unix:{address.path}?"
-            )
-        case _:
-            return address
+def _as_target(target: str | Address | Target) -> Target:
+    if isinstance(target, str):
+        return parse_target(target)
+    return target if isinstance(target, Target) else Target(target)
 
 
 def _reason(error: OSError) -> Reason:
     if is_local_shortage(error):
         return Reason.RESOURCE
+    if isinstance(error, NoRoomError):
+        return Reason.TARGET_FULL
     if isinstance(error, TimeoutError):
         return Reason.CONNECT_TIMEOUT
     if isinstance(error, ConnectionRefusedError):

@@ -67,6 +67,7 @@ class Reason(enum.StrEnum):
     CONNECT_REFUSED = "connect_refused"
     CONNECT_FAILED = "connect_failed"
     CONNECT_TIMEOUT = "connect_timeout"
+    TARGET_FULL = "target_full"
     LOOP = "loop"
     LIMIT = "limit"
     PEER_LIMIT = "peer_limit"
@@ -131,6 +132,11 @@ _TABLE: Final[dict[Reason, _Row]] = {
         Outcome.TARGET_ERROR,
         "s",
         "the target did not answer within the connect timeout",
+    ),
+    Reason.TARGET_FULL: _Row(
+        Outcome.TARGET_ERROR,
+        "sQ",
+        "the targets had reached their limit, and no place was free in time",
     ),
     Reason.LOOP: _Row(Outcome.TARGET_ERROR, "P", "the target led back to the proxy"),
     Reason.LIMIT: _Row(Outcome.REFUSED, "PR", "the limit was reached"),

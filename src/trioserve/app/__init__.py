@@ -12,6 +12,7 @@ The map, from the bottom up; the folders have maps of their own:
     _access_options   _fault_options   _run
     _network_options
     _options
+    _target_options
     _serve_command
     _cli
 """

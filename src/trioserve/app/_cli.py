@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from trioserve import Address, TcpAddress
+from trioserve import Address, Target, TcpAddress
 
 from ._access_options import ServingCommand
 from ._environment import settings_text
@@ -19,6 +19,7 @@ from ._fault_options import fault_options
 from ._network_options import count, dialing_options
 from ._options import address, serving_options
 from ._program import Program, WrongUsage, no_such, say
+from ._target_options import balancing_options, target
 from ._topics import TOPICS
 from ._values import DURATIONS
 
@@ -75,17 +76,19 @@ def cli(ctx: click.Context) -> None:
     epilog=_EPILOG,
 )
 @click.argument("first", type=address, metavar="LISTEN")
-@click.argument("targets", type=address, metavar="TARGET...", nargs=-1, required=True)
+@click.argument("targets", type=target, metavar="TARGET...", nargs=-1, required=True)
 @serving_options()
+@balancing_options()
 @dialing_options()
 @fault_options()
-def proxy_command(first: Address, targets: tuple[Address, ...], **options: Any) -> int:
-    """Accept connections on LISTEN and relay each to the first TARGET that answers.
+def proxy_command(first: Address, targets: tuple[Target, ...], **options: Any) -> int:
+    """Accept connections on LISTEN and relay each to a TARGET that answers.
 
     \b
     Examples:
       trioserve proxy 127.0.0.1:8080 example.org:80
       trioserve proxy :5432 db1:5432 db2:5432 --drain 2m --reports db.jsonl
+      trioserve proxy :8080 'app1:80?weight=3' app2:80 --balance round-robin
     """
     return _serve("proxy", first, targets, **options)
 
@@ -276,7 +279,7 @@ def _print_settings(parent: click.Context, command_line: Sequence[str]) -> None:
 
 
 def _serve(
-    name: str, first: Address | None, targets: tuple[Address, ...], **options: Any
+    name: str, first: Address | None, targets: tuple[Target, ...], **options: Any
 ) -> int:
     # Handle signals before the slow imports below.
     from ._signals import Signals

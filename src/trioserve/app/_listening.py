@@ -44,7 +44,7 @@ async def refuse_loop(service: Service, listeners: Sequence[Listener]) -> None:
     """
     bound = [listener.socket for listener in listeners]
     within = service.timeouts.connect
-    target = await find_loop(bound, service.targets, within=within)
+    target = await find_loop(bound, service.target_addresses, within=within)
     if target is not None:
         raise WrongUsage(
             f"TARGET {target} is a listener of this proxy, which would be a loop; give"

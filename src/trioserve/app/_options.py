@@ -54,12 +54,21 @@ def address(text: str) -> Address:
         found = parse_address(text)
     except ValueError as error:
         raise WrongUsage(str(error)) from None
-    if isinstance(found, TcpAddress) and _LINK_LOCAL.match(found.host):
+    check_zone(found, text)
+    return found
+
+
+def check_zone(address: Address, text: str) -> None:
+    """Check that a link-local address, given as ``text``, has its interface.
+
+    Raises:
+      WrongUsage: it has none.
+    """
+    if isinstance(address, TcpAddress) and _LINK_LOCAL.match(address.host):
         raise WrongUsage(
             f"{text!r} is a link-local address, and needs the name of an interface,"
-            f" like [{found.host}%eth0]:{found.port}"
+            f" like [{address.host}%eth0]:{address.port}"
         )
-    return found
 
 
 def file_name(text: str) -> str:

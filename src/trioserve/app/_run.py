@@ -86,7 +86,7 @@ async def run(
             )
         )
         log_ready(output.log, service, server)
-        stop = Stop(server, output, leave)
+        stop = Stop(server, output, leave, service.states)
         nursery.start_soon(stop.obey, signals)
         nursery.start_soon(output.watch, server)
         if port_file is not None:
@@ -116,4 +116,4 @@ async def _remove_when_closed(port_file: PortFile, server: Server) -> None:
 
 async def _warn_of_unknown_hosts(service: Service, log: Log) -> None:
     within = service.timeouts.connect
-    log_unknown_names(log, await unknown_hosts(service.targets, within=within))
+    log_unknown_names(log, await unknown_hosts(service.target_addresses, within=within))

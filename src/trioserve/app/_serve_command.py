@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import gc
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Literal
 
 import click
@@ -19,6 +19,8 @@ from trioserve import (
     Handler,
     Layers,
     SocketOptions,
+    Target,
+    TargetState,
     Timeouts,
     echo,
     proxy,
@@ -32,6 +34,7 @@ from ._options import limits_of
 from ._program import WrongUsage
 from ._service import Service
 from ._signals import Signals
+from ._target_options import health_of
 from ._values import Rate
 from .output._opening import open_output
 from .output._startup import log_low_default
@@ -45,7 +48,7 @@ def serve_command(
     commands: Iterable[click.Command],
     name: str,
     first: Address | None,
-    targets: tuple[Address, ...],
+    targets: tuple[Target, ...],
     *,
     listen: tuple[Address, ...],
     max_connections: int | None,
@@ -67,6 +70,10 @@ def serve_command(
     port_file: str | None,
     send_proxy: Literal["v1", "v2"] | None = None,
     source: str | None = None,
+    balance: Any = "first",
+    fall: int = 3,
+    pause: float = 1.0,
+    max_per_target: int | None = None,
     fault: SeededFaults | None = None,
     seed: int | None = None,
     **durations: float,
@@ -89,31 +96,43 @@ def serve_command(
         # Called while serving, when ``output`` is bound.
         output.attempt(target, attempt)
 
+    def on_target(state: TargetState) -> None:
+        if len(targets) > 1:  # an only one is never left out
+            output.target_changed(state)
+
     timeouts = Timeouts(**durations)
     faults = fault.faults if fault else Faults()
     if seed is None:
         seed = fault.seed if fault and fault.seed else 0
     sockets = SocketOptions(keepalive=keepalive, user_timeout=user_timeout)
     handler: Handler = echo
+    states: Callable[[], Sequence[TargetState]] = tuple
     try:
         if targets:
-            handler = proxy(
+            handler = made = proxy(
                 *targets,
+                balance=balance,
+                health=health_of(fall, pause),
+                max_per_target=max_per_target,
                 timeouts=timeouts,
                 faults=faults,
                 seed=seed,
                 on_attempt=on_attempt,
+                on_target=on_target,
                 send_proxy=send_proxy,
                 sockets=sockets,
                 source=source,
             )
+            states = made.targets
     except ValueError as error:
         raise WrongUsage(str(error)) from None
     service = Service(
         name=name,
         listen=(first, *listen) if first is not None else listen,
         targets=targets,
+        balance=balance,
         handler=handler,
+        states=states,
         limits=limits_of(max_connections, per_peer, per_peer_prefix, rate, when_full),
         timeouts=timeouts,
         layers=Layers(

@@ -3,8 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable, Sequence
 
-from trioserve import Address, Handler, Layers, Limits, SocketOptions, Timeouts
+from trioserve import (
+    Address,
+    Handler,
+    Layers,
+    Limits,
+    SocketOptions,
+    Target,
+    TargetState,
+    Timeouts,
+)
 from trioserve.faults import Faults
 
 
@@ -15,7 +25,9 @@ class Service:
     Args:
       name: the command, ``"echo"`` or ``"proxy"``.
       listen: the addresses to listen on; a port may be 0.
-      targets: what a proxy dials, in this order; empty for other handlers.
+      targets: what a proxy dials; empty for other handlers.
+      balance: how a connection gets its target.
+      states: returns the state of each target now.
       handler: what serves a connection.
       layers: what is done to a connection before its handler, such as access rules.
       sockets: options of its sockets.
@@ -27,7 +39,9 @@ class Service:
 
     name: str
     listen: tuple[Address, ...]
-    targets: tuple[Address, ...] = ()
+    targets: tuple[Target, ...] = ()
+    balance: str = "first"
+    states: Callable[[], Sequence[TargetState]] = tuple
     handler: Handler
     limits: Limits
     timeouts: Timeouts
@@ -43,4 +57,12 @@ class Service:
     @property
     def route(self) -> str:
         """The targets, in words; "" if there are none."""
-        return ", then ".join(str(target) for target in self.targets)
+        texts = [str(target) for target in self.targets]
+        if self.balance == "first":
+            return ", then ".join(texts)
+        return f"{', '.join(texts)} ({self.balance})"
+
+    @property
+    def target_addresses(self) -> list[Address]:
+        """The addresses of the targets."""
+        return [target.address for target in self.targets]

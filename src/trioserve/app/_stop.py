@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import math
 import signal
-from collections.abc import AsyncIterable, Callable
+from collections.abc import AsyncIterable, Callable, Sequence
 
 import trio
 
-from trioserve import Server
+from trioserve import Server, TargetState
 
 from .output._messages import log_cutting, log_draining
 from .output._output import Output
@@ -32,6 +32,7 @@ class Stop:
 
     Args:
       leave: ends the process with an exit code, without unwinding.
+      states: returns the state of each target, for the status.
 
     Attributes:
       asked: set by the first stop signal.
@@ -39,7 +40,11 @@ class Stop:
     """
 
     def __init__(
-        self, server: Server, output: Output, leave: Callable[[int], None]
+        self,
+        server: Server,
+        output: Output,
+        leave: Callable[[int], None],
+        states: Callable[[], Sequence[TargetState]] = tuple,
     ) -> None:
         self.asked = trio.Event()
         self.cutting = False
@@ -47,6 +52,7 @@ class Stop:
         self._output = output
         self._log = output.log
         self._leave = leave
+        self._states = states
         self._last: tuple[int, float] = (0, -math.inf)
 
     async def obey(self, signals: AsyncIterable[int]) -> None:
@@ -80,9 +86,9 @@ class Stop:
             self._drain(number.name)
 
     def _log_status(self) -> None:
-        lost = self._output.unwritten
-        fields = status_fields(self._server, lost)
-        self._log.say("status", *status_text(self._server, lost), **fields)
+        lost, targets = self._output.unwritten, self._states()
+        fields = status_fields(self._server, lost, targets)
+        self._log.say("status", *status_text(self._server, lost, targets), **fields)
 
     def _drain(self, reason: str) -> None:
         # Log first: the drain may take long.

@@ -36,10 +36,18 @@ Unix socket, on which nobody listens, is replaced; the file is removed at the
 end. A port without ':' is refused: it could mean this machine only or all
 interfaces.
 
-TARGETs are tried in order, each with an equal share of the time left of
---connect. The addresses of one name are tried in parallel, at most six at a
-time (Happy Eyeballs, RFC 8305). An answer from DNS is cached for 10 seconds; if
-the next look-up fails, the last good answer is used.""",
+A TARGET may have options behind a '?', with '&' between them:
+
+  db1:5432?weight=3     gets three times as many connections as one without
+  db2:5432?backup       is used only while all others are down
+
+A connection gets a TARGET by --balance, and another one if that does not
+answer. While another one is up, it is waited for no longer than connecting
+usually takes, with some reserve (0.25 to 1 second). --fall, --pause and
+--max-per-target: 'trioserve help proxy'. The addresses of one name are tried in
+parallel, at most six at a time (Happy Eyeballs, RFC 8305). An answer from DNS
+is cached for 10 seconds; if the next look-up fails, the last good answer is
+used.""",
     "faults": """\
 A proxy can break connections on purpose, to show how both ends react:
 

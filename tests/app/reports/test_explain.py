@@ -22,6 +22,7 @@ from trioserve.app.reports._records import Record, parse_record
 OPTIONS = {
     Reason.DRAINED: ["--drain-idle"],
     Reason.CONNECT_TIMEOUT: ["--connect"],
+    Reason.TARGET_FULL: ["--max-per-target"],
     Reason.LIMIT: ["--max-connections", "--when-full"],
     Reason.PEER_LIMIT: ["--per-peer", "--per-peer-prefix"],
     Reason.RATE: ["--rate", "--per-peer-prefix"],
@@ -37,7 +38,7 @@ OPTIONS = {
     Reason.LIFETIME: ["--lifetime"],
     Reason.CUT: ["--drain", "--drain-idle"],
 }
-LIMITS = {Reason.LIMIT, Reason.PEER_LIMIT, Reason.RATE}
+LIMITS = {Reason.LIMIT, Reason.PEER_LIMIT, Reason.RATE, Reason.TARGET_FULL}
 WITH_A_LIMIT = OPTIONS.keys() - {
     Reason.DENIED,
     Reason.BAD_PROXY_HEADER,

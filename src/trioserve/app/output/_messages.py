@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import errno
 
-from trioserve import DrainSummary, Server
+from trioserve import DrainSummary, Server, TargetState
 from trioserve.app._values import (
     finite,
     format_at_most,
@@ -39,6 +39,27 @@ def log_target(log: Log, change: TargetChange) -> None:
             address=change.address,
             error=change.error,
         )
+
+
+def log_left_out(log: Log, state: TargetState) -> None:
+    """Log that a target is down, and when it is tried again."""
+    retry = state.retry or 0.0
+    log.say(
+        "target-left-out",
+        f"{state.target} is left out for {format_duration(retry)} while another target"
+        f" is up: {state.error}",
+        level="warning",
+        target=str(state.target),
+        seconds=round(retry, 3),
+        error=state.error,
+    )
+
+
+def left_out_kind(state: TargetState) -> Kind:
+    """Events of one target are equal."""
+    words = f"{state.target} is left out"
+    fields = (("target", str(state.target)),)
+    return Kind("target-left-out", "warning", words, fields)
 
 
 def target_kind(change: TargetChange) -> Kind:

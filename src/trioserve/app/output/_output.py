@@ -13,7 +13,15 @@ from typing import NoReturn
 
 import trio
 
-from trioserve import Address, Attempt, ConnectionReport, Outcome, Reason, Server
+from trioserve import (
+    Address,
+    Attempt,
+    ConnectionReport,
+    Outcome,
+    Reason,
+    Server,
+    TargetState,
+)
 from trioserve.app.monitor._sampler import Sampler, Snapshot
 from trioserve.app.monitor._saturation import SaturationMonitor
 from trioserve.app.monitor._target_health import TargetHealth
@@ -21,6 +29,8 @@ from trioserve.app.monitor._target_health import TargetHealth
 from ._live import view_fields, view_line, view_lines
 from ._log import Log
 from ._messages import (
+    left_out_kind,
+    log_left_out,
     log_reports_lost,
     log_saturation,
     log_suppressed,
@@ -100,6 +110,11 @@ class Output:
         for change in self._target_health.record(target, attempt):
             if self._suppressor.passes(target_kind(change)):
                 log_target(self.log, change)
+
+    def target_changed(self, state: TargetState) -> None:
+        """Log that a target is left out. :meth:`attempt` logs that it answers again."""
+        if not state.up and self._suppressor.passes(left_out_kind(state)):
+            log_left_out(self.log, state)
 
     @property
     def unwritten(self) -> int:

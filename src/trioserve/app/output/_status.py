@@ -6,13 +6,14 @@ knows why the status is asked for, or where it is printed.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import dataclasses
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import trio
 
-from trioserve import Connection, Server
+from trioserve import Connection, Server, TargetState
 from trioserve.app._values import format_bytes, format_duration
 
 #: How many connections and tasks are listed; there may be ten thousand.
@@ -21,8 +22,10 @@ _MOST = 50
 _TRIO = f"{Path(trio.__file__).parent}/"
 
 
-def status_text(server: Server, unwritten: int = 0) -> Iterator[str]:
-    """Line by line: counters, the connections that hold tokens, the task tree.
+def status_text(
+    server: Server, unwritten: int = 0, targets: Sequence[TargetState] = ()
+) -> Iterator[str]:
+    """Line by line: counters, targets, the connections that hold tokens, the tasks.
 
     Args:
       unwritten: how many reports were collected, and lost after that.
@@ -36,12 +39,18 @@ def status_text(server: Server, unwritten: int = 0) -> Iterator[str]:
     )
     for name, count in now.accept_errors.items():
         yield f"  accept: {count} times {name}"
+    if targets:
+        yield "targets:"
+    for state in targets:
+        yield f"  {_target_text(state)}"
     yield from _holders_text(server.connections)
     yield "tasks:"
     yield from _tree_text()
 
 
-def status_fields(server: Server, unwritten: int = 0) -> dict[str, Any]:
+def status_fields(
+    server: Server, unwritten: int = 0, targets: Sequence[TargetState] = ()
+) -> dict[str, Any]:
     """The same for machines, with the tasks as a flat list."""
     now = server.statistics()
     return {
@@ -54,9 +63,29 @@ def status_fields(server: Server, unwritten: int = 0) -> dict[str, Any]:
         "bytes_sent": now.bytes_sent,
         "reports_lost": now.lost + unwritten,
         "accept_errors": dict(now.accept_errors),
+        "targets": [_target_fields(state) for state in targets],
         "connections": [_holder_fields(c) for c in server.connections[:_MOST]],
         "tasks": [line.strip() for line in _tree_text()],
     }
+
+
+def _target_text(state: TargetState) -> str:
+    since = "" if state.seconds is None else f" for {format_duration(state.seconds)}"
+    text = f"{state.target}: {'up' if state.up else 'down'}{since}, {state.open} open"
+    text += f", {state.connected} connected, {state.failed} failed"
+    if state.connect is not None:
+        text += f", usually in {format_duration(state.connect)}"
+    if state.retry is not None:
+        text += f"; tried again in {format_duration(state.retry)}"
+    return f"{text}; last error: {state.error}" if state.error else text
+
+
+def _target_fields(state: TargetState) -> dict[str, Any]:
+    fields = dataclasses.asdict(state) | {"target": str(state.target)}
+    for name in ("seconds", "connect", "retry"):
+        if fields[name] is not None:
+            fields[name] = round(fields[name], 6)
+    return fields
 
 
 def _holders_text(connections: tuple[Connection, ...]) -> Iterator[str]:

@@ -58,6 +58,12 @@ ADVICE: Final = {
         "the client was reset",
         "--connect",
     ),
+    "target_full": Advice(
+        "see what keeps connections open, add a target, or raise --max-per-target if"
+        " the targets can take more",
+        "the client was reset",
+        "--max-per-target",
+    ),
     "loop": Advice(
         "give the proxy a target that does not lead back to it, as {target} does",
         "the client was reset",

@@ -27,7 +27,9 @@ from ._advice import ADVICE
 from ._records import Record
 
 #: The limits of these reasons are numbers of connections; others are seconds.
-_COUNTED: Final = frozenset({Reason.LIMIT, Reason.PEER_LIMIT, Reason.RATE})
+_COUNTED: Final = frozenset(
+    {Reason.LIMIT, Reason.PEER_LIMIT, Reason.RATE, Reason.TARGET_FULL}
+)
 
 _ENDS_THEN: Final = frozenset(
     {Reason.CLIENT_RESET, Reason.CUT, Reason.CANCELLED, Reason.LIFETIME}

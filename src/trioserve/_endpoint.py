@@ -1,0 +1,168 @@
+"""Endpoint: what is known of one target, from the attempts to connect to it.
+
+It says whether the target is up, when it is tried again, and how long to wait for it.
+It knows nothing of the other targets, of sockets or of a clock: callers pass the time.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Final
+
+from ._address import TcpAddress, is_numeric
+from ._targets import Health, Target, TargetState
+
+#: Seconds to wait for a target of which nothing is known, while another one could
+#: answer. RFC 6298, section 2.1: the timeout before the first measurement.
+_UNKNOWN: Final = 1.0
+
+#: At least so many seconds for a target that is up: as long as the head start of an
+#: address in RFC 8305, section 5.
+_LEAST: Final = 0.25
+
+#: At least so many for one that is down and is tried: its client waits meanwhile.
+_LEAST_DOWN: Final = 0.05
+
+#: The longest pause is made longer by up to this part of it.
+_JITTER: Final = 0.1
+
+
+class Endpoint:
+    """The state of one target.
+
+    Attributes:
+      open: connections that have it, those that dial it included.
+      dialing: connections that dial it now.
+      credit: of the round robin; see :mod:`._balance`.
+      turn: the number of the choice by which it was last chosen.
+      down_since: since when it is down; None if it is up.
+      retry_at: when its pause is over, if it is down.
+    """
+
+    __slots__ = (
+        "_changed_at", "_connected", "_deviation", "_error", "_failed",
+        "_failed_in_row", "_is_name", "_mean", "_patience", "_pause", "address",
+        "backup", "credit", "dialing", "down_since", "open", "retry_at", "target",
+        "text", "turn", "weight",
+    )  # fmt: skip
+
+    def __init__(self, target: Target) -> None:
+        self.target = target
+        self.address = address = target.address
+        self.weight = target.weight
+        self.backup = target.backup
+        self.text = str(address)
+        self.open = 0
+        self.dialing = 0
+        self.credit = 0
+        self.turn = 0
+        self.down_since: float | None = None
+        self.retry_at = -math.inf
+        self._is_name = isinstance(address, TcpAddress) and not is_numeric(address.host)
+        self._changed_at: float | None = None
+        self._connected = 0
+        self._failed = 0
+        self._failed_in_row = 0
+        self._error: str | None = None
+        self._pause = 0.0
+        # Of the time that a connect takes; RFC 6298, section 2.
+        self._mean = -1.0
+        self._deviation = 0.0
+        # Doubled by each attempt that is late, like the timeout in RFC 6298.
+        self._patience = 1
+
+    def is_ready(self, now: float) -> bool:
+        """Whether it may get a connection.
+
+        If it is down, that is one connection, when its pause is over.
+        """
+        if self.down_since is None:
+            return True
+        # A handler may serve in a second Trio run, whose clock is another one.
+        is_pausing = self.down_since <= now < self.retry_at
+        return not is_pausing and not self.dialing
+
+    def has_connected(self, seconds: float, now: float) -> bool:
+        """Note an attempt that has connected; whether that changes it to up."""
+        self._connected += 1
+        if self._mean < 0:
+            self._mean, self._deviation = seconds, seconds / 2
+        else:
+            off = seconds - self._mean
+            self._deviation += (abs(off) - self._deviation) / 4
+            self._mean += off / 8
+        if not self._failed_in_row:
+            return False
+        self._failed_in_row, self._patience, self._error = 0, 1, None
+        if self.down_since is None:
+            return False
+        self.down_since, self._changed_at = None, now
+        return True
+
+    def has_failed(
+        self,
+        error: str,
+        health: Health,
+        *,
+        began: float,
+        now: float,
+        late: bool,
+        luck: float,
+    ) -> bool:
+        """Note an attempt that has failed; whether that changes it to down.
+
+        Args:
+          began: when the attempt began. One that began before the pause was over is no
+            trial: it does not make the pause longer.
+          late: whether it has failed because it took too long.
+          luck: a random number from 0 to 1, for the length of the pause.
+        """
+        self._failed += 1
+        self._failed_in_row += 1
+        self._error = error
+        if late:
+            self._patience = min(2 * self._patience, 64)
+        if self.down_since is not None:
+            if began >= self.retry_at:
+                self._pause = min(2 * self._pause, health.max_pause)
+                self.retry_at = now + self._pause * (1 + _JITTER * luck)
+            return False
+        if self._failed_in_row < health.fall or not health.pause:
+            return False
+        self.down_since = self._changed_at = now
+        self._pause, self._patience = health.pause, 1
+        self.retry_at = now + self._pause * (1 + _JITTER * luck)
+        return True
+
+    @property
+    def usual(self) -> float | None:
+        """At most so many seconds it usually takes to connect; None: not known."""
+        return self._mean + 4 * self._deviation if self._mean >= 0 else None
+
+    def patience(self, others: float | None) -> float:
+        """Seconds to wait for it while another one could answer.
+
+        Args:
+          others: what others usually take; used if it has never connected, unless it
+            is a name, which has to be looked up, and may have several addresses.
+        """
+        usual = self.usual
+        if usual is None:
+            usual = _UNKNOWN if self._is_name or others is None else others
+        least = _LEAST if self.down_since is None else _LEAST_DOWN
+        return min(max(usual, least) * self._patience, max(usual, _UNKNOWN))
+
+    def state(self, now: float) -> TargetState:
+        """All of it, for people."""
+        is_up, changed_at = self.down_since is None, self._changed_at
+        return TargetState(
+            target=self.target,
+            up=is_up,
+            seconds=None if changed_at is None else now - changed_at,
+            open=self.open,
+            connected=self._connected,
+            failed=self._failed,
+            connect=self._mean if self._mean >= 0 else None,
+            error=self._error,
+            retry=None if is_up else max(0.0, self.retry_at - now),
+        )

@@ -1,0 +1,193 @@
+"""Targets: what a proxy dials, its share of the connections, and when it is down.
+
+Values, and the text of a target. Nothing is dialed or looked up here.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import re
+from typing import Final, Literal, TypeAlias, get_args
+
+from ._address import Address, TcpAddress, UnixAddress, parse_address
+from ._arguments import check_count, check_seconds, check_type
+
+#: How the target of a connection is chosen; see :func:`proxy`.
+Balance: TypeAlias = Literal[
+    "first", "round-robin", "least-connections", "random", "source"
+]
+
+_MOST_WEIGHT: Final = 1000
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Target:
+    """An address that a proxy dials, and its part in the balancing.
+
+    ``str(target)`` is the text that :func:`proxy` reads: the address, then ``?`` and
+    the options, with ``&`` between them, like ``db1:5432?weight=3``.
+
+    Args:
+      address: a host and a port, or the path of a Unix socket.
+      weight: its share of the connections, beside the weights of the other targets;
+        1 to 1000, default 1. The balance ``first`` does not use it.
+      backup: whether it gets connections only while all other targets are down.
+        Default False.
+
+    Raises:
+      TypeError, ValueError: an argument is invalid, or the address can't be dialed; the
+        message names it.
+    """
+
+    address: Address
+    weight: int = 1
+    backup: bool = False
+
+    def __post_init__(self) -> None:
+        check_type("address", self.address, (TcpAddress, UnixAddress), "an address")
+        check_count("weight", self.weight, least=1)
+        if self.weight > _MOST_WEIGHT:
+            raise ValueError(f"weight must be 1 to {_MOST_WEIGHT}, not {self.weight}")
+        check_type("backup", self.backup, bool, "a bool")
+        _check_dialable(self.address)
+
+    def __str__(self) -> str:
+        weight = [f"weight={self.weight}"] if self.weight != 1 else []
+        options = "&".join([*weight, *(["backup"] if self.backup else [])])
+        return f"{self.address}?{options}" if options else str(self.address)
+
+
+def parse_target(text: str) -> Target:
+    """Parse the text of a target.
+
+    It is that of an address, as for :func:`parse_address`, then ``?`` and the options,
+    with ``&`` between them: ``weight=N`` and ``backup``; for example
+    ``db1:5432?weight=3``.
+
+    Raises:
+      TypeError: ``text`` is not a str.
+      ValueError: it is not a target; one line says what is wrong and what to write
+        instead.
+    """
+    check_type("text", text, str, "a str")
+    place, _, options = text.strip().partition("?")
+    if not options or options.startswith("mode="):
+        return Target(parse_address(text))
+    weight, backup = 1, False
+    for option in options.split("&"):
+        number = re.fullmatch(r"weight=([1-9]\d{0,3})", option, re.ASCII)
+        if number and int(number[1]) <= _MOST_WEIGHT:
+            weight = int(number[1])
+        elif option == "backup":
+            backup = True
+        elif option.startswith("weight="):
+            raise ValueError(
+                f"{option!r} in {text!r} is not a weight; use weight=1 to"
+                f" weight={_MOST_WEIGHT}"
+            )
+        else:
+            raise ValueError(
+                f"{option!r} in {text!r} is not an option of a target; use weight=N or"
+                " backup, with & between two of them"
+            )
+    return Target(parse_address(place), weight, backup)
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Health:
+    """When a target counts as down, and when it is tried again. Times are in seconds.
+
+    A target is down after ``fall`` attempts in a row have failed. Then it gets no
+    connection for ``pause``; after that one connection tries it. If that fails, the
+    next pause is twice as long, up to ``max_pause``; if it connects, the target is up.
+    Each pause is made longer by up to a tenth, at random, so that several proxies don't
+    try at the same time.
+
+    Args:
+      fall: attempts in a row that fail; 1 or more. Default 3.
+      pause: the first pause. Default 1. 0: a target is never left out.
+      max_pause: the longest pause. Default 30.
+
+    Raises:
+      TypeError, ValueError: an argument is invalid; the message names it.
+    """
+
+    fall: int = 3
+    pause: float = 1.0
+    max_pause: float = 30.0
+
+    def __post_init__(self) -> None:
+        check_count("fall", self.fall, least=1)
+        for name in ("pause", "max_pause"):
+            check_seconds(name, getattr(self, name))
+            if getattr(self, name) == math.inf:
+                raise ValueError(f"{name} must be finite: a target has to be tried")
+        if self.max_pause < self.pause:
+            raise ValueError(
+                f"max_pause must be at least pause, {self.pause:g}, not"
+                f" {self.max_pause:g}"
+            )
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class TargetState:
+    """What a proxy knows of a target. Times are in seconds.
+
+    Attributes:
+      target: the target.
+      up: whether it counts as up.
+      seconds: for how long it has been up or down; None if it has been up from the
+        start.
+      open: connections that it has, those that are being dialed included.
+      connected: attempts that have connected; an attempt is the whole dialing of the
+        target, with a look-up and all addresses of its name.
+      failed: attempts that have failed.
+      connect: how long an attempt that connects usually takes, a moving average; None
+        before the first one.
+      error: why it failed last, in one line of printable ASCII; None if it has not
+        failed since it last connected.
+      retry: until its pause is over; 0 if it is over; None if the target is up.
+    """
+
+    target: Target
+    up: bool
+    seconds: float | None
+    open: int
+    connected: int
+    failed: int
+    connect: float | None
+    error: str | None
+    retry: float | None
+
+
+def check_balance(balance: object) -> None:
+    """Check that ``balance`` is the name of one.
+
+    Raises:
+      ValueError: it is not; the message lists them.
+    """
+    known = get_args(Balance)
+    if balance not in known:
+        words = ", ".join(map(repr, known[:-1]))
+        raise ValueError(f"balance must be {words} or {known[-1]!r}, not {balance!r}")
+
+
+def _check_dialable(address: Address) -> None:
+    match address:
+        case TcpAddress(host="", port=port):
+            raise ValueError(
+                f"the target {str(address)!r} has no host;"
+                f" did you mean 127.0.0.1:{port}?"
+            )
+        case TcpAddress(port=0):
+            raise ValueError(
+                f"the target {str(address)!r} has port 0: it can't be dialed"
+            )
+        case UnixAddress(mode=int()):
+            raise ValueError(
+                f"the target {str(address)!r} has a mode, which is for listening;"
+                f" did you mean unix:{address.path}?"
+            )
+        case _:
+            pass
