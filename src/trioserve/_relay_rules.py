@@ -70,7 +70,7 @@ class RelayRules(abc.ABC):
 
     __slots__ = (
         "_drains_since", "_failure", "_first", "_has_finished",
-        "_is_attached", "_lost", "a", "b", "close_reason", "half_closed_at", "options",
+        "_is_attached", "_later", "_lost", "a", "b", "close_reason", "half_closed_at", "options",
         "pumps", "quiet", "timer_due",
     )  # fmt: skip
 
@@ -80,6 +80,7 @@ class RelayRules(abc.ABC):
         self.pumps = pumps
         self.options = options
         self.timer_due = math.inf
+        self._later = options.later
         self._is_attached = False
         self._has_finished = False
         self._drains_since = math.inf
@@ -356,9 +357,9 @@ class RelayRules(abc.ABC):
     def on_timer(self, now: float) -> None:
         if self.close_reason is not None:
             return  # it is ending
-        if self.options.later:
-            self.b.apply(self.options.later)
-            self.options = self.options._replace(later=())
+        if self._later:
+            self.b.apply(self._later)
+            self._later = ()
         timers = self.options.timers
         holds = self.a.observe_acks(now)
         holds = self.b.observe_acks(now) or holds
