@@ -69,8 +69,8 @@ class RelayRules(abc.ABC):
     """
 
     __slots__ = (
-        "_drains_since", "_failure", "_first", "_has_finished",
-        "_is_attached", "_later", "_lost", "a", "b", "close_reason", "half_closed_at", "options",
+        "_drains_since", "_failure", "_first", "_has_finished", "_is_attached",
+        "_later", "_lost", "a", "b", "close_reason", "half_closed_at", "options",
         "pumps", "quiet", "timer_due",
     )  # fmt: skip
 
