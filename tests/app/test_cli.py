@@ -168,7 +168,7 @@ def test_the_version_is_printed() -> None:
         ("ecoh", "no such command 'ecoh'; did you mean 'echo'?"),
         ("xyz", "no such command 'xyz'; use proxy, echo, demo, "),
         ("help adresses", "no such topic 'adresses'; did you mean 'addresses'?"),
-        ("help xyz", "no such topic 'xyz'; use addresses, faults, settings, "),
+        ("help xyz", "no such topic 'xyz'; use addresses, access, faults, settings, "),
         ("help signals logs", "got unexpected extra argument (logs)"),
         ("help settings demo", "no such serving command 'demo'; use proxy or echo"),
         ("help settings proxy :1", "TARGET is missing; usage: trioserve proxy"),

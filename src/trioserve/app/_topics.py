@@ -48,6 +48,29 @@ usually takes, with some reserve (0.25 to 1 second). --fall, --pause and
 parallel, at most six at a time (Happy Eyeballs, RFC 8305). An answer from DNS
 is cached for 10 seconds; if the next look-up fails, the last good answer is
 used.""",
+    "access": """\
+Which clients are served:
+
+  trioserve proxy :5432 10.0.0.2:5432 --deny 10.0.0.7 --allow 10.0.0.0/8
+
+--allow and --deny may be repeated; their order counts, and the first one that
+matches a client decides. If none matches, a client is refused if there is an
+--allow, and served otherwise. TRIOSERVE_DENY and TRIOSERVE_ALLOW, with spaces
+between the networks, come after those of the command line. A NETWORK is
+
+  10.0.0.7, 2001:db8::7   an IP address
+  10.0.0.0/8, fd00::/8    a prefix
+  unix                    all clients of a Unix socket
+  all                     everyone
+
+Behind a load balancer, --accept-proxy NETWORK names from where a connection
+must begin with a header of the PROXY protocol. The client that it declares then
+counts: for --allow and --deny, for limits, in logs and reports. --allow-direct
+and --deny-direct are about the load balancer's own address.
+
+A client that is refused gets --refusal, if there is one, and its report has the
+reason 'denied'. Rules are for networks that are known; they don't tell clients
+of one network apart.""",
     "faults": """\
 A proxy can break connections on purpose, to show how both ends react:
 
