@@ -6,6 +6,7 @@ whether one was tried already: callers leave these out.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import math
 from collections.abc import Callable, Sequence
@@ -100,15 +101,15 @@ def _by_source(endpoints: Sequence[Endpoint], peer: str) -> Endpoint:
     host = peer.rpartition(":")[0]
     if host in ("", "unix"):
         return _round_robin(endpoints, peer)
-    return max(endpoints, key=lambda each: _score(host, each))
+    # The logarithm of a number from 0 to 1 makes the shares those of the weights.
+    return max(endpoints, key=lambda each: -each.weight / _log_of_hash(host, each.text))
 
 
-def _score(host: str, endpoint: Endpoint) -> float:
-    text = f"{host} {endpoint.text}".encode("utf-8", "surrogateescape")
-    digest = hashlib.blake2b(text, digest_size=8).digest()
-    # From 0 to 1, without both. Its logarithm makes the shares those of the weights.
-    number = (int.from_bytes(digest, "big") + 0.5) / 2**64
-    return -endpoint.weight / math.log(number)
+@functools.lru_cache(4096)
+def _log_of_hash(host: str, target: str) -> float:
+    text = f"{host} {target}".encode("utf-8", "surrogateescape")
+    digest = hashlib.blake2b(text, digest_size=6).digest()
+    return math.log((int.from_bytes(digest, "big") + 0.5) / 2**48)  # less than 0
 
 
 _BY_NAME: Final[dict[str, Choose]] = {
