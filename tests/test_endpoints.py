@@ -352,7 +352,7 @@ class Waiting:
         among.wait(self)
 
     def try_again(self) -> bool:
-        self.got = self.among.pick(0, PEER, self.tried)
+        self.got = self.among.pick(1, PEER, self.tried)
         return self.got is not None
 
 

@@ -136,7 +136,7 @@ _TABLE: Final[dict[Reason, _Row]] = {
     Reason.TARGET_FULL: _Row(
         Outcome.TARGET_ERROR,
         "sQ",
-        "the targets had reached their limit, and no place was free in time",
+        "all targets were full, and none had room in time",
     ),
     Reason.LOOP: _Row(Outcome.TARGET_ERROR, "P", "the target led back to the proxy"),
     Reason.LIMIT: _Row(Outcome.REFUSED, "PR", "the limit was reached"),

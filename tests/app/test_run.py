@@ -19,6 +19,7 @@ from support import DeadNames, serving
 from trioserve import (
     DrainSummary,
     Limits,
+    Target,
     TcpAddress,
     Timeouts,
     UnixAddress,
@@ -37,7 +38,8 @@ async def test_it_logs_where_it_listens_how_to_stop_it_and_what_to_try(
     scene: Scene,
 ) -> None:
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(scene.run, service(targets=(TcpAddress("10.0.0.1", 80),)))
+        targets = (Target(TcpAddress("10.0.0.1", 80)),)
+        nursery.start_soon(scene.run, service(targets=targets))
         await scene.lines.until("nc 127.0.0.1 ")
         scene.signal(signal.SIGTERM)
     where, limits, stop, try_, *_ = scene.lines.seen
@@ -150,11 +152,12 @@ class _UnknownNames(trio.abc.HostnameResolver):
 
 async def test_a_target_with_an_unknown_host_is_logged(scene: Scene) -> None:
     _UnknownNames()
-    targets = (
+    addresses = (
         TcpAddress("nobody.invalid", 80),
         UnixAddress("/nowhere"),
         TcpAddress("127.0.0.1", 1),
     )
+    targets = tuple(map(Target, addresses))
     async with trio.open_nursery() as nursery:
         nursery.start_soon(scene.run, service(targets=targets))
         said = await scene.lines.until("can't look up nobody.invalid now")
@@ -167,7 +170,8 @@ async def test_a_name_server_that_does_not_answer_does_not_block_serving(
 ) -> None:
     DeadNames()
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(scene.run, service(targets=(TcpAddress("dead.test", 80),)))
+        targets = (Target(TcpAddress("dead.test", 80)),)
+        nursery.start_soon(scene.run, service(targets=targets))
         client = await scene.connect()
         await client.send_all(b"x")
         assert await client.receive_some() == b"x"
@@ -185,7 +189,7 @@ async def test_it_warns_if_the_limit_needs_more_open_files_than_allowed(
     monkeypatch.setattr(resource, "getrlimit", getrlimit)
     limits = Limits(max_connections=33)
     async with trio.open_nursery() as nursery:
-        targets = (TcpAddress("127.0.0.1", 1),)
+        targets = (Target(TcpAddress("127.0.0.1", 1)),)
         nursery.start_soon(scene.run, service(limits=limits, targets=targets))
         assert await scene.lines.until("open files") == (
             "warning: 33 connections would need 66 open files, but only 64 are allowed"

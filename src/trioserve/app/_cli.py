@@ -88,7 +88,6 @@ def proxy_command(first: Address, targets: tuple[Target, ...], **options: Any) -
     Examples:
       trioserve proxy 127.0.0.1:8080 example.org:80
       trioserve proxy :5432 db1:5432 db2:5432 --drain 2m --reports db.jsonl
-      trioserve proxy :8080 'app1:80?weight=3' app2:80 --balance round-robin
     """
     return _serve("proxy", first, targets, **options)
 
