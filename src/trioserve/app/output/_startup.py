@@ -45,6 +45,7 @@ def log_ready(log: Log, service: Service, server: Server) -> None:
         command=service.name,
         addresses=",".join(map(str, server.addresses)),
         target=service.route or None,
+        balance=service.balance if service.targets else None,
         max_connections=service.limits.max_connections,
         max_per_peer=service.limits.max_per_peer,
         rate_per_peer=_rate_text(service),
@@ -52,7 +53,6 @@ def log_ready(log: Log, service: Service, server: Server) -> None:
         access=",".join(service.layers.access) or None,
         direct_access=",".join(service.layers.direct_access) or None,
         accept_proxy=",".join(service.layers.accept_proxy) or None,
-        balance=service.balance if service.targets else None,
         timeouts={
             name: finite(value)
             for name, value in dataclasses.asdict(service.timeouts).items()
