@@ -363,16 +363,16 @@ async def test_a_silent_target_costs_a_second_until_it_is_known(
 async def test_a_silent_target_that_is_known_costs_little(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
-    """Law 12: one of three, ten clients a second, for a minute; p99 below 50 ms."""
+    """Law 12: one of three, ten clients a second, 30 seconds; p99 is below 50 ms."""
     async with echoes(2) as (one, two):
         with black_hole() as silent:
             targets = one.address, silent, two.address
             handler = proxy(*targets, balance="round-robin")
             async with serving(handler) as running:
-                for _ in range(600):
+                for _ in range(300):
                     await talk(running)
                     await trio.sleep(0.1)
-    times = sorted(report.connect or 0 for report in running.reports[30:])
+    times = sorted(report.connect or 0 for report in running.reports[10:])
     assert times[len(times) * 99 // 100] <= 0.05
     assert times[-1] <= 1
 

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from typing import Any, get_args
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
@@ -628,6 +628,7 @@ class Schedule(RuleBasedStateMachine):
 
 
 TestSchedule = Schedule.TestCase
+TestSchedule.settings = settings(max_examples=40, stateful_step_count=40)
 TestSchedule.__doc__ = "Law 2: a target has at most so many; what was taken is counted."
 
 

@@ -32,8 +32,8 @@ class Target:
       address: a host and a port, or the path of a Unix socket.
       weight: its share of the connections, beside the weights of the other targets;
         1 to 1000, default 1. The balance ``first`` does not use it.
-      backup: whether it gets connections only while all other targets are down.
-        Default False.
+      backup: whether it gets a connection only if all targets that are no backups are
+        down, or have failed for this connection. Default False.
 
     Raises:
       TypeError, ValueError: an argument is invalid, or the address can't be dialed; the

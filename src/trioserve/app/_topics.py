@@ -39,7 +39,7 @@ interfaces.
 A TARGET may have options behind a '?', with '&' between them:
 
   db1:5432?weight=3     gets three times as many connections as one without
-  db2:5432?backup       is used only while all others are down
+  db2:5432?backup       is used only if all others are down or have failed
 
 A connection gets a TARGET by --balance, and another one if that does not
 answer. While another one is up, it is waited for no longer than connecting
