@@ -1059,8 +1059,8 @@ MUTATIONS: Sequence[Mutation] = (
         law=15,
         breaks="a target is left out for what this machine lacks",
         file="_dial.py",
-        old="says_nothing = is_local_shortage(failed) or (late and not share)",
-        new="says_nothing = late and not share",
+        old="says_nothing = is_early or is_local_shortage(failed)",
+        new="says_nothing = is_early",
         tests=(
             "test_balancing.py",
             "test_a_shortage_of_this_machine_takes_no_target_down",

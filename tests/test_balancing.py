@@ -312,6 +312,20 @@ async def test_a_shortage_of_this_machine_takes_no_target_down(
             assert (state.up, state.failed, state.open) == (True, 0, 0)
 
 
+async def test_a_target_is_not_blamed_for_what_little_time_was_left(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """Law 15: after a wait for room, or with a very short --connect."""
+    with black_hole() as silent:
+        handler = proxy(silent, health=Health(fall=1))
+        for seconds, failed in ((0.04, 0), (0.06, 1)):
+            timeouts = Timeouts(connect=seconds)
+            async with serving(handler, timeouts=timeouts) as running:
+                assert await talk(running) is None
+            assert running.reports[0].reason is Reason.CONNECT_TIMEOUT
+            assert handler.targets()[0].failed == failed
+
+
 def test_a_late_process_blames_no_target() -> None:
     """Law 15: if it was stopped for longer than all of the time there was."""
 

@@ -262,42 +262,43 @@ class Dialer:
     async def _try_targets(self, deadline: float) -> SocketTransport:
         failed: OSError | None = None
         endpoints = self._dialing.endpoints
-        while (endpoint := await self._next(deadline)) is not None:
-            began = self._connecting.began if self._connecting else trio.current_time()
-            share = endpoints.patience(endpoint, began, self._tried, deadline - began)
-            before = len(self._attempts)
-            with trio.CancelScope(deadline=began + share) as self._scope:
-                try:
-                    transport = await self._try_target(endpoint.address)
-                except OSError as error:
-                    failed = error
-                else:
-                    self._note_connected(endpoint, began)
-                    return transport
-            if self._is_cancelled:
-                raise DialCancelledError
-            late = self._scope.cancelled_caught and self._callback_error is None
-            if late:
-                failed = TimeoutError(
-                    errno.ETIMEDOUT, f"no answer within {share:.4g} s"
-                )
-                self._mark_unanswered(before)
-            if self._callback_error is None:
-                assert failed is not None
-                # Without any time, nobody knows whether it would have answered.
-                says_nothing = is_local_shortage(failed) or (late and not share)
-                self._note_failed(endpoint, None if says_nothing else failed, began)
-            if self._callback_error is not None:
-                raise DialCancelledError
-        assert failed is not None
         try:
+            while (endpoint := await self._next(deadline)) is not None:
+                connecting, now = self._connecting, trio.current_time()
+                began = now if connecting is None else connecting.began
+                left = deadline - began
+                share = endpoints.patience(endpoint, began, self._tried, left)
+                before = len(self._attempts)
+                with trio.CancelScope(deadline=began + share) as self._scope:
+                    try:
+                        transport = await self._try_target(endpoint.address)
+                    except OSError as error:
+                        failed = error
+                    else:
+                        self._note_connected(endpoint, began)
+                        return transport
+                if self._is_cancelled:
+                    raise DialCancelledError
+                late = self._scope.cancelled_caught and self._callback_error is None
+                if late:
+                    text = f"no answer within {share:.4g} s"
+                    failed = TimeoutError(errno.ETIMEDOUT, text)
+                    self._mark_unanswered(before)
+                if self._callback_error is None:
+                    assert failed is not None
+                    is_early = late and not endpoint.is_late_after(share)
+                    says_nothing = is_early or is_local_shortage(failed)
+                    self._note_failed(endpoint, None if says_nothing else failed, began)
+                if self._callback_error is not None:
+                    raise DialCancelledError
+            assert failed is not None
             if self._shortage is None:
                 raise failed
             # The target that could not be tried might have answered, so a timeout of
             # another one is not the reason.
             raise self._answer or self._shortage
         finally:
-            del failed  # its traceback refers to this frame: a cycle
+            failed = None  # its traceback refers to this frame: a cycle
 
     def _note_connected(self, endpoint: Endpoint, began: float) -> None:
         now = trio.current_time()

@@ -152,6 +152,13 @@ class Endpoint:
         least = _LEAST if self.down_since is None else _LEAST_DOWN
         return min(max(usual, least) * self._patience, max(usual, _UNKNOWN))
 
+    def is_late_after(self, seconds: float) -> bool:
+        """Whether it is to blame if it has not answered after so many seconds.
+
+        It is not if these are the rest of a connection's time, which has waited before.
+        """
+        return seconds >= max(self.usual or 0.0, _LEAST_DOWN)
+
     def state(self, now: float) -> TargetState:
         """All of it, for people."""
         is_up, changed_at = self.down_since is None, self._changed_at

@@ -25,6 +25,7 @@ class Waiter(Protocol):
 
         Called when an endpoint may have room, in the order in which they began to wait.
         """
+        ...
 
 
 class Endpoints:

@@ -6,7 +6,6 @@ knows why the status is asked for, or where it is printed.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -81,11 +80,21 @@ def _target_text(state: TargetState) -> str:
 
 
 def _target_fields(state: TargetState) -> dict[str, Any]:
-    fields = dataclasses.asdict(state) | {"target": str(state.target)}
-    for name in ("seconds", "connect", "retry"):
-        if fields[name] is not None:
-            fields[name] = round(fields[name], 6)
-    return fields
+    return {
+        "target": str(state.target),
+        "up": state.up,
+        "seconds": _rounded(state.seconds),
+        "open": state.open,
+        "connected": state.connected,
+        "failed": state.failed,
+        "connect": _rounded(state.connect),
+        "error": state.error,
+        "retry": _rounded(state.retry),
+    }
+
+
+def _rounded(seconds: float | None) -> float | None:
+    return None if seconds is None else round(seconds, 6)
 
 
 def _holders_text(connections: tuple[Connection, ...]) -> Iterator[str]:
