@@ -504,6 +504,20 @@ def test_patience_doubles_with_each_late_attempt() -> None:
     assert among.patience(first, 99, [], 10) == 0.25
 
 
+def test_clients_that_wait_for_the_same_silence_double_the_patience_once() -> None:
+    """And not at all for the trials, if they began before it was down."""
+    among = endpoints(1, 1, health=Health(fall=5))
+    first = pick(among)
+    among.connected(pick(among, 0, PEER, [first]), 0.001, 0)
+    waiting = [pick(among) for _ in range(9)]
+    for each in waiting[:4]:
+        fail(among, each, 0.25, began=0, late=True)
+    assert among.patience(first, 0.25, [], 10) == 0.5
+    for each in waiting[4:]:
+        fail(among, each, 0.25, began=0, late=True)
+    assert among.patience(first, 0.25, [], 10) == 0.05
+
+
 def test_the_usual_time_follows_what_is_measured() -> None:
     """RFC 6298, section 2."""
     among = endpoints(1)

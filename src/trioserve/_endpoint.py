@@ -41,9 +41,9 @@ class Endpoint:
 
     __slots__ = (
         "_changed_at", "_connected", "_deviation", "_error", "_failed",
-        "_failed_in_row", "_is_name", "_mean", "_patience", "_pause", "address",
-        "backup", "credit", "dialing", "down_since", "open", "retry_at", "target",
-        "text", "turn", "weight",
+        "_failed_in_row", "_is_name", "_mean", "_patience", "_patience_since", "_pause",
+        "address", "backup", "credit", "dialing", "down_since", "open", "retry_at",
+        "target", "text", "turn", "weight",
     )  # fmt: skip
 
     def __init__(self, target: Target) -> None:
@@ -68,8 +68,10 @@ class Endpoint:
         # Of the time that a connect takes; RFC 6298, section 2.
         self._mean = -1.0
         self._deviation = 0.0
-        # Doubled by each attempt that is late, like the timeout in RFC 6298.
+        # Doubled by an attempt that is late, like the timeout in RFC 6298, unless it
+        # began before the last change.
         self._patience = 1
+        self._patience_since = -math.inf
 
     def is_ready(self, now: float) -> bool:
         """Whether it may get a connection.
@@ -120,8 +122,8 @@ class Endpoint:
         self._failed += 1
         self._failed_in_row += 1
         self._error = error
-        if late:
-            self._patience = min(2 * self._patience, 64)
+        if late and began >= self._patience_since:
+            self._patience, self._patience_since = min(2 * self._patience, 64), now
         if self.down_since is not None:
             if began >= self.retry_at:
                 self._pause = min(2 * self._pause, health.max_pause)
@@ -130,7 +132,8 @@ class Endpoint:
         if self._failed_in_row < health.fall or not health.pause:
             return False
         self.down_since = self._changed_at = now
-        self._pause, self._patience = health.pause, 1
+        self._pause = health.pause
+        self._patience, self._patience_since = 1, now
         self.retry_at = now + self._pause * (1 + _JITTER * luck)
         return True
 
