@@ -10,7 +10,7 @@ The map, from the bottom up; a module imports only from rows above its own here:
     _case   _player   _strategies
     _handler_run   _plays   _result   serving
     _state   _variations
-    _judge   _liveness   _observer
+    _judge   _liveness   _observer   _servers
     _harness
     _regression   _trial
     _blame   _failure
@@ -36,7 +36,7 @@ from ._check import (
 )
 from ._failure import HandlerFailure
 from ._peer import Peer, Step
-from ._result import Checked, Received, Run, Violation
+from ._result import Checked, Opened, Received, Run, Violation
 from ._timeline import Row, Timeline
 from ._variations import Explore
 from .network import Event, MemoryListener, MemoryNetwork, MemoryStream, stream_pair
@@ -62,6 +62,7 @@ __all__ = [
     "MemoryListener",
     "MemoryNetwork",
     "MemoryStream",
+    "Opened",
     "Peer",
     "Received",
     "Row",

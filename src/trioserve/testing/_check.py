@@ -8,13 +8,12 @@ import random
 from collections.abc import Callable, Iterable, Mapping
 from typing import Final, TypeAlias, get_args
 
-from trioserve import Limits, Timeouts
+from trioserve import Limits, TcpAddress, Timeouts, parse_address
 from trioserve.faults import Faults, parse_faults
 
 from ._arguments import check_count, check_seconds, check_type
-from ._case import LAWS, Case, Disturbance, Law, Order, Play, Setting
-from ._checker import Checker
-from ._harness import Handler
+from ._case import LAWS, Case, Disturbance, Handler, Law, Order, Play, Setting
+from ._checker import Checker, lengths_of
 from ._peer import Peer
 from ._result import Checked, Run
 from ._variations import EFFORTS, PEER_DISTURBANCES, Explore
@@ -30,6 +29,7 @@ def run_conversation(
     handler: Handler,
     *peers: Peer,
     faults: Faults | str = "",
+    server_faults: Faults | str = "",
     seed: int = 0,
     disturbance: Disturbance | None = None,
     at_step: int | None = None,
@@ -50,6 +50,7 @@ def run_conversation(
     cleanup: float = 30,
     patience: float = 1000,
     memory: int = 65_536,
+    servers: Mapping[str, Handler | None] | None = None,
 ) -> Run:
     """Play one conversation with a handler, once, in a server of its own.
 
@@ -62,6 +63,8 @@ def run_conversation(
       peers: scripts. Each is one connection, and all start at the same time.
       faults: faults of the network, as a :class:`trioserve.faults.Faults` or as
         text; none by default.
+      server_faults: faults of the connections that the handler opens; see
+        :class:`Case`. None by default.
       seed: decides the order in which tasks run, and what is random in the faults.
       disturbance: what happens after scheduler step ``at_step``: ``"cancel"`` (the
         handlers are cancelled, and their peers stall), ``"drain"`` (the server
@@ -94,6 +97,9 @@ def run_conversation(
         after the deadline of a drain.
       patience: seconds within which it must end after all peers have left.
       memory: bytes that it may receive while its own send waits.
+      servers: what the handler may connect to. Each name, such as ``"db:5432"`` or
+        ``"unix:/run/db.sock"``, has an ``async def server(stream)``, which is served
+        in memory; or None, which refuses connections.
 
     Returns:
       what the peers received, the reports and the timeline.
@@ -105,7 +111,8 @@ def run_conversation(
     __tracebackhide__ = True
     case = Case(
         peers,
-        faults=parse_faults(faults) if isinstance(faults, str) else faults,
+        faults=_parsed(faults),
+        server_faults=_parsed(server_faults),
         seed=seed,
         disturbance=disturbance,
         at_step=at_step,
@@ -129,6 +136,7 @@ def run_conversation(
         cleanup,
         patience,
         memory,
+        servers,
     )
     return check.run(case, compare=compare)
 
@@ -147,6 +155,7 @@ def check_handler(
     cleanup: float = 30,
     patience: float = 1000,
     memory: int = 65_536,
+    servers: Mapping[str, Handler | None] | None = None,
 ) -> Checked:
     """Check all laws of a handler in many variations of a conversation.
 
@@ -154,8 +163,9 @@ def check_handler(
     orders of tasks; with all messages at once, and with EOF right after the last one;
     with peers that read late, or not at all; several times at once and one after the
     other; and with a cancel, a drain, an EOF, a reset, a stall and a cut cable after
-    every scheduler step and at every byte. After each of these but a drain, the plain
-    conversation must succeed in the same server.
+    every scheduler step and at every byte. Connections to ``servers`` are cut, slow,
+    refused, not answered, and broken at every byte. After each of these but a drain,
+    the plain conversation must succeed in the same server.
 
     Before the first run, a copy of the process is forked, in which a failing case is
     tried again. Like :func:`run_conversation`, this function blocks.
@@ -170,7 +180,7 @@ def check_handler(
       peers: scripts; or functions that make one from the number of a copy, counted
         from 0, so that the connections of a crowd send different data.
       handler, raises, without, before_run, limits, timeouts, cleanup,
-        patience, memory: as for :func:`run_conversation`.
+        patience, memory, servers: as for :func:`run_conversation`.
 
     Returns:
       what was tried: how many runs of each kind, and what was left out.
@@ -192,6 +202,7 @@ def check_handler(
         cleanup,
         patience,
         memory,
+        servers,
         budget,
     )
     if explore not in EFFORTS:
@@ -212,6 +223,7 @@ def sweep_cancellations(
     cleanup: float = 30,
     patience: float = 1000,
     memory: int = 65_536,
+    servers: Mapping[str, Handler | None] | None = None,
 ) -> int:
     """Cancel the handler after every scheduler step, one run for each.
 
@@ -220,7 +232,7 @@ def sweep_cancellations(
 
     Args:
       handler, peers, raises, without, before_run, limits, timeouts, cleanup,
-        patience, memory: as for :func:`run_conversation`.
+        patience, memory, servers: as for :func:`run_conversation`.
 
     Returns:
       the number of steps.
@@ -241,6 +253,7 @@ def sweep_cancellations(
         cleanup,
         patience,
         memory,
+        servers,
     )
     with check.from_here():
         base = check.plain()
@@ -260,12 +273,15 @@ def sweep_faults(
     cleanup: float = 30,
     patience: float = 1000,
     memory: int = 65_536,
+    servers: Mapping[str, Handler | None] | None = None,
 ) -> int:
     """Let the peers send EOF, reset, stall and vanish after every step and byte.
 
+    Connections that the handler opens break at every byte too.
+
     Args:
       handler, peers, raises, without, before_run, limits, timeouts, cleanup,
-        patience, memory: as for :func:`run_conversation`.
+        patience, memory, servers: as for :func:`run_conversation`.
 
     Returns:
       the number of runs, without the first, which is undisturbed.
@@ -286,6 +302,7 @@ def sweep_faults(
         cleanup,
         patience,
         memory,
+        servers,
     )
     with check.from_here():
         base = check.plain()
@@ -295,7 +312,12 @@ def sweep_faults(
             runs += check.all_of(f"a peer's {what}", cases)
         up, down = check.lengths(base)
         cases = check.variations.broken(range(up + 1), range(down + 1))
-        return runs + check.all_of("a broken network", cases)
+        runs += check.all_of("a broken network", cases)
+        if base.opened:
+            up, down = lengths_of(base.opened)
+            cases = check.variations.broken_servers(range(up + 1), range(down + 1))
+            runs += check.all_of("a broken connection to a server", cases)
+        return runs
 
 
 def _checker(
@@ -309,6 +331,7 @@ def _checker(
     cleanup: float,
     patience: float,
     memory: int,
+    servers: Mapping[str, Handler | None] | None,
     budget: float | None = None,
 ) -> Checker:
     """A checker for these arguments.
@@ -343,6 +366,7 @@ def _checker(
         cleanup=cleanup,
         patience=patience,
         memory=memory,
+        servers=_checked_servers(servers),
     )
     plain = Case(_numbered(peers, 0))
     crowd = dataclasses.replace(plain, copies=_CROWD)
@@ -350,6 +374,30 @@ def _checker(
         numbered = (_numbered(peers, number) for number in range(_CROWD))
         crowd = Case(tuple(itertools.chain.from_iterable(numbered)))
     return Checker(handler, plain, crowd, setting, budget)
+
+
+def _parsed(faults: Faults | str) -> Faults:
+    return parse_faults(faults) if isinstance(faults, str) else faults
+
+
+def _checked_servers(
+    servers: Mapping[str, Handler | None] | None,
+) -> dict[str, Handler | None]:
+    if servers is None:
+        return {}
+    check_type("servers", servers, Mapping, "a dict of names and functions")
+    checked = dict[str, Handler | None]()
+    for name, server in servers.items():
+        check_type("servers", name, str, 'a dict with names such as "db:5432"')
+        address, key = parse_address(name), name
+        if isinstance(address, TcpAddress):
+            if not (address.host and address.port):
+                raise ValueError(f"servers needs a host and a port, not {name!r}")
+            key = str(address).lower()
+        if server is not None and not callable(server):
+            raise TypeError(f"servers must map {name!r} to an async function or None")
+        checked[key] = server
+    return checked
 
 
 def _numbered(peers: tuple[AnyPeer, ...], number: int) -> tuple[Peer, ...]:

@@ -14,22 +14,21 @@ import math
 import sys
 import threading
 from collections.abc import Callable, Coroutine
-from typing import Any, Final, TypeAlias
+from typing import Final
 
 import trio
 import trio.testing
 
 from trioserve import Connection, ConnectionReport, Limits, Server, Timeouts, serve
 
-from ._case import Case, Setting
-from ._handler_run import HandlerRun
+from ._case import Case, Handler, Setting, own_name
+from ._handler_run import HandlerRun, single_errors
 from ._judge import (
     CANCEL_REASON,
     MAY_RAISE,
     judge_handlers,
     judge_server,
     judge_tasks,
-    single_errors,
 )
 from ._liveness import found_deadlock, found_endless_loop, require_ended
 from ._observer import Observer
@@ -37,11 +36,10 @@ from ._peer import Peer
 from ._player import Meetings, MismatchError, Player
 from ._plays import played
 from ._result import Received, Run
+from ._servers import Servers
 from ._state import RunState
 from .network import MemoryListener, MemoryNetwork, MemoryStream
 from .runs import GuestRun, HangAlarm, HangError, ObservedCoroutine, Watchdog
-
-Handler: TypeAlias = Callable[[Any], Coroutine[Any, Any, object]]
 
 #: By default, all peers may connect at once.
 _NO_LIMITS: Final = Limits(max_connections=1000)
@@ -95,6 +93,7 @@ class Harness:
         )
         self._state = RunState(case, self._watchdog)
         self._server: Server | None = None
+        self._servers = Servers(self._state, setting)
         self._steps = 0
         self._cancels_handlers = False
         self._is_abandoned = False
@@ -106,6 +105,7 @@ class Harness:
 
         Raises:
           TypeError: the handler is not an async function of one argument.
+          ValueError: the handler connects to something that has no name here.
           Exception: an error of the kit or of the server.
         """
         if self._setting.before_run is not None:
@@ -127,6 +127,12 @@ class Harness:
             run.outcome.unwrap()
         if self._misuse is not None:
             raise self._misuse
+        if (name := self._servers.unknown) is not None:
+            raise ValueError(
+                f"{own_name(self._handler, 'the handler')} connects to {name}, which"
+                f" is not in this test: add servers={{{name!r}: server}}, where server"
+                " is an async function of one stream, or None to refuse"
+            )
         return Run(
             case=self._case,
             received=self._state.received,
@@ -135,6 +141,7 @@ class Harness:
             seconds=self._clock.current_time(),
             violations=self._state.violations,
             timeline=self._state.timeline,
+            opened=self._servers.opened,
         )
 
     def _on_hang(self, how: str) -> None:
@@ -157,6 +164,7 @@ class Harness:
         with self._state.scope:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._detect_deadlock)
+                await self._servers.start(nursery)
                 serving = functools.partial(
                     serve,
                     self._handle,
@@ -175,6 +183,7 @@ class Harness:
                 judge_tasks(self._state)
                 await server.drain(reason="the run is over")
                 judge_server(self._state, server)
+                self._servers.judge()
                 nursery.cancel_scope.cancel(reason="the run is over")
         if not self._state.is_stopped:
             judge_handlers(self._state, self._setting)
@@ -210,6 +219,7 @@ class Harness:
             await state.all_ended(ended + len(state.players))
             if state.is_disturbed:
                 self._watchdog.end()
+                self._servers.end_round()
             self._steps = self._steps or self._watchdog.steps
             await trio.testing.wait_all_tasks_blocked()
             self._timers.cancel_scope.cancel(reason="the round is over")
@@ -238,7 +248,7 @@ class Harness:
 
     async def _talk(self, player: Player, received: list[Received], index: int) -> None:
         mismatch = None
-        patience = _SCRIPT + self._case.waits if self._may_mismatch else math.inf
+        patience = _SCRIPT + self._case.waits if self._state.may_mismatch else math.inf
         delays = self._state.is_disturbed
         with trio.move_on_after(patience):
             try:
@@ -249,13 +259,8 @@ class Harness:
             bytes(player.received), player.tail, player.consumed, mismatch
         )
 
-    @property
-    def _may_mismatch(self) -> bool:
-        """Whether peers may receive something else than they expect in this round."""
-        return self._state.is_disturbed and not self._case.is_undisturbed
-
     def _on_mismatch(self, player: Player, how: str) -> None:
-        if not self._may_mismatch:
+        if not self._state.may_mismatch:
             self._state.record(player.name, how)
             self._state.violated("answer", f"{player}: {how}")
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from ._case import Case, Law, Setting, as_python, own_name
-from ._harness import Handler
+from ._case import Case, Handler, Law, Setting, as_python, own_name
 
 
 class Regression:
@@ -45,6 +44,9 @@ class Regression:
                 yield _import_of(kind, kind.__name__)
         if self._setting.before_run is not None:
             yield _import_of(self._setting.before_run, "before_run")
+        for server in self._setting.servers.values():
+            if server is not None:
+                yield _import_of(server, "server")
 
 
 def _import_of(value: object, default: str) -> str:

@@ -30,6 +30,20 @@ class Received:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class Opened:
+    """A connection that a handler has opened.
+
+    Attributes:
+      server: what it has connected to, such as ``"db:5432"``.
+      sent, received: all bytes that the handler has sent there, and received.
+    """
+
+    server: str
+    sent: bytes
+    received: bytes
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class Violation:
     """A broken law.
 
@@ -59,6 +73,7 @@ class Run:
       seconds: virtual seconds that the run took.
       violations: the broken laws.
       timeline: what happened.
+      opened: the connections that the handlers have opened, in that order.
     """
 
     case: Case
@@ -68,6 +83,7 @@ class Run:
     seconds: float
     violations: Sequence[Violation]
     timeline: Timeline
+    opened: Sequence[Opened] = ()
 
     def without_errors(self) -> Run:
         """The same run without what can't be pickled: errors, and handlers' results."""

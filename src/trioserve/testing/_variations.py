@@ -30,6 +30,12 @@ _ENDINGS: Final = (
     ("down", ("reset", "stall", "vanish")),
 )
 
+#: The same of a connection that the handler opens.
+_SERVER_ENDINGS: Final = (
+    ("up", ("reset", "stall")),
+    ("down", ("eof", "reset", "stall", "vanish")),
+)
+
 #: A long conversation is cut into about this many pieces, not into single bytes.
 _PIECES: Final = 64
 
@@ -196,6 +202,30 @@ class Variations:
                     faults = parse_faults(f"{direction}:{kind}@{offset}")
                     narrow = 2 * self._grain
                     yield self._with(faults=faults, rounds=self._rounds, buffer=narrow)
+
+    def served_in_chunks(self, cuts: Iterable[int]) -> Iterator[Case]:
+        """Answers of servers that are cut, or come late."""
+        faults = [f"down:cut@{at}" for at in cuts]
+        faults += ["down:slice=1..1", "down:slice=1..3", "latency=0.1s"]
+        for text in faults:
+            yield self._with(server_faults=parse_faults(text))
+
+    def without_servers(self) -> Iterator[Case]:
+        """Servers that refuse, also many times in a row, and that do not answer."""
+        often = {"disturbed": _MANY, "rounds": _MANY + 1} if self._rounds > 1 else {}
+        for text in ("refuse", "vanish@0s"):
+            faults = parse_faults(text)
+            yield self._with(server_faults=faults, rounds=self._rounds)
+            yield self._with(server_faults=faults, **often)
+
+    def broken_servers(self, up: Iterable[int], down: Iterable[int]) -> Iterator[Case]:
+        """Connections to servers that break at each of these bytes."""
+        endings = zip(_SERVER_ENDINGS, (up, down), strict=True)
+        for (direction, kinds), offsets in endings:
+            for offset in offsets:
+                for kind in kinds:
+                    faults = parse_faults(f"{direction}:{kind}@{offset}")
+                    yield self._with(server_faults=faults, rounds=self._rounds)
 
     def many(self, steps: int) -> Iterator[Case]:
         """Many connections in a row that end badly, and then a plain one."""
