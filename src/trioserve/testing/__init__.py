@@ -9,7 +9,7 @@ The map, from the bottom up; a module imports only from rows above its own here:
     _peer   _traffic
     _case   _player   _strategies
     _handler_run   _plays   _result   serving
-    _state   _variations
+    _code_player   _state   _variations
     _judge   _liveness   _observer   _servers
     _harness
     _regression   _trial
@@ -29,6 +29,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from ._case import LAWS, Case, Disturbance, Law
 from ._check import (
+    check_client,
     check_handler,
     run_conversation,
     sweep_cancellations,
@@ -74,6 +75,7 @@ __all__ = [
     "StuckError",
     "Timeline",
     "Violation",
+    "check_client",
     "check_handler",
     "chunkings",
     "faults",

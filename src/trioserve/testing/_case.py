@@ -197,6 +197,7 @@ class Setting:
       memory: bytes that it may receive while its own send waits.
       servers: what the handler may connect to, such as ``"db:5432"``: a function of one
         stream that plays the server, or None if nothing listens there.
+      client: the client, if it is a function and not a script.
     """
 
     raises: tuple[type[BaseException], ...] = ()
@@ -208,10 +209,13 @@ class Setting:
     patience: float = 1000
     memory: int = 65_536
     servers: Mapping[str, Handler | None] = dataclasses.field(default_factory=dict)
+    client: Handler | None = None
 
     def arguments(self) -> list[str]:
         """These arguments as Python; functions and classes by their own names."""
         written = list[str]()
+        if self.client is not None:
+            written.append(f"client={own_name(self.client, 'client')}")
         if self.raises:
             names = ", ".join(each.__name__ for each in self.raises)
             written.append(f"raises=[{names}]")
@@ -251,7 +255,7 @@ def as_python(
       handler: the name of the handler.
       compare: whether the run is compared with the plain conversation.
     """
-    parts = [handler, *map(repr, case.peers)]
+    parts = [handler, *(repr(peer) for peer in case.peers if not peer.is_code)]
     for field in dataclasses.fields(case)[1:]:
         value = getattr(case, field.name)
         if value != getattr(_PLAIN, field.name):

@@ -6,7 +6,7 @@ import dataclasses
 import itertools
 import random
 from collections.abc import Callable, Iterable, Mapping
-from typing import Final, TypeAlias, get_args
+from typing import Any, Final, TypeAlias, get_args
 
 from trioserve import Limits, TcpAddress, Timeouts, parse_address
 from trioserve.faults import Faults, parse_faults
@@ -14,7 +14,7 @@ from trioserve.faults import Faults, parse_faults
 from ._arguments import check_count, check_seconds, check_type
 from ._case import LAWS, Case, Disturbance, Handler, Law, Order, Play, Setting
 from ._checker import Checker, lengths_of
-from ._peer import Peer
+from ._peer import CODE, Peer
 from ._result import Checked, Run
 from ._variations import EFFORTS, PEER_DISTURBANCES, Explore
 
@@ -51,6 +51,7 @@ def run_conversation(
     patience: float = 1000,
     memory: int = 65_536,
     servers: Mapping[str, Handler | None] | None = None,
+    client: Handler | None = None,
 ) -> Run:
     """Play one conversation with a handler, once, in a server of its own.
 
@@ -100,6 +101,8 @@ def run_conversation(
       servers: what the handler may connect to. Each name, such as ``"db:5432"`` or
         ``"unix:/run/db.sock"``, has an ``async def server(stream)``, which is served
         in memory; or None, which refuses connections.
+      client: the client, as an async function of one stream, instead of ``peers``. It
+        must return, and not raise an error, unless the case disturbs the conversation.
 
     Returns:
       what the peers received, the reports and the timeline.
@@ -110,7 +113,7 @@ def run_conversation(
     """
     __tracebackhide__ = True
     case = Case(
-        peers,
+        _or_code(peers, client),
         faults=_parsed(faults),
         server_faults=_parsed(server_faults),
         seed=seed,
@@ -137,6 +140,7 @@ def run_conversation(
         patience,
         memory,
         servers,
+        client,
     )
     return check.run(case, compare=compare)
 
@@ -156,6 +160,7 @@ def check_handler(
     patience: float = 1000,
     memory: int = 65_536,
     servers: Mapping[str, Handler | None] | None = None,
+    client: Handler | None = None,
 ) -> Checked:
     """Check all laws of a handler in many variations of a conversation.
 
@@ -180,7 +185,7 @@ def check_handler(
       peers: scripts; or functions that make one from the number of a copy, counted
         from 0, so that the connections of a crowd send different data.
       handler, raises, without, before_run, limits, timeouts, cleanup,
-        patience, memory, servers: as for :func:`run_conversation`.
+        patience, memory, servers, client: as for :func:`run_conversation`.
 
     Returns:
       what was tried: how many runs of each kind, and what was left out.
@@ -203,6 +208,7 @@ def check_handler(
         patience,
         memory,
         servers,
+        client,
         budget,
     )
     if explore not in EFFORTS:
@@ -210,6 +216,56 @@ def check_handler(
     check_type("seed", seed, int, "an int")
     with check.from_here():
         return check.everything(EFFORTS[explore], random.Random(seed))
+
+
+def check_client(
+    client: Handler,
+    server: Handler,
+    *,
+    explore: Explore = "quick",
+    seed: int = 0,
+    budget: float | None = None,
+    raises: Iterable[type[BaseException]] = (),
+    without: Mapping[Law, str] | None = None,
+    before_run: Callable[[], object] | None = None,
+    cleanup: float = 30,
+    patience: float = 1000,
+    memory: int = 65_536,
+) -> Checked:
+    """Check all laws but ``drain`` of a client, against a server that is code.
+
+    The two ends of a connection are equal, so this is :func:`check_handler` with the
+    client as the handler, and the server as its ``client``. That is also what a failure
+    prints.
+
+    Args:
+      client: what is checked: an ``async def client(stream)``. It must return.
+      server: the other end: an ``async def server(stream)``.
+      explore, seed, budget, raises, without, before_run, cleanup, patience, memory: as
+        for :func:`check_handler`.
+
+    Returns:
+      what was tried.
+
+    Raises:
+      HandlerFailure: a law is broken.
+      TypeError, ValueError: an argument is wrong.
+    """
+    __tracebackhide__ = True
+    off: dict[Law, str] = {"drain": "a client is not drained"}
+    return check_handler(
+        client,
+        client=server,
+        explore=explore,
+        seed=seed,
+        budget=budget,
+        raises=raises,
+        without={**off, **_checked_laws(without)},
+        before_run=before_run,
+        cleanup=cleanup,
+        patience=patience,
+        memory=memory,
+    )
 
 
 def sweep_cancellations(
@@ -224,6 +280,7 @@ def sweep_cancellations(
     patience: float = 1000,
     memory: int = 65_536,
     servers: Mapping[str, Handler | None] | None = None,
+    client: Handler | None = None,
 ) -> int:
     """Cancel the handler after every scheduler step, one run for each.
 
@@ -232,7 +289,7 @@ def sweep_cancellations(
 
     Args:
       handler, peers, raises, without, before_run, limits, timeouts, cleanup,
-        patience, memory, servers: as for :func:`run_conversation`.
+        patience, memory, servers, client: as for :func:`run_conversation`.
 
     Returns:
       the number of steps.
@@ -254,6 +311,7 @@ def sweep_cancellations(
         patience,
         memory,
         servers,
+        client,
     )
     with check.from_here():
         base = check.plain()
@@ -274,6 +332,7 @@ def sweep_faults(
     patience: float = 1000,
     memory: int = 65_536,
     servers: Mapping[str, Handler | None] | None = None,
+    client: Handler | None = None,
 ) -> int:
     """Let the peers send EOF, reset, stall and vanish after every step and byte.
 
@@ -281,7 +340,7 @@ def sweep_faults(
 
     Args:
       handler, peers, raises, without, before_run, limits, timeouts, cleanup,
-        patience, memory, servers: as for :func:`run_conversation`.
+        patience, memory, servers, client: as for :func:`run_conversation`.
 
     Returns:
       the number of runs, without the first, which is undisturbed.
@@ -303,6 +362,7 @@ def sweep_faults(
         patience,
         memory,
         servers,
+        client,
     )
     with check.from_here():
         base = check.plain()
@@ -332,6 +392,7 @@ def _checker(
     patience: float,
     memory: int,
     servers: Mapping[str, Handler | None] | None,
+    client: Handler | None,
     budget: float | None = None,
 ) -> Checker:
     """A checker for these arguments.
@@ -367,13 +428,26 @@ def _checker(
         patience=patience,
         memory=memory,
         servers=_checked_servers(servers),
+        client=client,
     )
+    peers = _or_code(peers, client)
     plain = Case(_numbered(peers, 0))
     crowd = dataclasses.replace(plain, copies=_CROWD)
     if any(not isinstance(peer, Peer) for peer in peers):
         numbered = (_numbered(peers, number) for number in range(_CROWD))
         crowd = Case(tuple(itertools.chain.from_iterable(numbered)))
     return Checker(handler, plain, crowd, setting, budget)
+
+
+def _or_code(peers: tuple[AnyPeer, ...], client: Handler | None) -> tuple[Any, ...]:
+    """The peers; or the one that stands for the client."""
+    if client is None:
+        return peers
+    if not callable(client):
+        raise TypeError(f"client must be an async function or None, not {client!r}")
+    if peers:
+        raise ValueError("client must be None if there are peers")
+    return (CODE,)
 
 
 def _parsed(faults: Faults | str) -> Faults:

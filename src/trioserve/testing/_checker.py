@@ -134,8 +134,10 @@ class Checker:
 
     def lengths(self, base: Run) -> tuple[int, int]:
         """The most bytes that a peer sends, and that one receives."""
-        up = max(len(peer.sends) for peer in self._plain.peers)
-        return up, max(len(received.data) for received in base.received[0])
+        return (
+            max(received.sent for received in base.received[0]),
+            max(len(received.data) for received in base.received[0]),
+        )
 
     def _one(self, case: Case, kind: str) -> Run:
         __tracebackhide__ = True
@@ -154,15 +156,21 @@ class Checker:
         kinds, every = self.variations, range(base.steps + 1)
         steps = self._sample("a cancel", every, effort.steps, draw)
         self.all_of("a cancel", kinds.disturbed("cancel", steps))
+        if "drain" not in self._setting.without:
+            self._drain(every, effort, draw)
+        for what in PEER_DISTURBANCES:
+            steps = self._sample(f"a peer's {what}", every, effort.offsets, draw)
+            self.all_of(f"a peer's {what}", kinds.disturbed(what, steps))
+
+    def _drain(self, every: range, effort: Effort, draw: random.Random) -> None:
+        __tracebackhide__ = True
+        kinds = self.variations
         steps = self._sample("a drain", every, effort.steps, draw)
         self.all_of("a drain", kinds.disturbed("drain", steps))
         cut = self._one(kinds.byte_by_byte(), "chunks")
         within = "a drain within a message"
         between = self._sample(within, range(cut.steps + 1), effort.offsets, draw)
         self.all_of(within, kinds.drained_byte_by_byte(between))
-        for what in PEER_DISTURBANCES:
-            steps = self._sample(f"a peer's {what}", every, effort.offsets, draw)
-            self.all_of(f"a peer's {what}", kinds.disturbed(what, steps))
 
     def _servers(self, base: Run, effort: Effort, draw: random.Random) -> None:
         __tracebackhide__ = True

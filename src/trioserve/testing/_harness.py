@@ -22,6 +22,7 @@ import trio.testing
 from trioserve import Connection, ConnectionReport, Limits, Server, Timeouts, serve
 
 from ._case import Case, Handler, Setting, own_name
+from ._code_player import CodePlayer
 from ._handler_run import HandlerRun, single_errors
 from ._judge import (
     CANCEL_REASON,
@@ -243,7 +244,13 @@ class Harness:
                 if is_disturbed:
                     peer = played(peer, case.play)
                     peer = _flooding(peer, case.flood) if case.flood else peer
-                players.append(Player(peer, client, meetings, self._on_mismatch))
+                if peer.is_code and (code := self._setting.client) is not None:
+                    player: Player = CodePlayer(
+                        code, peer, client, meetings, self._on_mismatch
+                    )
+                else:
+                    player = Player(peer, client, meetings, self._on_mismatch)
+                players.append(player)
         return players
 
     async def _talk(self, player: Player, received: list[Received], index: int) -> None:
@@ -256,13 +263,19 @@ class Harness:
             except MismatchError as error:
                 mismatch = str(error)
         received[index] = Received(
-            bytes(player.received), player.tail, player.consumed, mismatch
+            bytes(player.received),
+            player.tail,
+            player.consumed,
+            mismatch,
+            player.sent,
         )
 
-    def _on_mismatch(self, player: Player, how: str) -> None:
+    def _on_mismatch(
+        self, player: Player, how: str, cause: BaseException | None = None
+    ) -> None:
         if not self._state.may_mismatch:
             self._state.record(player.name, how)
-            self._state.violated("answer", f"{player}: {how}")
+            self._state.violated("answer", f"{player}: {how}", cause)
 
     async def _collect(
         self, reports: trio.MemoryReceiveChannel[ConnectionReport]

@@ -37,8 +37,11 @@ class Regression:
             yield "import math"
         if options := [n for n in ("Limits", "Timeouts") if f"{n}(" in self.call]:
             yield f"from trioserve import {', '.join(options)}"
-        yield "from trioserve.testing import Peer, run_conversation"
+        names = "Peer, run_conversation" if "Peer(" in self.call else "run_conversation"
+        yield f"from trioserve.testing import {names}"
         yield _import_of(self._handler, "handler")
+        if self._setting.client is not None:
+            yield _import_of(self._setting.client, "client")
         for kind in self._setting.raises:
             if kind.__module__ != "builtins":
                 yield _import_of(kind, kind.__name__)

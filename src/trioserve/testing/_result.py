@@ -20,13 +20,16 @@ class Received:
       data: all bytes that it received.
       tail: what came after them: ``"eof"``, ``"reset"``, or ``"open"`` for neither.
       consumed: how many of these bytes its steps have waited for.
-      mismatch: how these bytes differ from its script, or None.
+      mismatch: how these bytes differ from its script, or what its code raised; or
+        None.
+      sent: how many bytes it has sent.
     """
 
     data: bytes
     tail: Tail
     consumed: int
     mismatch: str | None = None
+    sent: int = 0
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

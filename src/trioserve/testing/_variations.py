@@ -91,6 +91,7 @@ class Variations:
       memory: bytes that a handler may receive while its own send waits.
       grain: bytes of the smallest piece.
       room: bytes that the network holds for a peer that writes all before it reads.
+      up: the most bytes that a peer sends; by default as its script says.
     """
 
     def __init__(
@@ -102,6 +103,7 @@ class Variations:
         memory: int = 65_536,
         grain: int = 1,
         room: int | None = None,
+        up: int | None = None,
     ) -> None:
         self._crowd = crowd
         self._memory = memory
@@ -109,6 +111,8 @@ class Variations:
         self._rounds = rounds
         self._grain = grain
         self._room = plain.buffer if room is None else room
+        scripts = max(len(peer.sends) for peer in plain.peers)
+        self._up = scripts if up is None else up
 
     def with_grain_for(self, up: int, down: int) -> Variations:
         """The same variations for a conversation of this many bytes."""
@@ -123,6 +127,7 @@ class Variations:
             # before it reads: it has taken half of it when its own half of the answers
             # is full.
             room=max(self._plain.buffer, size // 2),
+            up=up,
         )
 
     def again(self) -> Case:
@@ -153,7 +158,7 @@ class Variations:
 
     def chunkings(self, effort: Effort, draw: random.Random) -> Iterator[Case]:
         """A cut at each byte, single bytes, random pieces."""
-        size = max(len(peer.sends) for peer in self._plain.peers)
+        size = self._up
         faults = [f"up:cut@{at}" for at in sample(range(1, size), effort.cuts, draw)]
         if size > 1:
             faults += [self._slices(1, 1), self._slices(1, 3), self._slices(2, 7)]
@@ -240,6 +245,8 @@ class Variations:
 
         What is sent does not have the message after which the handler closes.
         """
+        if any(peer.is_code for peer in self._plain.peers):
+            return  # code decides itself what it sends
         closed = {r.id for r in base.reports if r.reason is Reason.SERVER_CLOSED}
         peers = tuple(
             without_farewell(peer) if number in closed else peer
