@@ -9,8 +9,8 @@ The map, from the bottom up; a module imports only from rows above its own here:
     _peer   _traffic
     _case   _player   _strategies
     _handler_run   _plays   _result   serving
-    _code_player   _state   _variations
-    _judge   _liveness   _observer   _servers
+    _code_player   _settings   _state   _variations
+    _invariants   _judge   _liveness   _observer   _servers
     _harness
     _regression   _trial
     _blame   _failure

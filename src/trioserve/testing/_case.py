@@ -24,6 +24,7 @@ Disturbance = Literal["cancel", "drain", "eof", "reset", "stall", "vanish"]
 Law = Literal[
     "answer", "chunking", "schedule", "pipelining", "half_close", "ends",
     "nothing_left", "record", "errors", "memory", "cancelled", "drain", "alone",
+    "always", "eventually",
 ]  # fmt: skip
 
 #: An async function of one stream.
@@ -50,6 +51,8 @@ LAWS: Final[dict[Law, str]] = {
     "cancelled": "the handler does not swallow a Cancelled",
     "drain": "a drain ends the handler in time, and not in the middle of a message",
     "alone": "a connection is not affected by other open connections",
+    "always": "what `always` names holds after every step",
+    "eventually": "what `eventually` names holds when all handlers have ended",
 }
 
 
@@ -198,6 +201,8 @@ class Setting:
       servers: what the handler may connect to, such as ``"db:5432"``: a function of one
         stream that plays the server, or None if nothing listens there.
       client: the client, if it is a function and not a script.
+      always: what must hold after every step of any task: functions by what they say.
+      eventually: what must hold within ``patience`` after all handlers have ended.
     """
 
     raises: tuple[type[BaseException], ...] = ()
@@ -210,6 +215,10 @@ class Setting:
     memory: int = 65_536
     servers: Mapping[str, Handler | None] = dataclasses.field(default_factory=dict)
     client: Handler | None = None
+    always: Mapping[str, Callable[[], object]] = dataclasses.field(default_factory=dict)
+    eventually: Mapping[str, Callable[[], object]] = dataclasses.field(
+        default_factory=dict
+    )
 
     def arguments(self) -> list[str]:
         """These arguments as Python; functions and classes by their own names."""
@@ -231,12 +240,17 @@ class Setting:
             value = getattr(self, field.name)
             if field.name in _BOUNDS and value != field.default:
                 written.append(f"{field.name}={value!r}")
-        if self.servers:
-            pairs = (
-                f"{name!r}: {None if fn is None else own_name(fn, 'server')}"
-                for name, fn in self.servers.items()
-            )
-            written.append(f"servers={{{', '.join(pairs)}}}")
+        for field_name, default in (
+            ("servers", "server"),
+            ("always", "holds"),
+            ("eventually", "holds"),
+        ):
+            pairs = [
+                f"{name!r}: {None if fn is None else own_name(fn, default)}"
+                for name, fn in getattr(self, field_name).items()
+            ]
+            if pairs:
+                written.append(f"{field_name}={{{', '.join(pairs)}}}")
         return written
 
 

@@ -8,14 +8,15 @@ import random
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final, TypeAlias, get_args
 
-from trioserve import Limits, TcpAddress, Timeouts, parse_address
+from trioserve import Limits, Timeouts
 from trioserve.faults import Faults, parse_faults
 
-from ._arguments import check_count, check_seconds, check_type
-from ._case import LAWS, Case, Disturbance, Handler, Law, Order, Play, Setting
+from ._arguments import check_seconds, check_type
+from ._case import Case, Disturbance, Handler, Law, Order, Play, Setting
 from ._checker import Checker, lengths_of
 from ._peer import CODE, Peer
 from ._result import Checked, Run
+from ._settings import checked_laws, setting_of
 from ._variations import EFFORTS, PEER_DISTURBANCES, Explore
 
 #: A script; or a function that makes one from the number of a copy, counted from 0.
@@ -52,6 +53,8 @@ def run_conversation(
     memory: int = 65_536,
     servers: Mapping[str, Handler | None] | None = None,
     client: Handler | None = None,
+    always: Mapping[str, Callable[[], object]] | None = None,
+    eventually: Mapping[str, Callable[[], object]] | None = None,
 ) -> Run:
     """Play one conversation with a handler, once, in a server of its own.
 
@@ -103,6 +106,10 @@ def run_conversation(
         in memory; or None, which refuses connections.
       client: the client, as an async function of one stream, instead of ``peers``. It
         must return, and not raise an error, unless the case disturbs the conversation.
+      always: what must hold after every step of any task, such as ``{"nobody owes":
+        lambda: min(owed) >= 0}``. A function must not return False, and not raise.
+      eventually: what must hold within ``patience`` seconds after all handlers of a
+        round have ended.
 
     Returns:
       what the peers received, the reports and the timeline.
@@ -128,9 +135,7 @@ def run_conversation(
         read_delay=read_delay,
         flood=flood,
     )
-    check = _checker(
-        handler,
-        peers,
+    setting = setting_of(
         raises,
         without,
         before_run,
@@ -141,7 +146,10 @@ def run_conversation(
         memory,
         servers,
         client,
+        always,
+        eventually,
     )
+    check = _checker(handler, peers, setting)
     return check.run(case, compare=compare)
 
 
@@ -161,6 +169,8 @@ def check_handler(
     memory: int = 65_536,
     servers: Mapping[str, Handler | None] | None = None,
     client: Handler | None = None,
+    always: Mapping[str, Callable[[], object]] | None = None,
+    eventually: Mapping[str, Callable[[], object]] | None = None,
 ) -> Checked:
     """Check all laws of a handler in many variations of a conversation.
 
@@ -185,7 +195,8 @@ def check_handler(
       peers: scripts; or functions that make one from the number of a copy, counted
         from 0, so that the connections of a crowd send different data.
       handler, raises, without, before_run, limits, timeouts, cleanup,
-        patience, memory, servers, client: as for :func:`run_conversation`.
+        patience, memory, servers, client, always, eventually: as for
+        :func:`run_conversation`.
 
     Returns:
       what was tried: how many runs of each kind, and what was left out.
@@ -196,9 +207,7 @@ def check_handler(
       TypeError, ValueError: an argument is wrong.
     """
     __tracebackhide__ = True
-    check = _checker(
-        handler,
-        peers,
+    setting = setting_of(
         raises,
         without,
         before_run,
@@ -209,8 +218,10 @@ def check_handler(
         memory,
         servers,
         client,
-        budget,
+        always,
+        eventually,
     )
+    check = _checker(handler, peers, setting, budget)
     if explore not in EFFORTS:
         raise ValueError(f"explore must be one of {get_args(Explore)}, not {explore!r}")
     check_type("seed", seed, int, "an int")
@@ -260,7 +271,7 @@ def check_client(
         seed=seed,
         budget=budget,
         raises=raises,
-        without={**off, **_checked_laws(without)},
+        without={**off, **checked_laws(without)},
         before_run=before_run,
         cleanup=cleanup,
         patience=patience,
@@ -281,6 +292,8 @@ def sweep_cancellations(
     memory: int = 65_536,
     servers: Mapping[str, Handler | None] | None = None,
     client: Handler | None = None,
+    always: Mapping[str, Callable[[], object]] | None = None,
+    eventually: Mapping[str, Callable[[], object]] | None = None,
 ) -> int:
     """Cancel the handler after every scheduler step, one run for each.
 
@@ -289,7 +302,8 @@ def sweep_cancellations(
 
     Args:
       handler, peers, raises, without, before_run, limits, timeouts, cleanup,
-        patience, memory, servers, client: as for :func:`run_conversation`.
+        patience, memory, servers, client, always, eventually: as for
+        :func:`run_conversation`.
 
     Returns:
       the number of steps.
@@ -299,9 +313,7 @@ def sweep_cancellations(
       TypeError, ValueError: an argument is wrong.
     """
     __tracebackhide__ = True
-    check = _checker(
-        handler,
-        peers,
+    setting = setting_of(
         raises,
         without,
         before_run,
@@ -312,7 +324,10 @@ def sweep_cancellations(
         memory,
         servers,
         client,
+        always,
+        eventually,
     )
+    check = _checker(handler, peers, setting)
     with check.from_here():
         base = check.plain()
         steps = range(base.steps + 1)
@@ -333,6 +348,8 @@ def sweep_faults(
     memory: int = 65_536,
     servers: Mapping[str, Handler | None] | None = None,
     client: Handler | None = None,
+    always: Mapping[str, Callable[[], object]] | None = None,
+    eventually: Mapping[str, Callable[[], object]] | None = None,
 ) -> int:
     """Let the peers send EOF, reset, stall and vanish after every step and byte.
 
@@ -340,7 +357,8 @@ def sweep_faults(
 
     Args:
       handler, peers, raises, without, before_run, limits, timeouts, cleanup,
-        patience, memory, servers, client: as for :func:`run_conversation`.
+        patience, memory, servers, client, always, eventually: as for
+        :func:`run_conversation`.
 
     Returns:
       the number of runs, without the first, which is undisturbed.
@@ -350,9 +368,7 @@ def sweep_faults(
       TypeError, ValueError: an argument is wrong.
     """
     __tracebackhide__ = True
-    check = _checker(
-        handler,
-        peers,
+    setting = setting_of(
         raises,
         without,
         before_run,
@@ -363,7 +379,10 @@ def sweep_faults(
         memory,
         servers,
         client,
+        always,
+        eventually,
     )
+    check = _checker(handler, peers, setting)
     with check.from_here():
         base = check.plain()
         runs = 0
@@ -383,16 +402,7 @@ def sweep_faults(
 def _checker(
     handler: Handler,
     peers: tuple[AnyPeer, ...],
-    raises: Iterable[type[BaseException]],
-    without: Mapping[Law, str] | None,
-    before_run: Callable[[], object] | None,
-    limits: Limits | None,
-    timeouts: Timeouts | None,
-    cleanup: float,
-    patience: float,
-    memory: int,
-    servers: Mapping[str, Handler | None] | None,
-    client: Handler | None,
+    setting: Setting,
     budget: float | None = None,
 ) -> Checker:
     """A checker for these arguments.
@@ -402,35 +412,9 @@ def _checker(
     """
     if not callable(handler):
         raise TypeError(f"handler must be an async function, not {handler!r}")
-    check_type("raises", raises, Iterable, "a list of exceptions, such as [ValueError]")
-    for kind in (raises := tuple(raises)):
-        check_type("raises", kind, type, "a list of exceptions")
-        if not issubclass(kind, BaseException):
-            raise TypeError(f"raises must be a list of exceptions, not of {kind!r}")
-    if before_run is not None and not callable(before_run):
-        raise TypeError(f"before_run must be callable or None, not {before_run!r}")
-    if limits is not None:
-        check_type("limits", limits, Limits, "a Limits or None")
-    if timeouts is not None:
-        check_type("timeouts", timeouts, Timeouts, "a Timeouts or None")
-    check_seconds("cleanup", cleanup)
-    check_seconds("patience", patience)
-    check_count("memory", memory, least=1)
     if budget is not None:
         check_seconds("budget", budget)
-    setting = Setting(
-        raises=raises,
-        without=_checked_laws(without),
-        before_run=before_run,
-        limits=limits,
-        timeouts=timeouts,
-        cleanup=cleanup,
-        patience=patience,
-        memory=memory,
-        servers=_checked_servers(servers),
-        client=client,
-    )
-    peers = _or_code(peers, client)
+    peers = _or_code(peers, setting.client)
     plain = Case(_numbered(peers, 0))
     crowd = dataclasses.replace(plain, copies=_CROWD)
     if any(not isinstance(peer, Peer) for peer in peers):
@@ -443,8 +427,6 @@ def _or_code(peers: tuple[AnyPeer, ...], client: Handler | None) -> tuple[Any, .
     """The peers; or the one that stands for the client."""
     if client is None:
         return peers
-    if not callable(client):
-        raise TypeError(f"client must be an async function or None, not {client!r}")
     if peers:
         raise ValueError("client must be None if there are peers")
     return (CODE,)
@@ -454,41 +436,8 @@ def _parsed(faults: Faults | str) -> Faults:
     return parse_faults(faults) if isinstance(faults, str) else faults
 
 
-def _checked_servers(
-    servers: Mapping[str, Handler | None] | None,
-) -> dict[str, Handler | None]:
-    if servers is None:
-        return {}
-    check_type("servers", servers, Mapping, "a dict of names and functions")
-    checked = dict[str, Handler | None]()
-    for name, server in servers.items():
-        check_type("servers", name, str, 'a dict with names such as "db:5432"')
-        address, key = parse_address(name), name
-        if isinstance(address, TcpAddress):
-            if not (address.host and address.port):
-                raise ValueError(f"servers needs a host and a port, not {name!r}")
-            key = str(address).lower()
-        if server is not None and not callable(server):
-            raise TypeError(f"servers must map {name!r} to an async function or None")
-        checked[key] = server
-    return checked
-
-
 def _numbered(peers: tuple[AnyPeer, ...], number: int) -> tuple[Peer, ...]:
     """The scripts of the connections with this number."""
     return tuple(
         p if isinstance(p, Peer) or not callable(p) else p(number) for p in peers
     )
-
-
-def _checked_laws(without: Mapping[Law, str] | None) -> dict[Law, str]:
-    if not isinstance({} if without is None else without, Mapping):
-        raise TypeError(f"without must map laws to reasons, not be {without!r}")
-    laws = dict(without or {})
-    for law, reason in laws.items():
-        if law not in LAWS:
-            raise ValueError(f"without must name laws, {tuple(LAWS)}, not {law!r}")
-        check_type("without", reason, str, "a reason for each law")
-        if not reason.strip():
-            raise ValueError(f"without needs a reason for {law!r}")
-    return laws

@@ -11,7 +11,6 @@ import contextlib
 import dataclasses
 import functools
 import math
-import sys
 import threading
 from collections.abc import Callable, Coroutine
 from typing import Final
@@ -24,6 +23,7 @@ from trioserve import Connection, ConnectionReport, Limits, Server, Timeouts, se
 from ._case import Case, Handler, Setting, own_name
 from ._code_player import CodePlayer
 from ._handler_run import HandlerRun, single_errors
+from ._invariants import Invariants
 from ._judge import (
     CANCEL_REASON,
     MAY_RAISE,
@@ -33,9 +33,9 @@ from ._judge import (
 )
 from ._liveness import found_deadlock, found_endless_loop, require_ended
 from ._observer import Observer
-from ._peer import Peer
 from ._player import Meetings, MismatchError, Player
-from ._plays import played
+from ._plays import flooding, played
+from ._progress import tell_once
 from ._result import Received, Run
 from ._servers import Servers
 from ._state import RunState
@@ -93,6 +93,7 @@ class Harness:
             hurries=hurries,
         )
         self._state = RunState(case, self._watchdog)
+        self._invariants = Invariants(self._state, setting)
         self._server: Server | None = None
         self._servers = Servers(self._state, setting)
         self._steps = 0
@@ -146,7 +147,7 @@ class Harness:
         )
 
     def _on_hang(self, how: str) -> None:
-        _tell_once(how, self._case)
+        tell_once(how, repr(self._case))
 
     def _abandon(self) -> None:
         self._is_abandoned = bool(self._watchdog.family)
@@ -223,6 +224,7 @@ class Harness:
                 self._servers.end_round()
             self._steps = self._steps or self._watchdog.steps
             await trio.testing.wait_all_tasks_blocked()
+            await self._invariants.wait_until_all_hold()
             self._timers.cancel_scope.cancel(reason="the round is over")
 
     async def _connect(
@@ -243,7 +245,7 @@ class Harness:
                     continue
                 if is_disturbed:
                     peer = played(peer, case.play)
-                    peer = _flooding(peer, case.flood) if case.flood else peer
+                    peer = flooding(peer, case.flood) if case.flood else peer
                 if peer.is_code and (code := self._setting.client) is not None:
                     player: Player = CodePlayer(
                         code, peer, client, meetings, self._on_mismatch
@@ -416,24 +418,6 @@ class Harness:
         # the last one: when it passes, nothing will wake the tasks.
         await trio.sleep_until(_LIFETIME + self._case.rounds * self._case.waits)
         found_deadlock(self._state)
-
-
-_told = set[str]()
-
-
-def _tell_once(how: str, case: Case) -> None:
-    """Say on the terminal that a handler hangs: the test can't fail before it ends."""
-    if how not in _told:
-        _told.add(how)
-        sys.stderr.write(f"trioserve.testing: a handler hangs: {how}\nin {case!r}\n")
-        sys.stderr.flush()
-
-
-def _flooding(peer: Peer, size: int) -> Peer:
-    words = peer.sends
-    if not words:
-        return peer
-    return Peer().pause_reading().send(words * (size // len(words) + 1))
 
 
 def play(

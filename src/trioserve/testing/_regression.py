@@ -50,6 +50,9 @@ class Regression:
         for server in self._setting.servers.values():
             if server is not None:
                 yield _import_of(server, "server")
+        for functions in (self._setting.always, self._setting.eventually):
+            for function in functions.values():
+                yield _import_of(function, "holds")
 
 
 def _import_of(value: object, default: str) -> str:
