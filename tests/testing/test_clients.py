@@ -13,6 +13,7 @@ from testing.zoo import Lines, Stream
 from trioserve import Connection, Reason
 from trioserve.testing import (
     HandlerFailure,
+    Law,
     MemoryStream,
     Peer,
     check_client,
@@ -204,12 +205,25 @@ def test_a_mistake_of_a_client_is_found() -> None:
     assert "without={'drain': 'a client is not drained'}" in failed.value.again
 
 
+def test_a_client_that_passes_is_neither_drained_nor_flooded() -> None:
+    async def leaves(stream: Stream) -> None:
+        await stream.aclose()
+
+    async def waits(stream: Stream) -> None:
+        await stream.receive_some()
+
+    off: dict[Law, str] = {"nothing_left": "this test has no time"}
+    checked = check_client(leaves, waits, without=off)
+    assert checked.runs["a cancel"] > 2
+    assert not {"a drain", "a flood", "many broken ones in a row"} & set(checked.runs)
+
+
 def test_a_client_that_swallows_a_cancel_is_found() -> None:
     async def swallows(stream: Stream) -> None:
         try:
             await stream.send_all(b"hello\n")
             await stream.receive_some()
-        except BaseException:
+        except BaseException:  # noqa: ASYNC103 - as users do it
             pass
 
     with pytest.raises(HandlerFailure, match="swallows breaks law 'cancelled'"):

@@ -23,6 +23,7 @@ from trioserve.testing import (
     Peer,
     check_handler,
     run_conversation,
+    sweep_cancellations,
     sweep_faults,
 )
 
@@ -46,6 +47,20 @@ def test_a_mistake_is_found_by_its_law(law: str, make: Callable[[], Any]) -> Non
         dialing.check(make())
     assert failed.value.law == law, failed.value
     assert len(str(failed.value).splitlines()) <= 50
+
+
+def test_a_connection_that_is_left_open_and_not_used_again_is_found() -> None:
+    handler = dialing.closes_only_if_all_is_well()
+    how = "handler 1 has left its connection to db:5432 open"
+    with pytest.raises(HandlerFailure, match=how) as failed:
+        sweep_cancellations(handler, ASK, servers=DATABASE)
+    assert failed.value.law == "nothing_left"
+
+
+def test_a_small_buffer_is_about_chunks_of_servers_too() -> None:
+    with pytest.raises(HandlerFailure) as failed:
+        run_conversation(dialing.receives_once(), ASK, servers=DATABASE, buffer=2)
+    assert failed.value.law == "chunking"
 
 
 @pytest.mark.long("a whole check of each")
@@ -326,9 +341,17 @@ def test_a_stream_over_it_is_a_trio_stream() -> None:
         await db.send_eof()
         await db.send_eof()
         assert await db.receive_some() == b""
-        await db.aclose()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(closes, db)
+            other = await trio.open_tcp_stream("db", 5432)
+            nursery.start_soon(other.aclose)
+            with pytest.raises(trio.ClosedResourceError):
+                await other.receive_some()
         with pytest.raises(trio.ClosedResourceError):
             await db.receive_some()
+
+    async def closes(db: trio.SocketStream) -> None:
+        await db.aclose()
 
     in_memory(use)
 

@@ -81,7 +81,7 @@ class CodePlayer(Player):
             self.is_over = True
             how = f"it raised {told[0]!r}, at {line_of_error(error)}"
             self._on_error(self, how, error)
-            raise MismatchError(how) from None
+            raise MismatchError(how) from None  # noqa: ASYNC104 - it is told
         finally:
             self.is_over = True
             self.stream.close_now()
