@@ -27,7 +27,9 @@ def dialer_of(
 
 
 async def dial(address: Address, seconds: float) -> SocketTransport:
-    return await dialer_of([address]).dial(seconds)
+    transport = await dialer_of([address]).dial(seconds)
+    assert isinstance(transport, SocketTransport)
+    return transport
 
 
 @contextlib.contextmanager

@@ -7,6 +7,7 @@ import pytest
 from support import run
 from targets import dialer_of, listening
 from trioserve._origins import origin_of
+from trioserve._socket_transport import SocketTransport
 
 pytestmark = pytest.mark.usefixtures("no_descriptor_is_left")
 
@@ -17,6 +18,7 @@ def test_dialed_sockets_are_registered_while_they_are_open() -> None:
     async def main() -> None:
         with listening() as address:
             transport = await dialer_of([address], ("a proxy",)).dial(5)
+            assert isinstance(transport, SocketTransport)
             name = "{}:{}".format(*transport.sock.getsockname())
             assert origin_of(name, str(address)) == ("a proxy",)
             # The same local port may be used for another connection.

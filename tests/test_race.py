@@ -45,6 +45,7 @@ def test_each_address_has_a_head_start() -> None:
             target = TcpAddress("target.test", address.port)
             dialer = dialer_of([target])
             transport = await dialer.dial(5)
+            assert isinstance(transport, SocketTransport)
             assert transport.sock.getpeername() == (address.host, address.port)
             transport.close()
             assert trio.current_time() == 0.25
@@ -115,6 +116,7 @@ def test_an_address_of_a_name_that_answers_is_reached(kinds: list[str]) -> None:
             if "answers" in kinds:
                 first = kinds.index("answers")
                 transport = await dialer.dial(60)
+                assert isinstance(transport, SocketTransport)
                 assert transport.sock.getpeername() == (hosts[first], port)
                 transport.close()
                 assert trio.current_time() == 0.25 * kinds[:first].count("drops")

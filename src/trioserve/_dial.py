@@ -28,12 +28,14 @@ from ._describe import describe
 from ._endpoint import Endpoint
 from ._endpoints import Endpoints
 from ._errors import copy_of, is_a
+from ._factory import connect_by_factory, has_factory
 from ._names import AddrInfo, look_up, numeric_addrinfo
 from ._origins import Origin
 from ._race import race
 from ._report import GIVEN_UP, LOST_RACE, NO_ANSWER, Attempt, unfinished_attempt
 from ._socket_transport import SocketTransport
 from ._targets import TargetState
+from ._transport import Transport
 
 #: Called after each attempt to connect, with the target as it was given.
 OnAttempt: TypeAlias = Callable[[Address, Attempt], object]
@@ -127,7 +129,7 @@ class Dialer:
         """Connections that each target may have at a time; ``math.inf``: any number."""
         return self._dialing.endpoints.max_open
 
-    async def dial(self, seconds: float) -> SocketTransport:
+    async def dial(self, seconds: float) -> Transport:
         """Connect within ``seconds``, name look-ups included.
 
         Call :meth:`connect_now` before, unless the caller can wait in any case.
@@ -164,7 +166,7 @@ class Dialer:
         """
         now = trio.current_time()
         endpoint = self._pick(now)
-        if endpoint is None or not isinstance(self.target, TcpAddress):
+        if endpoint is None or not isinstance(self.target, TcpAddress) or has_factory():
             return None
         try:
             info = numeric_addrinfo(self.target)
@@ -259,7 +261,7 @@ class Dialer:
             raise NoRoomError(errno.ETIMEDOUT, late)
         return self._endpoint
 
-    async def _try_targets(self, deadline: float) -> SocketTransport:
+    async def _try_targets(self, deadline: float) -> Transport:
         failed: OSError | None = None
         endpoints = self._dialing.endpoints
         try:
@@ -321,7 +323,7 @@ class Dialer:
         if endpoints.failed(endpoint, text, began=began, now=now, late=late):
             self._call_on_target(endpoint)
 
-    async def _try_target(self, target: Address) -> SocketTransport:
+    async def _try_target(self, target: Address) -> Transport:
         if isinstance(target, UnixAddress):
             info = AddrInfo(socket.AF_UNIX, socket.SOCK_STREAM, 0, target.sockaddr)
             return await self._try_address(info)
@@ -331,8 +333,13 @@ class Dialer:
         infos = await self._look_up(target)
         if len(infos) == 1:
             return await self._try_address(infos[0])
-        outgoing = self._dialing.outgoing
-        return await race(infos, self._origin, outgoing, self._try_address)
+        return await race(infos, self._begin, self._try_address)
+
+    def _begin(self, info: AddrInfo, now: float) -> Connecting | None:
+        """Start to connect; None if that needs the factory of the run."""
+        if has_factory():
+            return None
+        return begin_connect(info, self._origin, now, self._dialing.outgoing)
 
     async def _look_up(self, target: TcpAddress) -> list[AddrInfo]:
         began = trio.current_time()
@@ -351,14 +358,16 @@ class Dialer:
         info: AddrInfo,
         connecting: Connecting | None = None,
         why_cancelled: Callable[[], str] = lambda: GIVEN_UP,
-    ) -> SocketTransport:
+    ) -> Transport:
         began = connecting.began if connecting is not None else trio.current_time()
         said: str | None = None
         is_ours = False
         try:
             if connecting is None:
+                connecting = self._begin(info, began)
+            if connecting is None:
                 outgoing = self._dialing.outgoing
-                connecting = begin_connect(info, self._origin, began, outgoing)
+                return await connect_by_factory(info, outgoing, self._call_on_wait)
             return await finish_connect(connecting, self._call_on_wait)
         except trio.Cancelled:
             said = why_cancelled()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import socket
 from collections.abc import Callable, Sequence
@@ -34,6 +35,7 @@ from ._targets import (
     parse_target,
 )
 from ._tcp import apply, keepalive_settings, user_timeout_settings
+from ._transport import Transport
 from .faults import Faults, parse_faults
 from .faults._relay import ActiveFaults, FaultyRelay
 
@@ -232,10 +234,15 @@ class _Proxy(PromptHandler):
         if upstream is None:
             life.transport.abort()
             return no_relay(life)
+        if self._send_proxy is not None and not isinstance(upstream, SocketTransport):
+            header = header_for(life, self._send_proxy)
+            with contextlib.suppress(trio.BrokenResourceError):  # the relay tells it
+                await upstream.send(header)
+                upstream.sent -= len(header)
         return self._relay_to(upstream, life)
 
-    def _relay_to(self, upstream: SocketTransport, life: Lifecycle) -> Relay:
-        if self._send_proxy is not None:
+    def _relay_to(self, upstream: Transport, life: Lifecycle) -> Relay:
+        if self._send_proxy is not None and isinstance(upstream, SocketTransport):
             upstream.send_preface(header_for(life, self._send_proxy))
             if is_ours(upstream.error):
                 upstream.abort()
@@ -245,7 +252,8 @@ class _Proxy(PromptHandler):
         timeouts = self._timeouts_for(life)
         if self._faults is not None:
             assert isinstance(life.active_faults, ActiveFaults)
-            apply(self._outgoing.later, upstream.sock)
+            if isinstance(upstream, SocketTransport):
+                apply(self._outgoing.later, upstream.sock)
             faulty = FaultyRelay(life.active_faults, life, upstream, timeouts)
             return Relay(faulty, life)
         return relay_to_target(life, upstream, timeouts, self._outgoing.later)
@@ -296,9 +304,7 @@ class _ClientWatch:
             self._dialer.cancel()
 
 
-async def _dial(
-    life: Lifecycle, dialer: Dialer, seconds: float
-) -> SocketTransport | None:
+async def _dial(life: Lifecycle, dialer: Dialer, seconds: float) -> Transport | None:
     """Connect; if that fails, keep the reason and return None."""
     watch = _ClientWatch(life, dialer)
     dialer.on_wait = watch.begin

@@ -11,12 +11,11 @@ from typing import Final, TypeAlias
 
 import trio
 
-from ._connect import Connecting, Outgoing, begin_connect
+from ._connect import Connecting
 from ._errors import is_shortage
 from ._names import AddrInfo
-from ._origins import Origin
 from ._report import GIVEN_UP, LOST_RACE, NO_ANSWER
-from ._socket_transport import SocketTransport
+from ._transport import Transport
 
 #: Seconds before the next address of a name is tried as well.
 #: RFC 8305, section 5, "Connection Attempt Delay".
@@ -25,19 +24,21 @@ _HEAD_START: Final = 0.25
 #: Addresses that are tried at the same time; each holds a socket.
 _MAX_AT_ONCE: Final = 6
 
+#: Starts to connect to an address, at a time. None: trying it will do that.
+Begin: TypeAlias = Callable[[AddrInfo, float], Connecting | None]
+
 #: Tries one address. Its arguments are the address, the attempt if that has started
 #: already, and a function that gives the report's error if the attempt is cancelled.
 TryAddress: TypeAlias = Callable[
-    [AddrInfo, Connecting | None, Callable[[], str]], Awaitable[SocketTransport]
+    [AddrInfo, Connecting | None, Callable[[], str]], Awaitable[Transport]
 ]
 
 
 async def race(
     infos: Sequence[AddrInfo],
-    origin: Origin,
-    outgoing: Outgoing,
+    begin: Begin,
     try_address: TryAddress,
-) -> SocketTransport:
+) -> Transport:
     """Start an attempt per address, each with a head start; the first answer wins.
 
     If too many run at the same time, the oldest attempt is cancelled for the next
@@ -47,7 +48,7 @@ async def race(
     Raises:
       OSError: all addresses have failed; it is the error of the last.
     """
-    won: list[SocketTransport] = []
+    won: list[Transport] = []
     failed: list[OSError] = []
     under_way: dict[trio.CancelScope, None] = {}
     one_is_over = trio.lowlevel.ParkingLot()
@@ -63,8 +64,7 @@ async def race(
             # Out of descriptors: wait until another attempt has ended.
             while under_way:
                 try:
-                    now = trio.current_time()
-                    connecting = begin_connect(info, origin, now, outgoing)
+                    connecting = begin(info, trio.current_time())
                     break
                 except OSError as error:
                     if not is_shortage(error):

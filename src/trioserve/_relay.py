@@ -18,6 +18,7 @@ from ._attachments import HandedOver, RelayHandle, RelayOwner
 from ._connection import Connection, lifecycle_of
 from ._describe import describe
 from ._engine import SUPPORTED as HAS_ENGINE
+from ._factory import is_of_a_factory
 from ._lifecycle import Lifecycle
 from ._options import Timeouts
 from ._reason import Reason
@@ -237,7 +238,7 @@ def transport_of(stream: trio.abc.Stream) -> Transport:
         transport = lifecycle_of(stream).transport
         transport.check_open()
         return transport
-    if isinstance(stream, trio.SocketStream):
+    if isinstance(stream, trio.SocketStream) and not is_of_a_factory(stream):
         return SharedSocketTransport(stream)
     return StreamTransport(stream)
 

@@ -28,9 +28,11 @@ from trioserve.testing import (
     HandlerFailure,
     Law,
     Peer,
+    _blame,
     _progress,
     check_handler,
     run_conversation,
+    sweep_cancellations,
 )
 from trioserve.testing._case import Setting
 from trioserve.testing._pristine import Pristine
@@ -97,6 +99,7 @@ def test_a_failure_that_needs_a_small_buffer_alone_is_not_about_what_is_left() -
     assert not failure.case.faults
 
 
+@pytest.mark.long("a whole check")
 def test_a_law_that_is_off_stays_off() -> None:
     """What peers receive was judged by the names of four other laws."""
 
@@ -107,6 +110,25 @@ def test_a_law_that_is_off_stays_off() -> None:
     assert failure_of(says_something_else, HELLO).law == "answer"
     off: dict[Law, str] = {"answer": "it is not the handler that is tested"}
     check_handler(says_something_else, HELLO, without=off)
+
+
+def test_a_law_that_a_failure_is_named_by_can_be_off() -> None:
+    """Peers see something else; only taking parts away shows that it is this law."""
+    here = list[Connection]()
+
+    async def counts(stream: Connection) -> None:
+        here.append(stream)
+        try:
+            await stream.send_all(b"%d" % len(here))
+            await shout(stream)
+        finally:
+            here.remove(stream)
+
+    peers = [Peer().expect(b"1").close()] * 2
+    off: dict[Law, str] = {"alone": "it counts them", "nothing_left": "see above"}
+    assert sweep_cancellations(counts, *peers, without=off)
+    with pytest.raises(HandlerFailure, match="breaks law 'alone'"):
+        sweep_cancellations(counts, *peers)
 
 
 @pytest.mark.long("a whole check of each")
@@ -147,6 +169,7 @@ def test_one_run_names_the_law_by_what_its_case_needs() -> None:
         ("quick_ones_overtake", {"play": "all_at_once"}, "pipelining"),
         ("the_body_came_along", {"faults": "up:slice=1; down:latency=1ms"}, "chunking"),
         ("the_body_came_along", {"buffer": 2}, "chunking"),
+        ("eof_cancels_the_answers", {"play": "all_at_once"}, "half_close"),
     ],
 )
 def test_a_part_may_be_replaced_by_a_simpler_one(
@@ -176,6 +199,28 @@ def test_scripts_and_faults_are_shortened_until_each_part_is_needed() -> None:
         Peer().send(b"two or more\n").expect(b"two or more\n"),
     )
     assert str(failure.case.faults).count("@") == 1
+
+
+def test_a_message_that_a_later_one_needs_is_kept() -> None:
+    async def remembers(stream: Connection) -> None:
+        name = b""
+        async for data in stream:
+            await stream.send_all(name or b"hello\n")
+            name = name or data
+
+    peer = Peer().send(b"ann\n").expect(b"hello\n").send(b"?\n").expect(b"ann\n")
+    failure = failure_of(remembers, peer.half_close().expect_eof())
+    assert failure.law == "chunking"
+    assert failure.case.peers[0].sends == b"ann\n"
+
+
+def test_a_failure_is_told_even_if_there_is_no_time_to_explain_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(_blame, "_MOST_STEPS", 0)
+    entry = next(e for e in natural.MISTAKES if e.name == "the_body_came_along")
+    with pytest.raises(HandlerFailure):
+        run_conversation(entry.make(), *entry.peers, faults="up:slice=1", buffer=9)
 
 
 def test_only_the_peers_that_are_needed_are_printed() -> None:

@@ -328,10 +328,11 @@ def test_a_thorough_check_passes() -> None:
 
 
 def test_sweeps_return_how_much_they_tried() -> None:
-    steps = sweep_cancellations(shout, HELLO)
-    assert steps == run_conversation(shout, HELLO).steps
+    short = Peer().send(b"a").expect(b"A").close()
+    steps = sweep_cancellations(shout, short)
+    assert steps == run_conversation(shout, short).steps
     # 4 disturbances at each step, 4 faults at each byte up and 3 at each byte down.
-    assert sweep_faults(shout, HELLO) == 4 * (steps + 1) + 4 * 7 + 3 * 7
+    assert sweep_faults(shout, short) == 4 * (steps + 1) + 4 * 2 + 3 * 2
 
 
 def test_a_failure_says_what_when_and_where() -> None:
@@ -875,6 +876,12 @@ async def _takes(conn: Connection) -> None:
         if not data:
             return
         buffer = (buffer + data).rpartition(b"\n")[2]
+
+
+@pytest.mark.parametrize("at_step", range(0, 30, 4))
+def test_a_drain_between_two_messages_loses_nothing(at_step: int) -> None:
+    peer = Peer().send(b"one\n").send(b"two\n")
+    run_conversation(_takes, peer, disturbance="drain", at_step=at_step)
 
 
 @pytest.mark.long("a whole check")

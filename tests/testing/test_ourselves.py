@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import socket
 from collections.abc import Callable, Coroutine
 from typing import Any
@@ -12,7 +11,7 @@ import trio
 
 import trioserve
 from links import trio_stream
-from trioserve import Connection, ConnectionReport, open_listeners, proxy, relay, serve
+from trioserve import Connection, relay
 from trioserve.testing import Law, Peer, check_handler
 
 Handler = Callable[[Connection], Coroutine[Any, Any, object]]
@@ -47,26 +46,10 @@ async def by_sockets(stream: Connection) -> None:
             one.socket.close()
 
 
-async def _silent(reports: trio.MemoryReceiveChannel[ConnectionReport]) -> None:
-    async for _ in reports:
-        pass
-
-
-async def by_proxy(stream: Connection) -> None:
-    """To an echo server behind a proxy, over loopback."""
-    listeners = await open_listeners("127.0.0.1:0")
-    async with trio.open_nursery() as nursery:
-        server = await nursery.start(
-            functools.partial(serve, collector=_silent), trioserve.echo, listeners
-        )
-        await (await proxy(server.addresses[0])(stream))
-        nursery.cancel_scope.cancel(reason="the client is done")
-
-
 KERNEL: dict[Law, str] = {"memory": "the kernel's buffers hold more"}
 
 
-@pytest.mark.long("every law on every data path, also over loopback")
+@pytest.mark.long("every law on every data path")
 @pytest.mark.parametrize("peer", [TALK, ONE_WAY], ids=["talk", "one way"])
 @pytest.mark.parametrize(
     ("handler", "without"),
@@ -74,7 +57,6 @@ KERNEL: dict[Law, str] = {"memory": "the kernel's buffers hold more"}
         (trioserve.echo, {}),
         (relay_with_itself, {}),
         (by_sockets, KERNEL),
-        (by_proxy, KERNEL),
     ],
 )
 def test_the_packages_own_handlers_keep_all_laws(

@@ -9,8 +9,8 @@ The map, from the bottom up; a module imports only from rows above its own here:
     _peer   _traffic
     _case   _player   _strategies
     _handler_run   _plays   _result   serving
-    _state   _variations
-    _judge   _liveness   _observer
+    _code_player   _settings   _state   _variations
+    _invariants   _judge   _liveness   _observer   _servers
     _harness
     _regression   _trial
     _blame   _failure
@@ -29,6 +29,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from ._case import LAWS, Case, Disturbance, Law
 from ._check import (
+    check_client,
     check_handler,
     run_conversation,
     sweep_cancellations,
@@ -36,7 +37,7 @@ from ._check import (
 )
 from ._failure import HandlerFailure
 from ._peer import Peer, Step
-from ._result import Checked, Received, Run, Violation
+from ._result import Checked, Opened, Received, Run, Violation
 from ._timeline import Row, Timeline
 from ._variations import Explore
 from .network import Event, MemoryListener, MemoryNetwork, MemoryStream, stream_pair
@@ -62,6 +63,7 @@ __all__ = [
     "MemoryListener",
     "MemoryNetwork",
     "MemoryStream",
+    "Opened",
     "Peer",
     "Received",
     "Row",
@@ -73,6 +75,7 @@ __all__ = [
     "StuckError",
     "Timeline",
     "Violation",
+    "check_client",
     "check_handler",
     "chunkings",
     "faults",

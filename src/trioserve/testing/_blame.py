@@ -37,6 +37,7 @@ _PARTS: Final[Sequence[dict[str, Any]]] = (
     {"flood": 0},
     {"copies": 1},
     {"faults": Faults()},
+    {"server_faults": Faults()},
     {"disturbance": None, "at_step": None},
     {"rounds": 1, "disturbed": 1},
     {"read_delay": 0.0},
@@ -85,7 +86,7 @@ class Blame:
             return "alone", how
         if not case.is_undisturbed:
             return law, how
-        if case.faults.up.cuts or case.faults.up.slice:
+        if any(d.cuts or d.slice for d in (case.faults.up, case.server_faults.down)):
             return "chunking", how
         if case.seed or case.order != "shuffled":
             return "schedule", how
@@ -182,11 +183,16 @@ def _simpler(case: Case) -> Iterator[Case]:
     if case.buffer < _DEFAULT_BUFFER and not (case.faults or case.flood):
         pieces = parse_faults(f"up:slice=1..{case.buffer}")
         yield dataclasses.replace(case, buffer=_DEFAULT_BUFFER, faults=pieces)
+        pieces = parse_faults(f"down:slice=1..{case.buffer}")
+        yield dataclasses.replace(case, buffer=_DEFAULT_BUFFER, server_faults=pieces)
     if case.play == "all_at_once":
         yield from [dataclasses.replace(case, play=play) for play in _SMALLER_PLAYS]
-    for text in str(case.faults).split("; ") if case.faults else ():
-        if (one := parse_faults(text)) != case.faults:
-            yield dataclasses.replace(case, faults=one)
+    for name in ("faults", "server_faults"):
+        faults = getattr(case, name)
+        for text in str(faults).split("; ") if faults else ():
+            if (one := parse_faults(text)) != faults:
+                simpler: dict[str, Any] = {name: one}
+                yield dataclasses.replace(case, **simpler)
 
 
 def _shorter(peer: Peer) -> Iterator[tuple[Peer, range]]:

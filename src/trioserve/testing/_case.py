@@ -9,9 +9,9 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
-from typing import Final, Literal, get_args
+from typing import Any, Final, Literal, TypeAlias, get_args
 
 from trioserve import Limits, Timeouts
 from trioserve.faults import Faults
@@ -24,7 +24,11 @@ Disturbance = Literal["cancel", "drain", "eof", "reset", "stall", "vanish"]
 Law = Literal[
     "answer", "chunking", "schedule", "pipelining", "half_close", "ends",
     "nothing_left", "record", "errors", "memory", "cancelled", "drain", "alone",
+    "always", "eventually",
 ]  # fmt: skip
+
+#: An async function of one stream.
+Handler: TypeAlias = Callable[[Any], Awaitable[object]]
 
 #: How peers play their scripts; None is as they are written.
 Play = Literal["pipelined", "half_closed", "all_at_once", "writes_first"]
@@ -35,7 +39,7 @@ Order = Literal["shuffled", "held_back", "priorities"]
 #: What each law asks for, in one sentence.
 LAWS: Final[dict[Law, str]] = {
     "answer": "peers receive what their scripts expect",
-    "chunking": "what peers receive does not depend on how their bytes are cut",
+    "chunking": "what peers receive does not depend on how bytes are cut",
     "schedule": "what peers receive does not depend on which ready task runs first",
     "pipelining": "a peer need not wait for an answer before it sends the next message",
     "half_close": "a peer that has sent EOF still receives all its answers",
@@ -47,6 +51,8 @@ LAWS: Final[dict[Law, str]] = {
     "cancelled": "the handler does not swallow a Cancelled",
     "drain": "a drain ends the handler in time, and not in the middle of a message",
     "alone": "a connection is not affected by other open connections",
+    "always": "what `always` names holds after every step",
+    "eventually": "what `eventually` names holds when all handlers have ended",
 }
 
 
@@ -57,6 +63,8 @@ class Case:
     Args:
       peers: scripts. Each is one connection.
       faults: faults of the connections.
+      server_faults: faults of the connections that the handler opens. With
+        ``vanish@0s`` they are never made: nothing answers.
       seed: decides the order in which tasks run, and what is random in the faults.
       disturbance, at_step: what happens after scheduler step ``at_step``:
 
@@ -80,7 +88,7 @@ class Case:
         ``"priorities"``, where each has a priority that changes a few times.
       copies: connections of each peer at the same time.
       rounds: how many times the conversation is played, one after the other.
-      disturbed: the number of these rounds that faults, disturbance, read delay,
+      disturbed: the number of these rounds that the faults, disturbance, read delay,
         ``play`` and flood apply to; the rounds after them are plain.
       buffer: bytes that the network holds in each direction.
       read_delay: seconds until the peers begin to read.
@@ -93,6 +101,7 @@ class Case:
 
     peers: tuple[Peer, ...]
     faults: Faults = dataclasses.field(default_factory=Faults)
+    server_faults: Faults = dataclasses.field(default_factory=Faults)
     seed: int = 0
     disturbance: Disturbance | None = None
     at_step: int | None = None
@@ -111,7 +120,8 @@ class Case:
             raise ValueError("peers must not be empty: a conversation needs one")
         for peer in self.peers:
             check_type("peers", peer, Peer, "Peers only")
-        check_type("faults", self.faults, Faults, "a Faults, or its text")
+        for name in ("faults", "server_faults"):
+            check_type(name, getattr(self, name), Faults, "a Faults, or its text")
         check_type("seed", self.seed, int, "an int")
         if self.disturbance is not None and self.disturbance not in _DISTURBANCES:
             raise ValueError(
@@ -136,11 +146,13 @@ class Case:
     @property
     def is_undisturbed(self) -> bool:
         """Whether the peers must receive what they expect."""
-        harmless = not (
-            self.faults.refuse
-            or any(d.terminations for d in (self.faults.up, self.faults.down))
-        )
+        harmless = not (_breaks(self.faults) or self.breaks_servers)
         return self.disturbance is None and not self.flood and harmless
+
+    @property
+    def breaks_servers(self) -> bool:
+        """Whether connections that the handler opens are refused, or end early."""
+        return _breaks(self.server_faults)
 
     @property
     def waits(self) -> float:
@@ -159,6 +171,10 @@ class Case:
             raise ValueError(f"this case has no faults for a proxy to apply: {self!r}")
         told = {"faults": str(self.faults), "seed": self.seed, "case": repr(self)}
         Path(path).write_text(json.dumps(told, indent=2) + "\n", "utf-8")
+
+
+def _breaks(faults: Faults) -> bool:
+    return faults.refuse or any(d.terminations for d in (faults.up, faults.down))
 
 
 _DISTURBANCES: Final = get_args(Disturbance)
@@ -182,6 +198,11 @@ class Setting:
         after the deadline of a drain.
       patience: seconds within which it must end after all peers have left.
       memory: bytes that it may receive while its own send waits.
+      servers: what the handler may connect to, such as ``"db:5432"``: a function of one
+        stream that plays the server, or None if nothing listens there.
+      client: the client, if it is a function and not a script.
+      always: what must hold after every step of any task: functions by what they say.
+      eventually: what must hold within ``patience`` after all handlers have ended.
     """
 
     raises: tuple[type[BaseException], ...] = ()
@@ -192,10 +213,18 @@ class Setting:
     cleanup: float = 30
     patience: float = 1000
     memory: int = 65_536
+    servers: Mapping[str, Handler | None] = dataclasses.field(default_factory=dict)
+    client: Handler | None = None
+    always: Mapping[str, Callable[[], object]] = dataclasses.field(default_factory=dict)
+    eventually: Mapping[str, Callable[[], object]] = dataclasses.field(
+        default_factory=dict
+    )
 
     def arguments(self) -> list[str]:
         """These arguments as Python; functions and classes by their own names."""
         written = list[str]()
+        if self.client is not None:
+            written.append(f"client={own_name(self.client, 'client')}")
         if self.raises:
             names = ", ".join(each.__name__ for each in self.raises)
             written.append(f"raises=[{names}]")
@@ -211,6 +240,17 @@ class Setting:
             value = getattr(self, field.name)
             if field.name in _BOUNDS and value != field.default:
                 written.append(f"{field.name}={value!r}")
+        for field_name, default in (
+            ("servers", "server"),
+            ("always", "holds"),
+            ("eventually", "holds"),
+        ):
+            pairs = [
+                f"{name!r}: {None if fn is None else own_name(fn, default)}"
+                for name, fn in getattr(self, field_name).items()
+            ]
+            if pairs:
+                written.append(f"{field_name}={{{', '.join(pairs)}}}")
         return written
 
 
@@ -229,11 +269,11 @@ def as_python(
       handler: the name of the handler.
       compare: whether the run is compared with the plain conversation.
     """
-    parts = [handler, *map(repr, case.peers)]
+    parts = [handler, *(repr(peer) for peer in case.peers if not peer.is_code)]
     for field in dataclasses.fields(case)[1:]:
         value = getattr(case, field.name)
         if value != getattr(_PLAIN, field.name):
-            shown = str(value) if field.name == "faults" else value
+            shown = str(value) if isinstance(value, Faults) else value
             parts.append(f"{field.name}={shown!r}")
     parts += ["compare=True"] if compare else []
     parts += setting.arguments()

@@ -6,17 +6,17 @@ import dataclasses
 import itertools
 import random
 from collections.abc import Callable, Iterable, Mapping
-from typing import Final, TypeAlias, get_args
+from typing import Any, Final, TypeAlias, get_args
 
 from trioserve import Limits, Timeouts
 from trioserve.faults import Faults, parse_faults
 
-from ._arguments import check_count, check_seconds, check_type
-from ._case import LAWS, Case, Disturbance, Law, Order, Play, Setting
-from ._checker import Checker
-from ._harness import Handler
-from ._peer import Peer
+from ._arguments import check_seconds, check_type
+from ._case import Case, Disturbance, Handler, Law, Order, Play, Setting
+from ._checker import Checker, lengths_of
+from ._peer import CODE, Peer
 from ._result import Checked, Run
+from ._settings import checked_laws, setting_of
 from ._variations import EFFORTS, PEER_DISTURBANCES, Explore
 
 #: A script; or a function that makes one from the number of a copy, counted from 0.
@@ -30,6 +30,7 @@ def run_conversation(
     handler: Handler,
     *peers: Peer,
     faults: Faults | str = "",
+    server_faults: Faults | str = "",
     seed: int = 0,
     disturbance: Disturbance | None = None,
     at_step: int | None = None,
@@ -50,6 +51,10 @@ def run_conversation(
     cleanup: float = 30,
     patience: float = 1000,
     memory: int = 65_536,
+    servers: Mapping[str, Handler | None] | None = None,
+    client: Handler | None = None,
+    always: Mapping[str, Callable[[], object]] | None = None,
+    eventually: Mapping[str, Callable[[], object]] | None = None,
 ) -> Run:
     """Play one conversation with a handler, once, in a server of its own.
 
@@ -62,6 +67,8 @@ def run_conversation(
       peers: scripts. Each is one connection, and all start at the same time.
       faults: faults of the network, as a :class:`trioserve.faults.Faults` or as
         text; none by default.
+      server_faults: faults of the connections that the handler opens; see
+        :class:`Case`. None by default.
       seed: decides the order in which tasks run, and what is random in the faults.
       disturbance: what happens after scheduler step ``at_step``: ``"cancel"`` (the
         handlers are cancelled, and their peers stall), ``"drain"`` (the server
@@ -94,6 +101,15 @@ def run_conversation(
         after the deadline of a drain.
       patience: seconds within which it must end after all peers have left.
       memory: bytes that it may receive while its own send waits.
+      servers: what the handler may connect to. Each name, such as ``"db:5432"`` or
+        ``"unix:/run/db.sock"``, has an ``async def server(stream)``, which is served
+        in memory; or None, which refuses connections.
+      client: the client, as an async function of one stream, instead of ``peers``. It
+        must return, and not raise an error, unless the case disturbs the conversation.
+      always: what must hold after every step of any task, such as ``{"nobody owes":
+        lambda: min(owed) >= 0}``. A function must not return False, and not raise.
+      eventually: what must hold within ``patience`` seconds after all handlers of a
+        round have ended.
 
     Returns:
       what the peers received, the reports and the timeline.
@@ -104,8 +120,9 @@ def run_conversation(
     """
     __tracebackhide__ = True
     case = Case(
-        peers,
-        faults=parse_faults(faults) if isinstance(faults, str) else faults,
+        _or_code(peers, client),
+        faults=_parsed(faults),
+        server_faults=_parsed(server_faults),
         seed=seed,
         disturbance=disturbance,
         at_step=at_step,
@@ -118,9 +135,7 @@ def run_conversation(
         read_delay=read_delay,
         flood=flood,
     )
-    check = _checker(
-        handler,
-        peers,
+    setting = setting_of(
         raises,
         without,
         before_run,
@@ -129,7 +144,12 @@ def run_conversation(
         cleanup,
         patience,
         memory,
+        servers,
+        client,
+        always,
+        eventually,
     )
+    check = _checker(handler, peers, setting)
     return check.run(case, compare=compare)
 
 
@@ -147,6 +167,10 @@ def check_handler(
     cleanup: float = 30,
     patience: float = 1000,
     memory: int = 65_536,
+    servers: Mapping[str, Handler | None] | None = None,
+    client: Handler | None = None,
+    always: Mapping[str, Callable[[], object]] | None = None,
+    eventually: Mapping[str, Callable[[], object]] | None = None,
 ) -> Checked:
     """Check all laws of a handler in many variations of a conversation.
 
@@ -154,8 +178,9 @@ def check_handler(
     orders of tasks; with all messages at once, and with EOF right after the last one;
     with peers that read late, or not at all; several times at once and one after the
     other; and with a cancel, a drain, an EOF, a reset, a stall and a cut cable after
-    every scheduler step and at every byte. After each of these but a drain, the plain
-    conversation must succeed in the same server.
+    every scheduler step and at every byte. Connections to ``servers`` are cut, slow,
+    refused, not answered, and broken at every byte. After each of these but a drain,
+    the plain conversation must succeed in the same server.
 
     Before the first run, a copy of the process is forked, in which a failing case is
     tried again. Like :func:`run_conversation`, this function blocks.
@@ -170,7 +195,8 @@ def check_handler(
       peers: scripts; or functions that make one from the number of a copy, counted
         from 0, so that the connections of a crowd send different data.
       handler, raises, without, before_run, limits, timeouts, cleanup,
-        patience, memory: as for :func:`run_conversation`.
+        patience, memory, servers, client, always, eventually: as for
+        :func:`run_conversation`.
 
     Returns:
       what was tried: how many runs of each kind, and what was left out.
@@ -181,9 +207,7 @@ def check_handler(
       TypeError, ValueError: an argument is wrong.
     """
     __tracebackhide__ = True
-    check = _checker(
-        handler,
-        peers,
+    setting = setting_of(
         raises,
         without,
         before_run,
@@ -192,13 +216,67 @@ def check_handler(
         cleanup,
         patience,
         memory,
-        budget,
+        servers,
+        client,
+        always,
+        eventually,
     )
+    check = _checker(handler, peers, setting, budget)
     if explore not in EFFORTS:
         raise ValueError(f"explore must be one of {get_args(Explore)}, not {explore!r}")
     check_type("seed", seed, int, "an int")
     with check.from_here():
         return check.everything(EFFORTS[explore], random.Random(seed))
+
+
+def check_client(
+    client: Handler,
+    server: Handler,
+    *,
+    explore: Explore = "quick",
+    seed: int = 0,
+    budget: float | None = None,
+    raises: Iterable[type[BaseException]] = (),
+    without: Mapping[Law, str] | None = None,
+    before_run: Callable[[], object] | None = None,
+    cleanup: float = 30,
+    patience: float = 1000,
+    memory: int = 65_536,
+) -> Checked:
+    """Check all laws but ``drain`` of a client, against a server that is code.
+
+    The two ends of a connection are equal, so this is :func:`check_handler` with the
+    client as the handler, and the server as its ``client``. That is also what a failure
+    prints.
+
+    Args:
+      client: what is checked: an ``async def client(stream)``. It must return.
+      server: the other end: an ``async def server(stream)``.
+      explore, seed, budget, raises, without, before_run, cleanup, patience, memory: as
+        for :func:`check_handler`.
+
+    Returns:
+      what was tried.
+
+    Raises:
+      HandlerFailure: a law is broken.
+      TypeError, ValueError: an argument is wrong.
+    """
+    __tracebackhide__ = True
+    off: dict[Law, str] = {"drain": "a client is not drained"}
+    return check_handler(
+        client,
+        client=server,
+        explore=explore,
+        seed=seed,
+        budget=budget,
+        raises=raises,
+        without={**off, **checked_laws(without)},
+        before_run=before_run,
+        cleanup=cleanup,
+        patience=patience,
+        memory=memory,
+    )
 
 
 def sweep_cancellations(
@@ -212,6 +290,10 @@ def sweep_cancellations(
     cleanup: float = 30,
     patience: float = 1000,
     memory: int = 65_536,
+    servers: Mapping[str, Handler | None] | None = None,
+    client: Handler | None = None,
+    always: Mapping[str, Callable[[], object]] | None = None,
+    eventually: Mapping[str, Callable[[], object]] | None = None,
 ) -> int:
     """Cancel the handler after every scheduler step, one run for each.
 
@@ -220,7 +302,8 @@ def sweep_cancellations(
 
     Args:
       handler, peers, raises, without, before_run, limits, timeouts, cleanup,
-        patience, memory: as for :func:`run_conversation`.
+        patience, memory, servers, client, always, eventually: as for
+        :func:`run_conversation`.
 
     Returns:
       the number of steps.
@@ -230,9 +313,7 @@ def sweep_cancellations(
       TypeError, ValueError: an argument is wrong.
     """
     __tracebackhide__ = True
-    check = _checker(
-        handler,
-        peers,
+    setting = setting_of(
         raises,
         without,
         before_run,
@@ -241,7 +322,12 @@ def sweep_cancellations(
         cleanup,
         patience,
         memory,
+        servers,
+        client,
+        always,
+        eventually,
     )
+    check = _checker(handler, peers, setting)
     with check.from_here():
         base = check.plain()
         steps = range(base.steps + 1)
@@ -260,12 +346,19 @@ def sweep_faults(
     cleanup: float = 30,
     patience: float = 1000,
     memory: int = 65_536,
+    servers: Mapping[str, Handler | None] | None = None,
+    client: Handler | None = None,
+    always: Mapping[str, Callable[[], object]] | None = None,
+    eventually: Mapping[str, Callable[[], object]] | None = None,
 ) -> int:
     """Let the peers send EOF, reset, stall and vanish after every step and byte.
 
+    Connections that the handler opens break at every byte too.
+
     Args:
       handler, peers, raises, without, before_run, limits, timeouts, cleanup,
-        patience, memory: as for :func:`run_conversation`.
+        patience, memory, servers, client, always, eventually: as for
+        :func:`run_conversation`.
 
     Returns:
       the number of runs, without the first, which is undisturbed.
@@ -275,9 +368,7 @@ def sweep_faults(
       TypeError, ValueError: an argument is wrong.
     """
     __tracebackhide__ = True
-    check = _checker(
-        handler,
-        peers,
+    setting = setting_of(
         raises,
         without,
         before_run,
@@ -286,7 +377,12 @@ def sweep_faults(
         cleanup,
         patience,
         memory,
+        servers,
+        client,
+        always,
+        eventually,
     )
+    check = _checker(handler, peers, setting)
     with check.from_here():
         base = check.plain()
         runs = 0
@@ -295,20 +391,18 @@ def sweep_faults(
             runs += check.all_of(f"a peer's {what}", cases)
         up, down = check.lengths(base)
         cases = check.variations.broken(range(up + 1), range(down + 1))
-        return runs + check.all_of("a broken network", cases)
+        runs += check.all_of("a broken network", cases)
+        if base.opened:
+            up, down = lengths_of(base.opened)
+            cases = check.variations.broken_servers(range(up + 1), range(down + 1))
+            runs += check.all_of("a broken connection to a server", cases)
+        return runs
 
 
 def _checker(
     handler: Handler,
     peers: tuple[AnyPeer, ...],
-    raises: Iterable[type[BaseException]],
-    without: Mapping[Law, str] | None,
-    before_run: Callable[[], object] | None,
-    limits: Limits | None,
-    timeouts: Timeouts | None,
-    cleanup: float,
-    patience: float,
-    memory: int,
+    setting: Setting,
     budget: float | None = None,
 ) -> Checker:
     """A checker for these arguments.
@@ -318,32 +412,9 @@ def _checker(
     """
     if not callable(handler):
         raise TypeError(f"handler must be an async function, not {handler!r}")
-    check_type("raises", raises, Iterable, "a list of exceptions, such as [ValueError]")
-    for kind in (raises := tuple(raises)):
-        check_type("raises", kind, type, "a list of exceptions")
-        if not issubclass(kind, BaseException):
-            raise TypeError(f"raises must be a list of exceptions, not of {kind!r}")
-    if before_run is not None and not callable(before_run):
-        raise TypeError(f"before_run must be callable or None, not {before_run!r}")
-    if limits is not None:
-        check_type("limits", limits, Limits, "a Limits or None")
-    if timeouts is not None:
-        check_type("timeouts", timeouts, Timeouts, "a Timeouts or None")
-    check_seconds("cleanup", cleanup)
-    check_seconds("patience", patience)
-    check_count("memory", memory, least=1)
     if budget is not None:
         check_seconds("budget", budget)
-    setting = Setting(
-        raises=raises,
-        without=_checked_laws(without),
-        before_run=before_run,
-        limits=limits,
-        timeouts=timeouts,
-        cleanup=cleanup,
-        patience=patience,
-        memory=memory,
-    )
+    peers = _or_code(peers, setting.client)
     plain = Case(_numbered(peers, 0))
     crowd = dataclasses.replace(plain, copies=_CROWD)
     if any(not isinstance(peer, Peer) for peer in peers):
@@ -352,21 +423,21 @@ def _checker(
     return Checker(handler, plain, crowd, setting, budget)
 
 
+def _or_code(peers: tuple[AnyPeer, ...], client: Handler | None) -> tuple[Any, ...]:
+    """The peers; or the one that stands for the client."""
+    if client is None:
+        return peers
+    if peers:
+        raise ValueError("client must be None if there are peers")
+    return (CODE,)
+
+
+def _parsed(faults: Faults | str) -> Faults:
+    return parse_faults(faults) if isinstance(faults, str) else faults
+
+
 def _numbered(peers: tuple[AnyPeer, ...], number: int) -> tuple[Peer, ...]:
     """The scripts of the connections with this number."""
     return tuple(
         p if isinstance(p, Peer) or not callable(p) else p(number) for p in peers
     )
-
-
-def _checked_laws(without: Mapping[Law, str] | None) -> dict[Law, str]:
-    if not isinstance({} if without is None else without, Mapping):
-        raise TypeError(f"without must map laws to reasons, not be {without!r}")
-    laws = dict(without or {})
-    for law, reason in laws.items():
-        if law not in LAWS:
-            raise ValueError(f"without must name laws, {tuple(LAWS)}, not {law!r}")
-        check_type("without", reason, str, "a reason for each law")
-        if not reason.strip():
-            raise ValueError(f"without needs a reason for {law!r}")
-    return laws

@@ -8,14 +8,13 @@ from __future__ import annotations
 import contextlib
 import random
 import time
-from collections.abc import Generator, Iterable
+from collections.abc import Generator, Iterable, Sequence
 from typing import Final
 
-from ._case import Case, Law, Setting
+from ._case import Case, Handler, Law, Setting
 from ._explain import Explainer
-from ._harness import Handler
 from ._progress import Progress
-from ._result import Checked, Run
+from ._result import Checked, Opened, Run
 from ._trial import base_of
 from ._variations import PEER_DISTURBANCES, Effort, Variations, sample
 
@@ -24,6 +23,9 @@ _DIFFER: Final = (
     "two plain conversations differ, so the bytes that peers receive are compared with"
     " the script only, not with each other"
 )
+
+#: The note of a check whose handler does not use its servers.
+_UNUSED: Final = "the plain conversation connects to none of the servers"
 
 
 class Checker:
@@ -121,6 +123,7 @@ class Checker:
         self.all_of("how scripts are played", kinds.plays(effort))
         self.all_of("slow peers", kinds.slow())
         self.all_of("several peers at once", kinds.crowd())
+        self._servers(base, effort, draw)
         self._disturb(base, effort, draw)
         up_to = self._sample("a broken network", range(up + 1), effort.offsets, draw)
         down_to = sample(range(down + 1), effort.offsets, draw)
@@ -131,8 +134,10 @@ class Checker:
 
     def lengths(self, base: Run) -> tuple[int, int]:
         """The most bytes that a peer sends, and that one receives."""
-        up = max(len(peer.sends) for peer in self._plain.peers)
-        return up, max(len(received.data) for received in base.received[0])
+        return (
+            max(received.sent for received in base.received[0]),
+            max(len(received.data) for received in base.received[0]),
+        )
 
     def _one(self, case: Case, kind: str) -> Run:
         __tracebackhide__ = True
@@ -151,15 +156,37 @@ class Checker:
         kinds, every = self.variations, range(base.steps + 1)
         steps = self._sample("a cancel", every, effort.steps, draw)
         self.all_of("a cancel", kinds.disturbed("cancel", steps))
+        if "drain" not in self._setting.without:
+            self._drain(every, effort, draw)
+        for what in PEER_DISTURBANCES:
+            steps = self._sample(f"a peer's {what}", every, effort.offsets, draw)
+            self.all_of(f"a peer's {what}", kinds.disturbed(what, steps))
+
+    def _drain(self, every: range, effort: Effort, draw: random.Random) -> None:
+        __tracebackhide__ = True
+        kinds = self.variations
         steps = self._sample("a drain", every, effort.steps, draw)
         self.all_of("a drain", kinds.disturbed("drain", steps))
         cut = self._one(kinds.byte_by_byte(), "chunks")
         within = "a drain within a message"
         between = self._sample(within, range(cut.steps + 1), effort.offsets, draw)
         self.all_of(within, kinds.drained_byte_by_byte(between))
-        for what in PEER_DISTURBANCES:
-            steps = self._sample(f"a peer's {what}", every, effort.offsets, draw)
-            self.all_of(f"a peer's {what}", kinds.disturbed(what, steps))
+
+    def _servers(self, base: Run, effort: Effort, draw: random.Random) -> None:
+        __tracebackhide__ = True
+        if not base.opened:
+            if self._setting.servers:
+                self.checked.notes.append(_UNUSED)
+            return
+        kinds, few = self.variations, max(3, effort.offsets // 2)
+        up, down = lengths_of(base.opened)
+        cuts = sample(range(1, down), few, draw)
+        self.all_of("chunks of servers", kinds.served_in_chunks(cuts))
+        self.all_of("servers that are not there", kinds.without_servers())
+        what = "a broken connection to a server"
+        up_to = self._sample(what, range(up + 1), few, draw)
+        down_to = sample(range(down + 1), few, draw)
+        self.all_of(what, kinds.broken_servers(up_to, down_to))
 
     def _sample(
         self, kind: str, numbers: range, most: int, draw: random.Random
@@ -169,3 +196,11 @@ class Checker:
         if len(chosen) < len(numbers):
             self.checked.sampled[kind] = len(numbers)
         return chosen
+
+
+def lengths_of(opened: Sequence[Opened]) -> tuple[int, int]:
+    """The most bytes that a handler sends to a server, and that it receives."""
+    return (
+        max(len(each.sent) for each in opened),
+        max(len(each.received) for each in opened),
+    )

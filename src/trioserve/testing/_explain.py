@@ -12,9 +12,8 @@ from collections.abc import Generator
 from typing import Final
 
 from ._blame import Blame
-from ._case import Case, Law, Setting
+from ._case import Case, Handler, Law, Setting
 from ._failure import HandlerFailure
-from ._harness import Handler
 from ._pristine import Pristine
 from ._result import Run
 from ._trial import Base, Question, Seen, Trial, try_case
@@ -139,4 +138,5 @@ class Explainer:
 
 def _kinds(case: Case) -> str:
     """The faults of a case, without their numbers."""
-    return "".join(letter for letter in str(case.faults) if not letter.isdigit())
+    text = f"{case.faults}; {case.server_faults}"
+    return "".join(letter for letter in text if not letter.isdigit())

@@ -5,8 +5,7 @@ from __future__ import annotations
 import re
 from typing import Final
 
-from ._case import LAWS, Law, Setting
-from ._harness import Handler
+from ._case import LAWS, Handler, Law, Setting
 from ._regression import Regression
 from ._result import Run
 from ._trial import Seen

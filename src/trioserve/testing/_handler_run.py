@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import trio
 
 from ._traffic import Traffic
@@ -79,3 +81,12 @@ class HandlerRun:
         if takes_too_much:
             self._taken_while_blocked = 0
         return takes_too_much
+
+
+def single_errors(error: BaseException | None) -> Sequence[BaseException]:
+    """The errors in a group and in its inner groups; or the error itself."""
+    if error is None:
+        return ()
+    if isinstance(error, BaseExceptionGroup):
+        return [each for inner in error.exceptions for each in single_errors(inner)]
+    return (error,)

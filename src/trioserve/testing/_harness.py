@@ -11,37 +11,36 @@ import contextlib
 import dataclasses
 import functools
 import math
-import sys
 import threading
 from collections.abc import Callable, Coroutine
-from typing import Any, Final, TypeAlias
+from typing import Final
 
 import trio
 import trio.testing
 
 from trioserve import Connection, ConnectionReport, Limits, Server, Timeouts, serve
 
-from ._case import Case, Setting
-from ._handler_run import HandlerRun
+from ._case import Case, Handler, Setting, own_name
+from ._code_player import CodePlayer
+from ._handler_run import HandlerRun, single_errors
+from ._invariants import Invariants
 from ._judge import (
     CANCEL_REASON,
     MAY_RAISE,
     judge_handlers,
     judge_server,
     judge_tasks,
-    single_errors,
 )
 from ._liveness import found_deadlock, found_endless_loop, require_ended
 from ._observer import Observer
-from ._peer import Peer
 from ._player import Meetings, MismatchError, Player
-from ._plays import played
+from ._plays import flooding, played
+from ._progress import tell_once
 from ._result import Received, Run
+from ._servers import Servers
 from ._state import RunState
 from .network import MemoryListener, MemoryNetwork, MemoryStream
 from .runs import GuestRun, HangAlarm, HangError, ObservedCoroutine, Watchdog
-
-Handler: TypeAlias = Callable[[Any], Coroutine[Any, Any, object]]
 
 #: By default, all peers may connect at once.
 _NO_LIMITS: Final = Limits(max_connections=1000)
@@ -94,7 +93,9 @@ class Harness:
             hurries=hurries,
         )
         self._state = RunState(case, self._watchdog)
+        self._invariants = Invariants(self._state, setting)
         self._server: Server | None = None
+        self._servers = Servers(self._state, setting)
         self._steps = 0
         self._cancels_handlers = False
         self._is_abandoned = False
@@ -106,6 +107,7 @@ class Harness:
 
         Raises:
           TypeError: the handler is not an async function of one argument.
+          ValueError: the handler connects to something that has no name here.
           Exception: an error of the kit or of the server.
         """
         if self._setting.before_run is not None:
@@ -127,6 +129,12 @@ class Harness:
             run.outcome.unwrap()
         if self._misuse is not None:
             raise self._misuse
+        if (name := self._servers.unknown) is not None:
+            raise ValueError(
+                f"{own_name(self._handler, 'the handler')} connects to {name}, which"
+                f" is not in this test: add servers={{{name!r}: server}}, where server"
+                " is an async function of one stream, or None to refuse"
+            )
         return Run(
             case=self._case,
             received=self._state.received,
@@ -135,10 +143,11 @@ class Harness:
             seconds=self._clock.current_time(),
             violations=self._state.violations,
             timeline=self._state.timeline,
+            opened=self._servers.opened,
         )
 
     def _on_hang(self, how: str) -> None:
-        _tell_once(how, self._case)
+        tell_once(how, repr(self._case))
 
     def _abandon(self) -> None:
         self._is_abandoned = bool(self._watchdog.family)
@@ -157,6 +166,7 @@ class Harness:
         with self._state.scope:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._detect_deadlock)
+                await self._servers.start(nursery)
                 serving = functools.partial(
                     serve,
                     self._handle,
@@ -175,6 +185,7 @@ class Harness:
                 judge_tasks(self._state)
                 await server.drain(reason="the run is over")
                 judge_server(self._state, server)
+                self._servers.judge()
                 nursery.cancel_scope.cancel(reason="the run is over")
         if not self._state.is_stopped:
             judge_handlers(self._state, self._setting)
@@ -210,8 +221,10 @@ class Harness:
             await state.all_ended(ended + len(state.players))
             if state.is_disturbed:
                 self._watchdog.end()
+                self._servers.end_round()
             self._steps = self._steps or self._watchdog.steps
             await trio.testing.wait_all_tasks_blocked()
+            await self._invariants.wait_until_all_hold()
             self._timers.cancel_scope.cancel(reason="the round is over")
 
     async def _connect(
@@ -232,13 +245,19 @@ class Harness:
                     continue
                 if is_disturbed:
                     peer = played(peer, case.play)
-                    peer = _flooding(peer, case.flood) if case.flood else peer
-                players.append(Player(peer, client, meetings, self._on_mismatch))
+                    peer = flooding(peer, case.flood) if case.flood else peer
+                if peer.is_code and (code := self._setting.client) is not None:
+                    player: Player = CodePlayer(
+                        code, peer, client, meetings, self._on_mismatch
+                    )
+                else:
+                    player = Player(peer, client, meetings, self._on_mismatch)
+                players.append(player)
         return players
 
     async def _talk(self, player: Player, received: list[Received], index: int) -> None:
         mismatch = None
-        patience = _SCRIPT + self._case.waits if self._may_mismatch else math.inf
+        patience = _SCRIPT + self._case.waits if self._state.may_mismatch else math.inf
         delays = self._state.is_disturbed
         with trio.move_on_after(patience):
             try:
@@ -246,18 +265,19 @@ class Harness:
             except MismatchError as error:
                 mismatch = str(error)
         received[index] = Received(
-            bytes(player.received), player.tail, player.consumed, mismatch
+            bytes(player.received),
+            player.tail,
+            player.consumed,
+            mismatch,
+            player.sent,
         )
 
-    @property
-    def _may_mismatch(self) -> bool:
-        """Whether peers may receive something else than they expect in this round."""
-        return self._state.is_disturbed and not self._case.is_undisturbed
-
-    def _on_mismatch(self, player: Player, how: str) -> None:
-        if not self._may_mismatch:
+    def _on_mismatch(
+        self, player: Player, how: str, cause: BaseException | None = None
+    ) -> None:
+        if not self._state.may_mismatch:
             self._state.record(player.name, how)
-            self._state.violated("answer", f"{player}: {how}")
+            self._state.violated("answer", f"{player}: {how}", cause)
 
     async def _collect(
         self, reports: trio.MemoryReceiveChannel[ConnectionReport]
@@ -398,24 +418,6 @@ class Harness:
         # the last one: when it passes, nothing will wake the tasks.
         await trio.sleep_until(_LIFETIME + self._case.rounds * self._case.waits)
         found_deadlock(self._state)
-
-
-_told = set[str]()
-
-
-def _tell_once(how: str, case: Case) -> None:
-    """Say on the terminal that a handler hangs: the test can't fail before it ends."""
-    if how not in _told:
-        _told.add(how)
-        sys.stderr.write(f"trioserve.testing: a handler hangs: {how}\nin {case!r}\n")
-        sys.stderr.flush()
-
-
-def _flooding(peer: Peer, size: int) -> Peer:
-    words = peer.sends
-    if not words:
-        return peer
-    return Peer().pause_reading().send(words * (size // len(words) + 1))
 
 
 def play(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Final
 
 import trio
@@ -10,7 +9,7 @@ import trio
 from trioserve import ConnectionReport, Outcome, Reason, Server
 
 from ._case import Setting
-from ._handler_run import HandlerRun
+from ._handler_run import HandlerRun, single_errors
 from ._state import RunState
 from .runs import line_of_error, line_of_task
 
@@ -22,6 +21,9 @@ _OWN: Final = (trio.BrokenResourceError,)
 
 #: What it may raise if the server has ended the connection.
 MAY_RAISE: Final = (trio.BrokenResourceError, trio.ClosedResourceError)
+
+#: What it may raise if its connections to servers break, besides errors of streams.
+_OF_SERVERS: Final = (OSError, trio.TooSlowError)
 
 #: Outcomes of connections that the server has ended, or a handler with an abort.
 _NOT_BY_ITSELF: Final = (Outcome.CUT, Outcome.TIMEOUT, Outcome.ABORTED)
@@ -85,7 +87,10 @@ def _judge_drained(
     if report.reason is not Reason.DRAINED or not handler.unanswered:
         return
     peers = state.case.peers
-    ends = peers[(report.id - 1) % len(peers)].ends_of_messages
+    peer = peers[(report.id - 1) % len(peers)]
+    if peer.is_code:
+        return  # it has no messages that are known here
+    ends = peer.ends_of_messages
     if (taken := report.bytes_received - report.bytes_discarded) not in ends:
         state.violated(
             "drain",
@@ -100,18 +105,11 @@ def _judge_errors(
 ) -> None:
     was_cut = report.outcome in _NOT_BY_ITSELF
     allowed = MAY_RAISE if was_cut or handler.scope.cancelled_caught else _OWN
+    if state.case.breaks_servers and handler.in_round < state.case.disturbed:
+        allowed = (*allowed, *_OF_SERVERS)
     for error in single_errors(handler.raised):
         if isinstance(error, trio.Cancelled) and was_cut:
             continue
         if not isinstance(error, (*allowed, *setting.raises)):
             how = f"it raised {error!r}, at {line_of_error(error)}"
             state.violated("errors", how, handler.raised, in_round=handler.in_round)
-
-
-def single_errors(error: BaseException | None) -> Sequence[BaseException]:
-    """The errors in a group and in its inner groups; or the error itself."""
-    if error is None:
-        return ()
-    if isinstance(error, BaseExceptionGroup):
-        return [each for inner in error.exceptions for each in single_errors(inner)]
-    return (error,)

@@ -34,6 +34,10 @@ class Observer:
     def on_event(self, event: Event) -> None:
         stream, data = event.stream, event.data
         is_server = stream.name.startswith("server")
+        player = next((p for p in self._state.players if p.stream is stream), None)
+        if player is not None:
+            player.note(event)
+        is_code = is_server or (player is not None and player.peer.is_code)
         match event.kind:
             case "send" | "receive" if isinstance(data, bytes) and data:
                 self._state.watchdog.note_progress()
@@ -55,7 +59,7 @@ class Observer:
         if is_server:
             number = self._numbers.get(stream)
             who = "server" if number is None else f"handler {number}"
-        self._state.record(who, what, line_of_caller() if is_server else "")
+        self._state.record(who, what, line_of_caller() if is_code else "")
 
     def _count(self, event: Event) -> None:
         if not event.stream.name.startswith("server"):

@@ -159,6 +159,11 @@ class Peer:
         return self._then("meet", name)
 
     @property
+    def is_code(self) -> bool:
+        """Whether it stands for a client that is a function, not a script."""
+        return self == CODE
+
+    @property
     def sends(self) -> bytes:
         """All bytes that it sends."""
         return b"".join(step.value for step in self.steps if step.name == "send")
@@ -178,6 +183,10 @@ class Peer:
     def leaves(self) -> bool:
         """Whether its last step closes the connection."""
         return bool(self.steps) and self.steps[-1].name in _LAST_STEPS
+
+
+#: Stands for the client of a setting, which is a function.
+CODE: Final = Peer((Step("code"),))
 
 
 def _bytes(name: str, data: object) -> bytes:

@@ -8,7 +8,7 @@ from typing import Any, Final
 import trio
 
 from ._peer import Peer, brief, difference
-from .network import MemoryStream, Tail
+from .network import Event, MemoryStream, Tail
 
 #: Steps that wait for bytes, and steps that wait for EOF or a reset.
 _ANSWERS: Final = ("expect", "expect_in_any_order", "receive", "receive_until")
@@ -56,6 +56,7 @@ class Player:
       received: all bytes received so far.
       tail: how the handler has ended its side so far.
       consumed: how many of the received bytes its steps have waited for.
+      sent: how many bytes it has sent.
       at: the index of the current step, or of the step that did not match.
       is_over: whether it has ended, with or without a mismatch.
     """
@@ -75,6 +76,7 @@ class Player:
         self.at = 0
         self.is_over = False
         self.consumed = 0
+        self.sent = 0
         self._meetings = meetings
         self._on_mismatch = on_mismatch
         self._received_more = trio.Event()
@@ -92,6 +94,11 @@ class Player:
         """Whether the current step waits for bytes."""
         steps = self.peer.steps[self.at : self.at + 1]
         return any(step.name in _ANSWERS for step in steps)
+
+    def note(self, event: Event) -> None:
+        """Note an event of its stream."""
+        if event.kind == "send" and isinstance(event.data, bytes):
+            self.sent += len(event.data)
 
     def pause_reading(self) -> None:
         self._may_read = trio.Event()

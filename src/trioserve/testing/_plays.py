@@ -46,6 +46,14 @@ def without_farewell(peer: Peer) -> Peer:
     return Peer(sends[:-1]) if len(sends) > 1 else peer
 
 
+def flooding(peer: Peer, size: int) -> Peer:
+    """A peer that sends at least ``size`` bytes of the script, and reads nothing."""
+    words = peer.sends
+    if not words:
+        return peer
+    return Peer().pause_reading().send(words * (size // len(words) + 1))
+
+
 def _sends(steps: Sequence[Step]) -> list[int]:
     return [at for at, step in enumerate(steps) if step.name == "send"]
 

@@ -43,3 +43,14 @@ class Progress:
         sys.stderr.write(f"\r{line:<{self._width}}" + ("" if line else "\r"))
         sys.stderr.flush()
         self._width = len(line)
+
+
+_told = set[str]()
+
+
+def tell_once(how: str, case: str) -> None:
+    """Say on the terminal that a handler hangs: the test can't fail before it ends."""
+    if how not in _told:
+        _told.add(how)
+        sys.stderr.write(f"trioserve.testing: a handler hangs: {how}\nin {case}\n")
+        sys.stderr.flush()

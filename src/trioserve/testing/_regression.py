@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from ._case import Case, Law, Setting, as_python, own_name
-from ._harness import Handler
+from ._case import Case, Handler, Law, Setting, as_python, own_name
 
 
 class Regression:
@@ -38,13 +37,22 @@ class Regression:
             yield "import math"
         if options := [n for n in ("Limits", "Timeouts") if f"{n}(" in self.call]:
             yield f"from trioserve import {', '.join(options)}"
-        yield "from trioserve.testing import Peer, run_conversation"
+        names = "Peer, run_conversation" if "Peer(" in self.call else "run_conversation"
+        yield f"from trioserve.testing import {names}"
         yield _import_of(self._handler, "handler")
+        if self._setting.client is not None:
+            yield _import_of(self._setting.client, "client")
         for kind in self._setting.raises:
             if kind.__module__ != "builtins":
                 yield _import_of(kind, kind.__name__)
         if self._setting.before_run is not None:
             yield _import_of(self._setting.before_run, "before_run")
+        for server in self._setting.servers.values():
+            if server is not None:
+                yield _import_of(server, "server")
+        for functions in (self._setting.always, self._setting.eventually):
+            for function in functions.values():
+                yield _import_of(function, "holds")
 
 
 def _import_of(value: object, default: str) -> str:

@@ -20,13 +20,30 @@ class Received:
       data: all bytes that it received.
       tail: what came after them: ``"eof"``, ``"reset"``, or ``"open"`` for neither.
       consumed: how many of these bytes its steps have waited for.
-      mismatch: how these bytes differ from its script, or None.
+      mismatch: how these bytes differ from its script, or what its code raised; or
+        None.
+      sent: how many bytes it has sent.
     """
 
     data: bytes
     tail: Tail
     consumed: int
     mismatch: str | None = None
+    sent: int = 0
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Opened:
+    """A connection that a handler has opened.
+
+    Attributes:
+      server: what it has connected to, such as ``"db:5432"``.
+      sent, received: all bytes that the handler has sent there, and received.
+    """
+
+    server: str
+    sent: bytes
+    received: bytes
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -59,6 +76,7 @@ class Run:
       seconds: virtual seconds that the run took.
       violations: the broken laws.
       timeline: what happened.
+      opened: the connections that the handlers have opened, in that order.
     """
 
     case: Case
@@ -68,6 +86,7 @@ class Run:
     seconds: float
     violations: Sequence[Violation]
     timeline: Timeline
+    opened: Sequence[Opened] = ()
 
     def without_errors(self) -> Run:
         """The same run without what can't be pickled: errors, and handlers' results."""

@@ -53,6 +53,11 @@ class RunState:
         return self.round < self.case.disturbed
 
     @property
+    def may_mismatch(self) -> bool:
+        """Whether peers may receive something else than they expect in this round."""
+        return self.is_disturbed and not self.case.is_undisturbed
+
+    @property
     def is_stopped(self) -> bool:
         """Whether the run was stopped before its end."""
         return self.scope.cancel_called
@@ -96,6 +101,15 @@ class RunState:
 
     def _named_handlers(self) -> list[tuple[str, HandlerRun]]:
         return [(f"handler {n}", handler) for n, handler in self.handlers.items()]
+
+    def who_runs(self) -> str:
+        """The handler that the current task belongs to, such as ``"handler 1"``."""
+        numbers = {handler.task: n for n, handler in self.handlers.items()}
+        task: trio.lowlevel.Task | None = trio.lowlevel.current_task()
+        while task is not None and task not in numbers:
+            nursery = task.parent_nursery
+            task = None if nursery is None else nursery.parent_task
+        return "a task" if task is None else f"handler {numbers[task]}"
 
     def ends_law(self) -> Law:
         """The law to name when a handler does not end."""

@@ -11,8 +11,8 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple, TypeAlias
 
-from ._case import Case, Law, Setting
-from ._harness import Handler, play
+from ._case import Case, Handler, Law, Setting
+from ._harness import play
 from ._peer import Peer
 from ._plays import played
 from ._result import Run

@@ -30,6 +30,12 @@ _ENDINGS: Final = (
     ("down", ("reset", "stall", "vanish")),
 )
 
+#: The same of a connection that the handler opens.
+_SERVER_ENDINGS: Final = (
+    ("up", ("reset", "stall")),
+    ("down", ("eof", "reset", "stall", "vanish")),
+)
+
 #: A long conversation is cut into about this many pieces, not into single bytes.
 _PIECES: Final = 64
 
@@ -85,6 +91,7 @@ class Variations:
       memory: bytes that a handler may receive while its own send waits.
       grain: bytes of the smallest piece.
       room: bytes that the network holds for a peer that writes all before it reads.
+      up: the most bytes that a peer sends; by default as its script says.
     """
 
     def __init__(
@@ -96,6 +103,7 @@ class Variations:
         memory: int = 65_536,
         grain: int = 1,
         room: int | None = None,
+        up: int | None = None,
     ) -> None:
         self._crowd = crowd
         self._memory = memory
@@ -103,6 +111,8 @@ class Variations:
         self._rounds = rounds
         self._grain = grain
         self._room = plain.buffer if room is None else room
+        scripts = max(len(peer.sends) for peer in plain.peers)
+        self._up = scripts if up is None else up
 
     def with_grain_for(self, up: int, down: int) -> Variations:
         """The same variations for a conversation of this many bytes."""
@@ -117,6 +127,7 @@ class Variations:
             # before it reads: it has taken half of it when its own half of the answers
             # is full.
             room=max(self._plain.buffer, size // 2),
+            up=up,
         )
 
     def again(self) -> Case:
@@ -147,7 +158,7 @@ class Variations:
 
     def chunkings(self, effort: Effort, draw: random.Random) -> Iterator[Case]:
         """A cut at each byte, single bytes, random pieces."""
-        size = max(len(peer.sends) for peer in self._plain.peers)
+        size = self._up
         faults = [f"up:cut@{at}" for at in sample(range(1, size), effort.cuts, draw)]
         if size > 1:
             faults += [self._slices(1, 1), self._slices(1, 3), self._slices(2, 7)]
@@ -197,6 +208,30 @@ class Variations:
                     narrow = 2 * self._grain
                     yield self._with(faults=faults, rounds=self._rounds, buffer=narrow)
 
+    def served_in_chunks(self, cuts: Iterable[int]) -> Iterator[Case]:
+        """Answers of servers that are cut, or come late."""
+        faults = [f"down:cut@{at}" for at in cuts]
+        faults += ["down:slice=1..1", "down:slice=1..3", "latency=0.1s"]
+        for text in faults:
+            yield self._with(server_faults=parse_faults(text))
+
+    def without_servers(self) -> Iterator[Case]:
+        """Servers that refuse, also many times in a row, and that do not answer."""
+        often = {"disturbed": _MANY, "rounds": _MANY + 1} if self._rounds > 1 else {}
+        for text in ("refuse", "vanish@0s"):
+            faults = parse_faults(text)
+            yield self._with(server_faults=faults, rounds=self._rounds)
+            yield self._with(server_faults=faults, **often)
+
+    def broken_servers(self, up: Iterable[int], down: Iterable[int]) -> Iterator[Case]:
+        """Connections to servers that break at each of these bytes."""
+        endings = zip(_SERVER_ENDINGS, (up, down), strict=True)
+        for (direction, kinds), offsets in endings:
+            for offset in offsets:
+                for kind in kinds:
+                    faults = parse_faults(f"{direction}:{kind}@{offset}")
+                    yield self._with(server_faults=faults, rounds=self._rounds)
+
     def many(self, steps: int) -> Iterator[Case]:
         """Many connections in a row that end badly, and then a plain one."""
         if self._rounds < 2:
@@ -210,6 +245,8 @@ class Variations:
 
         What is sent does not have the message after which the handler closes.
         """
+        if any(peer.is_code for peer in self._plain.peers):
+            return  # code decides itself what it sends
         closed = {r.id for r in base.reports if r.reason is Reason.SERVER_CLOSED}
         peers = tuple(
             without_farewell(peer) if number in closed else peer

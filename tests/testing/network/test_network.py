@@ -47,7 +47,9 @@ async def _clogged_pair(faults: str = "") -> Pair:
         "cut@1",
         "latency=50ms+-20ms",
         "latency=1s, slow_close=5s",
-        "bandwidth=100KiB/s, slice=2000/10ms",
+        pytest.param(
+            "bandwidth=100KiB/s, slice=2000/10ms", marks=pytest.mark.long("many steps")
+        ),
     ],
 )
 async def test_a_stream_is_a_half_closeable_stream(

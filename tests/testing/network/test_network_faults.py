@@ -394,7 +394,7 @@ impairments = st.builds(
     buffer=st.integers(1, 100),
     seed=st.integers(0, 99),
 )
-@settings(deadline=None)
+@settings(deadline=None, max_examples=50)
 def test_under_any_faults_a_prefix_arrives_and_runs_repeat(
     faults: Faults,
     counts: tuple[int, int],

@@ -110,6 +110,12 @@ class Endpoint:
         fails = self.error is not None or self.has_sent_eof
         return True if fails or self.peer.incoming.room else None
 
+    def is_readable(self) -> bool:
+        """Whether a receive would not wait."""
+        self.catch_up()
+        unread = self.incoming.has_unread
+        return unread or self._has_eof or self.is_closed or self.error is not None
+
     def send_eof(self) -> None:
         self.has_sent_eof = True
         self.report("send_eof", None)

@@ -160,6 +160,17 @@ class MemoryStream(trio.abc.HalfCloseableStream):
         self._end.close(reset=is_late)
         await trio.lowlevel.checkpoint()
 
+    def close_now(self) -> None:
+        """Close at once: with FIN, or with RST if bytes that have arrived are unread.
+
+        Repeated calls do nothing.
+        """
+        self._end.close(reset=False)
+
+    def is_readable(self) -> bool:
+        """Whether a receive would not wait: for bytes, EOF or an error."""
+        return self._end.is_readable()
+
     def setsockopt(self, level: int, option: int, value: int | bytes) -> None:
         """Store a socket option. In memory, it has no effect."""
         self._options[level, option] = value

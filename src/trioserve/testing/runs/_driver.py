@@ -24,7 +24,7 @@ Args = TypeVarTuple("Args")
 
 #: Scheduler passes without time passing after which tasks count as an endless loop;
 #: the second figure is for cancelled tasks.
-_MOST_TICKS: Final = 100_000
+_MOST_TICKS: Final = 20_000
 _LAST_TICKS: Final = 3_000
 
 #: The largest number of deadlines that :meth:`Driver.close` waits for, in turn.

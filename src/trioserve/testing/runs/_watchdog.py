@@ -33,13 +33,14 @@ class Watchdog(trio.abc.Instrument):
         thread works for one of them.
       on_endless: called once when tasks keep running and no byte moves; it should
         cancel everything.
-      hurries: whether a fifth of the steps is enough.
       on_hopeless: called when that did not help: tasks still run, or all tasks wait
         and no deadline will wake one.
+      hurries: whether a fifth of the steps is enough.
 
     Attributes:
       steps: scheduler steps of all tasks between :meth:`begin` and :meth:`end`.
       passes: passes of the scheduler since the run began.
+      on_step: called with the task after each step; None calls nothing.
       family: the handlers' tasks that are alive, and the tasks that they have
         started in any nursery.
     """
@@ -62,6 +63,7 @@ class Watchdog(trio.abc.Instrument):
         self.family: dict[trio.lowlevel.Task, None] = {}
         self._on_endless = on_endless
         self._on_hopeless = on_hopeless
+        self.on_step: Callable[[trio.lowlevel.Task], object] | None = None
         self._clock = clock
         self._is_counting = False
         self._at = -1
@@ -114,6 +116,8 @@ class Watchdog(trio.abc.Instrument):
             or self._idle_in_all >= self._most_in_all
         ):
             self._find_endless()
+        if self.on_step is not None:
+            self.on_step(task)
         if self._is_counting:
             self.steps += 1
             if self.steps == self._at:

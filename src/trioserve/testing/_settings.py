@@ -1,0 +1,115 @@
+"""Settings: the arguments that all runs of a check share are checked here.
+
+Each error is one line that names the argument.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+
+from trioserve import Limits, TcpAddress, Timeouts, parse_address
+
+from ._arguments import check_count, check_seconds, check_type
+from ._case import LAWS, Handler, Law, Setting
+
+
+def setting_of(
+    raises: Iterable[type[BaseException]],
+    without: Mapping[Law, str] | None,
+    before_run: Callable[[], object] | None,
+    limits: Limits | None,
+    timeouts: Timeouts | None,
+    cleanup: float,
+    patience: float,
+    memory: int,
+    servers: Mapping[str, Handler | None] | None,
+    client: Handler | None,
+    always: Mapping[str, Callable[[], object]] | None,
+    eventually: Mapping[str, Callable[[], object]] | None,
+) -> Setting:
+    """The setting with these arguments.
+
+    Raises:
+      TypeError, ValueError: one of them is wrong.
+    """
+    check_type("raises", raises, Iterable, "a list of exceptions, such as [ValueError]")
+    for kind in (raises := tuple(raises)):
+        check_type("raises", kind, type, "a list of exceptions")
+        if not issubclass(kind, BaseException):
+            raise TypeError(f"raises must be a list of exceptions, not of {kind!r}")
+    if before_run is not None and not callable(before_run):
+        raise TypeError(f"before_run must be callable or None, not {before_run!r}")
+    if limits is not None:
+        check_type("limits", limits, Limits, "a Limits or None")
+    if timeouts is not None:
+        check_type("timeouts", timeouts, Timeouts, "a Timeouts or None")
+    check_seconds("cleanup", cleanup)
+    check_seconds("patience", patience)
+    check_count("memory", memory, least=1)
+    if client is not None and not callable(client):
+        raise TypeError(f"client must be an async function or None, not {client!r}")
+    return Setting(
+        raises=raises,
+        without=checked_laws(without),
+        before_run=before_run,
+        limits=limits,
+        timeouts=timeouts,
+        cleanup=cleanup,
+        patience=patience,
+        memory=memory,
+        servers=_checked_servers(servers),
+        client=client,
+        always=_checked_invariants("always", always),
+        eventually=_checked_invariants("eventually", eventually),
+    )
+
+
+def checked_laws(without: Mapping[Law, str] | None) -> dict[Law, str]:
+    """The laws that are off, each with its reason.
+
+    Raises:
+      TypeError, ValueError: they are wrong.
+    """
+    if not isinstance({} if without is None else without, Mapping):
+        raise TypeError(f"without must map laws to reasons, not be {without!r}")
+    laws = dict(without or {})
+    for law, reason in laws.items():
+        if law not in LAWS:
+            raise ValueError(f"without must name laws, {tuple(LAWS)}, not {law!r}")
+        check_type("without", reason, str, "a reason for each law")
+        if not reason.strip():
+            raise ValueError(f"without needs a reason for {law!r}")
+    return laws
+
+
+def _checked_servers(
+    servers: Mapping[str, Handler | None] | None,
+) -> dict[str, Handler | None]:
+    if servers is None:
+        return {}
+    check_type("servers", servers, Mapping, "a dict of names and functions")
+    checked = dict[str, Handler | None]()
+    for name, server in servers.items():
+        check_type("servers", name, str, 'a dict with names such as "db:5432"')
+        address, key = parse_address(name), name
+        if isinstance(address, TcpAddress):
+            if not (address.host and address.port):
+                raise ValueError(f"servers needs a host and a port, not {name!r}")
+            key = str(address).lower()
+        if server is not None and not callable(server):
+            raise TypeError(f"servers must map {name!r} to an async function or None")
+        checked[key] = server
+    return checked
+
+
+def _checked_invariants(
+    name: str, functions: Mapping[str, Callable[[], object]] | None
+) -> dict[str, Callable[[], object]]:
+    if functions is None:
+        return {}
+    check_type(name, functions, Mapping, "a dict of names and functions")
+    for what, function in functions.items():
+        check_type(name, what, str, "a dict whose names are texts")
+        if not callable(function):
+            raise TypeError(f"{name} must map {what!r} to a function")
+    return dict(functions)
