@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Self
 
 import pytest
+import trio
 import trustme
 
 from app.invoked import error_of, invoke
@@ -36,17 +37,33 @@ def test_targets_of_names(monkeypatch: pytest.MonkeyPatch) -> None:
     service = service_of(
         monkeypatch,
         *("a:1", "--sni", "Git.example=b:2", "--sni", "*.example=unix:/run/a=b"),
-        *("--sni", "git.example=c:3"),
+        *("--sni", "git.example=c:3?weight=2"),
     )
     assert [str(target) for target in service.targets] == ["a:1"]
     assert service.route == "a:1"
     assert service.routes == {
-        "git.example": "b:2, then c:3",
+        "git.example": "b:2, then c:3?weight=2",
         "*.example": "unix:/run/a=b",
     }
     assert [str(target) for target in service.all_targets] == [
-        "a:1", "b:2", "unix:/run/a=b", "c:3",
+        "a:1", "b:2", "unix:/run/a=b", "c:3?weight=2",
     ]  # fmt: skip
+    balanced = service_of(
+        monkeypatch,
+        *("--sni", "a.example=b:2", "--sni", "a.example=c:3", "--balance", "random"),
+    )
+    assert balanced.routes == {"a.example": "b:2, c:3 (random)"}
+
+
+def test_each_target_has_a_state(monkeypatch: pytest.MonkeyPatch) -> None:
+    service = service_of(
+        monkeypatch, "a:1", "--sni", "a.example=b:2", "--sni", "b.example=c:3"
+    )
+
+    async def states() -> list[str]:
+        return [str(state.target) for state in service.states()]
+
+    assert trio.run(states) == ["b:2", "c:3", "a:1"]
 
 
 def test_the_environment_sets_them_too(monkeypatch: pytest.MonkeyPatch) -> None:
