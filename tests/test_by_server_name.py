@@ -350,7 +350,7 @@ async def test_a_client_that_is_gone_gets_no_alert(autojump_clock: object) -> No
 async def test_no_more_is_received_than_a_hello_may_have(
     autojump_clock: object,
 ) -> None:
-    """Law 6: the rest stays in the kernel until a handler wants it."""
+    """Law 9: the rest stays in the kernel until a handler wants it."""
     received: list[int] = []
 
     async def handler(conn: Connection) -> None:

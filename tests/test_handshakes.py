@@ -48,7 +48,7 @@ class _Member:
     st.lists(st.tuples(st.sampled_from("abc-"), st.integers(0, 9)), max_size=30),
 )
 def test_the_newest_stay(most: int, steps: list[tuple[str, int]]) -> None:
-    """Law 2: in any order of beginnings and ends, and for each listener by itself."""
+    """In any order of beginnings and ends, and for each listener by itself."""
     handshakes = Handshakes(most)
     begun: list[tuple[_Member, contextlib.AbstractContextManager[None]]] = []
     expected: dict[str, list[_Member]] = {"a": [], "b": [], "c": []}

@@ -19,7 +19,7 @@ from ._fault_options import fault_options
 from ._network_options import count, dialing_options
 from ._options import address, serving_options
 from ._program import Program, WrongUsage, no_such, say
-from ._sni_options import sni_option
+from ._sni_options import RoutingCommand, sni_option
 from ._target_options import balancing_options, target
 from ._topics import TOPICS
 from ._values import DURATIONS
@@ -72,7 +72,7 @@ def cli(ctx: click.Context) -> None:
 
 @cli.command(
     "proxy",
-    cls=ServingCommand,
+    cls=RoutingCommand,
     short_help="Relay connections to a target.",
     epilog=_EPILOG,
 )
@@ -91,14 +91,7 @@ def proxy_command(first: Address, targets: tuple[Target, ...], **options: Any) -
       trioserve proxy 127.0.0.1:8080 example.org:80
       trioserve proxy :5432 db1:5432 db2:5432 --drain 2m --reports db.jsonl
       trioserve proxy :8080 'app1:80?weight=3' app2:80 --balance round-robin
-      trioserve proxy :443 --sni git.example.org=10.0.0.1:443
     """
-    if not (targets or options["sni"]):
-        context = click.get_current_context()
-        missing = next(
-            each for each in context.command.params if each.name == "targets"
-        )
-        raise click.MissingParameter(ctx=context, param=missing)
     return _serve("proxy", first, targets, **options)
 
 

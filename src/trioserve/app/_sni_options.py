@@ -12,6 +12,7 @@ import click
 
 from trioserve import Handler, Target, by_server_name, echo
 
+from ._access_options import ServingCommand
 from ._environment import Command, option
 from ._target_options import target
 
@@ -60,6 +61,18 @@ def sni_option() -> Callable[[Command], Command]:
         " ending TLS; may be repeated. '*.example.org' is for names with one label in"
         " place of '*'. The other TARGETs are for all other names.",
     )
+
+
+class RoutingCommand(ServingCommand):
+    """A command with targets, which it needs unless each has a name."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        rest = super().parse_args(ctx, args)
+        given = ctx.params["targets"] or ctx.params["sni"]
+        if not (given or ctx.resilient_parsing):
+            params = {param.name: param for param in self.params}
+            raise click.MissingParameter(ctx=ctx, param=params["targets"])
+        return rest
 
 
 def by_name(
