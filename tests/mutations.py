@@ -915,6 +915,28 @@ MUTATIONS: Sequence[Mutation] = (
             "test_attempts_from_before_the_pause_don_t_make_it_longer",
         ),
     ),
+    Mutation(
+        law=12,
+        breaks="a client may take any time for its ClientHello",
+        file="_by_server_name.py",
+        old="trio.CancelScope(deadline=deadline):",
+        new="trio.CancelScope():",
+        tests=(
+            "test_by_server_name.py",
+            "test_a_silent_client_is_reset_at_the_deadline",
+        ),
+    ),
+    Mutation(
+        law=12,
+        breaks="any number of silent clients may keep their tokens",
+        file="_handshakes.py",
+        old="while len(here) > most:",
+        new="while False:",
+        tests=(
+            "test_handshakes.py",
+            "test_a_flood_of_silent_clients_keeps_nobody_waiting",
+        ),
+    ),
     # 13. Nothing left
     Mutation(
         law=13,
@@ -1067,6 +1089,17 @@ MUTATIONS: Sequence[Mutation] = (
         ),
     ),
     # 16. Layers are invisible
+    Mutation(
+        law=16,
+        breaks="the handler of a name does not get the ClientHello",
+        file="_by_server_name.py",
+        old="transport.unread(bytes(reader.data))",
+        new="transport.unread(bytes(reader.data[:0]))",
+        tests=(
+            "test_by_server_name.py",
+            "test_a_hello_is_passed_on_as_it_is_wherever_it_is_cut",
+        ),
+    ),
     Mutation(
         law=16,
         breaks="bytes that several layers give back are received in the wrong order",

@@ -362,6 +362,18 @@ async def is_reset(stream: trio.SocketStream) -> bool:
     return False
 
 
+async def is_reset_by(client: trio.SocketStream, *chunks: bytes) -> bool:
+    """Send chunks and EOF; whether the connection is reset then or meanwhile."""
+    try:
+        for chunk in filter(None, chunks):
+            await client.send_all(chunk)
+            await trio.testing.wait_all_tasks_blocked()
+        await client.send_eof()
+    except trio.BrokenResourceError:
+        return True  # the kernel tells a reset once
+    return await is_reset(client)
+
+
 @contextlib.contextmanager
 def no_free_fd() -> Generator[None, None, None]:
     """For the block, opening another descriptor fails with EMFILE."""

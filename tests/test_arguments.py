@@ -128,6 +128,10 @@ TABLE: dict[str, dict[str, tuple[Any, ...]]] = {
         "sockets": OPTIONS,
         "source": (5, "localhost", "fe80::1%lo", ""),
     },
+    "by_server_name": {
+        "handlers": (None, 5, [("a", _async)], {5: _async}, {"a": 5}, {"*": _async}),
+        "default": (5, "proxy"),
+    },
     "echo": {"conn": (None, 5)},
     "log_reports": {"reports": (None, 5)},
     "parse_address": {"text": (None, 5, b":80")},
@@ -140,6 +144,7 @@ TABLE: dict[str, dict[str, tuple[Any, ...]]] = {
     "Limits": {
         "max_connections": COUNT,
         "max_per_peer": ("5", True, 0, 1.5),
+        "max_handshakes": ("5", True, 0, 1.5),
         "rate_per_peer": (
             *("5/1s", 5, (5,), [5, 1.0], (0, 1.0), (1.5, 1.0), ("5", 1.0)),
             *((5, "1"), (5, 0), (5, -1.0), (5, math.inf), (5, math.nan)),
@@ -267,6 +272,7 @@ class _World:
                 _proxy,
                 {"target": "a:1"},
             ),
+            "by_server_name": (trioserve.by_server_name, {"handlers": {}}),
             "Termination": (
                 _termination,
                 {},

@@ -64,6 +64,8 @@ def test_options_are_given_by_name_and_frozen() -> None:
         ({"max_connections": -1}, ValueError, "max_connections must be 0 or more"),
         ({"max_per_peer": "2"}, TypeError, "max_per_peer must be an int"),
         ({"max_per_peer": 0}, ValueError, "max_per_peer must be 1 or more"),
+        ({"max_handshakes": "2"}, TypeError, "max_handshakes must be an int"),
+        ({"max_handshakes": 0}, ValueError, "max_handshakes must be 1 or more"),
         ({"per_peer_ipv6_prefix": 64.0}, TypeError, "per_peer_ipv6_prefix must be an"),
         ({"per_peer_ipv6_prefix": 0}, ValueError, "per_peer_ipv6_prefix must be 1 or"),
         ({"per_peer_ipv6_prefix": 129}, ValueError, "per_peer_ipv6_prefix must be 128"),

@@ -13,7 +13,16 @@ import trio.testing
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from support import Running, is_reset, open_fds, receive_all, reset, run, serving
+from support import (
+    Running,
+    is_reset,
+    is_reset_by,
+    open_fds,
+    receive_all,
+    reset,
+    run,
+    serving,
+)
 from sweep import Begin, sweep
 from trioserve import (
     Connection,
@@ -112,18 +121,6 @@ async def _is_read(header: bytes, payload: bytes, cuts: list[int]) -> None:
     assert report.bytes_discarded == 0
     assert (report.first_byte is None) == (not payload)
     assert report.reason is Reason.CLIENT_CLOSED
-
-
-async def is_reset_by(client: trio.SocketStream, *chunks: bytes) -> bool:
-    """Send chunks and EOF; whether the connection is reset then or meanwhile."""
-    try:
-        for chunk in filter(None, chunks):
-            await client.send_all(chunk)
-            await trio.testing.wait_all_tasks_blocked()
-        await client.send_eof()
-    except trio.BrokenResourceError:
-        return True  # the kernel tells a reset once
-    return await is_reset(client)
 
 
 @given(header=st.sampled_from(list(INVALID)), cut=st.integers(0, 60))

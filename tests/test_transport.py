@@ -29,6 +29,7 @@ from links import (
 from support import is_reset, open_fds, receive_all, receive_exactly, reset, run
 from sweep import Begin, sweep
 from trioserve import Connection, Timeouts
+from trioserve._handshakes import Handshakes
 from trioserve._lifecycle import Lifecycle
 from trioserve._socket_transport import SocketTransport
 from trioserve._stream_transport import StreamTransport
@@ -50,6 +51,7 @@ def _connection(transport: Transport) -> Connection:
         timeouts=Timeouts(),
         timers=Timers(),
         draining=trio.Event(),
+        handshakes=Handshakes(),
     )
     return Connection(life)
 

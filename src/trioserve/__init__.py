@@ -14,8 +14,8 @@ The modules, from the bottom up; each imports only from rows below its own:
                 _errors
                 _arguments   _describe   _reason   wire
     words       _address   _complaints   _options   _rates   _report   _results   _tasks
-                _tcp
-                _transport_state   _access   _targets
+                _tcp   _handshakes
+                _transport_state   _access   _targets   _server_names
                 _transport   _layers   _pipes   _accept_errors   _handlers   _names
                 _endpoint
                 _socket_state   _attachments   _balance
@@ -35,7 +35,7 @@ The modules, from the bottom up; each imports only from rows below its own:
     engines     _serving   _relay_engine   _relay_tasks
     public      _serve   _relay
                 faults
-    handlers    _echo   _proxy
+    handlers    _echo   _proxy   _by_server_name
 
 ``app`` is the command and uses only the names below. ``faults`` has public names and
 a map of its own. ``wire`` has protocols as bytes and values, and no I/O.
@@ -43,6 +43,7 @@ a map of its own. ``wire`` has protocols as bytes and values, and no I/O.
 
 from . import faults
 from ._address import Address, TcpAddress, UnixAddress, parse_address
+from ._by_server_name import by_server_name
 from ._collector import Collector, log_reports
 from ._connection import Connection, current_connection
 from ._echo import echo
@@ -86,6 +87,7 @@ __all__ = [
     "UnixAddress",
     "UnixListener",
     "Upstream",
+    "by_server_name",
     "current_connection",
     "echo",
     "faults",

@@ -116,6 +116,14 @@ class Connection(trio.abc.HalfCloseableStream):
         return address_in(self._lifecycle.local)
 
     @property
+    def server_name(self) -> str | None:
+        """The name that the client asks for by TLS (SNI), in lower case.
+
+        :func:`by_server_name` reads it; before that, and if there is none, it is None.
+        """
+        return self._lifecycle.server_name
+
+    @property
     def listener(self) -> Address | None:
         """The address of its listener; None as for :attr:`peer`.
 

@@ -87,8 +87,8 @@ async def pass_layers(life: Lifecycle, layers: Iterable[Layer]) -> Reason | None
       has passed all layers.
     """
     life.phase = Phase.HANDSHAKE
-    deadline = life.accepted_at + (life.queued or 0) + life.timeouts.handshake
-    with trio.CancelScope(deadline=deadline):
+    deadline = life.handshake_ends_at
+    with life.handshakes.under_way(life), trio.CancelScope(deadline=deadline):
         for layer in layers:
             if (refusal := await layer(life)) is not None:
                 return refusal

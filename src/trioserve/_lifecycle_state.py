@@ -16,6 +16,7 @@ import trio
 
 from ._admission import Token
 from ._attachments import ActiveFaults, Dialer, HandedOver, RelaySide
+from ._handshakes import Handshakes
 from ._idle import Idle
 from ._options import Timeouts
 from ._reason import Phase, Reason, Side
@@ -48,6 +49,8 @@ class LifecycleState(abc.ABC):
       peer, local: the addresses of its client, and of what that has connected to.
       direct: the addresses of the socket, if a PROXY header has declared others.
       header: its PROXY header, if it had one.
+      server_name: the name that its client asks for by TLS, if that is known.
+      handshakes: those under way in its server.
       phase: its phase, as in the report.
       scope: around its task, if it has one or is stopped; the server cancels it.
       task: its task, while it has one.
@@ -67,10 +70,10 @@ class LifecycleState(abc.ABC):
         "_drained", "_eof_first", "_idle", "_is_moving", "_is_quiet", "_lingers",
         "_relay_closed", "_sends_fin", "_upstream_discarded", "accepted_at",
         "active_faults", "close_reason", "connected_at", "dialer", "direct", "draining",
-        "exception", "goodbye", "handed_over", "header", "id", "listener", "local",
-        "notes", "peer", "peer_key", "phase", "queued", "relay", "relay_host", "result",
-        "scope", "task", "timeouts", "timer_due", "timers", "token", "transport",
-        "upstream", "wall_clock",
+        "exception", "goodbye", "handed_over", "handshakes", "header", "id", "listener",
+        "local", "notes", "peer", "peer_key", "phase", "queued", "relay", "relay_host",
+        "result", "scope", "server_name", "task", "timeouts", "timer_due", "timers",
+        "token", "transport", "upstream", "wall_clock",
     )  # fmt: skip
 
     def __init__(
@@ -86,6 +89,7 @@ class LifecycleState(abc.ABC):
         timeouts: Timeouts,
         timers: Timers,
         draining: trio.Event,
+        handshakes: Handshakes,
     ) -> None:
         self.id = id
         self.peer = peer
@@ -94,6 +98,8 @@ class LifecycleState(abc.ABC):
         self.listener = listener
         self.direct: tuple[str, str] | None = None
         self.header: ProxyHeader | None = None
+        self.server_name: str | None = None
+        self.handshakes = handshakes
         self.draining = draining
         self.transport = transport
         self.token = token
@@ -137,6 +143,11 @@ class LifecycleState(abc.ABC):
         """Give it the token that it has waited for since it was accepted."""
         self.token = token
         self.queued = trio.current_time() - self.accepted_at
+
+    @property
+    def handshake_ends_at(self) -> float:
+        """The deadline of ``Timeouts.handshake``, on Trio's clock."""
+        return self.accepted_at + (self.queued or 0) + self.timeouts.handshake
 
     def begin_task(self, *, shield: bool) -> trio.CancelScope:
         """The scope for its next task; it is cancelled already if it was stopped."""

@@ -50,6 +50,10 @@ class Limits:
       per_peer_ipv6_prefix: the length in bits, 1 to 128, of the network that counts as
         one IPv6 peer. Default 64, because a host may use any address of its /64. 128
         counts each address. A change applies to connections accepted after it.
+      max_handshakes: connections of one listener that are in their handshakes at a
+        time: in the layers that ``Timeouts.handshake`` bounds, or in
+        :func:`by_server_name`. When one more begins, the one that began first is reset,
+        as after that time. Default None: any number.
       when_full: what happens to a client when the limit is reached. ``"wait"``
         (default) leaves it in the kernel's accept queue until another connection
         has ended; ``"refuse"`` accepts it and closes it at once, with a report.
@@ -64,6 +68,7 @@ class Limits:
     max_per_peer: int | None = None
     rate_per_peer: tuple[int, float] | None = None
     per_peer_ipv6_prefix: int = 64
+    max_handshakes: int | None = None
     when_full: WhenFull = "wait"
     refusal: bytes | None = b""
 
@@ -79,6 +84,8 @@ class Limits:
                 "per_peer_ipv6_prefix must be 128 or less,"
                 f" not {self.per_peer_ipv6_prefix}"
             )
+        if self.max_handshakes is not None:
+            check_count("max_handshakes", self.max_handshakes, least=1)
         if self.when_full not in get_args(WhenFull):
             raise ValueError(
                 f"when_full must be 'wait' or 'refuse', not {self.when_full!r}"
@@ -122,8 +129,9 @@ class Timeouts:
 
     Args:
       connect: total, for dialing a target, name look-up included. Default 5.
-      handshake: total, for the :class:`Layers` of a connection before its handler.
-        Default 10. Access rules take no time; PROXY headers may.
+      handshake: total, for the :class:`Layers` of a connection before its handler,
+        and for the ClientHello that :func:`by_server_name` reads. Default 10. Access
+        rules take no time.
       first_byte: total, from accept to the first byte of either side. Default:
         no limit, because *idle* covers it.
       idle: inactivity, while both directions are open. Default 3600.

@@ -74,6 +74,8 @@ class Reason(enum.StrEnum):
     RATE = "rate"
     DENIED = "denied"
     BAD_PROXY_HEADER = "bad_proxy_header"
+    BAD_CLIENT_HELLO = "bad_client_hello"
+    NO_ROUTE = "no_route"
     NO_FDS = "no_fds"
     RESOURCE = "resource"
     STOPPING = "stopping"
@@ -149,6 +151,12 @@ _TABLE: Final[dict[Reason, _Row]] = {
     Reason.DENIED: _Row(Outcome.REFUSED, "PR", "an access rule denied its address"),
     Reason.BAD_PROXY_HEADER: _Row(
         Outcome.PEER_ERROR, "PR", "its PROXY header was missing or invalid"
+    ),
+    Reason.BAD_CLIENT_HELLO: _Row(
+        Outcome.PEER_ERROR, "PR", "it did not begin with a valid TLS ClientHello"
+    ),
+    Reason.NO_ROUTE: _Row(
+        Outcome.PEER_ERROR, "PR", "nothing is served under the name that it asked for"
     ),
     Reason.NO_FDS: _Row(Outcome.REFUSED, "R", "no file descriptor was free"),
     Reason.RESOURCE: _Row(

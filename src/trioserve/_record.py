@@ -28,6 +28,7 @@ def report_of(life: Lifecycle, open_at_close: int) -> ConnectionReport:
     report.peer = life.peer
     report.local = life.local
     report.direct_peer = None if life.direct is None else life.direct[0]
+    report.server_name = life.server_name
     report.phase = life.phase
     report.queued = life.queued
     report.accepted_at = life.wall_clock

@@ -84,6 +84,8 @@ class ConnectionReport:
         connected to, as its PROXY header has declared them, if there is one.
       direct_peer: where the connection came from, if a PROXY header has declared
         another peer: the load balancer's address; else None.
+      server_name: the name that the client has asked for by TLS (SNI), if
+        :func:`by_server_name` has read it; else None.
       target: the target that it was relayed to or was meant for; None without one.
       attempts: the attempts to connect to a target, in the order in which they
         ended.
@@ -127,6 +129,7 @@ class ConnectionReport:
     reason: Reason
     phase: Phase
     direct_peer: str | None = None
+    server_name: str | None = None
     target: str | None = None
     attempts: Sequence[Attempt] = ()
     queued: float | None = None

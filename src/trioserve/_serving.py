@@ -35,6 +35,7 @@ from ._engine import engine_acquired
 from ._errors import inner_group
 from ._handlers import Handlers, Spawns
 from ._handshake import Layer, pass_layers
+from ._handshakes import Handshakes
 from ._layers import Layers
 from ._ledger import Ledger
 from ._lifecycle import Lifecycle
@@ -84,6 +85,7 @@ class Serving:
             self._handlers, self.ledger, self._serving, self._passes, self._finalize
         )
         self._timers = Timers()
+        self._handshakes = Handshakes(limits.max_handshakes)
         self._fd_may_be_free = trio.lowlevel.ParkingLot()
         self._accept_over = False
         self._drain_scope = trio.CancelScope()
@@ -98,6 +100,7 @@ class Serving:
 
     def set_limits(self, limits: Limits) -> None:
         self.admission.limits = limits
+        self._handshakes.most = limits.max_handshakes
         self.loops.reconsider()
 
     def statistics(self) -> Statistics:
@@ -161,6 +164,7 @@ class Serving:
                 timeouts=self.timeouts,
                 timers=self._timers,
                 draining=self.draining,
+                handshakes=self._handshakes,
             )
         )
         self.ledger.add(connection)

@@ -46,6 +46,13 @@ def test_a_target_that_is_its_own_listener_is_refused(host: str) -> None:
     assert result.exit_code == 2
 
 
+def test_the_target_of_a_name_is_not_its_own_listener() -> None:
+    port = free_port()
+    target = f"127.0.0.1:{port}"
+    result = invoke("proxy", f":{port}", "127.0.0.1:1", "--sni", f"a.example={target}")
+    assert f"TARGET {target} is a listener of this proxy" in error_of(result)
+
+
 def test_a_port_file_that_cannot_be_written_is_an_error(tmp_path: Path) -> None:
     path = tmp_path / "no" / "port"
     result = invoke("echo", "127.0.0.1:0", "--port-file", str(path))

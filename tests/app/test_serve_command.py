@@ -63,13 +63,14 @@ def test_options_become_limits_and_timeouts(
     result = invoke(
         *args, "--max-connections=5", "--when-full=refuse", "--half-closed=90s",
         "--drain=never", "--per-peer=2", "--listen=[::1]:0", "--listen=unix:a",
-        "--per-peer-prefix=56",
+        "--per-peer-prefix=56", "--max-handshakes=7",
         TRIOSERVE_IDLE="2m",
     )  # fmt: skip
     assert result.exit_code == 0
     (service,) = services
     assert (service.limits.max_connections, service.limits.when_full) == (5, "refuse")
     assert (service.limits.max_per_peer, service.limits.per_peer_ipv6_prefix) == (2, 56)
+    assert service.limits.max_handshakes == 7
     assert [str(where) for where in service.listen] == [":0", "[::1]:0", "unix:a"]
     assert [str(target) for target in service.targets] == args[2:]
     assert (service.timeouts.idle, service.timeouts.half_closed) == (120.0, 90.0)

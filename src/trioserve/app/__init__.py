@@ -13,6 +13,7 @@ The map, from the bottom up; the folders have maps of their own:
     _network_options
     _options
     _target_options
+    _sni_options
     _serve_command
     _cli
 """

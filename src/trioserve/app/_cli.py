@@ -19,6 +19,7 @@ from ._fault_options import fault_options
 from ._network_options import count, dialing_options
 from ._options import address, serving_options
 from ._program import Program, WrongUsage, no_such, say
+from ._sni_options import RoutingCommand, sni_option
 from ._target_options import balancing_options, target
 from ._topics import TOPICS
 from ._values import DURATIONS
@@ -71,13 +72,14 @@ def cli(ctx: click.Context) -> None:
 
 @cli.command(
     "proxy",
-    cls=ServingCommand,
+    cls=RoutingCommand,
     short_help="Relay connections to a target.",
     epilog=_EPILOG,
 )
 @click.argument("first", type=address, metavar="LISTEN")
-@click.argument("targets", type=target, metavar="TARGET...", nargs=-1, required=True)
+@click.argument("targets", type=target, metavar="TARGET...", nargs=-1)
 @serving_options()
+@sni_option()
 @balancing_options()
 @dialing_options()
 @fault_options()

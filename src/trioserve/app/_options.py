@@ -29,7 +29,8 @@ _LINK_LOCAL = re.compile(r"fe[89ab][0-9a-f]:[^%]*$", re.IGNORECASE)
 
 _TIMEOUT_HELP = {
     "connect": "Reset the client if no TARGET answers within this time.",
-    "handshake": "Reset a connection whose PROXY header is not there within this time.",
+    "handshake": "Reset a connection whose PROXY header, or ClientHello for --sni, is"
+    " not there within this time.",
     "first_byte": "Close a connection if neither side sends a byte within this time.",
     "idle": "Close a connection after this time without a byte.",
     "half_closed": "Reset a half-closed connection after this time without a byte.",
@@ -130,6 +131,14 @@ def serving_options(
             " more are refused.",
         ),
         option(
+            "--max-handshakes",
+            type=count,
+            metavar="N",
+            show_default="no limit",
+            help="At most N connections of a listener that have not sent their PROXY"
+            " header, or ClientHello for --sni; the oldest makes room for a new one.",
+        ),
+        option(
             "--when-full",
             type=click.Choice(["wait", "refuse"]),
             default="wait",
@@ -198,6 +207,7 @@ def limits_of(
     per_peer: int | None = None,
     per_peer_prefix: int = 64,
     rate: Rate | None = None,
+    max_handshakes: int | None = None,
     when_full: Any = "wait",
 ) -> Limits:
     """The limits that these options set.
@@ -209,6 +219,7 @@ def limits_of(
         max_per_peer=per_peer,
         rate_per_peer=None if rate is None else (rate.count, rate.seconds),
         per_peer_ipv6_prefix=per_peer_prefix,
+        max_handshakes=max_handshakes,
         when_full=when_full,
     )
     if max_connections is not None:

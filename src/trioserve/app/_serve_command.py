@@ -34,6 +34,7 @@ from ._options import limits_of
 from ._program import WrongUsage
 from ._service import Service
 from ._signals import Signals
+from ._sni_options import NamedTarget, by_name
 from ._target_options import health_of
 from ._values import Rate
 from .output._opening import open_output
@@ -55,6 +56,7 @@ def serve_command(
     per_peer: int | None,
     per_peer_prefix: int,
     rate: Rate | None,
+    max_handshakes: int | None,
     when_full: str,
     access: tuple[str, ...],
     direct_access: tuple[str, ...],
@@ -68,6 +70,7 @@ def serve_command(
     live: bool,
     reports: str | None,
     port_file: str | None,
+    sni: tuple[NamedTarget, ...] = (),
     send_proxy: Literal["v1", "v2"] | None = None,
     source: str | None = None,
     balance: Any = "first",
@@ -97,8 +100,7 @@ def serve_command(
         output.attempt(target, attempt)
 
     def on_target(state: TargetState) -> None:
-        if len(targets) > 1:  # an only one is never left out
-            output.target_changed(state)
+        output.target_changed(state)
 
     timeouts = Timeouts(**durations)
     faults = fault.faults if fault else Faults()
@@ -106,34 +108,45 @@ def serve_command(
         seed = fault.seed if fault and fault.seed else 0
     sockets = SocketOptions(keepalive=keepalive, user_timeout=user_timeout)
     handler: Handler = echo
-    states: Callable[[], Sequence[TargetState]] = tuple
+    targets_of: list[Callable[[], Sequence[TargetState]]] = []
+
+    def proxy_to(*several: Target) -> Handler:
+        made = proxy(
+            *several,
+            balance=balance,
+            health=health_of(fall, pause),
+            max_per_target=max_per_target,
+            timeouts=timeouts,
+            faults=faults,
+            seed=seed,
+            on_attempt=on_attempt,
+            # An only one is never left out.
+            on_target=on_target if len(several) > 1 else None,
+            send_proxy=send_proxy,
+            sockets=sockets,
+            source=source,
+        )
+        targets_of.append(made.targets)
+        return made
+
     try:
-        if targets:
-            handler = made = proxy(
-                *targets,
-                balance=balance,
-                health=health_of(fall, pause),
-                max_per_target=max_per_target,
-                timeouts=timeouts,
-                faults=faults,
-                seed=seed,
-                on_attempt=on_attempt,
-                on_target=on_target,
-                send_proxy=send_proxy,
-                sockets=sockets,
-                source=source,
-            )
-            states = made.targets
+        if sni:
+            handler = by_name(sni, proxy_to, targets)
+        elif targets:
+            handler = proxy_to(*targets)
     except ValueError as error:
         raise WrongUsage(str(error)) from None
     service = Service(
         name=name,
         listen=(first, *listen) if first is not None else listen,
         targets=targets,
+        named_targets=tuple((each.name, each.target) for each in sni),
         balance=balance,
         handler=handler,
-        states=states,
-        limits=limits_of(max_connections, per_peer, per_peer_prefix, rate, when_full),
+        states=lambda: [state for states in targets_of for state in states()],
+        limits=limits_of(
+            max_connections, per_peer, per_peer_prefix, rate, max_handshakes, when_full
+        ),
         timeouts=timeouts,
         layers=Layers(
             access=access, direct_access=direct_access, accept_proxy=accept_proxy

@@ -26,6 +26,7 @@ class Service:
       name: the command, ``"echo"`` or ``"proxy"``.
       listen: the addresses to listen on; a port may be 0.
       targets: what a proxy dials; empty for other handlers.
+      named_targets: server names, each with a target for those who ask for it.
       balance: how a connection gets its target.
       states: returns the state of each target now.
       handler: what serves a connection.
@@ -40,6 +41,7 @@ class Service:
     name: str
     listen: tuple[Address, ...]
     targets: tuple[Target, ...] = ()
+    named_targets: tuple[tuple[str, Target], ...] = ()
     balance: str = "first"
     states: Callable[[], Sequence[TargetState]] = tuple
     handler: Handler
@@ -55,14 +57,30 @@ class Service:
     seed: int = 0
 
     @property
+    def all_targets(self) -> tuple[Target, ...]:
+        """All targets, those of server names included."""
+        return (*self.targets, *(target for _, target in self.named_targets))
+
+    @property
     def route(self) -> str:
         """The targets, in words; "" if there are none."""
-        texts = [str(target) for target in self.targets]
-        if self.balance == "first":
-            return ", then ".join(texts)
-        return f"{', '.join(texts)} ({self.balance})"
+        return self._in_words(self.targets)
+
+    @property
+    def routes(self) -> dict[str, str]:
+        """The targets of each server name, in words."""
+        targets: dict[str, list[Target]] = {}
+        for name, target in self.named_targets:
+            targets.setdefault(name, []).append(target)
+        return {name: self._in_words(here) for name, here in targets.items()}
 
     @property
     def target_addresses(self) -> list[Address]:
-        """The addresses of the targets."""
-        return [target.address for target in self.targets]
+        """The addresses of all targets."""
+        return [target.address for target in self.all_targets]
+
+    def _in_words(self, targets: Sequence[Target]) -> str:
+        texts = [str(target) for target in targets]
+        if self.balance == "first":
+            return ", then ".join(texts)
+        return f"{', '.join(texts)} ({self.balance})"

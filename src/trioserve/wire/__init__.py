@@ -2,7 +2,7 @@
 
 The map, from the bottom up; a module imports only from rows above its own here:
 
-    _proxy_protocol
+    _client_hello   _proxy_protocol
 
 RULE: bytes in, values out. Nothing here does I/O, or knows Trio or a clock.
 """

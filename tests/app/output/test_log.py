@@ -73,6 +73,12 @@ def test_a_connection_in_text() -> None:
             target="10.0.0.1:80", reason=Reason.CONNECT_REFUSED, error="ECONN: refused"
         )
     )
+    log.connection(make_report(server_name="git.example", target="10.0.0.1:443"))
+    assert (
+        lines[2]
+        .split(" ", 1)[1]
+        .startswith("#7 10.0.0.9:4242 for git.example > 10.0.0.1:443 ok/client_closed ")
+    )
     assert lines[0].split(" ", 1)[1] == (
         "#7 10.0.0.9:4242 ok/client_closed 12 B in, 3.4 kB out, 250ms:"
         " the client closed first"

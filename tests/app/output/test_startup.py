@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
+import re
+from pathlib import Path
+
 import pytest
 
 from support import serving
-from trioserve import Layers, Limits, Timeouts, echo
+from trioserve import Layers, Limits, Target, TcpAddress, Timeouts, echo
 from trioserve.app._service import Service
 from trioserve.app.output._log import Log
 from trioserve.app.output._startup import log_low_default, log_ready
@@ -57,6 +61,47 @@ async def test_access_rules_are_logged_instead_of_the_warning_of_all_interfaces(
     assert (decides in text) is bool(rules)
     assert f" {said} " in text
     assert ("everybody who reaches" in text) is exposed
+
+
+@pytest.mark.parametrize("has_others", [False, True])
+async def test_the_targets_of_names_are_logged(
+    has_others: bool, tmp_path: Path
+) -> None:
+    first, second, others = (
+        Target(TcpAddress("127.0.0.1", port)) for port in (1, 2, 3)
+    )
+    lines: list[str] = []
+    service = Service(
+        name="proxy",
+        listen=(),
+        targets=(others,) if has_others else (),
+        named_targets=(("*.example", first), ("b.example", others)),
+        handler=echo,
+        limits=Limits(max_handshakes=7),
+        timeouts=Timeouts(),
+    )
+    service = dataclasses.replace(
+        service, named_targets=(*service.named_targets, ("*.example", second))
+    )
+    for where in ("[::1]:0", f"unix:{tmp_path}/a b"):
+        async with serving(echo, addresses=(where,)) as running:
+            for form in ("text", "logfmt"):
+                log_ready(Log(lines.append, form), service, running.server)
+            (address,) = running.server.addresses
+    text = "\n".join(lines)
+    assert "sni:    *.example -> 127.0.0.1:1, then 127.0.0.1:2\n" in text
+    assert "sni:    b.example -> 127.0.0.1:3\n" in text
+    assert ("sni:    other names are refused\n" in text) is not has_others
+    assert (f"{address} -> 127.0.0.1:3\n" in text) is has_others
+    assert re.search(
+        r"try:    openssl s_client -connect \[::1\]:\d+ -servername www\.example\n",
+        text,
+    )
+    assert f"-unix '{tmp_path}/a b' -servername www.example\n" in text
+    sni = "*.example=127.0.0.1:1,b.example=127.0.0.1:3,*.example=127.0.0.1:2"
+    assert f' sni="{sni}" ' in text
+    assert "; 7 handshakes, the oldest makes room; " in text
+    assert " max_handshakes=7 " in text
 
 
 @pytest.mark.parametrize(

@@ -8,14 +8,28 @@ import trio
 import trio.testing
 
 from support import serving
-from trioserve import Connection, Limits, proxy
+from trioserve import Connection, Limits, by_server_name, proxy
 from trioserve.app.output import _status
 from trioserve.app.output._status import status_fields, status_text
+from wire.hellos import hello, named
 
 
 async def _wait(conn: Connection) -> None:
     while await conn.receive_some():
         pass
+
+
+async def test_it_has_the_server_name(autojump_clock: trio.testing.MockClock) -> None:
+    async with serving(by_server_name({}, default=_wait)) as running:
+        client = await running.connect()
+        await client.send_all(hello(named()))
+        await trio.sleep(1)
+        text = "\n".join(status_text(running.server))
+        (fields,) = status_fields(running.server)["connections"]
+        assert fields["server_name"] == "git.example.org"
+        assert (
+            f"{client.socket.getsockname()[1]} for git.example.org: data, 1s, " in text
+        )
 
 
 async def test_it_lists_connections_with_tokens_and_where_each_task_waits(
@@ -49,6 +63,7 @@ async def test_it_lists_connections_with_tokens_and_where_each_task_waits(
                 "id": 1,
                 "peer": peer,
                 "direct_peer": None,
+                "server_name": None,
                 "target": target.address,
                 "phase": "data",
                 "age": 90.0,

@@ -28,7 +28,9 @@ OPTIONS = {
     Reason.RATE: ["--rate", "--per-peer-prefix"],
     Reason.DENIED: ["--allow", "--allow-direct"],
     Reason.BAD_PROXY_HEADER: ["--accept-proxy"],
-    Reason.HANDSHAKE: ["--handshake", "--accept-proxy"],
+    Reason.BAD_CLIENT_HELLO: ["--accept-proxy"],
+    Reason.NO_ROUTE: ["--sni"],
+    Reason.HANDSHAKE: ["--handshake", "--accept-proxy", "--sni"],
     Reason.NO_FDS: ["--max-connections"],
     Reason.STOPPING: ["--lame-duck"],
     Reason.FIRST_BYTE: ["--first-byte"],
@@ -42,6 +44,8 @@ LIMITS = {Reason.LIMIT, Reason.PEER_LIMIT, Reason.RATE, Reason.TARGET_FULL}
 WITH_A_LIMIT = OPTIONS.keys() - {
     Reason.DENIED,
     Reason.BAD_PROXY_HEADER,
+    Reason.BAD_CLIENT_HELLO,
+    Reason.NO_ROUTE,
     Reason.NO_FDS,
     Reason.STOPPING,
     Reason.CUT,
@@ -427,3 +431,11 @@ def test_a_side_that_tcp_has_given_up_did_not_crash(reason: Reason, side: str) -
     )
     assert f"Next: {side} did not answer any more (--keepalive," in gone
     assert "log" in _advice(reason=reason, error="ConnectionResetError: [Errno 104]")
+
+
+def test_too_many_handshakes_are_not_a_matter_of_time() -> None:
+    error = "more than 9 handshakes at a time"
+    text = _text(reason=Reason.HANDSHAKE, waited_for="client", error=error)
+    assert f"Error: {error}" in text
+    assert "raise --max-handshakes" in text
+    assert "--handshake" not in text.replace("--max-handshakes", "")

@@ -99,7 +99,11 @@ class Log:
         self._write(as_json(record) if self.form == "json" else as_logfmt(record))
 
     def _connection_text(self, report: ConnectionReport) -> str:
-        route = f"{report.peer} > {report.target}" if report.target else report.peer
+        route = report.peer
+        if report.server_name:
+            route += f" for {report.server_name}"
+        if report.target:
+            route += f" > {report.target}"
         outcome = self._style(report.outcome, _outcome_colour(report.outcome))
         why = sentence_of(report.reason, report.target)
         if report.error:

@@ -40,8 +40,9 @@ def log_ready(log: Log, service: Service, server: Server) -> None:
         f"trioserve {service.name}: {route}",
         f"limits: {_limits_text(service)}",
         *_access_text(service),
+        *_names_text(service),
         f"stop:   Ctrl-C drains, {format_at_most(drain)}; a second one cuts",
-        f"try:    nc {_nc_arguments(server.addresses[0])}",
+        f"try:    {_try_text(service, server.addresses[0])}",
         command=service.name,
         addresses=",".join(map(str, server.addresses)),
         target=service.route or None,
@@ -49,7 +50,9 @@ def log_ready(log: Log, service: Service, server: Server) -> None:
         max_connections=service.limits.max_connections,
         max_per_peer=service.limits.max_per_peer,
         rate_per_peer=_rate_text(service),
+        max_handshakes=service.limits.max_handshakes,
         when_full=service.limits.when_full,
+        sni=",".join(f"{name}={to}" for name, to in service.named_targets) or None,
         access=",".join(service.layers.access) or None,
         direct_access=",".join(service.layers.direct_access) or None,
         accept_proxy=",".join(service.layers.accept_proxy) or None,
@@ -75,6 +78,13 @@ def _access_text(service: Service) -> Iterator[str]:
             yield f"{name}: {rules}; the first match decides, others are {others}"
     if networks := ", ".join(layers.accept_proxy):
         yield f"PROXY:  each connection from {networks} must begin with a header"
+
+
+def _names_text(service: Service) -> Iterator[str]:
+    for name, route in service.routes.items():
+        yield f"sni:    {name} -> {route}"
+    if service.named_targets and not service.targets:
+        yield "sni:    other names are refused"
 
 
 def _log_faults(log: Log, service: Service) -> None:
@@ -129,7 +139,7 @@ def _allows_some(rules: Iterable[str]) -> bool:
 def _log_open_files(log: Log, service: Service) -> None:
     # A connection of a proxy has two sockets.
     most = service.limits.max_connections
-    needed = most * (2 if service.targets else 1)
+    needed = most * (2 if service.all_targets else 1)
     allowed = open_files_allowed()
     if needed > allowed:
         log.say(
@@ -166,11 +176,17 @@ def log_unknown_names(log: Log, names: Iterable[str]) -> None:
         log.say("unknown-name", text, level="warning", name=name)
 
 
-def _nc_arguments(address: Address) -> str:
+def _try_text(service: Service, address: Address) -> str:
+    """A command that connects to the address."""
+    names = [name.replace("*", "www") for name in service.routes]
     if isinstance(address, UnixAddress):
-        return f"-U {shlex.quote(address.path)}"
-    host = "127.0.0.1" if address.host in _ALL_INTERFACES else address.host
-    return f"{host} {address.port}"
+        path = shlex.quote(address.path)
+        plain, tls = f"nc -U {path}", f"-unix {path}"
+    else:
+        host = "127.0.0.1" if address.host in _ALL_INTERFACES else address.host
+        plain = f"nc {host} {address.port}"
+        tls = f"-connect {TcpAddress(host, address.port)}"
+    return f"openssl s_client {tls} -servername {names[0]}" if names else plain
 
 
 def _is_all_interfaces(address: Address) -> bool:
@@ -189,6 +205,8 @@ def _limits_text(service: Service) -> str:
         full += f"; {limits.max_per_peer} from one peer, others are refused"
     if (rate := _rate_text(service)) is not None:
         full += f"; {rate} new ones from one peer, others are refused"
+    if limits.max_handshakes is not None:
+        full += f"; {limits.max_handshakes} handshakes, the oldest makes room"
     timers = ", ".join(
         f"{name.replace('_', ' ')} {format_duration(seconds)}"
         for name in _TIMERS

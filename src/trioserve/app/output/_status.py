@@ -102,6 +102,8 @@ def _holders_text(connections: tuple[Connection, ...]) -> Iterator[str]:
         yield "tokens are held by (oldest first):"
     for connection in connections[:_MOST]:
         route = str(connection.peer)
+        if connection.server_name is not None:
+            route += f" for {connection.server_name}"
         if connection.target is not None:
             route += f" > {connection.target}"
         yield (
@@ -119,6 +121,7 @@ def _holder_fields(connection: Connection) -> dict[str, Any]:
         "id": connection.id,
         "peer": str(connection.peer),
         "direct_peer": str(direct) if (direct := connection.direct_peer) else None,
+        "server_name": connection.server_name,
         "target": connection.target,
         "phase": str(connection.phase),
         "age": round(connection.age, 3),

@@ -92,6 +92,17 @@ ADVICE: Final = {
         " --accept-proxy",
         "it was reset",
     ),
+    "bad_client_hello": Advice(
+        "the error says what {host} sent: it must begin with TLS, like https:// and"
+        " unlike http:// or STARTTLS; if it is a load balancer's PROXY header, name its"
+        " network in --accept-proxy",
+        "it was closed",
+    ),
+    "no_route": Advice(
+        "if {host} may ask for this name, add it with --sni NAME=TARGET, or give a"
+        " TARGET for all other names",
+        "it got a TLS alert",
+    ),
     "denied": Advice(
         "if {host} may connect, put an --allow for it before the rules that deny it;"
         " if there is any --allow, all others are denied; the same holds for"
@@ -115,8 +126,9 @@ ADVICE: Final = {
         "it was refused",
     ),
     "handshake": Advice(
-        "is {host} a scanner, or slow? {side} sent less than a PROXY header; a load"
-        " balancer in --accept-proxy must send one",
+        "is {host} a scanner, or slow? {side} sent less than a PROXY header, which a"
+        " load balancer in --accept-proxy must send, or than a TLS ClientHello, which"
+        " --sni needs",
         "it was reset",
         "--handshake",
     ),

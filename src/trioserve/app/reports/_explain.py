@@ -143,6 +143,8 @@ def _route(record: Record) -> str:
     text = f"{_client(record)} connected to {here}"
     if record.direct_peer:
         text += f" through {record.direct_peer}"
+    if record.server_name:
+        text += f", asked for {record.server_name}"
     if record.target:
         text += f", for {record.target}"
     if record.accepted_at is not None:
@@ -166,7 +168,7 @@ def _end(record: Record) -> Iterator[str]:
     reason = Reason(record.reason)
     _, end, option = ADVICE[reason]
     sentence = sentence_of(reason, record.target)
-    if option and not (reason is Reason.CUT and record.limit is None):
+    if option and not (_was_hurried(record) or _makes_room(record)):
         sentence += f" ({option}{_limit(record)})"
     if end:
         sentence += f", so {end}"
@@ -176,6 +178,20 @@ def _end(record: Record) -> Iterator[str]:
     for phase, (meaning, reasons) in _PHASES.items():
         if phase == record.phase and reason in reasons:
             yield meaning
+
+
+def _was_hurried(record: Record) -> bool:
+    # It was not the deadline of the drain that cut it.
+    return record.reason == Reason.CUT and record.limit is None
+
+
+def _makes_room(record: Record) -> bool:
+    # It was not its deadline that ended its handshake, but the number of others.
+    return (
+        record.reason == Reason.HANDSHAKE
+        and record.limit is None
+        and record.error is not None
+    )
 
 
 def _limit(record: Record) -> str:
@@ -243,8 +259,13 @@ def _losses(record: Record) -> Iterator[str]:
 def _advice(record: Record) -> str:
     if record.reason not in ADVICE:
         return "explain it with the version of trioserve that wrote it"
-    if record.reason == Reason.CUT and record.limit is None and record.error:
+    if _was_hurried(record) and record.error:
         return "to let it finish, send SIGTERM once; a second one, or SIGQUIT, cuts"
+    if _makes_room(record):
+        return (
+            "if clients are slow or come in crowds, and are no scanners, raise"
+            " --max-handshakes"
+        )
     if record.ended_well and any(_losses(record)):
         return "it ended well, but not all was read: see which side closed too early"
     if record.reason in _LOST_SIDES and "timed out" in (record.error or ""):

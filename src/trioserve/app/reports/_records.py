@@ -52,6 +52,7 @@ class Record(NamedTuple):
     peer: str | None = None
     local: str | None = None
     direct_peer: str | None = None
+    server_name: str | None = None
     target: str | None = None
     attempts: tuple[Attempt, ...] = ()
     accepted_at: float | None = None
@@ -229,7 +230,8 @@ _OUTCOMES: Final = {str(reason): str(reason.outcome) for reason in Reason}
 
 _NAMES: Final[dict[Callable[[Any], object], str]] = {
     _text: (
-        "reason outcome phase waited_for error listener peer local direct_peer target"
+        "reason outcome phase waited_for error listener peer local direct_peer"
+        " server_name target"
     ),
     _seconds: "accepted_at queued connect first_byte duration limit",
     _count: (

@@ -1,0 +1,302 @@
+"""The ClientHello of TLS: which server name a client asks for.
+
+It is the first message of a TLS connection, and it is not encrypted. RFC 8446,
+section 4.1.2; RFC 5246, section 7.4.1.2. This module does not know what a name is for.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Iterator
+from typing import Final
+
+#: The longest ClientHello, in bytes, with the headers of its records. A browser sends
+#: 2 KiB with a post-quantum key share. HAProxy and nginx take 16 KiB, too.
+LONGEST: Final = 16_384
+
+#: Types of a record. RFC 8446, section 5.1
+_ALERT: Final = 21
+_HANDSHAKE: Final = 22
+_FIRST_BYTE: Final = bytes([_HANDSHAKE])
+#: A record's type, version and length; and the longest of its fragments.
+_RECORD_HEADER: Final = 5
+_LONGEST_FRAGMENT: Final = 16_384
+
+#: A type of a message, and the size of its type and length. RFC 8446, section 4
+_CLIENT_HELLO: Final = 1
+_MESSAGE_HEADER: Final = 4
+
+#: The first byte of all versions: SSL 3.0 is 3.0, TLS 1.0 is 3.1, TLS 1.3 is 3.4.
+_MAJOR: Final = 3
+
+#: A type of an extension, and of the one name that it has. RFC 6066, section 3
+_SERVER_NAME: Final = 0
+_HOST_NAME: Final = 0
+
+#: Alerts, and the level of those that end a connection. RFC 8446, section 6
+UNEXPECTED_MESSAGE: Final = 10
+ILLEGAL_PARAMETER: Final = 47
+DECODE_ERROR: Final = 50
+PROTOCOL_VERSION: Final = 70
+MISSING_EXTENSION: Final = 109
+UNRECOGNIZED_NAME: Final = 112
+_FATAL: Final = 2
+
+#: Of a host name and its labels, in bytes. RFC 1035, section 2.3.4
+_LONGEST_NAME: Final = 253
+_NAME: Final = re.compile(r"[a-z0-9_-]{1,63}(\.[a-z0-9_-]{1,63})*", re.ASCII)
+_IP_ADDRESS: Final = re.compile(r"\d+(\.\d+){3}|[0-9a-f.]*:[0-9a-f:.]*", re.ASCII)
+
+#: What other protocols begin with.
+_OTHERS: Final = {
+    **{
+        f"{method} ".encode(): "HTTP without TLS"
+        for method in (
+            "CONNECT", "DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PRI",
+            "PUT", "TRACE",
+        )
+    },
+    b"SSH-": "SSH",
+    b"PROXY ": "a PROXY header",
+    b"\r\n\r\n\0\r\nQUIT\n": "a PROXY header",
+    # SSLRequest and GSSENCRequest; direct TLS comes with libpq 17.
+    b"\0\0\0\x08\x04\xd2\x16": "PostgreSQL's request for encryption",
+}  # fmt: skip
+
+
+class ClientHelloError(ValueError):
+    """The bytes are no valid ClientHello. The text does not have any of them.
+
+    Attributes:
+      alert: the number of the alert for the client; None if it does not speak TLS.
+    """
+
+    def __init__(self, text: str, alert: int | None = DECODE_ERROR) -> None:
+        super().__init__(text)
+        self.alert = alert
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class ClientHello:
+    """A ClientHello.
+
+    Attributes:
+      server_name: the name that the client asks for, in lower case; None if it asks for
+        none. If it is encrypted (ECH), this is the public name of that server.
+    """
+
+    server_name: str | None = None
+
+
+class ClientHelloReader:
+    """Reads the ClientHello at the beginning of a connection, in pieces of any size.
+
+    The bytes after it have no influence on the result. Nor has the size of the pieces:
+    if some of the bytes are refused, so are all, with the same text. The time that it
+    takes grows with the number of bytes, whatever they are.
+
+    Attributes:
+      data: all bytes that were fed; at most :data:`LONGEST` if no piece is longer than
+        :attr:`room`.
+    """
+
+    __slots__ = ("_at", "_left", "_message", "data")
+
+    def __init__(self) -> None:
+        self.data = bytearray()
+        self._message = bytearray()
+        #: The place of the next byte, and how many are left of the fragment there.
+        self._at = 0
+        self._left = 0
+
+    @property
+    def room(self) -> int:
+        """How many bytes it may still need."""
+        return LONGEST - len(self.data)
+
+    def feed(self, piece: bytes) -> ClientHello | None:
+        """Read the next bytes.
+
+        Returns:
+          None if more are needed.
+
+        Raises:
+          ClientHelloError: they are no valid ClientHello; one line says why.
+        """
+        self.data += piece
+        if not self.data.startswith(_FIRST_BYTE):
+            _refuse_other(bytes(self.data[:16]))
+            return None
+        for fragment in self._fragments():
+            self._message += fragment
+            size = _size_of(self._message)
+            if size is not None and len(self._message) >= size:
+                return _read_hello(bytes(self._message[_MESSAGE_HEADER:size]))
+        if self.room <= 0:
+            raise _too_long()
+        return None
+
+    def _fragments(self) -> Iterator[bytearray]:
+        """What has arrived of the fragments of the next records."""
+        while self._left or self._begin_record():
+            end = min(self._at + self._left, LONGEST)
+            fragment = self.data[self._at : end]
+            if not fragment:
+                return
+            self._at += len(fragment)
+            self._left -= len(fragment)
+            yield fragment
+
+    def _begin_record(self) -> bool:
+        """Read the header of the next record; False if it has not arrived."""
+        header = self.data[self._at : min(self._at + _RECORD_HEADER, LONGEST)]
+        if len(header) < _RECORD_HEADER:
+            return False
+        kind, major, _, high, low = header
+        length = high << 8 | low
+        if kind != _HANDSHAKE:
+            text = "another record comes before the end of its ClientHello"
+            raise ClientHelloError(text, UNEXPECTED_MESSAGE)
+        if major != _MAJOR:
+            raise _unknown_version()
+        if not 0 < length <= _LONGEST_FRAGMENT:
+            raise ClientHelloError("a record of its ClientHello has a wrong length")
+        self._at += _RECORD_HEADER
+        self._left = length
+        return True
+
+
+def _size_of(message: bytearray) -> int | None:
+    """The size of the message that begins like this; None if that is not known yet."""
+    if message[0] != _CLIENT_HELLO:
+        text = "its first message is not a ClientHello"
+        raise ClientHelloError(text, UNEXPECTED_MESSAGE)
+    if len(message) < _MESSAGE_HEADER:
+        return None
+    size = _MESSAGE_HEADER + int.from_bytes(message[1:_MESSAGE_HEADER], "big")
+    if _RECORD_HEADER + size > LONGEST:
+        raise _too_long()
+    return size
+
+
+def _unknown_version() -> ClientHelloError:
+    text = "its ClientHello has an unknown version"
+    return ClientHelloError(text, PROTOCOL_VERSION)
+
+
+def _too_long() -> ClientHelloError:
+    return ClientHelloError(f"its ClientHello has more than {LONGEST} bytes")
+
+
+def _refuse_other(start: bytes) -> None:
+    """Refuse a protocol that is not TLS, unless more bytes are needed to name it.
+
+    Raises:
+      ClientHelloError: the text names it.
+    """
+    for prefix, name in _OTHERS.items():
+        if start.startswith(prefix):
+            raise ClientHelloError(f"it began with {name}", None)
+        if prefix.startswith(start):
+            return
+    if start[0] & 0x80:
+        # SSL 2.0: a length with this bit, type 1, and the version 0.2 or 3.x.
+        if len(start) < 5:
+            return
+        if start[2] == _CLIENT_HELLO and (start[3] == _MAJOR or start[3:5] == b"\0\2"):
+            text = "it began with a ClientHello of SSL 2.0"
+            raise ClientHelloError(text, PROTOCOL_VERSION)
+    raise ClientHelloError("its first bytes are not TLS", None)
+
+
+class _Fields:
+    """The fields of a structure, which are read one after the other.
+
+    The methods raise :class:`ClientHelloError` if it is too short for a field.
+    """
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+        self._at = 0
+
+    def __bool__(self) -> bool:
+        """Whether there is another one."""
+        return self._at < len(self._data)
+
+    def take(self, size: int) -> bytes:
+        end = self._at + size
+        if end > len(self._data):
+            raise _wrong_length()
+        data, self._at = self._data[self._at : end], end
+        return data
+
+    def number(self, size: int) -> int:
+        return int.from_bytes(self.take(size), "big")
+
+    def vector(self, size: int) -> bytes:
+        """A field that begins with its own length, a number of ``size`` bytes."""
+        return self.take(self.number(size))
+
+    def end(self) -> None:
+        """Check that nothing follows."""
+        if self:
+            raise _wrong_length()
+
+
+def _wrong_length() -> ClientHelloError:
+    return ClientHelloError("a length in its ClientHello is wrong")
+
+
+def _read_hello(body: bytes) -> ClientHello:
+    hello = _Fields(body)
+    if hello.take(2)[0] != _MAJOR:
+        raise _unknown_version()
+    hello.take(32)  # random
+    session, suites, compression = hello.vector(1), hello.vector(2), hello.vector(1)
+    if len(session) > 32 or not suites or len(suites) % 2 or not compression:
+        raise _wrong_length()
+    if not hello:  # before TLS 1.3 it may have no extensions
+        return ClientHello()
+    extensions = _Fields(hello.vector(2))
+    hello.end()
+    found = dict[int, bytes]()
+    while extensions:
+        kind, value = extensions.number(2), extensions.vector(2)
+        if kind in found:
+            text = "its ClientHello has an extension twice"
+            raise ClientHelloError(text, ILLEGAL_PARAMETER)
+        found[kind] = value
+    if _SERVER_NAME not in found:
+        return ClientHello()
+    return ClientHello(_read_server_name(_Fields(found[_SERVER_NAME])))
+
+
+def _read_server_name(extension: _Fields) -> str:
+    """Read the list of names, which has one. RFC 6066, section 3
+
+    Other types than host names were never defined, and OpenSSL refuses them, too.
+    """
+    names = _Fields(extension.vector(2))
+    extension.end()
+    kind, name = names.number(1), names.vector(2)
+    if kind != _HOST_NAME or names:
+        text = "it asks for more than one host name, or for another kind of name"
+        raise ClientHelloError(text, ILLEGAL_PARAMETER)
+    text = name.decode("latin-1").lower()
+    if _IP_ADDRESS.fullmatch(text):
+        what = "an IP address"
+    elif text.endswith("."):
+        what = "a name with a dot at its end"
+    elif len(text) > _LONGEST_NAME or not _NAME.fullmatch(text):
+        what = "no host name"
+    else:
+        return text
+    raise ClientHelloError(
+        f"the server name that it asks for is {what}", ILLEGAL_PARAMETER
+    )
+
+
+def build_alert(alert: int) -> bytes:
+    """Make the record of an alert that ends the connection. RFC 8446, section 6.2"""
+    return bytes([_ALERT, _MAJOR, 3, 0, 2, _FATAL, alert])
