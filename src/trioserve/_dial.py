@@ -166,7 +166,7 @@ class Dialer:
         """
         now = trio.current_time()
         endpoint = self._pick(now)
-        if endpoint is None or not isinstance(self.target, TcpAddress) or has_factory():
+        if endpoint is None or not isinstance(self.target, TcpAddress):
             return None
         try:
             info = numeric_addrinfo(self.target)

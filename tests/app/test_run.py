@@ -157,7 +157,7 @@ async def test_a_target_with_an_unknown_host_is_logged(scene: Scene) -> None:
         UnixAddress("/nowhere"),
         TcpAddress("127.0.0.1", 1),
     )
-    targets = tuple(map(Target, addresses))
+    targets = tuple(Target(address) for address in addresses)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(scene.run, service(targets=targets))
         said = await scene.lines.until("can't look up nobody.invalid now")

@@ -237,12 +237,13 @@ def test_a_server_that_does_not_answer_is_given_up_as_linux_does() -> None:
 
 def test_a_failure_prints_the_servers_and_their_imports() -> None:
     broken: dict[str, Any] = {"down:1": None, **DATABASE}
+    faults = "down:stall@3; down:latency=1ms"
     with pytest.raises(HandlerFailure) as failed:
         run_conversation(
             dialing.waits_without_bound(),
             ASK,
             servers=broken,
-            server_faults=(faults := "down:stall@3; down:latency=1ms"),
+            server_faults=faults,
         )
     text = failed.value.as_test()
     assert failed.value.law == "ends"

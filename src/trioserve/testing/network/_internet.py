@@ -56,7 +56,8 @@ class MemoryInternet(trio.abc.HostnameResolver, trio.abc.SocketFactory):
     async def getnameinfo(self, sockaddr: Any, flags: int) -> tuple[str, str]:
         """The name, or else the number."""
         await trio.lowlevel.checkpoint()
-        return self._names.get(sockaddr[0], sockaddr[0]), str(sockaddr[1])
+        host: str = sockaddr[0]
+        return self._names.get(host, host), str(sockaddr[1])
 
     def socket(
         self,
@@ -77,7 +78,7 @@ class MemoryInternet(trio.abc.HostnameResolver, trio.abc.SocketFactory):
         if isinstance(sockaddr, str | bytes):
             path = sockaddr if isinstance(sockaddr, str) else sockaddr.decode()
             return await self._connect(f"unix:{path}")
-        host, port = sockaddr[:2]
-        name = self._names.get(host, host)
+        number: str = sockaddr[0]
+        name = self._names.get(number, number)
         host = f"[{name}]" if ":" in name else name
-        return await self._connect(f"{host}:{port}")
+        return await self._connect(f"{host}:{sockaddr[1]}")

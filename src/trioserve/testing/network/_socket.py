@@ -86,7 +86,9 @@ class MemorySocket(trio.socket.SocketType):
     def getsockname(self) -> Any:
         return self._local
 
-    def setsockopt(self, *args: Any) -> None:
+    def setsockopt(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, *args: Any
+    ) -> None:
         """Store a socket option. In memory, it has no effect."""
         level, option, value = args[:3]
         self._options[level, option] = value
