@@ -40,6 +40,7 @@ from trioserve import (
     proxy,
 )
 from trioserve._connection import lifecycle_of
+from trioserve.testing import Peer, check_handler, run_conversation
 from trioserve.wire._client_hello import LONGEST
 from wire.hellos import INVALID, VALID, from_python, hello, named
 
@@ -365,6 +366,23 @@ async def test_no_more_is_received_than_a_hello_may_have(
             assert await receive_exactly(client, len(data)) == data
         await client.aclose()
     assert received[0] <= LONGEST
+
+
+def test_an_alert_that_nobody_reads_holds_no_connection() -> None:
+    """Law 12: it waits no longer than for the hello, whatever ``write_stall`` is."""
+    refusing = by_server_name({})
+    peer = Peer().send(HELLO + b"?").expect(UNRECOGNIZED_NAME).expect_eof()
+    run_conversation(refusing, peer, faults=f"up:vanish@{len(HELLO)}", buffer=2)
+
+
+@pytest.mark.long("some hundred conversations")
+@pytest.mark.parametrize(
+    ("name", "answer"),
+    [("git.example.org", HELLO + b"?"), ("other.example.org", UNRECOGNIZED_NAME)],
+)
+def test_conversations_with_cuts_cancels_and_faults(name: str, answer: bytes) -> None:
+    handler = by_server_name({name: echo})
+    check_handler(handler, Peer().send(HELLO + b"?").expect(answer))
 
 
 # -- drains and cancellation

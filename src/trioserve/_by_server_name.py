@@ -149,6 +149,7 @@ async def _refuse(
     if alert is None:
         life.transport.abort()
         return
-    with contextlib.suppress(*FAILURES):
+    deadline = life.handshake_ends_at
+    with trio.CancelScope(deadline=deadline), contextlib.suppress(*FAILURES):
         await life.transport.send(build_alert(alert))
     await life.close_gracefully()
