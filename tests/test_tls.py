@@ -90,6 +90,7 @@ async def test_a_handler_gets_plain_bytes(
     (report,) = running.reports
     assert report.reason is Reason.CLIENT_CLOSED
     assert (report.bytes_received, report.bytes_sent) == (100_000, 100_000)
+    assert report.server_name == "localhost"
     facts = report.tls
     assert facts is not None
     assert (facts.version, facts.sni, facts.alpn) == ("TLSv1.3", "localhost", "b")

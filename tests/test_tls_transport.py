@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import functools
 import ssl
 from collections.abc import Awaitable, Callable
@@ -596,6 +597,48 @@ async def test_last_words_without_waiting() -> None:
     server.abort()
     assert server.send_refusal(b"again")
     client.abort()
+
+
+async def test_last_words_for_which_there_is_no_room(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """They are not sent, and nothing waits."""
+    server, client, _ = _pair(VERSIONS[1])
+    assert server.writable()
+    with trio.move_on_after(1):
+        await server.send(bytes(30_000_000))
+    assert not server.writable()
+    before = server.sent
+    assert server.send_refusal(b"good bye")
+    assert server.sent == before
+    assert server.holds_sent
+    server.abort()
+    client.abort()
+    server, client, session = _pair(VERSIONS[1])
+    assert server.send_refusal(b"")
+    server.close()
+    assert await _cipher(client, session) == b""
+    client.abort()
+
+
+async def test_an_eof_that_this_machine_can_not_send() -> None:
+    """It is raised, because the peer will not end: it does not know."""
+    server, client, _ = _pair(VERSIONS[1])
+    server.below.keep_error(OSError(errno.ENOBUFS, "no room"))
+    with pytest.raises(trio.BrokenResourceError):
+        await server.send_eof()
+    server.abort()
+    client.abort()
+
+
+async def test_an_abort_over_a_stream() -> None:
+    """How much is not acknowledged is not known."""
+    server, _ = tls_sessions(VERSIONS[1])
+    link = memory()
+    transport = TlsTransport(StreamTransport(link.ours), server)
+    transport.abort()
+    await transport.wait_closed()
+    assert transport.unacknowledged is None
 
 
 def test_links_are_tls() -> None:

@@ -14,8 +14,9 @@ The modules, from the bottom up; each imports only from rows below its own:
                 _errors
                 _arguments   _describe   _reason   wire
     words       _address   _complaints   _options   _rates   _report   _results   _tasks
-                _tcp   _handshakes   _tls_options
+                _tcp   _handshakes
                 _transport_state   _access   _targets   _server_names
+                _tls_options
                 _transport   _layers   _pipes   _accept_errors   _handlers   _names
                 _endpoint
                 _socket_state   _attachments   _balance

@@ -69,6 +69,12 @@ def test_what_can_not_be_used_is_named(
     assert result.exit_code == 2
 
 
+def test_tls_is_ended_or_passed_on(authority: Authority) -> None:
+    cert = authority.issue("localhost")
+    options = ["--sni", "a.example.org=db:5432", "--tls-cert", cert]
+    assert "leave one of them out" in error_of(invoke("proxy", ":0", *options))
+
+
 @pytest.mark.parametrize("listen", ["127.0.0.1:0", "unix:{}/socket", ":0"])
 def test_a_server_says_how_to_try_it(
     start: Start, authority: Authority, listen: str
