@@ -107,7 +107,7 @@ def serve_command(
     tls = take_tls_options(others)
     if tls is not None and sni:
         raise WrongUsage(
-            "--sni passes TLS on as it is, and --tls-cert ends it; leave one of them out"
+            "--sni passes TLS on, and --tls-cert ends it; leave one of them out"
         )
     timeouts = Timeouts(**others)
     faults = fault.faults if fault else Faults()
