@@ -143,8 +143,9 @@ class TlsTransport(Transport):
             await self._flush()
         except TlsError as error:
             self._fail(error)
+        if self._is_unreadable:
             await self._say_last_words()
-            raise
+            raise TlsError(str(self.error))
         self._shaken_for = self.clock.current_time() - began
 
     def tls_facts(self) -> TlsFacts | None:
@@ -224,8 +225,8 @@ class TlsTransport(Transport):
             return data
         except TlsError as error:
             self._fail(error)
-            await self._say_last_words()
-            raise self.broken() from self.error
+        await self._say_last_words()
+        raise self.broken() from self.error
 
     def _answer(self) -> None:
         """Send what a read has written, as far as there is room; the rest comes later.

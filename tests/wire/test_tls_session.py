@@ -112,7 +112,7 @@ def test_a_close_keeps_the_rest_of_a_record_that_is_read_in_part(
         [
             ("write", 1, 10_000),
             ("write", 1, 10_000),
-            ("carry", 1, 15_000),
+            ("carry", 1, 30_000),
             ("read", 0, 10),
             ("close", 0, 0),
             ("read", 0, 5),
