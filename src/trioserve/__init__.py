@@ -19,12 +19,12 @@ The modules, from the bottom up; each imports only from rows below its own:
                 _tls_options
                 _transport   _layers   _pipes   _accept_errors   _handlers   _names
                 _endpoint
-                _socket_state   _attachments   _balance
+                _socket_state   _attachments   _balance   _tls_transport
                 _socket_transport   _origins   _endpoints
                 _admission   _idle   _shared_socket   _stream_transport   _timers
                 _collector   _drain   _connect
     mechanisms  _lifecycle_state   _blame   _closing   _deadlines   _listeners
-                _pump   _race   _factory   _tls_transport
+                _pump   _race   _factory
                 _lifecycle   _engine   _dial
                 _proxy_header   _tls_layer
     connections _connection   _handshake   _record   _refusals   _relay_options
