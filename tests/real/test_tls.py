@@ -85,9 +85,9 @@ def test_s_client_uploads_and_downloads(
          "-verify_return_error"],
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
     )  # fmt: skip
+    assert client.stdin
+    assert client.stdout
     try:
-        assert client.stdin
-        assert client.stdout
         server = target.accept()
         with server, ThreadPoolExecutor(1) as threads:
             writing = threads.submit(client.stdin.write, DATA)
