@@ -1,20 +1,16 @@
 """Handlers that connect to a database, each with one realistic mistake or none.
 
-``python tests/testing/dialing.py`` prints what is found of each.
+``PYTHONPATH=tests python tests/testing/dialing.py`` prints the table of
+docs/testing-evidence.md.
 """
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import trio
-
-if __name__ == "__main__":
-    sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from testing.zoo import Handler, Lines, Stream
 from trioserve.testing import Checked, HandlerFailure, Peer, check_handler
@@ -297,15 +293,18 @@ def has_a_pool() -> Handler:
     return handle
 
 
+def title(make: Any) -> str:
+    """The name of a handler, as words."""
+    return str(make.__name__).replace("_", " ")
+
+
 if __name__ == "__main__":
     for law, make in [*MISTAKES, *(("", make) for make in CORRECT)]:
-        began = time.process_time()
-        handler = make()
-        found = ""
+        began, found = time.process_time(), ""
         try:
-            check(handler)
+            check(make())
         except HandlerFailure as failure:
             found = failure.law
-        sign = "" if found == law else f" (expected {law or 'nothing'})"
+        sign = "" if found == law else " (!)"
         seconds = time.process_time() - began
-        print(f"{make.__name__:30} {found or 'nothing'}{sign}, {seconds:.1f} s")
+        print(f"| {title(make)} | `{found}`{sign} | {seconds:.1f} |", flush=True)

@@ -880,7 +880,7 @@ async def _takes(conn: Connection) -> None:
 
 @pytest.mark.parametrize("at_step", range(0, 30, 4))
 def test_a_drain_between_two_messages_loses_nothing(at_step: int) -> None:
-    peer = Peer().send(b"one\n").send(b"two\n")
+    peer = Peer().send(b"one\n").send(b"two\n").wait(5)
     run_conversation(_takes, peer, disturbance="drain", at_step=at_step)
 
 

@@ -12,6 +12,7 @@ import trio
 
 import trioserve
 from support import one_of_each
+from test_docs import ROOT, table
 from testing import dialing
 from testing.dialing import ASKS, connects_each_time, database, look_up
 from testing.zoo import Lines
@@ -47,6 +48,13 @@ def test_a_mistake_is_found_by_its_law(law: str, make: Callable[[], Any]) -> Non
         dialing.check(make())
     assert failed.value.law == law, failed.value
     assert len(str(failed.value).splitlines()) <= 50
+
+
+def test_the_page_has_the_table_of_these_mistakes() -> None:
+    """Its seconds may differ."""
+    page = table(ROOT / "docs" / "testing-evidence.md", "a handler with a database")
+    mistakes = [(dialing.title(make), f"`{law}`") for law, make in dialing.MISTAKES]
+    assert [cells[:2] for cells in page] == mistakes
 
 
 def test_a_connection_that_is_left_open_and_not_used_again_is_found() -> None:

@@ -424,6 +424,20 @@ def test_a_handler_that_is_over_can_not_be_harmed(harm: str) -> None:
     state.teardown()
 
 
+@pytest.mark.parametrize("harm", ["let_its_handler_raise", "let_its_handler_abort"])
+def test_a_handler_that_has_not_begun_can_not_be_harmed(harm: str) -> None:
+    class OneAtATime(ServeMachine):
+        limits = Limits(max_connections=1)
+
+    state = OneAtATime()
+    state.start(seed=0)
+    waiting = state.connect()
+    assert isinstance(waiting, Client)
+    getattr(state, harm)(waiting)
+    state.laws_hold()
+    state.teardown()
+
+
 def test_the_steps_that_are_printed_are_python() -> None:
     state = ServeMachine()
     clients_0 = state.start(seed=0)

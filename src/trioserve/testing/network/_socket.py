@@ -86,12 +86,11 @@ class MemorySocket(trio.socket.SocketType):
     def getsockname(self) -> Any:
         return self._local
 
-    def setsockopt(  # pyright: ignore[reportIncompatibleMethodOverride]
-        self, *args: Any
+    def setsockopt(
+        self, level: int, optname: int, value: Any, optlen: int | None = None
     ) -> None:
         """Store a socket option. In memory, it has no effect."""
-        level, option, value = args[:3]
-        self._options[level, option] = value
+        self._options[level, optname] = value
 
     def getsockopt(self, level: int, optname: int, buflen: int | None = None) -> Any:
         """The value that was set, or 0."""
