@@ -10,15 +10,25 @@ import dataclasses
 import math
 import random
 import socket
+import ssl
 from collections.abc import Callable, Generator
-from typing import Generic, Self, TypeAlias, TypeVar
+from typing import Any, Generic, Self, TypeAlias, TypeVar
 
 import trio
 import trio.testing
+import trustme
 
 from support import reset
+from trioserve import Connection, Timeouts
+from trioserve._connection import lifecycle_of
+from trioserve._handshakes import Handshakes
+from trioserve._lifecycle import Lifecycle
 from trioserve._relay import transport_of
+from trioserve._socket_transport import SocketTransport
+from trioserve._timers import Timers
+from trioserve._tls_transport import TlsTransport
 from trioserve._transport import Transport
+from trioserve.wire._tls_session import TlsSession
 
 Stream: TypeAlias = trio.abc.HalfCloseableStream
 
@@ -42,10 +52,12 @@ class Link(Generic[_Ours, _Peer]):
         """Close both ends, whatever state they are in."""
         for stream in (self.ours, self.peer):
             match stream:
-                case trio.SocketStream():
+                case trio.SocketStream() | TlsPeer():
                     stream.socket.close()
                 case Foreign():
                     stream.below.socket.close()
+                case Connection():
+                    lifecycle_of(stream).transport.abort()
                 case _:
                     pass  # memory
 
@@ -149,7 +161,7 @@ def memory() -> AnyLink:
 
 def narrow(stream: trio.abc.Stream) -> None:
     """Give it the smallest receive buffer that the kernel allows."""
-    assert isinstance(stream, trio.SocketStream)
+    assert isinstance(stream, trio.SocketStream | TlsPeer)
     stream.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1)
 
 
@@ -161,9 +173,103 @@ def roomy() -> Sockets:
     return link
 
 
+class TlsPeer(trio.abc.HalfCloseableStream):
+    """The other end of a TLS connection, with the socket that is below."""
+
+    def __init__(self, sock: socket.socket, session: TlsSession) -> None:
+        below = SocketTransport(sock)
+        self.socket = below.trio_socket()
+        self.transport = TlsTransport(below, session)
+
+    def setsockopt(self, level: int, option: int, value: int | bytes) -> None:
+        self.socket.setsockopt(level, option, value)
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes:
+        return await self.transport.receive(max_bytes or 65536)
+
+    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+        await self.transport.send(data)
+
+    async def send_eof(self) -> None:
+        await self.transport.send_eof()
+
+    async def wait_send_all_might_not_block(self) -> None:
+        await self.transport.wait_writable()
+
+    async def aclose(self) -> None:
+        self.transport.close()
+        await self.transport.wait_closed()
+        await trio.lowlevel.checkpoint()
+
+
+def connection_over(transport: Transport) -> Connection:
+    """A connection without a server, whose timers don't run."""
+    life = Lifecycle(
+        transport,
+        token=None,
+        id=1,
+        peer="peer",
+        peer_key=None,
+        local="local",
+        listener="listener",
+        timeouts=Timeouts(),
+        timers=Timers(),
+        draining=trio.Event(),
+        handshakes=Handshakes(),
+    )
+    return Connection(life)
+
+
+_contexts = dict[ssl.TLSVersion, tuple[ssl.SSLContext, ssl.SSLContext]]()
+
+
+def tls_contexts(version: ssl.TLSVersion) -> tuple[ssl.SSLContext, ssl.SSLContext]:
+    """Contexts of a server, and of a client that trusts it, for one version."""
+    if version not in _contexts:
+        authority = trustme.CA()
+        server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        authority.issue_cert("localhost").configure_cert(server)
+        server.minimum_version = server.maximum_version = version
+        client = ssl.create_default_context()
+        authority.configure_trust(client)
+        _contexts[version] = server, client
+    return _contexts[version]
+
+
+def tls_sessions(version: ssl.TLSVersion) -> tuple[TlsSession, TlsSession]:
+    """A server's and a client's session, after their handshake."""
+    contexts = tls_contexts(version)
+    server = TlsSession(contexts[0], server_side=True)
+    client = TlsSession(contexts[1], server_side=False, server_hostname="localhost")
+    ready = [False, False]
+    while not all(ready):
+        ready = [client.handshake(), server.handshake()]
+        server.feed(client.output())
+        client.feed(server.output())
+    return server, client
+
+
+def _tls(version: ssl.TLSVersion) -> RealLink:
+    one, other = socket_pair()
+    server, client = tls_sessions(version)
+    ours = connection_over(TlsTransport(SocketTransport(one), server))
+    peer: Any = TlsPeer(other, client)
+    return Link(ours, peer)
+
+
+def tls12() -> RealLink:
+    return _tls(ssl.TLSVersion.TLSv1_2)
+
+
+def tls13() -> RealLink:
+    return _tls(ssl.TLSVersion.TLSv1_3)
+
+
 MEDIA: tuple[Medium, ...] = (sockets, foreign, memory)
 #: Those with limited buffers and resets.
 REAL_MEDIA: tuple[RealMedium, ...] = (sockets, foreign)
+#: Those whose stream on our side is a connection.
+TLS_MEDIA: tuple[RealMedium, ...] = (tls12, tls13)
 
 
 #: Its length is not that of a buffer, so that a chunk never equals the next one.
@@ -252,7 +358,7 @@ class Peer:
             await self.stream.send_eof()
 
     def reset(self) -> None:
-        assert isinstance(self.stream, trio.SocketStream)
+        assert isinstance(self.stream, trio.SocketStream | TlsPeer)
         if self.stream.socket.fileno() >= 0:
             reset(self.stream)
 

@@ -538,6 +538,17 @@ MUTATIONS: Sequence[Mutation] = (
     ),
     # 5. Drain ends
     Mutation(
+        law=4,
+        breaks="what a cancelled TLS send has encrypted is lost",
+        file="_tls_transport.py",
+        old="                    self._held = data[self.below.sent - before :]\n",
+        new='                    self._held = b""\n',
+        tests=(
+            "test_tls_transport.py",
+            "test_a_cancelled_send_has_counted_what_the_peer_will_get",
+        ),
+    ),
+    Mutation(
         law=5,
         breaks="a second drain can put the deadline off",
         file="_drain.py",
@@ -676,6 +687,17 @@ MUTATIONS: Sequence[Mutation] = (
     ),
     # 8. Resets
     Mutation(
+        law=7,
+        breaks="bytes that are on the way when TLS sends its EOF are lost",
+        file="wire/_tls_session.py",
+        old="        held = self._incoming.read()\n",
+        new='        held = b""\n',
+        tests=(
+            "wire/test_tls_session.py",
+            "test_a_close_keeps_the_rest_of_a_record_that_is_read_in_part",
+        ),
+    ),
+    Mutation(
         law=8,
         breaks="the error of a consequence of a reset is reported, not the reset",
         file="_transport_state.py",
@@ -751,6 +773,32 @@ MUTATIONS: Sequence[Mutation] = (
         ),
     ),
     # 9. Backpressure
+    Mutation(
+        law=8,
+        breaks="a TLS alert is not sent",
+        file="_tls_transport.py",
+        old=(
+            "        if self._is_flushing:\n"
+            "            return\n"
+            "        self._flush_now()\n"
+        ),
+        new="        return\n",
+        tests=(
+            "test_tls_transport.py",
+            "test_a_handshake_that_fails_says_why_at_both_ends",
+        ),
+    ),
+    Mutation(
+        law=8,
+        breaks="a TLS client that ends without close_notify has ended well",
+        file="_tls_transport.py",
+        old="        elif may_end or self._is_discarding:\n",
+        new="        elif True:\n",
+        tests=(
+            "test_tls_transport.py",
+            "test_a_fin_at_any_byte_is_not_eof",
+        ),
+    ),
     Mutation(
         law=9,
         breaks="the kernel holds megabytes for a client that does not read",

@@ -14,13 +14,14 @@ import socket
 import struct
 from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Generator
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import pytest
 import trio
 import trio.testing
 
 from trioserve import (
+    Connection,
     ConnectionReport,
     Limits,
     RelayResult,
@@ -31,6 +32,7 @@ from trioserve import (
     serve,
 )
 from trioserve._acceptor import Acceptor
+from trioserve._connection import lifecycle_of
 from trioserve._relay import make_relay, run_with_timers
 from trioserve._relay_options import RelayOptions
 from trioserve._relay_rules import RelayRules
@@ -243,6 +245,20 @@ def balanced(report: ConnectionReport) -> None:
         assert upstream.bytes_received == report.bytes_sent + upstream.bytes_discarded
 
 
+async def relay_with_timers(
+    a: trio.abc.Stream, b: trio.abc.Stream, **options: Any
+) -> RelayResult:
+    """:func:`relay`; without a server nobody else runs the timers of a connection."""
+    async with trio.open_nursery() as nursery:
+        for owner in (a, b):
+            if isinstance(owner, Connection):
+                nursery.start_soon(lifecycle_of(owner).timers.run)
+                break
+        result = await relay(a, b, **options)
+        nursery.cancel_scope.cancel()
+    return result
+
+
 class Result:
     """A relay that runs in a nursery; its result, and the time of its end."""
 
@@ -262,7 +278,7 @@ class Result:
         self, a: trio.abc.Stream, b: trio.abc.Stream, options: dict[str, Any]
     ) -> None:
         try:
-            self.value = await relay(a, b, **options)
+            self.value = await relay_with_timers(a, b, **options)
             self.at = trio.current_time()
         finally:
             self.is_pending = False
@@ -345,7 +361,15 @@ async def receive_all(stream: trio.abc.ReceiveStream) -> bytes:
     return data
 
 
-def reset(stream: trio.SocketStream) -> None:
+class HasSocket(Protocol):
+    """A stream with a socket below."""
+
+    socket: trio.socket.SocketType
+
+    def setsockopt(self, level: int, option: int, value: int | bytes) -> None: ...
+
+
+def reset(stream: HasSocket) -> None:
     """Close with RST."""
     stream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     stream.socket.close()

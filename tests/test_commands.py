@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Self
 
 import pytest
+import trustme
 
 from app.invoked import invoke
 from app.process import Lines
@@ -109,6 +110,11 @@ def folder() -> Iterator[Path]:
             (folder / reports).write_text("".join(lines))
         case = {"faults": "down:slice=1..7, reset@311", "seed": 7}
         (folder / "case.json").write_text(json.dumps(case))
+        authority = trustme.CA()
+        issued = authority.issue_cert("localhost")
+        issued.cert_chain_pems[0].write_to_path(str(folder / "server.pem"))
+        issued.private_key_pem.write_to_path(str(folder / "server.key"))
+        authority.cert_pem.write_to_path(str(folder / "clients.pem"))
         yield folder
 
 

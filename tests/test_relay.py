@@ -33,6 +33,8 @@ from links import (
     narrow,
     sockets,
     some_bytes,
+    tls12,
+    tls13,
 )
 from support import (
     Result,
@@ -42,6 +44,7 @@ from support import (
     open_fds,
     receive_all,
     receive_exactly,
+    relay_with_timers,
     relayed,
     reset,
     run,
@@ -280,7 +283,10 @@ async def _play_on(
         assert peers[1 - who].received == peers[who].sent[: flow.delivered]
 
 
-@pytest.mark.parametrize("medium", MEDIA)
+SECURE = (pytest.param(tls12, marks=pytest.mark.long("as in TLS 1.3")), tls13)
+
+
+@pytest.mark.parametrize("medium", [*MEDIA, *SECURE])
 @given(data=st.data(), timeouts=_timeouts, schedule=st.random_module())
 @settings(deadline=None)
 def test_a_relay_matches_the_model_of_its_script(
@@ -319,7 +325,7 @@ async def _run_wild(peer: Peer, steps: list[tuple[str, int]]) -> None:
                 peer.read_on()
 
 
-@pytest.mark.parametrize("medium", REAL_MEDIA)
+@pytest.mark.parametrize("medium", [*REAL_MEDIA, *SECURE])
 @given(scripts=st.tuples(_chaos(), _chaos()), schedule=st.random_module())
 @settings(deadline=None)
 def test_whatever_peers_do_a_relay_ends_and_its_ledger_balances(
@@ -338,7 +344,7 @@ def test_whatever_peers_do_a_relay_ends_and_its_ledger_balances(
                     nursery.start_soon(_run_wild, peer, steps)
                 # Longer than all their waits and all timers together.
                 with trio.fail_after(500):
-                    result = await relay(a.ours, b.ours, timeouts=timeouts)
+                    result = await relay_with_timers(a.ours, b.ours, timeouts=timeouts)
                 await trio.testing.wait_all_tasks_blocked()
                 nursery.cancel_scope.cancel()
         for flow, source, sink in (

@@ -15,10 +15,12 @@ from links import (
     CLOSES,
     MEDIA,
     REAL_MEDIA,
+    TLS_MEDIA,
     Close,
     Medium,
     Peer,
     RealMedium,
+    connection_over,
     memory,
     numbers,
     over,
@@ -28,42 +30,29 @@ from links import (
 )
 from support import is_reset, open_fds, receive_all, receive_exactly, reset, run
 from sweep import Begin, sweep
-from trioserve import Connection, Timeouts
-from trioserve._handshakes import Handshakes
-from trioserve._lifecycle import Lifecycle
+from trioserve import Connection
 from trioserve._socket_transport import SocketTransport
 from trioserve._stream_transport import StreamTransport
-from trioserve._timers import Timers
 from trioserve._transport import Transport
+
+ANY = (*MEDIA, *TLS_MEDIA)
+REAL = (*REAL_MEDIA, *TLS_MEDIA)
 
 # -- A connection as a Trio stream
 
 
-def _connection(transport: Transport) -> Connection:
-    life = Lifecycle(
-        transport,
-        token=None,
-        id=1,
-        peer="peer",
-        peer_key=None,
-        local="local",
-        listener="listener",
-        timeouts=Timeouts(),
-        timers=Timers(),
-        draining=trio.Event(),
-        handshakes=Handshakes(),
-    )
-    return Connection(life)
-
-
 async def _raw_connections() -> tuple[Connection, Connection]:
     one, other = socket_pair()
-    return _connection(SocketTransport(one)), _connection(SocketTransport(other))
+    return connection_over(SocketTransport(one)), connection_over(
+        SocketTransport(other)
+    )
 
 
 async def _memory_connections() -> tuple[Connection, Connection]:
     one, other = trio.testing.memory_stream_pair()
-    return _connection(StreamTransport(one)), _connection(StreamTransport(other))
+    return connection_over(StreamTransport(one)), connection_over(
+        StreamTransport(other)
+    )
 
 
 async def _clogged_connections() -> tuple[Connection, Connection]:
@@ -98,7 +87,7 @@ async def test_a_connection_over_a_stream_is_a_half_closeable_stream(
 
 @given(
     script=st.lists(st.tuples(st.booleans(), st.integers(1, 100_000)), max_size=8),
-    medium=st.sampled_from(MEDIA),
+    medium=st.sampled_from(ANY),
     schedule=st.random_module(),
 )
 @settings(deadline=None)
@@ -204,7 +193,7 @@ def _moments(transport: Transport) -> tuple[float, float | None]:
     return transport.moved_at, transport.first_byte_at
 
 
-@pytest.mark.parametrize("medium", MEDIA)
+@pytest.mark.parametrize("medium", ANY)
 async def test_the_time_of_the_last_byte(
     medium: Medium, autojump_clock: trio.testing.MockClock
 ) -> None:
@@ -226,7 +215,7 @@ async def test_the_time_of_the_last_byte(
         assert transport.moved_at == 3
 
 
-@pytest.mark.parametrize("medium", MEDIA)
+@pytest.mark.parametrize("medium", ANY)
 async def test_on_wait_is_called_for_every_wait(
     medium: Medium, autojump_clock: trio.testing.MockClock
 ) -> None:
@@ -269,7 +258,7 @@ async def test_a_send_that_waits_counts_from_its_last_byte(
 # -- Errors
 
 
-@pytest.mark.parametrize("medium", REAL_MEDIA)
+@pytest.mark.parametrize("medium", REAL)
 async def test_an_error_is_sticky_after_the_bytes_before_it(medium: RealMedium) -> None:
     """Law 8: the kernel forgets an error that was read; here it stays."""
     with over(medium) as (transport, link):
@@ -285,7 +274,7 @@ async def test_an_error_is_sticky_after_the_bytes_before_it(medium: RealMedium) 
         assert not transport.eof
 
 
-@pytest.mark.parametrize("medium", REAL_MEDIA)
+@pytest.mark.parametrize("medium", REAL)
 async def test_a_send_that_finds_the_reset_does_not_hide_it(medium: RealMedium) -> None:
     """Law 8: bytes that arrived before are received, and then comes no EOF."""
     with over(medium) as (transport, link):
@@ -299,7 +288,7 @@ async def test_a_send_that_finds_the_reset_does_not_hide_it(medium: RealMedium) 
             await transport.receive()
 
 
-@pytest.mark.parametrize("medium", REAL_MEDIA)
+@pytest.mark.parametrize("medium", REAL)
 async def test_an_eof_that_finds_the_reset_does_not_hide_it(medium: RealMedium) -> None:
     """Law 8: to send EOF to a peer that is gone is not an error; the next call is."""
     with over(medium) as (transport, link):
@@ -320,7 +309,7 @@ async def test_the_first_error_stays() -> None:
         assert isinstance(transport.error, ConnectionResetError)
 
 
-@pytest.mark.parametrize("medium", MEDIA)
+@pytest.mark.parametrize("medium", ANY)
 async def test_eof_comes_again(medium: Medium) -> None:
     """Law 7: it is a state, not an event; sending goes on."""
     with over(medium) as (transport, link):
@@ -332,7 +321,7 @@ async def test_eof_comes_again(medium: Medium) -> None:
         assert await receive_exactly(link.peer, 5) == b"hello"
 
 
-@pytest.mark.parametrize("medium", MEDIA)
+@pytest.mark.parametrize("medium", ANY)
 async def test_eof_is_sent_once(medium: Medium) -> None:
     """Law 7: nothing can be sent after it, and a second call does nothing."""
     with over(medium) as (transport, link):
@@ -352,7 +341,7 @@ async def test_eof_is_sent_once(medium: Medium) -> None:
 # -- Two tasks
 
 
-@pytest.mark.parametrize("medium", MEDIA)
+@pytest.mark.parametrize("medium", ANY)
 async def test_a_second_receiver_is_an_error(medium: Medium) -> None:
     """The first goes on."""
     with over(medium) as (transport, link):
@@ -368,7 +357,7 @@ async def test_a_second_receiver_is_an_error(medium: Medium) -> None:
             await link.peer.send_all(b"hello")
 
 
-@pytest.mark.parametrize("medium", REAL_MEDIA)
+@pytest.mark.parametrize("medium", REAL)
 async def test_a_second_sender_is_an_error(medium: RealMedium) -> None:
     """Also if the second only sends EOF."""
     with over(medium) as (transport, _):
@@ -386,7 +375,7 @@ async def test_a_second_sender_is_an_error(medium: RealMedium) -> None:
             nursery.cancel_scope.cancel()
 
 
-@pytest.mark.parametrize("medium", MEDIA)
+@pytest.mark.parametrize("medium", ANY)
 @pytest.mark.parametrize("close", CLOSES, ids=["abort", "close"])
 async def test_a_close_ends_every_wait(
     medium: Medium, close: Close, autojump_clock: trio.testing.MockClock
@@ -421,7 +410,7 @@ async def test_a_close_ends_every_wait(
                 await use()
 
 
-@pytest.mark.parametrize("medium", REAL_MEDIA)
+@pytest.mark.parametrize("medium", REAL)
 async def test_close_sends_fin_and_abort_sends_rst(medium: RealMedium) -> None:
     """Law 8: a cut does not look like a clean end."""
     for close, resets in zip(CLOSES, (True, False), strict=True):
@@ -468,7 +457,7 @@ async def test_a_reset_ends_a_discard() -> None:
         assert transport.error is not None
 
 
-@pytest.mark.parametrize("medium", MEDIA)
+@pytest.mark.parametrize("medium", ANY)
 async def test_an_unused_stream_is_writable(medium: Medium) -> None:
     """The wait for it returns at once."""
     with over(medium) as (transport, _):

@@ -27,6 +27,7 @@ PAGES = [
     pytest.param("proxying.md", marks=needs("curl", "openssl")),
     "reports.md",
     "sizing.md",
+    "tls.md",
 ]
 
 
@@ -58,7 +59,7 @@ def is_like(line: str, said: str) -> bool:
     return re.fullmatch(pattern, line) is not None
 
 
-@needs("bash", "nc", "ss")
+@needs("bash", "nc", "openssl", "ss")
 @pytest.mark.parametrize("name", PAGES)
 def test_a_session_goes_as_the_page_says(name: str, tmp_path: Path) -> None:
     page = ROOT / "docs" / name

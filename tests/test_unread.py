@@ -12,9 +12,11 @@ from hypothesis import strategies as st
 
 from links import (
     MEDIA,
+    TLS_MEDIA,
     Medium,
     RealLink,
     RealMedium,
+    TlsPeer,
     foreign,
     memory,
     over,
@@ -28,6 +30,8 @@ from trioserve._connection import lifecycle_of
 from trioserve._relay import transport_of
 from trioserve._transport import Transport
 
+ANY = (*MEDIA, *TLS_MEDIA)
+
 # -- Receiving
 
 
@@ -38,7 +42,7 @@ _steps = st.tuples(st.sampled_from(["receive", "unread"]), st.integers(1, 3000))
 @given(
     total=st.integers(0, 10_000),
     script=st.lists(_steps),
-    medium=st.sampled_from(MEDIA),
+    medium=st.sampled_from(ANY),
     ends=st.sampled_from(["eof", "reset"]),
     schedule=st.random_module(),
 )
@@ -84,14 +88,14 @@ def test_unread_changes_neither_the_bytes_nor_their_count(
     run(main)
 
 
-@pytest.mark.parametrize("medium", MEDIA)
+@pytest.mark.parametrize("medium", ANY)
 async def test_eof_and_errors_come_after_unread_bytes(medium: Medium) -> None:
     """Laws 8 and 16: as they did before the bytes were given back."""
     for resets in (False, True):
         with over(medium) as (transport, link):
             await link.peer.send_all(b"hello")
             assert await transport.receive() == b"hello"
-            if resets and isinstance(link.peer, trio.SocketStream):
+            if resets and isinstance(link.peer, trio.SocketStream | TlsPeer):
                 reset(link.peer)
                 with pytest.raises(trio.BrokenResourceError):
                     await transport.receive()
@@ -166,7 +170,7 @@ async def test_unread_is_an_error_while_a_receive_waits() -> None:
 # -- Throwing it away
 
 
-@pytest.mark.parametrize("medium", MEDIA)
+@pytest.mark.parametrize("medium", ANY)
 async def test_unread_bytes_that_are_dropped_count_as_discarded(medium: Medium) -> None:
     """Law 4: by each way to close."""
 

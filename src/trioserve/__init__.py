@@ -16,16 +16,17 @@ The modules, from the bottom up; each imports only from rows below its own:
     words       _address   _complaints   _options   _rates   _report   _results   _tasks
                 _tcp   _handshakes
                 _transport_state   _access   _targets   _server_names
+                _tls_options
                 _transport   _layers   _pipes   _accept_errors   _handlers   _names
                 _endpoint
-                _socket_state   _attachments   _balance
+                _socket_state   _attachments   _balance   _tls_transport
                 _socket_transport   _origins   _endpoints
                 _admission   _idle   _shared_socket   _stream_transport   _timers
                 _collector   _drain   _connect
     mechanisms  _lifecycle_state   _blame   _closing   _deadlines   _listeners
                 _pump   _race   _factory
                 _lifecycle   _engine   _dial
-                _proxy_header
+                _proxy_header   _tls_layer
     connections _connection   _handshake   _record   _refusals   _relay_options
                 _relay_mirror   _engine_pump
                 _acceptor   _ledger   _relay_deadlines
@@ -53,10 +54,11 @@ from ._options import Limits, SocketOptions, Timeouts
 from ._proxy import Proxy, proxy
 from ._reason import Outcome, Phase, Reason
 from ._relay import Relay, hand_over, relay
-from ._report import Attempt, ConnectionReport, Upstream
+from ._report import Attempt, ConnectionReport, TlsFacts, Upstream
 from ._results import DrainSummary, Flow, RelayResult, Statistics
 from ._serve import Handler, Server, serve, serve_tcp
 from ._targets import Health, Target, TargetState, parse_target
+from ._tls_options import TlsOptions
 
 __all__ = [
     "Address",
@@ -84,6 +86,8 @@ __all__ = [
     "TargetState",
     "TcpAddress",
     "Timeouts",
+    "TlsFacts",
+    "TlsOptions",
     "UnixAddress",
     "UnixListener",
     "Upstream",

@@ -20,6 +20,7 @@ from ._idle import Idle
 from ._lifecycle import Lifecycle
 from ._options import Timeouts
 from ._reason import Phase, Reason
+from ._report import TlsFacts
 from ._transport import CHUNK, FAILURES
 
 _T = TypeVar("_T")
@@ -64,6 +65,11 @@ def call_with_connection(
 def lifecycle_of(connection: Connection) -> Lifecycle:
     """The server's side of a connection."""
     return connection._lifecycle
+
+
+def adopt_transport(connection: Connection) -> None:
+    """Use the transport that its lifecycle has now, after a layer has replaced it."""
+    connection._transport = connection._lifecycle.transport
 
 
 class Connection(trio.abc.HalfCloseableStream):
@@ -130,6 +136,11 @@ class Connection(trio.abc.HalfCloseableStream):
         It differs from :attr:`local` if the listener is for all interfaces.
         """
         return address_in(self._lifecycle.listener)
+
+    @property
+    def tls(self) -> TlsFacts | None:
+        """What its TLS handshake has agreed on; None without TLS."""
+        return self._transport.tls_facts()
 
     @property
     def draining(self) -> trio.Event:

@@ -19,6 +19,7 @@ import trio
 from ._attachments import RelayHandle
 from ._connection import (
     Connection,
+    adopt_transport,
     call_with_connection,
     lifecycle_of,
     set_current_connection,
@@ -145,6 +146,7 @@ class Dispatcher:
         life = lifecycle_of(connection)
         if layers and not await self._passes(life, layers):
             return True
+        adopt_transport(connection)
         life.phase = Phase.DATA
         if self._on_start is not None:
             check_not_async(self._on_start(connection))

@@ -20,6 +20,7 @@ from ._layers import Layers
 from ._lifecycle import Lifecycle
 from ._proxy_header import ProxyHeaderLayer
 from ._reason import Phase, Reason
+from ._tls_layer import TlsLayer
 
 
 class Layer(Protocol):
@@ -76,6 +77,8 @@ def layers_in_order(layers: Layers, admission: Admission) -> tuple[Layer, ...]:
         in_order.append(AccessLayer(Access(map(parse_rule, layers.access))))
     if layers.accept_proxy:
         in_order.append(AdmissionLayer(admission))
+    if layers.tls is not None:
+        in_order.append(TlsLayer(layers.tls))
     return tuple(in_order)
 
 

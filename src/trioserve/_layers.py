@@ -6,10 +6,15 @@ A frozen value, checked when it is made. This module does not know what applies 
 from __future__ import annotations
 
 import dataclasses
+import ssl
 from collections.abc import Callable, Iterator, Sequence
+from typing import Final
 
 from ._access import check_order, parse_network, parse_rule
 from ._arguments import check_type
+from ._tls_options import TlsOptions
+
+_CLIENT: Final = ssl.PROTOCOL_TLS_CLIENT
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,6 +40,10 @@ class Layers:
         matching rule decides. If none matches, a client is denied if there is an
         ``allow``, and served otherwise. A denied client gets ``Limits.refusal``, and
         its report has the reason ``denied``. Default: no rules; every client is served.
+      tls: end TLS, so that the handler and the counts have plain bytes: a
+        :class:`TlsOptions`, or an ``ssl.SSLContext`` of your own, which is used as it
+        is. A handshake that fails ends the connection as ``tls_failed``. Default: no
+        TLS.
 
     Raises:
       TypeError, ValueError: an argument is invalid; the message names it.
@@ -43,11 +52,20 @@ class Layers:
     direct_access: Sequence[str] = ()
     accept_proxy: Sequence[str] = ()
     access: Sequence[str] = ()
+    tls: TlsOptions | ssl.SSLContext | None = None
 
     def __post_init__(self) -> None:
         self._normalise("direct_access", "a list of rules", _rules)
         self._normalise("accept_proxy", "a list of networks", _networks)
         self._normalise("access", "a list of rules", _rules)
+        kinds = (TlsOptions, ssl.SSLContext, type(None))
+        what = "a TlsOptions, an ssl.SSLContext or None"
+        check_type("tls", self.tls, kinds, what)
+        if isinstance(self.tls, ssl.SSLContext) and self.tls.protocol == _CLIENT:
+            raise ValueError(
+                "tls is a context for clients; make one with"
+                " ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)"
+            )
 
     def _normalise(
         self, name: str, what: str, read: Callable[[Sequence[str]], Iterator[str]]

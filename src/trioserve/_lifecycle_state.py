@@ -135,6 +135,11 @@ class LifecycleState(abc.ABC):
         self._is_quiet = False
         transport.on_wait = self._on_wait
 
+    def replace_transport(self, transport: Transport) -> None:
+        """Go on over a transport that is over the one so far."""
+        self.transport = transport
+        transport.on_wait = self._on_wait
+
     @abc.abstractmethod
     def _on_wait(self) -> None:
         """Called when the transport begins to wait."""

@@ -74,8 +74,8 @@ class Pump:
 
 
 def hold_bytes(pumps: Iterable[Pump]) -> bool:
-    """Whether a pump has received bytes that it has not delivered."""
-    return any(pump.discarded for pump in pumps)
+    """Whether a pump has received bytes that it or its sink has not delivered."""
+    return any(pump.discarded or pump.sink.holds_sent for pump in pumps)
 
 
 def will_find_end(pumps: Iterable[Pump], transport: Transport) -> bool:

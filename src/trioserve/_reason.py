@@ -76,6 +76,7 @@ class Reason(enum.StrEnum):
     BAD_PROXY_HEADER = "bad_proxy_header"
     BAD_CLIENT_HELLO = "bad_client_hello"
     NO_ROUTE = "no_route"
+    TLS_FAILED = "tls_failed"
     NO_FDS = "no_fds"
     RESOURCE = "resource"
     STOPPING = "stopping"
@@ -158,6 +159,7 @@ _TABLE: Final[dict[Reason, _Row]] = {
     Reason.NO_ROUTE: _Row(
         Outcome.PEER_ERROR, "PR", "nothing is served under the name that it asked for"
     ),
+    Reason.TLS_FAILED: _Row(Outcome.PEER_ERROR, "PR", "its TLS handshake failed"),
     Reason.NO_FDS: _Row(Outcome.REFUSED, "R", "no file descriptor was free"),
     Reason.RESOURCE: _Row(
         Outcome.RESOURCE,

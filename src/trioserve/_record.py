@@ -41,6 +41,7 @@ def report_of(life: Lifecycle, open_at_close: int) -> ConnectionReport:
     transport, upstream = life.transport, life.upstream
     first_byte = transport.first_byte_at
     report.first_byte = None if first_byte is None else first_byte - accepted_at
+    report.tls = transport.tls_facts()
     report.bytes_received = transport.received
     report.bytes_sent = transport.sent
     report.bytes_discarded = life.discarded
@@ -53,6 +54,7 @@ def report_of(life: Lifecycle, open_at_close: int) -> ConnectionReport:
         far.bytes_sent = upstream.sent
         far.bytes_discarded = life.upstream_discarded
         far.unacknowledged = upstream.unacknowledged
+        far.tls = upstream.tls_facts()
         report.upstream = unfinished_upstream.finish(far)
     faults = life.active_faults
     report.faults = tuple(faults.applied) if faults is not None else ()

@@ -379,10 +379,13 @@ class RelayRules(abc.ABC):
 
 
 async def send_eof_to_both(a: Transport, b: Transport) -> None:
-    """Send EOF to both sides; one that can't be half-closed is closed."""
+    """Send EOF to both sides; one that can't be half-closed is closed.
+
+    Over TLS it may have to wait, and then has :data:`FLUSH` seconds.
+    """
     for transport in (a, b):
         if transport.can_half_close:
-            with contextlib.suppress(*_GONE):
+            with contextlib.suppress(*_GONE), trio.move_on_after(FLUSH):
                 await transport.send_eof()
         else:
             transport.close()

@@ -49,6 +49,45 @@ class Attempt:
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class TlsFacts:
+    """What a TLS handshake has agreed on, with texts of the peer escaped.
+
+    Attributes:
+      version: ``"TLSv1.3"`` or ``"TLSv1.2"``.
+      cipher: OpenSSL's name of it, like ``TLS_AES_256_GCM_SHA384``.
+      sni: the name that the client has asked for; None if it has not. With an
+        ``ssl.SSLContext`` of your own it is not known.
+      alpn: the protocol that ALPN has chosen; None without one.
+      subject: of the peer's certificate, if that was verified, like
+        ``CN=web,O=Example``; else None.
+      names: its subject alternative names, like ``DNS:web.example.org`` and
+        ``URI:spiffe://example.org/web``.
+      resumed: whether a session from before was resumed.
+      handshake: how many seconds the handshake took.
+      bytes_received, bytes_sent: encrypted bytes, handshake included.
+    """
+
+    version: str
+    cipher: str
+    sni: str | None
+    alpn: str | None
+    subject: str | None
+    names: Sequence[str]
+    resumed: bool
+    handshake: float
+    bytes_received: int
+    bytes_sent: int
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return it as a dict for JSON; the order of its keys is stable."""
+        fields = {name: getattr(self, name) for name in _TLS_FIELDS}
+        return fields | {
+            "names": list(self.names),
+            "handshake": round(self.handshake, 6),
+        }
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Upstream:
     """The target's side of a connection that was relayed.
 
@@ -58,12 +97,14 @@ class Upstream:
       bytes_discarded: received from the target, and not sent on to the client.
       unacknowledged: sent, and not acknowledged by the target when it was reset; None
         if it was not reset, or if the system doesn't tell.
+      tls: what its TLS handshake has agreed on; None without TLS.
     """
 
     bytes_received: int
     bytes_sent: int
     bytes_discarded: int
     unacknowledged: int | None = None
+    tls: TlsFacts | None = None
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,6 +135,8 @@ class ConnectionReport:
         queue before that is not known.
       connect: seconds until it was connected to the target.
       first_byte: seconds until the client's first byte.
+      tls: what the client's TLS handshake has agreed on; None without TLS. All byte
+        counts are of plain bytes.
       duration: seconds until the last close.
       bytes_received: read from the client's socket.
       bytes_sent: written to the client's socket.
@@ -135,6 +178,7 @@ class ConnectionReport:
     queued: float | None = None
     connect: float | None = None
     first_byte: float | None = None
+    tls: TlsFacts | None = None
     bytes_received: int = 0
     bytes_sent: int = 0
     bytes_discarded: int = 0
@@ -176,6 +220,10 @@ class ConnectionReport:
             fields[name] = getattr(self, name).value
         if (far := self.upstream) is not None:
             fields.update(zip(_UPSTREAM_KEYS, _upstream_values(far), strict=True))
+            if far.tls is not None:
+                fields["upstream_tls"] = far.tls.as_dict()
+        if self.tls is not None:
+            fields["tls"] = self.tls.as_dict()
         fields["attempts"] = [
             {
                 "address": a.address,
@@ -254,3 +302,5 @@ def _keys() -> Iterator[str]:
 
 
 _KEYS: Final = tuple(_keys())
+
+_TLS_FIELDS: Final = tuple(_fields_of(TlsFacts))

@@ -53,6 +53,9 @@ logger = logging.getLogger("trioserve")
 #: all of them.
 _MAX_NAMED: Final = 10
 
+#: Reasons of layers after which the client gets FIN: a reset might overtake an alert.
+_BY_FIN: Final = (Reason.CLIENT_CLOSED, Reason.TLS_FAILED)
+
 
 class Serving:
     """A running server, and the host of its acceptors.
@@ -213,7 +216,7 @@ class Serving:
             await self._refusals.refuse_in_task(life, message)
         else:
             limit = life.timeouts.handshake if refusal is Reason.HANDSHAKE else None
-            life.stop(refusal, limit=limit, by_fin=refusal is Reason.CLIENT_CLOSED)
+            life.stop(refusal, limit=limit, by_fin=refusal in _BY_FIN)
         return False
 
     @trio.lowlevel.enable_ki_protection  # an interrupt must not come in the middle

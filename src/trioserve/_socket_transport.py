@@ -186,17 +186,21 @@ class SocketTransport(SocketState):
             self.sending_since = self.moved_at
         return count
 
+    def send_now(self, data: bytes) -> int:
+        with contextlib.suppress(*FAILURES):
+            return self._try_to_send(data)
+        return 0
+
     def send_preface(self, data: bytes) -> None:
         """Send a few bytes before all others, without waiting; they are not counted.
 
         A new connection has room for some KiB. An error is kept, and not raised; if
         there is no room, it is ENOBUFS.
         """
-        with contextlib.suppress(trio.BrokenResourceError):
-            count = self._try_to_send(data)
-            self.sent -= count
-            if count < len(data):
-                self.keep_error(OSError(errno.ENOBUFS, os.strerror(errno.ENOBUFS)))
+        count = self.send_now(data)
+        self.sent -= count
+        if count < len(data):
+            self.keep_error(OSError(errno.ENOBUFS, os.strerror(errno.ENOBUFS)))
 
     async def wait_writable(self) -> None:
         self.check_sendable()

@@ -27,6 +27,7 @@ from typing import Any, Final, Protocol
 
 import trio
 
+from ._report import TlsFacts
 from ._tcp import Setting, apply
 from ._transport_state import TransportState
 
@@ -56,12 +57,15 @@ class Transport(TransportState, abc.ABC):
       can_half_close: whether EOF can be sent while receiving goes on.
       closes_at_once: whether :meth:`close` and :meth:`abort` have closed it when
         they return, so that :meth:`wait_closed` does not wait.
+      holds_sent: whether it holds bytes that count as sent, because a send was
+        cancelled that had encrypted them.
     """
 
     __slots__ = ()
 
     can_half_close: bool
     closes_at_once: bool
+    holds_sent = False
 
     # -- its abilities
 
@@ -87,6 +91,10 @@ class Transport(TransportState, abc.ABC):
 
     def pollable(self) -> PollableTransport | None:
         """This transport if the engine can move its bytes, else None."""
+        return None
+
+    def tls_facts(self) -> TlsFacts | None:
+        """What its TLS handshake has agreed on; None without TLS, or before."""
         return None
 
     @abc.abstractmethod
@@ -167,6 +175,14 @@ class Transport(TransportState, abc.ABC):
     def discard_readable(self, max_bytes: int) -> None:
         """Discard bytes that have arrived, without waiting for more."""
         self.discarded += len(self.take_unread())
+
+    def send_now(self, data: bytes) -> int:
+        """Send as much of ``data`` as goes without waiting; return how much.
+
+        Call it only if no task is sending. An error is kept, and not raised. It is 0
+        if this kind of transport can't send without waiting.
+        """
+        return 0
 
     def send_refusal(self, message: bytes) -> bool:
         """Send as much of ``message`` as the kernel takes without waiting, then EOF.

@@ -9,7 +9,7 @@ The map, from the bottom up; the folders have maps of their own:
     output
     _program   _stop   demo   reports
     _environment   _listening
-    _access_options   _fault_options   _run
+    _access_options   _fault_options   _run   _tls_options
     _network_options
     _options
     _target_options

@@ -68,7 +68,8 @@ class ServingCommand(HelpfulCommand):
             for each in options:
                 rules += _of_environment(ctx, params[each])
             try:
-                checked = Layers(**{name: rules})
+                layers: dict[str, Any] = {name: rules}
+                checked = Layers(**layers)
             except ValueError as error:
                 raise WrongUsage(str(error).removeprefix(f"{name}: ")) from None
             ctx.params[name] = getattr(checked, name)

@@ -21,6 +21,7 @@ from ._environment import Command, option
 from ._network_options import count, duration, listening_options, rate
 from ._open_files import raise_open_files_limit
 from ._program import WrongUsage
+from ._tls_options import tls_options
 from ._values import Rate, format_duration
 from .output._suppression import CHOICES
 
@@ -29,8 +30,8 @@ _LINK_LOCAL = re.compile(r"fe[89ab][0-9a-f]:[^%]*$", re.IGNORECASE)
 
 _TIMEOUT_HELP = {
     "connect": "Reset the client if no TARGET answers within this time.",
-    "handshake": "Reset a connection whose PROXY header, or ClientHello for --sni, is"
-    " not there within this time.",
+    "handshake": "Reset a connection whose PROXY header, ClientHello for --sni, or TLS"
+    " handshake is not there within this time.",
     "first_byte": "Close a connection if neither side sends a byte within this time.",
     "idle": "Close a connection after this time without a byte.",
     "half_closed": "Reset a half-closed connection after this time without a byte.",
@@ -148,6 +149,7 @@ def serving_options(
         ),
         *access_options(),
         *listening_options(),
+        *tls_options(),
         *(
             option(
                 f"--{name.replace('_', '-')}",

@@ -36,6 +36,7 @@ from ._service import Service
 from ._signals import Signals
 from ._sni_options import NamedTarget, by_name
 from ._target_options import health_of
+from ._tls_options import take_tls_options
 from ._values import Rate
 from .output._opening import open_output
 from .output._startup import log_low_default
@@ -79,7 +80,7 @@ def serve_command(
     max_per_target: int | None = None,
     fault: SeededFaults | None = None,
     seed: int | None = None,
-    **durations: float,
+    **others: Any,
 ) -> int:
     """Run echo, or a proxy if there are targets, until a signal stops it.
 
@@ -87,6 +88,7 @@ def serve_command(
       commands: all of the program's, to warn of variables in the environment that
         look like misspelt options.
       first: the address given as an argument; it comes before those of ``listen``.
+      others: the options for TLS, and the timeouts.
 
     Returns:
       the exit code.
@@ -102,7 +104,12 @@ def serve_command(
     def on_target(state: TargetState) -> None:
         output.target_changed(state)
 
-    timeouts = Timeouts(**durations)
+    tls = take_tls_options(others)
+    if tls is not None and sni:
+        raise WrongUsage(
+            "--sni passes TLS on, and --tls-cert ends it; leave one of them out"
+        )
+    timeouts = Timeouts(**others)
     faults = fault.faults if fault else Faults()
     if seed is None:
         seed = fault.seed if fault and fault.seed else 0
@@ -149,7 +156,10 @@ def serve_command(
         ),
         timeouts=timeouts,
         layers=Layers(
-            access=access, direct_access=direct_access, accept_proxy=accept_proxy
+            access=access,
+            direct_access=direct_access,
+            accept_proxy=accept_proxy,
+            tls=tls,
         ),
         sockets=sockets,
         backlog=backlog,

@@ -10,7 +10,7 @@ import math
 import shlex
 from collections.abc import Iterable, Iterator
 
-from trioserve import Address, Server, TcpAddress, UnixAddress
+from trioserve import Address, Server, TcpAddress, TlsOptions, UnixAddress
 from trioserve.app._open_files import open_files_allowed
 from trioserve.app._service import Service
 from trioserve.app._values import (
@@ -19,6 +19,7 @@ from trioserve.app._values import (
     format_at_most,
     format_count,
     format_duration,
+    printable,
 )
 
 from ._log import Log
@@ -56,6 +57,7 @@ def log_ready(log: Log, service: Service, server: Server) -> None:
         access=",".join(service.layers.access) or None,
         direct_access=",".join(service.layers.direct_access) or None,
         accept_proxy=",".join(service.layers.accept_proxy) or None,
+        tls=_tls_name(service),
         timeouts={
             name: finite(value)
             for name, value in dataclasses.asdict(service.timeouts).items()
@@ -78,6 +80,14 @@ def _access_text(service: Service) -> Iterator[str]:
             yield f"{name}: {rules}; the first match decides, others are {others}"
     if networks := ", ".join(layers.accept_proxy):
         yield f"PROXY:  each connection from {networks} must begin with a header"
+    if isinstance(tls := layers.tls, TlsOptions):
+        who = f", for clients of {tls.client_ca}" if tls.client_ca else ""
+        yield f"TLS:    {tls.min_version} or newer, with {printable(tls.cert + who)}"
+
+
+def _tls_name(service: Service) -> str | None:
+    tls = service.layers.tls
+    return tls.cert if isinstance(tls, TlsOptions) else None
 
 
 def _names_text(service: Service) -> Iterator[str]:
@@ -186,7 +196,9 @@ def _try_text(service: Service, address: Address) -> str:
         host = "127.0.0.1" if address.host in _ALL_INTERFACES else address.host
         plain = f"nc {host} {address.port}"
         tls = f"-connect {TcpAddress(host, address.port)}"
-    return f"openssl s_client {tls} -servername {names[0]}" if names else plain
+    if names:
+        return f"openssl s_client {tls} -servername {names[0]}"
+    return plain if service.layers.tls is None else f"openssl s_client {tls}"
 
 
 def _is_all_interfaces(address: Address) -> bool:

@@ -103,6 +103,13 @@ ADVICE: Final = {
         " TARGET for all other names",
         "it got a TLS alert",
     ),
+    "tls_failed": Advice(
+        "the error says what {host} did, or which alert it sent; does it use TLS at"
+        " all (https and not http), a version and a cipher that are allowed"
+        " (--tls-min), and the authority of --tls-cert? with --tls-client-ca, has it a"
+        " certificate that is allowed? openssl s_client shows both ends' view",
+        "it was closed",
+    ),
     "denied": Advice(
         "if {host} may connect, put an --allow for it before the rules that deny it;"
         " if there is any --allow, all others are denied; the same holds for"
@@ -128,7 +135,7 @@ ADVICE: Final = {
     "handshake": Advice(
         "is {host} a scanner, or slow? {side} sent less than a PROXY header, which a"
         " load balancer in --accept-proxy must send, or than a TLS ClientHello, which"
-        " --sni needs",
+        " --sni needs, or than a TLS handshake",
         "it was reset",
         "--handshake",
     ),

@@ -60,6 +60,7 @@ class Record(NamedTuple):
     connect: float | None = None
     first_byte: float | None = None
     duration: float | None = None
+    tls: Mapping[str, object] | None = None
     bytes_received: int | None = None
     bytes_sent: int | None = None
     bytes_discarded: int | None = None
@@ -68,6 +69,7 @@ class Record(NamedTuple):
     upstream_bytes_sent: int | None = None
     upstream_bytes_discarded: int | None = None
     upstream_unacknowledged: int | None = None
+    upstream_tls: Mapping[str, object] | None = None
     limit: float | None = None
     error: str | None = None
     faults: tuple[str, ...] = ()
@@ -242,7 +244,7 @@ _NAMES: Final[dict[Callable[[Any], object], str]] = {
     _truth: "draining",
     _attempts: "attempts",
     _texts: "faults",
-    _object: "notes",
+    _object: "notes tls upstream_tls",
 }
 
 _READERS: Final = {

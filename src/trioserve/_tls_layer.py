@@ -1,0 +1,89 @@
+"""The TLS layer: end a client's TLS, so that its handler gets plain bytes.
+
+This module knows connections, and which clients may come. It does not know how bytes
+are encrypted.
+"""
+
+from __future__ import annotations
+
+import ssl
+from typing import Any
+
+from ._closing import linger
+from ._describe import escape
+from ._lifecycle import Lifecycle
+from ._reason import Reason
+from ._tls_options import TlsOptions, name_asked_for, server_context
+from ._tls_transport import TlsTransport
+from .wire._tls_errors import TlsError
+from .wire._tls_session import TlsSession
+
+
+class TlsLayer:
+    """Shake hands with a client, and check the names in its certificate.
+
+    Args:
+      tls: options, or a context of the caller's own.
+    """
+
+    def __init__(self, tls: TlsOptions | ssl.SSLContext) -> None:
+        self._options: TlsOptions | None = None
+        if isinstance(tls, TlsOptions):
+            self._options = tls
+            self._context = server_context(tls)
+        else:
+            self._context = tls
+
+    async def __call__(self, life: Lifecycle) -> Reason | None:
+        below, options = life.transport, self._options
+        session = TlsSession(self._context, server_side=True)
+        transport = TlsTransport(
+            below,
+            session,
+            allow_truncation=options is not None and options.allow_truncation,
+            grace=life.timeouts.linger,
+        )
+        life.replace_transport(transport)
+        try:
+            await transport.handshake()
+            if (name := name_asked_for(session.object)) is not None:
+                life.server_name = escape(name)
+            if options is not None:
+                _check_names(session.object.getpeercert() or {}, options)
+        except TlsError as error:
+            if not below.received:
+                return Reason.CLIENT_CLOSED  # a check that only connects
+            transport.keep_error(error)
+            life.close_as(Reason.TLS_FAILED, error=escape(str(error)))
+            # With its bytes unread, a close would be a reset, and the alert lost.
+            await linger(below, life.timeouts.linger)
+            return Reason.TLS_FAILED
+        return None
+
+
+def _check_names(certificate: Any, options: TlsOptions) -> None:
+    """Check that a client with this certificate may come.
+
+    Raises:
+      TlsError: it may not.
+    """
+    if not (options.allow_cn or options.allow_san or options.allow_uri):
+        return
+    found = [
+        *(("CN", each) for each in _common_names(certificate)),
+        *certificate.get("subjectAltName", ()),
+    ]
+    allowed = {"CN": options.allow_cn, "DNS": options.allow_san}
+    allowed |= {"IP Address": options.allow_san, "URI": options.allow_uri}
+    if not any(name in allowed.get(kind, ()) for kind, name in found):
+        names = ", ".join(f"{kind}:{name}" for kind, name in found) or "none"
+        raise TlsError(f"its certificate has no name that is allowed; it has {names}")
+
+
+def _common_names(certificate: Any) -> list[str]:
+    return [
+        value
+        for part in certificate.get("subject", ())
+        for key, value in part
+        if key == "commonName"
+    ]

@@ -1,0 +1,186 @@
+"""TLS options: the certificate and the rules of a listener that ends TLS.
+
+A frozen value, checked when it is made, and OpenSSL's context from it. The files are
+read, and nothing else is opened. This module does not know connections.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import ssl
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final, Literal, get_args
+
+from ._arguments import check_type
+
+MinVersion = Literal["1.2", "1.3"]
+
+_VERSIONS: Final = {"1.2": ssl.TLSVersion.TLSv1_2, "1.3": ssl.TLSVersion.TLSv1_3}
+
+#: For TLS 1.2; those of 1.3 are all of this kind: forward secrecy, and AEAD.
+CIPHERS: Final = "ECDHE+AESGCM:ECDHE+CHACHA20"
+
+#: The longest name of a protocol. RFC 7301, section 3.1
+_LONGEST_ALPN: Final = 255
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class TlsOptions:
+    """How a listener ends TLS: with which certificate, for which clients.
+
+    It speaks TLS 1.2 and 1.3, with ciphers that have forward secrecy, and without
+    compression and renegotiation. The files are PEM.
+
+    Args:
+      cert: the path of the file with the certificate, and after it those that lead to
+        its authority.
+      key: the path of the file with its private key, which has no passphrase. Default:
+        it is in the file of ``cert``.
+      client_ca: the path of a file with authorities. Each client must then have a
+        certificate of one of them. Default: clients need none.
+      allow_cn: serve only clients whose certificate has one of these common names, or
+        one of the names of the next two arguments. It needs ``client_ca``, like these.
+        Default: all clients with a certificate of an authority.
+      allow_san: the same, for a DNS name or an IP address of the certificate.
+      allow_uri: the same, for a URI of the certificate, such as a SPIFFE ID:
+        ``spiffe://example.org/web``.
+      min_version: ``"1.2"`` (default) or ``"1.3"``.
+      alpn: the names of protocols that clients may ask for, such as ``"h2"``, the best
+        one first (RFC 7301). Default: none; what a client asks for is ignored.
+      allow_truncation: take the end of a client's bytes for EOF, also if it does not
+        say by a close_notify that they are complete. Then somebody on the way can cut
+        them off. Default: it counts as a reset.
+
+    Raises:
+      TypeError, ValueError: an argument is invalid, or a file can't be used; the
+        message names it.
+    """
+
+    cert: str
+    key: str | None = None
+    client_ca: str | None = None
+    allow_cn: Sequence[str] = ()
+    allow_san: Sequence[str] = ()
+    allow_uri: Sequence[str] = ()
+    min_version: MinVersion = "1.2"
+    alpn: Sequence[str] = ()
+    allow_truncation: bool = False
+
+    def __post_init__(self) -> None:
+        check_type("cert", self.cert, str, "a path")
+        for name in ("key", "client_ca"):
+            check_type(name, getattr(self, name), (str, type(None)), "a path or None")
+        for name in ("allow_cn", "allow_san", "allow_uri", "alpn"):
+            texts = getattr(self, name)
+            if isinstance(texts, str) or not isinstance(texts, Sequence):
+                raise TypeError(f"{name} must be a list of texts, not {texts!r}")
+            for each in texts:
+                check_type(name, each, str, "a list of texts")
+            object.__setattr__(self, name, tuple(texts))
+            if name != "alpn" and texts and self.client_ca is None:
+                raise ValueError(f"{name} needs client_ca, which verifies the names")
+        for each in self.alpn:
+            if not (each.isascii() and 0 < len(each) <= _LONGEST_ALPN):
+                raise ValueError(f"alpn: {each!r} is not the name of a protocol")
+        if self.min_version not in get_args(MinVersion):
+            raise ValueError(
+                f"min_version must be '1.2' or '1.3', not {self.min_version!r}"
+            )
+        check_type("allow_truncation", self.allow_truncation, bool, "a bool")
+        server_context(self)
+
+
+def server_context(options: TlsOptions) -> ssl.SSLContext:
+    """A context for the server's end of TLS.
+
+    Raises:
+      ValueError: a file can't be used; the message names it.
+    """
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    set_up(context)
+    context.minimum_version = _VERSIONS[options.min_version]
+    context.sslobject_class = _ServerObject
+    context.sni_callback = _note_name
+    load_certificate(context, options.cert, options.key)
+    if options.client_ca is not None:
+        context.verify_mode = ssl.CERT_REQUIRED
+        load_authorities(context, "client_ca", options.client_ca)
+    if options.alpn:
+        context.set_alpn_protocols(list(options.alpn))
+    return context
+
+
+def set_up(context: ssl.SSLContext) -> None:
+    """Set what both ends have in common."""
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.set_ciphers(CIPHERS)
+    context.options |= ssl.OP_NO_RENEGOTIATION | ssl.OP_NO_COMPRESSION
+
+
+class _ServerObject(ssl.SSLObject):
+    """A session that remembers the name in its ClientHello."""
+
+    sni: str | None = None
+
+
+def _note_name(of: Any, name: str | None, _context: ssl.SSLContext) -> None:
+    of.sni = name
+
+
+def name_asked_for(of: ssl.SSLObject) -> str | None:
+    """The name in the ClientHello of a session; None if there is none, or unknown."""
+    return of.sni if isinstance(of, _ServerObject) else of.server_hostname
+
+
+def load_certificate(context: ssl.SSLContext, cert: str, key: str | None) -> None:
+    """Load a certificate and its key.
+
+    Raises:
+      ValueError: a file can't be used; the message names it.
+    """
+    check_pem("cert", cert, "CERTIFICATE")
+    what, path = ("cert", cert) if key is None else ("key", key)
+    check_pem(what, path, "PRIVATE KEY")
+    try:
+        context.load_cert_chain(cert, key, _passphrase)
+    except ssl.SSLError as error:
+        if error.reason == "KEY_VALUES_MISMATCH":
+            said = f"the key in {path!r} is not that of the certificate in {cert!r}"
+        else:
+            said = f"the certificate or the key is not valid: {error.reason or error}"
+        raise ValueError(f"{what}: {said}") from None
+    except ValueError as error:
+        raise ValueError(f"{what}: {path!r} {error}") from None
+
+
+def _passphrase() -> str:
+    # Otherwise OpenSSL would ask at the terminal.
+    raise ValueError("has a passphrase; give a key without one (openssl pkey -in FILE)")
+
+
+def load_authorities(context: ssl.SSLContext, name: str, path: str) -> None:
+    """Trust the authorities in a file.
+
+    Raises:
+      ValueError: it can't be used; the message names it.
+    """
+    check_pem(name, path, "CERTIFICATE")
+    try:
+        context.load_verify_locations(path)
+    except ssl.SSLError as error:
+        said = error.reason or error
+        raise ValueError(f"{name}: {path!r} is not valid: {said}") from None
+
+
+def check_pem(name: str, path: str, label: str) -> None:
+    """Check that a file is readable and has a block of this kind."""
+    try:
+        text = Path(path).read_bytes()
+    except (OSError, ValueError) as error:
+        said = getattr(error, "strerror", None) or error
+        raise ValueError(f"{name}: can't read {os.fspath(path)!r}: {said}") from None
+    if f"{label}-----".encode() not in text:
+        what = label.lower()
+        raise ValueError(f"{name}: {path!r} has no {what} in it, in PEM")

@@ -1,0 +1,490 @@
+"""A transport of plain bytes over another transport, by TLS.
+
+``received`` and ``sent`` count plain bytes; the transport below counts those that are
+encrypted. A close_notify is EOF, in both directions and in each version of TLS, and the
+other direction goes on. An end without it is an error: bytes may be missing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Generator
+from typing import Any, Final
+
+import trio
+
+from ._describe import escape
+from ._errors import isolated
+from ._report import TlsFacts
+from ._tls_options import name_asked_for
+from ._transport import CHUNK, FAILURES, Transport
+from .wire._tls_errors import TlsError
+from .wire._tls_session import TlsSession
+
+#: Seconds that an alert has to leave this machine, if there is no room for it.
+_LAST_WORDS: Final = 1.0
+
+#: The usual short names of the parts of a subject. RFC 4514, section 3
+_SHORT: Final = {
+    "commonName": "CN",
+    "organizationName": "O",
+    "organizationalUnitName": "OU",
+    "countryName": "C",
+    "localityName": "L",
+    "stateOrProvinceName": "ST",
+}
+
+#: Answers to key updates that the peer does not take end the connection at so many
+#: bytes, what a send may hold included. RFC 8446, section 4.6.3
+_MAX_HELD: Final = 2 * CHUNK
+
+
+class TlsTransport(Transport):
+    """Plain bytes to and from a peer that speaks TLS.
+
+    It holds at most what one receive of the transport below has given, and at most one
+    send's worth of encrypted bytes, 64 KiB and some. If a send is cancelled, those that
+    are encrypted already count as sent, and go out before all others, at the latest
+    when it is closed. Over a stream that is not a socket it is not known how many have
+    gone out, so there a send that is cancelled breaks the connection.
+
+    Args:
+      below: the transport below; this one owns it.
+      session: the end of the TLS connection, new or after its handshake.
+      allow_truncation: take the peer's FIN for EOF, also without a close_notify before
+        it. Whoever can send packets can then cut off what the peer sends.
+      grace: seconds that :meth:`close` gives the last bytes to be sent.
+
+    Attributes:
+      below: the transport below.
+      session: the TLS session.
+    """
+
+    __slots__ = (
+        "_allows_truncation", "_closing_over", "_encrypted", "_grace", "_held",
+        "_is_discarding", "_is_flushing", "_is_unreadable", "_shaken_for", "below",
+        "session",
+    )  # fmt: skip
+
+    can_half_close = True
+
+    def __init__(
+        self,
+        below: Transport,
+        session: TlsSession,
+        *,
+        allow_truncation: bool = False,
+        grace: float = 2.0,
+    ) -> None:
+        super().__init__()
+        self.below = below
+        self.session = session
+        self._allows_truncation = allow_truncation
+        self._grace = grace
+        #: Encrypted bytes that the transport below has not taken, and how many plain
+        #: bytes are in them and not yet counted as sent.
+        self._held = b""
+        self._encrypted = 0
+        self._is_flushing = False
+        self._is_unreadable = False
+        self._is_discarding = False
+        self._closing_over: trio.Event | None = None
+        # Seconds of the handshake; None before its end.
+        self._shaken_for: float | None = None
+        below.on_wait = self._waits
+
+    def _waits(self) -> None:
+        waits = min(self.receiving_since, self.sending_since) < math.inf
+        if waits and self.on_wait is not None:
+            self.on_wait()
+
+    # -- its abilities
+
+    @property
+    def closes_at_once(self) -> bool:  # type: ignore[override]
+        """If the transport below does, and nothing is left to be sent before."""
+        sends_nothing = self.sent_eof or self.error is not None
+        return self.below.closes_at_once and sends_nothing and not self.holds_sent
+
+    @property
+    def can_reset(self) -> bool:
+        return self.below.can_reset
+
+    def trio_socket(self) -> trio.socket.SocketType | None:
+        return self.below.trio_socket()
+
+    def options(self) -> Any:
+        return self.below.options()
+
+    def wraps(self, thing: object) -> bool:
+        return thing is self or self.below.wraps(thing)
+
+    # -- the handshake
+
+    async def handshake(self) -> None:
+        """Shake hands; bytes of the peer that come with its last flight are kept.
+
+        Raises:
+          TlsError: it has failed; the alert was sent. Or the peer has sent EOF.
+          trio.BrokenResourceError, trio.ClosedResourceError: as :meth:`receive`.
+
+        After it was cancelled the transport is of no use.
+        """
+        began = self.clock.current_time()
+        try:
+            while not self.session.handshake():
+                await self._flush()
+                with self._keeping_errors():
+                    data = await self.below.receive()
+                if not data:
+                    raise TlsError("it closed the connection within the TLS handshake")
+                self.session.feed(data)
+            await self._flush()
+        except TlsError as error:
+            self._fail(error)
+        if self._is_unreadable:
+            await self._say_last_words()
+            raise TlsError(str(self.error))
+        self._shaken_for = self.clock.current_time() - began
+
+    def tls_facts(self) -> TlsFacts | None:
+        if self._shaken_for is None:
+            return None
+        tls, below = self.session.object, self.below
+        certificate: Any = tls.getpeercert() or {}
+        subject = ",".join(
+            f"{_SHORT.get(key, key)}={value}"
+            for part in certificate.get("subject", ())
+            for key, value in part
+        )
+        names = certificate.get("subjectAltName", ())
+        sni, alpn = name_asked_for(tls), tls.selected_alpn_protocol()
+        cipher = tls.cipher()
+        assert cipher is not None
+        return TlsFacts(
+            version=tls.version() or "",
+            cipher=cipher[0],
+            sni=None if sni is None else escape(sni),
+            alpn=None if alpn is None else escape(alpn),
+            subject=escape(subject) if certificate else None,
+            names=tuple(escape(f"{kind}:{name}") for kind, name in names),
+            resumed=bool(tls.session_reused),
+            handshake=self._shaken_for,
+            bytes_received=below.received,
+            bytes_sent=below.sent,
+        )
+
+    # -- bytes
+
+    async def receive(
+        self, max_bytes: int = CHUNK, at_eof: type[Exception] | None = None
+    ) -> bytes:
+        try:
+            if self.unread_bytes:
+                return await self.receive_unread(max_bytes)
+            self.check_receivable()
+            await trio.lowlevel.checkpoint_if_cancelled()
+            self.receiving_since = self.clock.current_time()
+            try:
+                data = await self._read_now(max_bytes)
+                if data is not None:
+                    # Shielded: the bytes are read, and a Cancelled would lose them.
+                    await trio.lowlevel.cancel_shielded_checkpoint()
+                while data is None:
+                    await self._feed_more()
+                    data = await self._read_now(max_bytes)
+            finally:
+                self.receiving_since = math.inf
+            return self.count_received(data, at_eof)
+        except FAILURES:
+            await trio.lowlevel.cancel_shielded_checkpoint()
+            raise
+
+    async def _feed_more(self) -> None:
+        """Receive more encrypted bytes; an end without a close_notify is an error."""
+        with self._keeping_errors():
+            data = await self.below.receive()
+        self.check_open()
+        may_end = self._allows_truncation and not self.session.is_within_record
+        if data:
+            self.session.feed(data)
+        elif may_end or self._is_discarding:
+            self.session.has_ended = True
+        else:
+            self._fail(TlsError("it ended without close_notify: bytes may be missing"))
+
+    async def _read_now(self, max_bytes: int) -> bytes | None:
+        """Read what has arrived; None if it is less than a record."""
+        if self._is_unreadable:
+            raise self.broken() from self.error
+        try:
+            data = self.session.read(max_bytes)
+            if self.session.output_size:
+                self._answer()
+            return data
+        except TlsError as error:
+            self._fail(error)
+        await self._say_last_words()
+        raise self.broken() from self.error
+
+    def _answer(self) -> None:
+        """Send what a read has written, as far as there is room; the rest comes later.
+
+        These are answers to key updates; or an alert, if an error comes after bytes.
+        """
+        if not self._is_flushing:
+            self._flush_now()
+        if len(self._held) + self.session.output_size > _MAX_HELD:
+            raise TlsError("it does not take the answers to its key updates")
+
+    def _fail(self, error: TlsError) -> None:
+        self._is_unreadable = True
+        self.keep_error(error)
+
+    async def _say_last_words(self) -> None:
+        """Send the alert, unless another task sends: that one does it then."""
+        if self._is_flushing:
+            return
+        self._flush_now()
+        if self._held:
+            with contextlib.suppress(*FAILURES), trio.move_on_after(_LAST_WORDS):
+                await self._flush()
+
+    async def send(self, data: bytes | bytearray | memoryview) -> None:
+        try:
+            self.check_sendable()
+            await trio.lowlevel.checkpoint_if_cancelled()
+            self.sending_since = self.clock.current_time()
+            try:
+                if self._held:
+                    await self._flush()
+                with memoryview(data).cast("B") as view:
+                    position = 0
+                    while position < len(view):
+                        position += self._encrypt(view[position : position + CHUNK])
+                        await self._flush()
+                        if self.error is not None:  # of a receive, meanwhile
+                            raise self.broken() from self.error
+                    if not position:
+                        await trio.lowlevel.cancel_shielded_checkpoint()
+            finally:
+                self.sending_since = math.inf
+        except FAILURES:
+            await trio.lowlevel.cancel_shielded_checkpoint()
+            raise
+
+    def _encrypt(self, view: memoryview) -> int:
+        """Encrypt what is sent at once; return its length."""
+        count = self.session.write(view)
+        self._encrypted += count
+        return count
+
+    def _flush_now(self) -> None:
+        """Send as much of what is encrypted as goes without waiting."""
+        self._held += self.session.output()
+        self._held = self._held[self.below.send_now(self._held) :]
+
+    async def _flush(self) -> None:
+        """Send all bytes that are encrypted. One task at a time may call this."""
+        self._is_flushing = True
+        try:
+            while data := self._held or self.session.output():
+                self._held = data
+                before = self.below.sent
+                try:
+                    with self._keeping_errors():
+                        await self.below.send(data)
+                except trio.Cancelled:
+                    if self.below.pollable() is None:
+                        self.keep_error(TlsError("a send was cancelled halfway"))
+                        raise
+                    # They go out first at the next send.
+                    self._held = data[self.below.sent - before :]
+                    self._count_sent()
+                    raise
+                self._held = b""
+            self._count_sent()
+        finally:
+            self._is_flushing = False
+
+    def _count_sent(self) -> None:
+        count, self._encrypted = self._encrypted, 0
+        if count:
+            self.sent += count
+            self.moved_at = self.sending_since = self.clock.current_time()
+
+    @contextlib.contextmanager
+    def _keeping_errors(self) -> Generator[None]:
+        """Keep an error of the transport below, and raise it as this one's."""
+        try:
+            yield
+        except trio.BrokenResourceError:
+            assert self.below.error is not None
+            self.keep_error(self.below.error)
+            raise self.broken() from self.error
+        except trio.ClosedResourceError:
+            self.mark_closed()
+            raise
+
+    async def wait_writable(self) -> None:
+        self.check_sendable()
+        self.sending_since = self.clock.current_time()
+        try:
+            with self._keeping_errors():
+                await self.below.wait_writable()
+        finally:
+            self.sending_since = math.inf
+
+    async def send_eof(self) -> None:
+        """Send a close_notify. If it is cancelled, the next call goes on with it."""
+        await trio.lowlevel.checkpoint_if_cancelled()
+        self.check_open()
+        if self.sending_since < math.inf:
+            raise trio.BusyResourceError("another task is sending")
+        is_first = not self.sent_eof
+        if is_first:
+            self.mark_eof_sent()
+            if self.error is None:
+                self.session.close()
+        self.sending_since = self.clock.current_time()
+        try:
+            if self.error is None:
+                await self._flush()
+        except trio.BrokenResourceError:
+            pass  # see below
+        finally:
+            self.sending_since = math.inf
+        if is_first and self.on_wait is not None:
+            self.on_wait()
+        await trio.lowlevel.cancel_shielded_checkpoint()
+        if self.error is not None and not (self.closed or self.end_is_receivable()):
+            raise self.broken() from self.error
+
+    async def discard(self, max_bytes: int, seconds: float) -> None:
+        # Nobody gets these bytes, so it does not matter whether they are complete.
+        self._is_discarding = True
+        await super().discard(max_bytes, seconds)
+
+    def discard_readable(self, max_bytes: int) -> None:
+        super().discard_readable(max_bytes)
+        self.below.discard_readable(max_bytes)
+
+    def send_refusal(self, message: bytes) -> bool:
+        if not self.below.closes_at_once:
+            return False
+        if self.error is None and not self.sent_eof and not self._is_flushing:
+            if message:
+                self.session.write(message)
+            self.session.close()
+            self.mark_eof_sent()
+            self._flush_now()
+            if not self._held:
+                self.sent += len(message)
+        return True
+
+    # -- its state
+
+    def check_open(self) -> None:
+        super().check_open()
+        with self._keeping_errors():
+            self.below.check_open()
+
+    def mark_closed(self) -> None:
+        super().mark_closed()
+        self.below.on_wait = None  # it refers to this transport: a cycle
+
+    @property
+    def holds_sent(self) -> bool:  # type: ignore[override]
+        return bool(self._held)
+
+    def readable(self) -> bool:
+        return (
+            self.closed
+            or self._is_unreadable
+            or bool(self.unread_bytes)
+            or self.session.holds_bytes
+            or self.below.readable()
+        )
+
+    def writable(self) -> bool:
+        return self.below.writable()
+
+    def unsent(self) -> int | None:
+        held = self.below.unsent()
+        return None if held is None else held + len(self._held)
+
+    def observe_acks(self, now: float) -> bool:
+        below = self.below
+        holds = below.observe_acks(now)
+        self.acked_at = below.acked_at
+        # Parts of a record are no plain bytes yet, but they move.
+        self.moved_at = max(self.moved_at, below.moved_at)
+        if self.sending_since < math.inf > below.sending_since:
+            self.sending_since = max(self.sending_since, below.sending_since)
+        return holds
+
+    def is_reset(self) -> bool:
+        if self.error is None and self.below.is_reset():
+            assert self.below.error is not None
+            self.keep_error(self.below.error)
+        return self.error is not None
+
+    def end_is_receivable(self) -> bool:
+        return self._is_unreadable or self.below.end_is_receivable()
+
+    async def wait_peer_gone(self, patience: float) -> None:
+        # If bytes are here, the peer has sent something, and its FIN ends nothing.
+        has_bytes = self.unread_bytes or self.session.holds_bytes
+        await self.below.wait_peer_gone(math.inf if has_bytes else patience)
+
+    async def check_no_receiver(self) -> None:
+        await self.below.check_no_receiver()
+
+    # -- closing
+
+    def abort(self) -> None:
+        if not self.closed:
+            self.mark_closed()
+        if not self.below.closed:
+            self.below.abort()
+            if (count := self.below.unacknowledged) is not None:
+                # Those that are encrypted are some more than the plain ones.
+                self.unacknowledged = min(self.sent, count + len(self._held))
+
+    def close(self) -> None:
+        """Close at once: by a close_notify and FIN.
+
+        If there is no room for the close_notify, a system task waits for it, for some
+        seconds. After an error, or if another task is sending, none is sent.
+        """
+        if self.closed:
+            return
+        self.mark_closed()
+        if self.error is None and not self._is_flushing:
+            if not self.sent_eof:
+                self.session.close()
+            self._flush_now()
+            if self._held and self.below.error is None:
+                self._closing_over = trio.Event()
+                trio.lowlevel.spawn_system_task(self._close_below, self._closing_over)
+                return
+        self.below.close()
+
+    async def _close_below(self, over: trio.Event) -> None:
+        try:
+            with isolated(), trio.move_on_after(self._grace):
+                await self._flush()
+        finally:
+            self.below.close()
+            over.set()
+
+    async def wait_closed(self) -> None:
+        with trio.CancelScope(shield=True):
+            if self._closing_over is not None:
+                await self._closing_over.wait()
+            await self.below.wait_closed()
+
+    def release(self) -> None:
+        self.mark_closed()
+        self.below.release()

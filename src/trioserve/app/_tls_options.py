@@ -1,0 +1,107 @@
+"""The options for TLS to clients.
+
+Text of the command line or the environment in, a value out. The files are read, to
+check them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Final
+
+import click
+
+from trioserve import TlsOptions
+
+from ._environment import Command, option
+from ._program import WrongUsage
+
+#: By the argument of TlsOptions: the option.
+_OPTIONS: Final = {
+    "cert": "--tls-cert",
+    "key": "--tls-key",
+    "client_ca": "--tls-client-ca",
+    "allow_cn": "--tls-allow-cn",
+    "allow_san": "--tls-allow-san",
+    "allow_uri": "--tls-allow-uri",
+    "min_version": "--tls-min",
+    "allow_truncation": "--tls-allow-truncation",
+}
+
+
+def tls_options() -> list[Callable[[Command], Command]]:
+    """A decorator for each option."""
+    names = {"multiple": True, "metavar": "NAME"}
+    return [
+        option(
+            "--tls-cert",
+            metavar="FILE",
+            help="End TLS, with the certificate in this PEM file.",
+        ),
+        option(
+            "--tls-key",
+            metavar="FILE",
+            show_default="in the file of --tls-cert",
+            help="The certificate's private key, in PEM.",
+        ),
+        option(
+            "--tls-client-ca",
+            metavar="FILE",
+            help="Serve only clients with a certificate of an authority in this file.",
+        ),
+        option(
+            "--tls-allow-cn",
+            **names,
+            help="Of these serve only those with this common name, or another name that"
+            " is allowed; may be repeated.",
+        ),
+        option(
+            "--tls-allow-san",
+            **names,
+            help="The same for a DNS name or an IP address of the certificate; may be"
+            " repeated.",
+        ),
+        option(
+            "--tls-allow-uri",
+            multiple=True,
+            metavar="URI",
+            help="The same for a URI, such as a SPIFFE ID; may be repeated.",
+        ),
+        option(
+            "--tls-min",
+            type=click.Choice(["1.2", "1.3"]),
+            default="1.2",
+            show_default=True,
+            help="The lowest version of TLS.",
+        ),
+        option(
+            "--tls-allow-truncation",
+            is_flag=True,
+            help="Take a client's FIN for its end, also without a close_notify before.",
+        ),
+    ]
+
+
+def take_tls_options(params: dict[str, Any]) -> TlsOptions | None:
+    """Take these options out of ``params``; None if there is no certificate.
+
+    Raises:
+      click.UsageError: a file can't be used, or an option needs another one.
+    """
+    values = {
+        name: params.pop(each.removeprefix("--").replace("-", "_"))
+        for name, each in _OPTIONS.items()
+    }
+    if values["cert"] is None:
+        for name, value in values.items():
+            if value and name != "min_version":
+                raise WrongUsage(f"{_OPTIONS[name]} needs --tls-cert")
+        return None
+    try:
+        return TlsOptions(**values)
+    except ValueError as error:
+        text = str(error)
+        for name, each in _OPTIONS.items():
+            if text.startswith((f"{name}:", f"{name} ")):
+                text = each + text.removeprefix(name)
+        raise WrongUsage(text.replace(" client_ca,", " --tls-client-ca,")) from None

@@ -1,0 +1,181 @@
+"""A TLS session: one end of a TLS connection, as bytes in and bytes out.
+
+OpenSSL does the work, over two buffers in memory. Here is how it is used so that no
+byte is lost: a close_notify ends one direction only, bytes that the peer sends after
+ours are read like all others, and what OpenSSL writes when it fails (the alert) is
+output like all else. RFC 8446, section 6.1
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ssl
+from typing import Final
+
+from ._tls_errors import TlsError, tls_error
+
+#: The longest plain text of a record. RFC 8446, section 5.1
+RECORD: Final = 16384
+
+#: The head of a record: its type, its version, and the length of its body.
+_HEAD: Final = 5
+
+
+class TlsSession:
+    """One end of a TLS connection.
+
+    After a call has raised, :meth:`output` has the alert for the peer.
+
+    Args:
+      server_hostname: for a client, the name in its ClientHello, which the server's
+        certificate must have if the context says so.
+
+    Attributes:
+      object: the OpenSSL session; for what it tells of the handshake.
+      has_ended: whether the peer's close_notify was read.
+    """
+
+    __slots__ = (
+        "_error", "_head", "_incoming", "_missing", "_outgoing", "_plain", "has_ended",
+        "object",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        context: ssl.SSLContext,
+        *,
+        server_side: bool,
+        server_hostname: str | None = None,
+    ) -> None:
+        self._incoming = ssl.MemoryBIO()
+        self._outgoing = ssl.MemoryBIO()
+        self.object = context.wrap_bio(
+            self._incoming, self._outgoing, server_side, server_hostname
+        )
+        self.has_ended = False
+        # Plain bytes that OpenSSL had to give out before a close_notify.
+        self._plain = b""
+        # An error that came after bytes, which are read first.
+        self._error: TlsError | None = None
+        # Of the record that was fed last: its head, if that is not complete, and how
+        # many bytes of its body are missing.
+        self._head = b""
+        self._missing = 0
+
+    # -- cipher bytes
+
+    def feed(self, data: bytes) -> None:
+        """Take cipher bytes that the peer has sent."""
+        self._incoming.write(data)
+        position = 0
+        while position < len(data):
+            if self._missing:
+                step = min(self._missing, len(data) - position)
+                self._missing -= step
+            else:
+                step = min(_HEAD - len(self._head), len(data) - position)
+                self._head += data[position : position + step]
+                if len(self._head) == _HEAD:
+                    self._missing = int.from_bytes(self._head[3:], "big")
+                    self._head = b""
+            position += step
+
+    @property
+    def is_within_record(self) -> bool:
+        """Whether the last byte that was fed is not the last one of its record."""
+        return bool(self._missing or self._head)
+
+    def output(self) -> bytes:
+        """Take the cipher bytes for the peer that were written since the last call."""
+        return self._outgoing.read()
+
+    @property
+    def output_size(self) -> int:
+        """How many bytes :meth:`output` would take."""
+        return self._outgoing.pending
+
+    # -- plain bytes
+
+    def handshake(self) -> bool:
+        """Go on with the handshake; False if it needs more of the peer's bytes.
+
+        Raises:
+          TlsError: it has failed.
+        """
+        try:
+            self.object.do_handshake()
+        except ssl.SSLWantReadError:
+            return False
+        except ssl.SSLError as error:
+            raise self._failed(error) from error
+        return True
+
+    def read(self, max_bytes: int) -> bytes | None:
+        """Read up to ``max_bytes`` plain bytes; ``b""`` after the peer's close_notify.
+
+        Returns:
+          None if it needs more of the peer's bytes.
+
+        Raises:
+          TlsError: the peer's bytes are not valid, or are an alert. All plain bytes
+            before that were read.
+        """
+        if self._error is not None:
+            raise self._error
+        data = self._plain[:max_bytes]
+        self._plain = self._plain[max_bytes:]
+        parts = [data] if data else []
+        left = max_bytes - len(data)
+        try:
+            # Without the question, each read would end with an exception.
+            while left and self.holds_bytes and not self.has_ended:
+                data = self.object.read(left)
+                if not data:
+                    self.has_ended = True
+                    break
+                parts.append(data)
+                left -= len(data)
+        except ssl.SSLWantReadError:
+            pass
+        except ssl.SSLZeroReturnError:
+            self.has_ended = True
+        except ssl.SSLError as error:
+            self._error = self._failed(error)
+            if not parts:
+                raise self._error from error
+        if parts:
+            return parts[0] if len(parts) == 1 else b"".join(parts)
+        return b"" if self.has_ended else None
+
+    @property
+    def holds_bytes(self) -> bool:
+        """Whether the peer's bytes are here that were not read, or a part of them."""
+        return bool(self._plain or self._incoming.pending or self.object.pending())
+
+    def write(self, data: bytes | bytearray | memoryview) -> int:
+        """Encrypt ``data``, which is not empty; return its length.
+
+        Raises:
+          TlsError: it is not possible after an error.
+        """
+        try:
+            return self.object.write(data)
+        except ssl.SSLError as error:
+            raise self._failed(error) from error
+
+    def close(self) -> None:
+        """Write a close_notify; reading goes on. After an error it writes nothing."""
+        # unwrap() writes it and then reads, and fails for good if it finds the peer's
+        # bytes. So it must find none.
+        while self.object.pending():
+            self._plain += self.object.read(RECORD)
+        held = self._incoming.read()
+        with contextlib.suppress(ssl.SSLError):
+            self.object.unwrap()
+        self._incoming.write(held)
+
+    def _failed(self, error: ssl.SSLError) -> TlsError:
+        # Read and written again, because it can't be looked at.
+        output = self._outgoing.read()
+        self._outgoing.write(output)
+        return tls_error(error, output)
