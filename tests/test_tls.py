@@ -148,8 +148,8 @@ async def test_handshake_failures_are_reported(
     old.maximum_version = ssl.TLSVersion.TLSv1_2
     async with serving(echo, layers=Layers(tls=options)) as running:
         for context in (old, ssl.create_default_context()):
+            client = client_over(await running.connect(), context)
             with pytest.raises(TlsError):
-                client = client_over(await running.connect(), context)
                 await client.handshake()
             client.below.close()
         plain = await running.connect()

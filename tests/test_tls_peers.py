@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 import trio
-import trio.testing
 
 from links import socket_pair, some_bytes, tls_contexts
 from trioserve._socket_transport import SocketTransport
@@ -21,8 +20,6 @@ tlslite: Any = pytest.importorskip("tlslite")
 
 
 def _server(sock: socket.socket) -> TlsTransport:
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.sni_callback = None
     pair = tls_contexts(ssl.TLSVersion.TLSv1_3)
     return TlsTransport(SocketTransport(sock), TlsSession(pair[0], server_side=True))
 

@@ -15,9 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from links import (
-    Link,
     RealMedium,
-    TlsPeer,
     connection_over,
     memory,
     over,
@@ -28,7 +26,7 @@ from links import (
     tls_contexts,
     tls_sessions,
 )
-from support import open_fds, receive_all, receive_exactly, reset, run
+from support import open_fds, receive_all, run
 from sweep import Begin, sweep
 from trioserve import Connection
 from trioserve._socket_transport import SocketTransport
@@ -639,17 +637,3 @@ async def test_an_abort_over_a_stream() -> None:
     transport.abort()
     await transport.wait_closed()
     assert transport.unacknowledged is None
-
-
-def test_links_are_tls() -> None:
-    """The laws of transports and relays run over both ends of this."""
-
-    async def main() -> None:
-        with tls12() as link:
-            assert isinstance(link, Link)
-            assert isinstance(link.peer, TlsPeer)
-            await link.peer.send_all(b"hello")
-            assert await receive_exactly(link.ours, 5) == b"hello"
-            reset(link.peer)
-
-    run(main)
