@@ -500,10 +500,13 @@ async def test_bytes_that_come_with_the_last_flight_are_received() -> None:
     client.abort()
 
 
-async def test_a_handshake_that_fails_says_why_at_both_ends() -> None:
+async def test_a_handshake_that_fails_says_why_at_both_ends(
+    autojump_clock: object,
+) -> None:
     contexts = tls_contexts(VERSIONS[1])
     server, client = _new_pair(contexts[0], ssl.create_default_context())
-    ended = await _shake_hands(server, client)
+    with trio.fail_after(10):
+        ended = await _shake_hands(server, client)
     assert "its certificate is not accepted" in str(ended["client"])
     assert "it sent the alert unknown_ca" in str(ended["server"])
     server.abort()
