@@ -11,11 +11,13 @@ import re
 import socket
 from collections.abc import Awaitable, Callable, Iterator
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
 import trio
 import trio.testing
+import trustme
 
 import trioserve
 from support import is_reset, serving
@@ -49,6 +51,7 @@ NUMBER: tuple[Any, ...] = ("5", None, True)
 COUNT: tuple[Any, ...] = (*NUMBER, -1, 1.5)
 SECONDS: tuple[Any, ...] = ("5", True, -1, math.nan)
 OPTIONS: tuple[Any, ...] = (5, {}, ())
+NAMES: tuple[Any, ...] = ("name", None, 5, [5])
 SERVING: dict[str, tuple[Any, ...]] = {
     "handler": (None, 5),
     "limits": OPTIONS,
@@ -167,6 +170,18 @@ TABLE: dict[str, dict[str, tuple[Any, ...]]] = {
         "access": ("allow all", None, 5, [5], ["permit all"]),
         "direct_access": ("allow all", None, 5, [5], ["permit all"]),
         "accept_proxy": ("all", None, 5, [5], ["allow all"], ["localhost"]),
+        "tls": (5, "server.pem", True),
+    },
+    "TlsOptions": {
+        "cert": (None, 5, b"a", "/nowhere"),
+        "key": (5, b"a", "/nowhere"),
+        "client_ca": (5, b"a", "/nowhere"),
+        "allow_cn": NAMES,
+        "allow_san": NAMES,
+        "allow_uri": NAMES,
+        "min_version": (None, 1.2, "1.1"),
+        "alpn": (*NAMES, [""], ["\u00e4"], ["x" * 256]),
+        "allow_truncation": (None, 1, "yes"),
     },
     "SocketOptions": {
         "keepalive": (*NUMBER, -1, 0, 32768, math.nan),
@@ -213,6 +228,7 @@ ANY: dict[str, str] = {
     "RelayResult": "a record",
     "Statistics": "a record",
     "TargetState": "a record",
+    "TlsFacts": "a record",
     "Upstream": "a record",
 }
 
@@ -228,8 +244,9 @@ async def _sleeps(conn: Connection) -> None:
 class _World:
     """Objects that calls need: a connection, a server, listeners, streams."""
 
-    def __init__(self, server: trioserve.Server, listener: Any) -> None:
+    def __init__(self, server: trioserve.Server, listener: Any, cert: Path) -> None:
         self.server = server
+        self.tls = {"cert": str(cert), "client_ca": str(cert)}
         self.connection = server.connections[0]
         self.listener = listener
 
@@ -273,6 +290,7 @@ class _World:
                 {"target": "a:1"},
             ),
             "by_server_name": (trioserve.by_server_name, {"handlers": {}}),
+            "TlsOptions": (trioserve.TlsOptions, self.tls),
             "Termination": (
                 _termination,
                 {},
@@ -334,15 +352,20 @@ def _wrong() -> Iterator[tuple[str, str, Any]]:
                 yield name, parameter, value
 
 
-async def test_an_invalid_argument_is_named(autojump_clock: object) -> None:
+async def test_an_invalid_argument_is_named(
+    autojump_clock: object, tmp_path: Path
+) -> None:
     """For every public argument, before anything is opened or started."""
+    cert = tmp_path / "cert.pem"
+    issued = trustme.CA().issue_cert("localhost")
+    issued.private_key_and_cert_chain_pem.write_to_path(str(cert))
     unsaid = list[str]()
     async with serving(_sleeps) as running:
         await running.connect()
         while not running.server.connections:
             await trio.testing.wait_all_tasks_blocked()
         listeners = await trioserve.open_listeners("127.0.0.1:0")
-        world = _World(running.server, listeners[0])
+        world = _World(running.server, listeners[0], cert)
         for name, parameter, value in _wrong():
             function, arguments = world.call(name)
             if value == "twice":

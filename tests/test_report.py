@@ -10,7 +10,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trioserve import Attempt, ConnectionReport, Outcome, Phase, Reason
+from trioserve import (
+    Attempt,
+    ConnectionReport,
+    Outcome,
+    Phase,
+    Reason,
+    TlsFacts,
+    Upstream,
+)
 from trioserve._reason import Side
 
 
@@ -87,6 +95,27 @@ def test_a_report_can_be_written_as_json(notes: dict[str, object]) -> None:
     assert "result" not in fields
     assert "exception" not in fields
     assert set(fields["notes"]) == set(notes)
+
+
+def test_what_tls_has_agreed_on_is_told_for_each_side() -> None:
+    facts = {
+        "version": "TLSv1.3",
+        "cipher": "TLS_AES_256_GCM_SHA384",
+        "sni": "a.example",
+        "alpn": None,
+        "subject": None,
+        "names": ["DNS:a.example"],
+        "resumed": False,
+        "handshake": 0.25,
+        "bytes_received": 100,
+        "bytes_sent": 200,
+    }
+    tls: Any = TlsFacts(**facts)
+    far = Upstream(bytes_received=1, bytes_sent=2, bytes_discarded=0, tls=tls)
+    fields = _report(tls=None, upstream=far).as_dict()
+    assert (fields["tls"], fields["upstream_tls"]) == (None, facts)
+    fields = _report(tls=tls, upstream=None).as_dict()
+    assert (fields["tls"], fields["upstream_tls"]) == (facts, None)
 
 
 @pytest.mark.parametrize(

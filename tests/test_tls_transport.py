@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import functools
+import socket
 import ssl
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -31,6 +32,7 @@ from sweep import Begin, sweep
 from trioserve import Connection
 from trioserve._socket_transport import SocketTransport
 from trioserve._stream_transport import StreamTransport
+from trioserve._tcp import keepalive_settings
 from trioserve._tls_transport import TlsTransport
 from trioserve.wire._tls_errors import TlsError
 from trioserve.wire._tls_session import TlsSession
@@ -498,6 +500,18 @@ async def test_bytes_that_come_with_the_last_flight_are_received() -> None:
     assert await server.receive() == b""
     server.abort()
     client.abort()
+
+
+async def test_options_go_to_the_socket_below() -> None:
+    """Keepalive of a target; a stream without a socket has none."""
+    server, client = _new_pair(*tls_contexts(VERSIONS[1]))
+    server.apply(keepalive_settings(5))
+    below = server.trio_socket()
+    assert below is not None
+    assert below.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+    server.abort()
+    client.abort()
+    StreamTransport(trio.testing.memory_stream_pair()[0]).apply(keepalive_settings(5))
 
 
 async def test_a_handshake_that_fails_says_why_at_both_ends(

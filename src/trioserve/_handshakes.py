@@ -32,7 +32,7 @@ class Handshakes:
 
     def __init__(self, most: int | None = None) -> None:
         self.most = most
-        #: By listener, and by the number of the connection, oldest first.
+        #: By listener, and by the number of the connection.
         self._under_way: dict[str, dict[int, _Connection]] = {}
 
     @contextlib.contextmanager
@@ -43,7 +43,8 @@ class Handshakes:
         most = len(here) if self.most is None else self.most
         try:
             while len(here) > most:
-                oldest = here.pop(next(iter(here)))
+                # By number: tasks that start together start in any order.
+                oldest = here.pop(min(here))
                 oldest.stop(
                     Reason.HANDSHAKE, error=f"more than {most} handshakes at a time"
                 )

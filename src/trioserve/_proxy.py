@@ -34,7 +34,7 @@ from ._targets import (
     check_balance,
     parse_target,
 )
-from ._tcp import apply, keepalive_settings, user_timeout_settings
+from ._tcp import keepalive_settings, user_timeout_settings
 from ._transport import Transport
 from .faults import Faults, parse_faults
 from .faults._relay import ActiveFaults, FaultyRelay
@@ -256,8 +256,7 @@ class _Proxy(PromptHandler):
         timeouts = self._timeouts_for(life)
         if self._faults is not None:
             assert isinstance(life.active_faults, ActiveFaults)
-            if isinstance(upstream, SocketTransport):
-                apply(self._outgoing.later, upstream.sock)
+            upstream.apply(self._outgoing.later)
             faulty = FaultyRelay(life.active_faults, life, upstream, timeouts)
             return Relay(faulty, life)
         return relay_to_target(life, upstream, timeouts, self._outgoing.later)

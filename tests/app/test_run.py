@@ -238,7 +238,7 @@ async def test_logfmt_has_the_same_events(scene: Scene) -> None:
         ready = await scene.lines.until("event=listening")
         assert " command=echo addresses=127.0.0.1:" in ready
         assert " target=null balance=null max_connections=3 max_per_peer=null " in ready
-        assert " accept_proxy=null timeouts.connect=5.0 " in ready
+        assert " accept_proxy=null tls=null timeouts.connect=5.0 " in ready
         scene.signal(signal.SIGTERM)
         draining = await scene.lines.until("event=draining")
         assert draining.endswith(" reason=SIGTERM open=0 seconds=25.0")

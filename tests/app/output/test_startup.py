@@ -7,9 +7,18 @@ import re
 from pathlib import Path
 
 import pytest
+import trustme
 
 from support import serving
-from trioserve import Layers, Limits, Target, TcpAddress, Timeouts, echo
+from trioserve import (
+    Layers,
+    Limits,
+    Target,
+    TcpAddress,
+    Timeouts,
+    TlsOptions,
+    echo,
+)
 from trioserve.app._service import Service
 from trioserve.app.output._log import Log
 from trioserve.app.output._startup import log_low_default, log_ready
@@ -102,6 +111,28 @@ async def test_the_targets_of_names_are_logged(
     assert f' sni="{sni}" ' in text
     assert "; 7 handshakes, the oldest makes room; " in text
     assert " max_handshakes=7 " in text
+
+
+async def test_what_ends_tls_is_told(tmp_path: Path) -> None:
+    authority = trustme.CA()
+    cert, ca = tmp_path / "server.pem", tmp_path / "ca.pem"
+    authority.issue_cert("localhost").private_key_and_cert_chain_pem.write_to_path(cert)
+    authority.cert_pem.write_to_path(ca)
+    for client_ca, who in ((None, ""), (str(ca), f", for clients of {ca}")):
+        lines: list[str] = []
+        tls = TlsOptions(cert=str(cert), client_ca=client_ca, min_version="1.3")
+        service = Service(
+            name="echo",
+            listen=(),
+            handler=echo,
+            limits=Limits(),
+            timeouts=Timeouts(),
+            layers=Layers(tls=tls),
+        )
+        async with serving(echo) as running:
+            log_ready(Log(lines.append, "text"), service, running.server)
+        (said,) = [line for line in lines if "TLS:" in line]
+        assert said.strip() == f"TLS:    1.3 or newer, with {cert}{who}"
 
 
 @pytest.mark.parametrize(
