@@ -98,7 +98,7 @@ def test_a_report_can_be_written_as_json(notes: dict[str, object]) -> None:
 
 
 def test_what_tls_has_agreed_on_is_told_for_each_side() -> None:
-    facts = {
+    facts: dict[str, Any] = {
         "version": "TLSv1.3",
         "cipher": "TLS_AES_256_GCM_SHA384",
         "sni": "a.example",
@@ -110,7 +110,7 @@ def test_what_tls_has_agreed_on_is_told_for_each_side() -> None:
         "bytes_received": 100,
         "bytes_sent": 200,
     }
-    tls: Any = TlsFacts(**facts)
+    tls = TlsFacts(**facts)
     far = Upstream(bytes_received=1, bytes_sent=2, bytes_discarded=0, tls=tls)
     fields = _report(tls=None, upstream=far).as_dict()
     assert (fields["tls"], fields["upstream_tls"]) == (None, facts)
