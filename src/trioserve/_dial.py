@@ -36,6 +36,7 @@ from ._report import GIVEN_UP, LOST_RACE, NO_ANSWER, Attempt, unfinished_attempt
 from ._socket_transport import SocketTransport
 from ._targets import TargetState
 from ._transport import Transport
+from ._upstream import greet
 
 #: Called after each attempt to connect, with the target as it was given.
 OnAttempt: TypeAlias = Callable[[Address, Attempt], object]
@@ -74,6 +75,7 @@ class Dialer:
     Args:
       origin: the proxies that dial.
       peer: the client's address, for the balancing.
+      preface: a PROXY header for the target, which is sent before all else.
 
     Attributes:
       target: the target that is being tried, or that has answered.
@@ -83,15 +85,22 @@ class Dialer:
     __slots__ = (
         "_answer", "_attempts", "_callback_error", "_connected", "_connecting",
         "_dialing", "_endpoint", "_is_cancelled", "_is_dialing", "_origin", "_peer",
-        "_scope", "_seconds", "_shortage", "_tried", "on_wait", "target",
+        "_preface", "_scope", "_seconds", "_shortage", "_tried", "on_wait", "target",
     )  # fmt: skip
 
-    def __init__(self, dialing: Dialing, origin: Origin = (), peer: str = "") -> None:
+    def __init__(
+        self,
+        dialing: Dialing,
+        origin: Origin = (),
+        peer: str = "",
+        preface: bytes = b"",
+    ) -> None:
         self.target = dialing.endpoints.first.address
         self.on_wait: Callable[[], None] | None = None
         self._dialing = dialing
         self._origin = origin
         self._peer = peer
+        self._preface = preface
         # The endpoint that it has, and whether it is connected to it or dials it.
         self._endpoint: Endpoint | None = None
         self._is_dialing = False
@@ -168,6 +177,8 @@ class Dialer:
         endpoint = self._pick(now)
         if endpoint is None or not isinstance(self.target, TcpAddress):
             return None
+        if endpoint.new_session is not None:
+            return None  # a handshake has to wait
         try:
             info = numeric_addrinfo(self.target)
             if info is None:
@@ -191,6 +202,8 @@ class Dialer:
         if self._callback_error is not None:
             transport.close()
             self.raise_callback_error()
+        if self._preface:
+            transport.send_preface(self._preface)
         return transport
 
     def cancel(self) -> None:
@@ -274,6 +287,7 @@ class Dialer:
                 with trio.CancelScope(deadline=began + share) as self._scope:
                     try:
                         transport = await self._try_target(endpoint.address)
+                        transport = await self._greet(transport, endpoint, before)
                     except OSError as error:
                         failed = error
                     else:
@@ -301,6 +315,30 @@ class Dialer:
             raise self._answer or self._shortage
         finally:
             failed = None  # its traceback refers to this frame: a cycle
+
+    async def _greet(
+        self, transport: Transport, endpoint: Endpoint, before: int
+    ) -> Transport:
+        """Send what comes before the relay; with TLS, that is a part of the attempt.
+
+        Args:
+          before: how many attempts there were before this endpoint was tried.
+        """
+        header, new_session = self._preface, endpoint.new_session
+        if new_session is None:
+            return await greet(transport, header, None)
+        began, said, is_ours = trio.current_time(), None, False
+        self._call_on_wait()
+        try:
+            return await greet(transport, header, new_session())
+        except trio.Cancelled:
+            said = GIVEN_UP
+            raise
+        except OSError as error:
+            said, is_ours = describe(error), self._keep(error)
+            raise
+        finally:
+            self._end_attempt(before, began, said, is_ours)
 
     def _note_connected(self, endpoint: Endpoint, began: float) -> None:
         now = trio.current_time()
@@ -399,7 +437,25 @@ class Dialer:
         seconds = trio.current_time() - began
         attempt = Attempt(address=address, seconds=seconds, error=error, ours=is_ours)
         self._attempts = (*self._attempts, attempt)
-        if error not in (GIVEN_UP, LOST_RACE):
+        is_tls = self._endpoint is not None and self._endpoint.new_session is not None
+        goes_on = error is None and is_tls
+        if error not in (GIVEN_UP, LOST_RACE) and not goes_on:
+            self._call_on_attempt(attempt)
+
+    def _end_attempt(
+        self, before: int, began: float, error: str | None, is_ours: bool
+    ) -> None:
+        """Note how the handshake went of the first attempt that has connected."""
+        seconds, attempts = trio.current_time() - began, list(self._attempts)
+        number = next(n for n in range(before, len(attempts)) if not attempts[n].error)
+        connected = attempts[number]
+        seconds += connected.seconds
+        attempt = Attempt(
+            address=connected.address, seconds=seconds, error=error, ours=is_ours
+        )
+        attempts[number] = attempt
+        self._attempts = tuple(attempts)
+        if error != GIVEN_UP:
             self._call_on_attempt(attempt)
 
     def _mark_unanswered(self, begin: int) -> None:

@@ -336,6 +336,15 @@ def test_a_command_can_be_pasted(target: str, command: str) -> None:
     assert shlex.split(command)
 
 
+@pytest.mark.parametrize("reason", [Reason.CONNECT_FAILED, Reason.SERVER_RESET])
+def test_the_advice_for_a_failure_of_tls_is_about_tls(reason: Reason) -> None:
+    error = "TlsError: it does not speak TLS"
+    advice = _advice(reason=reason, target="db:5432", error=error)
+    assert "does db:5432 speak TLS" in advice
+    assert advice.endswith("`openssl s_client -connect db:5432 -showcerts`.")
+    assert "speak TLS" not in _advice(reason=Reason.CLIENT_RESET, error=error)
+
+
 def test_the_advice_for_a_unix_socket_lists_unix_sockets() -> None:
     advice = _advice(reason=Reason.CONNECT_REFUSED, target="unix:/run/a")
     assert advice.endswith("listening on unix:/run/a? see `ss -lx`.")
