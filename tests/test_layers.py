@@ -27,7 +27,8 @@ _acceptor _ledger _relay_deadlines
 _connection _handshake _record _refusals _relay_options _relay_mirror _engine_pump
 _proxy_header _tls_layer
 _lifecycle _engine _dial
-_lifecycle_state _blame _closing _deadlines _listeners _pump _race _factory _upstream
+_attempts _upstream
+_lifecycle_state _blame _closing _deadlines _listeners _pump _race _factory
 _admission _idle _shared_socket _stream_transport _timers _collector _drain _connect
 _socket_transport _origins _endpoints
 _socket_state _attachments _balance _tls_transport

@@ -24,7 +24,8 @@ The modules, from the bottom up; each imports only from rows below its own:
                 _admission   _idle   _shared_socket   _stream_transport   _timers
                 _collector   _drain   _connect
     mechanisms  _lifecycle_state   _blame   _closing   _deadlines   _listeners
-                _pump   _race   _factory   _upstream
+                _pump   _race   _factory
+                _attempts   _upstream
                 _lifecycle   _engine   _dial
                 _proxy_header   _tls_layer
     connections _connection   _handshake   _record   _refusals   _relay_options

@@ -6,7 +6,7 @@ import json
 import socket
 import ssl
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -23,7 +23,7 @@ DATA = bytes(range(256)) * 400
 
 
 @contextmanager
-def target(context: ssl.SSLContext, first: str) -> Iterator[int]:
+def target(context: ssl.SSLContext, first: str) -> Generator[int]:
     """A target that answers at EOF, or ends first and then expects the same bytes.
 
     After its own end, an ``ssl.SSLSocket`` gives no more bytes; so it is over a pair of
