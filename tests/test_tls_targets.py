@@ -666,6 +666,13 @@ async def test_a_stream_that_breaks_in_the_handshake(authority: Authority) -> No
     assert transport.closed
 
 
+async def test_a_header_over_a_stream_is_in_no_count() -> None:
+    with over(memory) as (transport, link):
+        assert await greet(transport, b"header", None) is transport
+        assert await receive_exactly(link.peer, 6) == b"header"
+        assert transport.sent == 0
+
+
 async def test_a_cancel_within_the_header_closes_the_stream() -> None:
     with over(memory) as (transport, _), trio.CancelScope() as scope:
         scope.cancel()

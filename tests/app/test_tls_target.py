@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import socket
 import ssl
 import threading
@@ -29,7 +30,7 @@ def target(context: ssl.SSLContext, first: str) -> Generator[int]:
     After its own end, an ``ssl.SSLSocket`` gives no more bytes; so it is over a pair of
     buffers.
     """
-    failed: list[BaseException] = []
+    failed: list[Exception] = []
     listener = socket.create_server(("127.0.0.1", 0))
 
     def serve() -> None:
@@ -38,7 +39,7 @@ def target(context: ssl.SSLContext, first: str) -> Generator[int]:
             sock.settimeout(PATIENCE)
             with sock:
                 _serve(sock, context, first)
-        except BaseException as error:
+        except Exception as error:
             failed.append(error)
 
     thread = threading.Thread(target=serve)
@@ -125,7 +126,8 @@ def test_each_side_ends_its_own_direction(
             return received
 
         assert trio.run(client) == DATA
-    proxy.err.until("event=connection")
+    proxy.signal(signal.SIGTERM)
+    assert proxy.code() == 0
     (line,) = reports.read_text().splitlines()
     report = json.loads(line)
     closed = {"client": "client_closed", "target": "server_closed"}
