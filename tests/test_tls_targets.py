@@ -343,6 +343,22 @@ async def test_the_header_comes_before_tls(
     assert report.upstream.bytes_sent == 5
 
 
+async def test_the_time_of_connecting_has_the_handshake_in_it(
+    authority: Authority, autojump_clock: object
+) -> None:
+    """The report says what the client has waited for."""
+    tls = TlsOptions(cert=authority.issue("localhost"))
+    async with serving(echo, layers=Layers(tls=tls)) as there:
+        async with serving(proxy(there.address, faults="down:latency=300ms")) as slow:
+            handler = proxy(secured(slow, ca=authority.path))
+            async with serving(handler) as running:
+                assert await talk(running) == b"hello"
+    (report,) = running.reports
+    (attempt,) = report.attempts
+    assert attempt.seconds >= 0.3
+    assert report.connect == pytest.approx(attempt.seconds, abs=0.01)
+
+
 async def test_faults_apply_to_plain_bytes(
     authority: Authority, autojump_clock: object
 ) -> None:

@@ -71,4 +71,6 @@ async def _begin_tls(transport: Transport, session: TlsSession) -> TlsTransport:
     except BaseException:
         secure.abort()
         raise
+    # The relay's timers, and the report's time of connecting, begin here.
+    secure.moved_at = secure.clock.current_time()
     return secure
