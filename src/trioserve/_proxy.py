@@ -24,7 +24,6 @@ from ._proxy_header import Version, header_for
 from ._reason import Phase, Reason
 from ._relay import Relay, no_relay, relay_to_target
 from ._report import Attempt
-from ._socket_transport import SocketTransport
 from ._targets import (
     Balance,
     Health,
