@@ -311,6 +311,15 @@ MUTATIONS: Sequence[Mutation] = (
     ),
     Mutation(
         law=1,
+        breaks="a client that breaks TLS after its handshake ends the server",
+        file="_tls_transport.py",
+        old="        received, sent = self.below.received, self.below.sent\n",
+        new="        self._facts = self._agreed(self._facts.handshake)\n"
+        "        received, sent = self.below.received, self.below.sent\n",
+        tests=("test_tls.py", "test_after_an_error_of_tls_the_report_has_the_facts"),
+    ),
+    Mutation(
+        law=1,
         breaks="a loop through a proxy that declares its clients is not detected",
         file="_proxy.py",
         old="origin_of(*(life.direct or (life.peer, life.local)))",
@@ -1123,6 +1132,28 @@ MUTATIONS: Sequence[Mutation] = (
         tests=(
             "test_nurseries.py",
             "test_a_lent_nursery_that_is_cancelled_ends_at_once",
+        ),
+    ),
+    Mutation(
+        law=15,
+        breaks="a target whose certificate is for another name gets the connection",
+        file="_tls_options.py",
+        old="    context.hostname_checks_common_name = False  # RFC 9525, section 2\n",
+        new="    context.check_hostname = False\n",
+        tests=(
+            "test_tls_targets.py",
+            "test_a_failed_handshake_is_a_failed_attempt",
+        ),
+    ),
+    Mutation(
+        law=15,
+        breaks="a target that fails in the TLS handshake has connected",
+        file="_dial.py",
+        old="            said, is_ours = describe(error), self.keep(error)\n",
+        new="            is_ours = self.keep(error)\n",
+        tests=(
+            "test_tls_targets.py",
+            "test_a_failed_handshake_is_a_failed_attempt",
         ),
     ),
     Mutation(

@@ -160,6 +160,14 @@ TABLE: dict[str, dict[str, tuple[Any, ...]]] = {
         "address": (None, 5, "a:80"),
         "weight": ("5", None, True, 0, 1001, 1.5),
         "backup": (None, 1, "yes"),
+        "tls": (True, "tls", {}),
+    },
+    "TlsClientOptions": {
+        "ca": (5, b"a", "none.pem"),
+        "sni": (5, b"a", "", "a b", "b\xfccher.example", "a" * 64),
+        "cert": (5, b"a", "none.pem"),
+        "key": (5, b"a", "none.pem"),
+        "verify": (None, 1, "no"),
     },
     "Health": {
         "fall": (*NUMBER, 0, 1.5),

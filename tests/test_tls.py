@@ -303,6 +303,29 @@ async def test_a_truncated_upload_resets_the_target(
             assert "without close_notify" in str(report.error)
 
 
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+async def test_after_an_error_of_tls_the_report_has_the_facts(
+    version: ssl.TLSVersion, authority: Authority, autojump_clock: object
+) -> None:
+    """Law 1: OpenSSL has forgotten them; the server serves on."""
+    layers = Layers(tls=TlsOptions(cert=authority.issue("localhost")))
+    context = authority.client_context()
+    context.maximum_version = version
+    async with serving(echo, layers=layers) as running:
+        client = await secure(running, context)
+        await client.below.send(b"\x17\x03\x03\x00\x20" + bytes(32))
+        with pytest.raises(trio.BrokenResourceError):
+            await client.receive()
+        client.close()
+        second = await secure(running, context)
+        assert await ask(second, b"hello") == b"hello"
+        second.close()
+    first, _ = running.reports
+    assert first.reason is Reason.CLIENT_RESET
+    assert first.tls is not None
+    assert first.tls.version == version.name.replace("_", ".")
+
+
 async def test_a_drain_ends_an_idle_client_by_close_notify(
     authority: Authority, autojump_clock: object
 ) -> None:

@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import trustme
 
 from real.tools import needs
 from shell import Shell, free_ports, replaced
@@ -63,6 +64,16 @@ def is_like(line: str, said: str) -> bool:
     return re.fullmatch(pattern, line) is not None
 
 
+def write_certificates(folder: Path) -> None:
+    """The files that pages take from an authority of the reader's."""
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(str(folder / "ca.pem"))
+    for name in ("db", "web"):
+        issued = authority.issue_cert(f"{name}.example.org")
+        path = folder / f"{name}.pem"
+        issued.private_key_and_cert_chain_pem.write_to_path(str(path))
+
+
 @needs("bash", "nc", "openssl", "ss")
 @pytest.mark.parametrize("name", PAGES)
 def test_a_session_goes_as_the_page_says(name: str, tmp_path: Path) -> None:
@@ -70,6 +81,7 @@ def test_a_session_goes_as_the_page_says(name: str, tmp_path: Path) -> None:
     text = "\n".join(line for _, line in steps(page))
     found = sorted(set(re.findall(r"(?:127\.0\.0\.1|localhost)[: ](\d+)", text)))
     ports = free_ports(found)
+    write_certificates(tmp_path)
     with contextlib.ExitStack() as stack:
         terminals: dict[str, Shell] = {}
         anything = set[str]()

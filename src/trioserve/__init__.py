@@ -15,8 +15,8 @@ The modules, from the bottom up; each imports only from rows below its own:
                 _arguments   _describe   _reason   wire
     words       _address   _complaints   _options   _rates   _report   _results   _tasks
                 _tcp   _handshakes
-                _transport_state   _access   _targets   _server_names
-                _tls_options
+                _server_names   _tls_options
+                _transport_state   _access   _targets
                 _transport   _layers   _pipes   _accept_errors   _handlers   _names
                 _endpoint
                 _socket_state   _attachments   _balance   _tls_transport
@@ -25,6 +25,7 @@ The modules, from the bottom up; each imports only from rows below its own:
                 _collector   _drain   _connect
     mechanisms  _lifecycle_state   _blame   _closing   _deadlines   _listeners
                 _pump   _race   _factory
+                _attempts   _upstream
                 _lifecycle   _engine   _dial
                 _proxy_header   _tls_layer
     connections _connection   _handshake   _record   _refusals   _relay_options
@@ -58,7 +59,7 @@ from ._report import Attempt, ConnectionReport, TlsFacts, Upstream
 from ._results import DrainSummary, Flow, RelayResult, Statistics
 from ._serve import Handler, Server, serve, serve_tcp
 from ._targets import Health, Target, TargetState, parse_target
-from ._tls_options import TlsOptions
+from ._tls_options import TlsClientOptions, TlsOptions
 
 __all__ = [
     "Address",
@@ -86,6 +87,7 @@ __all__ = [
     "TargetState",
     "TcpAddress",
     "Timeouts",
+    "TlsClientOptions",
     "TlsFacts",
     "TlsOptions",
     "UnixAddress",

@@ -7,7 +7,6 @@ dials, or what the transport is for.
 
 from __future__ import annotations
 
-import dataclasses
 import errno
 import socket
 from collections.abc import Callable
@@ -16,6 +15,7 @@ from typing import NamedTuple, TypeAlias
 import trio
 
 from ._address import Address, TcpAddress, UnixAddress
+from ._attempts import AttemptLog
 from ._connect import (
     PLAIN,
     Connecting,
@@ -27,15 +27,16 @@ from ._connect import (
 from ._describe import describe
 from ._endpoint import Endpoint
 from ._endpoints import Endpoints
-from ._errors import copy_of, is_a
+from ._errors import is_a
 from ._factory import connect_by_factory, has_factory
 from ._names import AddrInfo, look_up, numeric_addrinfo
 from ._origins import Origin
 from ._race import race
-from ._report import GIVEN_UP, LOST_RACE, NO_ANSWER, Attempt, unfinished_attempt
+from ._report import GIVEN_UP, Attempt
 from ._socket_transport import SocketTransport
 from ._targets import TargetState
 from ._transport import Transport
+from ._upstream import greet
 
 #: Called after each attempt to connect, with the target as it was given.
 OnAttempt: TypeAlias = Callable[[Address, Attempt], object]
@@ -66,7 +67,7 @@ class Dialing(NamedTuple):
     on_target: Callable[[TargetState], object] | None = None
 
 
-class Dialer:
+class Dialer(AttemptLog):
     """Connects to a target, and records each attempt.
 
     Call :meth:`release` when the connection is over, whether it was dialed or not.
@@ -74,6 +75,7 @@ class Dialer:
     Args:
       origin: the proxies that dial.
       peer: the client's address, for the balancing.
+      preface: a PROXY header for the target, which is sent before all else.
 
     Attributes:
       target: the target that is being tried, or that has answered.
@@ -81,48 +83,35 @@ class Dialer:
     """
 
     __slots__ = (
-        "_answer", "_attempts", "_callback_error", "_connected", "_connecting",
-        "_dialing", "_endpoint", "_is_cancelled", "_is_dialing", "_origin", "_peer",
-        "_scope", "_seconds", "_shortage", "_tried", "on_wait", "target",
+        "_callback_error", "_connecting", "_dialing", "_endpoint", "_is_cancelled",
+        "_is_dialing", "_origin", "_peer", "_preface", "_scope", "_tried", "on_wait",
+        "target",
     )  # fmt: skip
 
-    def __init__(self, dialing: Dialing, origin: Origin = (), peer: str = "") -> None:
+    def __init__(
+        self,
+        dialing: Dialing,
+        origin: Origin = (),
+        peer: str = "",
+        preface: bytes = b"",
+    ) -> None:
+        super().__init__()
         self.target = dialing.endpoints.first.address
         self.on_wait: Callable[[], None] | None = None
         self._dialing = dialing
         self._origin = origin
         self._peer = peer
+        self._preface = preface
         # The endpoint that it has, and whether it is connected to it or dials it.
         self._endpoint: Endpoint | None = None
         self._is_dialing = False
         # The endpoints that it has given back.
         self._tried: tuple[Endpoint, ...] = ()
-        self._attempts: tuple[Attempt, ...] = ()
-        # The attempt that succeeded at once, if one did, and how long it took.
-        self._connected: AddrInfo | None = None
-        self._seconds = 0.0
         # The attempt that was started to the first target.
         self._connecting: Connecting | None = None
         self._scope: trio.CancelScope | None = None
         self._is_cancelled = False
         self._callback_error: BaseException | None = None
-        # The first shortage of this machine, and the last error that a target sent.
-        self._shortage: OSError | None = None
-        self._answer: OSError | None = None
-
-    @property
-    def attempts(self) -> tuple[Attempt, ...]:
-        """All attempts that have ended, in that order."""
-        if self._connected is None:
-            return self._attempts
-        # Built lazily: most dials succeed at once with one attempt, and this saves
-        # memory per idle connection.
-        attempt = unfinished_attempt.new()
-        attempt.address = self._connected.text
-        attempt.seconds = self._seconds
-        attempt.error = None
-        attempt.ours = False
-        return (*self._attempts, unfinished_attempt.finish(attempt))
 
     @property
     def max_open(self) -> float:
@@ -168,6 +157,8 @@ class Dialer:
         endpoint = self._pick(now)
         if endpoint is None or not isinstance(self.target, TcpAddress):
             return None
+        if endpoint.new_session is not None:
+            return None  # a handshake has to wait
         try:
             info = numeric_addrinfo(self.target)
             if info is None:
@@ -181,16 +172,18 @@ class Dialer:
             return None
         transport = SocketTransport(connecting.sock)
         moved_at = transport.moved_at
-        self._connected, self._seconds = info, moved_at - now
+        self.connected_at_once(info, moved_at - now)
         self._is_dialing = False
-        is_up = dialing.endpoints.connected(endpoint, self._seconds, moved_at)
+        is_up = dialing.endpoints.connected(endpoint, moved_at - now, moved_at)
         if dialing.on_attempt is not None:
-            self._call_on_attempt(self.attempts[-1])
+            self.attempt_ended(self.attempts[-1])
         if is_up:
             self._call_on_target(endpoint)
         if self._callback_error is not None:
             transport.close()
             self.raise_callback_error()
+        if self._preface:
+            transport.send_preface(self._preface)
         return transport
 
     def cancel(self) -> None:
@@ -270,10 +263,11 @@ class Dialer:
                 began = now if connecting is None else connecting.began
                 left = deadline - began
                 share = endpoints.patience(endpoint, began, self._tried, left)
-                before = len(self._attempts)
+                before = self.attempt_count
                 with trio.CancelScope(deadline=began + share) as self._scope:
                     try:
                         transport = await self._try_target(endpoint.address)
+                        transport = await self._greet(transport, endpoint, before)
                     except OSError as error:
                         failed = error
                     else:
@@ -285,7 +279,7 @@ class Dialer:
                 if late:
                     text = f"no answer within {share:.4g} s"
                     failed = TimeoutError(errno.ETIMEDOUT, text)
-                    self._mark_unanswered(before)
+                    self.mark_unanswered(before)
                 if self._callback_error is None:
                     assert failed is not None
                     is_early = late and not endpoint.is_late_after(share)
@@ -294,13 +288,33 @@ class Dialer:
                 if self._callback_error is not None:
                     raise DialCancelledError
             assert failed is not None
-            if self._shortage is None:
-                raise failed
-            # The target that could not be tried might have answered, so a timeout of
-            # another one is not the reason.
-            raise self._answer or self._shortage
+            raise self.why_all_failed() or failed
         finally:
             failed = None  # its traceback refers to this frame: a cycle
+
+    async def _greet(
+        self, transport: Transport, endpoint: Endpoint, before: int
+    ) -> Transport:
+        """Send what comes before the relay; with TLS, that is a part of the attempt.
+
+        Args:
+          before: how many attempts there were before this endpoint was tried.
+        """
+        header, new_session = self._preface, endpoint.new_session
+        if new_session is None:
+            return await greet(transport, header, None)
+        began, said, is_ours = trio.current_time(), None, False
+        self._call_on_wait()
+        try:
+            return await greet(transport, header, new_session())
+        except trio.Cancelled:
+            said = GIVEN_UP
+            raise
+        except OSError as error:
+            said, is_ours = describe(error), self.keep(error)
+            raise
+        finally:
+            self.end_attempt(before, began, said, is_ours)
 
     def _note_connected(self, endpoint: Endpoint, began: float) -> None:
         now = trio.current_time()
@@ -347,10 +361,11 @@ class Dialer:
         try:
             return await look_up(target)
         except trio.Cancelled:
-            self._add_attempt(str(target), began, GIVEN_UP)
+            self.add_attempt(str(target), began, GIVEN_UP)
             raise
         except OSError as error:
-            self._add_attempt(str(target), began, describe(error), self._keep(error))
+            ours = self.keep(error)
+            self.add_attempt(str(target), began, describe(error), ours)
             raise
 
     async def _try_address(
@@ -374,44 +389,20 @@ class Dialer:
             raise
         except BaseException as error:
             said = describe(error)
-            is_ours = isinstance(error, OSError) and self._keep(error)
+            is_ours = isinstance(error, OSError) and self.keep(error)
             raise
         finally:
-            self._add_attempt(info.text, began, said, is_ours)
-
-    def _keep(self, error: OSError) -> bool:
-        """Keep an error that :meth:`dial` may raise; whether it is a local shortage."""
-        if not is_local_shortage(error):
-            if not is_a(error, TimeoutError):
-                self._answer = copy_of(error)
-            return False
-        if self._shortage is None:
-            self._shortage = copy_of(error)
-        return True
+            goes_on = said is None and self._has_tls()
+            self.add_attempt(info.text, began, said, is_ours, goes_on=goes_on)
 
     def _call_on_wait(self) -> None:
         if self.on_wait is not None:
             self.on_wait()
 
-    def _add_attempt(
-        self, address: str, began: float, error: str | None, is_ours: bool = False
-    ) -> None:
-        seconds = trio.current_time() - began
-        attempt = Attempt(address=address, seconds=seconds, error=error, ours=is_ours)
-        self._attempts = (*self._attempts, attempt)
-        if error not in (GIVEN_UP, LOST_RACE):
-            self._call_on_attempt(attempt)
+    def _has_tls(self) -> bool:
+        return self._endpoint is not None and self._endpoint.new_session is not None
 
-    def _mark_unanswered(self, begin: int) -> None:
-        """Note that the attempts from number ``begin`` on got no answer in time."""
-        attempts = list(self._attempts)
-        for number, attempt in enumerate(attempts[begin:], begin):
-            if attempt.error == GIVEN_UP:
-                attempts[number] = dataclasses.replace(attempt, error=NO_ANSWER)
-                self._call_on_attempt(attempts[number])
-        self._attempts = tuple(attempts)
-
-    def _call_on_attempt(self, attempt: Attempt) -> None:
+    def attempt_ended(self, attempt: Attempt) -> None:
         if self._dialing.on_attempt is not None:
             self._call(self._dialing.on_attempt, self.target, attempt)
 

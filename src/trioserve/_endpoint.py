@@ -10,7 +10,7 @@ import math
 from typing import Final
 
 from ._address import TcpAddress, is_numeric
-from ._targets import Health, Target, TargetState
+from ._targets import Health, Target, TargetState, sessions_for
 
 #: Seconds to wait for a target of which nothing is known, while another one could
 #: answer. RFC 6298, section 2.1: the timeout before the first measurement.
@@ -37,13 +37,14 @@ class Endpoint:
       turn: the number of the choice by which it was last chosen.
       down_since: since when it is down; None if it is up.
       retry_at: when its pause is over, if it is down.
+      new_session: makes the TLS session of a connection to it; None without TLS.
     """
 
     __slots__ = (
         "_changed_at", "_connected", "_deviation", "_error", "_failed",
         "_failed_in_row", "_is_name", "_mean", "_patience", "_patience_since", "_pause",
-        "address", "backup", "credit", "dialing", "down_since", "open", "retry_at",
-        "target", "text", "turn", "weight",
+        "address", "backup", "credit", "dialing", "down_since", "new_session", "open",
+        "retry_at", "target", "text", "turn", "weight",
     )  # fmt: skip
 
     def __init__(self, target: Target) -> None:
@@ -52,6 +53,7 @@ class Endpoint:
         self.weight = target.weight
         self.backup = target.backup
         self.text = str(address)
+        self.new_session = sessions_for(target)
         self.open = 0
         self.dialing = 0
         self.credit = 0

@@ -128,7 +128,8 @@ class Timeouts:
     arrived meanwhile.
 
     Args:
-      connect: total, for dialing a target, name look-up included. Default 5.
+      connect: total, for dialing a target, name look-up and TLS handshake included.
+        Default 5.
       handshake: total, for the :class:`Layers` of a connection before its handler,
         and for the ClientHello that :func:`by_server_name` reads. Default 10. Access
         rules take no time.

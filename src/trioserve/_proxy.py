@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 import socket
 from collections.abc import Callable, Sequence
@@ -25,7 +24,6 @@ from ._proxy_header import Version, header_for
 from ._reason import Phase, Reason
 from ._relay import Relay, no_relay, relay_to_target
 from ._report import Attempt
-from ._socket_transport import SocketTransport
 from ._targets import (
     Balance,
     Health,
@@ -215,8 +213,12 @@ class _Proxy(PromptHandler):
         origin = origin_of(*(life.direct or (life.peer, life.local)))
         if life.dialer is not None:  # a relay before this one is over
             life.dialer.release()
+        version = self._send_proxy
         dialer = life.dialer = Dialer(
-            self._dialing, (*origin, self._mark) if origin else self._first, life.peer
+            self._dialing,
+            (*origin, self._mark) if origin else self._first,
+            life.peer,
+            b"" if version is None else header_for(life, version),
         )
         if self._mark in origin:
             return _refuse(life, Reason.LOOP)
@@ -238,19 +240,12 @@ class _Proxy(PromptHandler):
         if upstream is None:
             life.transport.abort()
             return no_relay(life)
-        if self._send_proxy is not None and not isinstance(upstream, SocketTransport):
-            header = header_for(life, self._send_proxy)
-            with contextlib.suppress(trio.BrokenResourceError):  # the relay tells it
-                await upstream.send(header)
-                upstream.sent -= len(header)
         return self._relay_to(upstream, life)
 
     def _relay_to(self, upstream: Transport, life: Lifecycle) -> Relay:
-        if self._send_proxy is not None and isinstance(upstream, SocketTransport):
-            upstream.send_preface(header_for(life, self._send_proxy))
-            if is_ours(upstream.error):
-                upstream.abort()
-                return _refuse(life, Reason.RESOURCE, upstream.error)
+        if self._send_proxy is not None and is_ours(upstream.error):
+            upstream.abort()  # the header was not sent
+            return _refuse(life, Reason.RESOURCE, upstream.error)
         life.phase = Phase.DATA
         life.connected_at = upstream.moved_at  # the transport is new: this is now
         timeouts = self._timeouts_for(life)

@@ -27,7 +27,7 @@ class Attempt:
     Attributes:
       address: the address that was tried; the target, if it is a name that
         could not be looked up.
-      seconds: how long it took.
+      seconds: how long it took, with its TLS handshake.
       error: why it failed, in one line of printable ASCII; None if it succeeded.
       ours: whether it failed because this machine lacked something, such as
         descriptors or local ports; then it says nothing about the target.
@@ -55,8 +55,8 @@ class TlsFacts:
     Attributes:
       version: ``"TLSv1.3"`` or ``"TLSv1.2"``.
       cipher: OpenSSL's name of it, like ``TLS_AES_256_GCM_SHA384``.
-      sni: the name that the client has asked for; None if it has not. With an
-        ``ssl.SSLContext`` of your own it is not known.
+      sni: the name that the client, or the proxy of a target, has asked for; None if it
+        has not. Of a client it is not known with an ``ssl.SSLContext`` of your own.
       alpn: the protocol that ALPN has chosen; None without one.
       subject: of the peer's certificate, if that was verified, like
         ``CN=web,O=Example``; else None.

@@ -8,10 +8,15 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
-from typing import Final, Literal, TypeAlias, get_args
+import ssl
+from collections.abc import Callable
+from typing import Any, Final, Literal, TypeAlias, get_args
+from urllib.parse import quote, unquote
 
 from ._address import Address, TcpAddress, UnixAddress, parse_address
 from ._arguments import check_count, check_seconds, check_type
+from ._tls_options import TlsClientOptions, client_sessions
+from .wire._tls_session import TlsSession
 
 #: How the target of a connection is chosen; see :func:`proxy`.
 Balance: TypeAlias = Literal[
@@ -20,13 +25,17 @@ Balance: TypeAlias = Literal[
 
 _MOST_WEIGHT: Final = 1000
 
+_TLS: Final = "tls://"
+_TLS_TEXTS: Final = ("ca", "sni", "cert", "key")
+
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Target:
     """An address that a proxy dials, and its part in the balancing.
 
     ``str(target)`` is the text that :func:`proxy` reads: the address, then ``?`` and
-    the options, with ``&`` between them, like ``db1:5432?weight=3``.
+    the options, with ``&`` between them, like ``db1:5432?weight=3``. Of an
+    ``ssl.SSLContext`` it says nothing but ``tls://``.
 
     Args:
       address: a host and a port, or the path of a Unix socket.
@@ -34,6 +43,9 @@ class Target:
         1 to 1000, default 1. The balance ``first`` does not use it.
       backup: whether it gets a connection only if all targets that are no backups are
         down, or have failed for this connection. Default False.
+      tls: begin TLS with it: :class:`TlsClientOptions`, or an ``ssl.SSLContext`` of
+        your own, which is used as it is, with the address's host as the name. Default
+        None: plain bytes.
 
     Raises:
       TypeError, ValueError: an argument is invalid, or the address can't be dialed; the
@@ -43,6 +55,7 @@ class Target:
     address: Address
     weight: int = 1
     backup: bool = False
+    tls: TlsClientOptions | ssl.SSLContext | None = None
 
     def __post_init__(self) -> None:
         check_type("address", self.address, (TcpAddress, UnixAddress), "an address")
@@ -50,48 +63,106 @@ class Target:
         if self.weight > _MOST_WEIGHT:
             raise ValueError(f"weight must be 1 to {_MOST_WEIGHT}, not {self.weight}")
         check_type("backup", self.backup, bool, "a bool")
+        kinds = (TlsClientOptions, ssl.SSLContext, type(None))
+        check_type("tls", self.tls, kinds, "a TlsClientOptions or an SSLContext")
         _check_dialable(self.address)
+        if self.tls is None:
+            return
+        if isinstance(self.address, UnixAddress):
+            raise ValueError(
+                f"the target {str(self.address)!r} can't have TLS: a certificate names"
+                " no Unix socket; use a host and a port"
+            )
+        if isinstance(self.tls, ssl.SSLContext):
+            try:
+                client_sessions(self.tls, "localhost")()
+            except ssl.SSLError:
+                raise ValueError(
+                    "tls is a context for servers; use ssl.PROTOCOL_TLS_CLIENT"
+                ) from None
 
     def __str__(self) -> str:
-        weight = [f"weight={self.weight}"] if self.weight != 1 else []
-        options = "&".join([*weight, *(["backup"] if self.backup else [])])
-        return f"{self.address}?{options}" if options else str(self.address)
+        scheme = "" if self.tls is None else _TLS
+        options = [f"weight={self.weight}"] if self.weight != 1 else []
+        options += ["backup"] if self.backup else []
+        if isinstance(tls := self.tls, TlsClientOptions):
+            options += [
+                f"{name}={quote(value, safe='/:', errors='surrogateescape')}"
+                for name in _TLS_TEXTS
+                if (value := getattr(tls, name)) is not None
+            ]
+            options += [] if tls.verify else ["verify=no"]
+        text = f"{scheme}{self.address}"
+        return f"{text}?{'&'.join(options)}" if options else text
+
+
+def sessions_for(target: Target) -> Callable[[], TlsSession] | None:
+    """What makes a new TLS session for each connection to a target; None: no TLS.
+
+    Raises:
+      ValueError: a file can't be used any more.
+    """
+    if target.tls is None:
+        return None
+    assert isinstance(target.address, TcpAddress)
+    return client_sessions(target.tls, target.address.host_bytes.decode())
 
 
 def parse_target(text: str) -> Target:
     """Parse the text of a target.
 
-    It is that of an address, as for :func:`parse_address`, then ``?`` and the options,
-    with ``&`` between them: ``weight=N`` and ``backup``; for example
-    ``db1:5432?weight=3``.
+    It is that of an address, as for :func:`parse_address`, or ``tls://HOST:PORT`` to
+    begin TLS with it; then ``?`` and the options, with ``&`` between them: ``weight=N``
+    and ``backup``, and for TLS the arguments of :class:`TlsClientOptions`: ``ca=FILE``,
+    ``sni=NAME``, ``cert=FILE``, ``key=FILE`` and ``verify=no``. For example
+    ``db1:5432?weight=3``, ``tls://db2:5432?ca=/etc/db.pem``. In a value, ``%26`` is
+    ``&``, ``%25`` is ``%``, ``%20`` is a space.
 
     Raises:
       TypeError: ``text`` is not a str.
-      ValueError: it is not a target; one line says what is wrong and what to write
-        instead.
+      ValueError: it is not a target, or a file can't be used; one line says what is
+        wrong and what to write instead.
     """
     check_type("text", text, str, "a str")
     place, _, options = text.strip().partition("?")
-    if not options or options.startswith("mode="):
+    is_tls = place[: len(_TLS)].lower() == _TLS
+    if not is_tls and (not options or options.startswith("mode=")):
         return Target(parse_address(text))
     weight, backup = 1, False
-    for option in options.split("&"):
+    tls: dict[str, Any] = {}
+    for option in options.split("&") if options else ():
+        name, _, value = option.partition("=")
         number = re.fullmatch(r"weight=([1-9]\d{0,3})", option, re.ASCII)
         if number and int(number[1]) <= _MOST_WEIGHT:
             weight = int(number[1])
         elif option == "backup":
             backup = True
-        elif option.startswith("weight="):
+        elif name == "weight":
             raise ValueError(
                 f"{option!r} in {text!r} is not a weight; use weight=1 to"
                 f" weight={_MOST_WEIGHT}"
             )
+        elif option == "verify=no":
+            tls["verify"] = False
+        elif name in _TLS_TEXTS and value:
+            tls[name] = unquote(value, errors="surrogateescape")
         else:
             raise ValueError(
                 f"{option!r} in {text!r} is not an option of a target; use weight=N or"
-                " backup, with & between two of them"
+                " backup, or after tls:// ca=FILE, sni=NAME, cert=FILE, key=FILE or"
+                " verify=no, with & between two of them"
             )
-    return Target(parse_address(place), weight, backup)
+    if not is_tls:
+        if tls:
+            raise ValueError(
+                f"{next(iter(tls))} in {text!r} is for TLS; did you mean {_TLS}{place}?"
+            )
+        return Target(parse_address(place), weight, backup)
+    place = place[len(_TLS) :]
+    try:
+        return Target(parse_address(place), weight, backup, TlsClientOptions(**tls))
+    except ValueError as error:
+        raise ValueError(f"{text!r}: {error}") from None
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

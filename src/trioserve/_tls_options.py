@@ -1,19 +1,22 @@
-"""TLS options: the certificate and the rules of a listener that ends TLS.
+"""TLS options: the certificates and the rules of both ends of TLS.
 
-A frozen value, checked when it is made, and OpenSSL's context from it. The files are
-read, and nothing else is opened. This module does not know connections.
+Frozen values, checked when they are made, and OpenSSL's contexts from them. The files
+are read, and nothing else is opened. This module does not know connections.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import os
+import re
 import ssl
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, Literal, get_args
 
 from ._arguments import check_type
+from .wire._tls_session import TlsSession
 
 MinVersion = Literal["1.2", "1.3"]
 
@@ -24,6 +27,9 @@ CIPHERS: Final = "ECDHE+AESGCM:ECDHE+CHACHA20"
 
 #: The longest name of a protocol. RFC 7301, section 3.1
 _LONGEST_ALPN: Final = 255
+
+#: A host name. RFC 6066, section 3
+_HOST_NAME: Final = re.compile(r"(?!.{254})[\w-]{1,63}(\.[\w-]{1,63})*", re.ASCII)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,6 +96,94 @@ class TlsOptions:
             )
         check_type("allow_truncation", self.allow_truncation, bool, "a bool")
         server_context(self)
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class TlsClientOptions:
+    """How a proxy begins TLS with a target: whom it trusts, and who it is.
+
+    It speaks TLS 1.2 and 1.3, with ciphers that have forward secrecy, and without
+    compression and renegotiation. The target's certificate must be of an authority that
+    is trusted, and for the name of the target. The files are PEM.
+
+    Args:
+      ca: the path of a file with authorities. Default: those that the system trusts,
+        where OpenSSL looks for them.
+      sni: the name that the target is asked for, and that its certificate must have.
+        Default: the host of the target's address.
+      cert: the path of the file with a certificate for a target that asks for one, and
+        after it those that lead to its authority. Default: none.
+      key: the path of the file with its private key, which has no passphrase. Default:
+        it is in the file of ``cert``.
+      verify: False: accept every certificate. Then whoever is on the way can be the
+        target. Default True.
+
+    Raises:
+      TypeError, ValueError: an argument is invalid, or a file can't be used; the
+        message names it.
+    """
+
+    ca: str | None = None
+    sni: str | None = None
+    cert: str | None = None
+    key: str | None = None
+    verify: bool = True
+
+    def __post_init__(self) -> None:
+        for name in ("ca", "cert", "key"):
+            check_type(name, getattr(self, name), (str, type(None)), "a path or None")
+        check_type("sni", self.sni, (str, type(None)), "a name or None")
+        check_type("verify", self.verify, bool, "a bool")
+        if self.sni is not None and not _HOST_NAME.fullmatch(self.sni):
+            raise ValueError(f"sni: {self.sni!r} is not a host name, in ASCII")
+        if self.key is not None and self.cert is None:
+            raise ValueError("key needs cert, the certificate that it belongs to")
+        if self.ca is not None and not self.verify:
+            raise ValueError("ca is not used without verify; leave one of them out")
+        _context_with_files(self)
+
+
+def client_context(options: TlsClientOptions) -> ssl.SSLContext:
+    """A context for the client's end of TLS.
+
+    Raises:
+      ValueError: a file can't be used; the message names it.
+    """
+    context = _context_with_files(options)
+    if options.verify and options.ca is None:
+        context.load_default_certs()  # takes 50 ms
+    return context
+
+
+def _context_with_files(options: TlsClientOptions) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    set_up(context)
+    context.hostname_checks_common_name = False  # RFC 9525, section 2
+    if not options.verify:
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    elif options.ca is not None:
+        load_authorities(context, "ca", options.ca)
+    if options.cert is not None:
+        load_certificate(context, options.cert, options.key)
+    return context
+
+
+def client_sessions(
+    tls: TlsClientOptions | ssl.SSLContext, host: str
+) -> Callable[[], TlsSession]:
+    """What makes a new session for each connection to a target.
+
+    Args:
+      tls: options, or a context of the caller's own.
+      host: the target's host, as it is encoded for a resolver.
+    """
+    name = host.partition("%")[0].removesuffix(".")
+    if isinstance(tls, ssl.SSLContext):
+        context = tls
+    else:
+        context, name = client_context(tls), tls.sni or name
+    return partial(TlsSession, context, server_side=False, server_hostname=name)
 
 
 def server_context(options: TlsOptions) -> ssl.SSLContext:

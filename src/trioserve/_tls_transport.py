@@ -8,8 +8,9 @@ other direction goes on. An end without it is an error: bytes may be missing.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import math
-from collections.abc import Generator
+from collections.abc import Generator, Iterable
 from typing import Any, Final
 
 import trio
@@ -17,6 +18,7 @@ import trio
 from ._describe import escape
 from ._errors import isolated
 from ._report import TlsFacts
+from ._tcp import Setting
 from ._tls_options import name_asked_for
 from ._transport import CHUNK, FAILURES, Transport
 from .wire._tls_errors import TlsError
@@ -62,9 +64,8 @@ class TlsTransport(Transport):
     """
 
     __slots__ = (
-        "_allows_truncation", "_closing_over", "_encrypted", "_grace", "_held",
-        "_is_discarding", "_is_flushing", "_is_unreadable", "_shaken_for", "below",
-        "session",
+        "_allows_truncation", "_closing_over", "_encrypted", "_facts", "_grace",
+        "_held", "_is_discarding", "_is_flushing", "_is_unreadable", "below", "session",
     )  # fmt: skip
 
     can_half_close = True
@@ -90,8 +91,8 @@ class TlsTransport(Transport):
         self._is_unreadable = False
         self._is_discarding = False
         self._closing_over: trio.Event | None = None
-        # Seconds of the handshake; None before its end.
-        self._shaken_for: float | None = None
+        # As it was at the end of the handshake: after an error OpenSSL does not tell.
+        self._facts: TlsFacts | None = None
         below.on_wait = self._waits
 
     def _waits(self) -> None:
@@ -116,6 +117,9 @@ class TlsTransport(Transport):
 
     def options(self) -> Any:
         return self.below.options()
+
+    def apply(self, settings: Iterable[Setting]) -> None:
+        self.below.apply(settings)
 
     def wraps(self, thing: object) -> bool:
         return thing is self or self.below.wraps(thing)
@@ -146,12 +150,19 @@ class TlsTransport(Transport):
         if self._is_unreadable:
             await self._say_last_words()
             raise TlsError(str(self.error))
-        self._shaken_for = self.clock.current_time() - began
+        self._facts = self._agreed(self.clock.current_time() - began)
 
     def tls_facts(self) -> TlsFacts | None:
-        if self._shaken_for is None:
+        if self._facts is None:
             return None
-        tls, below = self.session.object, self.below
+        received, sent = self.below.received, self.below.sent
+        return dataclasses.replace(
+            self._facts, bytes_received=received, bytes_sent=sent
+        )
+
+    def _agreed(self, seconds: float) -> TlsFacts:
+        """What the handshake has agreed on, in so many seconds."""
+        tls = self.session.object
         certificate: Any = tls.getpeercert() or {}
         subject = ",".join(
             f"{_SHORT.get(key, key)}={value}"
@@ -170,9 +181,9 @@ class TlsTransport(Transport):
             subject=escape(subject) if certificate else None,
             names=tuple(escape(f"{kind}:{name}") for kind, name in names),
             resumed=bool(tls.session_reused),
-            handshake=self._shaken_for,
-            bytes_received=below.received,
-            bytes_sent=below.sent,
+            handshake=seconds,
+            bytes_received=0,
+            bytes_sent=0,
         )
 
     # -- bytes

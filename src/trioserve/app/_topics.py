@@ -40,6 +40,11 @@ A TARGET may have options behind a '?', with '&' between them:
 
   db1:5432?weight=3     gets three times as many connections as one without
   db2:5432?backup       is used only if all others are down or have failed
+  tls://db3:5432        gets TLS, and its certificate is verified; more options:
+    ca=FILE               trust these authorities (default: the system's)
+    sni=NAME              ask for this name and verify it (default: the host)
+    cert=FILE, key=FILE   the proxy's own certificate, if the target wants one
+    verify=no             accept every certificate; anybody may be the target
 
 A connection gets a TARGET by --balance, and another one if that does not
 answer. While another one is up, it is waited for no longer than connecting

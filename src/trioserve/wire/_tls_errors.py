@@ -65,7 +65,7 @@ _SENTENCES: Final = {
 }
 
 
-class TlsError(Exception):
+class TlsError(OSError):
     """TLS has failed; the text says what the peer did or what was wrong with it."""
 
 
@@ -85,7 +85,7 @@ def tls_error(error: ssl.SSLError, output: bytes = b"") -> TlsError:
 
 def _said(error: ssl.SSLError) -> str:
     if isinstance(error, ssl.SSLCertVerificationError):
-        return f"its certificate is not accepted: {error.verify_message}"
+        return f"its certificate is not accepted: {error.verify_message.rstrip('.')}"
     # Some errors of the record layer have no reason: error.reason is None then.
     reason = getattr(error, "reason", None) or "an unknown error"
     if (sentence := _SENTENCES.get(reason)) is not None:

@@ -16,8 +16,10 @@ from trioserve import (
     Target,
     TcpAddress,
     Timeouts,
+    TlsClientOptions,
     TlsOptions,
     echo,
+    parse_target,
 )
 from trioserve.app._service import Service
 from trioserve.app.output._log import Log
@@ -162,3 +164,31 @@ async def test_to_believe_everybody_is_a_warning(
     found = [line for line in lines if "event=trusting" in line]
     assert len(found) == warned
     assert all(" level=warning " in line for line in found)
+
+
+async def test_a_target_that_is_not_verified_is_a_warning() -> None:
+    """For each of them, those of server names included."""
+    lines: list[str] = []
+    service = Service(
+        name="proxy",
+        listen=(),
+        targets=(
+            parse_target("tls://a:1?verify=no"),
+            parse_target("tls://b:1"),
+            Target(TcpAddress("c", 1)),
+        ),
+        named_targets=(
+            ("d", Target(TcpAddress("d", 1), tls=TlsClientOptions(verify=False))),
+        ),
+        handler=echo,
+        limits=Limits(),
+        timeouts=Timeouts(),
+    )
+    async with serving(echo) as running:
+        for form in ("logfmt", "text"):
+            log_ready(Log(lines.append, form), service, running.server)
+    (found,) = [line for line in lines if "event=unverified" in line]
+    assert " level=warning " in found
+    assert 'targets="tls://a:1?verify=no,tls://d:1?verify=no"' in found
+    said = "tls://a:1?verify=no and tls://d:1?verify=no: every certificate is accepted"
+    assert said in "\n".join(lines)

@@ -30,7 +30,7 @@ OPTIONS = {
     Reason.BAD_PROXY_HEADER: ["--accept-proxy"],
     Reason.BAD_CLIENT_HELLO: ["--accept-proxy"],
     Reason.NO_ROUTE: ["--sni"],
-    Reason.HANDSHAKE: ["--handshake", "--accept-proxy", "--sni"],
+    Reason.HANDSHAKE: ["--handshake", "--accept-proxy", "--sni", "--max-handshakes"],
     Reason.TLS_FAILED: ["--tls-min", "--tls-cert", "--tls-client-ca"],
     Reason.NO_FDS: ["--max-connections"],
     Reason.STOPPING: ["--lame-duck"],
@@ -89,6 +89,10 @@ def _nonsense(report: ConnectionReport, lines: Sequence[str]) -> list[str]:
     if reason is Reason.SERVER_CLOSED:
         sentence = f"the {'target' if report.target else 'server'} closed first"
     fields = report.as_dict()
+    # The oldest handshake, which the number of others has ended and not its deadline.
+    makes_room = bool(
+        reason is Reason.HANDSHAKE and report.limit is None and report.error
+    )
     losses = [field for field in LOSSES if fields[field]]
     phases = re.findall("had not started|still being dialed|was being closed", text)
     wrong = {
@@ -103,7 +107,10 @@ def _nonsense(report: ConnectionReport, lines: Sequence[str]) -> list[str]:
         != len(lines) - 1,
         "other options": not {*re.findall(r"--[a-z-]+", text)}
         <= {*OPTIONS.get(reason, ())},
-        "no limit": reason in WITH_A_LIMIT and _limit(report) not in text,
+        "no limit": reason in WITH_A_LIMIT
+        and not makes_room
+        and _limit(report) not in text,
+        "not the other": makes_room is not ("--max-handshakes" in text),
         "well or not": ("ended well" in text) is not (outcome is Outcome.OK),
         "nothing to do": losses and "Next: nothing" in text,
         "losses": len(re.findall("  (?:Lost|Possibly lost)", text)) != len(losses),
@@ -334,6 +341,15 @@ def test_a_command_can_be_pasted(target: str, command: str) -> None:
     advice = _advice(reason=Reason.CONNECT_FAILED, target=target)
     assert advice.endswith(f"reach {target}? see `{command}`.")
     assert shlex.split(command)
+
+
+@pytest.mark.parametrize("reason", [Reason.CONNECT_FAILED, Reason.SERVER_RESET])
+def test_the_advice_for_a_failure_of_tls_is_about_tls(reason: Reason) -> None:
+    error = "TlsError: it does not speak TLS"
+    advice = _advice(reason=reason, target="db:5432", error=error)
+    assert "does db:5432 speak TLS" in advice
+    assert advice.endswith("`openssl s_client -connect db:5432 -showcerts`.")
+    assert "speak TLS" not in _advice(reason=Reason.CLIENT_RESET, error=error)
 
 
 def test_the_advice_for_a_unix_socket_lists_unix_sockets() -> None:

@@ -10,7 +10,14 @@ import math
 import shlex
 from collections.abc import Iterable, Iterator
 
-from trioserve import Address, Server, TcpAddress, TlsOptions, UnixAddress
+from trioserve import (
+    Address,
+    Server,
+    TcpAddress,
+    TlsClientOptions,
+    TlsOptions,
+    UnixAddress,
+)
 from trioserve.app._open_files import open_files_allowed
 from trioserve.app._service import Service
 from trioserve.app._values import (
@@ -66,6 +73,7 @@ def log_ready(log: Log, service: Service, server: Server) -> None:
     _log_faults(log, service)
     _log_exposed(log, service, server)
     _log_trusting(log, service)
+    _log_unverified(log, service)
     _log_open_files(log, service)
 
 
@@ -132,6 +140,24 @@ def _log_trusting(log: Log, service: Service) -> None:
             " to be any client; name the load balancers only",
             level="warning",
             accept_proxy=",".join(trusted),
+        )
+
+
+def _log_unverified(log: Log, service: Service) -> None:
+    found = {str(each): each.tls for each in service.all_targets}
+    unverified = [
+        text
+        for text, tls in found.items()
+        if isinstance(tls, TlsClientOptions) and not tls.verify
+    ]
+    if unverified:
+        log.say(
+            "unverified",
+            f"{' and '.join(unverified)}: every certificate is accepted, so whoever is"
+            " on the way can read and change everything; give ca=FILE in place of"
+            " verify=no",
+            level="warning",
+            targets=",".join(unverified),
         )
 
 

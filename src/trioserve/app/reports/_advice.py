@@ -25,6 +25,14 @@ class Advice(NamedTuple):
     option: str = ""
 
 
+#: If TLS with the target has failed.
+TLS_ADVICE: Final = (
+    "the error says what failed: does {target} speak TLS, is its certificate of an"
+    " authority in ca=FILE, is it for the host or sni=NAME, has it expired, and does it"
+    " ask for a certificate (cert=FILE)? see `openssl s_client -connect {address}"
+    " -showcerts`"
+)
+
 _ENDED_WELL: Final = "nothing, it ended well"
 
 #: By the name of the reason.

@@ -23,7 +23,7 @@ from trioserve.app._values import (
 from trioserve.app.output._formats import as_logfmt
 from trioserve.app.output._log import sentence_of
 
-from ._advice import ADVICE
+from ._advice import ADVICE, TLS_ADVICE
 from ._records import Record
 
 #: The limits of these reasons are numbers of connections; others are seconds.
@@ -273,13 +273,22 @@ def _advice(record: Record) -> str:
             f"{_LOST_SIDES[record.reason]} did not answer any more (--keepalive,"
             " --user-timeout): it was switched off, or the network to it is broken"
         )
-    return ADVICE[record.reason].next.format_map(_values_of(record))
+    advice = TLS_ADVICE if _failed_in_tls(record) else ADVICE[record.reason].next
+    return advice.format_map(_values_of(record))
+
+
+def _failed_in_tls(record: Record) -> bool:
+    # The handshake with the target; or, in TLS 1.3, its verdict on the certificate.
+    targets = (Reason.CONNECT_FAILED, Reason.SERVER_RESET)
+    error = record.error or ""
+    return record.reason in targets and error.startswith("TlsError: ")
 
 
 def _values_of(record: Record) -> dict[str, str]:
     listening, reaching = _checks(record.target)
     return {
         "target": record.target or "the target",
+        "address": shlex.quote(record.target or "HOST:PORT"),
         "sender": record.direct_peer or record.peer or "the load balancer",
         "host": (record.host if record.host != record.peer else None) or "the client",
         "side": _SIDES.get(record.waited_for or "", "that side"),
