@@ -28,7 +28,7 @@ from typing import Any, Final, Protocol
 import trio
 
 from ._report import TlsFacts
-from ._tcp import Setting, apply
+from ._tcp import Setting
 from ._transport_state import TransportState
 
 #: Bytes per read. Trio's own default.
@@ -85,9 +85,7 @@ class Transport(TransportState, abc.ABC):
         return self.trio_socket()
 
     def apply(self, settings: Iterable[Setting]) -> None:
-        """Apply options to the socket below; do nothing without one."""
-        if (sock := self.trio_socket()) is not None:
-            apply(settings, sock)
+        """Apply options to the socket below. Here there is none: do nothing."""
 
     def pollable(self) -> PollableTransport | None:
         """This transport if the engine can move its bytes, else None."""
