@@ -73,6 +73,15 @@ def test_the_newest_stay(most: int, steps: list[tuple[str, int]]) -> None:
         left.__exit__(None, None, None)
 
 
+def test_the_oldest_goes_even_if_its_handshake_has_begun_last() -> None:
+    """Tasks that start together start in any order."""
+    handshakes = Handshakes(1)
+    first, second = _Member(1), _Member(2)
+    with handshakes.under_way(second), handshakes.under_way(first):
+        assert first.error == "more than 1 handshakes at a time"
+    assert second.error is None
+
+
 def test_without_a_limit_all_stay_and_a_limit_may_come_later() -> None:
     handshakes = Handshakes()
     members = [_Member(number) for number in range(5)]

@@ -115,7 +115,7 @@ async def test_a_context_of_ones_own(
         client.close()
     (report,) = running.reports
     assert report.tls is not None
-    assert (report.tls.version, report.tls.sni) == ("TLSv1.2", None)
+    assert (report.tls.version, report.tls.sni) == ("TLSv1.2", "localhost")
 
 
 async def test_a_session_is_resumed(

@@ -18,7 +18,7 @@ The modules, from the bottom up; each imports only from rows below its own:
                 _server_names   _tls_options
                 _transport_state   _access   _targets
                 _transport   _layers   _pipes   _accept_errors   _handlers   _names
-                _endpoint
+                _endpoint   _tls_facts
                 _socket_state   _attachments   _balance   _tls_transport
                 _socket_transport   _origins   _endpoints
                 _admission   _idle   _shared_socket   _stream_transport   _timers

@@ -56,7 +56,7 @@ class TlsFacts:
       version: ``"TLSv1.3"`` or ``"TLSv1.2"``.
       cipher: OpenSSL's name of it, like ``TLS_AES_256_GCM_SHA384``.
       sni: the name that the client, or the proxy of a target, has asked for; None if it
-        has not. Of a client it is not known with an ``ssl.SSLContext`` of your own.
+        has not, or with a name that is not valid.
       alpn: the protocol that ALPN has chosen; None without one.
       subject: of the peer's certificate, if that was verified, like
         ``CN=web,O=Example``; else None.

@@ -13,7 +13,7 @@ from ._closing import linger
 from ._describe import escape
 from ._lifecycle import Lifecycle
 from ._reason import Reason
-from ._tls_options import TlsOptions, name_asked_for, server_context
+from ._tls_options import TlsOptions, server_context
 from ._tls_transport import TlsTransport
 from .wire._tls_errors import TlsError
 from .wire._tls_session import TlsSession
@@ -46,8 +46,7 @@ class TlsLayer:
         life.replace_transport(transport)
         try:
             await transport.handshake()
-            if (name := name_asked_for(session.object)) is not None:
-                life.server_name = escape(name)
+            life.server_name = session.server_name
             if options is not None:
                 _check_names(session.object.getpeercert() or {}, options)
         except TlsError as error:

@@ -13,7 +13,7 @@ import ssl
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Final, Literal, get_args
+from typing import Final, Literal, get_args
 
 from ._arguments import check_type
 from .wire._tls_session import TlsSession
@@ -195,8 +195,6 @@ def server_context(options: TlsOptions) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     set_up(context)
     context.minimum_version = _VERSIONS[options.min_version]
-    context.sslobject_class = _ServerObject
-    context.sni_callback = _note_name
     load_certificate(context, options.cert, options.key)
     if options.client_ca is not None:
         context.verify_mode = ssl.CERT_REQUIRED
@@ -211,21 +209,6 @@ def set_up(context: ssl.SSLContext) -> None:
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.set_ciphers(CIPHERS)
     context.options |= ssl.OP_NO_RENEGOTIATION | ssl.OP_NO_COMPRESSION
-
-
-class _ServerObject(ssl.SSLObject):
-    """A session that remembers the name in its ClientHello."""
-
-    sni: str | None = None
-
-
-def _note_name(of: Any, name: str | None, _context: ssl.SSLContext) -> None:
-    of.sni = name
-
-
-def name_asked_for(of: ssl.SSLObject) -> str | None:
-    """The name in the ClientHello of a session; None if there is none, or unknown."""
-    return of.sni if isinstance(of, _ServerObject) else of.server_hostname
 
 
 def load_certificate(context: ssl.SSLContext, cert: str, key: str | None) -> None:

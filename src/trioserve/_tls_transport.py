@@ -15,27 +15,16 @@ from typing import Any, Final
 
 import trio
 
-from ._describe import escape
 from ._errors import isolated
 from ._report import TlsFacts
 from ._tcp import Setting
-from ._tls_options import name_asked_for
+from ._tls_facts import facts_of
 from ._transport import CHUNK, FAILURES, Transport
 from .wire._tls_errors import TlsError
 from .wire._tls_session import TlsSession
 
 #: Seconds that an alert has to leave this machine, if there is no room for it.
 _LAST_WORDS: Final = 1.0
-
-#: The usual short names of the parts of a subject. RFC 4514, section 3
-_SHORT: Final = {
-    "commonName": "CN",
-    "organizationName": "O",
-    "organizationalUnitName": "OU",
-    "countryName": "C",
-    "localityName": "L",
-    "stateOrProvinceName": "ST",
-}
 
 #: Answers to key updates that the peer does not take end the connection at so many
 #: bytes, what a send may hold included. RFC 8446, section 4.6.3
@@ -150,7 +139,7 @@ class TlsTransport(Transport):
         if self._is_unreadable:
             await self._say_last_words()
             raise TlsError(str(self.error))
-        self._facts = self._agreed(self.clock.current_time() - began)
+        self._facts = facts_of(self.session, self.clock.current_time() - began)
 
     def tls_facts(self) -> TlsFacts | None:
         if self._facts is None:
@@ -158,32 +147,6 @@ class TlsTransport(Transport):
         received, sent = self.below.received, self.below.sent
         return dataclasses.replace(
             self._facts, bytes_received=received, bytes_sent=sent
-        )
-
-    def _agreed(self, seconds: float) -> TlsFacts:
-        """What the handshake has agreed on, in so many seconds."""
-        tls = self.session.object
-        certificate: Any = tls.getpeercert() or {}
-        subject = ",".join(
-            f"{_SHORT.get(key, key)}={value}"
-            for part in certificate.get("subject", ())
-            for key, value in part
-        )
-        names = certificate.get("subjectAltName", ())
-        sni, alpn = name_asked_for(tls), tls.selected_alpn_protocol()
-        cipher = tls.cipher()
-        assert cipher is not None
-        return TlsFacts(
-            version=tls.version() or "",
-            cipher=cipher[0],
-            sni=None if sni is None else escape(sni),
-            alpn=None if alpn is None else escape(alpn),
-            subject=escape(subject) if certificate else None,
-            names=tuple(escape(f"{kind}:{name}") for kind, name in names),
-            resumed=bool(tls.session_reused),
-            handshake=seconds,
-            bytes_received=0,
-            bytes_sent=0,
         )
 
     # -- bytes

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import ssl
+import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from certificates import Authority
 from links import some_bytes, tls_contexts, tls_sessions
+from trioserve import TlsOptions
+from trioserve._tls_options import server_context
 from trioserve.wire._tls_errors import TlsError, alert_in, tls_error
 from trioserve.wire._tls_session import TlsSession
+from wire.hellos import from_python
 
 VERSIONS = [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3]
 
@@ -193,3 +200,48 @@ def test_an_alert_is_found_in_the_output() -> None:
 
 def test_an_error_without_a_reason_has_a_text() -> None:
     assert str(tls_error(ssl.SSLError(1, "what"))) == "an unknown error"
+
+
+@pytest.mark.parametrize("step", [1, 7, 100_000])
+@pytest.mark.parametrize(
+    ("sent", "name"),
+    [
+        (b"git.example.org", "git.example.org"),
+        (b"GIT.example.org", "git.example.org"),
+        (b"git.ex\xffmple.org", None),
+        (b"\xc3\xa4it.example.or", None),
+        (b"git.ex\nmple.org", None),
+        (b"git.ex\x00mple.org", None),
+    ],
+)
+def test_the_name_that_a_client_asks_for(
+    sent: bytes,
+    name: str | None,
+    step: int,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    """Python's own callback writes a traceback to stderr for one that is not ASCII."""
+    unraisable: list[object] = []
+    monkeypatch.setattr(sys, "unraisablehook", unraisable.append)
+    hello = from_python("git.example.org").replace(b"git.example.org", sent)
+    cert = Authority(tmp_path).issue("git.example.org")
+    context = server_context(TlsOptions(cert=cert))
+    session = TlsSession(context, server_side=True)
+    assert session.server_name is None
+    with contextlib.suppress(TlsError):  # OpenSSL refuses a NUL
+        for begin in range(0, len(hello), step):
+            session.feed(hello[begin : begin + step])
+            assert not session.handshake()
+    assert session.server_name == name
+    assert session.output()
+    assert not unraisable
+
+
+def test_without_a_client_hello_there_is_no_name() -> None:
+    """OpenSSL says what it is instead."""
+    session = TlsSession(tls_contexts(VERSIONS[1])[0], server_side=True)
+    session.feed(b"GET / HTTP/1.1\r\n\r\n")
+    with pytest.raises(TlsError, match="it sent plain HTTP, without TLS"):
+        session.handshake()
+    assert session.server_name is None

@@ -12,6 +12,7 @@ import contextlib
 import ssl
 from typing import Final
 
+from ._client_hello import ClientHelloError, ClientHelloReader
 from ._tls_errors import TlsError, tls_error
 
 #: The longest plain text of a record. RFC 8446, section 5.1
@@ -33,11 +34,13 @@ class TlsSession:
     Attributes:
       object: the OpenSSL session; for what it tells of the handshake.
       has_ended: whether the peer's close_notify was read.
+      server_name: the name that the client asks for (SNI), in lower case at a server;
+        None before the ClientHello has come, or if it has no valid one.
     """
 
     __slots__ = (
-        "_error", "_head", "_incoming", "_missing", "_outgoing", "_plain", "has_ended",
-        "object",
+        "_error", "_head", "_hello", "_incoming", "_missing", "_outgoing", "_plain",
+        "has_ended", "object", "server_name",
     )  # fmt: skip
 
     def __init__(
@@ -53,6 +56,10 @@ class TlsSession:
             self._incoming, self._outgoing, server_side, server_hostname
         )
         self.has_ended = False
+        self.server_name = server_hostname
+        # Python's ssl would tell the name too, to a callback; but it writes a traceback
+        # to stderr if a client sends one that is not ASCII.
+        self._hello = ClientHelloReader() if server_side else None
         # Plain bytes that OpenSSL had to give out before a close_notify.
         self._plain = b""
         # An error that came after bytes, which are read first.
@@ -67,6 +74,8 @@ class TlsSession:
     def feed(self, data: bytes) -> None:
         """Take cipher bytes that the peer has sent."""
         self._incoming.write(data)
+        if self._hello is not None:
+            self._read_name(self._hello, data)
         position = 0
         while position < len(data):
             if self._missing:
@@ -79,6 +88,16 @@ class TlsSession:
                     self._missing = int.from_bytes(self._head[3:], "big")
                     self._head = b""
             position += step
+
+    def _read_name(self, reader: ClientHelloReader, data: bytes) -> None:
+        """Read the server name. If that fails, OpenSSL says what is wrong, if it is."""
+        try:
+            hello = reader.feed(data)
+        except ClientHelloError:
+            self._hello = None
+            return
+        if hello is not None:
+            self._hello, self.server_name = None, hello.server_name
 
     @property
     def is_within_record(self) -> bool:
