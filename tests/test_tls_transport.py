@@ -319,27 +319,6 @@ def test_a_send_cancelled_at_any_step_loses_nothing(medium: RealMedium) -> None:
     assert sweep(scenario) >= 3
 
 
-@pytest.mark.parametrize("medium", BOTH)
-def test_a_receive_cancelled_at_any_step_loses_nothing(medium: RealMedium) -> None:
-    """Law 4."""
-
-    async def scenario(begin: Begin) -> None:
-        with over(medium) as (transport, link):
-            taken = b""
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(link.peer.send_all, b"hello")
-                with trio.CancelScope() as scope:
-                    begin(scope.cancel)
-                    while len(taken) < 5:
-                        taken += await transport.receive(2)
-            assert transport.received == len(taken)
-            while len(taken) < 5:
-                taken += await transport.receive()
-            assert taken == b"hello"
-
-    assert sweep(scenario) >= 3
-
-
 async def test_over_a_stream_a_cancelled_send_breaks_the_connection() -> None:
     """It is not known how much was sent, so nothing may come after it."""
     server, _ = tls_sessions(VERSIONS[1])
