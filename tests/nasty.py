@@ -98,8 +98,9 @@ def _can_be_in_a_group(error: BaseException) -> bool:
 
 def deep(error: BaseException, depth: int = 2_000) -> BaseException:
     """A group in a group in a group."""
-    for _ in range(depth):
-        error = make(BaseExceptionGroup, {}, "deep", [error])
+    error = make(BaseExceptionGroup, {}, "deep", [error])
+    for _ in range(depth - 1):
+        error = BaseExceptionGroup("deep", [error])
     return error
 
 

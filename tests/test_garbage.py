@@ -21,6 +21,13 @@ from trioserve._connection import lifecycle_of
 from trioserve.testing import stream_pair
 
 
+@pytest.fixture(scope="module", autouse=True)
+def what_other_tests_left_is_no_garbage() -> None:
+    """Nor does the collector look at it again and again."""
+    gc.collect()
+    gc.freeze()
+
+
 class Oops(Exception):
     """The exception of a handler."""
 
