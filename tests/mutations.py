@@ -312,7 +312,7 @@ MUTATIONS: Sequence[Mutation] = (
     Mutation(
         law=1,
         breaks="a client that breaks TLS after its handshake ends the server",
-        file="_tls_transport.py",
+        file="_tls_state.py",
         old="        received, sent = self.below.received, self.below.sent\n",
         new="        self._facts = self._agreed(self._facts.handshake)\n"
         "        received, sent = self.below.received, self.below.sent\n",

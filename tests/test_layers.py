@@ -30,8 +30,8 @@ _lifecycle _engine _dial
 _attempts _upstream
 _lifecycle_state _blame _closing _deadlines _listeners _pump _race _factory
 _admission _idle _shared_socket _stream_transport _timers _collector _drain _connect
-_socket_transport _origins _endpoints
-_socket_state _attachments _balance _tls_transport
+_socket_transport _origins _endpoints _tls_transport
+_socket_state _attachments _balance _tls_state
 _transport _layers _pipes _accept_errors _handlers _names _endpoint _tls_facts
 _transport_state _access _targets
 _server_names _tls_options

@@ -19,8 +19,8 @@ The modules, from the bottom up; each imports only from rows below its own:
                 _transport_state   _access   _targets
                 _transport   _layers   _pipes   _accept_errors   _handlers   _names
                 _endpoint   _tls_facts
-                _socket_state   _attachments   _balance   _tls_transport
-                _socket_transport   _origins   _endpoints
+                _socket_state   _attachments   _balance   _tls_state
+                _socket_transport   _origins   _endpoints   _tls_transport
                 _admission   _idle   _shared_socket   _stream_transport   _timers
                 _collector   _drain   _connect
     mechanisms  _lifecycle_state   _blame   _closing   _deadlines   _listeners

@@ -8,17 +8,14 @@ other direction goes on. An end without it is an error: bytes may be missing.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import math
-from collections.abc import Generator, Iterable
-from typing import Any, Final
+from typing import Final
 
 import trio
 
 from ._errors import isolated
-from ._report import TlsFacts
-from ._tcp import Setting
 from ._tls_facts import facts_of
+from ._tls_state import TlsState
 from ._transport import CHUNK, FAILURES, Transport
 from .wire._tls_errors import TlsError
 from .wire._tls_session import TlsSession
@@ -31,7 +28,7 @@ _LAST_WORDS: Final = 1.0
 _MAX_HELD: Final = 2 * CHUNK
 
 
-class TlsTransport(Transport):
+class TlsTransport(TlsState):
     """Plain bytes to and from a peer that speaks TLS.
 
     It holds at most what one receive of the transport below has given, and at most one
@@ -52,12 +49,7 @@ class TlsTransport(Transport):
       session: the TLS session.
     """
 
-    __slots__ = (
-        "_allows_truncation", "_closing_over", "_encrypted", "_facts", "_grace",
-        "_held", "_is_discarding", "_is_flushing", "_is_unreadable", "below", "session",
-    )  # fmt: skip
-
-    can_half_close = True
+    __slots__ = ("_allows_truncation", "_closing_over", "_grace", "_is_discarding")
 
     def __init__(
         self,
@@ -67,51 +59,11 @@ class TlsTransport(Transport):
         allow_truncation: bool = False,
         grace: float = 2.0,
     ) -> None:
-        super().__init__()
-        self.below = below
-        self.session = session
+        super().__init__(below, session)
         self._allows_truncation = allow_truncation
         self._grace = grace
-        #: Encrypted bytes that the transport below has not taken, and how many plain
-        #: bytes are in them and not yet counted as sent.
-        self._held = b""
-        self._encrypted = 0
-        self._is_flushing = False
-        self._is_unreadable = False
         self._is_discarding = False
         self._closing_over: trio.Event | None = None
-        # As it was at the end of the handshake: after an error OpenSSL does not tell.
-        self._facts: TlsFacts | None = None
-        below.on_wait = self._waits
-
-    def _waits(self) -> None:
-        waits = min(self.receiving_since, self.sending_since) < math.inf
-        if waits and self.on_wait is not None:
-            self.on_wait()
-
-    # -- its abilities
-
-    @property
-    def closes_at_once(self) -> bool:  # type: ignore[override]
-        """If the transport below does, and nothing is left to be sent before."""
-        sends_nothing = self.sent_eof or self.error is not None
-        return self.below.closes_at_once and sends_nothing and not self.holds_sent
-
-    @property
-    def can_reset(self) -> bool:
-        return self.below.can_reset
-
-    def trio_socket(self) -> trio.socket.SocketType | None:
-        return self.below.trio_socket()
-
-    def options(self) -> Any:
-        return self.below.options()
-
-    def apply(self, settings: Iterable[Setting]) -> None:
-        self.below.apply(settings)
-
-    def wraps(self, thing: object) -> bool:
-        return thing is self or self.below.wraps(thing)
 
     # -- the handshake
 
@@ -140,14 +92,6 @@ class TlsTransport(Transport):
             await self._say_last_words()
             raise TlsError(str(self.error))
         self._facts = facts_of(self.session, self.clock.current_time() - began)
-
-    def tls_facts(self) -> TlsFacts | None:
-        if self._facts is None:
-            return None
-        received, sent = self.below.received, self.below.sent
-        return dataclasses.replace(
-            self._facts, bytes_received=received, bytes_sent=sent
-        )
 
     # -- bytes
 
@@ -288,19 +232,6 @@ class TlsTransport(Transport):
             self.sent += count
             self.moved_at = self.sending_since = self.clock.current_time()
 
-    @contextlib.contextmanager
-    def _keeping_errors(self) -> Generator[None]:
-        """Keep an error of the transport below, and raise it as this one's."""
-        try:
-            yield
-        except trio.BrokenResourceError:
-            assert self.below.error is not None
-            self.keep_error(self.below.error)
-            raise self.broken() from self.error
-        except trio.ClosedResourceError:
-            self.mark_closed()
-            raise
-
     async def wait_writable(self) -> None:
         self.check_sendable()
         self.sending_since = self.clock.current_time()
@@ -356,64 +287,6 @@ class TlsTransport(Transport):
             if not self._held:
                 self.sent += len(message)
         return True
-
-    # -- its state
-
-    def check_open(self) -> None:
-        super().check_open()
-        with self._keeping_errors():
-            self.below.check_open()
-
-    def mark_closed(self) -> None:
-        super().mark_closed()
-        self.below.on_wait = None  # it refers to this transport: a cycle
-
-    @property
-    def holds_sent(self) -> bool:  # type: ignore[override]
-        return bool(self._held)
-
-    def readable(self) -> bool:
-        return (
-            self.closed
-            or self._is_unreadable
-            or bool(self.unread_bytes)
-            or self.session.holds_bytes
-            or self.below.readable()
-        )
-
-    def writable(self) -> bool:
-        return self.below.writable()
-
-    def unsent(self) -> int | None:
-        held = self.below.unsent()
-        return None if held is None else held + len(self._held)
-
-    def observe_acks(self, now: float) -> bool:
-        below = self.below
-        holds = below.observe_acks(now)
-        self.acked_at = below.acked_at
-        # Parts of a record are no plain bytes yet, but they move.
-        self.moved_at = max(self.moved_at, below.moved_at)
-        if self.sending_since < math.inf > below.sending_since:
-            self.sending_since = max(self.sending_since, below.sending_since)
-        return holds
-
-    def is_reset(self) -> bool:
-        if self.error is None and self.below.is_reset():
-            assert self.below.error is not None
-            self.keep_error(self.below.error)
-        return self.error is not None
-
-    def end_is_receivable(self) -> bool:
-        return self._is_unreadable or self.below.end_is_receivable()
-
-    async def wait_peer_gone(self, patience: float) -> None:
-        # If bytes are here, the peer has sent something, and its FIN ends nothing.
-        has_bytes = self.unread_bytes or self.session.holds_bytes
-        await self.below.wait_peer_gone(math.inf if has_bytes else patience)
-
-    async def check_no_receiver(self) -> None:
-        await self.below.check_no_receiver()
 
     # -- closing
 
