@@ -291,7 +291,7 @@ class TlsTransport(TlsState):
     # -- closing
 
     def abort(self) -> None:
-        """Close at once, by RST; or by FIN if there is an alert for the peer to read."""
+        """Close at once, by RST; or by FIN if the peer has an alert to read."""
         if not self.closed:
             self.mark_closed()
         if not (self._closes_after_alert() or self.below.closed):
