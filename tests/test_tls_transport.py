@@ -230,7 +230,7 @@ async def test_an_error_comes_after_the_bytes_before_it_and_the_peer_is_told(
 async def test_the_alert_arrives_at_a_peer_that_sends_more(
     version: ssl.TLSVersion, close: Close, autojump_clock: object
 ) -> None:
-    """With bytes unread, a close would be a RST, and the peer's next send an error."""
+    """Law 8: with bytes unread a close is a RST, and the peer's next send an error."""
     server, client, session = _pair(version)
     await client.send(bytes(30))
     with pytest.raises(trio.BrokenResourceError):
