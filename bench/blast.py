@@ -2,7 +2,8 @@
 
 ``blast.py target PORT`` is what a proxy relays to. ``blast.py up PORT N S`` sends in N
 flows for S seconds, and ``blast.py down PORT N S`` receives; each prints how many bytes
-arrived, and how long it took. iperf3 does more work for each piece, and is slower.
+arrived, and how long it took. With one more word, the file of an authority, they speak
+TLS. iperf3 does more work for each piece, and is slower.
 ``blast.py ping PORT N S`` sends a message and waits for its echo, again and again,
 beside N flows; it prints how many, and the median and the 99th percentile of the
 seconds that one took.
@@ -12,6 +13,7 @@ from __future__ import annotations
 
 import os
 import socket
+import ssl
 import statistics
 import struct
 import subprocess
@@ -39,10 +41,10 @@ def main() -> None:
     match sys.argv[1:]:
         case ["target", port]:
             _target(int(port))
-        case ["up" | "down" as way, port, number, seconds]:
+        case ["up" | "down" as way, port, number, seconds, *ca]:
             began = time.monotonic()
             flow = _up if way == "up" else _down
-            total = _flows(flow, int(port), int(number), float(seconds))
+            total = _flows(flow, int(port), int(number), float(seconds), *ca)
             print(total, time.monotonic() - began)
         case ["ping", port, number, seconds]:
             print(*_ping(port, number, float(seconds)))
@@ -76,10 +78,19 @@ def _serve(sock: socket.socket) -> None:
 
 
 def _flows(
-    flow: Callable[[socket.socket, float], int], port: int, number: int, seconds: float
+    flow: Callable[[socket.socket, float], int],
+    port: int,
+    number: int,
+    seconds: float,
+    ca: str | None = None,
 ) -> int:
+    context = None if ca is None else ssl.create_default_context(cafile=ca)
+
     def run(_: int) -> int:
-        with socket.create_connection(("127.0.0.1", port)) as sock:
+        sock = socket.create_connection(("127.0.0.1", port))
+        if context is not None:
+            sock = context.wrap_socket(sock, server_hostname="localhost")
+        with sock:
             return flow(sock, seconds)
 
     with ThreadPoolExecutor(number) as pool:

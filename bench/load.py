@@ -11,6 +11,7 @@ import json
 import os
 import select
 import socket
+import ssl
 import subprocess
 import sys
 from collections.abc import Generator, Mapping, Sequence
@@ -28,13 +29,22 @@ BLAST = Path(__file__).with_name("blast.py")
 #: The program whose connections end in a known way.
 CHURN = Path(__file__).with_name("churn.py")
 
+_HANDSHAKES = Path(__file__).with_name("handshakes.py")
+
 #: What was measured, by its name and unit.
 Figures = Mapping[str, float]
 
 
-def round_trips(port: int, pid: int | None, clients: int, requests: int) -> Figures:
-    """Requests by a number of clients, each of which waits for its answer."""
-    return _redis_benchmark("round trip", port, pid, clients, requests)
+def round_trips(
+    port: int, pid: int | None, clients: int, requests: int, ca: Path | None = None
+) -> Figures:
+    """Requests by a number of clients, each of which waits for its answer.
+
+    Args:
+      ca: the authority of the server's certificate; without one, there is no TLS.
+    """
+    tls = () if ca is None else ("--tls", "--cacert", str(ca), "--sni", "localhost")
+    return _redis_benchmark("round trip", port, pid, clients, requests, *tls)
 
 
 def connections(port: int, pid: int | None, clients: int, requests: int) -> Figures:
@@ -79,7 +89,13 @@ def flows(
 
 
 def blast(
-    port: int, pid: int | None, number: int, seconds: float, *, down: bool
+    port: int,
+    pid: int | None,
+    number: int,
+    seconds: float,
+    *,
+    down: bool,
+    ca: Path | None = None,
 ) -> Figures:
     """Bytes in a number of flows as fast as possible; twice, as a process warms up.
 
@@ -87,7 +103,12 @@ def blast(
     """
     figures: dict[str, float] = {}
     command = [sys.executable, str(BLAST), "down" if down else "up"]
-    command += [str(port), str(number), str(seconds)]
+    command += [
+        str(port),
+        str(number),
+        str(seconds),
+        *([] if ca is None else [str(ca)]),
+    ]
     for when in ("", "again: "):
         output, moments = _watch(command, pid)
         total, took = _numbers(output)
@@ -129,6 +150,23 @@ def churn(port: int, pid: int | None, at_once: int, count: int, how: str) -> Fig
     return figures
 
 
+def handshakes(
+    port: int, pid: int | None, at_once: int, count: int, how: str, ca: Path
+) -> Figures:
+    """TLS connections with one exchange, whose handshakes are ``full`` or ``resumed``.
+
+    The port has to lead to ``churn.py target``.
+    """
+    command = [sys.executable, str(_HANDSHAKES), how, str(port), str(at_once)]
+    output, moments = _watch([*command, str(count), str(ca)], pid)
+    made, took = _numbers(output)
+    figures = {"connections/s": made / took}
+    if pid is not None:
+        used = cpu_between(moments, moments[-1].time - took)
+        figures["CPU us per connection"] = used * 1e6 / made
+    return figures
+
+
 def _numbers(output: str) -> list[float]:
     try:
         return [float(word) for word in output.split()]
@@ -137,17 +175,20 @@ def _numbers(output: str) -> list[float]:
 
 
 @contextlib.contextmanager
-def crowd(port: int, number: int) -> Generator[None]:
+def crowd(port: int, number: int, ca: Path | None = None) -> Generator[None]:
     """A number of connections that got one answer each, and are then idle.
 
     Raises:
       ProgramError: one of them got no answer.
     """
+    context = None if ca is None else ssl.create_default_context(cafile=ca)
     with contextlib.ExitStack() as stack:
         for count in range(number):
             try:
                 address = ("127.0.0.1", port)
                 sock = socket.create_connection(address, timeout=_PATIENCE)
+                if context is not None:
+                    sock = context.wrap_socket(sock, server_hostname="localhost")
                 stack.enter_context(sock)
                 sock.sendall(b"PING\r\n")
                 answer = sock.recv(64)

@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal
 
+from .certificate import certificate
 from .programs import find, raise_open_files_limit, version
 
 _SERVERS = Path(__file__).parent / "servers"
@@ -30,7 +31,8 @@ class Peer:
       needs: a program or a Python module.
       settings: how it is started, for the reader.
       command: the command; None if nothing is between the load and its target.
-      serves: whether it relays, or echoes what it got.
+      serves: whether it relays, echoes what it got, or relays and speaks TLS with its
+        clients.
       most: the most connections at once that it is measured with.
     """
 
@@ -38,7 +40,7 @@ class Peer:
     needs: str
     settings: str
     command: Command | None
-    serves: Literal["proxy", "echo"] = "proxy"
+    serves: Literal["proxy", "echo", "tls"] = "proxy"
     most: int = 10_000
 
     @property
@@ -54,10 +56,11 @@ class Peer:
         return version(self.needs)
 
 
-def _haproxy(options: str) -> Command:
+def _haproxy(options: str, *, tls: bool = False) -> Command:
     def command(port: int, target: int, folder: Path) -> Sequence[str]:
         files = raise_open_files_limit()
         # Each connection takes two descriptors, each pipe two more.
+        bind = f"ssl crt {certificate()}" if tls else ""
         config = f"""
 global
     nbthread 1
@@ -71,7 +74,7 @@ defaults
     timeout client 1h
     timeout server 1h
 frontend front
-    bind 127.0.0.1:{port} backlog 4096
+    bind 127.0.0.1:{port} backlog 4096 {bind}
     maxconn {min(10_000, (files - 400) // 2)}
     default_backend back
 backend back
@@ -84,6 +87,19 @@ backend back
 
 
 def _nginx(port: int, target: int, folder: Path) -> Sequence[str]:
+    return _start_nginx(f"listen 127.0.0.1:{port} backlog=4096;", target, folder)
+
+
+def _nginx_tls(port: int, target: int, folder: Path) -> Sequence[str]:
+    # Without a cache or a ticket key of its own, OpenSSL's tickets resume sessions.
+    listen = f"""listen 127.0.0.1:{port} backlog=4096 ssl;
+        ssl_certificate {certificate()};
+        ssl_certificate_key {certificate()};
+        ssl_protocols TLSv1.2 TLSv1.3;"""
+    return _start_nginx(listen, target, folder)
+
+
+def _start_nginx(listen: str, target: int, folder: Path) -> Sequence[str]:
     module = _stream_module()
     config = f"""
 {f"load_module {module};" if module else ""}
@@ -94,7 +110,7 @@ worker_rlimit_nofile {raise_open_files_limit()};
 events {{ worker_connections {raise_open_files_limit()}; }}
 stream {{
     server {{
-        listen 127.0.0.1:{port} backlog=4096;
+        {listen}
         proxy_pass 127.0.0.1:{target};
         proxy_timeout 1h;
         tcp_nodelay on;
@@ -136,6 +152,24 @@ def _script(name: str, *arguments: str) -> Command:
         return [sys.executable, path, *arguments, str(port), str(target)]
 
     return command
+
+
+def _secure_streams(loop: str) -> Command:
+    def command(port: int, target: int, folder: Path) -> Sequence[str]:
+        path = str(_SERVERS / "streams.py")
+        ports = (str(port), str(target))
+        return [sys.executable, path, loop, *ports, str(certificate())]
+
+    return command
+
+
+def _secure_trio(port: int, target: int, folder: Path) -> Sequence[str]:
+    path = str(_SERVERS / "secure_trio.py")
+    return [sys.executable, path, str(certificate()), str(port), str(target)]
+
+
+def _secure_trioserve(port: int, target: int, folder: Path) -> Sequence[str]:
+    return _trioserve(*_QUIET, "--tls-cert", str(certificate()))(port, target, folder)
 
 
 def _trioserve(*options: str) -> Command:
@@ -235,5 +269,43 @@ PEERS = [
         "bench/servers/embedded.py echo",
         _script("embedded.py", "echo"),
         serves="echo",
+    ),
+    Peer(
+        "haproxy-tls",
+        "haproxy",
+        "tcp mode, nbthread 1, bind ssl crt",
+        _haproxy("", tls=True),
+        serves="tls",
+    ),
+    Peer(
+        "nginx-tls",
+        "nginx",
+        "stream, worker_processes 1, tcp_nodelay, listen ssl",
+        _nginx_tls,
+        serves="tls",
+    ),
+    *(
+        Peer(
+            f"{loop}-tls",
+            loop,
+            f"bench/servers/streams.py {loop}, with a certificate",
+            _secure_streams(loop),
+            serves="tls",
+        )
+        for loop in ("uvloop", "asyncio")
+    ),
+    Peer(
+        "trio-tls",
+        "trio",
+        "bench/servers/secure_trio.py: trio.SSLStream",
+        _secure_trio,
+        serves="tls",
+    ),
+    Peer(
+        "trioserve-tls",
+        "trioserve",
+        "trioserve proxy --tls-cert FILE --log-connections none",
+        _secure_trioserve,
+        serves="tls",
     ),
 ]

@@ -12,6 +12,12 @@ from typing import NotRequired, TypedDict
 #: The peers by whose cost that of the others is divided.
 REFERENCES = ("haproxy", "haproxy-splice", "uvloop-protocol", "trio", "trio-handler")
 
+#: The same where clients speak TLS.
+_TLS_REFERENCES = ("haproxy-tls", "nginx-tls", "uvloop-tls", "asyncio-tls", "trio-tls")
+
+#: trioserve's own names, of which each work has at most one.
+_OURS = ("trioserve", "trioserve-handler", "trioserve-tls")
+
 #: The figures of a peer in a work by their names, one for each round.
 Figures = dict[str, list[float]]
 
@@ -135,7 +141,7 @@ def _spreads(raw: Raw) -> Iterator[float]:
 
 def _work_table(found: Mapping[str, Figures]) -> Iterator[str]:
     names = max((list(figures) for figures in found.values()), key=len)
-    references = [peer for peer in REFERENCES if peer in found]
+    references = [peer for peer in (*REFERENCES, *_TLS_REFERENCES) if peer in found]
     rows = [
         [
             peer,
@@ -151,10 +157,11 @@ def _table_of_ours(raw: Raw) -> Iterator[str]:
     rows = []
     for work in raw["works"]:
         found = figures_of(raw, work)
-        ours = found.get("trioserve") or found.get("trioserve-handler") or {}
+        ours = next((found[name] for name in _OURS if name in found), Figures())
         for name, values in ours.items():
-            others = [_ratio(ours, found.get(other, {}), name) for other in REFERENCES]
-            rows.append([work, name, _spread(values), *others])
+            others = (found.get(r) or found.get(f"{r}-tls", {}) for r in REFERENCES)
+            ratios = [_ratio(ours, other, name) for other in others]
+            rows.append([work, name, _spread(values), *ratios])
     if rows:
         yield from ("", "## trioserve compared with others", "")
         head = ["work", "figure", "trioserve", *(f"/ {other}" for other in REFERENCES)]

@@ -16,6 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
+from .certificate import certificate
 from .load import (
     BLAST,
     CHURN,
@@ -25,6 +26,7 @@ from .load import (
     connections,
     crowd,
     flows,
+    handshakes,
     ping_beside,
     round_trips,
 )
@@ -67,15 +69,18 @@ class Work:
     task: Task
     clients: int
     target: Literal["redis", "iperf3", "blast", "churn"] = "redis"
-    serves: Literal["proxy", "echo"] = "proxy"
+    serves: Literal["proxy", "echo", "tls"] = "proxy"
     is_long: bool = False
 
     @property
     def tools(self) -> tuple[str, ...]:
         """The programs that it needs."""
+        tools = ("openssl",) if self.serves == "tls" else ()
+        if self.target == "iperf3":
+            return (*tools, "iperf3")
         if self.target != "redis":
-            return ("iperf3",) if self.target == "iperf3" else ()
-        return ("redis-benchmark", "redis-server")
+            return tools
+        return (*tools, "redis-benchmark", "redis-server")
 
     def suits(self, peer: Peer) -> bool:
         """Whether the peer can do it."""
@@ -98,7 +103,7 @@ def measure(work: Work, peer: Peer, seconds: float) -> Figures:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         port = target = free_port()
         pid = None
-        if work.serves == "proxy":
+        if work.serves != "echo":
             relayed = _target(work.target, target)
             stack.enter_context(running(relayed, target, LOAD_CORES, folder))
         if peer.command is not None:
@@ -149,16 +154,42 @@ def _rate(figures: Figures) -> float:
 
 
 def _idle(number: int, port: int, pid: int | None, seconds: float) -> Figures:
+    return _memory(number, port, pid)
+
+
+def _memory(number: int, port: int, pid: int | None, ca: Path | None = None) -> Figures:
     assert pid is not None
-    with crowd(port, 1):
+    with crowd(port, 1, ca):
         none = memory(pid)
-    with crowd(port, number):
+    with crowd(port, number, ca):
         full = memory(pid)
     return {
         "PSS kB per connection": (full.pss - none.pss) / number,
         "RSS kB per connection": (full.rss - none.rss) / number,
         "RSS MB without": none.rss / 1024,
     }
+
+
+def _tls_round_trips(
+    clients: int, port: int, pid: int | None, seconds: float
+) -> Figures:
+    ca = certificate()
+    rate = _rate(round_trips(port, pid, clients, 10 * clients + 200, ca))
+    return round_trips(port, pid, clients, max(int(rate * seconds), 3 * clients), ca)
+
+
+def _tls_down(number: int, port: int, pid: int | None, seconds: float) -> Figures:
+    return blast(port, pid, number, seconds, down=True, ca=certificate())
+
+
+def _handshakes(how: str, port: int, pid: int | None, seconds: float) -> Figures:
+    rate = _rate(handshakes(port, pid, 8, 80, how, certificate()))
+    count = min(max(int(rate * seconds), 80), 11_000)
+    return handshakes(port, pid, 8, count, how, certificate())
+
+
+def _tls_idle(number: int, port: int, pid: int | None, seconds: float) -> Figures:
+    return _memory(number, port, pid, certificate())
 
 
 def _blast(
@@ -267,6 +298,44 @@ def _all() -> Generator[Work]:
         task=partial(_connections, 0),
         clients=64,
         serves="echo",
+    )
+    yield from _with_tls()
+
+
+def _with_tls() -> Generator[Work]:
+    """Clients speak TLS, and what is relayed to does not."""
+    yield Work(
+        name="tls-messages-64",
+        title="Round trips of 14 and 7 bytes over TLS, 64 at a time",
+        task=partial(_tls_round_trips, 64),
+        clients=64,
+        serves="tls",
+    )
+    yield Work(
+        name="tls-down-8",
+        title="Bytes down over TLS in blocks of 256 KiB, flows at a time: 8",
+        task=partial(_tls_down, 8),
+        clients=8,
+        target="blast",
+        serves="tls",
+    )
+    for how in ("full", "resumed"):
+        yield Work(
+            name=f"tls-{how}",
+            title=f"A {how} TLS handshake, 64 bytes and back, close; 8 at a time",
+            task=partial(_handshakes, how),
+            clients=8,
+            target="churn",
+            serves="tls",
+        )
+    number = min(MOST, 1000)
+    yield Work(
+        name=f"tls-idle-{number}",
+        title=f"Memory for {number} open, silent TLS connections",
+        task=partial(_tls_idle, number),
+        clients=number,
+        serves="tls",
+        is_long=True,
     )
 
 

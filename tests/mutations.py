@@ -799,6 +799,17 @@ MUTATIONS: Sequence[Mutation] = (
     ),
     Mutation(
         law=8,
+        breaks="a reset overtakes a TLS alert",
+        file="_tls_transport.py",
+        old="        if not (self._closes_after_alert() or self.below.closed):\n",
+        new="        if not self.below.closed:\n",
+        tests=(
+            "test_tls_transport.py",
+            "test_the_alert_arrives_at_a_peer_that_sends_more",
+        ),
+    ),
+    Mutation(
+        law=8,
         breaks="a TLS client that ends without close_notify has ended well",
         file="_tls_transport.py",
         old="        elif may_end or self._is_discarding:\n",

@@ -58,6 +58,26 @@ def test_a_quick_run_has_figures_of_every_peer_and_its_report_can_be_repeated(
     assert bench("--read", str(raw)) == printed
 
 
+@needs("haproxy", "openssl")
+def test_works_over_tls_have_figures_of_every_peer() -> None:
+    works = {
+        "tls-messages-64": "CPU us per round trip",
+        "tls-down-8": "CPU ms per GB",
+        "tls-full": "CPU us per connection",
+        "tls-resumed": "CPU us per connection",
+    }
+    peers = ["haproxy-tls", "asyncio-tls", "trio-tls", "trioserve-tls"]
+    options = ["--rounds", "1", "--seconds", "0.1", "--peers", *peers]
+    printed = bench("--only", *works, *options)
+    for work, figure in works.items():
+        table = rows(printed, work)
+        assert [row["peer"] for row in table] == peers
+        for row in table:
+            assert float(row[figure]) > 0, row
+            assert float(row["cost / haproxy-tls"]) > 0
+    assert "## Failed" not in printed
+
+
 @needs("curl")
 def test_faults_are_measured() -> None:
     heading, _, *lines = bench("--quick", module="bench.faults").splitlines()

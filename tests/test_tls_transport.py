@@ -16,6 +16,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from links import (
+    CLOSES,
+    Close,
     RealMedium,
     connection_over,
     memory,
@@ -220,6 +222,43 @@ async def test_an_error_comes_after_the_bytes_before_it_and_the_peer_is_told(
     server.close()
     with pytest.raises(TlsError, match="it sent the alert"):
         await _cipher(client, session)
+    client.abort()
+
+
+@pytest.mark.parametrize("close", CLOSES)
+@pytest.mark.parametrize("version", VERSIONS)
+async def test_the_alert_arrives_at_a_peer_that_sends_more(
+    version: ssl.TLSVersion, close: Close, autojump_clock: object
+) -> None:
+    """Law 8: with bytes unread a close is a RST, and the peer's next send an error."""
+    server, client, session = _pair(version)
+    await client.send(bytes(30))
+    with pytest.raises(trio.BrokenResourceError):
+        await server.receive()
+    await client.send(bytes(1000))
+    close(server)
+    close(server)
+    await client.send(bytes(1000))
+    with pytest.raises(TlsError, match="it sent the alert"):
+        await _cipher(client, session)
+    client.close()
+    await server.wait_closed()
+    assert server.below.discarded == 2000
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+async def test_after_an_alert_a_peer_that_does_not_end_is_reset(
+    version: ssl.TLSVersion, autojump_clock: trio.testing.MockClock
+) -> None:
+    """Law 12: after some seconds."""
+    server, client, _ = _pair(version)
+    await client.send(bytes(30))
+    with pytest.raises(trio.BrokenResourceError):
+        await server.receive()
+    server.abort()
+    await server.wait_closed()
+    assert trio.current_time() == pytest.approx(2, abs=0.01)
+    assert server.below.closed
     client.abort()
 
 

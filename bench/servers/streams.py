@@ -1,12 +1,13 @@
 """A proxy with asyncio's streams, on asyncio's own loop or on uvloop.
 
-A peer of the benchmark: python streams.py asyncio|uvloop PORT TARGET-PORT
+A peer of the benchmark: python streams.py asyncio|uvloop PORT TARGET-PORT [CERTIFICATE]
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import ssl
 import sys
 
 
@@ -16,6 +17,8 @@ async def pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> No
         await writer.drain()
     if writer.can_write_eof():
         writer.write_eof()
+    else:
+        writer.close()  # TLS can't end one direction only here
 
 
 async def relay(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -28,8 +31,11 @@ async def relay(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
 
 
 async def main() -> None:
-    port = int(sys.argv[2])
-    server = await asyncio.start_server(relay, "127.0.0.1", port, backlog=4096)
+    port, tls = int(sys.argv[2]), None
+    if sys.argv[4:]:
+        tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        tls.load_cert_chain(sys.argv[4])
+    server = await asyncio.start_server(relay, "127.0.0.1", port, backlog=4096, ssl=tls)
     await server.serve_forever()
 
 

@@ -27,9 +27,9 @@ The modules, from the bottom up; each imports only from rows below its own:
                 _pump   _race   _factory
                 _attempts   _upstream
                 _lifecycle   _engine   _dial
-                _proxy_header   _tls_layer
+                _proxy_header   _tls_layer   _polled_pump
     connections _connection   _handshake   _record   _refusals   _relay_options
-                _relay_mirror   _engine_pump
+                _relay_mirror   _engine_pump   _layered_pump
                 _acceptor   _ledger   _relay_deadlines
                 _socket_acceptor   _stream_acceptor   _dispatch   _relay_rules
                 _engine_run

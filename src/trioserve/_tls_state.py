@@ -62,9 +62,11 @@ class TlsState(EngineTransport):
 
     @property
     def closes_at_once(self) -> bool:  # type: ignore[override]
-        """If the transport below does, and nothing is left to be sent before."""
+        """If the transport below does, and nothing has to be sent before."""
+        if self._is_unreadable or self.holds_sent:
+            return False
         sends_nothing = self.sent_eof or self.error is not None
-        return self.below.closes_at_once and sends_nothing and not self.holds_sent
+        return sends_nothing and self.below.closes_at_once
 
     @property
     def can_reset(self) -> bool:

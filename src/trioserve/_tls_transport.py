@@ -354,9 +354,11 @@ class TlsTransport(TlsState):
     # -- closing
 
     def abort(self) -> None:
+        """Close at once, by RST; or by FIN if the peer has an alert to read."""
         if not self.closed:
             self.mark_closed()
-        if not self.below.closed:
+            self.tell_closing()
+        if not (self._closes_after_alert() or self.below.closed):
             self.below.abort()
             if (count := self.below.unacknowledged) is not None:
                 # Those that are encrypted are some more than the plain ones.
@@ -372,6 +374,8 @@ class TlsTransport(TlsState):
             return
         self.mark_closed()
         self.tell_closing()
+        if self._closes_after_alert():
+            return
         if self.error is None and not self._is_flushing:
             if not self.sent_eof:
                 self.session.close()
@@ -386,6 +390,30 @@ class TlsTransport(TlsState):
         try:
             with isolated(), trio.move_on_after(self._grace):
                 await self._flush()
+        finally:
+            self.below.close()
+            over.set()
+
+    def _closes_after_alert(self) -> bool:
+        """Whether an alert was sent, which a RST could overtake; then it waits below.
+
+        The peer may still send; with its bytes unread, a close would be a RST.
+        """
+        if not self._is_unreadable or self.sending_since < math.inf or self._held:
+            return False
+        if self._closing_over is None:
+            below = self.below
+            if below.eof or below.sent_eof or below.closed or below.error is not None:
+                return False
+            self._closing_over = trio.Event()
+            trio.lowlevel.spawn_system_task(self._linger_below, self._closing_over)
+        return True
+
+    async def _linger_below(self, over: trio.Event) -> None:
+        try:
+            with isolated():
+                await self.below.send_eof()
+                await self.below.discard(CHUNK, self._grace)
         finally:
             self.below.close()
             over.set()

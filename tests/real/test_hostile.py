@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 
+from certificates import Authority
 from real.tools import (
     PATIENCE,
     Serve,
@@ -33,6 +34,7 @@ from real.tools import (
     reset,
     send,
 )
+from wire.hellos import from_python
 
 pytestmark = pytest.mark.long
 
@@ -292,3 +294,47 @@ def _answer(client: socket.socket) -> bytes:
         return client.recv(1)
     except ConnectionError:
         return b""
+
+
+# -- clients that don't shake hands
+
+_OF_EACH = 100
+
+
+def test_clients_that_do_not_shake_hands_affect_no_other_client(
+    serve: Serve, tmp_path: Path, threads: ThreadPoolExecutor
+) -> None:
+    """They are silent, slow or speak no TLS; each has the end of its kind."""
+    authority = Authority(tmp_path)
+    cert = authority.issue("localhost")
+    echo = serve("echo", "--tls-cert", cert, "--handshake", "5s")
+    context = authority.client_context()
+
+    def is_served() -> bool:
+        with context.wrap_socket(
+            connect(echo.port), server_hostname="localhost"
+        ) as client:
+            client.sendall(b"hello")
+            answer = client.recv(5)
+            client.unwrap()
+            return answer == b"hello"
+
+    assert is_served()
+    begins = [b"", from_python("localhost")[:-1], b"EHLO example.org\r\n"]
+    with contextlib.ExitStack() as stack:
+        flood = [stack.enter_context(connect(echo.port)) for _ in begins * _OF_EACH]
+        for client, begin in zip(flood, itertools.cycle(begins), strict=False):
+            client.sendall(begin)
+        served = [threads.submit(is_served) for _ in range(_OF_EACH)]
+        ends = [receive(client) for client in flood]
+        assert all(each.result(PATIENCE) for each in served)
+    assert is_served()
+    silent, slow, plain = (ends[kind::3] for kind in range(3))
+    assert all(end.reset for end in silent + slow)
+    assert not any(end.reset for end in plain)
+    reasons = collections.Counter(report["reason"] for report in echo.stop())
+    assert reasons == {
+        "handshake": 2 * _OF_EACH,
+        "tls_failed": _OF_EACH,
+        "client_closed": _OF_EACH + 2,
+    }

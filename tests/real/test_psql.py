@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import os
 import pwd
+import shutil
 import signal
 import subprocess
 import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
+from certificates import Authority
 from real.tools import (
     PATIENCE,
     Process,
@@ -40,15 +43,26 @@ pytestmark = [needs("initdb", "postgres", "psql", "setpriv"), pytest.mark.long]
 
 
 @pytest.fixture
-def port(start: Start) -> Iterator[int]:
-    """The port of a PostgreSQL server for these tests."""
+def authority(tmp_path: Path) -> Authority:
+    """It has signed the server's certificate."""
+    folder = tmp_path / "certificates"
+    folder.mkdir()
+    return Authority(folder)
+
+
+@pytest.fixture
+def port(start: Start, authority: Authority) -> Iterator[int]:
+    """The port of a PostgreSQL server for these tests, with TLS for those who ask."""
     # It refuses to run as root, and the user nobody can't reach `tmp_path`.
     with tempfile.TemporaryDirectory(prefix="trioserve-") as folder:
         command = ["env", f"--chdir={folder}"]
+        cert = shutil.copy(authority.issue("localhost"), folder)
+        Path(cert).chmod(0o600)
         if os.getuid() == 0:
             nobody = pwd.getpwnam("nobody")
             uid, gid = nobody.pw_uid, nobody.pw_gid
             os.chown(folder, uid, gid)
+            os.chown(cert, uid, gid)
             command += ["setpriv", f"--reuid={uid}", f"--regid={gid}"]
             command += ["--clear-groups"]
         initdb = subprocess.run(
@@ -67,6 +81,8 @@ def port(start: Start) -> Iterator[int]:
             lambda port: start(
                 *(*command, program("postgres"), "-D", "data", "-p", str(port)),
                 *("-h", "127.0.0.1", "-k", folder, "-c", "fsync=off"),
+                *("-c", "ssl=on", "-c", f"ssl_cert_file={cert}"),
+                *("-c", f"ssl_key_file={cert}"),
             ),
             "ready to accept connections",
         )
@@ -128,6 +144,34 @@ def test_a_query_is_cancelled_over_a_connection_of_its_own(
     assert (cancel["bytes_received"], cancel["bytes_sent"]) == (16, 0)
 
 
+def test_tls_of_psql_passes_through(proxy: Trioserve, authority: Authority) -> None:
+    """It verifies the chain and the name of the server, and not of the proxy."""
+    tls = f"sslmode=verify-full sslrootcert={authority.path}"
+    asked = "select ssl, version from pg_stat_ssl where pid = pg_backend_pid()"
+    assert _query(proxy.port, asked, tls=tls) == b"t|TLSv1.3\n"
+    (report,) = proxy.stop()
+    assert report["tls"] is None
+    assert report["bytes_received"] > 500  # its ClientHello, among others
+
+
+def test_psql_does_not_begin_with_tls(
+    port: int, serve: Serve, authority: Authority
+) -> None:
+    """So a proxy that ends TLS can't, and says so."""
+    cert = authority.issue("localhost")
+    proxy = serve("proxy", f"127.0.0.1:{port}", "--tls-cert", cert)
+    psql = subprocess.run(
+        [*_psql(proxy.port, "sslmode=require"), "-c", "select 1"],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        timeout=PATIENCE,
+    )
+    assert psql.returncode == 2
+    (report,) = proxy.stop()
+    assert report["reason"] == "tls_failed"
+    assert report["error"] == "it began with PostgreSQL's request for encryption"
+
+
 def _think(start: Start, proxy: Trioserve) -> Process:
     # Start a query that can't be answered yet, and then reads `answer`.
     psql = start(*_psql(proxy.port), "-c", _THINK, "-c", "table answer")
@@ -135,9 +179,11 @@ def _think(start: Start, proxy: Trioserve) -> Process:
     return psql
 
 
-def _query(port: int, query: str, data: bytes = b"") -> bytes:
+def _query(
+    port: int, query: str, data: bytes = b"", *, tls: str = "sslmode=disable"
+) -> bytes:
     psql = subprocess.run(
-        [*_psql(port), "--quiet", "-c", query],
+        [*_psql(port, tls), "--quiet", "-c", query],
         input=data,
         capture_output=True,
         timeout=PATIENCE,
@@ -146,9 +192,9 @@ def _query(port: int, query: str, data: bytes = b"") -> bytes:
     return psql.stdout
 
 
-def _psql(port: int) -> list[str]:
-    server = f"host=127.0.0.1 port={port} user=test dbname=postgres"
-    options = "sslmode=disable gssencmode=disable client_encoding=UTF8"
+def _psql(port: int, tls: str = "sslmode=disable") -> list[str]:
+    server = f"host=localhost hostaddr=127.0.0.1 port={port} user=test dbname=postgres"
+    options = f"{tls} gssencmode=disable client_encoding=UTF8"
     return [
         *(program("psql"), "--no-psqlrc", "--no-password", "--no-align"),
         *("--tuples-only", "--set=ON_ERROR_STOP=1", f"{server} {options}"),

@@ -178,7 +178,9 @@ def test_the_alert_of_a_client_that_does_not_trust_the_server(
     [
         (b"GET / HTTP/1.1\r\nHost: x\r\n\r\n", "it sent plain HTTP, without TLS"),
         (b"CONNECT example.org:443 HTTP/1.1\r\n\r\n", "it sent a plain HTTP CONNECT"),
-        (b"SSH-2.0-OpenSSH_9.2\r\n", "it does not speak TLS"),
+        (b"SSH-2.0-OpenSSH_9.2\r\n", "it began with SSH"),
+        (b"\0\0\0\x08\x04\xd2\x16\x2f", "it began with PostgreSQL's request for enc"),
+        (b"220 mail.example.org ESMTP", "its first bytes are not TLS"),
     ],
 )
 def test_other_protocols_are_named(data: bytes, said: str) -> None:

@@ -48,14 +48,15 @@ _ALERTS: Final = {
 #: OpenSSL's names of alerts that the peer has sent, such as TLSV1_ALERT_UNKNOWN_CA.
 _RECEIVED: Final = re.compile(r"(?:SSLV3|TLSV1|TLSV13)_(?:ALERT_)?(\w+)")
 
-_NO_TLS: Final = "it does not speak TLS"
+#: OpenSSL does not know what it is instead.
+NO_TLS: Final = "it does not speak TLS"
 _NO_VERSION: Final = "it offers no version of TLS that is allowed"
 _SENTENCES: Final = {
     "HTTP_REQUEST": "it sent plain HTTP, without TLS",
     "HTTPS_PROXY_REQUEST": "it sent a plain HTTP CONNECT, without TLS",
-    "WRONG_VERSION_NUMBER": _NO_TLS,
-    "UNKNOWN_PROTOCOL": _NO_TLS,
-    "RECORD_LAYER_FAILURE": _NO_TLS,
+    "WRONG_VERSION_NUMBER": NO_TLS,
+    "UNKNOWN_PROTOCOL": NO_TLS,
+    "RECORD_LAYER_FAILURE": NO_TLS,
     "UNSUPPORTED_PROTOCOL": _NO_VERSION,
     "VERSION_TOO_LOW": _NO_VERSION,
     "NO_PROTOCOLS_AVAILABLE": _NO_VERSION,

@@ -13,7 +13,7 @@ import ssl
 from typing import Final
 
 from ._client_hello import ClientHelloError, ClientHelloReader
-from ._tls_errors import TlsError, tls_error
+from ._tls_errors import NO_TLS, TlsError, tls_error
 
 #: The longest plain text of a record. RFC 8446, section 5.1
 RECORD: Final = 16384
@@ -39,8 +39,8 @@ class TlsSession:
     """
 
     __slots__ = (
-        "_error", "_head", "_hello", "_incoming", "_missing", "_outgoing", "_plain",
-        "has_ended", "object", "server_name",
+        "_began_with", "_error", "_head", "_hello", "_incoming", "_missing",
+        "_outgoing", "_plain", "has_ended", "object", "server_name",
     )  # fmt: skip
 
     def __init__(
@@ -60,6 +60,8 @@ class TlsSession:
         # Python's ssl would tell the name too, to a callback; but it writes a traceback
         # to stderr if a client sends one that is not ASCII.
         self._hello = ClientHelloReader() if server_side else None
+        # What a client has begun with, in words, if that is not TLS.
+        self._began_with: str | None = None
         # Plain bytes that OpenSSL had to give out before a close_notify.
         self._plain = b""
         # An error that came after bytes, which are read first.
@@ -93,8 +95,10 @@ class TlsSession:
         """Read the server name. If that fails, OpenSSL says what is wrong, if it is."""
         try:
             hello = reader.feed(data)
-        except ClientHelloError:
+        except ClientHelloError as error:
             self._hello = None
+            if error.alert is None:
+                self._began_with = str(error)
             return
         if hello is not None:
             self._hello, self.server_name = None, hello.server_name
@@ -126,7 +130,10 @@ class TlsSession:
         except ssl.SSLWantReadError:
             return False
         except ssl.SSLError as error:
-            raise self._failed(error) from error
+            failed = self._failed(error)
+            if self._began_with is not None and str(failed) == NO_TLS:
+                failed = TlsError(self._began_with)
+            raise failed from error
         return True
 
     def read(self, max_bytes: int) -> bytes | None:
