@@ -64,12 +64,12 @@ from trioserve._engine_pump import EnginePump
 from trioserve._engine_run import start_pumps, stop_pumps
 from trioserve._errors import chain_of
 from trioserve._pipes import DEEP_SIZE, MOST, Pipe, Pipes
-from trioserve._polled_pump import RelayCallbacks
+from trioserve._polled_pump import PolledPump, RelayCallbacks
 from trioserve._relay import transport_of
 from trioserve._relay_engine import EngineRelay
 from trioserve._relay_rules import RelayRules
 from trioserve._socket_transport import SocketTransport
-from trioserve._transport import CHUNK, PollableTransport, Transport
+from trioserve._transport import CHUNK, Transport
 
 BULK = 1_000_000
 
@@ -146,7 +146,7 @@ class Heard:
         pump.update_interest()
         self.told.append("eof")
 
-    def on_error(self, transport: PollableTransport) -> None:
+    def on_error(self, transport: Transport) -> None:
         self.told.append("error")
 
     def on_closed(self) -> None:

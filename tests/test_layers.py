@@ -23,8 +23,8 @@ _serve _relay
 _serving _relay_engine _relay_tasks
 _accept_loops
 _socket_acceptor _stream_acceptor _dispatch _relay_rules _engine_run
-_acceptor _ledger _relay_deadlines
-_connection _handshake _record _refusals _relay_options _relay_mirror _engine_pump _layered_pump
+_acceptor _ledger _relay_deadlines _layered_pump
+_connection _handshake _record _refusals _relay_options _relay_mirror _engine_pump
 _proxy_header _tls_layer _polled_pump
 _lifecycle _engine _dial
 _attempts _upstream

@@ -29,8 +29,8 @@ The modules, from the bottom up; each imports only from rows below its own:
                 _lifecycle   _engine   _dial
                 _proxy_header   _tls_layer   _polled_pump
     connections _connection   _handshake   _record   _refusals   _relay_options
-                _relay_mirror   _engine_pump   _layered_pump
-                _acceptor   _ledger   _relay_deadlines
+                _relay_mirror   _engine_pump
+                _acceptor   _ledger   _relay_deadlines   _layered_pump
                 _socket_acceptor   _stream_acceptor   _dispatch   _relay_rules
                 _engine_run
                 _accept_loops
