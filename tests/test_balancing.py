@@ -568,6 +568,7 @@ async def test_the_state_is_there_before_any_connection() -> None:
     assert state == TargetState(
         target=Target(address),
         up=True,
+        drained=False,
         seconds=None,
         open=0,
         connected=0,

@@ -36,6 +36,7 @@ class Endpoint:
       credit: of the round robin; see :mod:`._balance`.
       turn: the number of the choice by which it was last chosen.
       down_since: since when it is down; None if it is up.
+      is_drained: whether it gets no new connections, because somebody said so.
       retry_at: when its pause is over, if it is down.
       new_session: makes the TLS session of a connection to it; None without TLS.
     """
@@ -43,8 +44,8 @@ class Endpoint:
     __slots__ = (
         "_changed_at", "_connected", "_deviation", "_error", "_failed",
         "_failed_in_row", "_is_name", "_mean", "_patience", "_patience_since", "_pause",
-        "address", "backup", "credit", "dialing", "down_since", "new_session", "open",
-        "retry_at", "target", "text", "turn", "weight",
+        "address", "backup", "credit", "dialing", "down_since", "is_drained",
+        "new_session", "open", "retry_at", "target", "text", "turn", "weight",
     )  # fmt: skip
 
     def __init__(self, target: Target) -> None:
@@ -59,6 +60,7 @@ class Endpoint:
         self.credit = 0
         self.turn = 0
         self.down_since: float | None = None
+        self.is_drained = False
         self.retry_at = -math.inf
         self._is_name = isinstance(address, TcpAddress) and not is_numeric(address.host)
         self._changed_at: float | None = None
@@ -170,6 +172,7 @@ class Endpoint:
         return TargetState(
             target=self.target,
             up=is_up,
+            drained=self.is_drained,
             seconds=None if changed_at is None else now - changed_at,
             open=self.open,
             connected=self._connected,

@@ -60,6 +60,32 @@ class Proxy(Protocol):
         """
         ...
 
+    def drain(self, target: str | Address | Target) -> None:
+        """Give a target no new connections, until :meth:`revive`.
+
+        Connections that it has go on, those included that are being dialed;
+        ``TargetState.open`` says how many there are. Connections that wait for room
+        get another target. If all targets are drained, clients wait for one that is
+        revived, up to ``Timeouts.connect``; then they are reset, with the reason
+        ``target_full``. Idempotent. Call it in the Trio run that serves.
+
+        Args:
+          target: one that was given to :func:`proxy`, as a text, an address or a
+            :class:`Target`. An address is that of all targets that have it.
+
+        Raises:
+          TypeError, ValueError: it is none of the handler's targets; the message names
+            the argument.
+        """
+        ...
+
+    def revive(self, target: str | Address | Target) -> None:
+        """Give a target connections again, if it is up; the opposite of :meth:`drain`.
+
+        Idempotent. Its arguments and errors are those of :meth:`drain`.
+        """
+        ...
+
 
 def proxy(
     target: str | Address | Target,
@@ -139,8 +165,7 @@ def proxy(
     if it holds bytes.
     """
     for name, each in (("target", target), *(("others", other) for other in others)):
-        kinds = (str, TcpAddress, UnixAddress, Target)
-        check_type(name, each, kinds, "a text, an address or a Target")
+        _check_target(name, each)
     check_balance(balance)
     if health is not None:
         check_type("health", health, Health, "a Health or None")
@@ -194,6 +219,22 @@ class _Proxy(PromptHandler):
 
     def targets(self) -> Sequence[TargetState]:
         return self._dialing.endpoints.states(trio.current_time())
+
+    def drain(self, target: str | Address | Target) -> None:
+        found = _given(target)
+        if not self._dialing.endpoints.drain(found):
+            raise self._unknown(target)
+
+    def revive(self, target: str | Address | Target) -> None:
+        found = _given(target)
+        if not self._dialing.endpoints.revive(found):
+            raise self._unknown(target)
+
+    def _unknown(self, target: object) -> ValueError:
+        known = ", ".join(str(each) for each in self._dialing.endpoints.targets)
+        return ValueError(
+            f"target must be a target of this proxy ({known}), not {str(target)!r}"
+        )
 
     async def __call__(self, conn: Connection) -> Relay:
         check_type("conn", conn, Connection, "a Connection")
@@ -340,6 +381,20 @@ def _outgoing(sockets: SocketOptions, source: str | None) -> Outgoing:
         raise ValueError(f"source must be an IP address without a zone, not {source!r}")
     family = socket.AF_INET6 if ":" in source else socket.AF_INET
     return Outgoing(settings, later, (family, source))
+
+
+def _check_target(name: str, target: object) -> None:
+    kinds = (str, TcpAddress, UnixAddress, Target)
+    check_type(name, target, kinds, "a text, an address or a Target")
+
+
+def _given(target: str | Address | Target) -> Address | Target:
+    """What an argument means; the address, if it is a text without options."""
+    _check_target("target", target)
+    if not isinstance(target, str):
+        return target
+    found = parse_target(target)
+    return found if "?" in target or found.tls is not None else found.address
 
 
 def _as_target(target: str | Address | Target) -> Target:

@@ -208,6 +208,7 @@ class TargetState:
     Attributes:
       target: the target.
       up: whether it counts as up.
+      drained: whether it gets no new connections, after :meth:`Proxy.drain`.
       seconds: for how long it has been up or down; None if it has been up from the
         start.
       open: connections that it has, those that are being dialed included.
@@ -223,6 +224,7 @@ class TargetState:
 
     target: Target
     up: bool
+    drained: bool
     seconds: float | None
     open: int
     connected: int

@@ -28,6 +28,7 @@ from trioserve.app.reports._records import parse_record
 DOWN = TargetState(
     target=Target(TcpAddress("db", 5432), weight=3),
     up=False,
+    drained=True,
     seconds=12.5,
     open=2,
     connected=7,
@@ -39,6 +40,7 @@ DOWN = TargetState(
 UP = TargetState(
     target=Target(TcpAddress("db", 5433), backup=True),
     up=True,
+    drained=False,
     seconds=None,
     open=0,
     connected=0,
@@ -125,14 +127,15 @@ def test_the_status_has_the_targets() -> None:
         assert heading == "targets:"
         assert up == "  db:5433?backup: up, 0 open, 0 connected, 0 failed"
         assert down == (
-            "  db:5432?weight=3: down for 12.5s, 2 open, 7 connected, 3 failed, usually"
-            " in 4.0ms; tried again in 3.2s; last error: ConnectionRefusedError:"
-            " [Errno 111] Connection refused"
+            "  db:5432?weight=3: down for 12.5s, drained, 2 open, 7 connected, 3"
+            " failed, usually in 4.0ms; tried again in 3.2s; last error:"
+            " ConnectionRefusedError: [Errno 111] Connection refused"
         )
         assert json.loads(json.dumps(fields)) == fields
         assert fields["targets"][1] == {
             "target": "db:5432?weight=3",
             "up": False,
+            "drained": True,
             "seconds": 12.5,
             "open": 2,
             "connected": 7,
