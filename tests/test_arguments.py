@@ -175,6 +175,10 @@ TABLE: dict[str, dict[str, tuple[Any, ...]]] = {
         "fall": (*NUMBER, 0, 1.5),
         "pause": (*NUMBER, -1, math.inf, math.nan),
         "max_pause": (*NUMBER, -1, math.inf, math.nan),
+        "check": ("5", True, -1, 0, math.inf, math.nan),
+        "rise": (*NUMBER, 0, 1.5),
+        "check_send": (None, 5, "PING", b"without an answer"),
+        "check_expect": (None, 5, "PONG", b"without checks"),
     },
     "Layers": {
         "access": ("allow all", None, 5, [5], ["permit all"]),

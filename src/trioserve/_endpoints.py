@@ -70,9 +70,9 @@ class Endpoints:
         return self._all[0]
 
     @property
-    def targets(self) -> list[Target]:
-        """All, in the order in which they were given."""
-        return [each.target for each in self._all]
+    def all(self) -> Sequence[Endpoint]:
+        """All of them, in the order in which they were given."""
+        return self._all
 
     def states(self, now: float) -> list[TargetState]:
         """The state of each, in the order in which they were given."""
@@ -193,9 +193,33 @@ class Endpoints:
         endpoint.dialing -= 1
         if not endpoint.has_connected(seconds, now):
             return False
+        self._is_up(endpoint)
+        return True
+
+    def _is_up(self, endpoint: Endpoint) -> None:
         self._out -= 1
         self._let_in(self.max_open - endpoint.open)
+
+    def set_checked(self, is_so: bool) -> None:
+        """Say whether checks run, so that only these say that a target is up again."""
+        for each in self._all:
+            each.is_checked = is_so
+
+    def check_passed(self, endpoint: Endpoint, now: float) -> bool:
+        """Note a check; whether the endpoint was down until now."""
+        if not endpoint.check_passed(self._health, now):
+            return False
+        self._is_up(endpoint)
         return True
+
+    def check_failed(self, endpoint: Endpoint, error: str, now: float) -> bool:
+        """Note a check, and why it has failed; whether it is down from now on."""
+        luck = self._random.random()
+        is_down = endpoint.check_failed(error, self._health, now=now, luck=luck)
+        self._out += is_down
+        if is_down:
+            self._let_in(math.inf)  # those that wait may get a backup now
+        return is_down
 
     def failed(
         self, endpoint: Endpoint, error: str, *, began: float, now: float, late: bool

@@ -11,16 +11,18 @@ import trio
 
 from ._address import Address, TcpAddress, UnixAddress, is_numeric
 from ._arguments import check_count, check_sync, check_type
+from ._checks import Checks
 from ._connect import Outgoing, is_local_shortage
 from ._connection import Connection, lifecycle_of
 from ._dial import DialCancelledError, Dialer, Dialing, NoRoomError
 from ._dispatch import PromptHandler
 from ._endpoints import Endpoints
 from ._errors import is_ours, isolated
+from ._handlers import Companion
 from ._lifecycle import Lifecycle
 from ._options import SocketOptions, Timeouts
 from ._origins import origin_of
-from ._proxy_header import Version, header_for
+from ._proxy_header import Version, header_for, header_for_check
 from ._reason import Phase, Reason
 from ._relay import Relay, no_relay, relay_to_target
 from ._report import Attempt
@@ -57,6 +59,19 @@ class Proxy(Protocol):
         """What is known of each target now, in the order in which they were given.
 
         Call it in a Trio run, at any time.
+        """
+        ...
+
+    async def run_checks(self) -> None:
+        """Check the targets until cancelled, if ``Health.check`` is set.
+
+        A server does this by itself if its handler is this one, or one that
+        :func:`by_server_name` has made with it. Call it for a handler of your own that
+        calls this one: ``nursery.start_soon(handler.run_checks)``. If the checks run
+        already, it waits until that has ended.
+
+        Raises:
+          RuntimeError: ``Health.check`` is not set.
         """
         ...
 
@@ -133,7 +148,8 @@ def proxy(
         that has fewer, drawn at random; ``"source"``, by the client's IP address, the
         same one as long as it is up (rendezvous hashing). All but the first go by
         weight.
-      health: when a target counts as down; default ``Health()``.
+      health: when a target counts as down, and whether targets are checked; default
+        ``Health()``: they are not.
       max_per_target: connections that a target has at a time. If all targets that are
         up are full, further connections wait, in the order in which they came, up to
         ``Timeouts.connect``. Default None: any number.
@@ -148,7 +164,8 @@ def proxy(
         report; not for attempts that were cancelled. It must not wait. An exception in
         it ends the connection as ``handler_error``.
       on_target: called with a :class:`TargetState` when a target goes down, and when it
-        is up again; under the same rules.
+        is up again; under the same rules. If that is because of a check, an exception
+        in it is logged.
       send_proxy: ``"v1"`` or ``"v2"``: begin each connection to a target with a header
         of the PROXY protocol, of this version, which declares the client. The target
         must be told to expect it. The bytes of the header are in no count. Default: no
@@ -187,21 +204,23 @@ def proxy(
         check_type("source", source, str, "a str or None")
     targets = [_as_target(each) for each in (target, *others)]
     parsed = parse_faults(faults) if isinstance(faults, str) else faults
+    health = health or Health()
     dialing = Dialing(
         Endpoints(targets, balance, health, max_per_target),
         _outgoing(sockets or SocketOptions(), source),
         on_attempt,
         on_target,
     )
-    return _Proxy(dialing, timeouts, parsed, seed, send_proxy)
+    return _Proxy(dialing, health, timeouts, parsed, seed, send_proxy)
 
 
-class _Proxy(PromptHandler):
+class _Proxy(PromptHandler, Companion):
     """The handler; see :func:`proxy`."""
 
     def __init__(
         self,
         dialing: Dialing,
+        health: Health,
         timeouts: Timeouts | None,
         faults: Faults | None,
         seed: int,
@@ -216,6 +235,10 @@ class _Proxy(PromptHandler):
         self._faults = faults or None  # asked once: that takes 3 us
         self._seed = seed
         self._send_proxy: Version | None = send_proxy
+        self._checks: Checks | None = None
+        if health.check is not None:
+            header = b"" if send_proxy is None else header_for_check(send_proxy)
+            self._checks = Checks(dialing, health, self._first, header)
 
     def targets(self) -> Sequence[TargetState]:
         return self._dialing.endpoints.states(trio.current_time())
@@ -230,8 +253,17 @@ class _Proxy(PromptHandler):
         if not self._dialing.endpoints.revive(found):
             raise self._unknown(target)
 
+    async def run_checks(self) -> None:
+        if self._checks is None:
+            raise RuntimeError("this proxy has no checks: its Health has no check")
+        await self._checks.run()
+
+    async def run_beside(self) -> None:
+        if self._checks is not None:
+            await self._checks.run()
+
     def _unknown(self, target: object) -> ValueError:
-        known = ", ".join(str(each) for each in self._dialing.endpoints.targets)
+        known = ", ".join(str(each.target) for each in self._dialing.endpoints.all)
         return ValueError(
             f"target must be a target of this proxy ({known}), not {str(target)!r}"
         )

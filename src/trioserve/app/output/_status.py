@@ -78,6 +78,8 @@ def _target_text(state: TargetState) -> str:
         text += f", usually in {format_duration(state.connect)}"
     if state.retry is not None:
         text += f"; tried again in {format_duration(state.retry)}"
+    if state.checks:
+        text += f"; {state.checks} checks, {state.checks_failed} failed"
     return f"{text}; last error: {state.error}" if state.error else text
 
 
@@ -93,6 +95,8 @@ def _target_fields(state: TargetState) -> dict[str, Any]:
         "connect": _rounded(state.connect),
         "error": state.error,
         "retry": _rounded(state.retry),
+        "checks": state.checks,
+        "checks_failed": state.checks_failed,
     }
 
 
