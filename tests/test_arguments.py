@@ -177,6 +177,7 @@ TABLE: dict[str, dict[str, tuple[Any, ...]]] = {
         "max_pause": (*NUMBER, -1, math.inf, math.nan),
         "check": ("5", True, -1, 0, math.inf, math.nan),
         "rise": (*NUMBER, 0, 1.5),
+        "slow_start": (*NUMBER, -1, math.inf, math.nan),
         "check_send": (None, 5, "PING", b"without an answer"),
         "check_expect": (None, 5, "PONG", b"without checks"),
     },

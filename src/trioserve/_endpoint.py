@@ -23,6 +23,9 @@ _LEAST: Final = 0.25
 #: At least so many for one that is down and is tried: its client waits meanwhile.
 _LEAST_DOWN: Final = 0.05
 
+#: At least this part of its weight has a target that has just come up.
+_COLDEST: Final = 0.01
+
 #: The longest pause is made longer by up to this part of it.
 _JITTER: Final = 0.1
 
@@ -33,6 +36,7 @@ class Endpoint:
     Attributes:
       open: connections that have it, those that dial it included.
       dialing: connections that dial it now.
+      weight: its share now, which grows while it warms up.
       credit: of the round robin; see :mod:`._balance`.
       turn: the number of the choice by which it was last chosen.
       down_since: since when it is down; None if it is up.
@@ -54,13 +58,13 @@ class Endpoint:
     def __init__(self, target: Target) -> None:
         self.target = target
         self.address = address = target.address
-        self.weight = target.weight
+        self.weight: float = target.weight
         self.backup = target.backup
         self.text = str(address)
         self.new_session = sessions_for(target)
         self.open = 0
         self.dialing = 0
-        self.credit = 0
+        self.credit = 0.0
         self.turn = 0
         self.down_since: float | None = None
         self.is_drained = False
@@ -227,6 +231,23 @@ class Endpoint:
         It is not if these are the rest of a connection's time, which has waited before.
         """
         return seconds >= max(self.usual or 0.0, _LEAST_DOWN)
+
+    def warm_up(self, seconds: float, now: float) -> bool:
+        """Set the weight, which grows from the time when it came up; whether it will.
+
+        It grows linearly, as by ``slowstart`` in HAProxy.
+
+        Args:
+          seconds: until it has all of it.
+        """
+        assert self._changed_at is not None
+        part = (now - self._changed_at) / seconds
+        self.weight = self.target.weight
+        # A handler may serve in a second Trio run, whose clock is another one.
+        if self.down_since is not None or not 0 <= part < 1:
+            return False
+        self.weight *= max(part, _COLDEST)
+        return True
 
     def state(self, now: float) -> TargetState:
         """All of it, for people."""

@@ -59,6 +59,7 @@ class Endpoints:
         self._backups = [each for each in self._all if each.backup]
         self._others = [each for each in self._all if not each.backup]
         self._out = 0  # that are down, and that are drained: one may be both
+        self._warming: list[Endpoint] = []
         self._waiting: dict[Waiter, None] = {}  # in the order of arrival
         # Chosen from as long as none is down, drained, full or tried.
         self._usual = self._others or self._backups
@@ -124,6 +125,10 @@ class Endpoints:
           None if all that may be picked are full, or there are none; see
           :meth:`must_wait`.
         """
+        if self._warming:
+            slow_start = self._health.slow_start
+            warming = [each for each in self._warming if each.warm_up(slow_start, now)]
+            self._warming = warming
         if self._out or self._is_bounded or tried:
             chosen = self._pick_left(now, peer, tried)
             if chosen is None:
@@ -198,6 +203,8 @@ class Endpoints:
 
     def _is_up(self, endpoint: Endpoint) -> None:
         self._out -= 1
+        if self._health.slow_start and endpoint not in self._warming:
+            self._warming.append(endpoint)
         self._let_in(self.max_open - endpoint.open)
 
     def set_checked(self, is_so: bool) -> None:

@@ -189,6 +189,9 @@ class Health:
       check: the time between two checks of a target, which is made longer or shorter by
         up to a tenth, at random. Default None: no checks.
       rise: checks in a row that pass; 1 or more. Default 2.
+      slow_start: the time in which the weight of a target that has come up grows from
+        almost nothing to all of it. It has no effect on the balance ``first``, nor when
+        serving begins. Default 0.
       check_send: bytes that a check sends. Default: none.
       check_expect: what the target's answer must begin with. Default: a target that
         connects has passed.
@@ -202,6 +205,7 @@ class Health:
     max_pause: float = 30.0
     check: float | None = None
     rise: int = 2
+    slow_start: float = 0.0
     check_send: bytes = b""
     check_expect: bytes = b""
 
@@ -212,6 +216,9 @@ class Health:
             check_seconds("check", self.check)
             if not 0 < self.check < math.inf:
                 raise ValueError(f"check must be more than 0, and finite: {self.check}")
+        check_seconds("slow_start", self.slow_start)
+        if self.slow_start == math.inf:
+            raise ValueError("slow_start must be finite")
         for name in ("check_send", "check_expect"):
             check_type(name, getattr(self, name), bytes, "bytes")
             if getattr(self, name) and self.check is None:

@@ -95,6 +95,7 @@ def test_echo_has_no_targets(monkeypatch: pytest.MonkeyPatch) -> None:
         (["a:1", "--pause", "never"], "--pause: must not be 'never'"),
         (["a:1", "--check", "0"], "--check: must be more than 0, and not 'never'"),
         (["a:1", "--check", "never"], "--check: must be more than 0, and not 'never'"),
+        (["a:1", "--slow-start", "never"], "--slow-start: must not be 'never'"),
         (["a:1", "--rise", "0"], "--rise: '0' is not a whole number of 1 or more"),
         (["a:1", "--check-expect", "x"], "--check-expect need --check TIME"),
         (
@@ -122,12 +123,17 @@ def test_the_options_of_checks() -> None:
     options = {
         "check": 2.0,
         "rise": 4,
+        "slow_start": 30.0,
         "check_send": parse_bytes(r"PING\r\n"),
         "check_expect": parse_bytes("+PONG"),
         "idle": 5.0,
     }
     assert take_health(options) == Health(
-        check=2, rise=4, check_send=b"PING\r\n", check_expect=b"+PONG"
+        check=2,
+        rise=4,
+        slow_start=30,
+        check_send=b"PING\r\n",
+        check_expect=b"+PONG",
     )
     assert options == {"idle": 5.0}
 

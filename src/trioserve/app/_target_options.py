@@ -82,6 +82,15 @@ def balancing_options() -> Callable[[Command], Command]:
             help="Use a TARGET again when N checks in a row have passed.",
         ),
         option(
+            "--slow-start",
+            type=duration,
+            default=format_duration(Health().slow_start),
+            show_default=True,
+            metavar="TIME",
+            callback=_check_slow_start,
+            help="Let the share of a TARGET that has come up grow in this time.",
+        ),
+        option(
             "--check-send",
             type=byte_text,
             metavar="BYTES",
@@ -137,6 +146,14 @@ def take_health(options: dict[str, Any]) -> Health:
         raise WrongUsage("--check-send needs --check-expect: an answer to wait for")
     longest = max(Health().max_pause, given.get("pause", 0.0))
     return Health(max_pause=longest, **given)
+
+
+def _check_slow_start(
+    ctx: click.Context, param: click.Parameter, seconds: float
+) -> Any:
+    if seconds == math.inf:
+        raise click.BadParameter("must not be 'never'", ctx, param)
+    return seconds
 
 
 def _check_check(
