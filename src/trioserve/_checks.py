@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import logging
+import math
 from collections.abc import Callable
 from random import Random
 from typing import Final, NoReturn
@@ -135,18 +136,16 @@ class Checks:
           _WrongAnswerError: the target did not send what is expected.
           OSError, trio.BrokenResourceError: it could not be asked.
         """
-        deadline = trio.current_time() + self._seconds
+        send, expect = self._health.check_send, self._health.check_expect
         dialer = Dialer(dialing, self._origin, preface=self._header)
+        transport: Transport | None = None
         try:
-            transport = await dialer.dial(self._seconds)
-            try:
-                with trio.CancelScope(deadline=deadline) as scope:
-                    await _talk(
-                        transport, self._health.check_send, self._health.check_expect
-                    )
-            finally:
-                transport.close()
+            with trio.move_on_after(self._seconds) as scope:
+                transport = await dialer.dial(math.inf)
+                await _talk(transport, send, expect)
         finally:
+            if transport is not None:
+                transport.close()
             dialer.release()
         if scope.cancelled_caught:
             text = f"no answer within {self._seconds:.4g} s"
