@@ -470,6 +470,34 @@ async def test_another_server_goes_on_with_the_checks(
             assert made.targets()[0].checks >= before + 8
 
 
+@pytest.mark.parametrize("end", ["drain", "cancel"])
+async def test_checks_end_with_a_server_in_a_lent_nursery(
+    end: str, autojump_clock: trio.testing.MockClock
+) -> None:
+    """Law 13: although its connections may go on."""
+    async with serving(echo) as there, trio.open_nursery() as lent:
+        made = proxy(there.address, health=Health(check=1))
+        async with serving(made, handler_nursery=lent) as running:
+            client = await running.connect()
+            await client.send_all(b"x")
+            assert await client.receive_some() == b"x"
+            await trio.sleep(2)
+            if end == "cancel":
+                running.scope.cancel()
+            else:
+                await client.aclose()
+                await running.server.drain()
+            await running.ended.wait()
+            checks = made.targets()[0].checks
+            assert checks
+            await trio.sleep(5)
+            assert made.targets()[0].checks == checks
+            lent.cancel_scope.cancel()
+            with trio.CancelScope(shield=True):
+                while not running.reports:
+                    await trio.lowlevel.checkpoint()
+
+
 async def test_without_checks_there_are_none_to_run() -> None:
     with pytest.raises(RuntimeError, match="its Health has no check"):
         await proxy("127.0.0.1:1").run_checks()

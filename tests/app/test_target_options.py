@@ -218,6 +218,15 @@ def test_explain_knows_a_full_target() -> None:
     assert "(--max-per-target 20), so the client was reset." in text
 
 
+def test_explain_knows_drained_targets() -> None:
+    error = "NoRoomError: [Errno 110] no target had room within 5 s: all are drained"
+    report = make_report(reason=Reason.TARGET_FULL, target="db:5432", error=error)
+    record = parse_record(json.dumps(report.as_dict()).encode())
+    text = "\n".join(explain_record(record))
+    assert "and none had room in time, so the client was reset." in text
+    assert "all are drained" in text
+
+
 def test_a_command_that_balances(start: Start, tmp_path: Path) -> None:
     """Two targets that answer, one that refuses; a line of log, and the status."""
     path = tmp_path / "reports"
