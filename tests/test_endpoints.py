@@ -420,9 +420,11 @@ class Waiting:
     def __init__(self, among: Endpoints, tried: Sequence[Endpoint] = ()) -> None:
         self.among, self.tried = among, tried
         self.got: Endpoint | None = None
+        self.tries = 0
         among.wait(self)
 
     def try_again(self) -> bool:
+        self.tries += 1
         self.got = self.among.pick(1, PEER, self.tried)
         return self.got is not None
 
@@ -475,6 +477,22 @@ def test_a_target_that_is_up_again_lets_in_as_many_as_it_has_room_for() -> None:
     assert pick(among, 5) is down
     among.connected(down, 0.001, 5)
     assert [each.got for each in waiting] == [down, None, None]
+
+
+def test_the_end_of_a_drained_one_s_connections_wakes_nobody() -> None:
+    """There is no room for those that wait, who may be as many."""
+    among = endpoints(1, 1, max_open=2)
+    taken = [pick(among) for _ in range(4)]
+    waits = Waiting(among)
+    for target in targets(1, 1):
+        among.drain(target)
+    assert waits.tries == 2
+    fail(among, taken[0], 0)
+    for each in taken[1:]:
+        among.closed(each)
+    assert waits.tries == 2
+    among.revive(targets(1, 1)[1])
+    assert waits.got is taken[3]
 
 
 def test_nobody_waits_for_a_backup_while_another_one_is_up() -> None:

@@ -198,10 +198,10 @@ class Endpoints:
         endpoint.dialing -= 1
         if not endpoint.has_connected(seconds, now):
             return False
-        self._is_up(endpoint)
+        self._came_up(endpoint)
         return True
 
-    def _is_up(self, endpoint: Endpoint) -> None:
+    def _came_up(self, endpoint: Endpoint) -> None:
         self._out -= 1
         if self._health.slow_start and endpoint not in self._warming:
             self._warming.append(endpoint)
@@ -216,7 +216,7 @@ class Endpoints:
         """Note a check; whether the endpoint was down until now."""
         if not endpoint.check_passed(self._health, now):
             return False
-        self._is_up(endpoint)
+        self._came_up(endpoint)
         return True
 
     def check_failed(self, endpoint: Endpoint, error: str, now: float) -> bool:
@@ -258,7 +258,7 @@ class Endpoints:
     def closed(self, endpoint: Endpoint) -> None:
         """Give an endpoint back at the end of its connection."""
         endpoint.open -= 1
-        if self._waiting:
+        if self._waiting and not endpoint.is_drained:
             self._let_in(1)
 
     def _let_in(self, most: float) -> None:

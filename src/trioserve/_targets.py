@@ -215,7 +215,9 @@ class Health:
         if self.check is not None:
             check_seconds("check", self.check)
             if not 0 < self.check < math.inf:
-                raise ValueError(f"check must be more than 0, and finite: {self.check}")
+                raise ValueError(
+                    f"check must be more than 0, and finite, not {self.check!r}"
+                )
         check_seconds("slow_start", self.slow_start)
         if self.slow_start == math.inf:
             raise ValueError("slow_start must be finite")
