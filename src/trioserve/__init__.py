@@ -27,7 +27,7 @@ The modules, from the bottom up; each imports only from rows below its own:
                 _pump   _race   _factory
                 _attempts   _upstream
                 _lifecycle   _engine   _dial
-                _proxy_header   _tls_layer
+                _checks   _proxy_header   _tls_layer
     connections _connection   _handshake   _record   _refusals   _relay_options
                 _relay_mirror   _engine_pump
                 _acceptor   _ledger   _relay_deadlines

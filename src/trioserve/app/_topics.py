@@ -48,11 +48,12 @@ A TARGET may have options behind a '?', with '&' between them:
 
 A connection gets a TARGET by --balance, and another one if that does not
 answer. While another one is up, it is waited for no longer than connecting
-usually takes, with some reserve (0.25 to 1 second). --fall, --pause and
---max-per-target: 'trioserve help proxy'. The addresses of one name are tried in
-parallel, at most six at a time (Happy Eyeballs, RFC 8305). An answer from DNS
-is cached for 10 seconds; if the next look-up fails, the last good answer is
-used.""",
+usually takes, with some reserve (0.25 to 1 second). A TARGET that fails again
+and again is left out for a while; with --check, the proxy itself finds out
+which TARGETs serve. --fall, --pause, --check, --rise and --max-per-target:
+'trioserve help proxy'. The addresses of one name are tried in parallel, at most
+six at a time (Happy Eyeballs, RFC 8305). An answer from DNS is cached for 10
+seconds; if the next look-up fails, the last good answer is used.""",
     "access": """\
 Which clients are served:
 

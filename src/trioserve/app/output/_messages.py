@@ -43,14 +43,16 @@ def log_target(log: Log, change: TargetChange) -> None:
 
 def log_left_out(log: Log, state: TargetState) -> None:
     """Log that a target is down, and when it is tried again."""
-    retry = state.retry or 0.0
+    retry = state.retry
+    until = (
+        "until its checks pass" if retry is None else f"for {format_duration(retry)}"
+    )
     log.say(
         "target-left-out",
-        f"{state.target} is left out for {format_duration(retry)} while another target"
-        f" is up: {state.error}",
+        f"{state.target} is left out {until} while another target is up: {state.error}",
         level="warning",
         target=str(state.target),
-        seconds=round(retry, 3),
+        seconds=None if retry is None else round(retry, 3),
         error=state.error,
     )
 

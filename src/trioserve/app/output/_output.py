@@ -24,7 +24,7 @@ from trioserve import (
 )
 from trioserve.app.monitor._sampler import Sampler, Snapshot
 from trioserve.app.monitor._saturation import SaturationMonitor
-from trioserve.app.monitor._target_health import TargetHealth
+from trioserve.app.monitor._target_health import TargetChange, TargetHealth
 
 from ._live import view_fields, view_line, view_lines
 from ._log import Log
@@ -112,9 +112,18 @@ class Output:
                 log_target(self.log, change)
 
     def target_changed(self, state: TargetState) -> None:
-        """Log that a target is left out. :meth:`attempt` logs that it answers again."""
-        if not state.up and self._suppressor.passes(left_out_kind(state)):
-            log_left_out(self.log, state)
+        """Log that a target is left out, or that its checks pass again.
+
+        Without checks, :meth:`attempt` logs that it answers again.
+        """
+        if not state.up:
+            if self._suppressor.passes(left_out_kind(state)):
+                log_left_out(self.log, state)
+        elif state.checks:
+            change = TargetChange(str(state.target.address), None)
+            self._target_health.answers(change.address)
+            if self._suppressor.passes(target_kind(change)):
+                log_target(self.log, change)
 
     @property
     def unwritten(self) -> int:

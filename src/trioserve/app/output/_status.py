@@ -70,12 +70,16 @@ def status_fields(
 
 def _target_text(state: TargetState) -> str:
     since = "" if state.seconds is None else f" for {format_duration(state.seconds)}"
-    text = f"{state.target}: {'up' if state.up else 'down'}{since}, {state.open} open"
+    word = "up" if state.up else "down"
+    drained = ", drained" if state.drained else ""
+    text = f"{state.target}: {word}{since}{drained}, {state.open} open"
     text += f", {state.connected} connected, {state.failed} failed"
     if state.connect is not None:
         text += f", usually in {format_duration(state.connect)}"
     if state.retry is not None:
         text += f"; tried again in {format_duration(state.retry)}"
+    if state.checks:
+        text += f"; {state.checks} checks, {state.checks_failed} failed"
     return f"{text}; last error: {state.error}" if state.error else text
 
 
@@ -83,6 +87,7 @@ def _target_fields(state: TargetState) -> dict[str, Any]:
     return {
         "target": str(state.target),
         "up": state.up,
+        "drained": state.drained,
         "seconds": _rounded(state.seconds),
         "open": state.open,
         "connected": state.connected,
@@ -90,6 +95,8 @@ def _target_fields(state: TargetState) -> dict[str, Any]:
         "connect": _rounded(state.connect),
         "error": state.error,
         "retry": _rounded(state.retry),
+        "checks": state.checks,
+        "checks_failed": state.checks_failed,
     }
 
 
