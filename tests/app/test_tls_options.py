@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import shlex
+import signal
 import socket
 import ssl
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from app.invoked import error_of, invoke
-from app.process import Start
+from app.process import Start, say_hello
 from app.test_network_options import service_of
 from certificates import Authority
 from trioserve import TlsOptions
@@ -73,6 +75,42 @@ def test_tls_is_ended_or_passed_on(authority: Authority) -> None:
     cert = authority.issue("localhost")
     options = ["--sni", "a.example.org=db:5432", "--tls-cert", cert]
     assert "leave one of them out" in error_of(invoke("proxy", ":0", *options))
+
+
+def test_sighup_reads_certificates_again(start: Start, authority: Authority) -> None:
+    """Twice at once, too; a bad file ends nothing."""
+    path = Path(authority.issue("localhost", common_name="first"))
+    command = start("echo", "127.0.0.1:0", "--tls-cert", str(path))
+    port, context = command.port(), authority.client_context()
+
+    def common_name() -> str:
+        with (
+            command.connect(port) as plain,
+            context.wrap_socket(plain, server_hostname="localhost") as client,
+        ):
+            say_hello(client)
+            found: Any = client.getpeercert()
+        names = [part for parts in found["subject"] for part in parts]
+        return str(dict(names)["commonName"])
+
+    assert common_name() == "first"
+    Path(authority.issue("localhost", common_name="second")).replace(path)
+    command.signal(signal.SIGHUP)
+    said = command.err.until("event=certificate")
+    assert "level=info" in said
+    assert f'message="{path} was read again, and is used from now on"' in said
+    command.signal(signal.SIGHUP)
+    command.err.until("event=certificate")
+    assert common_name() == "second"
+    path.write_text("")
+    command.signal(signal.SIGHUP)
+    said = command.err.until("event=certificate")
+    assert "level=warning" in said
+    assert f"'{path}' has no certificate in it, in PEM; put the right files" in said
+    assert common_name() == "second"
+    command.signal(signal.SIGTERM)
+    assert command.code() == 0
+    assert not any("event=sighup" in line for line in command.err.seen)
 
 
 @pytest.mark.parametrize("listen", ["127.0.0.1:0", "unix:{}/socket", ":0"])

@@ -135,6 +135,11 @@ def log_reports_reopened(log: Log, where: str, error: OSError | None) -> None:
     log.say("sighup", text, level=level, message=text)
 
 
+def log_nothing_to_reopen(log: Log) -> None:
+    """Log that SIGHUP came, and that there is nothing for it to do."""
+    log.say("sighup", "SIGHUP: there is no file of reports to reopen")
+
+
 def log_draining(log: Log, server: Server, reason: str) -> None:
     """Log what is open, how long the drain may take, and how to shorten it."""
     count = server.statistics().open

@@ -200,11 +200,12 @@ class Output:
             fields = view_fields(snapshot, self._reasons)
             self.log.say("live", view_line(snapshot), **fields)
 
-    def reopen(self) -> None:
-        """Reopen the file of reports; the writer logs when it has."""
-        if self._reports is None or not self._reports.reopen():
-            text = "SIGHUP: there is no file of reports to reopen"
-            self.log.say("sighup", text)
+    def reopen(self) -> bool:
+        """Reopen the file of reports; False if there is none.
+
+        The writer logs when it has.
+        """
+        return self._reports is not None and self._reports.reopen()
 
     def flush(self, within: float = 2.0) -> None:
         """Write what is queued, and take no more.
