@@ -22,6 +22,7 @@ from trioserve import (
     Server,
     TargetState,
 )
+from trioserve.app.monitor._expiry import ExpiryMonitor
 from trioserve.app.monitor._sampler import Sampler, Snapshot
 from trioserve.app.monitor._saturation import SaturationMonitor
 from trioserve.app.monitor._target_health import TargetHealth
@@ -30,6 +31,7 @@ from ._live import view_fields, view_line, view_lines
 from ._log import Log
 from ._messages import (
     left_out_kind,
+    log_expiry,
     log_left_out,
     log_reports_lost,
     log_saturation,
@@ -122,13 +124,16 @@ class Output:
         return 0 if self._reports is None else self._reports.lost
 
     async def watch(self, server: Server) -> NoReturn:
-        """Log the counts of each second until cancelled.
+        """Log what has changed in each second until cancelled.
 
-        These are events that were suppressed, reports and lines of the log that
-        were lost, and whether ``server`` has reached its limit.
+        These are the counts of events that were suppressed, and of reports and lines of
+        the log that were lost; whether ``server`` has reached its limit; and which of
+        its certificates expire soon.
         """
-        saturation = SaturationMonitor(server)
+        saturation, expiry = SaturationMonitor(server), ExpiryMonitor(server)
         while True:
+            for certificate, left in expiry.check():
+                log_expiry(self.log, certificate, left)
             await trio.sleep(1)
             self._log_counts(self.unwritten)
             if (change := saturation.check()) is not None:
