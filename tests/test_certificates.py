@@ -443,12 +443,17 @@ async def test_a_session_of_before_is_not_resumed(
 class Hands:
     """A handshake in memory, which goes on by some bytes at a time."""
 
-    def __init__(self, certificates: Certificates, client: ssl.SSLContext) -> None:
+    def __init__(
+        self,
+        certificates: Certificates,
+        client: ssl.SSLContext,
+        name: str | None = "localhost",
+    ) -> None:
         now = certificates.in_use
         self.server = TlsSession(
             now.default, server_side=True, context_for=now.context_for
         )
-        self.client = TlsSession(client, server_side=False, server_hostname="localhost")
+        self.client = TlsSession(client, server_side=False, server_hostname=name)
         self._ends = [self.client, self.server]
         self._on_the_way = [b"", b""]
         self.is_over = [False, False]

@@ -52,10 +52,15 @@ def client_over(
 
 
 async def secure(
-    running: Running, context: ssl.SSLContext, name: str = "localhost"
+    running: Running,
+    context: ssl.SSLContext,
+    name: str = "localhost",
+    resumes: ssl.SSLSession | None = None,
 ) -> TlsTransport:
     """A client after its handshake."""
     transport = client_over(await running.connect(), context, name)
+    if resumes is not None:
+        transport.session.object.session = resumes
     await transport.handshake()
     return transport
 

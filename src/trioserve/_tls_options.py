@@ -121,12 +121,11 @@ class TlsOptions:
             raise ValueError("cert must not be empty")
         for each in certs:
             if certs.count(each) > 1:
-                raise ValueError(f"cert: {each!r} is given twice")
+                raise ValueError(f"cert: {each!r} is given twice; leave one out")
         if self.key is not None and len(keys) != len(certs):
             raise ValueError(
-                f"key: there are {len(keys)} keys for {len(certs)} certificates; give"
-                " one for each, in the same order, or none if each is in the file of"
-                " its certificate"
+                f"key: {len(keys)} for {len(certs)} certificates; give one for each, in"
+                " the same order, or none if each is in the file of its certificate"
             )
 
     @property

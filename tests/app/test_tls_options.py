@@ -48,9 +48,30 @@ def test_options_become_a_value(
     )
 
 
+def test_several_certificates(
+    monkeypatch: pytest.MonkeyPatch, authority: Authority
+) -> None:
+    """In the order in which they are given; also in the environment."""
+    a, b = authority.issue("a.example"), authority.issue("b.example")
+    expected = TlsOptions(cert=[a, b], key=[a, b])
+    line = f"--tls-cert {a} --tls-cert {b} --tls-key {a} --tls-key {b}"
+    assert service_of(monkeypatch, line).layers.tls == expected
+    names = {"TRIOSERVE_TLS_CERT": f"{a} {b}", "TRIOSERVE_TLS_KEY": f"{a} {b}"}
+    assert service_of(monkeypatch, **names).layers.tls == expected
+    line = f"--tls-cert {a} --tls-cert {b}"
+    assert service_of(monkeypatch, line).layers.tls == TlsOptions(cert=[a, b])
+
+
 @pytest.mark.parametrize(
     ("line", "said"),
     [
+        (
+            "--tls-cert {cert} --tls-cert {other} --tls-key {cert}",
+            "--tls-key: 1 for 2 certificates; give one for each, in the same order",
+        ),
+        ("--tls-cert {cert} --tls-cert {cert}", "is given twice; leave one out"),
+        ("--tls-cert {cert} --tls-cert {bare}", "--tls-cert: '{bare}' has no name"),
+        ("--tls-key a --tls-key b", "--tls-key needs --tls-cert"),
         ("--tls-cert none.pem", "--tls-cert: can't read 'none.pem': No such file"),
         ("--tls-key k", "--tls-key needs --tls-cert"),
         ("--tls-allow-truncation", "--tls-allow-truncation needs --tls-cert"),
@@ -66,8 +87,9 @@ def test_what_can_not_be_used_is_named(
     line: str, said: str, authority: Authority
 ) -> None:
     files = {"cert": authority.issue("localhost"), "other": authority.issue("other")}
+    files["bare"] = authority.issue(common_name="no SAN")
     result = invoke("echo", ":0", *shlex.split(line.format(**files)))
-    assert said in error_of(result)
+    assert said.format(**files) in error_of(result)
     assert result.exit_code == 2
 
 
@@ -118,11 +140,13 @@ def test_a_server_says_how_to_try_it(
     start: Start, authority: Authority, listen: str
 ) -> None:
     cert, ca = authority.issue("localhost"), authority.path
+    other = authority.issue("other.example")
     address = listen.format(authority.folder)
-    options = ["--tls-cert", cert, "--tls-client-ca", ca, "--log", "text"]
+    options = ["--tls-cert", cert, "--tls-cert", other, "--tls-client-ca", ca]
+    options += ["--log", "text"]
     server = start("echo", address, *options)
     tls = server.err.until("TLS: ")
-    assert f"1.2 or newer, with {cert}, for clients of {ca}" in tls
+    assert f"1.2 or newer, with {cert}, {other}, for clients of {ca}" in tls
     trial = server.err.until("try: ")
     assert "openssl s_client -" in trial
     if not listen.startswith("unix"):

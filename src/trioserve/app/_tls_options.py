@@ -35,14 +35,18 @@ def tls_options() -> list[Callable[[Command], Command]]:
     return [
         option(
             "--tls-cert",
+            multiple=True,
             metavar="FILE",
-            help="End TLS, with the certificate in this PEM file.",
+            help="End TLS, with the certificate in this PEM file; may be repeated: a"
+            " client gets the one for the name that it asks for, else the first.",
         ),
         option(
             "--tls-key",
+            multiple=True,
             metavar="FILE",
             show_default="in the file of --tls-cert",
-            help="The certificate's private key, in PEM.",
+            help="The certificate's private key, in PEM; with several certificates, one"
+            " for each, in the same order.",
         ),
         option(
             "--tls-client-ca",
@@ -92,7 +96,10 @@ def take_tls_options(params: dict[str, Any]) -> TlsOptions | None:
         name: params.pop(each.removeprefix("--").replace("-", "_"))
         for name, each in _OPTIONS.items()
     }
-    if values["cert"] is None:
+    for name in ("cert", "key"):  # an only one is a path, several are a list
+        values[name] = values[name][0] if len(values[name]) == 1 else values[name]
+    values["key"] = values["key"] or None
+    if not values["cert"]:
         for name, value in values.items():
             if value and name != "min_version":
                 raise WrongUsage(f"{_OPTIONS[name]} needs --tls-cert")
