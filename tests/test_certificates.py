@@ -121,7 +121,7 @@ async def test_files_that_have_changed_are_used_within_a_minute(
         assert await ask(open_one, b"hello") == b"hello"
         assert serial_in(open_one.session) == first
         open_one.close()
-    assert caplog.messages == [f"{files.cert} was read again, and is used from now on"]
+    assert caplog.messages == [f"{files.cert}: read again, and used from now on"]
 
 
 async def test_they_are_read_again_at_once_when_asked(
@@ -192,23 +192,24 @@ def _put_garbage_in(path: Path) -> None:
     path.write_text("-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n")
 
 
-@pytest.mark.parametrize(
-    ("spoil", "said"),
-    [
-        (lambda f: f.write_key(f.authority.ca.issue_cert("a")), "is not that of the"),
-        (lambda f: f.write_cert(f.authority.ca.issue_cert("a")), "is not that of the"),
-        (lambda f: _write_half(f.cert), "is not valid: "),
-        (lambda f: _write_half(f.key), "is not valid: "),
-        (lambda f: f.cert.write_bytes(b""), "server.pem' has no certificate in it"),
-        (lambda f: f.key.write_bytes(b""), "server.key' has no private key in it"),
-        (lambda f: _put_garbage_in(f.cert), "is not valid: "),
-        (lambda f: _put_wrong_date_in(f.cert), "it is not a valid certificate"),
-        (lambda f: f.cert.unlink(), "can't read '{}/server.pem': No such file"),
-        (lambda f: f.key.unlink(), "can't read '{}/server.key': No such file"),
-        (lambda f: _become_pipe(f.key), "server.key': it is not a file"),
-        (_lock_key, "server.key' has a passphrase; give a key without one"),
-    ],
-)
+#: What is done to the files, and what is then said of them.
+SPOILT: list[tuple[Callable[[Files], object], str]] = [
+    (lambda f: f.write_key(f.authority.ca.issue_cert("a")), "is not that of the"),
+    (lambda f: f.write_cert(f.authority.ca.issue_cert("a")), "is not that of the"),
+    (lambda f: _write_half(f.cert), "is not valid: "),
+    (lambda f: _write_half(f.key), "is not valid: "),
+    (lambda f: f.cert.write_bytes(b""), "server.pem' has no certificate in it"),
+    (lambda f: f.key.write_bytes(b""), "server.key' has no private key in it"),
+    (lambda f: _put_garbage_in(f.cert), "is not valid: "),
+    (lambda f: _put_wrong_date_in(f.cert), "it is not a valid certificate"),
+    (lambda f: f.cert.unlink(), "can't read '{}/server.pem': No such file"),
+    (lambda f: f.key.unlink(), "can't read '{}/server.key': No such file"),
+    (lambda f: _become_pipe(f.key), "server.key': it is not a file"),
+    (_lock_key, "server.key' has a passphrase; give a key without one"),
+]
+
+
+@pytest.mark.parametrize(("spoil", "said"), SPOILT)
 async def test_a_pair_that_can_not_be_used_changes_nothing(
     spoil: Callable[[Files], object],
     said: str,
@@ -228,9 +229,8 @@ async def test_a_pair_that_can_not_be_used_changes_nothing(
         assert said.format(files.folder) in str(state.error)
         (text,) = caplog.messages
         assert text == (
-            f"{files.cert} can't be read again, so what was read before stays in use:"
-            f" {state.error}; put the right files there, and they are used within a"
-            " minute"
+            f"{files.cert}: can't be renewed, and what was read before stays in use:"
+            f" {state.error}; mend that, and the new files are used within a minute"
         )
         running.server.reload_certificates()
         assert caplog.messages == [text, text]
@@ -240,7 +240,7 @@ async def test_a_pair_that_can_not_be_used_changes_nothing(
         (state,) = running.server.certificates()
         assert state.error is None
         assert caplog.messages[2:] == [
-            f"{files.cert} was read again, and is used from now on"
+            f"{files.cert}: read again, and used from now on"
         ]
 
 

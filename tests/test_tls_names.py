@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import logging
 import ssl
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from certificates import Authority
-from support import run, serving
+from support import serving
 from test_certificates import MINUTE, Hands
 from test_tls import ask, secure
 from trioserve import Layers, TlsOptions, echo
@@ -82,10 +83,12 @@ def several(tmp_path_factory: pytest.TempPathFactory) -> Several:
     return Several(tmp_path_factory.mktemp("certificates"))
 
 
-async def _got_by_several(
-    several: Several, name: str | None, version: ssl.TLSVersion, size: int
-) -> int:
-    return several.got(Certificates(several.options()), name, version, size)
+@pytest.fixture(scope="module")
+def certificates(several: Several) -> Certificates:
+    async def made() -> Certificates:
+        return Certificates(several.options())
+
+    return trio.run(made)
 
 
 @pytest.mark.parametrize("version", VERSIONS)
@@ -112,13 +115,14 @@ async def _got_by_several(
 )
 def test_a_client_gets_the_certificate_for_the_name_that_it_asks_for(
     several: Several,
+    certificates: Certificates,
     name: str | None,
     index: int,
     version: ssl.TLSVersion,
     size: int,
 ) -> None:
-    """Law 16"""
-    assert run(_got_by_several, several, name, version, size) == index
+    """Law 16: also if its bytes come one by one."""
+    assert several.got(certificates, name, version, size) == index
 
 
 async def test_the_client_verifies_it_and_the_report_has_the_name(
@@ -184,6 +188,29 @@ async def test_each_pair_is_read_again_for_itself(
     cases = {"new.example": 0, "localhost": 2, "a.example": 1, "x.b.example": 1}
     for name, index in cases.items():
         assert several.got(certificates, name) == index
+
+
+async def test_what_keeps_all_back_is_logged_once(
+    tmp_path: Path, autojump_clock: object, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A file with authorities is of all of them."""
+    caplog.set_level(logging.INFO, "trioserve.certificates")
+    several = Several(tmp_path)
+    ca = tmp_path / "clients.pem"
+    several.authority.ca.cert_pem.write_to_path(str(ca))
+    paths = [str(path) for path in several.paths]
+    certificates = Certificates(TlsOptions(cert=paths, client_ca=str(ca)))
+    good = ca.read_bytes()
+    ca.write_bytes(b"")
+    await trio.sleep(MINUTE)
+    certificates.look()
+    ca.write_bytes(good)
+    certificates.reload()
+    names, said = ", ".join(paths), f"'{ca}' has no certificate in it, in PEM"
+    before, after = caplog.messages
+    assert before.startswith(f"{names}: can't be renewed, and what was read before")
+    assert f" stays in use: {said}; mend that, and" in before
+    assert after == f"{names}: read again, and used from now on"
 
 
 async def test_only_the_first_may_be_without_a_name(

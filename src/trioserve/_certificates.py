@@ -103,11 +103,28 @@ class Certificates:
         ]
 
     def _read(self, *, only_changed: bool) -> None:
+        """Read files, and log what came of it: the same error once, unless asked."""
         self._looked_at = trio.current_time()
+        renewed, failed = list[str](), dict[str, list[str]]()
         for pair in self._pairs:
-            if not only_changed or pair.has_changed():
-                pair.read_again(says_same=not only_changed)
+            before = pair.error
+            if only_changed and not pair.has_changed():
+                continue
+            pair.read_again()
+            if pair.error is None:
+                renewed.append(pair.cert)
+            elif not only_changed or pair.error != before:
+                failed.setdefault(pair.error, []).append(pair.cert)
         self.in_use = self._contexts()
+        if renewed:
+            logger.info("%s: read again, and used from now on", ", ".join(renewed))
+        for error, certs in failed.items():
+            logger.warning(
+                "%s: can't be renewed, and what was read before stays in use: %s; mend"
+                " that, and the new files are used within a minute",
+                ", ".join(certs),
+                error,
+            )
 
     def _contexts(self) -> InUse:
         by_name = dict[str, ssl.SSLContext]()
@@ -121,6 +138,11 @@ class _Pair:
     """A certificate with its key, and the authorities of clients.
 
     They are one: if one of the files can't be used, none of them is.
+
+    Attributes:
+      cert: the path of the certificate.
+      error: why the files could not be read the last time; None if they were.
+      context, facts: what is in use: for handshakes, and in words.
     """
 
     def __init__(self, options: TlsOptions, number: int) -> None:
@@ -146,28 +168,15 @@ class _Pair:
         """Whether it has to be read again: also if that has failed the last time."""
         return self.error is not None or self._state != self._state_now()
 
-    def read_again(self, *, says_same: bool) -> None:
-        """Read the files; log how that went.
-
-        Args:
-          says_same: log an error also if it is the same as the last time.
-        """
-        before = self.error
+    def read_again(self) -> None:
+        """Read the files; :attr:`error` says how that went."""
         try:
             self._state, self.context, self.facts = self._load()
         except ValueError as error:
             # Without the argument of TlsOptions.
             self.error = escape(str(error).partition(": ")[2])
-            if says_same or self.error != before:
-                logger.warning(
-                    "%s can't be read again, so what was read before stays in use: %s;"
-                    " put the right files there, and they are used within a minute",
-                    self.cert,
-                    self.error,
-                )
-            return
-        self.error = None
-        logger.info("%s was read again, and is used from now on", self.cert)
+        else:
+            self.error = None
 
     def _load(self) -> tuple[_State, ssl.SSLContext, CertificateFacts]:
         # Files that are just being replaced may be of two pairs, or written halfway.

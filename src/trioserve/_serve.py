@@ -150,10 +150,10 @@ class Server(Sequence[trio.SocketListener]):
     def reload_certificates(self) -> tuple[Certificate, ...]:
         """Read the files of its :class:`TlsOptions` again, now; return what is in use.
 
-        They are also read by themselves, within a minute after they have changed, when
-        a handshake begins. Handshakes and connections under way keep the certificate
-        that they have. If a file can't be used, its certificate stays as it was; that
-        is logged to the logger ``trioserve.certificates``, and in
+        They are also read when a handshake begins and they have changed; that is looked
+        at once a minute at most. Handshakes and connections under way keep the
+        certificate that they have. If a file can't be used, its certificate stays as it
+        was; that is logged to the logger ``trioserve.certificates``, and in
         :attr:`Certificate.error`. An ``ssl.SSLContext`` of your own is left alone.
         """
         found = self._serving.loops.certificates

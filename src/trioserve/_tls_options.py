@@ -39,7 +39,8 @@ class TlsOptions:
     """How a listener ends TLS: with which certificate, for which clients.
 
     It speaks TLS 1.2 and 1.3, with ciphers that have forward secrecy, and without
-    compression and renegotiation. The files are PEM.
+    compression and renegotiation. The files are PEM. A server reads them again when
+    they have changed (:meth:`Server.reload_certificates`).
 
     Args:
       cert: the path of the file with the certificate, and after it those that lead to
@@ -130,7 +131,7 @@ class TlsOptions:
 
     @property
     def pairs(self) -> tuple[tuple[str, str | None], ...]:
-        """Each certificate with its key, the default one first."""
+        """Each certificate with its key or None, the default one first."""
         certs = _several(self.cert)
         keys = [None] * len(certs) if self.key is None else _several(self.key)
         return tuple(zip(certs, keys, strict=True))

@@ -123,8 +123,9 @@ that command line, and where each value came from. Without a command line:""",
   a third one          end the process at once
   QUIT (Ctrl-\\)        print the status, as USR1 does, and cut
   HUP                  reopen the file of --reports, read the files of
-                       --tls-cert, --tls-key and --tls-client-ca again, and log
-                       that; neither HUP nor closing the terminal ends the process
+                       --tls-cert, --tls-key and --tls-client-ca again, and
+                       log that; neither HUP nor closing the terminal ends the
+                       process
   USR1                 print the status: counters, until when certificates are
                        valid, the connections that hold tokens, and the line at
                        which each task waits
