@@ -142,7 +142,7 @@ def log_expiry(log: Log, certificate: Certificate, left: float) -> None:
     at, cert = format_time(certificate.expires), certificate.cert
     fields = {
         "cert": cert,
-        "names": ",".join(certificate.names),
+        "names": ",".join(certificate.names) or None,
         "expires": at,
         "days": round(left / 86_400, 2),
     }
