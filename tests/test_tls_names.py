@@ -237,13 +237,17 @@ async def test_names_that_no_client_can_ask_for_are_passed_over(
     tmp_path: Path, autojump_clock: object
 ) -> None:
     """In a certificate, of whatever authority, anything may stand."""
-    names = ["*.*.example", "a.example.", "", "f*.example", "ok.example"]
+    names = ["*.*.example", "a.example.", "", "f*.example", "ok.example", "1.2.3.4"]
     path = tmp_path / "odd.pem"
     key = KEY.private_bytes(
         Encoding.PEM, PrivateFormat.TraditionalOpenSSL, NoEncryption()
     )
     made = certificate(dt.datetime(2030, 1, 1, tzinfo=dt.UTC), names)
-    path.write_bytes(key + made.public_bytes(Encoding.PEM))
+    der = made.public_bytes(Encoding.DER)
+    # IDNA would make an address of these digits.
+    odd = der.replace(b"1.2.3.4", b"\xb9.\xb2.\xb3.\xb9")
+    names[-1] = "¹.².³.¹"
+    path.write_bytes(key + ssl.DER_cert_to_PEM_cert(odd).encode())
     several = Several(tmp_path)
     tls = TlsOptions(cert=[str(several.paths[0]), str(path)])
     certificates = Certificates(tls)

@@ -6,6 +6,7 @@ in use. This module does not know connections.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import logging
 import ssl
@@ -158,10 +159,9 @@ class _Pair:
         """The names that clients can ask for, in lower case."""
         found = list[str]()
         for name in self.facts.dns_names:
-            try:
-                found.append(parse_server_name(name))
-            except ValueError:
-                continue
+            # What is not ASCII has no place there. RFC 5280, section 4.2.1.6
+            with contextlib.suppress(ValueError):
+                found.append(parse_server_name(name.encode("ascii").decode()))
         return found
 
     def has_changed(self) -> bool:
