@@ -153,8 +153,9 @@ class Server(Sequence[trio.SocketListener]):
         They are also read when a handshake begins and they have changed; that is looked
         at once a minute at most. Handshakes and connections under way keep the
         certificate that they have. If a file can't be used, its certificate stays as it
-        was; that is logged to the logger ``trioserve.certificates``, and in
-        :attr:`Certificate.error`. An ``ssl.SSLContext`` of your own is left alone.
+        was; that is logged to the logger ``trioserve.certificates``, and is the
+        ``error`` of the :class:`Certificate`. An ``ssl.SSLContext`` of your own is left
+        alone.
         """
         found = self._serving.loops.certificates
         for each in found:
