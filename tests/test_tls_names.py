@@ -265,7 +265,7 @@ def test_what_is_wrong_with_a_list_is_said_in_one_line(several: Several) -> None
         (ValueError, {"cert": []}, "cert must not be empty"),
         (ValueError, {"cert": [a, b, a]}, f"cert: '{a}' is given twice; leave one out"),
         (ValueError, {"cert": [a, b], "key": a}, "key: 1 for 2 certificates; give one"),
-        (ValueError, {"cert": a, "key": [a, b]}, "key: 2 for 1 certificates; give one"),
+        (ValueError, {"cert": a, "key": [a, b]}, "key: 2 for 1 certificate; give one"),
         (ValueError, {"cert": [a, b], "key": []}, "key: 0 for 2 certificates; give"),
         (ValueError, {"cert": [a, b], "key": [b, a]}, f"key: the key in '{b}' is not"),
         (ValueError, {"cert": [a, ""]}, "cert: can't read '': "),

@@ -117,17 +117,19 @@ class TlsOptions:
             for each in paths:
                 check_type(name, each, str, what)
             object.__setattr__(self, name, tuple(paths))
-        certs, keys = _several(self.cert), _several(self.key or ())
+        certs = _several(self.cert)
         if not certs:
             raise ValueError("cert must not be empty")
         for each in certs:
             if certs.count(each) > 1:
                 raise ValueError(f"cert: {each!r} is given twice; leave one out")
-        if self.key is not None and len(keys) != len(certs):
-            raise ValueError(
-                f"key: {len(keys)} for {len(certs)} certificates; give one for each, in"
-                " the same order, or none if each is in the file of its certificate"
-            )
+        if self.key is None or len(keys := _several(self.key)) == len(certs):
+            return
+        noun = "certificate" if len(certs) == 1 else "certificates"
+        raise ValueError(
+            f"key: {len(keys)} for {len(certs)} {noun}; give one for each, in the same"
+            " order, or none if each is in the file of its certificate"
+        )
 
     @property
     def pairs(self) -> tuple[tuple[str, str | None], ...]:

@@ -72,6 +72,8 @@ def test_several_certificates(
         ("--tls-cert {cert} --tls-cert {cert}", "is given twice; leave one out"),
         ("--tls-cert {cert} --tls-cert {bare}", "--tls-cert: '{bare}' has no name"),
         ("--tls-key a --tls-key b", "--tls-key needs --tls-cert"),
+        ("--tls-cert ''", "--tls-cert: can't read '': "),
+        ("--tls-cert {cert} --tls-key ''", "--tls-key: can't read '': "),
         ("--tls-cert none.pem", "--tls-cert: can't read 'none.pem': No such file"),
         ("--tls-key k", "--tls-key needs --tls-cert"),
         ("--tls-allow-truncation", "--tls-allow-truncation needs --tls-cert"),

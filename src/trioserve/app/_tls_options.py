@@ -97,9 +97,12 @@ def take_tls_options(params: dict[str, Any]) -> TlsOptions | None:
         for name, each in _OPTIONS.items()
     }
     for name in ("cert", "key"):  # an only one is a path, several are a list
-        values[name] = values[name][0] if len(values[name]) == 1 else values[name]
-    values["key"] = values["key"] or None
-    if not values["cert"]:
+        match values[name]:
+            case ():
+                values[name] = None
+            case (path,):
+                values[name] = path
+    if values["cert"] is None:
         for name, value in values.items():
             if value and name != "min_version":
                 raise WrongUsage(f"{_OPTIONS[name]} needs --tls-cert")
