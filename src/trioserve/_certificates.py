@@ -181,15 +181,15 @@ class _Pair:
     def _load(self) -> tuple[_State, ssl.SSLContext, CertificateFacts]:
         # Files that are just being replaced may be of two pairs, or written halfway.
         for _ in range(_ATTEMPTS):
-            state, error = self._state_now(), None
+            state = self._state_now()
             try:
                 context, facts = load_server(self._options, self._number)
-            except ValueError as failed:
-                error = failed
-            if state == self._state_now():
-                if error is not None:
-                    raise error
-                return state, context, facts
+            except ValueError:
+                if state == self._state_now():
+                    raise
+            else:
+                if state == self._state_now():
+                    return state, context, facts
         raise ValueError(f"cert: {self.cert!r} or its key changes while it is read")
 
     def _state_now(self) -> _State:

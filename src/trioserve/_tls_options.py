@@ -14,7 +14,7 @@ import stat
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Final, Literal, get_args
+from typing import Any, Final, Literal, get_args
 
 from ._arguments import check_type
 from .wire._certificate import CertificateFacts, read_pem
@@ -110,8 +110,8 @@ class TlsOptions:
             ("cert", "a path or a list of paths"),
             ("key", "a path, a list of paths or None"),
         ):
-            paths = getattr(self, name)
-            if (paths is None and name == "key") or isinstance(paths, str):
+            paths: Any = getattr(self, name)
+            if isinstance(paths, str) or (name == "key" and self.key is None):
                 continue
             check_type(name, paths, Sequence, what)
             for each in paths:

@@ -97,11 +97,8 @@ def take_tls_options(params: dict[str, Any]) -> TlsOptions | None:
         for name, each in _OPTIONS.items()
     }
     for name in ("cert", "key"):  # an only one is a path, several are a list
-        match values[name]:
-            case ():
-                values[name] = None
-            case (path,):
-                values[name] = path
+        given = values[name]
+        values[name] = given if len(given) > 1 else next(iter(given), None)
     if values["cert"] is None:
         for name, value in values.items():
             if value and name != "min_version":
