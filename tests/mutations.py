@@ -1146,6 +1146,28 @@ MUTATIONS: Sequence[Mutation] = (
         ),
     ),
     Mutation(
+        law=1,
+        breaks="a key that is not that of the certificate ends later connections",
+        file="_certificates.py",
+        old="        except ValueError as error:\n            # Without",
+        new="        except OSError as error:\n            # Without",
+        tests=(
+            "test_certificates.py",
+            "test_a_pair_that_can_not_be_used_changes_nothing",
+        ),
+    ),
+    Mutation(
+        law=16,
+        breaks="a client gets the default certificate, whatever name it asks for",
+        file="wire/_tls_session.py",
+        old="            self.object.context = choose(name)\n",
+        new="            choose(name)\n",
+        tests=(
+            "test_tls_names.py",
+            "test_a_client_gets_the_certificate_for_the_name_that_it_asks_for",
+        ),
+    ),
+    Mutation(
         law=15,
         breaks="a target whose certificate is for another name gets the connection",
         file="_tls_options.py",

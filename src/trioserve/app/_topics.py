@@ -123,10 +123,13 @@ that command line, and where each value came from. Without a command line:""",
   a second one         cut: reset the connections that are left
   a third one          end the process at once
   QUIT (Ctrl-\\)        print the status, as USR1 does, and cut
-  HUP                  reopen the file of --reports, and log that; neither HUP
-                       nor closing the terminal ends the process
-  USR1                 print the status: counters, the connections that hold
-                       tokens, and the line at which each task waits
+  HUP                  reopen the file of --reports, read the files of
+                       --tls-cert, --tls-key and --tls-client-ca again, and
+                       log that; neither HUP nor closing the terminal ends the
+                       process
+  USR1                 print the status: counters, until when certificates are
+                       valid, the connections that hold tokens, and the line at
+                       which each task waits
 
 TERM or INT within a third of a second after TERM, INT or QUIT counts as the
 same signal: a terminal and a parent process may both send one. Before the

@@ -111,6 +111,12 @@ class Rate:
         return f"{self.count}/{format_duration(self.seconds)}"
 
 
+def format_days(seconds: float) -> str:
+    """Write a time in whole days, or as a duration if it is less than one."""
+    days = int(seconds // 86_400)
+    return format_count(days, "day") if days else format_duration(seconds)
+
+
 def format_time(seconds: float) -> str:
     """Write a time in seconds since the epoch, in UTC, to the second."""
     return f"{dt.datetime.fromtimestamp(seconds, dt.UTC):%Y-%m-%d %H:%M:%S} UTC"

@@ -22,6 +22,7 @@ from trioserve import (
     Server,
     TargetState,
 )
+from trioserve.app.monitor._expiry import ExpiryMonitor
 from trioserve.app.monitor._sampler import Sampler, Snapshot
 from trioserve.app.monitor._saturation import SaturationMonitor
 from trioserve.app.monitor._target_health import TargetChange, TargetHealth
@@ -30,6 +31,7 @@ from ._live import view_fields, view_line, view_lines
 from ._log import Log
 from ._messages import (
     left_out_kind,
+    log_expiry,
     log_left_out,
     log_reports_lost,
     log_saturation,
@@ -131,13 +133,16 @@ class Output:
         return 0 if self._reports is None else self._reports.lost
 
     async def watch(self, server: Server) -> NoReturn:
-        """Log the counts of each second until cancelled.
+        """Log what has changed in each second until cancelled.
 
-        These are events that were suppressed, reports and lines of the log that
-        were lost, and whether ``server`` has reached its limit.
+        These are the counts of events that were suppressed, and of reports and lines of
+        the log that were lost; whether ``server`` has reached its limit; and which of
+        its certificates expire soon.
         """
-        saturation = SaturationMonitor(server)
+        saturation, expiry = SaturationMonitor(server), ExpiryMonitor(server)
         while True:
+            for certificate, left in expiry.check():
+                log_expiry(self.log, certificate, left)
             await trio.sleep(1)
             self._log_counts(self.unwritten)
             if (change := saturation.check()) is not None:
@@ -209,11 +214,12 @@ class Output:
             fields = view_fields(snapshot, self._reasons)
             self.log.say("live", view_line(snapshot), **fields)
 
-    def reopen(self) -> None:
-        """Reopen the file of reports; the writer logs when it has."""
-        if self._reports is None or not self._reports.reopen():
-            text = "SIGHUP: there is no file of reports to reopen"
-            self.log.say("sighup", text)
+    def reopen(self) -> bool:
+        """Reopen the file of reports; False if there is none.
+
+        The writer logs when it has.
+        """
+        return self._reports is not None and self._reports.reopen()
 
     def flush(self, within: float = 2.0) -> None:
         """Write what is queued, and take no more.
