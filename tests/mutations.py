@@ -1146,6 +1146,28 @@ MUTATIONS: Sequence[Mutation] = (
         ),
     ),
     Mutation(
+        law=1,
+        breaks="a key that is not that of the certificate ends later connections",
+        file="_certificates.py",
+        old="        except ValueError as error:\n            # Without",
+        new="        except OSError as error:\n            # Without",
+        tests=(
+            "test_certificates.py",
+            "test_a_pair_that_can_not_be_used_changes_nothing",
+        ),
+    ),
+    Mutation(
+        law=16,
+        breaks="a client gets the default certificate, whatever name it asks for",
+        file="wire/_tls_session.py",
+        old="            self.object.context = choose(name)\n",
+        new="            choose(name)\n",
+        tests=(
+            "test_tls_names.py",
+            "test_a_client_gets_the_certificate_for_the_name_that_it_asks_for",
+        ),
+    ),
+    Mutation(
         law=15,
         breaks="a target whose certificate is for another name gets the connection",
         file="_tls_options.py",
@@ -1176,6 +1198,44 @@ MUTATIONS: Sequence[Mutation] = (
         tests=(
             "test_balancing.py",
             "test_a_shortage_of_this_machine_takes_no_target_down",
+        ),
+    ),
+    Mutation(
+        law=15,
+        breaks="one check that fails takes a target down, whatever passed before",
+        file="_endpoint.py",
+        old="is_enough = self._checks_failed_in_row >= health.fall or",
+        new="is_enough = self._checks_failed_in_row >= 1 or",
+        tests=("test_checks.py", "test_a_target_that_is_back_is_up_after_some_checks"),
+    ),
+    Mutation(
+        law=15,
+        breaks="a client that connects makes up for checks that fail",
+        file="_endpoint.py",
+        old="        if self.down_since is not None and not self.is_checked:\n",
+        new="        if self.down_since is not None:\n",
+        tests=(
+            "test_checks.py",
+            "test_a_target_that_connects_and_does_not_answer_is_down",
+        ),
+    ),
+    Mutation(
+        law=15,
+        breaks="what a target has sent to a check is in the log as it is",
+        file="_checks.py",
+        old="""f"'{escape(data.decode('latin-1'), _SHOWN)}'\"""",
+        new="""f"'{data.decode('latin-1')[:_SHOWN]}'\"""",
+        tests=("test_checks.py", "test_what_does_not_pass"),
+    ),
+    Mutation(
+        law=15,
+        breaks="a drained target gets connections",
+        file="_endpoints.py",
+        old="if not e.is_drained and e not in tried]",
+        new="if e not in tried]",
+        tests=(
+            "test_draining_targets.py",
+            "test_a_drained_target_gets_no_new_connections",
         ),
     ),
     # 16. Layers are invisible

@@ -131,6 +131,8 @@ TABLE: dict[str, dict[str, tuple[Any, ...]]] = {
         "sockets": OPTIONS,
         "source": (5, "localhost", "fe80::1%lo", ""),
     },
+    "Proxy.drain": {"target": (None, 5, b"a:80", "b:80")},
+    "Proxy.revive": {"target": (None, 5, b"a:80", "b:80")},
     "by_server_name": {
         "handlers": (None, 5, [("a", _async)], {5: _async}, {"a": 5}, {"*": _async}),
         "default": (5, "proxy"),
@@ -173,6 +175,11 @@ TABLE: dict[str, dict[str, tuple[Any, ...]]] = {
         "fall": (*NUMBER, 0, 1.5),
         "pause": (*NUMBER, -1, math.inf, math.nan),
         "max_pause": (*NUMBER, -1, math.inf, math.nan),
+        "check": ("5", True, -1, 0, math.inf, math.nan),
+        "rise": (*NUMBER, 0, 1.5),
+        "slow_start": (*NUMBER, -1, math.inf, math.nan),
+        "check_send": (None, 5, "PING", b"without an answer"),
+        "check_expect": (None, 5, "PONG", b"without checks"),
     },
     "Layers": {
         "access": ("allow all", None, 5, [5], ["permit all"]),
@@ -297,6 +304,8 @@ class _World:
                 _proxy,
                 {"target": "a:1"},
             ),
+            "Proxy.drain": (trioserve.proxy("a:1").drain, {}),
+            "Proxy.revive": (trioserve.proxy("a:1").revive, {}),
             "by_server_name": (trioserve.by_server_name, {"handlers": {}}),
             "TlsOptions": (trioserve.TlsOptions, self.tls),
             "Termination": (

@@ -568,6 +568,7 @@ async def test_the_state_is_there_before_any_connection() -> None:
     assert state == TargetState(
         target=Target(address),
         up=True,
+        drained=False,
         seconds=None,
         open=0,
         connected=0,
@@ -575,4 +576,6 @@ async def test_the_state_is_there_before_any_connection() -> None:
         connect=None,
         error=None,
         retry=None,
+        checks=0,
+        checks_failed=0,
     )

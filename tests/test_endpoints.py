@@ -340,6 +340,77 @@ def test_only_backups() -> None:
     assert number(pick(endpoints(1, 1, backups=[1, 2]))) == 1
 
 
+# -- slow start
+
+
+def up_again(balance: Balance, *weights: int, seconds: float = 10) -> Endpoints:
+    """The second of these has come up at 100, and warms up so long."""
+    among = endpoints(*weights, balance=balance, health=Health(slow_start=seconds))
+    down = take_down(among, 2, now=50)
+    down.open += 1
+    down.dialing += 1
+    among.connected(down, 0.001, 100)
+    among.closed(down)
+    return among
+
+
+def shares(among: Endpoints, now: float, count: int = 1000) -> dict[int, float]:
+    """The part of so many connections, that last as long as the others, of each."""
+    taken = [pick(among, now, peer) for peer in PEERS[:count]]
+    turns = collections.Counter(map(number, taken))
+    for each in taken:
+        serve(among, each, now)
+    return {which: turns[which] / count for which in (1, 2)}
+
+
+@pytest.mark.parametrize(
+    "balance", ["round-robin", "least-connections", "random", "source"]
+)
+def test_the_share_of_one_that_comes_up_grows(balance: Balance) -> None:
+    """Linearly: with so much of its weight, it has that share of the connections."""
+    among = up_again(balance, 1, 3)
+    for part in (0.0, 0.1, 0.25, 0.5, 0.75, 1.0, 2.0):
+        weight = 3 * min(max(part, 0.01), 1)
+        share = shares(among, 100 + 10 * part)[2]
+        assert share == pytest.approx(weight / (1 + weight), abs=0.06)
+
+
+def test_the_first_one_gets_all_connections_at_once() -> None:
+    among = up_again("first", 1, 1)
+    take_down(among, 1, now=100)
+    assert number(pick(among, 100)) == 2
+
+
+def test_warm_again_round_robin_is_exact() -> None:
+    among = up_again("round-robin", 1, 3)
+    for now in (100, 103, 107):
+        shares(among, now, 100)
+    shares(among, 110, 100)
+    turns = collections.Counter(number(pick(among, 111)) for _ in range(40))
+    assert turns == {1: 10, 2: 30}
+
+
+def test_one_that_goes_down_while_it_warms_up_begins_anew() -> None:
+    among = up_again("round-robin", 1, 1)
+    down = take_down(among, 2, now=105)
+    assert shares(among, 105)[2] == 0
+    assert down.weight == 1
+    pick(among, 120, PEER, [among.first])
+    among.connected(down, 0.001, 120)
+    assert shares(among, 125)[2] == pytest.approx(1 / 3, abs=0.01)
+
+
+def test_in_another_run_it_is_warm() -> None:
+    """Its clock may be behind."""
+    among = up_again("round-robin", 1, 1)
+    assert shares(among, 5)[2] == pytest.approx(1 / 2, abs=0.01)
+
+
+def test_when_serving_begins_all_are_warm() -> None:
+    among = endpoints(1, 1, balance="round-robin", health=Health(slow_start=10))
+    assert shares(among, 0)[2] == 0.5
+
+
 # -- room
 
 
@@ -349,9 +420,11 @@ class Waiting:
     def __init__(self, among: Endpoints, tried: Sequence[Endpoint] = ()) -> None:
         self.among, self.tried = among, tried
         self.got: Endpoint | None = None
+        self.tries = 0
         among.wait(self)
 
     def try_again(self) -> bool:
+        self.tries += 1
         self.got = self.among.pick(1, PEER, self.tried)
         return self.got is not None
 
@@ -404,6 +477,22 @@ def test_a_target_that_is_up_again_lets_in_as_many_as_it_has_room_for() -> None:
     assert pick(among, 5) is down
     among.connected(down, 0.001, 5)
     assert [each.got for each in waiting] == [down, None, None]
+
+
+def test_the_end_of_a_drained_one_s_connections_wakes_nobody() -> None:
+    """There is no room for those that wait, who may be as many."""
+    among = endpoints(1, 1, max_open=2)
+    taken = [pick(among) for _ in range(4)]
+    waits = Waiting(among)
+    for target in targets(1, 1):
+        among.drain(target)
+    assert waits.tries == 2
+    fail(among, taken[0], 0)
+    for each in taken[1:]:
+        among.closed(each)
+    assert waits.tries == 2
+    among.revive(targets(1, 1)[1])
+    assert waits.got is taken[3]
 
 
 def test_nobody_waits_for_a_backup_while_another_one_is_up() -> None:
@@ -655,6 +744,8 @@ TestSchedule.__doc__ = "Law 2: a target has at most so many; what was taken is c
         (lambda: Health(fall=0), "fall must be 1 or more, not 0"),
         (lambda: Health(pause=-1), "pause must be 0 or more, not -1"),
         (lambda: Health(pause=math.inf), "pause must be finite"),
+        (lambda: Health(slow_start=-1), "slow_start must be 0 or more, not -1"),
+        (lambda: Health(slow_start=math.inf), "slow_start must be finite"),
         (
             lambda: Health(pause=5, max_pause=4),
             "max_pause must be at least pause, 5, not 4",

@@ -212,7 +212,7 @@ class Greeting:
 def greeted() -> Generator[None, None, None]:
     """All servers of the block have that layer: there is no option for it."""
 
-    def layers_in_order(_: Layers, __: object) -> tuple[Greeting, ...]:
+    def layers_in_order(_: Layers, *__: object) -> tuple[Greeting, ...]:
         return Greeting(), Greeting()
 
     with pytest.MonkeyPatch.context() as patch:

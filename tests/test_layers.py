@@ -25,7 +25,7 @@ _accept_loops
 _socket_acceptor _stream_acceptor _dispatch _relay_rules _engine_run
 _acceptor _ledger _relay_deadlines _layered_pump
 _connection _handshake _record _refusals _relay_options _relay_mirror _engine_pump
-_proxy_header _tls_layer _polled_pump
+_checks _proxy_header _tls_layer _polled_pump
 _lifecycle _engine _dial
 _attempts _upstream
 _lifecycle_state _blame _closing _deadlines _listeners _pump _race _factory
@@ -33,7 +33,7 @@ _admission _idle _shared_socket _stream_transport _timers _collector _drain _con
 _socket_transport _origins _endpoints _tls_transport
 _socket_state _attachments _balance _tls_state
 _transport _layers _pipes _accept_errors _handlers _names _endpoint _tls_facts
-_transport_state _access _targets
+_transport_state _access _targets _certificates
 _server_names _tls_options
 _address _complaints _options _rates _report _results _tasks _tcp _handshakes
 _arguments _describe _reason wire

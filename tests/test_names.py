@@ -18,7 +18,14 @@ from nasty import Recipe
 from support import PanicError, no_free_fd, run
 from trioserve import TcpAddress
 from trioserve._errors import is_a
-from trioserve._names import _FRESH, _MAX_NAMES, _RENEWAL, look_up, numeric_addrinfo
+from trioserve._names import (
+    _AHEAD,
+    _FRESH,
+    _MAX_NAMES,
+    _RENEWAL,
+    look_up,
+    numeric_addrinfo,
+)
 
 
 class Resolver(trio.abc.HostnameResolver):
@@ -176,6 +183,69 @@ def test_the_last_good_answer_is_kept(failure: Any) -> None:
             began = trio.current_time()
             assert await hosts() == ["127.0.0.1"]
             assert trio.current_time() - began <= _RENEWAL
+
+    run(main)
+
+
+@pytest.mark.parametrize("seconds", [0.01, 0.5, 1.9, 20.0])
+def test_nobody_waits_for_a_name_that_is_used_often(seconds: float) -> None:
+    """It is looked up while its answer is still used."""
+
+    async def main() -> None:
+        resolver = Resolver()
+        await hosts()
+        resolver.seconds = seconds
+        resolver.answer = ["127.0.0.2"]
+        for _ in range(400):
+            began = trio.current_time()
+            answer = await hosts()
+            assert trio.current_time() == began
+            changes_at = _AHEAD + seconds
+            if abs(began - changes_at) > 0.3:
+                assert answer == ["127.0.0.1" if began < changes_at else "127.0.0.2"]
+            await trio.sleep(0.1)
+        assert len(resolver.asked) <= 1 + 1 + 40 / _AHEAD
+
+    run(main)
+
+
+@pytest.mark.parametrize("seconds", [0.01, 0.5, 20.0, 1e6])
+def test_a_name_server_that_fails_costs_one_wait(seconds: float) -> None:
+    """Law 1: the last good answer is used at once from then on, until a new one.
+
+    However long it fails, or takes to fail; it is asked once a second at most.
+    """
+
+    async def main() -> None:
+        resolver = Resolver()
+        await hosts()
+        await trio.sleep(_FRESH)
+        resolver.answer = socket.gaierror(socket.EAI_AGAIN, "Temporary failure")
+        resolver.seconds = seconds
+        waits = []
+        for _ in range(600):
+            began = trio.current_time()
+            assert await hosts() == ["127.0.0.1"]
+            waits.append(trio.current_time() - began)
+            await trio.sleep(0.1)
+        assert waits[0] <= _RENEWAL
+        assert max(waits[1:]) == 0
+        asked = len(resolver.asked)
+        assert asked <= 2 + 62 / max(seconds, _RENEWAL)
+        if seconds > 60:
+            return
+        resolver.answer, resolver.seconds = ["127.0.0.2"], 0
+        await trio.sleep(max(seconds, _RENEWAL) + 0.1)
+        await hosts()
+        await trio.testing.wait_all_tasks_blocked()
+        assert await hosts() == ["127.0.0.2"]
+        assert len(resolver.asked) == asked + 1
+        # The next renewal may cost a wait again.
+        resolver.seconds = 0.5
+        await trio.sleep(_FRESH)
+        began = trio.current_time()
+        await hosts()
+        assert trio.current_time() - began == 0.5
 
     run(main)
 

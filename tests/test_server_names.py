@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from trioserve._server_names import ServerNames, parse_server_name
@@ -71,6 +71,17 @@ def test_what_no_client_can_ask_for_is_refused(text: str, error: str) -> None:
     with pytest.raises(ValueError, match=r".+") as caught:
         parse_server_name(text)
     assert error in str(caught.value)
+
+
+@given(st.text(max_size=20) | st.text("aX-.*üßx0①²。", max_size=9))
+@example("①.②.③.④")
+@example("localhost。")
+def test_a_name_that_was_read_is_read_as_itself(text: str) -> None:
+    try:
+        name = parse_server_name(text)
+    except ValueError:
+        return
+    assert parse_server_name(name) == name
 
 
 def test_a_name_that_is_there_twice_is_refused() -> None:

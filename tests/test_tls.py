@@ -52,10 +52,15 @@ def client_over(
 
 
 async def secure(
-    running: Running, context: ssl.SSLContext, name: str = "localhost"
+    running: Running,
+    context: ssl.SSLContext,
+    name: str = "localhost",
+    resumes: ssl.SSLSession | None = None,
 ) -> TlsTransport:
     """A client after its handshake."""
     transport = client_over(await running.connect(), context, name)
+    if resumes is not None:
+        transport.session.object.session = resumes
     await transport.handshake()
     return transport
 
@@ -427,8 +432,11 @@ def test_bad_options_are_named(authority: Authority, tmp_path: Path) -> None:
         with pytest.raises(ValueError, match=said):
             TlsOptions(**arguments)
     wrong: list[tuple[dict[str, Any], str]] = [
-        ({"cert": 1}, "cert must be a path, not 1"),
-        ({"cert": cert, "key": 1}, "key must be a path or None, not 1"),
+        ({"cert": 1}, "cert must be a path or a list of paths, not 1"),
+        (
+            {"cert": cert, "key": 1},
+            "key must be a path, a list of paths or None",
+        ),
         ({"cert": cert, "alpn": "h2"}, "alpn must be a list of texts, not 'h2'"),
         ({"cert": cert, "alpn": [1]}, "alpn must be a list of texts, not 1"),
         ({"cert": cert, "allow_truncation": 1}, "allow_truncation must be a bool"),

@@ -16,7 +16,7 @@ The modules, from the bottom up; each imports only from rows below its own:
     words       _address   _complaints   _options   _rates   _report   _results   _tasks
                 _tcp   _handshakes
                 _server_names   _tls_options
-                _transport_state   _access   _targets
+                _transport_state   _access   _targets   _certificates
                 _transport   _layers   _pipes   _accept_errors   _handlers   _names
                 _endpoint   _tls_facts
                 _socket_state   _attachments   _balance   _tls_state
@@ -27,7 +27,11 @@ The modules, from the bottom up; each imports only from rows below its own:
                 _pump   _race   _factory
                 _attempts   _upstream
                 _lifecycle   _engine   _dial
+<<<<<<< HEAD
                 _proxy_header   _tls_layer   _polled_pump
+=======
+                _checks   _proxy_header   _tls_layer
+>>>>>>> main
     connections _connection   _handshake   _record   _refusals   _relay_options
                 _relay_mirror   _engine_pump
                 _acceptor   _ledger   _relay_deadlines   _layered_pump
@@ -46,6 +50,7 @@ a map of its own. ``wire`` has protocols as bytes and values, and no I/O.
 from . import faults
 from ._address import Address, TcpAddress, UnixAddress, parse_address
 from ._by_server_name import by_server_name
+from ._certificates import Certificate
 from ._collector import Collector, log_reports
 from ._connection import Connection, current_connection
 from ._echo import echo
@@ -64,6 +69,7 @@ from ._tls_options import TlsClientOptions, TlsOptions
 __all__ = [
     "Address",
     "Attempt",
+    "Certificate",
     "Collector",
     "Connection",
     "ConnectionReport",

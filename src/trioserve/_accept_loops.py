@@ -5,18 +5,20 @@ This module starts and stops accepting. The host decides what is done with a con
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import trio
 
 from ._acceptor import Acceptor, Host
+from ._certificates import Certificates
 from ._connection import Connection
-from ._handshake import Layer, layers_in_order
+from ._handshake import Layer, certificates_in, layers_in_order
 from ._layers import Layers
 from ._listeners import Listener, accept_source
 from ._socket_acceptor import SocketAcceptor
 from ._stream_acceptor import StreamAcceptor
+from ._tls_options import TlsOptions
 
 
 class AcceptLoops:
@@ -55,10 +57,21 @@ class AcceptLoops:
                 "a listener with TLS can't have layers with accept_proxy: a PROXY"
                 " header comes before TLS"
             )
-        in_order = layers_in_order(layers, self._host.admission)
+        in_order = layers_in_order(layers, self._host.admission, self._certificates_of)
         if isinstance(listener, Listener):
             return SocketAcceptor(listener, self._host, in_order)
         return StreamAcceptor(listener, self._host, in_order)
+
+    def _certificates_of(self, options: TlsOptions) -> Certificates:
+        """Those of another listener with the same options, or new ones."""
+        shared = (each for each in self.certificates if each.options == options)
+        return next(shared, None) or Certificates(options)
+
+    @property
+    def certificates(self) -> Sequence[Certificates]:
+        """The certificates of all listeners, each once."""
+        found = (c for a in self.acceptors for c in certificates_in(a.layers))
+        return list(dict.fromkeys(found))
 
     @property
     def backlog_drained(self) -> int:

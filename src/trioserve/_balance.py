@@ -42,7 +42,7 @@ def _round_robin(endpoints: Sequence[Endpoint], peer: str) -> Endpoint:
     as many turns as the sum of the weights, each is chosen as often as its weight says,
     and its turns are spread out.
     """
-    total = 0
+    total = 0.0
     richest = endpoints[0]
     for each in endpoints:
         each.credit += each.weight

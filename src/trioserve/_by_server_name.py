@@ -7,14 +7,14 @@ are read is in :mod:`.wire`.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any
 
 import trio
 
 from ._arguments import check_callable, check_type
 from ._connection import Connection, lifecycle_of
-from ._handlers import awaitable
+from ._handlers import Companion, awaitable
 from ._lifecycle import Lifecycle
 from ._reason import Phase, Reason
 from ._serve import Handler
@@ -78,15 +78,24 @@ def by_server_name(
         names = ServerNames(handlers)
     except ValueError as error:
         raise ValueError(f"handlers: {error}") from None
-    return _ByServerName(names, default)
+    return _ByServerName(names, handlers.values(), default)
 
 
-class _ByServerName:
+class _ByServerName(Companion):
     """The handler; see :func:`by_server_name`."""
 
-    def __init__(self, names: ServerNames[Any], default: Any) -> None:
+    def __init__(
+        self, names: ServerNames[Any], all_handlers: Iterable[Any], default: Any
+    ) -> None:
         self._names = names
         self._default = default
+        every = (*all_handlers, default)
+        self._companions = {each for each in every if isinstance(each, Companion)}
+
+    async def run_beside(self) -> None:
+        async with trio.open_nursery() as nursery:
+            for each in self._companions:
+                nursery.start_soon(each.run_beside)
 
     async def __call__(self, conn: Connection) -> object:
         check_type("conn", conn, Connection, "a Connection")

@@ -8,6 +8,7 @@ dials, or what the transport is for.
 from __future__ import annotations
 
 import errno
+import math
 import socket
 from collections.abc import Callable
 from typing import NamedTuple, TypeAlias
@@ -114,9 +115,10 @@ class Dialer(AttemptLog):
         self._callback_error: BaseException | None = None
 
     @property
-    def max_open(self) -> float:
-        """Connections that each target may have at a time; ``math.inf``: any number."""
-        return self._dialing.endpoints.max_open
+    def max_open(self) -> float | None:
+        """Connections that each target may have at a time; None: any number."""
+        most = self._dialing.endpoints.max_open
+        return None if most == math.inf else most
 
     async def dial(self, seconds: float) -> Transport:
         """Connect within ``seconds``, name look-ups included.
@@ -214,11 +216,12 @@ class Dialer(AttemptLog):
     # -- one target after the other
 
     def try_again(self) -> bool:
-        """Called by the endpoints: one may have room for this connection."""
-        if self._pick(trio.current_time()) is None:
+        """Called by the endpoints: one may have room, or there is none to wait for."""
+        found = self._pick(trio.current_time())
+        if found is None and self._dialing.endpoints.must_wait(self._tried):
             return False
         assert self._scope is not None
-        self._scope.cancel(reason="a target has room")
+        self._scope.cancel(reason="it waits no longer for room")
         return True
 
     def _pick(self, now: float) -> Endpoint | None:
@@ -249,8 +252,9 @@ class Dialer(AttemptLog):
                 endpoints.forget(self)
         if self._is_cancelled:
             raise DialCancelledError
-        if self._endpoint is None:
+        if endpoints.must_wait(self._tried) and self._endpoint is None:
             late = f"no target had room within {deadline - now:.4g} s"
+            late += ": all are drained" if endpoints.are_drained() else ""
             raise NoRoomError(errno.ETIMEDOUT, late)
         return self._endpoint
 

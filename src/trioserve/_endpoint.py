@@ -23,6 +23,9 @@ _LEAST: Final = 0.25
 #: At least so many for one that is down and is tried: its client waits meanwhile.
 _LEAST_DOWN: Final = 0.05
 
+#: At least this part of its weight has a target that has just come up.
+_COLDEST: Final = 0.01
+
 #: The longest pause is made longer by up to this part of it.
 _JITTER: Final = 0.1
 
@@ -33,32 +36,39 @@ class Endpoint:
     Attributes:
       open: connections that have it, those that dial it included.
       dialing: connections that dial it now.
+      weight: its share now, which grows while it warms up.
       credit: of the round robin; see :mod:`._balance`.
       turn: the number of the choice by which it was last chosen.
       down_since: since when it is down; None if it is up.
+      is_drained: whether it gets no new connections, because somebody said so.
+      is_checked: whether checks run, so that only these say that it is up again.
       retry_at: when its pause is over, if it is down.
       new_session: makes the TLS session of a connection to it; None without TLS.
     """
 
     __slots__ = (
-        "_changed_at", "_connected", "_deviation", "_error", "_failed",
-        "_failed_in_row", "_is_name", "_mean", "_patience", "_patience_since", "_pause",
-        "address", "backup", "credit", "dialing", "down_since", "new_session", "open",
-        "retry_at", "target", "text", "turn", "weight",
+        "_changed_at", "_checks", "_checks_failed", "_checks_failed_in_row",
+        "_checks_passed_in_row", "_connected", "_deviation", "_error", "_failed",
+        "_failed_in_row", "_has_passed", "_is_name", "_mean", "_patience",
+        "_patience_since", "_pause", "address", "backup", "credit", "dialing",
+        "down_since", "is_checked", "is_drained", "new_session", "open", "retry_at",
+        "target", "text", "turn", "weight",
     )  # fmt: skip
 
     def __init__(self, target: Target) -> None:
         self.target = target
         self.address = address = target.address
-        self.weight = target.weight
+        self.weight: float = target.weight
         self.backup = target.backup
         self.text = str(address)
         self.new_session = sessions_for(target)
         self.open = 0
         self.dialing = 0
-        self.credit = 0
+        self.credit = 0.0
         self.turn = 0
         self.down_since: float | None = None
+        self.is_drained = False
+        self.is_checked = False
         self.retry_at = -math.inf
         self._is_name = isinstance(address, TcpAddress) and not is_numeric(address.host)
         self._changed_at: float | None = None
@@ -66,6 +76,11 @@ class Endpoint:
         self._failed = 0
         self._failed_in_row = 0
         self._error: str | None = None
+        self._checks = 0
+        self._checks_failed = 0
+        self._checks_failed_in_row = 0
+        self._checks_passed_in_row = 0  # since it is down
+        self._has_passed = False
         self._pause = 0.0
         # Of the time that a connect takes; RFC 6298, section 2.
         self._mean = -1.0
@@ -78,10 +93,13 @@ class Endpoint:
     def is_ready(self, now: float) -> bool:
         """Whether it may get a connection.
 
-        If it is down, that is one connection, when its pause is over.
+        If it is down, that is one connection, when its pause is over; none if it is
+        checked.
         """
         if self.down_since is None:
             return True
+        if self.is_checked:
+            return False
         # A handler may serve in a second Trio run, whose clock is another one.
         is_pausing = self.down_since <= now < self.retry_at
         return not is_pausing and not self.dialing
@@ -95,13 +113,14 @@ class Endpoint:
             off = seconds - self._mean
             self._deviation += (abs(off) - self._deviation) / 4
             self._mean += off / 8
-        if not self._failed_in_row:
+        if not self._failed_in_row and self.down_since is None:
             return False
-        self._failed_in_row, self._patience, self._error = 0, 1, None
-        if self.down_since is None:
-            return False
-        self.down_since, self._changed_at = None, now
-        return True
+        self._failed_in_row, self._patience = 0, 1
+        if self.down_since is not None and not self.is_checked:
+            self._come_up(now)
+            return True
+        self._forget_error()
+        return False
 
     def has_failed(
         self,
@@ -133,11 +152,60 @@ class Endpoint:
             return False
         if self._failed_in_row < health.fall or not health.pause:
             return False
+        self._go_down(health, now, luck)
+        return True
+
+    def check_passed(self, health: Health, now: float) -> bool:
+        """Note a check that has passed; whether that changes it to up."""
+        self._checks += 1
+        self._checks_failed_in_row = 0
+        self._has_passed = True
+        if self.down_since is None:
+            self._forget_error()
+            return False
+        self._checks_passed_in_row += 1
+        if self._checks_passed_in_row < health.rise:
+            return False
+        self._come_up(now)
+        return True
+
+    def check_failed(
+        self, error: str, health: Health, *, now: float, luck: float
+    ) -> bool:
+        """Note a check that has failed; whether that changes it to down.
+
+        Before one has passed, one is enough: nothing is known in favour of the target.
+
+        Args:
+          luck: as for :meth:`has_failed`.
+        """
+        self._checks += 1
+        self._checks_failed += 1
+        self._checks_failed_in_row += 1
+        self._checks_passed_in_row = 0
+        self._error = error
+        is_enough = self._checks_failed_in_row >= health.fall or not self._has_passed
+        if self.down_since is not None or not is_enough:
+            return False
+        self._go_down(health, now, luck)
+        return True
+
+    def _go_down(self, health: Health, now: float, luck: float) -> None:
         self.down_since = self._changed_at = now
+        self._checks_passed_in_row = 0
         self._pause = health.pause
         self._patience, self._patience_since = 1, now
         self.retry_at = now + self._pause * (1 + _JITTER * luck)
-        return True
+
+    def _come_up(self, now: float) -> None:
+        self.down_since, self._changed_at = None, now
+        self._failed_in_row = self._checks_failed_in_row = 0
+        self._patience, self._error = 1, None
+
+    def _forget_error(self) -> None:
+        in_row = self._failed_in_row or self._checks_failed_in_row
+        if self.down_since is None and not in_row:
+            self._error = None
 
     @property
     def usual(self) -> float | None:
@@ -164,17 +232,37 @@ class Endpoint:
         """
         return seconds >= max(self.usual or 0.0, _LEAST_DOWN)
 
+    def warm_up(self, seconds: float, now: float) -> bool:
+        """Set the weight, which grows from the time when it came up; whether it will.
+
+        It grows linearly, as by ``slowstart`` in HAProxy.
+
+        Args:
+          seconds: until it has all of it.
+        """
+        assert self._changed_at is not None
+        part = (now - self._changed_at) / seconds
+        self.weight = self.target.weight
+        # A handler may serve in a second Trio run, whose clock is another one.
+        if self.down_since is not None or not 0 <= part < 1:
+            return False
+        self.weight *= max(part, _COLDEST)
+        return True
+
     def state(self, now: float) -> TargetState:
         """All of it, for people."""
         is_up, changed_at = self.down_since is None, self._changed_at
         return TargetState(
             target=self.target,
             up=is_up,
+            drained=self.is_drained,
             seconds=None if changed_at is None else now - changed_at,
             open=self.open,
             connected=self._connected,
             failed=self._failed,
             connect=self._mean if self._mean >= 0 else None,
             error=self._error,
-            retry=None if is_up else max(0.0, self.retry_at - now),
+            retry=None if is_up or self.is_checked else max(0.0, self.retry_at - now),
+            checks=self._checks,
+            checks_failed=self._checks_failed,
         )

@@ -5,6 +5,7 @@ This module starts tasks, keeps their nursery open, and checks that a handler is
 
 from __future__ import annotations
 
+import abc
 import logging
 import math
 from collections.abc import Awaitable, Callable, Coroutine
@@ -26,6 +27,14 @@ class Spawns(Protocol):
         *args: Any,
         name: object = None,
     ) -> None: ...
+
+
+class Companion(abc.ABC):
+    """A handler that has work of its own while a server serves it."""
+
+    @abc.abstractmethod
+    async def run_beside(self) -> None:
+        """Do the work, until it is cancelled at the end of serving."""
 
 
 class Handlers:

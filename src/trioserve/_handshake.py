@@ -8,7 +8,7 @@ refused connection is closed.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Protocol
 
 import trio
@@ -16,11 +16,13 @@ import trio
 from ._access import Access, parse_rule
 from ._address import address_in
 from ._admission import Admission
+from ._certificates import Certificates
 from ._layers import Layers
 from ._lifecycle import Lifecycle
 from ._proxy_header import ProxyHeaderLayer
 from ._reason import Phase, Reason
 from ._tls_layer import TlsLayer
+from ._tls_options import TlsOptions
 
 
 class Layer(Protocol):
@@ -66,7 +68,11 @@ class AdmissionLayer:
         return refusal
 
 
-def layers_in_order(layers: Layers, admission: Admission) -> tuple[Layer, ...]:
+def layers_in_order(
+    layers: Layers,
+    admission: Admission,
+    certificates_of: Callable[[TlsOptions], Certificates],
+) -> tuple[Layer, ...]:
     """The layers that ``layers`` asks for, in the order in which they run."""
     in_order: list[Layer] = []
     if layers.direct_access:
@@ -77,9 +83,18 @@ def layers_in_order(layers: Layers, admission: Admission) -> tuple[Layer, ...]:
         in_order.append(AccessLayer(Access(map(parse_rule, layers.access))))
     if layers.accept_proxy:
         in_order.append(AdmissionLayer(admission))
-    if layers.tls is not None:
+    if isinstance(layers.tls, TlsOptions):
+        in_order.append(TlsLayer(certificates_of(layers.tls)))
+    elif layers.tls is not None:
         in_order.append(TlsLayer(layers.tls))
     return tuple(in_order)
+
+
+def certificates_in(layers: Iterable[Layer]) -> Iterator[Certificates]:
+    """The certificates that layers use."""
+    for layer in layers:
+        if isinstance(layer, TlsLayer) and layer.certificates is not None:
+            yield layer.certificates
 
 
 async def pass_layers(life: Lifecycle, layers: Iterable[Layer]) -> Reason | None:

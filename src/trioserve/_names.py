@@ -24,7 +24,13 @@ from ._errors import copy_of, must_propagate
 #: a valid answer for as long ("hold valid").
 _FRESH: Final = 10.0
 
-#: A look-up that renews an answer gets so many seconds, then the old one is used.
+#: An answer that is used after so many seconds is renewed meanwhile: nobody waits for
+#: that if a name is used often.
+_AHEAD: Final = 8.0
+
+#: A look-up that renews an answer gets so many seconds, then the old one is used, and
+#: at once until there is a new one (RFC 8767, "Serving Stale Data"). So many seconds
+#: are at least between two of them.
 _RENEWAL: Final = 1.0
 
 #: The size of the cache in names; the oldest entries are dropped first.
@@ -60,8 +66,9 @@ async def look_up(address: TcpAddress) -> list[AddrInfo]:
     """Look up all addresses of ``address``, families in turn (RFC 8305, section 4).
 
     A number is answered at once, without a thread. For a name, an answer of the
-    last 10 seconds is used again; an older one if a new look-up fails or takes more
-    than a second.
+    last 10 seconds is used again, and renewed meanwhile after 8; an older one if a new
+    look-up fails or takes more than a second. From then on nobody waits, until a
+    look-up has an answer again.
 
     Raises:
       OSError: there is no answer, and no older one: :class:`socket.gaierror`; or this
@@ -174,21 +181,28 @@ class _Name:
         self._answered_at = -math.inf
         self._failure: OSError = socket.gaierror()
         self._asked_at = -math.inf
+        # Whether the answer could not be renewed in time.
+        self._is_stale = False
         self._done: trio.Event | None = None
 
     async def results(self) -> list[_Found]:
         now = trio.current_time()
-        if now - self._answered_at < _FRESH:
-            await trio.lowlevel.checkpoint()
-            return self._answer
-        if self._done is None:
+        age = now - self._answered_at
+        is_too_soon = self._is_stale and now - self._asked_at < _RENEWAL
+        if age >= _AHEAD and self._done is None and not is_too_soon:
             self._done, self._asked_at = trio.Event(), now
             trio.lowlevel.spawn_system_task(
                 self._ask, self._done, name=f"trioserve look-up of {self._host}"
             )
+        if self._is_stale or age < _FRESH:
+            await trio.lowlevel.checkpoint()
+            return self._answer
+        assert self._done is not None
         patience = self._asked_at + _RENEWAL if self._answer else math.inf
-        with trio.move_on_at(patience):
+        with trio.CancelScope(deadline=patience) as scope:
             await self._done.wait()
+        if self._answer and scope.cancelled_caught:
+            self._is_stale = True
         if not self._answer:
             # A copy for each waiter: a raised exception collects tracebacks.
             raise copy_of(self._failure)
@@ -199,6 +213,7 @@ class _Name:
             results = await resolve(TcpAddress(self._host, 0))
         except OSError as error:
             self._failure = copy_of(error)
+            self._is_stale = bool(self._answer)
             # Without the traceback, whose frames refer to the error: a cycle.
             BaseException.with_traceback(error, None)
         except BaseException as error:  # noqa: ASYNC103 - isolation
@@ -206,9 +221,11 @@ class _Name:
             if must_propagate(error) is not None:
                 raise
             self._failure = socket.gaierror(socket.EAI_FAIL, describe(error))
+            self._is_stale = bool(self._answer)
         else:
             self._answer = [_found(info) for info in _interleaved(results)]
             self._answered_at = trio.current_time()
+            self._is_stale = False
         finally:
             self._done = None
             done.set()

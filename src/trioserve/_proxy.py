@@ -11,16 +11,18 @@ import trio
 
 from ._address import Address, TcpAddress, UnixAddress, is_numeric
 from ._arguments import check_count, check_sync, check_type
+from ._checks import Checks
 from ._connect import Outgoing, is_local_shortage
 from ._connection import Connection, lifecycle_of
 from ._dial import DialCancelledError, Dialer, Dialing, NoRoomError
 from ._dispatch import PromptHandler
 from ._endpoints import Endpoints
 from ._errors import is_ours, isolated
+from ._handlers import Companion
 from ._lifecycle import Lifecycle
 from ._options import SocketOptions, Timeouts
 from ._origins import origin_of
-from ._proxy_header import Version, header_for
+from ._proxy_header import Version, header_for, header_for_check
 from ._reason import Phase, Reason
 from ._relay import Relay, no_relay, relay_to_target
 from ._report import Attempt
@@ -57,6 +59,45 @@ class Proxy(Protocol):
         """What is known of each target now, in the order in which they were given.
 
         Call it in a Trio run, at any time.
+        """
+        ...
+
+    async def run_checks(self) -> None:
+        """Check the targets until cancelled, if ``Health.check`` is set.
+
+        A server does this by itself if its handler is this one, or one that
+        :func:`by_server_name` has made with it. Call it for a handler of your own that
+        calls this one: ``nursery.start_soon(handler.run_checks)``. If the checks run
+        already, it waits until that has ended.
+
+        Raises:
+          RuntimeError: ``Health.check`` is not set.
+        """
+        ...
+
+    def drain(self, target: str | Address | Target) -> None:
+        """Give a target no new connections, until :meth:`revive`.
+
+        Connections that it has go on, those included that are being dialed;
+        ``TargetState.open`` says how many there are. Connections that wait for room
+        get another target. If all targets are drained, clients wait for one that is
+        revived, up to ``Timeouts.connect``; then they are reset, with the reason
+        ``target_full``. Idempotent. Call it in the Trio run that serves.
+
+        Args:
+          target: one that was given to :func:`proxy`, as a text, an address or a
+            :class:`Target`. An address is that of all targets that have it.
+
+        Raises:
+          TypeError, ValueError: it is none of the handler's targets; the message names
+            the argument.
+        """
+        ...
+
+    def revive(self, target: str | Address | Target) -> None:
+        """Give a target connections again, if it is up; the opposite of :meth:`drain`.
+
+        Idempotent. Its arguments and errors are those of :meth:`drain`.
         """
         ...
 
@@ -107,7 +148,8 @@ def proxy(
         that has fewer, drawn at random; ``"source"``, by the client's IP address, the
         same one as long as it is up (rendezvous hashing). All but the first go by
         weight.
-      health: when a target counts as down; default ``Health()``.
+      health: when a target counts as down, and whether targets are checked; default
+        ``Health()``: they are not.
       max_per_target: connections that a target has at a time. If all targets that are
         up are full, further connections wait, in the order in which they came, up to
         ``Timeouts.connect``. Default None: any number.
@@ -122,7 +164,8 @@ def proxy(
         report; not for attempts that were cancelled. It must not wait. An exception in
         it ends the connection as ``handler_error``.
       on_target: called with a :class:`TargetState` when a target goes down, and when it
-        is up again; under the same rules.
+        is up again; under the same rules. If that is because of a check, an exception
+        in it is logged.
       send_proxy: ``"v1"`` or ``"v2"``: begin each connection to a target with a header
         of the PROXY protocol, of this version, which declares the client. The target
         must be told to expect it. The bytes of the header are in no count. Default: no
@@ -139,8 +182,7 @@ def proxy(
     if it holds bytes.
     """
     for name, each in (("target", target), *(("others", other) for other in others)):
-        kinds = (str, TcpAddress, UnixAddress, Target)
-        check_type(name, each, kinds, "a text, an address or a Target")
+        _check_target(name, each)
     check_balance(balance)
     if health is not None:
         check_type("health", health, Health, "a Health or None")
@@ -162,21 +204,23 @@ def proxy(
         check_type("source", source, str, "a str or None")
     targets = [_as_target(each) for each in (target, *others)]
     parsed = parse_faults(faults) if isinstance(faults, str) else faults
+    health = health or Health()
     dialing = Dialing(
         Endpoints(targets, balance, health, max_per_target),
         _outgoing(sockets or SocketOptions(), source),
         on_attempt,
         on_target,
     )
-    return _Proxy(dialing, timeouts, parsed, seed, send_proxy)
+    return _Proxy(dialing, health, timeouts, parsed, seed, send_proxy)
 
 
-class _Proxy(PromptHandler):
+class _Proxy(PromptHandler, Companion):
     """The handler; see :func:`proxy`."""
 
     def __init__(
         self,
         dialing: Dialing,
+        health: Health,
         timeouts: Timeouts | None,
         faults: Faults | None,
         seed: int,
@@ -191,9 +235,38 @@ class _Proxy(PromptHandler):
         self._faults = faults or None  # asked once: that takes 3 us
         self._seed = seed
         self._send_proxy: Version | None = send_proxy
+        self._checks: Checks | None = None
+        if health.check is not None:
+            header = b"" if send_proxy is None else header_for_check(send_proxy)
+            self._checks = Checks(dialing, health, self._first, header)
 
     def targets(self) -> Sequence[TargetState]:
         return self._dialing.endpoints.states(trio.current_time())
+
+    def drain(self, target: str | Address | Target) -> None:
+        found = _given(target)
+        if not self._dialing.endpoints.drain(found):
+            raise self._unknown(target)
+
+    def revive(self, target: str | Address | Target) -> None:
+        found = _given(target)
+        if not self._dialing.endpoints.revive(found):
+            raise self._unknown(target)
+
+    async def run_checks(self) -> None:
+        if self._checks is None:
+            raise RuntimeError("this proxy has no checks: its Health has no check")
+        await self._checks.run()
+
+    async def run_beside(self) -> None:
+        if self._checks is not None:
+            await self._checks.run()
+
+    def _unknown(self, target: object) -> ValueError:
+        known = ", ".join(str(each.target) for each in self._dialing.endpoints.all)
+        return ValueError(
+            f"target must be a target of this proxy ({known}), not {str(target)!r}"
+        )
 
     async def __call__(self, conn: Connection) -> Relay:
         check_type("conn", conn, Connection, "a Connection")
@@ -340,6 +413,20 @@ def _outgoing(sockets: SocketOptions, source: str | None) -> Outgoing:
         raise ValueError(f"source must be an IP address without a zone, not {source!r}")
     family = socket.AF_INET6 if ":" in source else socket.AF_INET
     return Outgoing(settings, later, (family, source))
+
+
+def _check_target(name: str, target: object) -> None:
+    kinds = (str, TcpAddress, UnixAddress, Target)
+    check_type(name, target, kinds, "a text, an address or a Target")
+
+
+def _given(target: str | Address | Target) -> Address | Target:
+    """What an argument means; the address, if it is a text without options."""
+    _check_target("target", target)
+    if not isinstance(target, str):
+        return target
+    found = parse_target(target)
+    return found if "?" in target or found.tls is not None else found.address
 
 
 def _as_target(target: str | Address | Target) -> Target:

@@ -111,6 +111,11 @@ def header_for(life: Lifecycle, version: Version) -> bytes:
     return build_v2(source, destination, tlvs)
 
 
+def header_for_check(version: Version) -> bytes:
+    """Make the header that declares no client: UNKNOWN, or LOCAL. Section 2."""
+    return build_v1(None, None) if version == "v1" else build_v2(None, None)
+
+
 def _endpoint(text: str) -> Endpoint | None:
     address = address_in(text)
     return (address.host, address.port) if isinstance(address, TcpAddress) else None

@@ -139,7 +139,7 @@ _TABLE: Final[dict[Reason, _Row]] = {
     Reason.TARGET_FULL: _Row(
         Outcome.TARGET_ERROR,
         "sQ",
-        "all targets were full, and none had room in time",
+        "all targets were full or drained, and none had room in time",
     ),
     Reason.LOOP: _Row(Outcome.TARGET_ERROR, "P", "the target led back to the proxy"),
     Reason.LIMIT: _Row(Outcome.REFUSED, "PR", "the limit was reached"),

@@ -22,6 +22,7 @@ from ._arguments import (
     check_sync,
     check_type,
 )
+from ._certificates import Certificate
 from ._collector import Collector, log_reports
 from ._connection import Connection
 from ._handlers import Spawns
@@ -134,6 +135,32 @@ class Server(Sequence[trio.SocketListener]):
     def statistics(self) -> Statistics:
         """Return the server's counters at this moment."""
         return self._serving.statistics()
+
+    def certificates(self) -> tuple[Certificate, ...]:
+        """Return the certificates that its :class:`TlsOptions` have, as they are now.
+
+        Those of an ``ssl.SSLContext`` of your own are not among them. Files that have
+        changed are read first, as when a handshake begins: at most once a minute.
+        """
+        found = self._serving.loops.certificates
+        for each in found:
+            each.look()
+        return tuple(state for each in found for state in each.states())
+
+    def reload_certificates(self) -> tuple[Certificate, ...]:
+        """Read the files of its :class:`TlsOptions` again, now; return what is in use.
+
+        They are also read when a handshake begins and they have changed; that is looked
+        at once a minute at most. Handshakes and connections under way keep the
+        certificate that they have. If a file can't be used, its certificate stays as it
+        was; that is logged to the logger ``trioserve.certificates``, and is the
+        ``error`` of the :class:`Certificate`. An ``ssl.SSLContext`` of your own is left
+        alone.
+        """
+        found = self._serving.loops.certificates
+        for each in found:
+            each.reload()
+        return tuple(state for each in found for state in each.states())
 
     def add_listener(
         self, listener: trio.abc.Listener[Any], *, layers: Layers | None = None

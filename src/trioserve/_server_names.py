@@ -64,4 +64,6 @@ def parse_server_name(text: str) -> str:
             f"{text!r} is not a server name: clients ask for host names, not for"
             " addresses"
         )
-    return label + TcpAddress(host, 0).host_bytes.decode("ascii").lower()
+    name = label + TcpAddress(host, 0).host_bytes.decode("ascii").lower()
+    # IDNA makes a digit or a dot of some characters: so it is checked again.
+    return name if name == text else parse_server_name(name)

@@ -33,7 +33,7 @@ from ._dispatch import Dispatcher
 from ._drain import Drain
 from ._engine import engine_acquired
 from ._errors import inner_group
-from ._handlers import Handlers, Spawns
+from ._handlers import Companion, Handlers, Spawns
 from ._handshake import Layer, pass_layers
 from ._handshakes import Handshakes
 from ._layers import Layers
@@ -93,6 +93,7 @@ class Serving:
         self._accept_over = False
         self._drain_scope = trio.CancelScope()
         self._timers_scope = trio.CancelScope(shield=True)
+        self._beside = trio.CancelScope()
         self._all_closed = trio.Event()
         self._was_cancelled = False
         self._is_gone = False
@@ -262,6 +263,9 @@ class Serving:
                     try:
                         with self._serving:
                             self._start_helpers(helpers, collector)
+                            if isinstance(handler, Companion):
+                                name = "trioserve beside the handler"
+                                helpers.start_soon(self._accompany, handler, name=name)
                             hold = self._handlers.hold
                             helpers.start_soon(hold, name="trioserve connections")
                             # Cancelled here, it would leave the listeners open.
@@ -279,6 +283,7 @@ class Serving:
                         self._cancelled(cut=not self._handlers.is_lent)
                         raise
                     finally:
+                        self._beside.cancel(reason="serving has ended")
                         if self._handlers.is_lent:
                             # Connections there may outlive this server.
                             self._handlers.stop_starting()
@@ -314,6 +319,10 @@ class Serving:
         context = contextvars.copy_context()
         spawn(self._collect_apart, collector, name=collect, context=context)
         spawn(self._time, name=timers)
+
+    async def _accompany(self, handler: Companion) -> None:
+        with self._beside:
+            await handler.run_beside()
 
     async def _collect_apart(self, collector: Collector) -> None:
         """Run the collector as a system task; run() raises what ends the program."""

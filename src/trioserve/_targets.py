@@ -175,10 +175,26 @@ class Health:
     Each pause is made longer by up to a tenth, at random, so that several proxies don't
     try at the same time.
 
+    With ``check``, the proxy itself connects to each target as well, without a client.
+    Then a target is also down after ``fall`` checks in a row have failed; one is enough
+    if none has passed yet. And it is up again only when ``rise`` checks in a row have
+    passed: no client tries it, unless all are down. A check has the time between two,
+    and at most 5 seconds. It looks up a name, sends a PROXY header that declares no
+    client, and shakes hands with a target that has TLS, as a connection does.
+
     Args:
       fall: attempts in a row that fail; 1 or more. Default 3.
-      pause: the first pause. Default 1. 0: a target is never left out.
+      pause: the first pause. Default 1. 0: failed connections don't take a target out.
       max_pause: the longest pause. Default 30.
+      check: the time between two checks of a target, which is made longer or shorter by
+        up to a tenth, at random. Default None: no checks.
+      rise: checks in a row that pass; 1 or more. Default 2.
+      slow_start: the time in which the weight of a target that has come up grows from
+        almost nothing to all of it. It has no effect on the balance ``first``, nor when
+        serving begins. Default 0.
+      check_send: bytes that a check sends. Default: none.
+      check_expect: what the target's answer must begin with. Default: a target that
+        connects has passed.
 
     Raises:
       TypeError, ValueError: an argument is invalid; the message names it.
@@ -187,9 +203,30 @@ class Health:
     fall: int = 3
     pause: float = 1.0
     max_pause: float = 30.0
+    check: float | None = None
+    rise: int = 2
+    slow_start: float = 0.0
+    check_send: bytes = b""
+    check_expect: bytes = b""
 
     def __post_init__(self) -> None:
         check_count("fall", self.fall, least=1)
+        check_count("rise", self.rise, least=1)
+        if self.check is not None:
+            check_seconds("check", self.check)
+            if not 0 < self.check < math.inf:
+                raise ValueError(
+                    f"check must be more than 0, and finite, not {self.check!r}"
+                )
+        check_seconds("slow_start", self.slow_start)
+        if self.slow_start == math.inf:
+            raise ValueError("slow_start must be finite")
+        for name in ("check_send", "check_expect"):
+            check_type(name, getattr(self, name), bytes, "bytes")
+            if getattr(self, name) and self.check is None:
+                raise ValueError(f"{name} is for checks; set check, too")
+        if self.check_send and not self.check_expect:
+            raise ValueError("check_send needs check_expect: an answer to wait for")
         for name in ("pause", "max_pause"):
             check_seconds(name, getattr(self, name))
             if getattr(self, name) == math.inf:
@@ -208,6 +245,7 @@ class TargetState:
     Attributes:
       target: the target.
       up: whether it counts as up.
+      drained: whether it gets no new connections, after :meth:`Proxy.drain`.
       seconds: for how long it has been up or down; None if it has been up from the
         start.
       open: connections that it has, those that are being dialed included.
@@ -217,12 +255,16 @@ class TargetState:
       connect: how long an attempt that connects usually takes, a moving average; None
         before the first one.
       error: why it failed last, in one line of printable ASCII; None if it has not
-        failed since it last connected.
-      retry: until its pause is over; 0 if it is over; None if the target is up.
+        failed since it last connected, and since a check last passed.
+      retry: until its pause is over; 0 if it is over; None if the target is up, or if
+        checks say when it is.
+      checks: checks so far.
+      checks_failed: those of them that have failed.
     """
 
     target: Target
     up: bool
+    drained: bool
     seconds: float | None
     open: int
     connected: int
@@ -230,6 +272,8 @@ class TargetState:
     connect: float | None
     error: str | None
     retry: float | None
+    checks: int
+    checks_failed: int
 
 
 def check_balance(balance: object) -> None:

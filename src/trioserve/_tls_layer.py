@@ -9,11 +9,12 @@ from __future__ import annotations
 import ssl
 from typing import Any
 
+from ._certificates import Certificates
 from ._closing import linger
 from ._describe import escape
 from ._lifecycle import Lifecycle
 from ._reason import Reason
-from ._tls_options import TlsOptions, server_context
+from ._tls_options import TlsOptions
 from ._tls_transport import TlsTransport
 from .wire._tls_errors import TlsError
 from .wire._tls_session import TlsSession
@@ -23,20 +24,28 @@ class TlsLayer:
     """Shake hands with a client, and check the names in its certificate.
 
     Args:
-      tls: options, or a context of the caller's own.
+      tls: certificates with their options, or a context of the caller's own.
+
+    Attributes:
+      certificates: the certificates; None with a context of the caller's own.
     """
 
-    def __init__(self, tls: TlsOptions | ssl.SSLContext) -> None:
-        self._options: TlsOptions | None = None
-        if isinstance(tls, TlsOptions):
-            self._options = tls
-            self._context = server_context(tls)
-        else:
-            self._context = tls
+    def __init__(self, tls: Certificates | ssl.SSLContext) -> None:
+        self.certificates = tls if isinstance(tls, Certificates) else None
+        self._tls = tls
+
+    def _session(self) -> TlsSession:
+        """A new session. A reload during its handshake does not change it."""
+        if not isinstance(self._tls, Certificates):
+            return TlsSession(self._tls, server_side=True)
+        self._tls.look()
+        now = self._tls.in_use
+        return TlsSession(now.default, server_side=True, context_for=now.context_for)
 
     async def __call__(self, life: Lifecycle) -> Reason | None:
-        below, options = life.transport, self._options
-        session = TlsSession(self._context, server_side=True)
+        below, certificates = life.transport, self.certificates
+        options = None if certificates is None else certificates.options
+        session = self._session()
         transport = TlsTransport(
             below,
             session,

@@ -10,12 +10,14 @@ import dataclasses
 import os
 import re
 import ssl
+import stat
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Final, Literal, get_args
+from typing import Any, Final, Literal, get_args
 
 from ._arguments import check_type
+from .wire._certificate import CertificateFacts, read_pem
 from .wire._tls_session import TlsSession
 
 MinVersion = Literal["1.2", "1.3"]
@@ -37,13 +39,19 @@ class TlsOptions:
     """How a listener ends TLS: with which certificate, for which clients.
 
     It speaks TLS 1.2 and 1.3, with ciphers that have forward secrecy, and without
-    compression and renegotiation. The files are PEM.
+    compression and renegotiation. The files are PEM. A server reads them again when
+    they have changed (:meth:`Server.reload_certificates`).
 
     Args:
       cert: the path of the file with the certificate, and after it those that lead to
-        its authority.
-      key: the path of the file with its private key, which has no passphrase. Default:
-        it is in the file of ``cert``.
+        its authority. Or a list of several such paths: a client gets the certificate
+        that has the name that it asks for (SNI), and the first one if it asks for none
+        or for another name. A name itself goes before a wildcard, and then the order of
+        the list decides. The names are those in the certificate (DNS names among the
+        SANs); each but the first one must have some.
+      key: the path of the file with its private key, which has no passphrase; with
+        several certificates, a list of as many paths, in the same order. Default: each
+        key is in the file of its certificate.
       client_ca: the path of a file with authorities. Each client must then have a
         certificate of one of them. Default: clients need none.
       allow_cn: serve only clients whose certificate has one of these common names, or
@@ -64,8 +72,8 @@ class TlsOptions:
         message names it.
     """
 
-    cert: str
-    key: str | None = None
+    cert: str | Sequence[str]
+    key: str | Sequence[str] | None = None
     client_ca: str | None = None
     allow_cn: Sequence[str] = ()
     allow_san: Sequence[str] = ()
@@ -75,9 +83,8 @@ class TlsOptions:
     allow_truncation: bool = False
 
     def __post_init__(self) -> None:
-        check_type("cert", self.cert, str, "a path")
-        for name in ("key", "client_ca"):
-            check_type(name, getattr(self, name), (str, type(None)), "a path or None")
+        self._check_paths()
+        check_type("client_ca", self.client_ca, (str, type(None)), "a path or None")
         for name in ("allow_cn", "allow_san", "allow_uri", "alpn"):
             texts = getattr(self, name)
             if isinstance(texts, str) or not isinstance(texts, Sequence):
@@ -95,7 +102,45 @@ class TlsOptions:
                 f"min_version must be '1.2' or '1.3', not {self.min_version!r}"
             )
         check_type("allow_truncation", self.allow_truncation, bool, "a bool")
-        server_context(self)
+        for number in range(len(self.pairs)):
+            load_server(self, number)
+
+    def _check_paths(self) -> None:
+        for name, what in (
+            ("cert", "a path or a list of paths"),
+            ("key", "a path, a list of paths or None"),
+        ):
+            paths: Any = getattr(self, name)
+            if isinstance(paths, str) or (name == "key" and self.key is None):
+                continue
+            check_type(name, paths, Sequence, what)
+            for each in paths:
+                check_type(name, each, str, what)
+            object.__setattr__(self, name, tuple(paths))
+        certs = _several(self.cert)
+        if not certs:
+            raise ValueError("cert must not be empty")
+        for each in certs:
+            if certs.count(each) > 1:
+                raise ValueError(f"cert: {each!r} is given twice; leave one out")
+        if self.key is None or len(keys := _several(self.key)) == len(certs):
+            return
+        noun = "certificate" if len(certs) == 1 else "certificates"
+        raise ValueError(
+            f"key: {len(keys)} for {len(certs)} {noun}; give one for each, in the same"
+            " order, or none if each is in the file of its certificate"
+        )
+
+    @property
+    def pairs(self) -> tuple[tuple[str, str | None], ...]:
+        """Each certificate with its key or None, the default one first."""
+        certs = _several(self.cert)
+        keys = [None] * len(certs) if self.key is None else _several(self.key)
+        return tuple(zip(certs, keys, strict=True))
+
+
+def _several(paths: str | Sequence[str]) -> Sequence[str]:
+    return (paths,) if isinstance(paths, str) else paths
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -186,22 +231,33 @@ def client_sessions(
     return partial(TlsSession, context, server_side=False, server_hostname=name)
 
 
-def server_context(options: TlsOptions) -> ssl.SSLContext:
-    """A context for the server's end of TLS.
+def load_server(
+    options: TlsOptions, number: int
+) -> tuple[ssl.SSLContext, CertificateFacts]:
+    """A context for the server's end of TLS, and what its certificate says.
+
+    Args:
+      number: of the certificate, beginning with 0.
 
     Raises:
       ValueError: a file can't be used; the message names it.
     """
+    cert, key = options.pairs[number]
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     set_up(context)
     context.minimum_version = _VERSIONS[options.min_version]
-    load_certificate(context, options.cert, options.key)
+    facts = load_certificate(context, cert, key)
+    if number and not facts.dns_names:
+        raise ValueError(
+            f"cert: {cert!r} has no name for which a client could ask (a DNS name among"
+            " its SANs); only the first certificate may be without"
+        )
     if options.client_ca is not None:
         context.verify_mode = ssl.CERT_REQUIRED
         load_authorities(context, "client_ca", options.client_ca)
     if options.alpn:
         context.set_alpn_protocols(list(options.alpn))
-    return context
+    return context, facts
 
 
 def set_up(context: ssl.SSLContext) -> None:
@@ -211,25 +267,32 @@ def set_up(context: ssl.SSLContext) -> None:
     context.options |= ssl.OP_NO_RENEGOTIATION | ssl.OP_NO_COMPRESSION
 
 
-def load_certificate(context: ssl.SSLContext, cert: str, key: str | None) -> None:
-    """Load a certificate and its key.
+def load_certificate(
+    context: ssl.SSLContext, cert: str, key: str | None
+) -> CertificateFacts:
+    """Load a certificate and its key; return what the certificate says.
 
     Raises:
       ValueError: a file can't be used; the message names it.
     """
-    check_pem("cert", cert, "CERTIFICATE")
+    text = check_pem("cert", cert, "CERTIFICATE")
     what, path = ("cert", cert) if key is None else ("key", key)
     check_pem(what, path, "PRIVATE KEY")
     try:
         context.load_cert_chain(cert, key, _passphrase)
-    except ssl.SSLError as error:
-        if error.reason == "KEY_VALUES_MISMATCH":
+    except OSError as error:  # of ssl
+        reason = _reason(error)
+        if reason == "KEY_VALUES_MISMATCH":
             said = f"the key in {path!r} is not that of the certificate in {cert!r}"
         else:
-            said = f"the certificate or the key is not valid: {error.reason or error}"
+            said = f"the certificate or the key is not valid: {reason}"
         raise ValueError(f"{what}: {said}") from None
     except ValueError as error:
         raise ValueError(f"{what}: {path!r} {error}") from None
+    try:
+        return read_pem(text)
+    except ValueError as error:
+        raise ValueError(f"cert: {cert!r}: {error}") from None
 
 
 def _passphrase() -> str:
@@ -246,18 +309,31 @@ def load_authorities(context: ssl.SSLContext, name: str, path: str) -> None:
     check_pem(name, path, "CERTIFICATE")
     try:
         context.load_verify_locations(path)
-    except ssl.SSLError as error:
-        said = error.reason or error
-        raise ValueError(f"{name}: {path!r} is not valid: {said}") from None
+    except OSError as error:  # of ssl
+        raise ValueError(f"{name}: {path!r} is not valid: {_reason(error)}") from None
 
 
-def check_pem(name: str, path: str, label: str) -> None:
-    """Check that a file is readable and has a block of this kind."""
+def _reason(error: OSError) -> str:
+    return str(getattr(error, "reason", None) or error.strerror or error)
+
+
+def check_pem(name: str, path: str, label: str) -> bytes:
+    """Check that a file is readable and has a block of this kind; return its text.
+
+    Raises:
+      ValueError: it is not so; the message names it.
+    """
+    file = Path(path)
     try:
-        text = Path(path).read_bytes()
+        # Opening a pipe would wait for its writer.
+        mode = file.stat().st_mode
+        if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+            raise ValueError("it is not a file")
+        text = file.read_bytes()
     except (OSError, ValueError) as error:
         said = getattr(error, "strerror", None) or error
         raise ValueError(f"{name}: can't read {os.fspath(path)!r}: {said}") from None
     if f"{label}-----".encode() not in text:
         what = label.lower()
         raise ValueError(f"{name}: {path!r} has no {what} in it, in PEM")
+    return text

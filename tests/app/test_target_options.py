@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 import signal
@@ -15,10 +16,11 @@ from app.process import Start
 from app.sample_reports import make_report
 from app.test_network_options import service_of
 from support import run, serving
-from trioserve import Health, Reason, Target, TargetState, TcpAddress, echo
+from trioserve import Attempt, Health, Reason, Target, TargetState, TcpAddress, echo
 from trioserve.app import _run
 from trioserve.app._service import Service
-from trioserve.app._target_options import health_of
+from trioserve.app._target_options import take_health
+from trioserve.app._values import parse_bytes
 from trioserve.app.output._log import Log
 from trioserve.app.output._output import Output
 from trioserve.app.output._status import status_fields, status_text
@@ -28,6 +30,7 @@ from trioserve.app.reports._records import parse_record
 DOWN = TargetState(
     target=Target(TcpAddress("db", 5432), weight=3),
     up=False,
+    drained=True,
     seconds=12.5,
     open=2,
     connected=7,
@@ -35,10 +38,13 @@ DOWN = TargetState(
     connect=0.004,
     error="ConnectionRefusedError: [Errno 111] Connection refused",
     retry=3.25,
+    checks=0,
+    checks_failed=0,
 )
 UP = TargetState(
     target=Target(TcpAddress("db", 5433), backup=True),
     up=True,
+    drained=False,
     seconds=None,
     open=0,
     connected=0,
@@ -46,6 +52,8 @@ UP = TargetState(
     connect=None,
     error=None,
     retry=None,
+    checks=9,
+    checks_failed=2,
 )
 
 
@@ -85,6 +93,19 @@ def test_echo_has_no_targets(monkeypatch: pytest.MonkeyPatch) -> None:
         (["a:1", "--balance", "best"], "--balance: 'best' is not one of 'first',"),
         (["a:1", "--fall", "0"], "--fall: '0' is not a whole number of 1 or more"),
         (["a:1", "--pause", "never"], "--pause: must not be 'never'"),
+        (["a:1", "--check", "0"], "--check: must be more than 0, and not 'never'"),
+        (["a:1", "--check", "never"], "--check: must be more than 0, and not 'never'"),
+        (["a:1", "--slow-start", "never"], "--slow-start: must not be 'never'"),
+        (["a:1", "--rise", "0"], "--rise: '0' is not a whole number of 1 or more"),
+        (["a:1", "--check-expect", "x"], "--check-expect need --check TIME"),
+        (
+            ["a:1", "--check", "1", "--check-send", "x"],
+            "--check-send needs --check-expect: an answer to wait for",
+        ),
+        (
+            ["a:1", "--check-send", r"a\qb"],
+            r"--check-send: '\\q' in 'a\\qb' is not a byte; use \r, \n, \t, \0, \xHH,",
+        ),
         (["a:1", "--max-per-target", "0"], "--max-per-target: '0' is not a whole"),
     ],
 )
@@ -93,8 +114,28 @@ def test_a_mistake_is_one_line(words: list[str], message: str) -> None:
 
 
 def test_a_long_pause_is_the_longest_one() -> None:
-    assert health_of(3, 60) == Health(fall=3, pause=60, max_pause=60)
-    assert health_of(2, 5) == Health(fall=2, pause=5, max_pause=30)
+    long = take_health({"fall": 3, "pause": 60})
+    assert long == Health(fall=3, pause=60, max_pause=60)
+    assert take_health({"fall": 2, "pause": 5}) == Health(fall=2, pause=5, max_pause=30)
+
+
+def test_the_options_of_checks() -> None:
+    options = {
+        "check": 2.0,
+        "rise": 4,
+        "slow_start": 30.0,
+        "check_send": parse_bytes(r"PING\r\n"),
+        "check_expect": parse_bytes("+PONG"),
+        "idle": 5.0,
+    }
+    assert take_health(options) == Health(
+        check=2,
+        rise=4,
+        slow_start=30,
+        check_send=b"PING\r\n",
+        check_expect=b"+PONG",
+    )
+    assert options == {"idle": 5.0}
 
 
 def test_the_environment_sets_them(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -108,12 +149,32 @@ def test_a_target_that_is_left_out_is_logged() -> None:
     output = Output(Log(lines.append, "text"), log_writer=None)  # type: ignore[arg-type]
     for _ in range(9):
         output.target_changed(DOWN)
-    output.target_changed(UP)
+    output.target_changed(dataclasses.replace(UP, checks=0))
     assert len(lines) == 5
     assert lines[0].endswith(
         "warning: db:5432?weight=3 is left out for 3.2s while another target is up:"
         " ConnectionRefusedError: [Errno 111] Connection refused"
     )
+
+
+def test_what_checks_say_is_logged() -> None:
+    """Law 15: once, although the address was known to be down, too."""
+    lines: list[str] = []
+    output = Output(Log(lines.append, "text"), log_writer=None)  # type: ignore[arg-type]
+    address = DOWN.target.address
+    refused = "ConnectionRefusedError: [Errno 111] Connection refused"
+    output.attempt(address, Attempt(address=str(address), seconds=0.0, error=refused))
+    checked = dataclasses.replace(DOWN, checks=3, checks_failed=3, retry=None)
+    output.target_changed(checked)
+    output.target_changed(dataclasses.replace(checked, up=True, error=None))
+    output.attempt(address, Attempt(address=str(address), seconds=0.0))
+    down, out, up = (line.partition(" ")[2].strip() for line in lines)
+    assert down == f"warning: db:5432 does not answer: {refused}"
+    assert out == (
+        "warning: db:5432?weight=3 is left out until its checks pass while another"
+        f" target is up: {refused}"
+    )
+    assert up == "db:5432 answers again"
 
 
 def test_the_status_has_the_targets() -> None:
@@ -123,16 +184,19 @@ def test_the_status_has_the_targets() -> None:
             fields = status_fields(running.server, 0, [UP, DOWN])
         heading, up, down = lines[1:4]
         assert heading == "targets:"
-        assert up == "  db:5433?backup: up, 0 open, 0 connected, 0 failed"
+        assert up == (
+            "  db:5433?backup: up, 0 open, 0 connected, 0 failed; 9 checks, 2 failed"
+        )
         assert down == (
-            "  db:5432?weight=3: down for 12.5s, 2 open, 7 connected, 3 failed, usually"
-            " in 4.0ms; tried again in 3.2s; last error: ConnectionRefusedError:"
-            " [Errno 111] Connection refused"
+            "  db:5432?weight=3: down for 12.5s, drained, 2 open, 7 connected, 3"
+            " failed, usually in 4.0ms; tried again in 3.2s; last error:"
+            " ConnectionRefusedError: [Errno 111] Connection refused"
         )
         assert json.loads(json.dumps(fields)) == fields
         assert fields["targets"][1] == {
             "target": "db:5432?weight=3",
             "up": False,
+            "drained": True,
             "seconds": 12.5,
             "open": 2,
             "connected": 7,
@@ -140,6 +204,8 @@ def test_the_status_has_the_targets() -> None:
             "connect": 0.004,
             "error": DOWN.error,
             "retry": 3.25,
+            "checks": 0,
+            "checks_failed": 0,
         }
 
     run(main)
@@ -150,6 +216,15 @@ def test_explain_knows_a_full_target() -> None:
     record = parse_record(json.dumps(report.as_dict()).encode())
     text = "\n".join(explain_record(record))
     assert "(--max-per-target 20), so the client was reset." in text
+
+
+def test_explain_knows_drained_targets() -> None:
+    error = "NoRoomError: [Errno 110] no target had room within 5 s: all are drained"
+    report = make_report(reason=Reason.TARGET_FULL, target="db:5432", error=error)
+    record = parse_record(json.dumps(report.as_dict()).encode())
+    text = "\n".join(explain_record(record))
+    assert "and none had room in time, so the client was reset." in text
+    assert "all are drained" in text
 
 
 def test_a_command_that_balances(start: Start, tmp_path: Path) -> None:
@@ -185,3 +260,44 @@ def test_a_command_that_balances(start: Start, tmp_path: Path) -> None:
         assert proxy.code() == 0
     summed = invoke("reports", str(path)).stdout
     assert re.search(rf"{bad} +2 +2\n", summed)
+
+
+def test_a_command_that_checks(start: Start) -> None:
+    """Law 15: without a client, it finds out who serves, and says so at once."""
+    good = start("echo", "127.0.0.1:0")
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))
+        bad = f"127.0.0.1:{bound.getsockname()[1]}"
+        options = ["--check", "50ms", "--rise", "3", "--log", "json"]
+        options += ["--check-send", r"PING\r\n", "--check-expect", r"PING\r"]
+        targets = f"127.0.0.1:{good.port()}", bad
+        proxy = start("proxy", "127.0.0.1:0", *targets, *options)
+        left_out = json.loads(proxy.err.until('"event":"target-left-out"'))
+        assert (left_out["target"], left_out["seconds"]) == (bad, None)
+        assert left_out["error"].startswith("check: ConnectionRefusedError")
+        bound.listen()
+        wrong = "check: TimeoutError"
+        while True:
+            proxy.signal(signal.SIGUSR1)
+            status = json.loads(proxy.err.until('"event":"status"'))
+            states = {each["target"]: each for each in status["targets"]}
+            if str(states[bad]["error"]).startswith(wrong):
+                break
+        assert states[targets[0]]["up"]
+        assert states[targets[0]]["checks_failed"] == 0
+        proxy.signal(signal.SIGTERM)
+        assert proxy.code() == 0
+
+
+def test_a_target_whose_checks_pass_again_is_logged(start: Start) -> None:
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))
+        target = f"127.0.0.1:{bound.getsockname()[1]}"
+        words = ("proxy", "127.0.0.1:0", target, "--check", "50ms", "--log", "json")
+        proxy = start(*words)
+        proxy.err.until('"event":"target-left-out"')
+        bound.listen()
+        up = json.loads(proxy.err.until('"event":"target-up"'))
+        assert up["address"] == target
+        proxy.signal(signal.SIGTERM)
+        assert proxy.code() == 0

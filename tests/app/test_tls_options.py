@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import shlex
+import signal
 import socket
 import ssl
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from app.invoked import error_of, invoke
-from app.process import Start
+from app.process import Start, say_hello
 from app.test_network_options import service_of
 from certificates import Authority
 from trioserve import TlsOptions
@@ -46,9 +48,32 @@ def test_options_become_a_value(
     )
 
 
+def test_several_certificates(
+    monkeypatch: pytest.MonkeyPatch, authority: Authority
+) -> None:
+    """In the order in which they are given; also in the environment."""
+    a, b = authority.issue("a.example"), authority.issue("b.example")
+    expected = TlsOptions(cert=[a, b], key=[a, b])
+    line = f"--tls-cert {a} --tls-cert {b} --tls-key {a} --tls-key {b}"
+    assert service_of(monkeypatch, line).layers.tls == expected
+    names = {"TRIOSERVE_TLS_CERT": f"{a} {b}", "TRIOSERVE_TLS_KEY": f"{a} {b}"}
+    assert service_of(monkeypatch, **names).layers.tls == expected
+    line = f"--tls-cert {a} --tls-cert {b}"
+    assert service_of(monkeypatch, line).layers.tls == TlsOptions(cert=[a, b])
+
+
 @pytest.mark.parametrize(
     ("line", "said"),
     [
+        (
+            "--tls-cert {cert} --tls-cert {other} --tls-key {cert}",
+            "--tls-key: 1 for 2 certificates; give one for each, in the same order",
+        ),
+        ("--tls-cert {cert} --tls-cert {cert}", "is given twice; leave one out"),
+        ("--tls-cert {cert} --tls-cert {bare}", "--tls-cert: '{bare}' has no name"),
+        ("--tls-key a --tls-key b", "--tls-key needs --tls-cert"),
+        ("--tls-cert ''", "--tls-cert: can't read '': "),
+        ("--tls-cert {cert} --tls-key ''", "--tls-key: can't read '': "),
         ("--tls-cert none.pem", "--tls-cert: can't read 'none.pem': No such file"),
         ("--tls-key k", "--tls-key needs --tls-cert"),
         ("--tls-allow-truncation", "--tls-allow-truncation needs --tls-cert"),
@@ -64,8 +89,9 @@ def test_what_can_not_be_used_is_named(
     line: str, said: str, authority: Authority
 ) -> None:
     files = {"cert": authority.issue("localhost"), "other": authority.issue("other")}
+    files["bare"] = authority.issue(common_name="no SAN")
     result = invoke("echo", ":0", *shlex.split(line.format(**files)))
-    assert said in error_of(result)
+    assert said.format(**files) in error_of(result)
     assert result.exit_code == 2
 
 
@@ -75,16 +101,61 @@ def test_tls_is_ended_or_passed_on(authority: Authority) -> None:
     assert "leave one of them out" in error_of(invoke("proxy", ":0", *options))
 
 
+def test_sighup_reads_certificates_again(start: Start, authority: Authority) -> None:
+    """Twice at once, and during a drain; a bad file ends nothing."""
+    path = Path(authority.issue("localhost", common_name="first"))
+    command = start("echo", "127.0.0.1:0", "--tls-cert", str(path))
+    port, context = command.port(), authority.client_context()
+
+    def common_name() -> str:
+        with (
+            command.connect(port) as plain,
+            context.wrap_socket(plain, server_hostname="localhost") as client,
+        ):
+            say_hello(client)
+            found: Any = client.getpeercert()
+        names = [part for parts in found["subject"] for part in parts]
+        return str(dict(names)["commonName"])
+
+    assert common_name() == "first"
+    Path(authority.issue("localhost", common_name="second")).replace(path)
+    command.signal(signal.SIGHUP)
+    command.signal(signal.SIGHUP)
+    said = command.err.until("event=certificate")
+    assert "level=info" in said
+    assert f'message="{path}: read again, and used from now on"' in said
+    assert common_name() == "second"
+    path.write_text("")
+    command.signal(signal.SIGHUP)
+    said = command.err.until("level=warning event=certificate")
+    assert f"'{path}' has no certificate in it, in PEM; mend that" in said
+    with (
+        command.connect(port) as plain,
+        context.wrap_socket(plain, server_hostname="localhost") as client,
+    ):
+        say_hello(client)
+        command.signal(signal.SIGTERM)
+        command.err.until("event=draining")
+        Path(authority.issue("localhost")).replace(path)
+        command.signal(signal.SIGHUP)
+        command.err.until("level=info event=certificate")
+        say_hello(client)
+    assert command.code() == 0
+    assert not any("event=sighup" in line for line in command.err.seen)
+
+
 @pytest.mark.parametrize("listen", ["127.0.0.1:0", "unix:{}/socket", ":0"])
 def test_a_server_says_how_to_try_it(
     start: Start, authority: Authority, listen: str
 ) -> None:
     cert, ca = authority.issue("localhost"), authority.path
+    other = authority.issue("other.example")
     address = listen.format(authority.folder)
-    options = ["--tls-cert", cert, "--tls-client-ca", ca, "--log", "text"]
+    options = ["--tls-cert", cert, "--tls-cert", other, "--tls-client-ca", ca]
+    options += ["--log", "text"]
     server = start("echo", address, *options)
     tls = server.err.until("TLS: ")
-    assert f"1.2 or newer, with {cert}, for clients of {ca}" in tls
+    assert f"1.2 or newer, with {cert}, {other}, for clients of {ca}" in tls
     trial = server.err.until("try: ")
     assert "openssl s_client -" in trial
     if not listen.startswith("unix"):

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from trioserve.app._values import (
     format_bytes,
     format_duration,
+    parse_bytes,
     parse_duration,
     printable,
 )
@@ -96,3 +97,29 @@ def test_sizes_are_written(count: int, text: str) -> None:
 def test_only_unprintable_characters_are_escaped() -> None:
     assert printable("Grüße") == "Grüße"
     assert printable("a\x1b]0;b\x07\u202e") == "a\\x1b]0;b\\x07\\u202e"
+
+
+@given(st.binary(max_size=20))
+def test_bytes_are_read_as_python_writes_them(data: bytes) -> None:
+    text = "".join(f"\\x{byte:02x}" for byte in data)
+    assert parse_bytes(text).data == data
+    assert str(parse_bytes(text)) == text
+
+
+@pytest.mark.parametrize(
+    ("text", "data"),
+    [
+        (r"PING\r\n", b"PING\r\n"),
+        (r"\0\t\\\x7f", b"\0\t\\\x7f"),
+        ("é", b"\xc3\xa9"),
+        ("a b", b"a b"),
+    ],
+)
+def test_bytes_are_read(text: str, data: bytes) -> None:
+    assert parse_bytes(text).data == data
+
+
+@pytest.mark.parametrize("wrong", ["\\q", "\\", "\\x", "\\x4", "\\xg0"])
+def test_a_wrong_escape_is_an_error(wrong: str) -> None:
+    with pytest.raises(ValueError, match=r"is not a byte; use \\r, \\n, "):
+        parse_bytes(f"a{wrong}")

@@ -119,3 +119,28 @@ def test_a_stopped_target_is_left_out_when_its_queue_is_full(
     until_up(proxy, port)
     reports = proxy.stop()
     assert {report["outcome"] for report in reports} == {"ok"}
+
+
+def test_a_stopped_target_is_found_by_checks(
+    start: Start, serve: Serve, tmp_path: Path
+) -> None:
+    """Law 15: it still connects, but does not answer; and no client has to find out."""
+    (stopped, port), (_, other) = (on_a_port(start, tmp_path) for _ in range(2))
+    targets = f"127.0.0.1:{port}", f"127.0.0.1:{other}"
+    checks = "--check", "100ms", "--check-send", r"PING\r\n", "--check-expect", "+PONG"
+    proxy = serve("proxy", *targets, "--balance", "round-robin", *checks)
+    ask(proxy, 10)
+    os.kill(stopped.pid, signal.SIGSTOP)
+    try:
+        left_out = proxy.event("target-left-out")
+        assert left_out["target"] == targets[0]
+        assert left_out["error"].endswith("no answer within 0.1 s")
+        ask(proxy, 30)
+    finally:
+        os.kill(stopped.pid, signal.SIGCONT)
+    assert proxy.event("target-up")["address"] == targets[0]
+    ask(proxy, 10)
+    reports = proxy.stop()
+    assert {report["outcome"] for report in reports} == {"ok"}
+    assert all(len(report["attempts"]) == 1 for report in reports)
+    assert reports[-1]["target"] in targets

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from certificates import Authority
 from links import some_bytes, tls_contexts, tls_sessions
 from trioserve import TlsOptions
-from trioserve._tls_options import server_context
+from trioserve._tls_options import load_server
 from trioserve.wire._tls_errors import TlsError, alert_in, tls_error
 from trioserve.wire._tls_session import TlsSession
 from wire.hellos import from_python
@@ -228,7 +228,7 @@ def test_the_name_that_a_client_asks_for(
     monkeypatch.setattr(sys, "unraisablehook", unraisable.append)
     hello = from_python("git.example.org").replace(b"git.example.org", sent)
     cert = Authority(tmp_path).issue("git.example.org")
-    context = server_context(TlsOptions(cert=cert))
+    context, _ = load_server(TlsOptions(cert=cert), 0)
     session = TlsSession(context, server_side=True)
     assert session.server_name is None
     with contextlib.suppress(TlsError):  # OpenSSL refuses a NUL

@@ -74,7 +74,7 @@ def _value_text(ctx: click.Context, option: click.Option) -> str:
         case None if option.opts[0] == "--max-connections":
             raise_open_files_limit()
             return str(Limits().max_connections)
-        case None:
+        case None | ():
             default = option.show_default
             return default if isinstance(default, str) else "none"
         case bool(flag):
@@ -82,6 +82,6 @@ def _value_text(ctx: click.Context, option: click.Option) -> str:
         case float(seconds):
             return format_duration(seconds)
         case tuple(values):
-            return " ".join(str(value) for value in values) or "none"
+            return " ".join(str(value) for value in values)
         case value:
             return str(value)

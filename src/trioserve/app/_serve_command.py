@@ -35,7 +35,7 @@ from ._program import WrongUsage
 from ._service import Service
 from ._signals import Signals
 from ._sni_options import NamedTarget, by_name
-from ._target_options import health_of
+from ._target_options import take_health
 from ._tls_options import take_tls_options
 from ._values import Rate
 from .output._opening import open_output
@@ -75,8 +75,6 @@ def serve_command(
     send_proxy: Literal["v1", "v2"] | None = None,
     source: str | None = None,
     balance: Any = "first",
-    fall: int = 3,
-    pause: float = 1.0,
     max_per_target: int | None = None,
     fault: SeededFaults | None = None,
     seed: int | None = None,
@@ -88,7 +86,7 @@ def serve_command(
       commands: all of the program's, to warn of variables in the environment that
         look like misspelt options.
       first: the address given as an argument; it comes before those of ``listen``.
-      others: the options for TLS, and the timeouts.
+      others: the options for TLS, those for the health of targets, and the timeouts.
 
     Returns:
       the exit code.
@@ -109,6 +107,7 @@ def serve_command(
         raise WrongUsage(
             "--sni passes TLS on, and --tls-cert ends it; leave one of them out"
         )
+    health = take_health(others)
     timeouts = Timeouts(**others)
     faults = fault.faults if fault else Faults()
     if seed is None:
@@ -121,14 +120,14 @@ def serve_command(
         made = proxy(
             *several,
             balance=balance,
-            health=health_of(fall, pause),
+            health=health,
             max_per_target=max_per_target,
             timeouts=timeouts,
             faults=faults,
             seed=seed,
             on_attempt=on_attempt,
-            # An only one is never left out.
-            on_target=on_target if len(several) > 1 else None,
+            # An only one is never left out, but a check may say that it is down.
+            on_target=on_target if len(several) > 1 or health.check else None,
             send_proxy=send_proxy,
             sockets=sockets,
             source=source,

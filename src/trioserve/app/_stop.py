@@ -1,4 +1,4 @@
-"""What each signal does: drain, cut, exit, reopen the reports, log the status.
+"""What each signal does: drain, cut, exit, read and open files again, log the status.
 
 Signal numbers in, calls of the server out. Nothing here knows how a signal
 arrives.
@@ -14,7 +14,7 @@ import trio
 
 from trioserve import Server, TargetState
 
-from .output._messages import log_cutting, log_draining
+from .output._messages import log_cutting, log_draining, log_nothing_to_reopen
 from .output._output import Output
 from .output._status import status_fields, status_text
 
@@ -62,7 +62,7 @@ class Stop:
                 case signal.SIGUSR1:
                     self._log_status()
                 case signal.SIGHUP:
-                    self._output.reopen()
+                    self._read_files_again()
                 case _:
                     self._stop(signal.Signals(number))
 
@@ -84,6 +84,11 @@ class Stop:
             self._cut(f"a second signal, {number.name}")
         else:
             self._drain(number.name)
+
+    def _read_files_again(self) -> None:
+        has_reports = self._output.reopen()
+        if not (self._server.reload_certificates() or has_reports):
+            log_nothing_to_reopen(self._log)
 
     def _log_status(self) -> None:
         lost, targets = self._output.unwritten, self._states()

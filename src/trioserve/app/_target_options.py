@@ -18,7 +18,7 @@ from ._environment import Command, option
 from ._network_options import count, duration
 from ._options import check_zone
 from ._program import WrongUsage
-from ._values import format_duration
+from ._values import ByteText, format_duration, parse_bytes
 
 
 def target(text: str) -> Target:
@@ -64,6 +64,47 @@ def balancing_options() -> Callable[[Command], Command]:
             " when that fails again, up to 30s. 0s leaves none out.",
         ),
         option(
+            "--check",
+            type=duration,
+            metavar="TIME",
+            show_default="no checks",
+            callback=_check_check,
+            help="Connect to each TARGET every TIME, without a client. It is left out"
+            " after --fall checks in a row that fail too, or its first one, and until"
+            " --rise checks in a row have passed.",
+        ),
+        option(
+            "--rise",
+            type=count,
+            default=str(Health().rise),
+            show_default=True,
+            metavar="N",
+            help="Use a TARGET again when N checks in a row have passed.",
+        ),
+        option(
+            "--slow-start",
+            type=duration,
+            default=format_duration(Health().slow_start),
+            show_default=True,
+            metavar="TIME",
+            callback=_check_slow_start,
+            help="Let the share of a TARGET that has come up grow in this time.",
+        ),
+        option(
+            "--check-send",
+            type=byte_text,
+            metavar="BYTES",
+            show_default="nothing",
+            help=r"Send these bytes in each check, like 'PING\r\n'.",
+        ),
+        option(
+            "--check-expect",
+            type=byte_text,
+            metavar="BYTES",
+            show_default="nothing",
+            help="A check passes if the answer begins with these bytes, like '+PONG'.",
+        ),
+        option(
             "--max-per-target",
             type=count,
             metavar="N",
@@ -80,10 +121,48 @@ def balancing_options() -> Callable[[Command], Command]:
     return decorate
 
 
-def health_of(fall: int, pause: float) -> Health:
-    """The health that these options set."""
-    longest = max(Health().max_pause, pause)
-    return dataclasses.replace(Health(), fall=fall, max_pause=longest, pause=pause)
+def byte_text(text: str) -> ByteText:
+    """The type of an option that is bytes."""
+    try:
+        return parse_bytes(text)
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from None
+
+
+def take_health(options: dict[str, Any]) -> Health:
+    """Take the options out that set the health, and return it.
+
+    Raises:
+      WrongUsage: one of them needs another one.
+    """
+    names = [field.name for field in dataclasses.fields(Health)]
+    given = {name: options.pop(name) for name in names if name in options}
+    for name in ("check_send", "check_expect"):
+        text = given.pop(name, None)
+        given[name] = b"" if text is None else text.data
+    if given.get("check") is None and (given["check_send"] or given["check_expect"]):
+        raise WrongUsage("--check-send and --check-expect need --check TIME")
+    if given["check_send"] and not given["check_expect"]:
+        raise WrongUsage("--check-send needs --check-expect: an answer to wait for")
+    longest = max(Health().max_pause, given.get("pause", 0.0))
+    return Health(max_pause=longest, **given)
+
+
+def _check_slow_start(
+    ctx: click.Context, param: click.Parameter, seconds: float
+) -> Any:
+    if seconds == math.inf:
+        raise click.BadParameter("must not be 'never'", ctx, param)
+    return seconds
+
+
+def _check_check(
+    ctx: click.Context, param: click.Parameter, seconds: float | None
+) -> Any:
+    if seconds is not None and not 0 < seconds < math.inf:
+        text = "must be more than 0, and not 'never'; leave it out for no checks"
+        raise click.BadParameter(text, ctx, param)
+    return seconds
 
 
 def _check_pause(ctx: click.Context, param: click.Parameter, seconds: float) -> Any:

@@ -35,14 +35,18 @@ def tls_options() -> list[Callable[[Command], Command]]:
     return [
         option(
             "--tls-cert",
+            multiple=True,
             metavar="FILE",
-            help="End TLS, with the certificate in this PEM file.",
+            help="End TLS, with the certificate in this PEM file; may be repeated: a"
+            " client gets the one for the name that it asks for, else the first.",
         ),
         option(
             "--tls-key",
+            multiple=True,
             metavar="FILE",
             show_default="in the file of --tls-cert",
-            help="The certificate's private key, in PEM.",
+            help="The certificate's private key, in PEM; with several certificates, one"
+            " for each, in the same order.",
         ),
         option(
             "--tls-client-ca",
@@ -92,6 +96,9 @@ def take_tls_options(params: dict[str, Any]) -> TlsOptions | None:
         name: params.pop(each.removeprefix("--").replace("-", "_"))
         for name, each in _OPTIONS.items()
     }
+    for name in ("cert", "key"):  # an only one is a path, several are a list
+        given = values[name]
+        values[name] = given if len(given) > 1 else next(iter(given), None)
     if values["cert"] is None:
         for name, value in values.items():
             if value and name != "min_version":

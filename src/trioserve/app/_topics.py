@@ -48,11 +48,12 @@ A TARGET may have options behind a '?', with '&' between them:
 
 A connection gets a TARGET by --balance, and another one if that does not
 answer. While another one is up, it is waited for no longer than connecting
-usually takes, with some reserve (0.25 to 1 second). --fall, --pause and
---max-per-target: 'trioserve help proxy'. The addresses of one name are tried in
-parallel, at most six at a time (Happy Eyeballs, RFC 8305). An answer from DNS
-is cached for 10 seconds; if the next look-up fails, the last good answer is
-used.""",
+usually takes, with some reserve (0.25 to 1 second). A TARGET that fails again
+and again is left out for a while; with --check, the proxy itself finds out
+which TARGETs serve. --fall, --pause, --check, --rise and --max-per-target:
+'trioserve help proxy'. The addresses of one name are tried in parallel, at most
+six at a time (Happy Eyeballs, RFC 8305). An answer from DNS is cached for 10
+seconds; if the next look-up fails, the last good answer is used.""",
     "access": """\
 Which clients are served:
 
@@ -122,10 +123,13 @@ that command line, and where each value came from. Without a command line:""",
   a second one         cut: reset the connections that are left
   a third one          end the process at once
   QUIT (Ctrl-\\)        print the status, as USR1 does, and cut
-  HUP                  reopen the file of --reports, and log that; neither HUP
-                       nor closing the terminal ends the process
-  USR1                 print the status: counters, the connections that hold
-                       tokens, and the line at which each task waits
+  HUP                  reopen the file of --reports, read the files of
+                       --tls-cert, --tls-key and --tls-client-ca again, and
+                       log that; neither HUP nor closing the terminal ends the
+                       process
+  USR1                 print the status: counters, until when certificates are
+                       valid, the connections that hold tokens, and the line at
+                       which each task waits
 
 TERM or INT within a third of a second after TERM, INT or QUIT counts as the
 same signal: a terminal and a parent process may both send one. Before the

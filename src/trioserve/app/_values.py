@@ -65,6 +65,41 @@ def format_duration(seconds: float) -> str:
     return "".join(f"{number}{unit}" for number, unit in parts if number)
 
 
+_ESCAPES = {"r": b"\r", "n": b"\n", "t": b"\t", "0": b"\0", "\\": b"\\"}
+
+
+@dataclasses.dataclass(frozen=True)
+class ByteText:
+    """Bytes, and how they were written."""
+
+    text: str
+    data: bytes
+
+    def __str__(self) -> str:
+        return self.text
+
+
+def parse_bytes(text: str) -> ByteText:
+    r"""Read bytes: text in UTF-8, with ``\r \n \t \0 \xHH`` and ``\\``.
+
+    Raises:
+      ValueError: with one line that says what to write instead.
+    """
+    data = b""
+    for plain, number, letter, wrong in _BYTES.findall(text):
+        if wrong:
+            raise ValueError(
+                f"{wrong!r} in {text!r} is not a byte; use \\r, \\n, \\t, \\0, \\xHH,"
+                " or \\\\ for a backslash"
+            )
+        data += plain.encode("utf-8", "surrogateescape")
+        data += bytes.fromhex(number) + _ESCAPES.get(letter, b"")
+    return ByteText(text, data)
+
+
+_BYTES = re.compile(r"([^\\]+)|\\(?:x([0-9a-fA-F]{2})|([rnt0\\]))|(\\x?.?)", re.DOTALL)
+
+
 @dataclasses.dataclass(frozen=True)
 class Rate:
     """A number of things in a time, in seconds."""
@@ -74,6 +109,12 @@ class Rate:
 
     def __str__(self) -> str:
         return f"{self.count}/{format_duration(self.seconds)}"
+
+
+def format_days(seconds: float) -> str:
+    """Write a time in whole days, or as a duration if it is less than one."""
+    days = int(seconds // 86_400)
+    return format_count(days, "day") if days else format_duration(seconds)
 
 
 def format_time(seconds: float) -> str:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import ssl
+from collections.abc import Callable
 from typing import Final
 
 from ._client_hello import ClientHelloError, ClientHelloReader
@@ -30,6 +31,9 @@ class TlsSession:
     Args:
       server_hostname: for a client, the name in its ClientHello, which the server's
         certificate must have if the context says so.
+      context_for: for a server, the context for clients that ask for this name, in
+        lower case, whose certificate they get. Default: ``context``, as for clients
+        that ask for no name.
 
     Attributes:
       object: the OpenSSL session; for what it tells of the handshake.
@@ -39,8 +43,8 @@ class TlsSession:
     """
 
     __slots__ = (
-        "_began_with", "_error", "_head", "_hello", "_incoming", "_missing",
-        "_outgoing", "_plain", "has_ended", "object", "server_name",
+        "_began_with", "_context_for", "_error", "_head", "_hello", "_incoming",
+        "_missing", "_outgoing", "_plain", "has_ended", "object", "server_name",
     )  # fmt: skip
 
     def __init__(
@@ -49,6 +53,7 @@ class TlsSession:
         *,
         server_side: bool,
         server_hostname: str | None = None,
+        context_for: Callable[[str], ssl.SSLContext] | None = None,
     ) -> None:
         self._incoming = ssl.MemoryBIO()
         self._outgoing = ssl.MemoryBIO()
@@ -60,6 +65,7 @@ class TlsSession:
         # Python's ssl would tell the name too, to a callback; but it writes a traceback
         # to stderr if a client sends one that is not ASCII.
         self._hello = ClientHelloReader() if server_side else None
+        self._context_for = context_for
         # What a client has begun with, in words, if that is not TLS.
         self._began_with: str | None = None
         # Plain bytes that OpenSSL had to give out before a close_notify.
@@ -96,12 +102,17 @@ class TlsSession:
         try:
             hello = reader.feed(data)
         except ClientHelloError as error:
-            self._hello = None
+            self._hello = self._context_for = None
             if error.alert is None:
                 self._began_with = str(error)
             return
-        if hello is not None:
-            self._hello, self.server_name = None, hello.server_name
+        if hello is None:
+            return
+        choose, name = self._context_for, hello.server_name
+        self._hello, self._context_for, self.server_name = None, None, name
+        if choose is not None and name is not None:
+            # OpenSSL has not read the ClientHello yet: its end has just come.
+            self.object.context = choose(name)
 
     @property
     def is_within_record(self) -> bool:

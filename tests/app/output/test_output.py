@@ -1,15 +1,18 @@
 from __future__ import annotations
 
 import dataclasses
+import datetime as dt
 import json
 import os
 import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
 import trio
 import trio.testing
+import trustme
 
 from app.process import without_time
 from app.sample_reports import make_report
@@ -17,9 +20,11 @@ from support import serving
 from trioserve import (
     Attempt,
     ConnectionReport,
+    Layers,
     Reason,
     Server,
     TcpAddress,
+    TlsOptions,
     echo,
 )
 from trioserve.app.output import _opening
@@ -100,6 +105,38 @@ async def test_losses_are_logged_once_a_second(
         "warning: log lines lost: 1",
         "warning: log lines lost: 6",
     ]
+
+
+async def test_certificates_that_expire_are_logged_from_the_start(
+    writers: list[Writer], tmp_path: Path, autojump_clock: trio.testing.MockClock
+) -> None:
+    """In words, and for machines."""
+    now, ca = dt.datetime.now(dt.UTC).replace(tzinfo=None), trustme.CA()
+    paths = [str(tmp_path / name) for name in ("soon.pem", "gone.pem")]
+    for path, days in zip(paths, (5.5, -2.5), strict=True):
+        issued = ca.issue_cert("localhost", not_after=now + dt.timedelta(days=days))
+        issued.private_key_and_cert_chain_pem.write_to_path(path)
+    layers = Layers(tls=TlsOptions(cert=paths))
+    forms: tuple[Format, ...] = ("text", "logfmt")
+    for form in forms:
+        async with serving(echo, layers=layers) as running:
+            with open_output("echo", form, None) as output:
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(output.watch, running.server)
+                    await trio.sleep(100)
+                    nursery.cancel_scope.cancel()
+    text, machines = (said(log) for log in writers)
+    use = "renew it; new files are used within a minute, without a restart"
+    soon, gone = paths
+    assert [re.sub("at .*? UTC", "at DATE", line) for line in text] == [
+        f"warning: {soon} expires in 5 days, at DATE: {use}",
+        f"error: {gone} expired 2 days ago, at DATE, and clients refuse it: {use}",
+    ]
+    assert "level=warning event=certificate-expires" in machines[0]
+    assert f"cert={soon} names=localhost expires=" in machines[0]
+    assert machines[0].endswith(" days=5.5")
+    assert "level=error event=certificate-expired" in machines[1]
+    assert machines[1].endswith(" days=-2.5")
 
 
 @pytest.mark.parametrize(("terminal", "line"), [(True, "hi"), (False, "message=hi")])

@@ -1,14 +1,25 @@
 from __future__ import annotations
 
+import datetime as dt
 import json
 import re
+from pathlib import Path
 
 import pytest
 import trio
 import trio.testing
+import trustme
 
 from support import serving
-from trioserve import Connection, Limits, by_server_name, proxy
+from trioserve import (
+    Connection,
+    Layers,
+    Limits,
+    TlsOptions,
+    by_server_name,
+    echo,
+    proxy,
+)
 from trioserve.app.output import _status
 from trioserve.app.output._status import status_fields, status_text
 from wire.hellos import hello, named
@@ -30,6 +41,37 @@ async def test_it_has_the_server_name(autojump_clock: trio.testing.MockClock) ->
         assert (
             f"{client.socket.getsockname()[1]} for git.example.org: data, 1s, " in text
         )
+
+
+async def test_it_has_the_end_of_each_certificate(
+    tmp_path: Path, autojump_clock: trio.testing.MockClock
+) -> None:
+    now, ca = dt.datetime.now(dt.UTC).replace(tzinfo=None), trustme.CA()
+    many = [f"{number}.example.org" for number in range(7)]
+    paths = [str(tmp_path / name) for name in ("gone.pem", "many.pem")]
+    cases = [(-1.5, []), (90.5, many)]
+    for path, (days, here) in zip(paths, cases, strict=True):
+        end = now + dt.timedelta(days=days)
+        issued = ca.issue_cert(*here, common_name="x", not_after=end)
+        issued.private_key_and_cert_chain_pem.write_to_path(path)
+    async with serving(echo, layers=Layers(tls=TlsOptions(cert=paths))) as running:
+        (tmp_path / "gone.pem").write_text("")
+        running.server.reload_certificates()
+        text = "\n".join(status_text(running.server))
+        lines = re.sub("at .*? UTC", "at DATE", text).splitlines()
+        gone, several = paths
+        names = ", ".join([*many[:5], "2 others"])
+        empty = f"{gone!r} has no certificate in it, in PEM"
+        assert lines[1:4] == [
+            "certificates:",
+            f"  {gone} for no name: expired 1 day ago, at DATE; last error: {empty}",
+            f"  {several} for {names}: expires in 90 days, at DATE",
+        ]
+        first, second = status_fields(running.server)["certificates"]
+        assert (first["cert"], first["names"], first["error"]) == (gone, [], empty)
+        assert (second["names"], second["error"]) == (many, None)
+        assert second["days"] == pytest.approx(90.5, abs=0.1)
+        assert re.fullmatch(r"[-\d]{10} [:\d]{8} UTC", second["expires"])
 
 
 async def test_it_lists_connections_with_tokens_and_where_each_task_waits(

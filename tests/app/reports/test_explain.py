@@ -93,6 +93,8 @@ def _nonsense(report: ConnectionReport, lines: Sequence[str]) -> list[str]:
     makes_room = bool(
         reason is Reason.HANDSHAKE and report.limit is None and report.error
     )
+    # All targets were drained, whatever their limit is.
+    is_drained = reason is Reason.TARGET_FULL and report.limit is None
     losses = [field for field in LOSSES if fields[field]]
     phases = re.findall("had not started|still being dialed|was being closed", text)
     wrong = {
@@ -109,7 +111,7 @@ def _nonsense(report: ConnectionReport, lines: Sequence[str]) -> list[str]:
         <= {*OPTIONS.get(reason, ())},
         "no limit": reason in WITH_A_LIMIT
         and not makes_room
-        and _limit(report) not in text,
+        and (_limit(report) in text) is is_drained,
         "not the other": makes_room is not ("--max-handshakes" in text),
         "well or not": ("ended well" in text) is not (outcome is Outcome.OK),
         "nothing to do": losses and "Next: nothing" in text,

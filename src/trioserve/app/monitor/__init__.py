@@ -3,6 +3,6 @@
 Nothing in this folder writes, formats text for people, or decides what to log.
 The map, from the bottom up:
 
-    _backlog   _target_health
+    _backlog   _expiry   _target_health
     _sampler   _saturation
 """

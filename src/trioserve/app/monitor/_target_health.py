@@ -42,6 +42,10 @@ class TargetHealth:
         # A name has an attempt of its own only if it can't be looked up.
         return (*self._set(attempt.address, None), *self._set(str(target), None))
 
+    def answers(self, address: str) -> None:
+        """Note that an address is up, which is known from elsewhere."""
+        self._down.discard(address)
+
     def _set(self, address: str, error: str | None) -> Sequence[TargetChange]:
         if (address in self._down) is (error is not None):
             return ()

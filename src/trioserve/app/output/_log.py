@@ -131,6 +131,10 @@ def level_of(report: ConnectionReport) -> Level:
     return _LEVELS.get(report.outcome, "warning")
 
 
+#: The event for what a logger of the library logs; for others it is ``server``.
+_EVENTS: Final = {"trioserve.certificates": "certificate"}
+
+
 class LogHandler(logging.Handler):
     """Passes what the library logs on to a `Log`, in one line."""
 
@@ -143,8 +147,11 @@ class LogHandler(logging.Handler):
         if record.exc_info and record.exc_info[1] is not None:
             error = record.exc_info[1]
             text += f": {type(error).__name__}: {error}"
-        level: Level = "error" if record.levelno >= logging.ERROR else "warning"
-        self._log.say("server", text, level=level, logger=record.name, message=text)
+        level: Level = "info"
+        if record.levelno > logging.INFO:
+            level = "error" if record.levelno >= logging.ERROR else "warning"
+        event = _EVENTS.get(record.name, "server")
+        self._log.say(event, text, level=level, logger=record.name, message=text)
 
 
 def sentence_of(reason: Reason, target: str | None) -> str:

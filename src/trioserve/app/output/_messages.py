@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import errno
 
-from trioserve import DrainSummary, Server, TargetState
+from trioserve import Certificate, DrainSummary, Server, TargetState
 from trioserve.app._values import (
     finite,
     format_at_most,
     format_bytes,
     format_count,
+    format_days,
     format_duration,
+    format_time,
 )
 from trioserve.app.monitor._saturation import LimitCleared, LimitReached
 from trioserve.app.monitor._target_health import TargetChange
@@ -43,14 +45,16 @@ def log_target(log: Log, change: TargetChange) -> None:
 
 def log_left_out(log: Log, state: TargetState) -> None:
     """Log that a target is down, and when it is tried again."""
-    retry = state.retry or 0.0
+    retry = state.retry
+    until = (
+        "until its checks pass" if retry is None else f"for {format_duration(retry)}"
+    )
     log.say(
         "target-left-out",
-        f"{state.target} is left out for {format_duration(retry)} while another target"
-        f" is up: {state.error}",
+        f"{state.target} is left out {until} while another target is up: {state.error}",
         level="warning",
         target=str(state.target),
-        seconds=round(retry, 3),
+        seconds=None if retry is None else round(retry, 3),
         error=state.error,
     )
 
@@ -133,6 +137,31 @@ def log_reports_reopened(log: Log, where: str, error: OSError | None) -> None:
         level = "error"
         text = f"SIGHUP: can't reopen {where}: {error.strerror}"
     log.say("sighup", text, level=level, message=text)
+
+
+def log_expiry(log: Log, certificate: Certificate, left: float) -> None:
+    """Log that a certificate expires in ``left`` seconds, or has expired."""
+    at, cert = format_time(certificate.expires), certificate.cert
+    fields = {
+        "cert": cert,
+        "names": ",".join(certificate.names) or None,
+        "expires": at,
+        "days": round(left / 86_400, 2),
+    }
+    use = "within a minute, without a restart"
+    if left > 0:
+        text = f"{cert} expires in {format_days(left)}, at {at}"
+        text += f": renew it; new files are used {use}"
+        log.say("certificate-expires", text, level="warning", **fields)
+    else:
+        text = f"{cert} expired {format_days(-left)} ago, at {at}"
+        text += f", and clients refuse it: renew it; new files are used {use}"
+        log.say("certificate-expired", text, level="error", **fields)
+
+
+def log_nothing_to_reopen(log: Log) -> None:
+    """Log that SIGHUP came, and that there is nothing for it to do."""
+    log.say("sighup", "SIGHUP: there is no file of reports to reopen")
 
 
 def log_draining(log: Log, server: Server, reason: str) -> None:

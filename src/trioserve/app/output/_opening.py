@@ -47,12 +47,16 @@ def open_output(
     """
     reports_fd = None if reports_file is None else _open_reports(reports_file)
     output = _make_output(name, form, reports_fd, reports_file, connections)
-    handler = LogHandler(output.log)
-    logging.getLogger().addHandler(handler)
+    handler, root = LogHandler(output.log), logging.getLogger()
+    certificates = logging.getLogger("trioserve.certificates")
+    before = certificates.level
+    root.addHandler(handler)
+    certificates.setLevel(logging.INFO)
     try:
         yield output
     finally:
-        logging.getLogger().removeHandler(handler)
+        certificates.setLevel(before)
+        root.removeHandler(handler)
         output.flush()
 
 

@@ -22,14 +22,16 @@ from trioserve import (
     Server,
     TargetState,
 )
+from trioserve.app.monitor._expiry import ExpiryMonitor
 from trioserve.app.monitor._sampler import Sampler, Snapshot
 from trioserve.app.monitor._saturation import SaturationMonitor
-from trioserve.app.monitor._target_health import TargetHealth
+from trioserve.app.monitor._target_health import TargetChange, TargetHealth
 
 from ._live import view_fields, view_line, view_lines
 from ._log import Log
 from ._messages import (
     left_out_kind,
+    log_expiry,
     log_left_out,
     log_reports_lost,
     log_saturation,
@@ -112,9 +114,18 @@ class Output:
                 log_target(self.log, change)
 
     def target_changed(self, state: TargetState) -> None:
-        """Log that a target is left out. :meth:`attempt` logs that it answers again."""
-        if not state.up and self._suppressor.passes(left_out_kind(state)):
-            log_left_out(self.log, state)
+        """Log that a target is left out, or that its checks pass again.
+
+        Without checks, :meth:`attempt` logs that it answers again.
+        """
+        if not state.up:
+            if self._suppressor.passes(left_out_kind(state)):
+                log_left_out(self.log, state)
+        elif state.checks:
+            change = TargetChange(str(state.target.address), None)
+            self._target_health.answers(change.address)
+            if self._suppressor.passes(target_kind(change)):
+                log_target(self.log, change)
 
     @property
     def unwritten(self) -> int:
@@ -122,13 +133,16 @@ class Output:
         return 0 if self._reports is None else self._reports.lost
 
     async def watch(self, server: Server) -> NoReturn:
-        """Log the counts of each second until cancelled.
+        """Log what has changed in each second until cancelled.
 
-        These are events that were suppressed, reports and lines of the log that
-        were lost, and whether ``server`` has reached its limit.
+        These are the counts of events that were suppressed, and of reports and lines of
+        the log that were lost; whether ``server`` has reached its limit; and which of
+        its certificates expire soon.
         """
-        saturation = SaturationMonitor(server)
+        saturation, expiry = SaturationMonitor(server), ExpiryMonitor(server)
         while True:
+            for certificate, left in expiry.check():
+                log_expiry(self.log, certificate, left)
             await trio.sleep(1)
             self._log_counts(self.unwritten)
             if (change := saturation.check()) is not None:
@@ -200,11 +214,12 @@ class Output:
             fields = view_fields(snapshot, self._reasons)
             self.log.say("live", view_line(snapshot), **fields)
 
-    def reopen(self) -> None:
-        """Reopen the file of reports; the writer logs when it has."""
-        if self._reports is None or not self._reports.reopen():
-            text = "SIGHUP: there is no file of reports to reopen"
-            self.log.say("sighup", text)
+    def reopen(self) -> bool:
+        """Reopen the file of reports; False if there is none.
+
+        The writer logs when it has.
+        """
+        return self._reports is not None and self._reports.reopen()
 
     def flush(self, within: float = 2.0) -> None:
         """Write what is queued, and take no more.

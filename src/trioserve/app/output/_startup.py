@@ -90,12 +90,15 @@ def _access_text(service: Service) -> Iterator[str]:
         yield f"PROXY:  each connection from {networks} must begin with a header"
     if isinstance(tls := layers.tls, TlsOptions):
         who = f", for clients of {tls.client_ca}" if tls.client_ca else ""
-        yield f"TLS:    {tls.min_version} or newer, with {printable(tls.cert + who)}"
+        certs = ", ".join(cert for cert, _ in tls.pairs)
+        yield f"TLS:    {tls.min_version} or newer, with {printable(certs + who)}"
 
 
 def _tls_name(service: Service) -> str | None:
     tls = service.layers.tls
-    return tls.cert if isinstance(tls, TlsOptions) else None
+    if not isinstance(tls, TlsOptions):
+        return None
+    return ",".join(cert for cert, _ in tls.pairs)
 
 
 def _names_text(service: Service) -> Iterator[str]:

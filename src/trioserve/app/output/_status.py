@@ -1,4 +1,4 @@
-"""The status of a server: its counters, its open connections, and Trio's tasks.
+"""The status of a server: counters, certificates, open connections, Trio's tasks.
 
 A running server and Trio's task tree in, lines and fields out. Nothing here
 knows why the status is asked for, or where it is printed.
@@ -6,17 +6,25 @@ knows why the status is asked for, or where it is printed.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import trio
 
-from trioserve import Connection, Server, TargetState
-from trioserve.app._values import format_bytes, format_duration
+from trioserve import Certificate, Connection, Server, TargetState
+from trioserve.app._values import (
+    format_bytes,
+    format_days,
+    format_duration,
+    format_time,
+)
 
 #: How many connections and tasks are listed; there may be ten thousand.
 _MOST = 50
+#: How many names of a certificate are listed.
+_MOST_NAMES = 5
 #: With the slash, because trioserve may be installed beside trio.
 _TRIO = f"{Path(trio.__file__).parent}/"
 
@@ -24,7 +32,9 @@ _TRIO = f"{Path(trio.__file__).parent}/"
 def status_text(
     server: Server, unwritten: int = 0, targets: Sequence[TargetState] = ()
 ) -> Iterator[str]:
-    """Line by line: counters, targets, the connections that hold tokens, the tasks.
+    """Line by line: counters, targets, certificates, connections, tasks.
+
+    The connections are those that hold tokens.
 
     Args:
       unwritten: how many reports were collected, and lost after that.
@@ -42,6 +52,10 @@ def status_text(
         yield "targets:"
     for state in targets:
         yield f"  {_target_text(state)}"
+    if certificates := server.certificates():
+        yield "certificates:"
+    for certificate in certificates:
+        yield f"  {_certificate_text(certificate)}"
     yield from _holders_text(server.connections)
     yield "tasks:"
     yield from _tree_text()
@@ -63,6 +77,7 @@ def status_fields(
         "reports_lost": now.lost + unwritten,
         "accept_errors": dict(now.accept_errors),
         "targets": [_target_fields(state) for state in targets],
+        "certificates": [_certificate_fields(c) for c in server.certificates()],
         "connections": [_holder_fields(c) for c in server.connections[:_MOST]],
         "tasks": [line.strip() for line in _tree_text()],
     }
@@ -70,12 +85,16 @@ def status_fields(
 
 def _target_text(state: TargetState) -> str:
     since = "" if state.seconds is None else f" for {format_duration(state.seconds)}"
-    text = f"{state.target}: {'up' if state.up else 'down'}{since}, {state.open} open"
+    word = "up" if state.up else "down"
+    drained = ", drained" if state.drained else ""
+    text = f"{state.target}: {word}{since}{drained}, {state.open} open"
     text += f", {state.connected} connected, {state.failed} failed"
     if state.connect is not None:
         text += f", usually in {format_duration(state.connect)}"
     if state.retry is not None:
         text += f"; tried again in {format_duration(state.retry)}"
+    if state.checks:
+        text += f"; {state.checks} checks, {state.checks_failed} failed"
     return f"{text}; last error: {state.error}" if state.error else text
 
 
@@ -83,6 +102,7 @@ def _target_fields(state: TargetState) -> dict[str, Any]:
     return {
         "target": str(state.target),
         "up": state.up,
+        "drained": state.drained,
         "seconds": _rounded(state.seconds),
         "open": state.open,
         "connected": state.connected,
@@ -90,6 +110,32 @@ def _target_fields(state: TargetState) -> dict[str, Any]:
         "connect": _rounded(state.connect),
         "error": state.error,
         "retry": _rounded(state.retry),
+        "checks": state.checks,
+        "checks_failed": state.checks_failed,
+    }
+
+
+def _certificate_text(certificate: Certificate) -> str:
+    left = certificate.expires - time.time()
+    names = list(certificate.names[:_MOST_NAMES]) or ["no name"]
+    if (others := len(certificate.names) - _MOST_NAMES) > 0:
+        names.append(f"{others} others")
+    when = f"expires in {format_days(left)}"
+    if left <= 0:
+        when = f"expired {format_days(-left)} ago"
+    text = f"{certificate.cert} for {', '.join(names)}: {when}"
+    text += f", at {format_time(certificate.expires)}"
+    return text + (f"; last error: {error}" if (error := certificate.error) else "")
+
+
+def _certificate_fields(certificate: Certificate) -> dict[str, Any]:
+    left = certificate.expires - time.time()
+    return {
+        "cert": certificate.cert,
+        "names": list(certificate.names),
+        "expires": format_time(certificate.expires),
+        "days": round(left / 86_400, 2),
+        "error": certificate.error,
     }
 
 

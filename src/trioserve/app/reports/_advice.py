@@ -67,8 +67,8 @@ ADVICE: Final = {
         "--connect",
     ),
     "target_full": Advice(
-        "see what keeps connections open, add a target, or raise --max-per-target if"
-        " the targets can take more",
+        "see what keeps connections open, add a target or revive one, or raise"
+        " --max-per-target if the targets can take more",
         "the client was reset",
         "--max-per-target",
     ),

@@ -168,7 +168,9 @@ def _end(record: Record) -> Iterator[str]:
     reason = Reason(record.reason)
     _, end, option = ADVICE[reason]
     sentence = sentence_of(reason, record.target)
-    if option and not (_was_hurried(record) or _makes_room(record)):
+    if option and not (
+        _was_hurried(record) or _makes_room(record) or _is_drained(record)
+    ):
         sentence += f" ({option}{_limit(record)})"
     if end:
         sentence += f", so {end}"
@@ -192,6 +194,11 @@ def _makes_room(record: Record) -> bool:
         and record.limit is None
         and record.error is not None
     )
+
+
+def _is_drained(record: Record) -> bool:
+    # All targets were drained, whatever --max-per-target.
+    return record.reason == Reason.TARGET_FULL and record.limit is None
 
 
 def _limit(record: Record) -> str:
