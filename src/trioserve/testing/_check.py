@@ -118,6 +118,7 @@ def run_conversation(
       HandlerFailure: a law is broken.
       TypeError, ValueError: an argument is wrong.
     """
+    setting = setting_of(locals())  # before there are other names
     __tracebackhide__ = True
     case = Case(
         _or_code(peers, client),
@@ -134,20 +135,6 @@ def run_conversation(
         buffer=buffer,
         read_delay=read_delay,
         flood=flood,
-    )
-    setting = setting_of(
-        raises,
-        without,
-        before_run,
-        limits,
-        timeouts,
-        cleanup,
-        patience,
-        memory,
-        servers,
-        client,
-        always,
-        eventually,
     )
     check = _checker(handler, peers, setting)
     return check.run(case, compare=compare)
@@ -206,21 +193,8 @@ def check_handler(
         broken, lists what happened, and has a test that fails alike.
       TypeError, ValueError: an argument is wrong.
     """
+    setting = setting_of(locals())  # before there are other names
     __tracebackhide__ = True
-    setting = setting_of(
-        raises,
-        without,
-        before_run,
-        limits,
-        timeouts,
-        cleanup,
-        patience,
-        memory,
-        servers,
-        client,
-        always,
-        eventually,
-    )
     check = _checker(handler, peers, setting, budget)
     if explore not in EFFORTS:
         raise ValueError(f"explore must be one of {get_args(Explore)}, not {explore!r}")
@@ -312,21 +286,8 @@ def sweep_cancellations(
       HandlerFailure: a law is broken.
       TypeError, ValueError: an argument is wrong.
     """
+    setting = setting_of(locals())  # before there are other names
     __tracebackhide__ = True
-    setting = setting_of(
-        raises,
-        without,
-        before_run,
-        limits,
-        timeouts,
-        cleanup,
-        patience,
-        memory,
-        servers,
-        client,
-        always,
-        eventually,
-    )
     check = _checker(handler, peers, setting)
     with check.from_here():
         base = check.plain()
@@ -367,21 +328,8 @@ def sweep_faults(
       HandlerFailure: a law is broken.
       TypeError, ValueError: an argument is wrong.
     """
+    setting = setting_of(locals())  # before there are other names
     __tracebackhide__ = True
-    setting = setting_of(
-        raises,
-        without,
-        before_run,
-        limits,
-        timeouts,
-        cleanup,
-        patience,
-        memory,
-        servers,
-        client,
-        always,
-        eventually,
-    )
     check = _checker(handler, peers, setting)
     with check.from_here():
         base = check.plain()

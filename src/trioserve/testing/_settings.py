@@ -5,7 +5,9 @@ Each error is one line that names the argument.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 from trioserve import Limits, TcpAddress, Timeouts, parse_address
 
@@ -13,25 +15,15 @@ from ._arguments import check_count, check_seconds, check_type
 from ._case import LAWS, Handler, Law, Setting
 
 
-def setting_of(
-    raises: Iterable[type[BaseException]],
-    without: Mapping[Law, str] | None,
-    before_run: Callable[[], object] | None,
-    limits: Limits | None,
-    timeouts: Timeouts | None,
-    cleanup: float,
-    patience: float,
-    memory: int,
-    servers: Mapping[str, Handler | None] | None,
-    client: Handler | None,
-    always: Mapping[str, Callable[[], object]] | None,
-    eventually: Mapping[str, Callable[[], object]] | None,
-) -> Setting:
-    """The setting with these arguments.
+def setting_of(arguments: Mapping[str, Any]) -> Setting:
+    """The setting with these arguments, by name; others are passed over.
 
     Raises:
       TypeError, ValueError: one of them is wrong.
     """
+    names = [field.name for field in dataclasses.fields(Setting)]
+    given = {name: arguments[name] for name in names}
+    raises, before_run, client = (given[n] for n in ("raises", "before_run", "client"))
     check_type("raises", raises, Iterable, "a list of exceptions, such as [ValueError]")
     for kind in (raises := tuple(raises)):
         check_type("raises", kind, type, "a list of exceptions")
@@ -39,29 +31,23 @@ def setting_of(
             raise TypeError(f"raises must be a list of exceptions, not of {kind!r}")
     if before_run is not None and not callable(before_run):
         raise TypeError(f"before_run must be callable or None, not {before_run!r}")
-    if limits is not None:
-        check_type("limits", limits, Limits, "a Limits or None")
-    if timeouts is not None:
-        check_type("timeouts", timeouts, Timeouts, "a Timeouts or None")
-    check_seconds("cleanup", cleanup)
-    check_seconds("patience", patience)
-    check_count("memory", memory, least=1)
+    if given["limits"] is not None:
+        check_type("limits", given["limits"], Limits, "a Limits or None")
+    if given["timeouts"] is not None:
+        check_type("timeouts", given["timeouts"], Timeouts, "a Timeouts or None")
+    check_seconds("cleanup", given["cleanup"])
+    check_seconds("patience", given["patience"])
+    check_count("memory", given["memory"], least=1)
     if client is not None and not callable(client):
         raise TypeError(f"client must be an async function or None, not {client!r}")
-    return Setting(
-        raises=raises,
-        without=checked_laws(without),
-        before_run=before_run,
-        limits=limits,
-        timeouts=timeouts,
-        cleanup=cleanup,
-        patience=patience,
-        memory=memory,
-        servers=_checked_servers(servers),
-        client=client,
-        always=_checked_invariants("always", always),
-        eventually=_checked_invariants("eventually", eventually),
-    )
+    given |= {
+        "raises": raises,
+        "without": checked_laws(given["without"]),
+        "servers": _checked_servers(given["servers"]),
+        "always": _checked_invariants("always", given["always"]),
+        "eventually": _checked_invariants("eventually", given["eventually"]),
+    }
+    return Setting(**given)
 
 
 def checked_laws(without: Mapping[Law, str] | None) -> dict[Law, str]:
