@@ -12,10 +12,12 @@ from trioserve import Limits, Timeouts
 from trioserve.faults import Faults, parse_faults
 
 from ._arguments import check_seconds, check_type
-from ._case import Case, Disturbance, Handler, Law, Order, Play, Setting
+from ._case import Case, Disturbance, Handler, Law, Order, Play, Setting, own_name
 from ._checker import Checker, lengths_of
+from ._kept import Kept
 from ._peer import CODE, Peer
 from ._result import Checked, Run
+from ._session import folder_of_failures, report, session
 from ._settings import checked_laws, setting_of
 from ._variations import EFFORTS, PEER_DISTURBANCES, Explore
 
@@ -146,6 +148,7 @@ def check_handler(
     explore: Explore = "quick",
     seed: int = 0,
     budget: float | None = None,
+    repeat: str | None = None,
     raises: Iterable[type[BaseException]] = (),
     without: Mapping[Law, str] | None = None,
     before_run: Callable[[], object] | None = None,
@@ -179,6 +182,8 @@ def check_handler(
       seed: decides which cases are sampled.
       budget: seconds of real time, after which no further case is begun; by default
         there is no bound.
+      repeat: the token of a failure of this handler and these peers; its case is run
+        alone.
       peers: scripts; or functions that make one from the number of a copy, counted
         from 0, so that the connections of a crowd send different data.
       handler, raises, without, before_run, limits, timeouts, cleanup,
@@ -195,12 +200,23 @@ def check_handler(
     """
     setting = setting_of(locals())  # before there are other names
     __tracebackhide__ = True
+    if (asked := session()) is not None:
+        explore = explore if asked.explore is None else asked.explore
+        seed = seed if asked.seed is None else asked.seed
+        budget = budget if asked.budget is None else asked.budget
     check = _checker(handler, peers, setting, budget)
     if explore not in EFFORTS:
         raise ValueError(f"explore must be one of {get_args(Explore)}, not {explore!r}")
     check_type("seed", seed, int, "an int")
     with check.from_here():
-        return check.everything(EFFORTS[explore], random.Random(seed))
+        if repeat is not None:
+            check_type("repeat", repeat, str, "a token, as a failure has it")
+            return check.repeat(repeat)
+        kept = Kept(folder_of_failures())
+        checked = check.everything(EFFORTS[explore], random.Random(seed), kept)
+    runs = sum(checked.runs.values())
+    report(f"{own_name(handler, 'handler')}: {runs} runs\n{checked}")
+    return checked
 
 
 def check_client(
@@ -210,6 +226,7 @@ def check_client(
     explore: Explore = "quick",
     seed: int = 0,
     budget: float | None = None,
+    repeat: str | None = None,
     raises: Iterable[type[BaseException]] = (),
     without: Mapping[Law, str] | None = None,
     before_run: Callable[[], object] | None = None,
@@ -226,8 +243,8 @@ def check_client(
     Args:
       client: what is checked: an ``async def client(stream)``. It must return.
       server: the other end: an ``async def server(stream)``.
-      explore, seed, budget, raises, without, before_run, cleanup, patience, memory: as
-        for :func:`check_handler`.
+      explore, seed, budget, repeat, raises, without, before_run, cleanup, patience,
+        memory: as for :func:`check_handler`.
 
     Returns:
       what was tried.
@@ -250,6 +267,7 @@ def check_client(
         cleanup=cleanup,
         patience=patience,
         memory=memory,
+        repeat=repeat,
     )
 
 

@@ -156,11 +156,10 @@ class Variations:
                 for seed in seeds:
                     yield self._with(play=play, buffer=narrow, seed=seed)
 
-    def chunkings(self, effort: Effort, draw: random.Random) -> Iterator[Case]:
-        """A cut at each byte, single bytes, random pieces."""
-        size = self._up
-        faults = [f"up:cut@{at}" for at in sample(range(1, size), effort.cuts, draw)]
-        if size > 1:
+    def chunkings(self, cuts: Iterable[int], effort: Effort) -> Iterator[Case]:
+        """A cut at each of these bytes, single bytes, random pieces."""
+        faults = [f"up:cut@{at}" for at in cuts]
+        if self._up > 1:
             faults += [self._slices(1, 1), self._slices(1, 3), self._slices(2, 7)]
         for text in faults:
             yield self._with(faults=parse_faults(text))
