@@ -47,13 +47,12 @@ class HandlerFailure(AssertionError):  # noqa: N818 - the handler has failed
         self._test = Regression(law, run.case, setting, handler, seen.compares)
         self.again = self._test.call
         self.repeat = repeat
-        alone = f"\n\nThis case alone: check_handler(..., repeat={repeat!r})"
+        or_alone = f", or as check_handler(..., repeat={repeat!r})" if repeat else ""
         super().__init__(
             f"{self._test.name} breaks law {law!r}: {how}\n\n"
             f"The law: {LAWS[law]}.\n\n"
             f"What happened:\n\n{run.timeline}\n\n"
-            f"As a test:\n\n{_indented(_brief(self.as_test()))}"
-            f"{alone if repeat else ''}"
+            f"As a test{or_alone}:\n\n{_indented(_brief(self.as_test()))}"
         )
 
     def as_test(self) -> str:
