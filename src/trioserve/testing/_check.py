@@ -57,6 +57,8 @@ def run_conversation(
     client: Handler | None = None,
     always: Mapping[str, Callable[[], object]] | None = None,
     eventually: Mapping[str, Callable[[], object]] | None = None,
+    deadline: float | None = None,
+    longest: int | None = None,
 ) -> Run:
     """Play one conversation with a handler, once, in a server of its own.
 
@@ -78,8 +80,8 @@ def run_conversation(
         that); see :class:`Case`. None by default.
       at_step: a number of scheduler steps, from 0; required with ``disturbance``.
       play: how the peers play their scripts: ``"pipelined"``, ``"half_closed"``,
-        ``"all_at_once"`` or ``"writes_first"``; see :class:`Case`. As they are written
-        by default.
+        ``"all_at_once"``, ``"writes_first"``, ``"trickled"``, ``"endless"`` or
+        ``"repeated"``; see :class:`Case`. As they are written by default.
       order: which of the tasks that are ready run next: ``"shuffled"``,
         ``"held_back"`` or ``"priorities"``; see :class:`Case`.
       copies: connections of each peer at the same time.
@@ -112,6 +114,10 @@ def run_conversation(
         lambda: min(owed) >= 0}``. A function must not return False, and not raise.
       eventually: what must hold within ``patience`` seconds after all handlers of a
         round have ended.
+      deadline: seconds in which the handler must have received a whole message, or
+        end. None, the default, is no bound.
+      longest: bytes of the longest message that the handler takes; of a longer one it
+        may keep twice that, and 32 KiB. None, the default, is no bound.
 
     Returns:
       what the peers received, the reports and the timeline.
@@ -161,6 +167,8 @@ def check_handler(
     client: Handler | None = None,
     always: Mapping[str, Callable[[], object]] | None = None,
     eventually: Mapping[str, Callable[[], object]] | None = None,
+    deadline: float | None = None,
+    longest: int | None = None,
 ) -> Checked:
     """Check all laws of a handler in many variations of a conversation.
 
@@ -187,8 +195,8 @@ def check_handler(
       peers: scripts; or functions that make one from the number of a copy, counted
         from 0, so that the connections of a crowd send different data.
       handler, raises, without, before_run, limits, timeouts, cleanup,
-        patience, memory, servers, client, always, eventually: as for
-        :func:`run_conversation`.
+        patience, memory, servers, client, always, eventually, deadline, longest: as
+        for :func:`run_conversation`.
 
     Returns:
       what was tried: how many runs of each kind, and what was left out.

@@ -11,7 +11,7 @@ import time
 from collections.abc import Generator, Iterable, Sequence
 from typing import Final
 
-from ._case import Case, Handler, Law, Setting, own_name
+from ._case import Case, Handler, Law, Play, Setting, own_name
 from ._explain import Explainer
 from ._failure import HandlerFailure
 from ._kept import Kept
@@ -167,6 +167,18 @@ class Checker:
         self.all_of(what, kinds.broken(up_to, down_to))
         self.all_of("many broken ones in a row", kinds.many(base.steps))
         self.all_of("a flood", kinds.floods(base))
+        self.all_of("hostile peers", kinds.hostile(base, self._harm()))
+
+    def _harm(self) -> list[Play]:
+        """The hostile plays that are asked for, and whose law is not off."""
+        setting = self._setting
+        harm: list[tuple[Play, Law, bool]] = [
+            ("trickled", "deadline", setting.deadline is not None),
+            ("endless", "endless", setting.longest is not None),
+            ("repeated", "growth", True),
+        ]
+        off = setting.without
+        return [play for play, law, asked in harm if asked and law not in off]
 
     def _earlier(self, kept: Kept) -> None:
         """Try what has failed the last time."""

@@ -22,7 +22,7 @@ def setting_of(arguments: Mapping[str, Any]) -> Setting:
       TypeError, ValueError: one of them is wrong.
     """
     names = [field.name for field in dataclasses.fields(Setting)]
-    given = {name: arguments[name] for name in names}
+    given = {name: arguments[name] for name in names if name in arguments}
     raises, before_run, client = (given[n] for n in ("raises", "before_run", "client"))
     check_type("raises", raises, Iterable, "a list of exceptions, such as [ValueError]")
     for kind in (raises := tuple(raises)):
@@ -38,6 +38,12 @@ def setting_of(arguments: Mapping[str, Any]) -> Setting:
     check_seconds("cleanup", given["cleanup"])
     check_seconds("patience", given["patience"])
     check_count("memory", given["memory"], least=1)
+    if given.get("deadline") is not None:
+        check_seconds("deadline", given["deadline"])
+        if not given["deadline"]:
+            raise ValueError("deadline must be more than 0 seconds, or None")
+    if given.get("longest") is not None:
+        check_count("longest", given["longest"], least=1)
     if client is not None and not callable(client):
         raise TypeError(f"client must be an async function or None, not {client!r}")
     given |= {

@@ -15,7 +15,8 @@ from typing import Final, Literal, get_args
 from trioserve import Reason
 from trioserve.faults import parse_faults
 
-from ._case import Case, Disturbance, Order, Play
+from ._case import HOSTILE, Case, Disturbance, Order, Play
+from ._peer import Peer
 from ._plays import played, without_farewell
 from ._result import Run
 
@@ -143,7 +144,7 @@ class Variations:
     def plays(self, effort: Effort) -> Iterator[Case]:
         """Other ways to play the scripts, also in a network that holds little."""
         seeds = range(effort.schedules // 3)
-        for play in get_args(Play):
+        for play in get_args(Play)[: -len(HOSTILE)]:
             peers = [played(peer, play) for peer in self._plain.peers]
             if peers == list(self._plain.peers):
                 continue
@@ -240,18 +241,29 @@ class Variations:
             yield self._with(disturbance=what, at_step=2 * steps // 3, **often)
 
     def floods(self, base: Run) -> Iterator[Case]:
-        """Peers that send much and read nothing.
-
-        What is sent does not have the message after which the handler closes.
-        """
+        """Peers that send much and read nothing."""
         if any(peer.is_code for peer in self._plain.peers):
             return  # code decides itself what it sends
+        peers = self._without_farewells(base)
+        yield self._with(peers=peers, flood=2 * self._memory, buffer=_FLOOD_BUFFER)
+
+    def hostile(self, base: Run, plays: Iterable[Play]) -> Iterator[Case]:
+        """Peers that do harm, if there is one peer, and its messages are known."""
+        (peer, *others) = self._plain.peers
+        if others or not peer.sends or any(s.name == "meet" for s in peer.steps):
+            return
+        for play in plays:
+            ends = play == "repeated"  # the farewell would
+            peers = self._without_farewells(base) if ends else self._plain.peers
+            yield self._with(peers=peers, play=play)
+
+    def _without_farewells(self, base: Run) -> tuple[Peer, ...]:
+        """The peers, which do not send the message after which the handler closes."""
         closed = {r.id for r in base.reports if r.reason is Reason.SERVER_CLOSED}
-        peers = tuple(
+        return tuple(
             without_farewell(peer) if number in closed else peer
             for number, peer in enumerate(self._plain.peers, 1)
         )
-        yield self._with(peers=peers, flood=2 * self._memory, buffer=_FLOOD_BUFFER)
 
     def _with(self, **changes: object) -> Case:
         return dataclasses.replace(self._plain, **changes)  # type: ignore[arg-type]
