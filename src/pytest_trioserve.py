@@ -24,8 +24,6 @@ class Checks:
     Attributes:
       explore, seed, budget: from the command line; None where nothing is said.
       passed: what each check that has passed has tried, as text.
-      kept: the folder with the failures of this test; None if they are not kept. It
-        may not exist yet.
     """
 
     def __init__(self, item: pytest.Item) -> None:
@@ -34,7 +32,21 @@ class Checks:
         self.seed: int | None = option("trioserve_seed")
         self.budget: float | None = option("trioserve_budget")
         self.passed: list[str] = []
-        self.kept = _folder_of(item)
+        self._item = item
+        self._folder: Path | None = None
+
+    def kept(self) -> Path | None:
+        """The folder with the failures of this test; None if they are not kept.
+
+        It may not exist yet.
+        """
+        self._folder = _folder_of(self._item)
+        return self._folder
+
+    def forget(self) -> None:
+        """Forget the failures of this test, if a check has asked for them."""
+        if self._folder is not None:
+            shutil.rmtree(self._folder, ignore_errors=True)
 
 
 #: The last one is that of the test that runs. A test may run pytest itself.
@@ -77,8 +89,7 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
         _running.pop()
         for told in checks.passed:
             item.add_report_section("call", "trioserve.testing", told)
-    if checks.kept is not None:
-        shutil.rmtree(checks.kept, ignore_errors=True)
+    checks.forget()
     return result
 
 

@@ -1,6 +1,6 @@
 """Handlers that meet hostile peers: some with one mistake each, and some correct ones.
 
-As a program, it prints the table of docs/testing-evidence.md.
+As a program, it prints the law that finds each mistake.
 """
 
 from __future__ import annotations

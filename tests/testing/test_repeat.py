@@ -248,7 +248,7 @@ def test_a_kept_failure_is_tried_first_until_it_passes(
 ) -> None:
     kept, reports = Kept(tmp_path), list[str]()
     asked: Any = {"explore": None, "seed": None, "budget": None}
-    checks = types.SimpleNamespace(kept=tmp_path, passed=reports, **asked)
+    checks = types.SimpleNamespace(kept=lambda: tmp_path, passed=reports, **asked)
     monkeypatch.setattr(pytest_trioserve, "running", lambda: checks)
     failure = failure_of(shout, SHOUTS)
     assert kept.tokens() == [failure.repeat]

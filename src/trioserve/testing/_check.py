@@ -18,7 +18,7 @@ from ._kept import Kept
 from ._peer import CODE, Peer
 from ._result import Checked, Run
 from ._session import folder_of_failures, report, session
-from ._settings import checked_laws, setting_of
+from ._settings import check_bounds, checked_laws, setting_of
 from ._variations import EFFORTS, PEER_DISTURBANCES, Explore
 
 #: A script; or a function that makes one from the number of a copy, counted from 0.
@@ -144,6 +144,7 @@ def run_conversation(
         read_delay=read_delay,
         flood=flood,
     )
+    check_bounds(case, setting)
     check = _checker(handler, peers, setting)
     return check.run(case, compare=compare)
 

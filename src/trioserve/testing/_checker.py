@@ -17,6 +17,7 @@ from ._failure import HandlerFailure
 from ._kept import Kept
 from ._progress import Progress
 from ._result import Checked, Opened, Run
+from ._settings import check_bounds
 from ._token import Tokens
 from ._trial import base_of
 from ._variations import PEER_DISTURBANCES, Effort, Variations, sample
@@ -119,7 +120,7 @@ class Checker:
           ValueError: it is not a token of this check.
         """
         __tracebackhide__ = True
-        case, compares = self._tokens.case(token)
+        case, compares = self._case(token)
         if compares:
             self._explain.base = base_of(self.plain())
         self._one(case, "the case that is repeated")
@@ -167,15 +168,15 @@ class Checker:
         self.all_of(what, kinds.broken(up_to, down_to))
         self.all_of("many broken ones in a row", kinds.many(base.steps))
         self.all_of("a flood", kinds.floods(base))
-        self.all_of("hostile peers", kinds.hostile(base, self._harm()))
+        self.all_of("hostile peers", kinds.hostile(base, self._harm(effort)))
 
-    def _harm(self) -> list[Play]:
+    def _harm(self, effort: Effort) -> list[Play]:
         """The hostile plays that are asked for, and whose law is not off."""
         setting = self._setting
         harm: list[tuple[Play, Law, bool]] = [
             ("trickled", "deadline", setting.deadline is not None),
             ("endless", "endless", setting.longest is not None),
-            ("repeated", "growth", True),
+            ("repeated", "growth", effort.repeats and not setting.servers),
         ]
         off = setting.without
         return [play for play, law, asked in harm if asked and law not in off]
@@ -184,10 +185,17 @@ class Checker:
         """Try what has failed the last time."""
         __tracebackhide__ = True
         for token in kept.tokens():
-            with contextlib.suppress(ValueError):  # of another check of this test
-                case, _ = self._tokens.case(token)
-                self._one(case, "what has failed before")
-                kept.remove(token)
+            try:
+                case, _ = self._case(token)
+            except ValueError:
+                continue  # it is of another check of this test
+            self._one(case, "what has failed before")
+            kept.remove(token)
+
+    def _case(self, token: str) -> tuple[Case, bool]:
+        case, compares = self._tokens.case(token)
+        check_bounds(case, self._setting)
+        return case, compares
 
     def lengths(self, base: Run) -> tuple[int, int]:
         """The most bytes that a peer sends, and that one receives."""

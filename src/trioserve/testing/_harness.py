@@ -247,7 +247,7 @@ class Harness:
                 if is_disturbed:
                     peer = played(peer, case.play)
                     peer = flooding(peer, case.flood) if case.flood else peer
-                if is_disturbed and case.play in HOSTILE:
+                if is_disturbed and case.play in HOSTILE and peer.sends:
                     player: Player = HostilePlayer(
                         peer, client, meetings, self._setting, self._state
                     )

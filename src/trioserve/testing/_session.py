@@ -22,7 +22,7 @@ def session() -> Checks | None:
 def folder_of_failures() -> Path | None:
     """The folder with earlier failures of this test; None if they are not kept."""
     checks = session()
-    return None if checks is None else checks.kept
+    return None if checks is None else checks.kept()
 
 
 def report(told: str) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 from trioserve import Limits, TcpAddress, Timeouts, parse_address
 
 from ._arguments import check_count, check_seconds, check_type
-from ._case import LAWS, Handler, Law, Setting
+from ._case import LAWS, Case, Handler, Law, Setting
 
 
 def setting_of(arguments: Mapping[str, Any]) -> Setting:
@@ -54,6 +54,15 @@ def setting_of(arguments: Mapping[str, Any]) -> Setting:
         "eventually": _checked_invariants("eventually", given["eventually"]),
     }
     return Setting(**given)
+
+
+def check_bounds(case: Case, setting: Setting) -> None:
+    """Raise ``ValueError`` unless the setting has what the play needs."""
+    needs = {"trickled": "deadline", "endless": "longest"}
+    if (name := needs.get(str(case.play))) and getattr(setting, name) is None:
+        raise ValueError(f"play={case.play!r} needs {name}")
+    if case.play == "repeated" and setting.servers:
+        raise ValueError("play='repeated' can't be with servers: they keep something")
 
 
 def checked_laws(without: Mapping[Law, str] | None) -> dict[Law, str]:

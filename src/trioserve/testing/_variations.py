@@ -56,6 +56,7 @@ class Effort:
 
     ``cost`` is the cost of a run for which these numbers hold, in scheduler steps; a
     thousand bytes count as one step. If a run costs more, there are fewer cases.
+    ``repeats`` says whether all messages are sent again and again.
     """
 
     cuts: int
@@ -63,6 +64,7 @@ class Effort:
     steps: int
     offsets: int
     cost: float
+    repeats: bool = False
 
     def for_runs_of(self, cost: float) -> Effort:
         """The effort for runs of this cost."""
@@ -77,7 +79,12 @@ class Effort:
 EFFORTS: Final[Mapping[Explore, Effort]] = {
     "quick": Effort(cuts=40, schedules=20, steps=60, offsets=16, cost=150),
     "thorough": Effort(
-        cuts=2000, schedules=500, steps=5000, offsets=5000, cost=math.inf
+        cuts=2000,
+        schedules=500,
+        steps=5000,
+        offsets=5000,
+        cost=math.inf,
+        repeats=True,
     ),
 }
 
