@@ -1,7 +1,4 @@
-"""Handlers that meet hostile peers: some with one mistake each, and some correct ones.
-
-As a program, it prints the law that finds each mistake.
-"""
+"""Handlers that meet hostile peers: some have one mistake each, some are correct."""
 
 from __future__ import annotations
 
@@ -9,8 +6,7 @@ import collections
 import dataclasses
 import functools
 import struct
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import trio
@@ -400,27 +396,10 @@ def cycles() -> Handler:
     return handle
 
 
-# -- the table
-
-
 def found(entry: Entry) -> HandlerFailure | None:
+    """The failure of a check of this handler, or None."""
     try:
         entry.check()
     except HandlerFailure as failure:
         return failure
     return None
-
-
-def table() -> Iterator[str]:
-    yield "| with hostile peers | law | seconds |"
-    yield "|---|---|---|"
-    for each in ENTRIES:
-        began = time.process_time()
-        failure = found(each)
-        law = f"`{failure.law}`" if failure else "passes"
-        yield f"| {each.title} | {law} | {time.process_time() - began:.1f} |"
-
-
-if __name__ == "__main__":
-    for line in table():
-        print(line, flush=True)

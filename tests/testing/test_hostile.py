@@ -10,6 +10,7 @@ import trio
 from hypothesis import given
 from hypothesis import strategies as st
 
+from test_docs import ROOT, table
 from testing.hostile import ENTRIES, QUIT, Entry, found
 from testing.natural import SHOUTS
 from testing.zoo import FRAME, frame
@@ -64,6 +65,12 @@ def test_a_hostile_peer_finds_the_mistake_and_accuses_no_other(entry: Entry) -> 
             broken.add(failure.law)
             assert f"play={play!r}" in failure.again
     assert broken == ({entry.law} if entry.law else set())
+
+
+def test_the_page_has_the_mistakes_and_their_laws() -> None:
+    page = table(ROOT / "docs" / "testing-evidence.md", "mistake with hostile peers")
+    mistakes = [[each.title, f"`{each.law}`"] for each in ENTRIES if each.law]
+    assert [list(cells) for cells in page] == mistakes
 
 
 @pytest.mark.long("a whole check of each")
