@@ -260,21 +260,17 @@ class Harness:
 
     async def _talk(self, player: Player, received: list[Received], index: int) -> None:
         mismatch = None
-        patience = _SCRIPT + self._case.waits
-        if not self._state.may_mismatch or self._case.play in HOSTILE:
-            patience = math.inf
+        is_patient = not self._state.may_mismatch or self._case.play in HOSTILE
+        patience = math.inf if is_patient else _SCRIPT + self._case.waits
         delays = self._state.is_disturbed
         with trio.move_on_after(patience):
             try:
                 await player.play(read_delay=self._case.read_delay if delays else 0)
             except MismatchError as error:
                 mismatch = str(error)
+        data = bytes(player.received)
         received[index] = Received(
-            bytes(player.received),
-            player.tail,
-            player.consumed,
-            mismatch,
-            player.sent,
+            data, player.tail, player.consumed, mismatch, player.sent
         )
 
     def _on_mismatch(
