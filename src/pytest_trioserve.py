@@ -33,20 +33,22 @@ class Checks:
         self.budget: float | None = option("trioserve_budget")
         self.passed: list[str] = []
         self._item = item
-        self._folder: Path | None = None
+        self._folders: list[Path] = []
 
     def kept(self) -> Path | None:
         """The folder with the failures of this test; None if they are not kept.
 
         It may not exist yet.
         """
-        self._folder = _folder_of(self._item)
-        return self._folder
+        folder = _folder_of(self._item)
+        if folder is not None:
+            self._folders.append(folder)
+        return folder
 
     def forget(self) -> None:
         """Forget the failures of this test, if a check has asked for them."""
-        if self._folder is not None:
-            shutil.rmtree(self._folder, ignore_errors=True)
+        for folder in self._folders:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 #: The last one is that of the test that runs. A test may run pytest itself.

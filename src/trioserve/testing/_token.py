@@ -95,7 +95,8 @@ class Tokens:
             raise ValueError(f"repeat must be a whole token, not {token!r}") from None
 
     def _read(self, tape: list[Any]) -> tuple[Case, bool]:
-        edits, compares, *values = [*tape, 0, 0]
+        padded: list[Any] = [*tape, 0, 0]
+        edits, compares, *values = padded
         changes = dict[str, Any]()
         if edits:
             changes["peers"] = tuple(self._edited(*edit) for edit in edits)
