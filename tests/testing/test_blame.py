@@ -492,9 +492,12 @@ def test_a_correct_handler_passes_and_a_check_says_what_it_has_tried() -> None:
 def test_a_check_says_where_it_took_a_sample() -> None:
     checked = Checked()
     checked.runs = {"a cancel": 60, "a flood": 1}
-    checked.sampled = {"a cancel": 109}
+    checked.note_places("a cancel", 40, 40)
+    assert not checked.sampled
+    checked.note_places("a cancel", 20, 69)
+    assert checked.sampled == {"a cancel": (60, 109)}
     assert str(checked) == (
-        "   60 runs: a cancel at a sample of 109 places\n    1 runs: a flood"
+        "   60 runs: a cancel at 60 of 109 places\n    1 runs: a flood"
     )
 
 

@@ -58,6 +58,9 @@ def test_a_mistake_is_found_by_its_law_in_a_small_case(kind: str, entry: Entry) 
     assert row(entry, failure) in [cells[:3] for cells in page]
     if entry.name in PILES_UP:
         return
+    with pytest.raises(HandlerFailure) as repeated:
+        entry.check(repeat=failure.repeat)
+    assert str(repeated.value) == str(failure)
     names = {
         "handler": entry.make(),
         "Peer": Peer,

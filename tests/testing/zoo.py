@@ -52,8 +52,8 @@ class Entry:
     def __str__(self) -> str:
         return self.name
 
-    def check(self) -> None:
-        check_handler(self.make(), *self.peers, without=self.without)
+    def check(self, repeat: str | None = None) -> None:
+        check_handler(self.make(), *self.peers, without=self.without, repeat=repeat)
 
 
 MISTAKES: list[Entry] = []

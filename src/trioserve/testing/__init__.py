@@ -5,12 +5,12 @@ checks laws after each of them.
 
 The map, from the bottom up; a module imports only from rows above its own here:
 
-    _arguments   _pristine   _progress   _timeline   network   runs
+    _arguments   _kept   _pristine   _progress   _session   _timeline   network   runs
     _peer   _traffic
     _case   _player   _strategies
-    _handler_run   _plays   _result   serving
+    _handler_run   _plays   _result   _token   serving
     _code_player   _settings   _state   _variations
-    _invariants   _judge   _liveness   _observer   _servers
+    _hostile   _invariants   _judge   _liveness   _observer   _servers
     _harness
     _regression   _trial
     _blame   _failure

@@ -24,14 +24,20 @@ Disturbance = Literal["cancel", "drain", "eof", "reset", "stall", "vanish"]
 Law = Literal[
     "answer", "chunking", "schedule", "pipelining", "half_close", "ends",
     "nothing_left", "record", "errors", "memory", "cancelled", "drain", "alone",
-    "always", "eventually",
+    "always", "eventually", "deadline", "endless", "growth",
 ]  # fmt: skip
 
 #: An async function of one stream.
 Handler: TypeAlias = Callable[[Any], Awaitable[object]]
 
 #: How peers play their scripts; None is as they are written.
-Play = Literal["pipelined", "half_closed", "all_at_once", "writes_first"]
+Play = Literal[
+    "pipelined", "half_closed", "all_at_once", "writes_first",
+    "trickled", "endless", "repeated",
+]  # fmt: skip
+
+#: The plays of peers that do harm, whatever they receive.
+HOSTILE: Final[tuple[Play, ...]] = ("trickled", "endless", "repeated")
 
 #: Which of the tasks that are ready run next.
 Order = Literal["shuffled", "held_back", "priorities"]
@@ -53,6 +59,9 @@ LAWS: Final[dict[Law, str]] = {
     "alone": "a connection is not affected by other open connections",
     "always": "what `always` names holds after every step",
     "eventually": "what `eventually` names holds when all handlers have ended",
+    "deadline": "a peer whose message comes byte by byte is not served without end",
+    "endless": "of a message that never ends, the handler keeps a bounded part",
+    "growth": "what the handler keeps does not grow with each message",
 }
 
 
@@ -82,7 +91,11 @@ class Case:
         - ``"half_closed"``: each sends EOF right after its last message;
         - ``"all_at_once"``: both: all messages and EOF, and then the answers;
         - ``"writes_first"``: each reads nothing until the messages that it sends in
-          a row are sent.
+          a row are sent;
+        - ``"trickled"``: the last message comes byte by byte, and is not finished in
+          twice the ``deadline``;
+        - ``"endless"``: the last message does not end;
+        - ``"repeated"``: each sends all its messages, again and again.
       order: which of the tasks that are ready run next: ``"shuffled"``, as Trio does
         it; ``"held_back"``, where some wait while others make several steps;
         ``"priorities"``, where each has a priority that changes a few times.
@@ -147,6 +160,7 @@ class Case:
     def is_undisturbed(self) -> bool:
         """Whether the peers must receive what they expect."""
         harmless = not (_breaks(self.faults) or self.breaks_servers)
+        harmless = harmless and self.play not in HOSTILE
         return self.disturbance is None and not self.flood and harmless
 
     @property
@@ -180,7 +194,7 @@ def _breaks(faults: Faults) -> bool:
 _DISTURBANCES: Final = get_args(Disturbance)
 _PLAYS: Final = get_args(Play)
 _ORDERS: Final = get_args(Order)
-_BOUNDS: Final = ("cleanup", "patience", "memory")
+_BOUNDS: Final = ("cleanup", "patience", "memory", "deadline", "longest")
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -203,6 +217,9 @@ class Setting:
       client: the client, if it is a function and not a script.
       always: what must hold after every step of any task: functions by what they say.
       eventually: what must hold within ``patience`` after all handlers have ended.
+      deadline: seconds in which the handler must have a whole message, or end; None if
+        it has no such bound.
+      longest: bytes of the longest message that it takes; None if it has no such bound.
     """
 
     raises: tuple[type[BaseException], ...] = ()
@@ -219,6 +236,8 @@ class Setting:
     eventually: Mapping[str, Callable[[], object]] = dataclasses.field(
         default_factory=dict
     )
+    deadline: float | None = None
+    longest: int | None = None
 
     def arguments(self) -> list[str]:
         """These arguments as Python; functions and classes by their own names."""

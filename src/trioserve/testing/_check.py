@@ -12,11 +12,13 @@ from trioserve import Limits, Timeouts
 from trioserve.faults import Faults, parse_faults
 
 from ._arguments import check_seconds, check_type
-from ._case import Case, Disturbance, Handler, Law, Order, Play, Setting
+from ._case import Case, Disturbance, Handler, Law, Order, Play, Setting, own_name
 from ._checker import Checker, lengths_of
+from ._kept import Kept
 from ._peer import CODE, Peer
 from ._result import Checked, Run
-from ._settings import checked_laws, setting_of
+from ._session import folder_of_failures, report, session
+from ._settings import check_bounds, checked_laws, setting_of
 from ._variations import EFFORTS, PEER_DISTURBANCES, Explore
 
 #: A script; or a function that makes one from the number of a copy, counted from 0.
@@ -55,6 +57,8 @@ def run_conversation(
     client: Handler | None = None,
     always: Mapping[str, Callable[[], object]] | None = None,
     eventually: Mapping[str, Callable[[], object]] | None = None,
+    deadline: float | None = None,
+    longest: int | None = None,
 ) -> Run:
     """Play one conversation with a handler, once, in a server of its own.
 
@@ -76,8 +80,8 @@ def run_conversation(
         that); see :class:`Case`. None by default.
       at_step: a number of scheduler steps, from 0; required with ``disturbance``.
       play: how the peers play their scripts: ``"pipelined"``, ``"half_closed"``,
-        ``"all_at_once"`` or ``"writes_first"``; see :class:`Case`. As they are written
-        by default.
+        ``"all_at_once"``, ``"writes_first"``, ``"trickled"``, ``"endless"`` or
+        ``"repeated"``; see :class:`Case`. As they are written by default.
       order: which of the tasks that are ready run next: ``"shuffled"``,
         ``"held_back"`` or ``"priorities"``; see :class:`Case`.
       copies: connections of each peer at the same time.
@@ -110,6 +114,10 @@ def run_conversation(
         lambda: min(owed) >= 0}``. A function must not return False, and not raise.
       eventually: what must hold within ``patience`` seconds after all handlers of a
         round have ended.
+      deadline: seconds in which the handler must have received a whole message, or
+        end. None, the default, is no bound.
+      longest: bytes of the longest message that the handler takes; of a longer one it
+        may keep twice that, and 32 KiB. None, the default, is no bound.
 
     Returns:
       what the peers received, the reports and the timeline.
@@ -118,6 +126,7 @@ def run_conversation(
       HandlerFailure: a law is broken.
       TypeError, ValueError: an argument is wrong.
     """
+    setting = setting_of(locals())  # before there are other names
     __tracebackhide__ = True
     case = Case(
         _or_code(peers, client),
@@ -135,20 +144,7 @@ def run_conversation(
         read_delay=read_delay,
         flood=flood,
     )
-    setting = setting_of(
-        raises,
-        without,
-        before_run,
-        limits,
-        timeouts,
-        cleanup,
-        patience,
-        memory,
-        servers,
-        client,
-        always,
-        eventually,
-    )
+    check_bounds(case, setting)
     check = _checker(handler, peers, setting)
     return check.run(case, compare=compare)
 
@@ -159,6 +155,7 @@ def check_handler(
     explore: Explore = "quick",
     seed: int = 0,
     budget: float | None = None,
+    repeat: str | None = None,
     raises: Iterable[type[BaseException]] = (),
     without: Mapping[Law, str] | None = None,
     before_run: Callable[[], object] | None = None,
@@ -171,6 +168,8 @@ def check_handler(
     client: Handler | None = None,
     always: Mapping[str, Callable[[], object]] | None = None,
     eventually: Mapping[str, Callable[[], object]] | None = None,
+    deadline: float | None = None,
+    longest: int | None = None,
 ) -> Checked:
     """Check all laws of a handler in many variations of a conversation.
 
@@ -192,11 +191,13 @@ def check_handler(
       seed: decides which cases are sampled.
       budget: seconds of real time, after which no further case is begun; by default
         there is no bound.
+      repeat: the token of a failure of this handler and these peers; its case is run
+        alone.
       peers: scripts; or functions that make one from the number of a copy, counted
         from 0, so that the connections of a crowd send different data.
       handler, raises, without, before_run, limits, timeouts, cleanup,
-        patience, memory, servers, client, always, eventually: as for
-        :func:`run_conversation`.
+        patience, memory, servers, client, always, eventually, deadline, longest: as
+        for :func:`run_conversation`.
 
     Returns:
       what was tried: how many runs of each kind, and what was left out.
@@ -206,27 +207,25 @@ def check_handler(
         broken, lists what happened, and has a test that fails alike.
       TypeError, ValueError: an argument is wrong.
     """
+    setting = setting_of(locals())  # before there are other names
     __tracebackhide__ = True
-    setting = setting_of(
-        raises,
-        without,
-        before_run,
-        limits,
-        timeouts,
-        cleanup,
-        patience,
-        memory,
-        servers,
-        client,
-        always,
-        eventually,
-    )
+    if (asked := session()) is not None:
+        explore = explore if asked.explore is None else asked.explore
+        seed = seed if asked.seed is None else asked.seed
+        budget = budget if asked.budget is None else asked.budget
     check = _checker(handler, peers, setting, budget)
     if explore not in EFFORTS:
         raise ValueError(f"explore must be one of {get_args(Explore)}, not {explore!r}")
     check_type("seed", seed, int, "an int")
     with check.from_here():
-        return check.everything(EFFORTS[explore], random.Random(seed))
+        if repeat is not None:
+            check_type("repeat", repeat, str, "a token, as a failure has it")
+            return check.repeat(repeat)
+        kept = Kept(folder_of_failures())
+        checked = check.everything(EFFORTS[explore], random.Random(seed), kept)
+    runs = sum(checked.runs.values())
+    report(f"{own_name(handler, 'handler')}: {runs} runs\n{checked}")
+    return checked
 
 
 def check_client(
@@ -236,6 +235,7 @@ def check_client(
     explore: Explore = "quick",
     seed: int = 0,
     budget: float | None = None,
+    repeat: str | None = None,
     raises: Iterable[type[BaseException]] = (),
     without: Mapping[Law, str] | None = None,
     before_run: Callable[[], object] | None = None,
@@ -252,8 +252,8 @@ def check_client(
     Args:
       client: what is checked: an ``async def client(stream)``. It must return.
       server: the other end: an ``async def server(stream)``.
-      explore, seed, budget, raises, without, before_run, cleanup, patience, memory: as
-        for :func:`check_handler`.
+      explore, seed, budget, repeat, raises, without, before_run, cleanup, patience,
+        memory: as for :func:`check_handler`.
 
     Returns:
       what was tried.
@@ -276,6 +276,7 @@ def check_client(
         cleanup=cleanup,
         patience=patience,
         memory=memory,
+        repeat=repeat,
     )
 
 
@@ -312,21 +313,8 @@ def sweep_cancellations(
       HandlerFailure: a law is broken.
       TypeError, ValueError: an argument is wrong.
     """
+    setting = setting_of(locals())  # before there are other names
     __tracebackhide__ = True
-    setting = setting_of(
-        raises,
-        without,
-        before_run,
-        limits,
-        timeouts,
-        cleanup,
-        patience,
-        memory,
-        servers,
-        client,
-        always,
-        eventually,
-    )
     check = _checker(handler, peers, setting)
     with check.from_here():
         base = check.plain()
@@ -367,21 +355,8 @@ def sweep_faults(
       HandlerFailure: a law is broken.
       TypeError, ValueError: an argument is wrong.
     """
+    setting = setting_of(locals())  # before there are other names
     __tracebackhide__ = True
-    setting = setting_of(
-        raises,
-        without,
-        before_run,
-        limits,
-        timeouts,
-        cleanup,
-        patience,
-        memory,
-        servers,
-        client,
-        always,
-        eventually,
-    )
     check = _checker(handler, peers, setting)
     with check.from_here():
         base = check.plain()

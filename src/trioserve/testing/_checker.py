@@ -11,10 +11,14 @@ import time
 from collections.abc import Generator, Iterable, Sequence
 from typing import Final
 
-from ._case import Case, Handler, Law, Setting
+from ._case import Case, Handler, Law, Play, Setting, own_name
 from ._explain import Explainer
+from ._failure import HandlerFailure
+from ._kept import Kept
 from ._progress import Progress
 from ._result import Checked, Opened, Run
+from ._settings import check_bounds
+from ._token import Tokens
 from ._trial import base_of
 from ._variations import PEER_DISTURBANCES, Effort, Variations, sample
 
@@ -56,11 +60,15 @@ class Checker:
             rounds=1 if "nothing_left" in setting.without else 2,
             memory=setting.memory,
         )
+        name = own_name(handler, "handler")
+        client = "" if setting.client is None else own_name(setting.client, "client")
+        scripts = plain.peers + crowd.peers
+        self._tokens = Tokens(name, plain, scripts, client)
         self.checked = Checked()
         self._plain = plain
         self._setting = setting
         self._end = None if budget is None else time.monotonic() + budget
-        self._explain = Explainer(handler, setting)
+        self._explain = Explainer(handler, setting, self._tokens)
         self._accepted = set[tuple[str, Law]]()
         self._progress = Progress()
 
@@ -105,8 +113,35 @@ class Checker:
         with self._explain.from_here(), Progress() as self._progress:
             yield
 
-    def everything(self, effort: Effort, draw: random.Random) -> Checked:
-        """Check all laws in all kinds of cases."""
+    def repeat(self, token: str) -> Checked:
+        """Run the case of a token alone.
+
+        Raises:
+          ValueError: it is not a token of this check.
+        """
+        __tracebackhide__ = True
+        case, compares = self._case(token)
+        if compares:
+            self._explain.base = base_of(self.plain())
+        self._one(case, "the case that is repeated")
+        return self.checked
+
+    def everything(self, effort: Effort, draw: random.Random, kept: Kept) -> Checked:
+        """Check all laws in all kinds of cases.
+
+        Args:
+          kept: failures to try first. They are forgotten if they pass, and a failure
+            is added.
+        """
+        __tracebackhide__ = True
+        try:
+            self._all_kinds(effort, draw, kept)
+        except HandlerFailure as failure:
+            kept.add(failure.repeat)
+            raise
+        return self.checked
+
+    def _all_kinds(self, effort: Effort, draw: random.Random, kept: Kept) -> None:
         __tracebackhide__ = True
         base = self.plain()
         self._one(self.variations.again(), "nothing, twice in a row")
@@ -115,22 +150,52 @@ class Checker:
             self._explain.base = base_of(base)
         else:
             self.checked.notes.append(_DIFFER)
+        self._earlier(kept)
         up, down = self.lengths(base)
         self.variations = kinds = self.variations.with_grain_for(up, down)
         effort = effort.for_runs_of(base.steps + (up + down) / 1000)
         self.all_of("the order of tasks", kinds.schedules(effort))
-        self.all_of("chunks", kinds.chunkings(effort, draw))
+        cuts = self._sample("chunks", range(1, up), effort.cuts, draw)
+        self.all_of("chunks", kinds.chunkings(cuts, effort))
         self.all_of("how scripts are played", kinds.plays(effort))
         self.all_of("slow peers", kinds.slow())
         self.all_of("several peers at once", kinds.crowd())
         self._servers(base, effort, draw)
         self._disturb(base, effort, draw)
-        up_to = self._sample("a broken network", range(up + 1), effort.offsets, draw)
-        down_to = sample(range(down + 1), effort.offsets, draw)
-        self.all_of("a broken network", kinds.broken(up_to, down_to))
+        what = "a broken network"
+        up_to = self._sample(what, range(up + 1), effort.offsets, draw)
+        down_to = self._sample(what, range(down + 1), effort.offsets, draw)
+        self.all_of(what, kinds.broken(up_to, down_to))
         self.all_of("many broken ones in a row", kinds.many(base.steps))
         self.all_of("a flood", kinds.floods(base))
-        return self.checked
+        self.all_of("hostile peers", kinds.hostile(base, self._harm(effort)))
+
+    def _harm(self, effort: Effort) -> list[Play]:
+        """The hostile plays that are asked for, and whose law is not off."""
+        setting = self._setting
+        harm: list[tuple[Play, Law, bool]] = [
+            ("trickled", "deadline", setting.deadline is not None),
+            ("endless", "endless", setting.longest is not None),
+            ("repeated", "growth", effort.repeats and not setting.servers),
+        ]
+        off = setting.without
+        return [play for play, law, asked in harm if asked and law not in off]
+
+    def _earlier(self, kept: Kept) -> None:
+        """Try what has failed the last time."""
+        __tracebackhide__ = True
+        for token in kept.tokens():
+            try:
+                case, _ = self._case(token)
+            except ValueError:
+                continue  # it is of another check of this test
+            self._one(case, "what has failed before")
+            kept.remove(token)
+
+    def _case(self, token: str) -> tuple[Case, bool]:
+        case, compares = self._tokens.case(token)
+        check_bounds(case, self._setting)
+        return case, compares
 
     def lengths(self, base: Run) -> tuple[int, int]:
         """The most bytes that a peer sends, and that one receives."""
@@ -180,12 +245,12 @@ class Checker:
             return
         kinds, few = self.variations, max(3, effort.offsets // 2)
         up, down = lengths_of(base.opened)
-        cuts = sample(range(1, down), few, draw)
+        cuts = self._sample("chunks of servers", range(1, down), few, draw)
         self.all_of("chunks of servers", kinds.served_in_chunks(cuts))
         self.all_of("servers that are not there", kinds.without_servers())
         what = "a broken connection to a server"
         up_to = self._sample(what, range(up + 1), few, draw)
-        down_to = sample(range(down + 1), few, draw)
+        down_to = self._sample(what, range(down + 1), few, draw)
         self.all_of(what, kinds.broken_servers(up_to, down_to))
 
     def _sample(
@@ -193,8 +258,7 @@ class Checker:
     ) -> list[int]:
         """Some of the numbers; the check notes of how many."""
         chosen = sample(numbers, most, draw)
-        if len(chosen) < len(numbers):
-            self.checked.sampled[kind] = len(numbers)
+        self.checked.note_places(kind, len(chosen), len(numbers))
         return chosen
 
 

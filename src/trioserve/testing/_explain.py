@@ -16,6 +16,7 @@ from ._case import Case, Handler, Law, Setting
 from ._failure import HandlerFailure
 from ._pristine import Pristine
 from ._result import Run
+from ._token import Tokens
 from ._trial import Base, Question, Seen, Trial, try_case
 from .runs import HangAlarm
 
@@ -41,15 +42,17 @@ class Explainer:
     Args:
       handler: the handler.
       setting: what is the same in all runs.
+      tokens: of the check.
 
     Attributes:
       base: what other runs are compared with; None to compare nothing.
     """
 
-    def __init__(self, handler: Handler, setting: Setting) -> None:
+    def __init__(self, handler: Handler, setting: Setting, tokens: Tokens) -> None:
         self.base: Base | None = None
         self._handler = handler
         self._setting = setting
+        self._tokens = tokens
         self._ran = list[Case]()
         self._alarm: HangAlarm | None = None
         self._pristine: Pristine[Question, Trial] | None = None
@@ -98,11 +101,12 @@ class Explainer:
         self, blame: Blame, case: Case, seen: Seen
     ) -> HandlerFailure | None:
         law, how = blame.law(case, seen)
+        token = self._tokens.of(case, compares=seen.compares)
         run, now = self.run(case)
         if now is None or now.how != seen.how:
             # What earlier runs have left behind shows something else here.
             run = self._ask(case, with_run=True).run or run
-        return self._failure(law, how, run, now or seen)
+        return self._failure(law, how, run, now or seen, token)
 
     def _often(self) -> tuple[Case, Seen] | None:
         """A case that is played many times in a row, and fails in the end."""
@@ -129,11 +133,11 @@ class Explainer:
         return Trial(seen, run.steps, run.without_errors() if with_run else None)
 
     def _failure(
-        self, law: Law, how: str, run: Run, seen: Seen
+        self, law: Law, how: str, run: Run, seen: Seen, token: str = ""
     ) -> HandlerFailure | None:
         if law in self._setting.without:
             return None
-        return HandlerFailure(law, how, run, seen, self._setting, self._handler)
+        return HandlerFailure(law, how, run, seen, self._setting, self._handler, token)
 
 
 def _kinds(case: Case) -> str:

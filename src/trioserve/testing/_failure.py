@@ -24,6 +24,8 @@ class HandlerFailure(AssertionError):  # noqa: N818 - the handler has failed
       case: the case in which that happened.
       run: the outcome of the case.
       again: the Python that runs the case again.
+      repeat: a token with which ``check_handler(..., repeat=token)`` runs this case
+        alone; "" if the case was run by itself, or does not fail alone.
       cause: the error that shows it, or None.
     """
 
@@ -35,6 +37,7 @@ class HandlerFailure(AssertionError):  # noqa: N818 - the handler has failed
         seen: Seen,
         setting: Setting,
         handler: Handler,
+        repeat: str = "",
     ) -> None:
         self.law = law
         self.how = how
@@ -43,11 +46,13 @@ class HandlerFailure(AssertionError):  # noqa: N818 - the handler has failed
         self.cause = seen.cause and with_own_traceback(seen.cause)
         self._test = Regression(law, run.case, setting, handler, seen.compares)
         self.again = self._test.call
+        self.repeat = repeat
+        or_alone = f", or as check_handler(..., repeat={repeat!r})" if repeat else ""
         super().__init__(
             f"{self._test.name} breaks law {law!r}: {how}\n\n"
             f"The law: {LAWS[law]}.\n\n"
             f"What happened:\n\n{run.timeline}\n\n"
-            f"As a test:\n\n{_indented(_brief(self.as_test()))}"
+            f"As a test{or_alone}:\n\n{_indented(_brief(self.as_test()))}"
         )
 
     def as_test(self) -> str:

@@ -20,9 +20,10 @@ import trio.testing
 
 from trioserve import Connection, ConnectionReport, Limits, Server, Timeouts, serve
 
-from ._case import Case, Handler, Setting, own_name
+from ._case import HOSTILE, Case, Handler, Setting, own_name
 from ._code_player import CodePlayer
 from ._handler_run import HandlerRun, single_errors
+from ._hostile import HostilePlayer
 from ._invariants import Invariants
 from ._judge import (
     CANCEL_REASON,
@@ -193,7 +194,7 @@ class Harness:
     def _timeouts(self) -> Timeouts:
         cleanup = max(_NO_TIMEOUTS.cleanup, self._setting.cleanup)
         timeouts = dataclasses.replace(_NO_TIMEOUTS, cleanup=cleanup)
-        if self._case.is_undisturbed:
+        if self._case.is_undisturbed or self._case.play in HOSTILE:
             return timeouts
         silence = _SILENCE + self._case.waits
         return dataclasses.replace(
@@ -246,10 +247,12 @@ class Harness:
                 if is_disturbed:
                     peer = played(peer, case.play)
                     peer = flooding(peer, case.flood) if case.flood else peer
-                if peer.is_code and (code := self._setting.client) is not None:
-                    player: Player = CodePlayer(
-                        code, peer, client, meetings, self._on_mismatch
+                if is_disturbed and case.play in HOSTILE and peer.sends:
+                    player: Player = HostilePlayer(
+                        peer, client, meetings, self._setting, self._state
                     )
+                elif peer.is_code and (code := self._setting.client) is not None:
+                    player = CodePlayer(code, peer, client, meetings, self._on_mismatch)
                 else:
                     player = Player(peer, client, meetings, self._on_mismatch)
                 players.append(player)
@@ -257,19 +260,17 @@ class Harness:
 
     async def _talk(self, player: Player, received: list[Received], index: int) -> None:
         mismatch = None
-        patience = _SCRIPT + self._case.waits if self._state.may_mismatch else math.inf
+        is_patient = not self._state.may_mismatch or self._case.play in HOSTILE
+        patience = math.inf if is_patient else _SCRIPT + self._case.waits
         delays = self._state.is_disturbed
         with trio.move_on_after(patience):
             try:
                 await player.play(read_delay=self._case.read_delay if delays else 0)
             except MismatchError as error:
                 mismatch = str(error)
+        data = bytes(player.received)
         received[index] = Received(
-            bytes(player.received),
-            player.tail,
-            player.consumed,
-            mismatch,
-            player.sent,
+            data, player.tail, player.consumed, mismatch, player.sent
         )
 
     def _on_mismatch(

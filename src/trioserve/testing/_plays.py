@@ -36,8 +36,10 @@ def played(peer: Peer, play: Play | None) -> Peer:
             return _half_closed(peer)
         case "all_at_once":
             return _half_closed(_pipelined(peer))
-        case _:
+        case "writes_first":
             return _writes_first(peer)
+        case _:
+            return peer  # a hostile one plays it in a way of its own
 
 
 def without_farewell(peer: Peer) -> Peer:

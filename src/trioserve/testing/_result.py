@@ -99,14 +99,23 @@ class Checked:
 
     Attributes:
       runs: the number of runs, by what they varied.
-      sampled: of how many places only a sample was tried, by what was varied there.
+      sampled: how many places were tried, and of how many, by what was varied there;
+        only where some were left out.
       notes: what was not checked, and why, in sentences.
     """
 
     def __init__(self) -> None:
         self.runs: dict[str, int] = {}
-        self.sampled: dict[str, int] = {}
+        self.sampled: dict[str, tuple[int, int]] = {}
         self.notes: list[str] = []
+        self._places: dict[str, tuple[int, int]] = {}
+
+    def note_places(self, kind: str, tried: int, of: int) -> None:
+        """Note that so many more places were to be varied, and how many are tried."""
+        before = self._places.get(kind, (0, 0))
+        self._places[kind] = places = before[0] + tried, before[1] + of
+        if places[0] < places[1]:
+            self.sampled[kind] = places
 
     def __repr__(self) -> str:
         return f"<Checked: {sum(self.runs.values())} runs>"
@@ -117,5 +126,6 @@ class Checked:
     def _row(self, kind: str) -> str:
         row = f"{self.runs[kind]:5} runs: {kind}"
         if kind in self.sampled:
-            row += f" at a sample of {self.sampled[kind]} places"
+            tried, of = self.sampled[kind]
+            row += f" at {tried} of {of} places"
         return row

@@ -5,33 +5,25 @@ Each error is one line that names the argument.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 from trioserve import Limits, TcpAddress, Timeouts, parse_address
 
 from ._arguments import check_count, check_seconds, check_type
-from ._case import LAWS, Handler, Law, Setting
+from ._case import LAWS, Case, Handler, Law, Setting
 
 
-def setting_of(
-    raises: Iterable[type[BaseException]],
-    without: Mapping[Law, str] | None,
-    before_run: Callable[[], object] | None,
-    limits: Limits | None,
-    timeouts: Timeouts | None,
-    cleanup: float,
-    patience: float,
-    memory: int,
-    servers: Mapping[str, Handler | None] | None,
-    client: Handler | None,
-    always: Mapping[str, Callable[[], object]] | None,
-    eventually: Mapping[str, Callable[[], object]] | None,
-) -> Setting:
-    """The setting with these arguments.
+def setting_of(arguments: Mapping[str, Any]) -> Setting:
+    """The setting with these arguments, by name; others are passed over.
 
     Raises:
       TypeError, ValueError: one of them is wrong.
     """
+    names = [field.name for field in dataclasses.fields(Setting)]
+    given = {name: arguments[name] for name in names if name in arguments}
+    raises, before_run, client = (given[n] for n in ("raises", "before_run", "client"))
     check_type("raises", raises, Iterable, "a list of exceptions, such as [ValueError]")
     for kind in (raises := tuple(raises)):
         check_type("raises", kind, type, "a list of exceptions")
@@ -39,29 +31,38 @@ def setting_of(
             raise TypeError(f"raises must be a list of exceptions, not of {kind!r}")
     if before_run is not None and not callable(before_run):
         raise TypeError(f"before_run must be callable or None, not {before_run!r}")
-    if limits is not None:
-        check_type("limits", limits, Limits, "a Limits or None")
-    if timeouts is not None:
-        check_type("timeouts", timeouts, Timeouts, "a Timeouts or None")
-    check_seconds("cleanup", cleanup)
-    check_seconds("patience", patience)
-    check_count("memory", memory, least=1)
+    if given["limits"] is not None:
+        check_type("limits", given["limits"], Limits, "a Limits or None")
+    if given["timeouts"] is not None:
+        check_type("timeouts", given["timeouts"], Timeouts, "a Timeouts or None")
+    check_seconds("cleanup", given["cleanup"])
+    check_seconds("patience", given["patience"])
+    check_count("memory", given["memory"], least=1)
+    if given.get("deadline") is not None:
+        check_seconds("deadline", given["deadline"])
+        if not given["deadline"]:
+            raise ValueError("deadline must be more than 0 seconds, or None")
+    if given.get("longest") is not None:
+        check_count("longest", given["longest"], least=1)
     if client is not None and not callable(client):
         raise TypeError(f"client must be an async function or None, not {client!r}")
-    return Setting(
-        raises=raises,
-        without=checked_laws(without),
-        before_run=before_run,
-        limits=limits,
-        timeouts=timeouts,
-        cleanup=cleanup,
-        patience=patience,
-        memory=memory,
-        servers=_checked_servers(servers),
-        client=client,
-        always=_checked_invariants("always", always),
-        eventually=_checked_invariants("eventually", eventually),
-    )
+    given |= {
+        "raises": raises,
+        "without": checked_laws(given["without"]),
+        "servers": _checked_servers(given["servers"]),
+        "always": _checked_invariants("always", given["always"]),
+        "eventually": _checked_invariants("eventually", given["eventually"]),
+    }
+    return Setting(**given)
+
+
+def check_bounds(case: Case, setting: Setting) -> None:
+    """Raise ``ValueError`` unless the setting has what the play needs."""
+    needs = {"trickled": "deadline", "endless": "longest"}
+    if (name := needs.get(str(case.play))) and getattr(setting, name) is None:
+        raise ValueError(f"play={case.play!r} needs {name}")
+    if case.play == "repeated" and setting.servers:
+        raise ValueError("play='repeated' can't be with servers: they keep something")
 
 
 def checked_laws(without: Mapping[Law, str] | None) -> dict[Law, str]:

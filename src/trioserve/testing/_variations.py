@@ -15,7 +15,8 @@ from typing import Final, Literal, get_args
 from trioserve import Reason
 from trioserve.faults import parse_faults
 
-from ._case import Case, Disturbance, Order, Play
+from ._case import HOSTILE, Case, Disturbance, Order, Play
+from ._peer import Peer
 from ._plays import played, without_farewell
 from ._result import Run
 
@@ -55,6 +56,7 @@ class Effort:
 
     ``cost`` is the cost of a run for which these numbers hold, in scheduler steps; a
     thousand bytes count as one step. If a run costs more, there are fewer cases.
+    ``repeats`` says whether all messages are sent again and again.
     """
 
     cuts: int
@@ -62,6 +64,7 @@ class Effort:
     steps: int
     offsets: int
     cost: float
+    repeats: bool = False
 
     def for_runs_of(self, cost: float) -> Effort:
         """The effort for runs of this cost."""
@@ -76,7 +79,12 @@ class Effort:
 EFFORTS: Final[Mapping[Explore, Effort]] = {
     "quick": Effort(cuts=40, schedules=20, steps=60, offsets=16, cost=150),
     "thorough": Effort(
-        cuts=2000, schedules=500, steps=5000, offsets=5000, cost=math.inf
+        cuts=2000,
+        schedules=500,
+        steps=5000,
+        offsets=5000,
+        cost=math.inf,
+        repeats=True,
     ),
 }
 
@@ -143,7 +151,7 @@ class Variations:
     def plays(self, effort: Effort) -> Iterator[Case]:
         """Other ways to play the scripts, also in a network that holds little."""
         seeds = range(effort.schedules // 3)
-        for play in get_args(Play):
+        for play in get_args(Play)[: -len(HOSTILE)]:
             peers = [played(peer, play) for peer in self._plain.peers]
             if peers == list(self._plain.peers):
                 continue
@@ -156,11 +164,10 @@ class Variations:
                 for seed in seeds:
                     yield self._with(play=play, buffer=narrow, seed=seed)
 
-    def chunkings(self, effort: Effort, draw: random.Random) -> Iterator[Case]:
-        """A cut at each byte, single bytes, random pieces."""
-        size = self._up
-        faults = [f"up:cut@{at}" for at in sample(range(1, size), effort.cuts, draw)]
-        if size > 1:
+    def chunkings(self, cuts: Iterable[int], effort: Effort) -> Iterator[Case]:
+        """A cut at each of these bytes, single bytes, random pieces."""
+        faults = [f"up:cut@{at}" for at in cuts]
+        if self._up > 1:
             faults += [self._slices(1, 1), self._slices(1, 3), self._slices(2, 7)]
         for text in faults:
             yield self._with(faults=parse_faults(text))
@@ -241,18 +248,29 @@ class Variations:
             yield self._with(disturbance=what, at_step=2 * steps // 3, **often)
 
     def floods(self, base: Run) -> Iterator[Case]:
-        """Peers that send much and read nothing.
-
-        What is sent does not have the message after which the handler closes.
-        """
+        """Peers that send much and read nothing."""
         if any(peer.is_code for peer in self._plain.peers):
             return  # code decides itself what it sends
+        peers = self._without_farewells(base)
+        yield self._with(peers=peers, flood=2 * self._memory, buffer=_FLOOD_BUFFER)
+
+    def hostile(self, base: Run, plays: Iterable[Play]) -> Iterator[Case]:
+        """Peers that do harm, if there is one peer, and its messages are known."""
+        (peer, *others) = self._plain.peers
+        if others or not peer.sends or any(s.name == "meet" for s in peer.steps):
+            return
+        for play in plays:
+            ends = play == "repeated"  # the farewell would
+            peers = self._without_farewells(base) if ends else self._plain.peers
+            yield self._with(peers=peers, play=play)
+
+    def _without_farewells(self, base: Run) -> tuple[Peer, ...]:
+        """The peers, which do not send the message after which the handler closes."""
         closed = {r.id for r in base.reports if r.reason is Reason.SERVER_CLOSED}
-        peers = tuple(
+        return tuple(
             without_farewell(peer) if number in closed else peer
             for number, peer in enumerate(self._plain.peers, 1)
         )
-        yield self._with(peers=peers, flood=2 * self._memory, buffer=_FLOOD_BUFFER)
 
     def _with(self, **changes: object) -> Case:
         return dataclasses.replace(self._plain, **changes)  # type: ignore[arg-type]
