@@ -82,6 +82,8 @@ def test_no_task_moves_bytes(medium: RealMedium, there: RealMedium) -> None:
                 one.read_on()
                 other.read_on()
             await one.send_eof()
+            await trio.testing.wait_all_tasks_blocked(0.01)
+            assert other.tail == "eof"
             await other.send(1000)
             await other.send_eof()
         assert one.received == other.sent
@@ -158,7 +160,7 @@ async def test_an_eof_for_which_there_is_no_room_comes_later(
 ) -> None:
     """Law 5: a close_notify is bytes, and may have to wait like all bytes."""
     a, b = sockets(), medium()
-    narrow(tls_peer(b).socket)
+    narrow(b.peer)
     async with relaying(a, b) as (one, other, result):
         other.stop_reading()
         async with trio.open_nursery() as nursery:
@@ -204,7 +206,7 @@ async def test_a_side_that_is_gone_while_bytes_go_there(
 ) -> None:
     """Law 4: a reset of one side is one for the other, in both directions."""
     a, b = tls13(), tls13()
-    gone, left = (a, b) if which == "client" else (b, a)
+    gone, left = map(transport, (a, b) if which == "client" else (b, a))
     async with relaying(a, b) as (one, other, result):
         sender = other if which == "client" else one
         loser = one if which == "client" else other
@@ -216,8 +218,8 @@ async def test_a_side_that_is_gone_while_bytes_go_there(
         loser.read_on()
     assert sender.tail == "reset" or sender.broke
     assert result.value.reason in (Reason.CLIENT_RESET, Reason.SERVER_RESET)
-    assert transport(gone).error is not None
-    assert transport(left).closed
+    assert gone.error is not None
+    assert left.closed
 
 
 async def test_a_peer_that_takes_nothing_is_reset(
@@ -285,14 +287,14 @@ async def test_a_task_that_sends_at_the_same_time(
 ) -> None:
     """The relay raises: bytes of both would be mixed."""
     a, b = sockets(), tls13()
-    with a, b, trio.CancelScope() as scope:
+    with a, b:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(b.ours.send_all, bytes(MUCH))
             await trio.testing.wait_all_tasks_blocked(0.01)
             await a.peer.send_all(b"x")
             with pytest.raises(trio.BusyResourceError, match="sending"):
                 await relay(a.ours, b.ours)
-            scope.cancel()
+            nursery.cancel_scope.cancel()
 
 
 async def test_a_transport_over_a_stream_is_relayed_by_tasks() -> None:

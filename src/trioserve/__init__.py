@@ -27,11 +27,7 @@ The modules, from the bottom up; each imports only from rows below its own:
                 _pump   _race   _factory
                 _attempts   _upstream
                 _lifecycle   _engine   _dial
-<<<<<<< HEAD
-                _proxy_header   _tls_layer   _polled_pump
-=======
-                _checks   _proxy_header   _tls_layer
->>>>>>> main
+                _checks   _proxy_header   _tls_layer   _polled_pump
     connections _connection   _handshake   _record   _refusals   _relay_options
                 _relay_mirror   _engine_pump
                 _acceptor   _ledger   _relay_deadlines   _layered_pump
