@@ -79,14 +79,16 @@ class LayeredPump(PolledPump):
     def _send(self, data: bytes | memoryview) -> bool:
         """Send as much as goes, and hold the rest; False if the sink is broken."""
         sink = self.sink
-        if not (sink.closed or sink.sent_eof):
+        # Without data, it is its own EOF that has to be sent.
+        is_over = sink.closed or (sink.sent_eof and bool(data))
+        if not is_over:
             self._held = data[sink.send_now(data) :]
             if sink.error is None:
                 return True
         self._stop_reading()
         self._unblock()
         back = self.back
-        if sink.closed or sink.sent_eof:
+        if is_over:
             self.relay.on_closed()
         # If bytes of the sink's peer may be left, the other pump receives them and
         # then the error.
