@@ -7,10 +7,13 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import fcntl
 import math
 import random
 import socket
 import ssl
+import sys
+import termios
 from collections.abc import Callable, Generator
 from typing import Any, Generic, Self, TypeAlias, TypeVar
 
@@ -93,6 +96,13 @@ def socket_pair() -> tuple[socket.socket, socket.socket]:
 def trio_stream(sock: socket.socket) -> trio.SocketStream:
     sock.setblocking(False)
     return trio.SocketStream(trio.socket.from_stdlib_socket(sock))
+
+
+def arrived(sock: trio.socket.SocketType) -> int:
+    """How many bytes have arrived that nobody has received."""
+    answer = bytearray(4)
+    fcntl.ioctl(sock.fileno(), termios.FIONREAD, answer)
+    return int.from_bytes(answer, sys.byteorder)
 
 
 _NOTSENT_LOWAT = getattr(socket, "TCP_NOTSENT_LOWAT", 25)

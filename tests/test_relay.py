@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import fcntl
 import math
 import os
 import socket
 import ssl
-import sys
-import termios
 from collections.abc import AsyncGenerator
 from typing import Any, Literal
 
@@ -29,6 +26,7 @@ from links import (
     Peer,
     RealMedium,
     Whole,
+    arrived,
     memory,
     narrow,
     sockets,
@@ -63,12 +61,6 @@ from trioserve import (
 from trioserve._pipes import DEEP_SIZE
 from trioserve._relay import transport_of
 from trioserve._transport import CHUNK
-
-
-def _unread(stream: trio.SocketStream) -> int:
-    """Bytes that have arrived and that nobody has received."""
-    answer = fcntl.ioctl(stream.socket.fileno(), termios.FIONREAD, bytes(4))
-    return int.from_bytes(answer, sys.byteorder)
 
 
 def _unsent(stream: trio.abc.Stream) -> int:
@@ -547,7 +539,7 @@ async def test_a_timer_finds_the_reset_of_an_unread_side(
             if end == "eof":
                 assert await receive_all(a.peer) == b""
             # Until the other side takes no more bytes, and later ones stay unread.
-            while _unread(a.ours) < 10_000:
+            while arrived(a.ours.socket) < 10_000:
                 await a.peer.send_all(bytes(10_000))
                 # Less than the virtual clock needs to jump.
                 await trio.testing.wait_all_tasks_blocked(0.0005)

@@ -27,10 +27,10 @@ The modules, from the bottom up; each imports only from rows below its own:
                 _pump   _race   _factory
                 _attempts   _upstream
                 _lifecycle   _engine   _dial
-                _checks   _proxy_header   _tls_layer
+                _checks   _proxy_header   _tls_layer   _polled_pump
     connections _connection   _handshake   _record   _refusals   _relay_options
                 _relay_mirror   _engine_pump
-                _acceptor   _ledger   _relay_deadlines
+                _acceptor   _ledger   _relay_deadlines   _layered_pump
                 _socket_acceptor   _stream_acceptor   _dispatch   _relay_rules
                 _engine_run
                 _accept_loops

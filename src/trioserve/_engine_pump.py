@@ -1,9 +1,8 @@
-"""Pumps that the engine runs: move bytes between two sockets, without a task.
+"""Pumps between two sockets, whose bytes need not be looked at.
 
-A pump receives once per event and sends the bytes at once. Bulk goes through a pipe,
-by splice(2), without a copy into this process. All pumps share one pipe, which is empty
-between two events. A pump whose sink takes no bytes stops reading; it holds the bytes
-of one read, or keeps the pipe with its bytes.
+Bulk goes through a pipe, by splice(2), without a copy into this process. All pumps
+share one pipe, which is empty between two events. A pump whose sink takes no bytes
+holds those of one read, or keeps the pipe with its bytes.
 
 This module knows sockets and bytes. The relay decides, in its callbacks, when it ends
 and how its sides are closed.
@@ -13,15 +12,13 @@ from __future__ import annotations
 
 import errno
 import math
-from typing import Final, Protocol
+from typing import Final
 
-import trio
-
-from ._engine import IN, OUT, Engine
+from ._engine import Engine
 from ._errors import is_closed, is_ours
 from ._pipes import SUPPORTED as CAN_SPLICE
 from ._pipes import Pipe
-from ._pump import Pump
+from ._polled_pump import PolledPump
 from ._transport import CHUNK, PollableTransport
 
 #: A read of so many bytes is large. That is less than the buffer: with eight flows at
@@ -38,37 +35,6 @@ _NO_BULK: Final = 8
 #: that stops reading; a larger value makes no flow faster.
 UNCAP_AFTER: Final = 1_048_576
 _UNCAPPED: Final = 1_048_576
-
-
-class RelayCallbacks(Protocol):
-    """The callbacks of pumps to their relay, in the engine's task. None may wait.
-
-    Attributes:
-      quiet: set by the relay, to have :meth:`on_activity` called once.
-    """
-
-    quiet: bool
-
-    def on_eof(self, pump: EnginePump) -> None:
-        """Called when a pump has received EOF and delivered all before it.
-
-        It stops the pump, or calls its :meth:`~EnginePump.update_interest`.
-        """
-
-    def on_error(self, transport: PollableTransport) -> None:
-        """Called when a transport has an error and no pump will receive from it."""
-
-    def on_closed(self) -> None:
-        """Called when other code has closed one of the sides."""
-
-    def on_failure(self, error: BaseException) -> None:
-        """Called for errors of this machine, sides that another task uses, and bugs."""
-
-    def on_backpressure(self, pump: EnginePump, now: float) -> None:
-        """Called when a pump blocks or unblocks: a deadline may be earlier now."""
-
-    def on_activity(self, now: float) -> None:
-        """Called when a byte moves while :attr:`quiet` is set."""
 
 
 class _Bulk:
@@ -88,26 +54,10 @@ class _Bulk:
         self.lowat_before = 0
 
 
-class EnginePump(Pump):
-    """A pump between two sockets, driven by the engine's events.
+class EnginePump(PolledPump):
+    """A pump between two sockets; see :class:`PolledPump`."""
 
-    Args:
-      first: bytes that go to the sink before any other; next are those that were given
-        back to the source, then those that it receives.
-
-    Attributes:
-      back: the pump of the other direction; in an echo, this pump. It is set from
-        :meth:`start` to :meth:`stop`, like ``relay``.
-      blocked: whether it holds bytes that the sink has not taken.
-      fd, mask: the source's descriptor, and the events that the engine waits for
-        there; the mask of a pump that has stopped is 0.
-      relay: the relay, for callbacks.
-    """
-
-    __slots__ = (
-        "_bulk", "_engine", "_held", "_runs", "_streak", "back", "blocked", "fd",
-        "mask", "relay",
-    )  # fmt: skip
+    __slots__ = ("_bulk", "_streak")
 
     source: PollableTransport
     sink: PollableTransport
@@ -115,73 +65,20 @@ class EnginePump(Pump):
     def __init__(
         self, source: PollableTransport, sink: PollableTransport, first: bytes = b""
     ) -> None:
-        first += source.take_unread()
-        super().__init__(source, sink, len(first))
-        self.blocked = False
-        self.mask = 0
-        self.relay: RelayCallbacks
-        self.back: EnginePump
-        self._engine: Engine
-        self._runs = False
-        self._held: bytes | memoryview = first
+        super().__init__(source, sink, first)
         self._bulk: _Bulk | None = None
         # Counts large reads in a row while it copies, and small ones while it splices.
         # At minus infinity it never splices.
         self._streak: float = 0 if CAN_SPLICE else -math.inf
 
-    def start(self, engine: Engine, relay: RelayCallbacks, back: EnginePump) -> None:
-        """Let the engine wait for bytes of the source.
-
-        Raises:
-          trio.BusyResourceError: another task or relay receives from it.
-          trio.ClosedResourceError: it was closed.
-          OSError: the system has no room for one more.
-        """
-        if self.source.is_relayed:
-            # Checked here: the engine does not know a source that it has lost.
-            raise trio.BusyResourceError("another task is relaying this stream")
-        self.source.start_receiving()
-        self.fd = self.source.sock.fileno()
-        try:
-            engine.add(self)
-        except BaseException:
-            self.source.receiving_since = math.inf
-            raise
-        # Set here and not earlier: in a relay that never starts they would be cycles.
-        self.relay, self.back, self._engine = relay, back, engine
-        self._runs = True
-
-    def send_first(self) -> None:
-        """Let the sink take the bytes that were received before the relay."""
-        if self._held and self._runs:
-            self._block(trio.current_time())
-
     def stop(self) -> None:
-        """Stop moving bytes, and forget the engine and the relay."""
-        self._runs = False
-        if self.reading:
-            self.source.receiving_since = math.inf
-        if self.blocked:
-            self.sink.sending_since = math.inf
-        self.blocked = False
-        self._engine.remove(self)
+        super().stop()
         if self._bulk is not None:
             self._end_bulk()
-        # Break the cycles, so that the relay is freed without a garbage collection.
-        del self.relay, self.back
 
     # -- callbacks of the engine
 
-    def on_event(self, engine: Engine, events: int, now: float) -> None:
-        # This pump's source is the sink of the other pump: EPOLLOUT is for that one.
-        if events & ~IN and self.back.blocked:
-            self.back.on_writable(now)
-        # Checked after sending, which may have ended the relay.
-        if events & ~OUT and self.mask & IN:
-            self.on_readable(engine, now)
-
     def on_readable(self, engine: Engine, now: float) -> None:
-        """Receive once, and send the bytes at once."""
         if (bulk := self._bulk) is not None:
             if (pipe := engine.pipes.empty(now)) is not None:
                 self._splice(bulk, pipe, engine, now)
@@ -228,7 +125,6 @@ class EnginePump(Pump):
                 engine.pipes.flows += 1
 
     def on_writable(self, now: float) -> None:
-        """Send the held bytes: the sink may take some."""
         sink, before = self.sink, self.sink.sent
         if not self._push():
             return
@@ -243,10 +139,6 @@ class EnginePump(Pump):
             return
         self._unblock()
         self.relay.on_backpressure(self, now)
-
-    def on_lost(self, error: OSError) -> None:
-        if self._runs:
-            self.relay.on_failure(error)
 
     # -- through a pipe
 
@@ -340,26 +232,6 @@ class EnginePump(Pump):
         if bulk.moved >= UNCAP_AFTER:
             self.sink.set_notsent_lowat(bulk.lowat_before)
 
-    # -- while the sink takes no bytes
-
-    def _block(self, now: float) -> None:
-        """Stop reading until the sink has taken the held bytes."""
-        if self.sink.sending_since < math.inf:
-            self.relay.on_failure(trio.BusyResourceError("another task is sending"))
-            return
-        self.blocked = True
-        self.sink.sending_since = now
-        self.update_interest()
-        self.back.update_interest()
-        self.relay.on_backpressure(self, now)
-
-    def _unblock(self) -> None:
-        if self.blocked:
-            self.blocked = False
-            self.sink.sending_since = math.inf
-        self.update_interest()
-        self.back.update_interest()
-
     def _push(self) -> bool:
         """Send as many held bytes as the sink takes; False if the sink is broken."""
         sink, bulk = self.sink, self._bulk
@@ -388,18 +260,7 @@ class EnginePump(Pump):
         self._cannot_send(error)
         return False
 
-    def update_interest(self) -> None:
-        """Wait for EPOLLIN to read, and for EPOLLOUT if the other pump is blocked."""
-        mask = IN if self.reading and not self.blocked else 0
-        if self.back.blocked:
-            mask |= OUT
-        self._engine.set_interest(self, mask)
-
     # -- ends; callbacks come last, because they may end the relay
-
-    def _stop_reading(self) -> None:
-        self.reading = False
-        self.source.receiving_since = math.inf
 
     def _receive_eof(self) -> None:
         self._stop_reading()

@@ -8,11 +8,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ._engine import Engine
-from ._engine_pump import EnginePump, RelayCallbacks
+from ._polled_pump import PolledPump, RelayCallbacks
 
 
 def start_pumps(
-    engine: Engine, relay: RelayCallbacks, pumps: Sequence[EnginePump]
+    engine: Engine, relay: RelayCallbacks, pumps: Sequence[PolledPump]
 ) -> None:
     """Let the engine move bytes, until :func:`stop_pumps`.
 
@@ -40,7 +40,7 @@ def start_pumps(
         pump.send_first()
 
 
-def stop_pumps(engine: Engine, pumps: Sequence[EnginePump]) -> None:
+def stop_pumps(engine: Engine, pumps: Sequence[PolledPump]) -> None:
     """Stop moving bytes."""
     for pump in pumps:
         pump.source.notify_on_close(None)

@@ -299,7 +299,7 @@ class _Proxy(PromptHandler, Companion):
             # The client is gone: don't dial. Proxies that lead to each other would
             # pass on a reset without end.
             return _refuse(life, Reason.CLIENT_RESET, life.transport.error)
-        if life.transport.pollable() is None:
+        if life.transport.for_engine() is None:
             # The relay needs a task in any case. And the client may be one of a test's
             # network, in which the target is: dial() asks for that, which takes 2 us.
             return None

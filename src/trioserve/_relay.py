@@ -22,7 +22,7 @@ from ._factory import is_of_a_factory
 from ._lifecycle import Lifecycle
 from ._options import Timeouts
 from ._reason import Reason
-from ._relay_engine import EngineRelay
+from ._relay_engine import EngineRelay, pumps_between
 from ._relay_options import RelayOptions
 from ._relay_rules import RelayRules
 from ._relay_tasks import TaskRelay
@@ -246,13 +246,13 @@ def transport_of(stream: trio.abc.Stream) -> Transport:
 def make_relay(
     a: Transport, b: Transport, first: bytes, options: RelayOptions
 ) -> RelayRules:
-    """Make a relay by the engine between two sockets, else one by tasks.
+    """Make a relay by the engine if it can move the bytes of both, else one by tasks.
 
     Args:
       first: bytes that go to ``b`` before any other.
     """
-    if HAS_ENGINE and (one := a.pollable()) and (other := b.pollable()):
-        return EngineRelay(one, other, first, options)
+    if HAS_ENGINE and (pumps := pumps_between(a, b, first)):
+        return EngineRelay(pumps, options)
     return TaskRelay(a, b, first, options)
 
 

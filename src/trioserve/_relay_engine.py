@@ -1,4 +1,4 @@
-"""Relay by the engine: between two sockets, without a task.
+"""Relay by the engine: between two transports over sockets, without a task.
 
 The engine moves bytes and calls back; the rules decide when the relay ends. What the
 relay belongs to is told then: a connection of the server, or a task that waits.
@@ -17,33 +17,45 @@ from ._engine import Engine
 from ._engine_pump import EnginePump
 from ._engine_run import start_pumps, stop_pumps
 from ._errors import is_closed
+from ._layered_pump import LayeredPump
+from ._polled_pump import PolledPump
 from ._pump import will_find_end
 from ._reason import Reason
 from ._relay_options import RelayOptions
 from ._relay_rules import RelayRules
-from ._transport import PollableTransport
+from ._transport import Transport
 
 
-class EngineRelay(RelayRules):
-    """A relay between two sockets, whose pumps the engine runs.
+def pumps_between(a: Transport, b: Transport, first: bytes) -> Sequence[PolledPump]:
+    """Pumps from ``a`` to ``b`` and, unless they are the same, back.
 
     Args:
       first: bytes that go to ``b`` before any other.
+
+    Returns:
+      No pumps if the engine can't move the bytes of one of them.
+    """
+    if (one := a.pollable()) and (other := b.pollable()):
+        there = EnginePump(one, other, first)
+        return (there,) if a is b else (there, EnginePump(other, one))
+    if (here := a.for_engine()) and (beyond := b.for_engine()):
+        layered = LayeredPump(here, beyond, first)
+        return (layered,) if a is b else (layered, LayeredPump(beyond, here))
+    return ()
+
+
+class EngineRelay(RelayRules):
+    """A relay whose pumps the engine runs.
+
+    Args:
+      pumps: those that :func:`pumps_between` has made.
     """
 
     __slots__ = ("_engine", "_is_over", "_owner")
 
-    pumps: Sequence[EnginePump]
+    pumps: Sequence[PolledPump]
 
-    def __init__(
-        self,
-        a: PollableTransport,
-        b: PollableTransport,
-        first: bytes,
-        options: RelayOptions,
-    ) -> None:
-        there = EnginePump(a, b, first)
-        pumps = (there,) if a is b else (there, EnginePump(b, a))
+    def __init__(self, pumps: Sequence[PolledPump], options: RelayOptions) -> None:
         super().__init__(pumps, options)
         #: The engine, while it runs the pumps.
         self._engine: Engine | None = None
@@ -95,7 +107,7 @@ class EngineRelay(RelayRules):
 
     # -- callbacks of the pumps
 
-    def on_eof(self, pump: EnginePump) -> None:
+    def on_eof(self, pump: PolledPump) -> None:
         self.direction_done(pump)
         sink, over = pump.sink, pump.back.done
         if not over:  # saves a system call at the end
@@ -114,7 +126,7 @@ class EngineRelay(RelayRules):
         else:
             self.watch_soon(self.half_closed_at)
 
-    def on_error(self, transport: PollableTransport) -> None:
+    def on_error(self, transport: Transport) -> None:
         if self.mark_lost(transport):
             self._call_owner()  # bytes go on moving
 
@@ -131,7 +143,7 @@ class EngineRelay(RelayRules):
         else:
             self.fail(error)
 
-    def on_backpressure(self, pump: EnginePump, now: float) -> None:
+    def on_backpressure(self, pump: PolledPump, now: float) -> None:
         if pump.blocked and (
             self.timer_due == math.inf or self.quiet or self.has_short_timer()
         ):

@@ -186,7 +186,11 @@ class SocketTransport(SocketState):
             self.sending_since = self.moved_at
         return count
 
-    def send_now(self, data: bytes) -> int:
+    def receive_now(self) -> bytes | None:
+        data = self._try_to_receive(CHUNK)
+        return None if data is None else self.count_received(data, None)
+
+    def send_now(self, data: bytes | memoryview) -> int:
         with contextlib.suppress(*FAILURES):
             return self._try_to_send(data)
         return 0
@@ -263,7 +267,6 @@ class SocketTransport(SocketState):
                 pass  # close(2) frees the descriptor even if it fails
 
     def tell_closing(self) -> None:
-        """Call the observer, before the close."""
         if (observer := self.observer) is not None:
             self.notify_on_close(None)
             observer.on_closed()

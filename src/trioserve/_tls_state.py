@@ -15,11 +15,16 @@ import trio
 
 from ._report import TlsFacts
 from ._tcp import Setting
-from ._transport import Transport
+from ._transport import (
+    CloseObserver,
+    EngineTransport,
+    PollableTransport,
+    Transport,
+)
 from .wire._tls_session import TlsSession
 
 
-class TlsState(Transport):
+class TlsState(EngineTransport):
     """The half of a TLS transport that tells how it stands.
 
     Args:
@@ -75,6 +80,29 @@ class TlsState(Transport):
 
     def apply(self, settings: Iterable[Setting]) -> None:
         self.below.apply(settings)
+
+    def for_engine(self) -> EngineTransport | None:
+        return None if self.below.for_engine() is None else self
+
+    @property
+    def carrier(self) -> PollableTransport:
+        return self._below_for_engine().carrier
+
+    @property
+    def is_relayed(self) -> bool:
+        return self._below_for_engine().is_relayed
+
+    def notify_on_close(self, observer: CloseObserver | None) -> None:
+        self._below_for_engine().notify_on_close(observer)
+
+    def tell_closing(self) -> None:
+        if (below := self.below.for_engine()) is not None:
+            below.tell_closing()
+
+    def _below_for_engine(self) -> EngineTransport:
+        below = self.below.for_engine()
+        assert below is not None
+        return below
 
     def wraps(self, thing: object) -> bool:
         return thing is self or self.below.wraps(thing)

@@ -119,11 +119,33 @@ class TlsTransport(TlsState):
             await trio.lowlevel.cancel_shielded_checkpoint()
             raise
 
+    def receive_now(self) -> bytes | None:
+        data = self.receive_held()
+        if data is None:
+            with self._keeping_errors():
+                encrypted = self._below_for_engine().receive_now()
+            if encrypted is not None:
+                self._feed(encrypted)
+                data = self.receive_held()
+        return data
+
+    def receive_held(self) -> bytes | None:
+        data = self._read(CHUNK)
+        if self._is_unreadable and data is None:
+            if not self._is_flushing:
+                self._flush_now()  # the alert
+            raise self.broken() from self.error
+        return None if data is None else self.count_received(data, None)
+
     async def _feed_more(self) -> None:
-        """Receive more encrypted bytes; an end without a close_notify is an error."""
+        """Receive more encrypted bytes."""
         with self._keeping_errors():
             data = await self.below.receive()
         self.check_open()
+        self._feed(data)
+
+    def _feed(self, data: bytes) -> None:
+        """Take encrypted bytes; an end without a close_notify is an error."""
         may_end = self._allows_truncation and not self.session.is_within_record
         if data:
             self.session.feed(data)
@@ -136,15 +158,23 @@ class TlsTransport(TlsState):
         """Read what has arrived; None if it is less than a record."""
         if self._is_unreadable:
             raise self.broken() from self.error
-        try:
-            data = self.session.read(max_bytes)
-            if self.session.output_size:
-                self._answer()
-            return data
-        except TlsError as error:
-            self._fail(error)
-        await self._say_last_words()
-        raise self.broken() from self.error
+        data = self._read(max_bytes)
+        if self._is_unreadable:
+            await self._say_last_words()
+            raise self.broken() from self.error
+        return data
+
+    def _read(self, max_bytes: int) -> bytes | None:
+        """Read what has arrived; None if it is less than a record, or not valid."""
+        if not self._is_unreadable:
+            try:
+                data = self.session.read(max_bytes)
+                if self.session.output_size:
+                    self._answer()
+                return data
+            except TlsError as error:
+                self._fail(error)
+        return None
 
     def _answer(self) -> None:
         """Send what a read has written, as far as there is room; the rest comes later.
@@ -192,6 +222,24 @@ class TlsTransport(TlsState):
             await trio.lowlevel.cancel_shielded_checkpoint()
             raise
 
+    def send_now(self, data: bytes | memoryview) -> int:
+        """Encrypt as much as there is room for, which then counts as sent."""
+        if self._held:
+            self._flush_now()
+        count = 0
+        if data and not self._held and self.error is None:
+            try:
+                count = self.session.write(data[:CHUNK])
+            except TlsError as error:
+                self.keep_error(error)
+                return 0
+            self._flush_now()
+            self.sent += count
+            self.moved_at = self.clock.current_time()
+        if self.below.error is not None:
+            self.keep_error(self.below.error)
+        return count
+
     def _encrypt(self, view: memoryview) -> int:
         """Encrypt what is sent at once; return its length."""
         count = self.session.write(view)
@@ -200,8 +248,8 @@ class TlsTransport(TlsState):
 
     def _flush_now(self) -> None:
         """Send as much of what is encrypted as goes without waiting."""
-        self._held += self.session.output()
-        self._held = self._held[self.below.send_now(self._held) :]
+        held = self._held + self.session.output()
+        self._held = held[self.below.send_now(held) :]
 
     async def _flush(self) -> None:
         """Send all bytes that are encrypted. One task at a time may call this."""
@@ -249,9 +297,7 @@ class TlsTransport(TlsState):
             raise trio.BusyResourceError("another task is sending")
         is_first = not self.sent_eof
         if is_first:
-            self.mark_eof_sent()
-            if self.error is None:
-                self.session.close()
+            self._close_session()
         self.sending_since = self.clock.current_time()
         try:
             if self.error is None:
@@ -265,6 +311,23 @@ class TlsTransport(TlsState):
         await trio.lowlevel.cancel_shielded_checkpoint()
         if self.error is not None and not (self.closed or self.end_is_receivable()):
             raise self.broken() from self.error
+
+    def send_eof_now(self) -> None:
+        self.check_open()
+        if self.sending_since < math.inf:
+            raise trio.BusyResourceError("another task is sending")
+        if not self.sent_eof:
+            self._close_session()
+            self._flush_now()
+            if self.below.error is not None:
+                self.keep_error(self.below.error)
+            if self.on_wait is not None:
+                self.on_wait()
+
+    def _close_session(self) -> None:
+        self.mark_eof_sent()
+        if self.error is None:
+            self.session.close()
 
     async def discard(self, max_bytes: int, seconds: float) -> None:
         # Nobody gets these bytes, so it does not matter whether they are complete.
@@ -294,6 +357,7 @@ class TlsTransport(TlsState):
         """Close at once, by RST; or by FIN if the peer has an alert to read."""
         if not self.closed:
             self.mark_closed()
+            self.tell_closing()
         if not (self._closes_after_alert() or self.below.closed):
             self.below.abort()
             if (count := self.below.unacknowledged) is not None:
@@ -309,6 +373,7 @@ class TlsTransport(TlsState):
         if self.closed:
             return
         self.mark_closed()
+        self.tell_closing()
         if self._closes_after_alert():
             return
         if self.error is None and not self._is_flushing:

@@ -57,8 +57,8 @@ class Transport(TransportState, abc.ABC):
       can_half_close: whether EOF can be sent while receiving goes on.
       closes_at_once: whether :meth:`close` and :meth:`abort` have closed it when
         they return, so that :meth:`wait_closed` does not wait.
-      holds_sent: whether it holds bytes that count as sent, because a send was
-        cancelled that had encrypted them.
+      holds_sent: whether it holds bytes that count as sent: they are encrypted, and
+        the kernel had no room.
     """
 
     __slots__ = ()
@@ -87,8 +87,12 @@ class Transport(TransportState, abc.ABC):
     def apply(self, settings: Iterable[Setting]) -> None:
         """Apply options to the socket below. Here there is none: do nothing."""
 
-    def pollable(self) -> PollableTransport | None:
+    def for_engine(self) -> EngineTransport | None:
         """This transport if the engine can move its bytes, else None."""
+        return None
+
+    def pollable(self) -> PollableTransport | None:
+        """This transport if its bytes are those of a socket, else None."""
         return None
 
     def tls_facts(self) -> TlsFacts | None:
@@ -174,7 +178,7 @@ class Transport(TransportState, abc.ABC):
         """Discard bytes that have arrived, without waiting for more."""
         self.discarded += len(self.take_unread())
 
-    def send_now(self, data: bytes) -> int:
+    def send_now(self, data: bytes | memoryview) -> int:
         """Send as much of ``data`` as goes without waiting; return how much.
 
         Call it only if no task is sending. An error is kept, and not raised. It is 0
@@ -284,7 +288,57 @@ class Transport(TransportState, abc.ABC):
         """Detach from the stream, which stays open; the transport counts as closed."""
 
 
-class PollableTransport(Transport):
+class EngineTransport(Transport):
+    """A transport whose bytes the engine can move: over a socket, perhaps with TLS.
+
+    The methods are called by pumps, in the engine's task, and none of them waits.
+    """
+
+    __slots__ = ()
+
+    @property
+    @abc.abstractmethod
+    def carrier(self) -> PollableTransport:
+        """The transport of the socket, at whose events bytes move."""
+
+    @property
+    @abc.abstractmethod
+    def is_relayed(self) -> bool:
+        """Whether a relay of the engine uses it, and observes its close."""
+
+    @abc.abstractmethod
+    def notify_on_close(self, observer: CloseObserver | None) -> None:
+        """Call ``observer.on_closed()`` before the next close; None: call nothing."""
+
+    @abc.abstractmethod
+    def tell_closing(self) -> None:
+        """Call the observer, before the close."""
+
+    @abc.abstractmethod
+    def receive_now(self) -> bytes | None:
+        """Receive from the socket once: ``b""`` at EOF, None if no byte has come.
+
+        Raises:
+          trio.BrokenResourceError: the connection is broken, and all bytes that had
+            arrived were delivered.
+          trio.ClosedResourceError: this stream was closed.
+        """
+
+    def receive_held(self) -> bytes | None:
+        """:meth:`receive_now`, but only what was read from the socket before."""
+        return None
+
+    @abc.abstractmethod
+    def send_eof_now(self) -> None:
+        """:meth:`send_eof` without a checkpoint; a system error is kept, not raised.
+
+        Raises:
+          trio.BusyResourceError: another task is sending.
+          trio.ClosedResourceError: this stream was closed.
+        """
+
+
+class PollableTransport(EngineTransport):
     """A transport over a non-blocking socket, which the engine can poll.
 
     The engine calls ``recv_into`` and ``send`` of :attr:`sock` itself and keeps the
@@ -298,30 +352,19 @@ class PollableTransport(Transport):
 
     sock: socket.socket
 
+    def for_engine(self) -> PollableTransport:
+        return self
+
     def pollable(self) -> PollableTransport:
         return self
 
     @property
-    @abc.abstractmethod
-    def is_relayed(self) -> bool:
-        """Whether a relay of the engine uses it, and observes its close."""
-
-    @abc.abstractmethod
-    def notify_on_close(self, observer: CloseObserver | None) -> None:
-        """Call ``observer.on_closed()`` before the next close; None: call nothing."""
+    def carrier(self) -> PollableTransport:
+        return self
 
     @abc.abstractmethod
     def keep_os_error(self, error: OSError) -> bool:
         """Keep an error of a system call; False if the error is from a close."""
-
-    @abc.abstractmethod
-    def send_eof_now(self) -> None:
-        """:meth:`send_eof` without a checkpoint; a system error is kept, not raised.
-
-        Raises:
-          trio.BusyResourceError: another task is sending.
-          trio.ClosedResourceError: this stream was closed.
-        """
 
     @abc.abstractmethod
     def set_notsent_lowat(self, size: int) -> int:

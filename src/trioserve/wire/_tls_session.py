@@ -166,7 +166,7 @@ class TlsSession:
         try:
             # Without the question, each read would end with an exception.
             while left and self.holds_bytes and not self.has_ended:
-                data = self.object.read(left)
+                data = self.object.read(min(left, RECORD))
                 if not data:
                     self.has_ended = True
                     break
