@@ -142,7 +142,7 @@ class Heard:
         self.quiet = False
         self.told: list[str] = []
 
-    def on_eof(self, pump: PolledPump) -> None:
+    def on_eof(self, pump: PolledPump[Any]) -> None:
         pump.update_interest()
         self.told.append("eof")
 
@@ -155,7 +155,7 @@ class Heard:
     def on_failure(self, error: BaseException) -> None:
         self.told.append(repr(error))
 
-    def on_backpressure(self, pump: PolledPump, now: float) -> None:
+    def on_backpressure(self, pump: PolledPump[Any], now: float) -> None:
         self.told.append("backpressure")
 
     def on_activity(self, now: float) -> None:
@@ -575,7 +575,7 @@ async def test_a_descriptor_reused_between_two_events_of_a_poll(
         heard = Heard()
 
         class Hands(Heard):
-            def on_eof(self, pump: PolledPump) -> None:
+            def on_eof(self, pump: PolledPump[Any]) -> None:
                 pump.update_interest()
                 c.ours.socket.close()
                 os.dup2(stranger.ours.socket.fileno(), number)
@@ -820,7 +820,7 @@ async def test_an_exception_in_one_relay_comes_out_of_that_one(
 ) -> None:
     """Law 1: and no other is affected."""
 
-    def on_eof(self: EngineRelay, pump: PolledPump) -> None:
+    def on_eof(self: EngineRelay, pump: PolledPump[Any]) -> None:
         raise RuntimeError("a bug")
 
     with sockets() as a, sockets() as b, sockets() as c, sockets() as d:

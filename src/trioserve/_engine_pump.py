@@ -54,13 +54,10 @@ class _Bulk:
         self.lowat_before = 0
 
 
-class EnginePump(PolledPump):
+class EnginePump(PolledPump[PollableTransport]):
     """A pump between two sockets; see :class:`PolledPump`."""
 
     __slots__ = ("_bulk", "_streak")
-
-    source: PollableTransport
-    sink: PollableTransport
 
     def __init__(
         self, source: PollableTransport, sink: PollableTransport, first: bytes = b""

@@ -6,13 +6,14 @@ This module does not know how bytes move, or why a relay ends.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from ._engine import Engine
 from ._polled_pump import PolledPump, RelayCallbacks
 
 
 def start_pumps(
-    engine: Engine, relay: RelayCallbacks, pumps: Sequence[PolledPump]
+    engine: Engine, relay: RelayCallbacks, pumps: Sequence[PolledPump[Any]]
 ) -> None:
     """Let the engine move bytes, until :func:`stop_pumps`.
 
@@ -40,7 +41,7 @@ def start_pumps(
         pump.send_first()
 
 
-def stop_pumps(engine: Engine, pumps: Sequence[PolledPump]) -> None:
+def stop_pumps(engine: Engine, pumps: Sequence[PolledPump[Any]]) -> None:
     """Stop moving bytes."""
     for pump in pumps:
         pump.source.notify_on_close(None)

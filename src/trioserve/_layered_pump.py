@@ -11,9 +11,10 @@ import trio
 
 from ._engine import Engine
 from ._polled_pump import PolledPump
+from ._transport import EngineTransport
 
 
-class LayeredPump(PolledPump):
+class LayeredPump(PolledPump[EngineTransport]):
     """A pump between two transports; see :class:`PolledPump`."""
 
     __slots__ = ()

@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import abc
 import math
-from typing import Protocol
+from typing import Any, Generic, Protocol, TypeVar
 
 import trio
 
 from ._engine import IN, OUT, Engine
 from ._pump import Pump
 from ._transport import EngineTransport, Transport
+
+_T = TypeVar("_T", bound=EngineTransport)
 
 
 class RelayCallbacks(Protocol):
@@ -27,7 +29,7 @@ class RelayCallbacks(Protocol):
 
     quiet: bool
 
-    def on_eof(self, pump: PolledPump) -> None:
+    def on_eof(self, pump: PolledPump[Any]) -> None:
         """Called when a pump has received EOF and delivered all before it.
 
         It stops the pump, or calls its :meth:`~PolledPump.update_interest`.
@@ -42,14 +44,14 @@ class RelayCallbacks(Protocol):
     def on_failure(self, error: BaseException) -> None:
         """Called for errors of this machine, sides that another task uses, and bugs."""
 
-    def on_backpressure(self, pump: PolledPump, now: float) -> None:
+    def on_backpressure(self, pump: PolledPump[Any], now: float) -> None:
         """Called when a pump blocks or unblocks: a deadline may be earlier now."""
 
     def on_activity(self, now: float) -> None:
         """Called when a byte moves while :attr:`quiet` is set."""
 
 
-class PolledPump(Pump, abc.ABC):
+class PolledPump(Pump, abc.ABC, Generic[_T]):
     """A pump that is driven by the events of its source's socket.
 
     Args:
@@ -67,23 +69,23 @@ class PolledPump(Pump, abc.ABC):
 
     __slots__ = ("_engine", "_held", "_runs", "back", "blocked", "fd", "mask", "relay")
 
-    source: EngineTransport
-    sink: EngineTransport
+    source: _T
+    sink: _T
 
-    def __init__(
-        self, source: EngineTransport, sink: EngineTransport, first: bytes = b""
-    ) -> None:
+    def __init__(self, source: _T, sink: _T, first: bytes = b"") -> None:
         first += source.take_unread()
         super().__init__(source, sink, len(first))
         self.blocked = False
         self.mask = 0
         self.relay: RelayCallbacks
-        self.back: PolledPump
+        self.back: PolledPump[_T]
         self._engine: Engine
         self._runs = False
         self._held: bytes | memoryview = first
 
-    def start(self, engine: Engine, relay: RelayCallbacks, back: PolledPump) -> None:
+    def start(
+        self, engine: Engine, relay: RelayCallbacks, back: PolledPump[_T]
+    ) -> None:
         """Let the engine wait for bytes of the source.
 
         Raises:

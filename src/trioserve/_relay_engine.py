@@ -26,7 +26,9 @@ from ._relay_rules import RelayRules
 from ._transport import Transport
 
 
-def pumps_between(a: Transport, b: Transport, first: bytes) -> Sequence[PolledPump]:
+def pumps_between(
+    a: Transport, b: Transport, first: bytes
+) -> Sequence[PolledPump[Any]]:
     """Pumps from ``a`` to ``b`` and, unless they are the same, back.
 
     Args:
@@ -53,9 +55,9 @@ class EngineRelay(RelayRules):
 
     __slots__ = ("_engine", "_is_over", "_owner")
 
-    pumps: Sequence[PolledPump]
+    pumps: Sequence[PolledPump[Any]]
 
-    def __init__(self, pumps: Sequence[PolledPump], options: RelayOptions) -> None:
+    def __init__(self, pumps: Sequence[PolledPump[Any]], options: RelayOptions) -> None:
         super().__init__(pumps, options)
         #: The engine, while it runs the pumps.
         self._engine: Engine | None = None
@@ -107,7 +109,7 @@ class EngineRelay(RelayRules):
 
     # -- callbacks of the pumps
 
-    def on_eof(self, pump: PolledPump) -> None:
+    def on_eof(self, pump: PolledPump[Any]) -> None:
         self.direction_done(pump)
         sink, over = pump.sink, pump.back.done
         if not over:  # saves a system call at the end
@@ -143,7 +145,7 @@ class EngineRelay(RelayRules):
         else:
             self.fail(error)
 
-    def on_backpressure(self, pump: PolledPump, now: float) -> None:
+    def on_backpressure(self, pump: PolledPump[Any], now: float) -> None:
         if pump.blocked and (
             self.timer_due == math.inf or self.quiet or self.has_short_timer()
         ):
