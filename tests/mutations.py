@@ -833,7 +833,7 @@ MUTATIONS: Sequence[Mutation] = (
     Mutation(
         law=9,
         breaks="a direction goes on receiving while its sink takes nothing",
-        file="_engine_pump.py",
+        file="_polled_pump.py",
         old="mask = IN if self.reading and not self.blocked else 0",
         new="mask = IN if self.reading else 0",
         tests=("test_relay.py", "test_a_peer_that_never_reads_costs_one_chunk"),
@@ -1044,7 +1044,7 @@ MUTATIONS: Sequence[Mutation] = (
     Mutation(
         law=13,
         breaks="a connection that is closed waits for the garbage collector",
-        file="_engine_pump.py",
+        file="_polled_pump.py",
         old="        del self.relay, self.back\n",
         new="",
         tests=("test_serve.py", "test_an_ended_connection_leaves_no_garbage"),

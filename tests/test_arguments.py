@@ -236,6 +236,7 @@ ANY: dict[str, str] = {
     "Server.count": "as of every sequence",
     "Server.index": "as of every sequence",
     "Attempt": "a record",
+    "Certificate": "a record",
     "ConnectionReport": "a record",
     "DrainSummary": "a record",
     "Flow": "a record",

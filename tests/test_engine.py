@@ -86,7 +86,7 @@ class Counted(Pipes):
 
 
 @contextlib.contextmanager
-def started(relay: RelayCallbacks, *pumps: EnginePump) -> Generator[None]:
+def started(relay: RelayCallbacks, *pumps: PolledPump[Any]) -> Generator[None]:
     """The engine moves bytes during the block."""
     engine = Engine.of_this_run()
     start_pumps(engine, relay, pumps)

@@ -28,9 +28,13 @@ from links import (
     tls_sessions,
 )
 from support import Result, acknowledged, run
+from test_engine import Heard, started
 from trioserve import Reason, Timeouts, relay
+from trioserve._engine import Engine
+from trioserve._layered_pump import LayeredPump
 from trioserve._relay import transport_of
 from trioserve._tls_transport import TlsTransport
+from trioserve._transport import EngineTransport
 
 MUCH = 3_000_000
 
@@ -198,6 +202,47 @@ async def test_a_record_that_is_not_valid_resets_the_other_side(
     told = tls_peer(a).transport.error
     assert "bad_record_mac" in str(told) or "decrypt" in str(told)
     assert result.value.reason is Reason.CLIENT_RESET
+
+
+async def test_a_record_that_is_not_valid_while_a_task_sends(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """The alert can't be sent in the middle of that, and the relay ends all the same."""
+    a, b = tls13(), sockets()
+    async with relaying(a, b) as (one, _, result):
+        one.stop_reading()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(Peer(a.ours).send, 10 * MUCH)
+            await trio.testing.wait_all_tasks_blocked(0.01)
+            await tls_peer(a).transport.below.send(b"\x17\x03\x03\x00\x20" + bytes(32))
+        one.read_on()
+    assert result.value.reason is Reason.CLIENT_RESET
+
+
+async def test_an_event_without_room_is_no_progress(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """Law 9: write_stall counts from the last byte, not from the last event."""
+    with sockets() as a, tls13() as b:
+        narrow(b.peer)
+        source, sink = transport_of(a.ours), transport(b)
+        assert isinstance(source, EngineTransport)
+        pumps = LayeredPump(source, sink), LayeredPump(sink, source)
+        heard = Heard()
+        with started(heard, *pumps):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(Peer(a.peer).send, MUCH)
+                await acknowledged()
+                nursery.cancel_scope.cancel()
+            assert pumps[0].blocked
+            since = sink.sending_since
+            pumps[0].on_writable(since + 5)
+            assert (pumps[0].blocked, sink.sending_since) == (True, since)
+            assert sink.receive_now() is None
+            source.carrier.sock.close()
+            pumps[0].on_readable(Engine.of_this_run(), 0)
+            assert heard.told[-1] == "closed"
+        source.release()
 
 
 @pytest.mark.parametrize("which", ["client", "target"])

@@ -120,14 +120,12 @@ class TlsTransport(TlsState):
             raise
 
     def receive_now(self) -> bytes | None:
-        data = self.receive_held()
-        if data is None:
-            with self._keeping_errors():
-                encrypted = self._below_for_engine().receive_now()
-            if encrypted is not None:
-                self._feed(encrypted)
-                data = self.receive_held()
-        return data
+        with self._keeping_errors():
+            encrypted = self._below_for_engine().receive_now()
+        if encrypted is None:
+            return None
+        self._feed(encrypted)
+        return self.receive_held()
 
     def receive_held(self) -> bytes | None:
         data = self._read(CHUNK)
@@ -234,10 +232,12 @@ class TlsTransport(TlsState):
                 self.keep_error(error)
                 return 0
             self._flush_now()
-            self.sent += count
-            self.moved_at = self.clock.current_time()
         if self.below.error is not None:
             self.keep_error(self.below.error)
+            return 0
+        if count:
+            self.sent += count
+            self.moved_at = self.clock.current_time()
         return count
 
     def _encrypt(self, view: memoryview) -> int:

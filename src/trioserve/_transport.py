@@ -318,6 +318,8 @@ class EngineTransport(Transport):
     def receive_now(self) -> bytes | None:
         """Receive from the socket once: ``b""`` at EOF, None if no byte has come.
 
+        Call it only after :meth:`receive_held` has returned None.
+
         Raises:
           trio.BrokenResourceError: the connection is broken, and all bytes that had
             arrived were delivered.
@@ -325,7 +327,7 @@ class EngineTransport(Transport):
         """
 
     def receive_held(self) -> bytes | None:
-        """:meth:`receive_now`, but only what was read from the socket before."""
+        """:meth:`receive_now`, but of what was read from the socket before."""
         return None
 
     @abc.abstractmethod

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import importlib.metadata
 import json
 import os
@@ -14,6 +15,7 @@ from typing import Any
 
 import pytest
 
+import trioserve
 from app.invoked import error_of, invoke
 from trioserve import Timeouts
 from trioserve.app._cli import cli
@@ -337,13 +339,13 @@ def test_python_m_trioserve_is_the_command(
 ) -> None:
     monkeypatch.setattr(sys, "argv", ["trioserve", "--help"])
     with pytest.raises(SystemExit) as caught:
-        runpy.run_module("trioserve", run_name="__main__")
+        runpy.run_path(str(Path(trioserve.__file__).parent), run_name="__main__")
     assert caught.value.code == 0
     assert "Commands:" in capsys.readouterr().out
 
 
 def test_importing_main_runs_nothing() -> None:
-    assert runpy.run_module("trioserve.__main__")["main"]
+    assert importlib.import_module("trioserve.__main__").main
 
 
 def test_the_command_imports_what_it_runs_lazily() -> None:

@@ -177,6 +177,14 @@ def test_what_checks_say_is_logged() -> None:
     assert up == "db:5432 answers again"
 
 
+def test_a_target_whose_checks_pass_again_and_again_is_suppressed() -> None:
+    lines: list[str] = []
+    output = Output(Log(lines.append, "text"), log_writer=None)  # type: ignore[arg-type]
+    for _ in range(9):
+        output.target_changed(dataclasses.replace(UP, checks=3))
+    assert len(lines) == 5
+
+
 def test_the_status_has_the_targets() -> None:
     async def main() -> None:
         async with serving(echo) as running:
