@@ -207,7 +207,7 @@ async def test_a_record_that_is_not_valid_resets_the_other_side(
 async def test_a_record_that_is_not_valid_while_a_task_sends(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
-    """The alert can't be sent in the middle of that, and the relay ends all the same."""
+    """The alert can not be sent in the middle of that, and the relay ends."""
     a, b = tls13(), sockets()
     async with relaying(a, b) as (one, _, result):
         one.stop_reading()
@@ -239,7 +239,7 @@ async def test_an_event_without_room_is_no_progress(
             pumps[0].on_writable(since + 5)
             assert (pumps[0].blocked, sink.sending_since) == (True, since)
             assert sink.receive_now() is None
-            source.carrier.sock.close()
+            a.ours.socket.close()
             pumps[0].on_readable(Engine.of_this_run(), 0)
             assert heard.told[-1] == "closed"
         source.release()
