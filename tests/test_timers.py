@@ -83,6 +83,22 @@ def test_each_holder_is_called_at_its_earliest_watch(
     run(main)
 
 
+async def test_a_late_timer_is_told_of_though_its_holder_has_ended_meanwhile(
+    autojump_clock: trio.testing.MockClock,
+    timers: Timers,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Law 15: after a stop, bytes that have come may end it before the timers run."""
+    holder = _Holder(timers)
+    timers.watch(holder, trio.current_time() + 1)
+    await trio.testing.wait_all_tasks_blocked()
+    autojump_clock.jump(5)
+    timers.forget(holder)
+    await trio.testing.wait_all_tasks_blocked()
+    assert holder.woken == []
+    assert "a timer is 4.0 s late" in caplog.text
+
+
 async def test_a_later_watch_does_not_move_an_earlier_one(
     timers: Timers, autojump_clock: trio.testing.MockClock
 ) -> None:

@@ -84,11 +84,12 @@ class Timers:
             return
         holder.timer_due = math.inf
         if self._remove(holder, when):
-            if when == self._heap[0]:
-                # A stale head would wake the task and move a virtual clock.
-                self._sleep.deadline = self._earliest()
-            else:
+            if when != self._heap[0]:
                 self._drop_stale()
+            elif when > trio.current_time():
+                # A stale head would wake the task and move a virtual clock. A deadline
+                # that has passed wakes it in any case, and tells how late it is.
+                self._sleep.deadline = self._earliest()
 
     def _remove(self, holder: DeadlineHolder, when: float) -> bool:
         """Remove a holder of a deadline; whether that was the last one."""

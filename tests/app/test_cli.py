@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib
 import importlib.metadata
 import json
 import os
@@ -345,7 +344,8 @@ def test_python_m_trioserve_is_the_command(
 
 
 def test_importing_main_runs_nothing() -> None:
-    assert importlib.import_module("trioserve.__main__").main
+    file = Path(trioserve.__file__).with_name("__main__.py")
+    assert runpy.run_path(str(file))["main"]
 
 
 def test_the_command_imports_what_it_runs_lazily() -> None:

@@ -128,15 +128,10 @@ class HostilePlayer(Player):
             if number in (*_FIRST, *_EARLY, *_LATE):
                 # A collection takes long; most handlers need none.
                 kept[number] = await self._kept(collects=number > _FIRST[-1])
-            if number in _FIRST[1:]:
-                before = _FIRST[_FIRST.index(number) - 1]
-                if kept[number] - kept[before] <= _SPARE * (number - before):
-                    return
-        grown = min(kept[at] for at in _LATE) - max(kept[at] for at in _EARLY)
-        rounds = _LATE[0] - _EARLY[-1]
-        if grown > _SPARE * rounds:
-            how = "what it keeps grows each time the peer sends all its messages again"
-            self._state.violated("growth", how)
+            if number in (*_FIRST[1:], _LATE[-1]) and not _grows(kept, number):
+                return
+        how = "what it keeps grows each time the peer sends all its messages again"
+        self._state.violated("growth", how)
 
     async def _up_to_the_last_message(self) -> bytes:
         """Play the script up to its last message, and return that."""
@@ -160,6 +155,21 @@ class HostilePlayer(Player):
             gc.collect()
         snapshot = tracemalloc.take_snapshot().filter_traces(_NOT_COUNTED)
         return sum(trace.size for trace in snapshot.traces)
+
+
+def _grows(kept: dict[int, int], last: int) -> bool:
+    """Whether more is kept at round ``last`` than before, for each round.
+
+    Args:
+      kept: the bytes that are kept after some of the rounds.
+    """
+    if last in _FIRST:
+        before = _FIRST[_FIRST.index(last) - 1]
+        grown = kept[last] - kept[before]
+    else:
+        before, last = _EARLY[-1], _LATE[0]
+        grown = min(kept[at] for at in _LATE) - max(kept[at] for at in _EARLY)
+    return grown > _SPARE * (last - before)
 
 
 def unending(message: bytes, size: int) -> bytes:
