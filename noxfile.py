@@ -17,6 +17,7 @@ PYPROJECT = nox.project.load_toml("pyproject.toml")
 # Polling is for tests under a virtual clock; handlers of tests may have no await;
 # task_status is passed on.
 ASYNC_RULES = ["--enable=ASYNC1", "--disable=ASYNC110,ASYNC114,ASYNC124,ASYNC128"]
+QUICK = "not long and not fuzz"
 # Most tests wait for something most of the time: more than there are cores.
 PYTEST = ["pytest", "-n", "4", "--dist", "worksteal", "--durations", "25"]
 CODE = ["src", "tests", "examples", "bench", "noxfile.py"]
@@ -112,7 +113,7 @@ def lowest(session: nox.Session) -> None:
     """Tests of what can depend on them, with the lowest versions that are allowed."""
     lowest = [d.replace(">=", "==") for d in PYPROJECT["project"]["dependencies"]]
     session.install(*group("test"), ".", *lowest)
-    session.run(*PYTEST, "-m", "not long", *(session.posargs or DEPENDENT))
+    session.run(*PYTEST, "-m", QUICK, *(session.posargs or DEPENDENT))
 
 
 @nox.session(default=False)
@@ -143,7 +144,7 @@ def tests(session: nox.Session) -> None:
     """The tests but for the long ones, and whether they run every branch."""
     session.install(*group("test"), ".")
     session.run("coverage", "erase")
-    session.run("coverage", "run", "-m", *PYTEST, "-m", "not long", *session.posargs)
+    session.run("coverage", "run", "-m", *PYTEST, "-m", QUICK, *session.posargs)
     session.run("coverage", "combine", "--quiet")
     session.run("coverage", "report")
 
@@ -155,8 +156,15 @@ def proofs(session: nox.Session) -> None:
     session.run(*PYTEST, "-m", "long", *session.posargs)
 
 
+@nox.session(default=False)
+def fuzz(session: nox.Session) -> None:
+    """A million examples for each reader of what peers send before all else."""
+    session.install(*group("test"), ".")
+    session.run(*PYTEST, "-m", "fuzz", *session.posargs)
+
+
 @nox.session(default=False, python=["3.11", "3.12", "3.13", "3.14"])
 def versions(session: nox.Session) -> None:
     """The tests but for the long ones, with each Python that is found."""
     session.install(*group("test"), ".")
-    session.run(*PYTEST, "-m", "not long", *session.posargs)
+    session.run(*PYTEST, "-m", QUICK, *session.posargs)

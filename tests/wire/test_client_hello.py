@@ -111,7 +111,7 @@ def test_hellos_with_mistakes_in_them() -> None:
     check_mutated(20_000, seed=1)
 
 
-@pytest.mark.long("a million hellos")
+@pytest.mark.fuzz("a million hellos")
 def test_a_million_hellos_with_mistakes_in_them() -> None:
     check_mutated(1_000_000, seed=2)
 

@@ -128,7 +128,7 @@ def test_headers_with_mistakes_in_them() -> None:
     check_mutated(20_000, seed=1)
 
 
-@pytest.mark.long("a million headers")
+@pytest.mark.fuzz("a million headers")
 def test_a_million_headers_with_mistakes_in_them() -> None:
     check_mutated(1_000_000, seed=2)
 
