@@ -344,8 +344,11 @@ def test_python_m_trioserve_is_the_command(
 
 
 def test_importing_main_runs_nothing() -> None:
-    file = Path(trioserve.__file__).with_name("__main__.py")
-    assert runpy.run_path(str(file))["main"]
+    code = "import trioserve.__main__; print('imported')"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "imported\n"
 
 
 def test_the_command_imports_what_it_runs_lazily() -> None:
