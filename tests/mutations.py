@@ -799,6 +799,39 @@ MUTATIONS: Sequence[Mutation] = (
     ),
     Mutation(
         law=8,
+        breaks="a relay goes on while a TLS side that was closed sends its last bytes",
+        file="_tls_transport.py",
+        old=("        self.tell_closing()\n        if self._closes_after_alert():\n"),
+        new="        if self._closes_after_alert():\n",
+        tests=(
+            "test_layered_pump.py",
+            "test_a_close_that_has_to_wait_ends_the_relay_at_once",
+        ),
+    ),
+    Mutation(
+        law=5,
+        breaks="bytes that came with a TLS handshake wait for the next event",
+        file="_layered_pump.py",
+        old="            self._move_held(trio.current_time())\n",
+        new="            pass\n",
+        tests=(
+            "test_layered_pump.py",
+            "test_what_has_come_with_the_handshake_is_relayed_at_once",
+        ),
+    ),
+    Mutation(
+        law=5,
+        breaks="a TLS EOF that finds no room is not sent later",
+        file="_layered_pump.py",
+        old="                self._block(now)  # until the EOF is sent\n",
+        new="                pass\n",
+        tests=(
+            "test_layered_pump.py",
+            "test_an_eof_for_which_there_is_no_room_comes_later",
+        ),
+    ),
+    Mutation(
+        law=8,
         breaks="a reset overtakes a TLS alert",
         file="_tls_transport.py",
         old="        if not (self._closes_after_alert() or self.below.closed):\n",

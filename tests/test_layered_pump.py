@@ -309,6 +309,28 @@ async def test_other_code_closes_a_side(
     assert result.value.reason is Reason.ABORTED
 
 
+async def test_a_close_that_has_to_wait_ends_the_relay_at_once(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """Otherwise the engine would move bytes between the last ones of the close."""
+    a, b = sockets(), tls13()
+    narrow(b.peer)
+    async with relaying(a, b) as (one, other, result):
+        other.stop_reading()
+        sink = transport(b)
+        while not sink.holds_sent:
+            sink.send_now(bytes(60_000))
+            if sink.holds_sent:
+                await acknowledged()
+                sink.send_now(b"")  # what is held
+        sink.close()
+        await trio.testing.wait_all_tasks_blocked()
+        assert not result.is_pending
+        other.read_on()
+    assert result.value.reason is Reason.ABORTED
+    assert other.tail == one.tail == "reset"
+
+
 async def test_two_relays_of_one_stream(
     autojump_clock: trio.testing.MockClock,
 ) -> None:

@@ -161,7 +161,7 @@ def log_expiry(log: Log, certificate: Certificate, left: float) -> None:
 
 def log_nothing_to_reopen(log: Log) -> None:
     """Log that SIGHUP came, and that there is nothing for it to do."""
-    log.say("sighup", "SIGHUP: there is no file of reports to reopen")
+    log.say("sighup", "SIGHUP: no reports to reopen, and no certificates to read")
 
 
 def log_draining(log: Log, server: Server, reason: str) -> None:
