@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import tracemalloc
 from typing import Any
 
@@ -150,6 +151,38 @@ def test_memory_that_was_traced_before_is_traced_after() -> None:
         tracemalloc.stop()
     run_conversation(echo, Peer().send(b"a").receive(1), play="repeated")
     assert not tracemalloc.is_tracing()
+
+
+def test_a_process_that_collects_no_garbage_still_collects_none() -> None:
+    gc.disable()
+    try:
+        run_conversation(echo, Peer().send(b"a").receive(1), play="repeated")
+        assert not gc.isenabled()
+    finally:
+        gc.enable()
+
+
+@pytest.mark.usefixtures("few_rounds")
+@pytest.mark.parametrize("threshold", [100, 130, 160, 400])
+def test_garbage_that_is_collected_meanwhile_hides_nothing(threshold: int) -> None:
+    seen: list[bytes] = []
+
+    async def keeps_all(stream: Connection) -> None:
+        async for data in stream:
+            cycle: list[Any] = [bytes(500)]
+            cycle.append(cycle)
+            seen.append(bytes(data))
+            await stream.send_all(data)
+
+    before = gc.get_threshold()
+    gc.set_threshold(threshold, 1, 1)
+    try:
+        with pytest.raises(HandlerFailure) as failed:
+            run_conversation(keeps_all, Peer().send(b"a").receive(1), play="repeated")
+        assert gc.isenabled()
+    finally:
+        gc.set_threshold(*before)
+    assert failed.value.law == "growth"
 
 
 @given(st.binary(min_size=1, max_size=40), st.integers(1, 1000))

@@ -189,8 +189,12 @@ def unending(message: bytes, size: int) -> bytes:
 
 @contextlib.contextmanager
 def _traced() -> Generator[None]:
-    """Within the block, memory is traced."""
-    was_tracing = tracemalloc.is_tracing()
+    """Within the block, memory is traced, and garbage is collected on demand only.
+
+    Garbage that is collected between two looks would hide what has grown.
+    """
+    was_tracing, was_collecting = tracemalloc.is_tracing(), gc.isenabled()
+    gc.disable()
     tracemalloc.start()
     tracemalloc.take_snapshot().filter_traces(_NOT_COUNTED)  # it compiles the patterns
     try:
@@ -198,3 +202,5 @@ def _traced() -> Generator[None]:
     finally:
         if not was_tracing:
             tracemalloc.stop()
+        if was_collecting:
+            gc.enable()
