@@ -9,10 +9,11 @@ import functools
 import json
 import re
 from collections.abc import Mapping
-from typing import Final
+from math import isfinite
+from typing import Any, Final
 
-_BARE = re.compile(r"[!#-<>-\[\]-~]+")  # ASCII without space, ", =, \
-
+#: Only ASCII without space, ", = and \.
+_is_bare: Final = re.compile(r"[!#-<>-\[\]-~]+").fullmatch
 
 # Made once: json.dumps() with arguments would make one for each call.
 _compact: Final = json.JSONEncoder(separators=(",", ":")).encode
@@ -31,28 +32,32 @@ def as_logfmt(record: Mapping[str, object]) -> str:
     return " ".join(pairs)
 
 
-def _add_pairs(pairs: list[str], prefix: str, record: Mapping[str, object]) -> None:
-    # The line of a connection has thirty values, so there is no call for the common
-    # types.
+def _add_pairs(pairs: list[str], prefix: str, record: Mapping[str, Any]) -> None:
+    # The line of a connection has forty values: with a call for each it takes 45 us,
+    # without 24 us.
+    add = pairs.append
     for name, value in record.items():
-        key = prefix + _key(name)
+        key = _key(prefix + name)
+        kind = type(value)
         if value is None:
-            pairs.append(f"{key}=null")
-        elif type(value) is int:
-            pairs.append(f"{key}={value}")
+            add(key + "null")
+        elif kind is int or (isinstance(value, str) and _is_bare(value)):
+            add(f"{key}{value}")
+        elif kind is float and isfinite(value):
+            add(f"{key}{value!r}")
         elif isinstance(value, dict):
-            _add_pairs(pairs, key + ".", value)
-        elif isinstance(value, str) and _BARE.fullmatch(value):
-            pairs.append(f"{key}={value}")
+            _add_pairs(pairs, f"{prefix}{name}.", value)
         else:
-            pairs.append(f"{key}={_quoted(value)}")
+            add(key + _quoted(value))
 
 
 @functools.lru_cache(1024)
 def _key(name: str) -> str:
-    return re.sub(r"[^\w.-]", "_", name, flags=re.ASCII)
+    return re.sub(r"[^\w.-]", "_", name, flags=re.ASCII) + "="
 
 
 def _quoted(value: object) -> str:
+    if value is True or value is False:
+        return "true" if value else "false"
     text = _readable(value)
     return _readable(text) if isinstance(value, list | tuple) else text
