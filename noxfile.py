@@ -95,8 +95,8 @@ def lint(session: nox.Session) -> None:
 def types(session: nox.Session) -> None:
     """Two strict type checkers."""
     session.install(*group("types"), ".")
-    session.run("mypy", *CODE)
-    session.run("pyright")
+    both = f"printf '%s\\0' 'mypy {' '.join(CODE)}' pyright | xargs -0 -n 1 -P 2 sh -c"
+    session.run("sh", "-c", both, external=True)
 
 
 @nox.session(default=False)

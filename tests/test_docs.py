@@ -28,6 +28,7 @@ from pathlib import Path
 import pytest
 
 import trioserve
+from app.invoked import invoke
 from shell import PATIENCE, environment, free_ports, replaced
 
 ROOT = Path(__file__).parents[1]
@@ -155,10 +156,28 @@ PROGRAMS = [
     for block in ALL_PROGRAMS
     if all(block is not other.before for other in ALL_PROGRAMS)
 ]
+#: The programs that check handlers, for seconds each.
+CHECKS = [
+    block
+    for block in PROGRAMS
+    if any("check_" in part.text for part in [*earlier(block), block])
+]
 
 
-@pytest.mark.parametrize("block", PROGRAMS, ids=str)
+@pytest.mark.parametrize(
+    "block", [block for block in PROGRAMS if block not in CHECKS], ids=str
+)
 def test_a_program_prints_what_it_says(block: Block) -> None:
+    _run_program(block)
+
+
+@pytest.mark.long("whole checks of handlers")
+@pytest.mark.parametrize("block", CHECKS, ids=str)
+def test_a_check_prints_what_the_page_says(block: Block) -> None:
+    _run_program(block)
+
+
+def _run_program(block: Block) -> None:
     names: dict[str, object] = {"__name__": "__main__"}
     for part in [*earlier(block), block]:
         printed = execute(part, names)
@@ -323,24 +342,41 @@ BAD_INPUT = [
 ]
 
 
+def usage_error(command: str) -> tuple[list[str], dict[str, str]] | None:
+    """The words and the environment of a command that ends before it needs a process.
+
+    None if the command needs a shell, or opens something.
+    """
+    assigned, *words = re.split(r"(?:^|(?<= ))trioserve ", command)
+    if len(words) != 1 or re.search(r"[;>$]", command):
+        return None
+    return shlex.split(words[0]), dict(v.split("=", 1) for v in shlex.split(assigned))
+
+
 @pytest.mark.parametrize(("command", "said", "code"), BAD_INPUT)
 def test_wrong_input_gets_the_line_and_exit_code_of_the_page(
-    command: str, said: str, code: int, tmp_path: Path
+    command: str, said: str, code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ports = free_ports(["8080"])
-    pasted = subprocess.run(
-        ["bash", "-c", replaced(command, ports)],
-        cwd=tmp_path,
-        env=environment(tmp_path),
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE,
-    )
-    assert pasted.stdout == ""
-    expected = f"trioserve: error: {replaced(said, ports)}\n"
-    assert same_output(pasted.stderr, expected), pasted.stderr
-    assert pasted.stderr.count("\n") == 1
-    assert pasted.returncode == code
+    command, said = replaced(command, ports), replaced(said, ports)
+    if code == 2 and (pasted := usage_error(command)) is not None:
+        words, variables = pasted
+        monkeypatch.chdir(tmp_path)
+        result = invoke(*words, **variables)
+        seen = result.exit_code, result.stdout, result.stderr
+    else:
+        process = subprocess.run(
+            ["bash", "-c", command],
+            cwd=tmp_path,
+            env=environment(tmp_path),
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE,
+        )
+        seen = process.returncode, process.stdout, process.stderr
+    assert seen[:2] == (code, "")
+    assert same_output(seen[2], f"trioserve: error: {said}\n"), seen[2]
+    assert seen[2].count("\n") == 1
 
 
 def test_output_is_compared() -> None:
