@@ -191,9 +191,10 @@ class SocketTransport(SocketState):
         return None if data is None else self.count_received(data, None)
 
     def send_now(self, data: bytes | memoryview) -> int:
-        with contextlib.suppress(*FAILURES):
+        try:
             return self._try_to_send(data)
-        return 0
+        except FAILURES:
+            return 0
 
     def send_preface(self, data: bytes) -> None:
         """Send a few bytes before all others, without waiting; they are not counted.

@@ -15,7 +15,7 @@ import trio
 
 from ._errors import isolated
 from ._tls_facts import facts_of
-from ._tls_state import TlsState
+from ._tls_state import KeepingErrors, TlsState
 from ._transport import CHUNK, FAILURES, Transport
 from .wire._tls_errors import TlsError
 from .wire._tls_session import TlsSession
@@ -80,7 +80,7 @@ class TlsTransport(TlsState):
         try:
             while not self.session.handshake():
                 await self._flush()
-                with self._keeping_errors():
+                with KeepingErrors(self):
                     data = await self.below.receive()
                 if not data:
                     raise TlsError("it closed the connection within the TLS handshake")
@@ -120,7 +120,7 @@ class TlsTransport(TlsState):
             raise
 
     def receive_now(self) -> bytes | None:
-        with self._keeping_errors():
+        with KeepingErrors(self):
             encrypted = self._below_for_engine().receive_now()
         if encrypted is None:
             return None
@@ -137,7 +137,7 @@ class TlsTransport(TlsState):
 
     async def _feed_more(self) -> None:
         """Receive more encrypted bytes."""
-        with self._keeping_errors():
+        with KeepingErrors(self):
             data = await self.below.receive()
         self.check_open()
         self._feed(data)
@@ -259,7 +259,7 @@ class TlsTransport(TlsState):
                 self._held = data
                 before = self.below.sent
                 try:
-                    with self._keeping_errors():
+                    with KeepingErrors(self):
                         await self.below.send(data)
                 except trio.Cancelled:
                     if self.below.pollable() is None:
@@ -284,7 +284,7 @@ class TlsTransport(TlsState):
         self.check_sendable()
         self.sending_since = self.clock.current_time()
         try:
-            with self._keeping_errors():
+            with KeepingErrors(self):
                 await self.below.wait_writable()
         finally:
             self.sending_since = math.inf

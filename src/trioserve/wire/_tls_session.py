@@ -72,7 +72,7 @@ class TlsSession:
         self._plain = b""
         # An error that came after bytes, which are read first.
         self._error: TlsError | None = None
-        # Of the record that was fed last: its head, if that is not complete, and how
+        # Of the record that was fed last: its head, if that is not complete, or how
         # many bytes of its body are missing.
         self._head = b""
         self._missing = 0
@@ -84,18 +84,15 @@ class TlsSession:
         self._incoming.write(data)
         if self._hello is not None:
             self._read_name(self._hello, data)
-        position = 0
-        while position < len(data):
-            if self._missing:
-                step = min(self._missing, len(data) - position)
-                self._missing -= step
-            else:
-                step = min(_HEAD - len(self._head), len(data) - position)
-                self._head += data[position : position + step]
-                if len(self._head) == _HEAD:
-                    self._missing = int.from_bytes(self._head[3:], "big")
-                    self._head = b""
-            position += step
+        # Where the next record begins, in ``data``.
+        at = self._missing
+        if self._head:
+            data = self._head + data
+        size = len(data)
+        while at + _HEAD <= size:
+            at += _HEAD + (data[at + 3] << 8 | data[at + 4])
+        self._head = data[at:]
+        self._missing = at - size if at > size else 0
 
     def _read_name(self, reader: ClientHelloReader, data: bytes) -> None:
         """Read the server name. If that fails, OpenSSL says what is wrong, if it is."""
@@ -159,13 +156,16 @@ class TlsSession:
         """
         if self._error is not None:
             raise self._error
-        data = self._plain[:max_bytes]
-        self._plain = self._plain[max_bytes:]
-        parts = [data] if data else []
-        left = max_bytes - len(data)
+        parts = []
+        left = max_bytes
+        if self._plain:
+            parts.append(self._plain[:max_bytes])
+            self._plain = self._plain[max_bytes:]
+            left -= len(parts[0])
+        incoming, pending = self._incoming, self.object.pending
         try:
             # Without the question, each read would end with an exception.
-            while left and self.holds_bytes and not self.has_ended:
+            while left and (incoming.pending or pending()) and not self.has_ended:
                 data = self.object.read(min(left, RECORD))
                 if not data:
                     self.has_ended = True
