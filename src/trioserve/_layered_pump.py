@@ -28,7 +28,7 @@ class LayeredPump(PolledPump[EngineTransport]):
     def on_readable(self, engine: Engine, now: float) -> None:
         if self.relay.quiet:
             self.relay.on_activity(now)
-        if self._move(self.source.receive_now, now):
+        if self._move(self.source.receive_now, now) and self.source.holds_received:
             self._move_held(now)
 
     def on_writable(self, now: float) -> None:

@@ -154,6 +154,10 @@ class TlsState(EngineTransport):
     def holds_sent(self) -> bool:  # type: ignore[override]
         return bool(self._held)
 
+    @property
+    def holds_received(self) -> bool:  # type: ignore[override]
+        return self._is_unreadable or self.session.has_more
+
     def readable(self) -> bool:
         return (
             self.closed

@@ -296,6 +296,9 @@ class EngineTransport(Transport):
 
     __slots__ = ()
 
+    #: Whether :meth:`receive_held` may have more to give.
+    holds_received = False
+
     @property
     @abc.abstractmethod
     def carrier(self) -> PollableTransport:

@@ -189,6 +189,14 @@ class TlsSession:
         """Whether the peer's bytes are here that were not read, or a part of them."""
         return bool(self._plain or self._incoming.pending or self.object.pending())
 
+    @property
+    def has_more(self) -> bool:
+        """Whether :meth:`read` may give something else than None: bytes, EOF, an error.
+
+        A part of a record counts.
+        """
+        return self.has_ended or self._error is not None or self.holds_bytes
+
     def write(self, data: bytes | bytearray | memoryview) -> int:
         """Encrypt ``data``, which is not empty; return its length.
 
