@@ -204,6 +204,23 @@ async def test_a_record_that_is_not_valid_resets_the_other_side(
     assert result.value.reason is Reason.CLIENT_RESET
 
 
+@pytest.mark.parametrize("medium", TLS_MEDIA)
+async def test_an_error_right_after_bytes_does_not_wait_for_an_event(
+    medium: RealMedium, autojump_clock: trio.testing.MockClock
+) -> None:
+    """Law 4: the other side is reset, though the peer does not close."""
+    a, b = medium(), sockets()
+    async with relaying(a, b) as (one, other, _):
+        one.stop_reading()
+        peer = tls_peer(a).transport
+        peer.session.write(b"x" * 1000)
+        bad = b"\x17\x03\x03\x00\x20" + bytes(32)
+        await peer.below.send(peer.session.output() + bad)
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        assert (other.received, other.tail) == (b"x" * 1000, "reset")
+        one.read_on()
+
+
 async def test_a_record_that_is_not_valid_while_a_task_sends(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
