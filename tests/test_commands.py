@@ -181,6 +181,7 @@ def programs_in(command: str) -> set[str]:
     return {"bash", *re.findall(r"\| (\w+)", command)} - {"trioserve", "source"}
 
 
+@pytest.mark.long("a process for each")
 @pytest.mark.parametrize(
     "command", [pytest.param(c, marks=needs(*programs_in(c))) for c in commands()]
 )
