@@ -152,9 +152,10 @@ class LineWriter:
     def _follow(self) -> None:
         # Open the file that the path names now. If it can't be opened, keep the old
         # one.
-        asked, self._reopening = self._reopening, False
         if self._path is None:
             return
+        with self._wake:
+            asked, self._reopening = self._reopening, False
         if self._fd is not None and not (asked or is_rotated(self._fd, self._path)):
             return
         failed: OSError | None = None
