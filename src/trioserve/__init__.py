@@ -16,7 +16,7 @@ The modules, from the bottom up; each imports only from rows below its own:
     words       _address   _complaints   _options   _rates   _report   _results   _tasks
                 _tcp   _handshakes
                 _server_names   _tls_options
-                _transport_state   _access   _targets   _certificates
+                _transport_state   _access   _targets   _certificates   _tls_client
                 _transport   _layers   _pipes   _accept_errors   _handlers   _names
                 _endpoint   _tls_facts
                 _socket_state   _attachments   _balance   _tls_state

@@ -159,7 +159,7 @@ class Dialer(AttemptLog):
         endpoint = self._pick(now)
         if endpoint is None or not isinstance(self.target, TcpAddress):
             return None
-        if endpoint.new_session is not None:
+        if endpoint.tls is not None:
             return None  # a handshake has to wait
         try:
             info = numeric_addrinfo(self.target)
@@ -304,13 +304,16 @@ class Dialer(AttemptLog):
         Args:
           before: how many attempts there were before this endpoint was tried.
         """
-        header, new_session = self._preface, endpoint.new_session
-        if new_session is None:
-            return await greet(transport, header, None)
+        header, tls = self._preface, endpoint.tls
+        if tls is None:
+            return await greet(transport, header)
         began, said, is_ours = trio.current_time(), None, False
         self._call_on_wait()
         try:
-            return await greet(transport, header, new_session())
+            session = tls.new_session()
+            return await greet(
+                transport, header, session, allow_truncation=tls.allow_truncation
+            )
         except trio.Cancelled:
             said = GIVEN_UP
             raise
@@ -404,7 +407,7 @@ class Dialer(AttemptLog):
             self.on_wait()
 
     def _has_tls(self) -> bool:
-        return self._endpoint is not None and self._endpoint.new_session is not None
+        return self._endpoint is not None and self._endpoint.tls is not None
 
     def attempt_ended(self, attempt: Attempt) -> None:
         if self._dialing.on_attempt is not None:

@@ -11,14 +11,12 @@ import os
 import re
 import ssl
 import stat
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final, Literal, get_args
 
 from ._arguments import check_type
 from .wire._certificate import CertificateFacts, read_pem
-from .wire._tls_session import TlsSession
 
 MinVersion = Literal["1.2", "1.3"]
 
@@ -162,6 +160,9 @@ class TlsClientOptions:
         it is in the file of ``cert``.
       verify: False: accept every certificate. Then whoever is on the way can be the
         target. Default True.
+      allow_truncation: take the end of a target's bytes for EOF, also if it does not
+        say by a close_notify that they are complete, as Redis does not. Then somebody
+        on the way can cut them off. Default: it counts as a reset.
 
     Raises:
       TypeError, ValueError: an argument is invalid, or a file can't be used; the
@@ -173,12 +174,14 @@ class TlsClientOptions:
     cert: str | None = None
     key: str | None = None
     verify: bool = True
+    allow_truncation: bool = False
 
     def __post_init__(self) -> None:
         for name in ("ca", "cert", "key"):
             check_type(name, getattr(self, name), (str, type(None)), "a path or None")
         check_type("sni", self.sni, (str, type(None)), "a name or None")
-        check_type("verify", self.verify, bool, "a bool")
+        for name in ("verify", "allow_truncation"):
+            check_type(name, getattr(self, name), bool, "a bool")
         if self.sni is not None and not _HOST_NAME.fullmatch(self.sni):
             raise ValueError(f"sni: {self.sni!r} is not a host name, in ASCII")
         if self.key is not None and self.cert is None:
@@ -212,23 +215,6 @@ def _context_with_files(options: TlsClientOptions) -> ssl.SSLContext:
     if options.cert is not None:
         load_certificate(context, options.cert, options.key)
     return context
-
-
-def client_sessions(
-    tls: TlsClientOptions | ssl.SSLContext, host: str
-) -> Callable[[], TlsSession]:
-    """What makes a new session for each connection to a target.
-
-    Args:
-      tls: options, or a context of the caller's own.
-      host: the target's host, as it is encoded for a resolver.
-    """
-    name = host.partition("%")[0].removesuffix(".")
-    if isinstance(tls, ssl.SSLContext):
-        context = tls
-    else:
-        context, name = client_context(tls), tls.sni or name
-    return partial(TlsSession, context, server_side=False, server_hostname=name)
 
 
 def load_server(
