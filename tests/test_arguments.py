@@ -245,6 +245,7 @@ ANY: dict[str, str] = {
     "RelayResult": "a record",
     "Statistics": "a record",
     "TargetState": "a record",
+    "ProxyFacts": "a record",
     "TlsFacts": "a record",
     "Upstream": "a record",
 }

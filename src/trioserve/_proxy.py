@@ -167,9 +167,9 @@ def proxy(
         is up again; under the same rules. If that is because of a check, an exception
         in it is logged.
       send_proxy: ``"v1"`` or ``"v2"``: begin each connection to a target with a header
-        of the PROXY protocol, of this version, which declares the client. The target
-        must be told to expect it. The bytes of the header are in no count. Default: no
-        header.
+        of the PROXY protocol, of this version, which declares the client, and in
+        version 2 what is known of its TLS. The target must be told to expect it. The
+        bytes of the header are in no count. Default: no header.
       sockets: of connections to targets; default ``SocketOptions()``.
       source: an IP address of this machine to connect from; targets of the other family
         can't be dialed then. Default: the system chooses.
