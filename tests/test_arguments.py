@@ -170,6 +170,7 @@ TABLE: dict[str, dict[str, tuple[Any, ...]]] = {
         "cert": (5, b"a", "none.pem"),
         "key": (5, b"a", "none.pem"),
         "verify": (None, 1, "no"),
+        "alpn": (*NAMES, [""], ["\u00e4"], ["x" * 256]),
         "allow_truncation": (None, 1, "yes"),
     },
     "Health": {

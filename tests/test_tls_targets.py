@@ -114,6 +114,8 @@ def test_a_target_for_tls_is_a_text(authority: Authority) -> None:
         (f"tls://db:5432?cert={cert}&key={cert}", {"cert": cert, "key": cert}),
         ("tls://db:5432?verify=no", {"verify": False}),
         ("tls://db:5432?allow-truncation", {"allow_truncation": True}),
+        ("tls://db:5432?alpn=h2,http/1.1", {"alpn": ["h2", "http/1.1"]}),
+        ("tls://db:5432?alpn=a%26b%2C,%25", {"alpn": ("a&b,", "%")}),
     ]
     for text, options in cases:
         target = Target(address, tls=TlsClientOptions(**options))
@@ -146,16 +148,26 @@ def _pem() -> bytes:
         max_size=3,
     ),
     given=st.sets(
-        st.sampled_from(["ca", "cert", "key", "sni", "verify", "allow_truncation"])
+        st.sampled_from(
+            ["ca", "cert", "key", "sni", "verify", "allow_truncation", "alpn"]
+        )
+    ),
+    alpn=st.lists(
+        st.text(st.characters(codec="ascii"), min_size=1), min_size=1, max_size=3
     ),
     weight=st.integers(1, 1000),
     backup=st.booleans(),
 )
 @settings(deadline=None, max_examples=40)
 def test_any_target_is_the_target_of_its_text(
-    host: str, names: list[str], given: set[str], weight: int, backup: bool
+    host: str,
+    names: list[str],
+    given: set[str],
+    alpn: list[str],
+    weight: int,
+    backup: bool,
 ) -> None:
-    """Whatever the names of its files."""
+    """Whatever the names of its files, and of protocols."""
     with tempfile.TemporaryDirectory() as folder:
         options: dict[str, Any] = {}
         for option, name in zip(("ca", "cert", "key"), names, strict=True):
@@ -163,6 +175,7 @@ def test_any_target_is_the_target_of_its_text(
             path.write_bytes(_pem())
             options[option] = str(path)
         options |= {"sni": "a.example", "verify": False, "allow_truncation": True}
+        options |= {"alpn": alpn}
         chosen = {name: options[name] for name in given}
         if "key" in given and "cert" not in given:
             del chosen["key"]
@@ -180,6 +193,10 @@ def test_any_target_is_the_target_of_its_text(
         ("db:1?ca=a.pem", "ca in 'db:1?ca=a.pem' is for TLS; did you mean tls://db:1?"),
         ("db:1?verify=no", "verify in 'db:1?verify=no' is for TLS; did you"),
         ("db:1?allow-truncation", "allow-truncation in 'db:1?allow-truncation' is fo"),
+        ("db:1?alpn=h2", "alpn in 'db:1?alpn=h2' is for TLS; did you mean tls://db:1"),
+        ("tls://db:1?alpn=", "'alpn=' in 'tls://db:1?alpn=' is not an option of a tar"),
+        ("tls://db:1?alpn=h2,", "alpn: '' is not the name of a protocol"),
+        ("tls://db:1?alpn=%C3%A4", "alpn: '\u00e4' is not the name of a protocol"),
         ("tls://db:1?allow-truncation=1", "'allow-truncation=1' in 'tls://db:1?allow"),
         ("tls://db:1?verify=yes", "'verify=yes' in 'tls://db:1?verify=yes' is not an"),
         ("tls://db:1?ca=", "'ca=' in 'tls://db:1?ca=' is not an option of a target"),

@@ -35,6 +35,7 @@ from ._targets import (
     parse_target,
 )
 from ._tcp import keepalive_settings, user_timeout_settings
+from ._tls_layer import agreed_alpn
 from ._transport import Transport
 from .faults import Faults, parse_faults
 from .faults._relay import ActiveFaults, FaultyRelay
@@ -292,6 +293,7 @@ class _Proxy(PromptHandler, Companion):
             (*origin, self._mark) if origin else self._first,
             life.peer,
             b"" if version is None else header_for(life, version),
+            agreed_alpn(life),
         )
         if self._mark in origin:
             return _refuse(life, Reason.LOOP)

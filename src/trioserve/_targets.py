@@ -92,6 +92,8 @@ class Target:
                 if (value := getattr(tls, name)) is not None
             ]
             options += [] if tls.verify else ["verify=no"]
+            alpn = ",".join(quote(each, safe="/:") for each in tls.alpn)
+            options += [f"alpn={alpn}"] if alpn else []
             options += [_TRUNCATED] if tls.allow_truncation else []
         text = f"{scheme}{self.address}"
         return f"{text}?{'&'.join(options)}" if options else text
@@ -103,8 +105,8 @@ def parse_target(text: str) -> Target:
     It is that of an address, as for :func:`parse_address`, or ``tls://HOST:PORT`` to
     begin TLS with it; then ``?`` and the options, with ``&`` between them: ``weight=N``
     and ``backup``, and for TLS the arguments of :class:`TlsClientOptions`: ``ca=FILE``,
-    ``sni=NAME``, ``cert=FILE``, ``key=FILE``, ``verify=no`` and ``allow-truncation``.
-    For example ``db1:5432?weight=3``, ``tls://db2:5432?ca=/etc/db.pem``. In a value,
+    ``sni=NAME``, ``cert=FILE``, ``key=FILE``, ``alpn=NAME,NAME``, ``verify=no`` and
+    ``allow-truncation``. For example ``db1:5432?weight=3``, ``tls://db2:5432?ca=/etc/db.pem``. In a value,
     ``%26`` is ``&``, ``%25`` is ``%``, ``%20`` is a space.
 
     Raises:
@@ -135,13 +137,16 @@ def parse_target(text: str) -> Target:
             tls["verify"] = False
         elif option == _TRUNCATED:
             tls["allow_truncation"] = True
+        elif name == "alpn" and value:
+            tls["alpn"] = [unquote(each) for each in value.split(",")]
         elif name in _TLS_TEXTS and value:
             tls[name] = unquote(value, errors="surrogateescape")
         else:
             raise ValueError(
                 f"{option!r} in {text!r} is not an option of a target; use weight=N or"
                 " backup, or after tls:// ca=FILE, sni=NAME, cert=FILE, key=FILE,"
-                " verify=no or allow-truncation, with & between two of them"
+                " alpn=NAME,NAME, verify=no or allow-truncation, with & between two of"
+                " them"
             )
     if not is_tls:
         if tls:

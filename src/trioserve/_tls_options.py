@@ -84,17 +84,11 @@ class TlsOptions:
         self._check_paths()
         check_type("client_ca", self.client_ca, (str, type(None)), "a path or None")
         for name in ("allow_cn", "allow_san", "allow_uri", "alpn"):
-            texts = getattr(self, name)
-            if isinstance(texts, str) or not isinstance(texts, Sequence):
-                raise TypeError(f"{name} must be a list of texts, not {texts!r}")
-            for each in texts:
-                check_type(name, each, str, "a list of texts")
-            object.__setattr__(self, name, tuple(texts))
+            texts = _texts(name, getattr(self, name))
+            object.__setattr__(self, name, texts)
             if name != "alpn" and texts and self.client_ca is None:
                 raise ValueError(f"{name} needs client_ca, which verifies the names")
-        for each in self.alpn:
-            if not (each.isascii() and 0 < len(each) <= _LONGEST_ALPN):
-                raise ValueError(f"alpn: {each!r} is not the name of a protocol")
+        _check_alpn(self.alpn)
         if self.min_version not in get_args(MinVersion):
             raise ValueError(
                 f"min_version must be '1.2' or '1.3', not {self.min_version!r}"
@@ -137,6 +131,20 @@ class TlsOptions:
         return tuple(zip(certs, keys, strict=True))
 
 
+def _texts(name: str, texts: Sequence[str]) -> tuple[str, ...]:
+    if isinstance(texts, str) or not isinstance(texts, Sequence):
+        raise TypeError(f"{name} must be a list of texts, not {texts!r}")
+    for each in texts:
+        check_type(name, each, str, "a list of texts")
+    return tuple(texts)
+
+
+def _check_alpn(names: Sequence[str]) -> None:
+    for each in names:
+        if not (each.isascii() and 0 < len(each) <= _LONGEST_ALPN):
+            raise ValueError(f"alpn: {each!r} is not the name of a protocol")
+
+
 def _several(paths: str | Sequence[str]) -> Sequence[str]:
     return (paths,) if isinstance(paths, str) else paths
 
@@ -160,6 +168,10 @@ class TlsClientOptions:
         it is in the file of ``cert``.
       verify: False: accept every certificate. Then whoever is on the way can be the
         target. Default True.
+      alpn: the names of protocols that a target is offered, such as ``"h2"``, the best
+        one first (RFC 7301). If the client has agreed on one of them, by TLS with the
+        proxy or as its PROXY header says, the target is offered that one only, so that
+        both speak the same. Default: none.
       allow_truncation: take the end of a target's bytes for EOF, also if it does not
         say by a close_notify that they are complete, as Redis does not. Then somebody
         on the way can cut them off. Default: it counts as a reset.
@@ -174,9 +186,12 @@ class TlsClientOptions:
     cert: str | None = None
     key: str | None = None
     verify: bool = True
+    alpn: Sequence[str] = ()
     allow_truncation: bool = False
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "alpn", _texts("alpn", self.alpn))
+        _check_alpn(self.alpn)
         for name in ("ca", "cert", "key"):
             check_type(name, getattr(self, name), (str, type(None)), "a path or None")
         check_type("sni", self.sni, (str, type(None)), "a name or None")
@@ -191,8 +206,11 @@ class TlsClientOptions:
         _context_with_files(self)
 
 
-def client_context(options: TlsClientOptions) -> ssl.SSLContext:
+def client_context(options: TlsClientOptions, alpn: Sequence[str]) -> ssl.SSLContext:
     """A context for the client's end of TLS.
+
+    Args:
+      alpn: the protocols that it offers; some of those of the options, or all.
 
     Raises:
       ValueError: a file can't be used; the message names it.
@@ -200,6 +218,8 @@ def client_context(options: TlsClientOptions) -> ssl.SSLContext:
     context = _context_with_files(options)
     if options.verify and options.ca is None:
         context.load_default_certs()  # takes 50 ms
+    if alpn:
+        context.set_alpn_protocols(list(alpn))
     return context
 
 
