@@ -106,8 +106,9 @@ def parse_target(text: str) -> Target:
     begin TLS with it; then ``?`` and the options, with ``&`` between them: ``weight=N``
     and ``backup``, and for TLS the arguments of :class:`TlsClientOptions`: ``ca=FILE``,
     ``sni=NAME``, ``cert=FILE``, ``key=FILE``, ``alpn=NAME,NAME``, ``verify=no`` and
-    ``allow-truncation``. For example ``db1:5432?weight=3``, ``tls://db2:5432?ca=/etc/db.pem``. In a value,
-    ``%26`` is ``&``, ``%25`` is ``%``, ``%20`` is a space.
+    ``allow-truncation``. For example ``db1:5432?weight=3``,
+    ``tls://db2:5432?ca=/etc/db.pem``. In a value, ``%26`` is ``&``, ``%25`` is ``%``,
+    ``%20`` is a space.
 
     Raises:
       TypeError: ``text`` is not a str.
