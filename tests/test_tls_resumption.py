@@ -259,6 +259,7 @@ async def chosen_alpn(
         # One that the client has agreed on is the only one.
         (["b"], ["a", "b"], ["a", "b"], ["b", "b"]),
         (["b", "a"], ["b", "a"], ["b", "a"], ["a", "a"]),
+        (["b"], ["b"], ["a", "b"], ["b", "b"]),
         # With others, the target may choose.
         ([], ["a", "b"], ["b", "a"], [None, "b"]),
         (["c"], ["a", "b"], ["b"], ["c", "b"]),

@@ -34,8 +34,7 @@ class TlsClient:
     def __init__(self, tls: TlsClientOptions | ssl.SSLContext, host: str) -> None:
         name = host.partition("%")[0].removesuffix(".")
         self.allow_truncation = False
-        # For clients that have agreed on one of the protocols that the target is
-        # offered.
+        # For clients that have agreed on one of several protocols that it is offered.
         self._by_alpn = dict[str, Resumption]()
         if isinstance(tls, ssl.SSLContext):
             self._any = Resumption(tls, name)
@@ -43,7 +42,7 @@ class TlsClient:
         self.allow_truncation = tls.allow_truncation
         name = tls.sni or name
         self._any = Resumption(client_context(tls, tls.alpn), name)
-        for each in tls.alpn:
+        for each in tls.alpn if len(tls.alpn) > 1 else ():
             self._by_alpn[each] = Resumption(client_context(tls, [each]), name)
 
     def begin(self, alpn: str | None, now: float) -> TlsBeginning:
@@ -77,9 +76,7 @@ class Resumption:
 
     def new_session(self) -> TlsSession:
         """A session that resumes none."""
-        return TlsSession(
-            self._context, server_side=False, server_hostname=self._name
-        )
+        return TlsSession(self._context, server_side=False, server_hostname=self._name)
 
     def look(self, now: float) -> ssl.SSLSession | None:
         """The session that a connection which begins now resumes, if there is one."""
