@@ -401,6 +401,26 @@ MUTATIONS: Sequence[Mutation] = (
     ),
     Mutation(
         law=2,
+        breaks="behind a load balancer, clients in their TLS handshake are not limited",
+        file="_handshake.py",
+        old=(
+            "    if layers.accept_proxy:\n"
+            "        in_order.append(AdmissionLayer(admission))\n"
+            "    if isinstance(layers.tls, TlsOptions):\n"
+            "        in_order.append(TlsLayer(certificates_of(layers.tls)))\n"
+        ),
+        new=(
+            "    if isinstance(layers.tls, TlsOptions):\n"
+            "        in_order.append(TlsLayer(certificates_of(layers.tls)))\n"
+            "        in_order.append(AdmissionLayer(admission))\n"
+        ),
+        tests=(
+            "test_tls_behind_proxy.py",
+            "test_the_limit_per_peer_counts_the_named_client",
+        ),
+    ),
+    Mutation(
+        law=2,
         breaks="a peer gets one turn more than its rate",
         file="_rates.py",
         old="self._burst = self._interval * (count - 1)",
@@ -843,6 +863,17 @@ MUTATIONS: Sequence[Mutation] = (
     ),
     Mutation(
         law=8,
+        breaks="a TLS target that ends without close_notify has ended well",
+        file="_tls_client.py",
+        old="        self.allow_truncation = tls.allow_truncation\n",
+        new="        self.allow_truncation = True\n",
+        tests=(
+            "test_tls_targets.py",
+            "test_a_target_that_ends_without_a_close_notify",
+        ),
+    ),
+    Mutation(
+        law=8,
         breaks="a TLS client that ends without close_notify has ended well",
         file="_tls_transport.py",
         old="        elif may_end or self._is_discarding:\n",
@@ -1209,6 +1240,29 @@ MUTATIONS: Sequence[Mutation] = (
         tests=(
             "test_tls_targets.py",
             "test_a_failed_handshake_is_a_failed_attempt",
+        ),
+    ),
+    Mutation(
+        law=15,
+        breaks="a target's certificate is verified once, and never again",
+        file="_tls_client.py",
+        old="        if not 0 <= now - self._verified_at < _LONGEST:\n",
+        new="        if now < self._verified_at:\n",
+        tests=(
+            "test_tls_resumption.py",
+            "test_it_is_verified_again_after_an_hour",
+            "test_what_is_resumed",
+        ),
+    ),
+    Mutation(
+        law=16,
+        breaks="a target is told that a certificate was verified, without one",
+        file="_proxy_facts.py",
+        old="        error=0 if certificate else 1,\n",
+        new="        error=0,\n",
+        tests=(
+            "test_proxy_facts.py",
+            "test_a_client_without_a_certificate_is_not_verified",
         ),
     ),
     Mutation(

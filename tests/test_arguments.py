@@ -170,6 +170,8 @@ TABLE: dict[str, dict[str, tuple[Any, ...]]] = {
         "cert": (5, b"a", "none.pem"),
         "key": (5, b"a", "none.pem"),
         "verify": (None, 1, "no"),
+        "alpn": (*NAMES, [""], ["\u00e4"], ["x" * 256]),
+        "allow_truncation": (None, 1, "yes"),
     },
     "Health": {
         "fall": (*NUMBER, 0, 1.5),
@@ -244,6 +246,7 @@ ANY: dict[str, str] = {
     "RelayResult": "a record",
     "Statistics": "a record",
     "TargetState": "a record",
+    "ProxyFacts": "a record",
     "TlsFacts": "a record",
     "Upstream": "a record",
 }

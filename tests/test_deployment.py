@@ -96,7 +96,7 @@ def times_of_docker() -> Iterator[float]:
 
 
 def test_each_file_is_checked() -> None:
-    balancers = {"haproxy.cfg", "nginx.conf"}
+    balancers = {"haproxy.cfg", "haproxy-tls.cfg", "nginx.conf"}
     assert set(FILES) == set(commands()) | balancers
 
 

@@ -33,8 +33,8 @@ _admission _idle _shared_socket _stream_transport _timers _collector _drain _con
 _socket_transport _origins _endpoints _tls_transport
 _socket_state _attachments _balance _tls_state
 _transport _layers _pipes _accept_errors _handlers _names _endpoint _tls_facts
-_transport_state _access _targets _certificates
-_server_names _tls_options
+_transport_state _access _targets _certificates _tls_client
+_server_names _tls_options _proxy_facts
 _address _complaints _options _rates _report _results _tasks _tcp _handshakes
 _arguments _describe _reason wire
 _errors

@@ -155,7 +155,7 @@ async def test_a_mapped_address_is_passed_on_as_it_is(
 async def test_a_unique_id_is_passed_on(autojump_clock: object) -> None:
     ours = v2(0x21, 0x11, TCP4, tlv(2, b"example.org"), tlv(5, b"id-1"), tlv(4, b""))
     header, _ = await first_bytes(ours, "v2")
-    assert header == v2(0x21, 0x11, TCP4, tlv(5, b"id-1"))
+    assert header == v2(0x21, 0x11, TCP4, tlv(2, b"example.org"), tlv(5, b"id-1"))
     header, _ = await first_bytes(v2(0x20, 0, tlv(5, b"id-1")), "v1")
     assert header.startswith(b"PROXY TCP4 127.0.0.1 127.0.0.1 ")
 

@@ -113,6 +113,9 @@ def test_a_target_for_tls_is_a_text(authority: Authority) -> None:
         (f"tls://db:5432?ca={ca}&sni=db.example", {"ca": ca, "sni": "db.example"}),
         (f"tls://db:5432?cert={cert}&key={cert}", {"cert": cert, "key": cert}),
         ("tls://db:5432?verify=no", {"verify": False}),
+        ("tls://db:5432?allow-truncation", {"allow_truncation": True}),
+        ("tls://db:5432?alpn=h2,http/1.1", {"alpn": ["h2", "http/1.1"]}),
+        ("tls://db:5432?alpn=a%26b%2C,%25", {"alpn": ("a&b,", "%")}),
     ]
     for text, options in cases:
         target = Target(address, tls=TlsClientOptions(**options))
@@ -144,22 +147,35 @@ def _pem() -> bytes:
         min_size=3,
         max_size=3,
     ),
-    given=st.sets(st.sampled_from(["ca", "cert", "key", "sni", "verify"])),
+    given=st.sets(
+        st.sampled_from(
+            ["ca", "cert", "key", "sni", "verify", "allow_truncation", "alpn"]
+        )
+    ),
+    alpn=st.lists(
+        st.text(st.characters(codec="ascii"), min_size=1), min_size=1, max_size=3
+    ),
     weight=st.integers(1, 1000),
     backup=st.booleans(),
 )
 @settings(deadline=None, max_examples=40)
 def test_any_target_is_the_target_of_its_text(
-    host: str, names: list[str], given: set[str], weight: int, backup: bool
+    host: str,
+    names: list[str],
+    given: set[str],
+    alpn: list[str],
+    weight: int,
+    backup: bool,
 ) -> None:
-    """Whatever the names of its files."""
+    """Whatever the names of its files, and of protocols."""
     with tempfile.TemporaryDirectory() as folder:
         options: dict[str, Any] = {}
         for option, name in zip(("ca", "cert", "key"), names, strict=True):
             path = Path(folder, name)
             path.write_bytes(_pem())
             options[option] = str(path)
-        options |= {"sni": "a.example", "verify": False}
+        options |= {"sni": "a.example", "verify": False, "allow_truncation": True}
+        options |= {"alpn": alpn}
         chosen = {name: options[name] for name in given}
         if "key" in given and "cert" not in given:
             del chosen["key"]
@@ -176,6 +192,12 @@ def test_any_target_is_the_target_of_its_text(
     [
         ("db:1?ca=a.pem", "ca in 'db:1?ca=a.pem' is for TLS; did you mean tls://db:1?"),
         ("db:1?verify=no", "verify in 'db:1?verify=no' is for TLS; did you"),
+        ("db:1?allow-truncation", "allow-truncation in 'db:1?allow-truncation' is fo"),
+        ("db:1?alpn=h2", "alpn in 'db:1?alpn=h2' is for TLS; did you mean tls://db:1"),
+        ("tls://db:1?alpn=", "'alpn=' in 'tls://db:1?alpn=' is not an option of a tar"),
+        ("tls://db:1?alpn=h2,", "alpn: '' is not the name of a protocol"),
+        ("tls://db:1?alpn=%C3%A4", "alpn: '\u00e4' is not the name of a protocol"),
+        ("tls://db:1?allow-truncation=1", "'allow-truncation=1' in 'tls://db:1?allow"),
         ("tls://db:1?verify=yes", "'verify=yes' in 'tls://db:1?verify=yes' is not an"),
         ("tls://db:1?ca=", "'ca=' in 'tls://db:1?ca=' is not an option of a target"),
         ("tls://db:1?mode=600", "'mode=600' in"),
@@ -411,6 +433,72 @@ async def test_each_side_ends_its_own_direction(
     ends = {"client": Reason.CLIENT_CLOSED, "target": Reason.SERVER_CLOSED}
     assert (report.reason, report.bytes_sent) == (ends[first], len(data))
     assert report.bytes_received == len(data)
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("allowed", [False, True])
+@pytest.mark.parametrize("goes_on", [False, True])
+async def test_a_target_that_ends_without_a_close_notify(
+    goes_on: bool,
+    allowed: bool,
+    version: ssl.TLSVersion,
+    authority: Authority,
+    autojump_clock: object,
+) -> None:
+    """Law 8: it has not ended well, unless that is allowed.
+
+    If it is, its FIN ends its direction only: it still gets what the client sends.
+    """
+    got: list[bytes] = []
+
+    async def target(conn: Connection) -> None:
+        await conn.send_all(b"answer")
+        if not goes_on:
+            assert await conn.receive_some() == b"question"
+        conn.socket.shutdown(trio.socket.SHUT_WR)
+        with contextlib.suppress(trio.BrokenResourceError):
+            got.append(await receive_all(conn))
+
+    layers = Layers(tls=server_context(authority.issue("localhost"), version))
+    async with serving(target, layers=layers) as there:
+        handler = proxy(secured(there, ca=authority.path, allow_truncation=allowed))
+        async with serving(handler) as running:
+            client = await running.connect()
+            if not goes_on:
+                await client.send_all(b"question")
+            if allowed:
+                assert await receive_all(client) == b"answer"
+                await client.send_all(b"more")
+                await client.send_eof()
+            else:
+                assert await is_reset(client)
+    (report,) = running.reports
+    if allowed:
+        assert (report.reason, report.error) == (Reason.SERVER_CLOSED, None)
+        assert got == [b"more"]
+    else:
+        assert report.reason is Reason.SERVER_RESET
+        assert "it ended without close_notify" in str(report.error)
+
+
+async def test_an_end_within_a_record_is_never_allowed(
+    authority: Authority, autojump_clock: object
+) -> None:
+    """Law 8: there, bytes are missing in any case."""
+
+    async def target(conn: Connection) -> None:
+        await conn.send_all(b"answer")
+        await conn.socket.send(b"\x17\x03\x03\0\x40cut")
+        conn.socket.shutdown(trio.socket.SHUT_WR)
+        with contextlib.suppress(trio.BrokenResourceError):
+            await receive_all(conn)
+
+    layers = Layers(tls=TlsOptions(cert=authority.issue("localhost")))
+    async with serving(target, layers=layers) as there:
+        handler = proxy(secured(there, ca=authority.path, allow_truncation=True))
+        async with serving(handler) as running:
+            assert await is_reset(await running.connect())
+    assert running.reports[0].reason is Reason.SERVER_RESET
 
 
 @pytest.mark.parametrize("who", ["client", "target"])

@@ -24,7 +24,7 @@ from test_docs import ROOT, blocks
 PAGES = [
     "tutorial.md",
     "explaining.md",
-    "load-balancer.md",
+    pytest.param("load-balancer.md", marks=needs("openssl")),
     pytest.param("proxying.md", marks=needs("curl", "openssl")),
     "reports.md",
     "sizing.md",

@@ -15,8 +15,8 @@ The modules, from the bottom up; each imports only from rows below its own:
                 _arguments   _describe   _reason   wire
     words       _address   _complaints   _options   _rates   _report   _results   _tasks
                 _tcp   _handshakes
-                _server_names   _tls_options
-                _transport_state   _access   _targets   _certificates
+                _server_names   _tls_options   _proxy_facts
+                _transport_state   _access   _targets   _certificates   _tls_client
                 _transport   _layers   _pipes   _accept_errors   _handlers   _names
                 _endpoint   _tls_facts
                 _socket_state   _attachments   _balance   _tls_state
@@ -56,7 +56,7 @@ from ._options import Limits, SocketOptions, Timeouts
 from ._proxy import Proxy, proxy
 from ._reason import Outcome, Phase, Reason
 from ._relay import Relay, hand_over, relay
-from ._report import Attempt, ConnectionReport, TlsFacts, Upstream
+from ._report import Attempt, ConnectionReport, ProxyFacts, TlsFacts, Upstream
 from ._results import DrainSummary, Flow, RelayResult, Statistics
 from ._serve import Handler, Server, serve, serve_tcp
 from ._targets import Health, Target, TargetState, parse_target
@@ -79,6 +79,7 @@ __all__ = [
     "Outcome",
     "Phase",
     "Proxy",
+    "ProxyFacts",
     "Reason",
     "Relay",
     "RelayResult",

@@ -19,8 +19,9 @@ from ._describe import escape
 from ._idle import Idle
 from ._lifecycle import Lifecycle
 from ._options import Timeouts
+from ._proxy_facts import facts_declared
 from ._reason import Phase, Reason
-from ._report import TlsFacts
+from ._report import ProxyFacts, TlsFacts
 from ._transport import CHUNK, FAILURES
 
 _T = TypeVar("_T")
@@ -115,6 +116,14 @@ class Connection(trio.abc.HalfCloseableStream):
         """
         direct = self._lifecycle.direct
         return None if direct is None else address_in(direct[0])
+
+    @property
+    def declared(self) -> ProxyFacts | None:
+        """What its PROXY header says beside addresses, such as the client's TLS.
+
+        None if it says no more, or without one.
+        """
+        return facts_declared(self._lifecycle.header)
 
     @property
     def local(self) -> Address | None:

@@ -36,8 +36,10 @@ from ._race import race
 from ._report import GIVEN_UP, Attempt
 from ._socket_transport import SocketTransport
 from ._targets import TargetState
+from ._tls_client import TlsBeginning
 from ._transport import Transport
 from ._upstream import greet
+from .wire._tls_errors import TlsError
 
 #: Called after each attempt to connect, with the target as it was given.
 OnAttempt: TypeAlias = Callable[[Address, Attempt], object]
@@ -77,6 +79,7 @@ class Dialer(AttemptLog):
       origin: the proxies that dial.
       peer: the client's address, for the balancing.
       preface: a PROXY header for the target, which is sent before all else.
+      alpn: the protocol that the client has agreed on by TLS.
 
     Attributes:
       target: the target that is being tried, or that has answered.
@@ -84,9 +87,9 @@ class Dialer(AttemptLog):
     """
 
     __slots__ = (
-        "_callback_error", "_connecting", "_dialing", "_endpoint", "_is_cancelled",
-        "_is_dialing", "_origin", "_peer", "_preface", "_scope", "_tried", "on_wait",
-        "target",
+        "_alpn", "_callback_error", "_connecting", "_dialing", "_endpoint",
+        "_is_cancelled", "_is_dialing", "_origin", "_peer", "_preface", "_scope",
+        "_tls", "_tried", "on_wait", "target",
     )  # fmt: skip
 
     def __init__(
@@ -95,6 +98,7 @@ class Dialer(AttemptLog):
         origin: Origin = (),
         peer: str = "",
         preface: bytes = b"",
+        alpn: str | None = None,
     ) -> None:
         super().__init__()
         self.target = dialing.endpoints.first.address
@@ -103,6 +107,9 @@ class Dialer(AttemptLog):
         self._origin = origin
         self._peer = peer
         self._preface = preface
+        self._alpn = alpn
+        # What TLS with the target has begun with.
+        self._tls: TlsBeginning | None = None
         # The endpoint that it has, and whether it is connected to it or dials it.
         self._endpoint: Endpoint | None = None
         self._is_dialing = False
@@ -159,7 +166,7 @@ class Dialer(AttemptLog):
         endpoint = self._pick(now)
         if endpoint is None or not isinstance(self.target, TcpAddress):
             return None
-        if endpoint.new_session is not None:
+        if endpoint.tls is not None:
             return None  # a handshake has to wait
         try:
             info = numeric_addrinfo(self.target)
@@ -205,6 +212,9 @@ class Dialer(AttemptLog):
 
     def release(self) -> None:
         """Give back the endpoint that it has; idempotent."""
+        if self._tls is not None:
+            self._tls.is_over()
+            self._tls = None
         endpoint, self._endpoint = self._endpoint, None
         if endpoint is None:
             return
@@ -304,21 +314,31 @@ class Dialer(AttemptLog):
         Args:
           before: how many attempts there were before this endpoint was tried.
         """
-        header, new_session = self._preface, endpoint.new_session
-        if new_session is None:
-            return await greet(transport, header, None)
+        header, tls = self._preface, endpoint.tls
+        if tls is None:
+            return await greet(transport, header)
         began, said, is_ours = trio.current_time(), None, False
         self._call_on_wait()
+        beginning = tls.begin(self._alpn, began)
         try:
-            return await greet(transport, header, new_session())
+            secure = await greet(
+                transport,
+                header,
+                beginning.session,
+                allow_truncation=tls.allow_truncation,
+            )
         except trio.Cancelled:
             said = GIVEN_UP
             raise
         except OSError as error:
             said, is_ours = describe(error), self.keep(error)
+            if isinstance(error, TlsError):
+                beginning.has_failed(trio.current_time())
             raise
         finally:
             self.end_attempt(before, began, said, is_ours)
+        self._tls = beginning
+        return secure
 
     def _note_connected(self, endpoint: Endpoint, began: float) -> None:
         now = trio.current_time()
@@ -404,7 +424,7 @@ class Dialer(AttemptLog):
             self.on_wait()
 
     def _has_tls(self) -> bool:
-        return self._endpoint is not None and self._endpoint.new_session is not None
+        return self._endpoint is not None and self._endpoint.tls is not None
 
     def attempt_ended(self, attempt: Attempt) -> None:
         if self._dialing.on_attempt is not None:

@@ -10,7 +10,8 @@ import math
 from typing import Final
 
 from ._address import TcpAddress, is_numeric
-from ._targets import Health, Target, TargetState, sessions_for
+from ._targets import Health, Target, TargetState
+from ._tls_client import TlsClient
 
 #: Seconds to wait for a target of which nothing is known, while another one could
 #: answer. RFC 6298, section 2.1: the timeout before the first measurement.
@@ -43,7 +44,7 @@ class Endpoint:
       is_drained: whether it gets no new connections, because somebody said so.
       is_checked: whether checks run, so that only these say that it is up again.
       retry_at: when its pause is over, if it is down.
-      new_session: makes the TLS session of a connection to it; None without TLS.
+      tls: what TLS with it begins with; None without TLS.
     """
 
     __slots__ = (
@@ -51,8 +52,8 @@ class Endpoint:
         "_checks_passed_in_row", "_connected", "_deviation", "_error", "_failed",
         "_failed_in_row", "_has_passed", "_is_name", "_mean", "_patience",
         "_patience_since", "_pause", "address", "backup", "credit", "dialing",
-        "down_since", "is_checked", "is_drained", "new_session", "open", "retry_at",
-        "target", "text", "turn", "weight",
+        "down_since", "is_checked", "is_drained", "open", "retry_at", "target",
+        "text", "tls", "turn", "weight",
     )  # fmt: skip
 
     def __init__(self, target: Target) -> None:
@@ -61,7 +62,10 @@ class Endpoint:
         self.weight: float = target.weight
         self.backup = target.backup
         self.text = str(address)
-        self.new_session = sessions_for(target)
+        self.tls: TlsClient | None = None
+        if target.tls is not None:
+            assert isinstance(address, TcpAddress)
+            self.tls = TlsClient(target.tls, address.host_bytes.decode())
         self.open = 0
         self.dialing = 0
         self.credit = 0.0

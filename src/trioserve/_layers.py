@@ -31,9 +31,9 @@ class Layers:
       accept_proxy: networks, as in a rule, from which each connection must begin with a
         header of the PROXY protocol, version 1 or 2; from others none is read. The
         client that it declares is then the peer: in ``access``, limits, logs and
-        reports. A header that is missing or invalid ends the connection as
-        ``bad_proxy_header``. Only name networks in which nobody can forge a client.
-        Default: none.
+        reports; what else the header says is in ``Connection.declared``. A header that
+        is missing or invalid ends the connection as ``bad_proxy_header``. Only name
+        networks in which nobody can forge a client. Default: none.
       access: rules about the client's address, each ``"allow NETWORK"`` or
         ``"deny NETWORK"``. A network is an IPv4 or IPv6 address, a prefix like
         ``10.0.0.0/8``, ``unix`` (all clients of a Unix socket) or ``all``. The first

@@ -35,6 +35,7 @@ from ._targets import (
     parse_target,
 )
 from ._tcp import keepalive_settings, user_timeout_settings
+from ._tls_layer import agreed_alpn
 from ._transport import Transport
 from .faults import Faults, parse_faults
 from .faults._relay import ActiveFaults, FaultyRelay
@@ -167,9 +168,9 @@ def proxy(
         is up again; under the same rules. If that is because of a check, an exception
         in it is logged.
       send_proxy: ``"v1"`` or ``"v2"``: begin each connection to a target with a header
-        of the PROXY protocol, of this version, which declares the client. The target
-        must be told to expect it. The bytes of the header are in no count. Default: no
-        header.
+        of the PROXY protocol, of this version, which declares the client, and in
+        version 2 what is known of its TLS. The target must be told to expect it. The
+        bytes of the header are in no count. Default: no header.
       sockets: of connections to targets; default ``SocketOptions()``.
       source: an IP address of this machine to connect from; targets of the other family
         can't be dialed then. Default: the system chooses.
@@ -292,6 +293,7 @@ class _Proxy(PromptHandler, Companion):
             (*origin, self._mark) if origin else self._first,
             life.peer,
             b"" if version is None else header_for(life, version),
+            agreed_alpn(life),
         )
         if self._mark in origin:
             return _refuse(life, Reason.LOOP)

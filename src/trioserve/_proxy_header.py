@@ -7,7 +7,7 @@ of a header are in :mod:`.wire`.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Final, Literal
 
 import trio
 
@@ -15,7 +15,9 @@ from ._access import Access, AccessRule, parse_network
 from ._address import Address, TcpAddress, address_in, sockaddr_text
 from ._describe import escape
 from ._lifecycle import Lifecycle
+from ._proxy_facts import tlvs_for
 from ._reason import Reason
+from ._tls_transport import TlsTransport
 from ._transport import Transport
 from .wire._proxy_protocol import (
     LONGEST,
@@ -25,10 +27,11 @@ from .wire._proxy_protocol import (
     build_v1,
     build_v2,
     parse_header,
-    unique_id_tlv,
 )
 
 Version = Literal["v1", "v2"]
+
+_NO_HEADER: Final = ProxyHeader(0)
 
 
 class ProxyHeaderLayer:
@@ -97,18 +100,18 @@ async def _receive_header(transport: Transport) -> ProxyHeader | None:
 def header_for(life: Lifecycle, version: Version) -> bytes:
     """Make the header that declares the client of a connection to a target.
 
-    As in HAProxy, a client without an IP address is LOCAL or UNKNOWN. A unique id that
-    the client's own header had is passed on.
+    As in HAProxy, a client without an IP address is LOCAL or UNKNOWN. In version 2, it
+    also says what is known of its TLS.
     """
-    header = life.header or ProxyHeader(0)
+    header = life.header or _NO_HEADER
     source, destination = header.source, header.destination
     if source is None:
         source, destination = _endpoint(life.peer), _endpoint(life.local)
     if version == "v1":
         return build_v1(source, destination)
-    unique_id = header.unique_id
-    tlvs = [] if unique_id is None else [unique_id_tlv(unique_id)]
-    return build_v2(source, destination, tlvs)
+    transport = life.transport
+    tls = transport.session.object if isinstance(transport, TlsTransport) else None
+    return build_v2(source, destination, tlvs_for(header, tls, life.server_name))
 
 
 def header_for_check(version: Version) -> bytes:

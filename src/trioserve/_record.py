@@ -9,6 +9,7 @@ import trio
 
 from ._describe import describe
 from ._lifecycle import Lifecycle
+from ._proxy_facts import facts_declared
 from ._report import ConnectionReport, unfinished_report, unfinished_upstream
 
 
@@ -28,6 +29,7 @@ def report_of(life: Lifecycle, open_at_close: int) -> ConnectionReport:
     report.peer = life.peer
     report.local = life.local
     report.direct_peer = None if life.direct is None else life.direct[0]
+    report.declared = facts_declared(life.header)
     report.server_name = life.server_name
     report.phase = life.phase
     report.queued = life.queued

@@ -10,7 +10,7 @@ import operator
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final, Generic, TypeVar
 
-from ._describe import plain_text, plain_value
+from ._describe import escape, plain_text, plain_value
 from ._reason import Outcome, Phase, Reason, Side, termination_state
 
 #: The errors of an attempt that was cancelled: its result was no longer needed.
@@ -18,6 +18,9 @@ LOST_RACE: Final = "another address was faster"
 GIVEN_UP: Final = "given up"
 #: The error of an attempt that took too long.
 NO_ANSWER: Final = "no answer"
+
+#: So many fields of a PROXY header are in JSON: it may have more than a thousand.
+_MOST_TLVS: Final = 16
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,6 +91,50 @@ class TlsFacts:
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class ProxyFacts:
+    """What a PROXY header of version 2 says of a client, beside its addresses.
+
+    Its sender has said so, and not the client; texts are escaped. The specification is
+    HAProxy's ``proxy-protocol.txt``, section 2.2.
+
+    Attributes:
+      alpn: the protocol that ALPN has chosen; None if the header does not say.
+      authority: the name that the client has asked for (SNI); None as above.
+      unique_id: the sender's identification of the connection; None as above.
+      tls: whether the client speaks TLS with the sender; None if the header does not
+        say. Then so are the following four.
+      version, cipher: of this TLS, in OpenSSL's words; None as above.
+      common_name: of the client's certificate; None without one, or as above.
+      verified: whether the client has shown a certificate that the sender has accepted.
+      tlvs: all fields, each with its type and its bytes, in their order: also those of
+        clouds, such as 0xEA in AWS, with the endpoint of a VPC.
+    """
+
+    alpn: str | None
+    authority: str | None
+    unique_id: str | None
+    tls: bool | None
+    version: str | None
+    cipher: str | None
+    common_name: str | None
+    verified: bool | None
+    tlvs: Sequence[tuple[int, bytes]]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return it as a dict for JSON; the order of its keys is stable.
+
+        Of ``tlvs`` it has the first 16, each with its type and with its bytes as
+        escaped text, up to 256 characters.
+        """
+        fields = {name: getattr(self, name) for name in _PROXY_FIELDS}
+        fields["tlvs"] = [
+            [kind, escape(value.decode("latin-1"))]
+            for kind, value in self.tlvs[:_MOST_TLVS]
+        ]
+        return fields
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Upstream:
     """The target's side of a connection that was relayed.
 
@@ -125,6 +172,8 @@ class ConnectionReport:
         connected to, as its PROXY header has declared them, if there is one.
       direct_peer: where the connection came from, if a PROXY header has declared
         another peer: the load balancer's address; else None.
+      declared: what its PROXY header says beside addresses; None if it says no more, or
+        without one.
       server_name: the name that the client has asked for by TLS (SNI), if
         :func:`by_server_name` has read it; else None.
       target: the target that it was relayed to or was meant for; None without one.
@@ -172,6 +221,7 @@ class ConnectionReport:
     reason: Reason
     phase: Phase
     direct_peer: str | None = None
+    declared: ProxyFacts | None = None
     server_name: str | None = None
     target: str | None = None
     attempts: Sequence[Attempt] = ()
@@ -224,6 +274,8 @@ class ConnectionReport:
                 fields["upstream_tls"] = far.tls.as_dict()
         if self.tls is not None:
             fields["tls"] = self.tls.as_dict()
+        if self.declared is not None:
+            fields["declared"] = self.declared.as_dict()
         fields["attempts"] = [
             {
                 "address": a.address,
@@ -304,3 +356,4 @@ def _keys() -> Iterator[str]:
 _KEYS: Final = tuple(_keys())
 
 _TLS_FIELDS: Final = tuple(_fields_of(TlsFacts))
+_PROXY_FIELDS: Final = tuple(_fields_of(ProxyFacts))

@@ -9,13 +9,12 @@ import dataclasses
 import math
 import re
 import ssl
-from collections.abc import Callable
 from typing import Any, Final, Literal, TypeAlias, get_args
 from urllib.parse import quote, unquote
 
 from ._address import Address, TcpAddress, UnixAddress, parse_address
 from ._arguments import check_count, check_seconds, check_type
-from ._tls_options import TlsClientOptions, client_sessions
+from ._tls_options import TlsClientOptions
 from .wire._tls_session import TlsSession
 
 #: How the target of a connection is chosen; see :func:`proxy`.
@@ -27,6 +26,7 @@ _MOST_WEIGHT: Final = 1000
 
 _TLS: Final = "tls://"
 _TLS_TEXTS: Final = ("ca", "sni", "cert", "key")
+_TRUNCATED: Final = "allow-truncation"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -75,7 +75,7 @@ class Target:
             )
         if isinstance(self.tls, ssl.SSLContext):
             try:
-                client_sessions(self.tls, "localhost")()
+                TlsSession(self.tls, server_side=False, server_hostname="localhost")
             except ssl.SSLError:
                 raise ValueError(
                     "tls is a context for servers; use ssl.PROTOCOL_TLS_CLIENT"
@@ -92,20 +92,11 @@ class Target:
                 if (value := getattr(tls, name)) is not None
             ]
             options += [] if tls.verify else ["verify=no"]
+            alpn = ",".join(quote(each, safe="/:") for each in tls.alpn)
+            options += [f"alpn={alpn}"] if alpn else []
+            options += [_TRUNCATED] if tls.allow_truncation else []
         text = f"{scheme}{self.address}"
         return f"{text}?{'&'.join(options)}" if options else text
-
-
-def sessions_for(target: Target) -> Callable[[], TlsSession] | None:
-    """What makes a new TLS session for each connection to a target; None: no TLS.
-
-    Raises:
-      ValueError: a file can't be used any more.
-    """
-    if target.tls is None:
-        return None
-    assert isinstance(target.address, TcpAddress)
-    return client_sessions(target.tls, target.address.host_bytes.decode())
 
 
 def parse_target(text: str) -> Target:
@@ -114,9 +105,10 @@ def parse_target(text: str) -> Target:
     It is that of an address, as for :func:`parse_address`, or ``tls://HOST:PORT`` to
     begin TLS with it; then ``?`` and the options, with ``&`` between them: ``weight=N``
     and ``backup``, and for TLS the arguments of :class:`TlsClientOptions`: ``ca=FILE``,
-    ``sni=NAME``, ``cert=FILE``, ``key=FILE`` and ``verify=no``. For example
-    ``db1:5432?weight=3``, ``tls://db2:5432?ca=/etc/db.pem``. In a value, ``%26`` is
-    ``&``, ``%25`` is ``%``, ``%20`` is a space.
+    ``sni=NAME``, ``cert=FILE``, ``key=FILE``, ``alpn=NAME,NAME``, ``verify=no`` and
+    ``allow-truncation``. For example ``db1:5432?weight=3``,
+    ``tls://db2:5432?ca=/etc/db.pem``. In a value, ``%26`` is ``&``, ``%25`` is ``%``,
+    ``%20`` is a space.
 
     Raises:
       TypeError: ``text`` is not a str.
@@ -144,18 +136,24 @@ def parse_target(text: str) -> Target:
             )
         elif option == "verify=no":
             tls["verify"] = False
+        elif option == _TRUNCATED:
+            tls["allow_truncation"] = True
+        elif name == "alpn" and value:
+            tls["alpn"] = [unquote(each) for each in value.split(",")]
         elif name in _TLS_TEXTS and value:
             tls[name] = unquote(value, errors="surrogateescape")
         else:
             raise ValueError(
                 f"{option!r} in {text!r} is not an option of a target; use weight=N or"
-                " backup, or after tls:// ca=FILE, sni=NAME, cert=FILE, key=FILE or"
-                " verify=no, with & between two of them"
+                " backup, or after tls:// ca=FILE, sni=NAME, cert=FILE, key=FILE,"
+                " alpn=NAME,NAME, verify=no or allow-truncation, with & between two of"
+                " them"
             )
     if not is_tls:
         if tls:
             raise ValueError(
-                f"{next(iter(tls))} in {text!r} is for TLS; did you mean {_TLS}{place}?"
+                f"{next(iter(tls)).replace('_', '-')} in {text!r} is for TLS; did you"
+                f" mean {_TLS}{place}?"
             )
         return Target(parse_address(place), weight, backup)
     place = place[len(_TLS) :]

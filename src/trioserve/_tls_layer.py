@@ -16,6 +16,7 @@ from ._lifecycle import Lifecycle
 from ._reason import Reason
 from ._tls_options import TlsOptions
 from ._tls_transport import TlsTransport
+from .wire._proxy_tlvs import ALPN
 from .wire._tls_errors import TlsError
 from .wire._tls_session import TlsSession
 
@@ -67,6 +68,20 @@ class TlsLayer:
             await linger(below, life.timeouts.linger)
             return Reason.TLS_FAILED
         return None
+
+
+def agreed_alpn(life: Lifecycle) -> str | None:
+    """The protocol that a client has agreed on by TLS; None if it has on none.
+
+    If a load balancer has ended its TLS, that is what the PROXY header says.
+    """
+    declared = None if life.header is None else life.header.find(ALPN)
+    if declared is not None:
+        return declared.decode("latin-1")
+    transport = life.transport
+    if isinstance(transport, TlsTransport):
+        return transport.session.object.selected_alpn_protocol()
+    return None
 
 
 def _check_names(certificate: Any, options: TlsOptions) -> None:

@@ -11,14 +11,12 @@ import os
 import re
 import ssl
 import stat
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final, Literal, get_args
 
 from ._arguments import check_type
 from .wire._certificate import CertificateFacts, read_pem
-from .wire._tls_session import TlsSession
 
 MinVersion = Literal["1.2", "1.3"]
 
@@ -86,17 +84,11 @@ class TlsOptions:
         self._check_paths()
         check_type("client_ca", self.client_ca, (str, type(None)), "a path or None")
         for name in ("allow_cn", "allow_san", "allow_uri", "alpn"):
-            texts = getattr(self, name)
-            if isinstance(texts, str) or not isinstance(texts, Sequence):
-                raise TypeError(f"{name} must be a list of texts, not {texts!r}")
-            for each in texts:
-                check_type(name, each, str, "a list of texts")
-            object.__setattr__(self, name, tuple(texts))
+            texts = _texts(name, getattr(self, name))
+            object.__setattr__(self, name, texts)
             if name != "alpn" and texts and self.client_ca is None:
                 raise ValueError(f"{name} needs client_ca, which verifies the names")
-        for each in self.alpn:
-            if not (each.isascii() and 0 < len(each) <= _LONGEST_ALPN):
-                raise ValueError(f"alpn: {each!r} is not the name of a protocol")
+        _check_alpn(self.alpn)
         if self.min_version not in get_args(MinVersion):
             raise ValueError(
                 f"min_version must be '1.2' or '1.3', not {self.min_version!r}"
@@ -139,6 +131,20 @@ class TlsOptions:
         return tuple(zip(certs, keys, strict=True))
 
 
+def _texts(name: str, texts: Sequence[str]) -> tuple[str, ...]:
+    if isinstance(texts, str) or not isinstance(texts, Sequence):
+        raise TypeError(f"{name} must be a list of texts, not {texts!r}")
+    for each in texts:
+        check_type(name, each, str, "a list of texts")
+    return tuple(texts)
+
+
+def _check_alpn(names: Sequence[str]) -> None:
+    for each in names:
+        if not (each.isascii() and 0 < len(each) <= _LONGEST_ALPN):
+            raise ValueError(f"alpn: {each!r} is not the name of a protocol")
+
+
 def _several(paths: str | Sequence[str]) -> Sequence[str]:
     return (paths,) if isinstance(paths, str) else paths
 
@@ -162,6 +168,13 @@ class TlsClientOptions:
         it is in the file of ``cert``.
       verify: False: accept every certificate. Then whoever is on the way can be the
         target. Default True.
+      alpn: the names of protocols that a target is offered, such as ``"h2"``, the best
+        one first (RFC 7301). If the client has agreed on one of them, by TLS with the
+        proxy or as its PROXY header says, the target is offered that one only, so that
+        both speak the same. Default: none.
+      allow_truncation: take the end of a target's bytes for EOF, also if it does not
+        say by a close_notify that they are complete, as Redis does not. Then somebody
+        on the way can cut them off. Default: it counts as a reset.
 
     Raises:
       TypeError, ValueError: an argument is invalid, or a file can't be used; the
@@ -173,12 +186,17 @@ class TlsClientOptions:
     cert: str | None = None
     key: str | None = None
     verify: bool = True
+    alpn: Sequence[str] = ()
+    allow_truncation: bool = False
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "alpn", _texts("alpn", self.alpn))
+        _check_alpn(self.alpn)
         for name in ("ca", "cert", "key"):
             check_type(name, getattr(self, name), (str, type(None)), "a path or None")
         check_type("sni", self.sni, (str, type(None)), "a name or None")
-        check_type("verify", self.verify, bool, "a bool")
+        for name in ("verify", "allow_truncation"):
+            check_type(name, getattr(self, name), bool, "a bool")
         if self.sni is not None and not _HOST_NAME.fullmatch(self.sni):
             raise ValueError(f"sni: {self.sni!r} is not a host name, in ASCII")
         if self.key is not None and self.cert is None:
@@ -188,8 +206,11 @@ class TlsClientOptions:
         _context_with_files(self)
 
 
-def client_context(options: TlsClientOptions) -> ssl.SSLContext:
+def client_context(options: TlsClientOptions, alpn: Sequence[str]) -> ssl.SSLContext:
     """A context for the client's end of TLS.
+
+    Args:
+      alpn: the protocols that it offers; some of those of the options, or all.
 
     Raises:
       ValueError: a file can't be used; the message names it.
@@ -197,6 +218,8 @@ def client_context(options: TlsClientOptions) -> ssl.SSLContext:
     context = _context_with_files(options)
     if options.verify and options.ca is None:
         context.load_default_certs()  # takes 50 ms
+    if alpn:
+        context.set_alpn_protocols(list(alpn))
     return context
 
 
@@ -212,23 +235,6 @@ def _context_with_files(options: TlsClientOptions) -> ssl.SSLContext:
     if options.cert is not None:
         load_certificate(context, options.cert, options.key)
     return context
-
-
-def client_sessions(
-    tls: TlsClientOptions | ssl.SSLContext, host: str
-) -> Callable[[], TlsSession]:
-    """What makes a new session for each connection to a target.
-
-    Args:
-      tls: options, or a context of the caller's own.
-      host: the target's host, as it is encoded for a resolver.
-    """
-    name = host.partition("%")[0].removesuffix(".")
-    if isinstance(tls, ssl.SSLContext):
-        context = tls
-    else:
-        context, name = client_context(tls), tls.sni or name
-    return partial(TlsSession, context, server_side=False, server_hostname=name)
 
 
 def load_server(

@@ -249,7 +249,8 @@ class TlsTransport(TlsState):
     def _flush_now(self) -> None:
         """Send as much of what is encrypted as goes without waiting."""
         held = self._held + self.session.output()
-        self._held = held[self.below.send_now(held) :]
+        if held:
+            self._held = held[self.below.send_now(held) :]
 
     async def _flush(self) -> None:
         """Send all bytes that are encrypted. One task at a time may call this."""

@@ -20,12 +20,19 @@ from .wire._tls_session import TlsSession
 
 
 async def greet(
-    transport: Transport, header: bytes, session: TlsSession | None
+    transport: Transport,
+    header: bytes,
+    session: TlsSession | None = None,
+    *,
+    allow_truncation: bool = False,
 ) -> Transport:
     """Send a PROXY header, unless it is empty, and shake hands if there is a session.
 
     The header does not count as sent. If it can't be sent, the transport keeps the
     error.
+
+    Args:
+      allow_truncation: as for :class:`TlsTransport`.
 
     Returns:
       the transport for the relay.
@@ -38,7 +45,11 @@ async def greet(
     """
     if header:
         await _send(transport, header)
-    return transport if session is None else await _begin_tls(transport, session)
+    if session is None:
+        return transport
+    return await _begin_tls(
+        TlsTransport(transport, session, allow_truncation=allow_truncation)
+    )
 
 
 async def _send(transport: Transport, header: bytes) -> None:
@@ -54,8 +65,7 @@ async def _send(transport: Transport, header: bytes) -> None:
         raise
 
 
-async def _begin_tls(transport: Transport, session: TlsSession) -> TlsTransport:
-    secure = TlsTransport(transport, session)
+async def _begin_tls(secure: TlsTransport) -> TlsTransport:
     try:
         await secure.handshake()
     except TlsError:

@@ -33,7 +33,8 @@ def test_options_become_a_value(
     service = service_of(
         monkeypatch,
         f"--tls-key {cert} --tls-client-ca {ca} --tls-allow-cn a --tls-allow-cn b"
-        " --tls-allow-san c --tls-allow-uri d:e --tls-min 1.3 --tls-allow-truncation",
+        " --tls-allow-san c --tls-allow-uri d:e --tls-min 1.3 --tls-allow-truncation"
+        " --tls-alpn h2 --tls-alpn http/1.1",
         TRIOSERVE_TLS_CERT=cert,
     )
     assert service.layers.tls == TlsOptions(
@@ -44,6 +45,7 @@ def test_options_become_a_value(
         allow_san=["c"],
         allow_uri=["d:e"],
         min_version="1.3",
+        alpn=["h2", "http/1.1"],
         allow_truncation=True,
     )
 
@@ -77,6 +79,7 @@ def test_several_certificates(
         ("--tls-cert none.pem", "--tls-cert: can't read 'none.pem': No such file"),
         ("--tls-key k", "--tls-key needs --tls-cert"),
         ("--tls-allow-truncation", "--tls-allow-truncation needs --tls-cert"),
+        ("--tls-alpn h2", "--tls-alpn needs --tls-cert"),
         ("--tls-allow-uri u", "--tls-allow-uri needs --tls-cert"),
         ("--tls-cert {cert} --tls-key none", "--tls-key: can't read 'none'"),
         ("--tls-cert {cert} --tls-key {other}", "--tls-key: the key in"),

@@ -1,22 +1,27 @@
 """Behind a load balancer, as the page says: its configurations, on other ports.
 
 Two proxies are behind each. When one of them is stopped, no client may notice: neither
-one that is connected nor one that comes then.
+one that is connected nor one that comes then. With TLS there is one proxy, and limits
+are about clients that only the load balancer sees.
 """
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import re
 import socket
+import ssl
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
+from certificates import Authority
 from real.balancers import start_haproxy, start_nginx, stream_module
 from real.tools import (
+    PATIENCE,
     Process,
     Record,
     Serve,
@@ -187,3 +192,93 @@ def test_haproxy_logs_what_is_the_peer_and_its_checks_leave_no_report(
     (report,) = balancer.stop()
     assert report["peer"] == where
     assert f" {report['direct_peer']} " in line
+
+
+# -- with TLS
+
+
+@dataclasses.dataclass
+class Secured:
+    """HAProxy with the configuration for TLS, and a server behind it."""
+
+    authority: Authority
+    process: Process
+    echo: Trioserve
+    ports: dict[str, int]
+
+    def connect(self, way: str, source: str) -> ssl.SSLSocket:
+        """A client's end of TLS, after the handshake."""
+        where = ("127.0.0.1", self.ports[way])
+        while True:
+            with contextlib.suppress(ConnectionRefusedError):
+                raw = socket.create_connection(where, PATIENCE, (source, 0))
+                break
+            self.process.during(0.05)
+        context = self.authority.client_context()
+        return context.wrap_socket(raw, server_hostname="proxy.example.org")
+
+
+@pytest.fixture
+def secured(tmp_path: Path, start: Start, serve: Serve) -> Secured:
+    folder = tmp_path / "certificates"
+    folder.mkdir()
+    authority = Authority(folder)
+    cert = authority.issue("proxy.example.org")
+    echo = serve(
+        *("echo", "--accept-proxy", "127.0.0.1", "--tls-cert", cert),
+        *("--per-peer", "2", "--deny", "127.0.0.8"),
+    )
+    ports = {"passed-on": free_port(), "ended": free_port()}
+    text = FILES["haproxy-tls.cfg"].text
+    for ours, theirs in (
+        (f"127.0.0.1:{ports['passed-on']}\n", ":6443\n"),
+        (f"127.0.0.1:{ports['ended']} ssl", ":7443 ssl"),
+        (echo.address, "10.0.0.11:6443"),
+        (cert, "/etc/haproxy/site.pem"),
+        (authority.path, "/etc/haproxy/ca.pem"),
+    ):
+        assert theirs in text
+        text = text.replace(theirs, ours)
+    process = start_haproxy(text, tmp_path, start)
+    return Secured(authority, process, echo, ports)
+
+
+@pytest.mark.parametrize("way", ["passed-on", "ended"])
+@pytest.mark.long("HAProxy with TLS, and clients that hold connections")
+@needs("haproxy")
+def test_limits_count_the_clients_of_haproxy_over_tls(
+    way: str, secured: Secured
+) -> None:
+    """Law 2: by the client's address, wherever TLS ends; refused ones get none."""
+
+    with contextlib.ExitStack() as stack:
+
+        def connected(source: str) -> bool:
+            try:
+                client = stack.enter_context(secured.connect(way, source))
+                client.sendall(b"hello")
+                if client.recv(5) != b"hello":
+                    return False
+            except OSError:
+                return False
+            stack.callback(client.unwrap)
+            return True
+
+        sources = ("127.0.0.5", "127.0.0.6", "127.0.0.8")
+        found = [[connected(source) for _ in range(3)] for source in sources]
+    assert found == [[True, True, False], [True, True, False], [False] * 3]
+    reports = secured.echo.stop()
+    seen = sorted(
+        (str(report["peer"]).partition(":")[0], str(report["reason"]))
+        for report in reports
+    )
+    served = [(source, "client_closed") for source in sources[:2]]
+    limited = [(source, "peer_limit") for source in sources[:2]]
+    expected = [*served, *served, *limited, *3 * [(sources[2], "denied")]]
+    assert seen == sorted(expected)
+    for report in reports:
+        assert report["local"] == f"127.0.0.1:{secured.ports[way]}"
+        assert report["direct_peer"].startswith("127.0.0.1:")
+        if report["reason"] == "client_closed":
+            assert report["tls"]["sni"] == "proxy.example.org"
+            assert report["bytes_received"] == 5

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import contextlib
 import socket
+import ssl
 import struct
 from collections.abc import Callable, Generator
 from pathlib import Path
 
 import pytest
 
+from certificates import Authority
 from real.balancers import start_haproxy, start_nginx, stream_module
 from real.tools import (
     PATIENCE,
@@ -339,6 +341,108 @@ def test_haproxy_and_trioserve_take_the_same_headers(
             continue
         with connected(theirs, where) as client:
             assert header_at(target, client, header) == b""
+
+
+# -- what is said of the client's TLS
+
+FIELDS = "send-proxy-v2-ssl-cn proxy-v2-options ssl-cipher,authority"
+
+
+@pytest.fixture
+def authority(tmp_path: Path) -> Authority:
+    folder = tmp_path / "certificates"
+    folder.mkdir()
+    return Authority(folder)
+
+
+def ends_tls(
+    where: tuple[str, int], server: str, cert: str, authority: Authority, start: Start
+) -> Process:
+    """HAProxy, which asks for a certificate, and takes any protocol."""
+    tls = f"ssl crt {cert} ca-file {authority.path} verify optional alpn h2,http/1.1"
+    bind = "{}:{} ".format(*where) + tls
+    return haproxy(bind, server, authority.folder.parent, start)
+
+
+def client_context(
+    authority: Authority, version: str, shown: str | None
+) -> ssl.SSLContext:
+    context = authority.client_context(shown)
+    context.minimum_version = context.maximum_version = {
+        "1.2": ssl.TLSVersion.TLSv1_2,
+        "1.3": ssl.TLSVersion.TLSv1_3,
+    }[version]
+    context.set_alpn_protocols(["http/1.1"])
+    return context
+
+
+@pytest.mark.parametrize("version", ["1.2", "1.3"])
+@pytest.mark.parametrize("is_shown", [True, False])
+@pytest.mark.long("HAProxy and the command, one after the other")
+@needs("haproxy")
+def test_what_is_said_of_tls_is_equal(
+    is_shown: bool,
+    version: str,
+    authority: Authority,
+    target: Target,
+    start: Start,
+    ours: Callable[..., Process],
+) -> None:
+    """ALPN, the name, and TLS with its certificate, for the same connection."""
+    cert = authority.issue("localhost")
+    shown = authority.issue("w.example", common_name="wéb") if is_shown else None
+    context = client_context(authority, version, shown)
+    where, source = ("127.0.0.1", free_port()), ("127.0.0.1", free_port())
+
+    def header_by(process: Process) -> bytes:
+        with connected(process, where, source) as plain:
+            with context.wrap_socket(plain, server_hostname="localhost") as client:
+                return header_at(target, client)
+
+    theirs = ends_tls(where, f"{target.address} {FIELDS}", cert, authority, start)
+    expected = header_by(theirs)
+    theirs.kill()
+    options = ["--tls-cert", cert, "--tls-alpn", "h2", "--tls-alpn", "http/1.1"]
+    options += ["--tls-client-ca", authority.path] if is_shown else []
+    found = header_by(ours("v2", "{}:{}".format(*where), *options))
+    if not is_shown:
+        # Without a certificate HAProxy sends 0, which in section 2.2.6 is one that was
+        # verified. A target that reads no more than that would be misled.
+        expected = expected.replace(b"\1\0\0\0\0\x21", b"\1\0\0\0\1\x21")
+    assert found == expected
+    header = parse_header(found)
+    assert header is not None
+    assert header.tls is not None
+    assert header.tls.is_verified is is_shown
+
+
+@pytest.mark.parametrize("is_shown", [True, False])
+@pytest.mark.long("as the other way round")
+@needs("haproxy")
+def test_what_haproxy_says_of_tls_is_in_the_report(
+    is_shown: bool, authority: Authority, start: Start, serve: Serve
+) -> None:
+    cert = authority.issue("localhost")
+    shown = authority.issue("w.example", common_name="w") if is_shown else None
+    echo = serve("echo", "--accept-proxy", "127.0.0.1")
+    where = ("127.0.0.1", free_port())
+    theirs = ends_tls(where, f"{echo.address} {FIELDS}", cert, authority, start)
+    context = client_context(authority, "1.3", shown)
+    with connected(theirs, where) as plain:
+        peer = "{}:{}".format(*plain.getsockname())
+        with context.wrap_socket(plain, server_hostname="localhost") as client:
+            client.sendall(b"hello")
+            assert client.recv(5) == b"hello"
+    (report,) = _served(echo.stop())
+    assert (report["peer"], report["tls"]) == (peer, None)
+    declared = report["declared"]
+    assert (declared["alpn"], declared["authority"]) == ("http/1.1", "localhost")
+    assert (declared["tls"], declared["version"]) == (True, "TLSv1.3")
+    assert (declared["verified"], declared["common_name"]) == (
+        is_shown,
+        "w" if is_shown else None,
+    )
+    assert declared["cipher"].startswith("TLS_")
 
 
 #: HAProxy 2.6 takes what follows addresses that it does not use for TLVs.

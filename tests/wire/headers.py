@@ -22,6 +22,10 @@ def tlv(kind: int, value: bytes) -> bytes:
     return struct.pack("!BH", kind, len(value)) + value
 
 
+def tls_tlv(bits: int, verify: int, *parts: bytes) -> bytes:
+    return tlv(0x20, struct.pack("!BI", bits, verify) + b"".join(parts))
+
+
 def addresses(source: str, port: int, destination: str, to_port: int) -> bytes:
     packed = ip_address(source).packed + ip_address(destination).packed
     return packed + struct.pack("!HH", port, to_port)
@@ -39,6 +43,9 @@ def checked(header: bytes, at: int) -> bytes:
 
 TCP4 = addresses("192.0.2.1", 56324, "198.51.100.2", 443)
 TCP6 = addresses("2001:db8::1", 56324, "2001:db8::2", 443)
+
+#: A client with TLS 1.3, and a certificate that was verified.
+TLS_PARTS = tls_tlv(7, 0, tlv(0x21, b"TLSv1.3"), tlv(0x22, b"web"), tlv(0x23, b"AES"))
 
 FROM4: Endpoint = ("192.0.2.1", 56324)
 TO4: Endpoint = ("198.51.100.2", 443)
@@ -100,6 +107,19 @@ VALID: dict[bytes, ProxyHeader] = {
             (FROM4, TO4, ((3, bytes.fromhex("18f066b2")), (4, b"abc"))),
         ),
         (v2(0x21, 0x11, TCP4, tlv(5, 128 * b"i")), (FROM4, TO4, ((5, 128 * b"i"),))),
+        # The client's TLS: all that is known, no part, and parts that are not.
+        (
+            v2(0x21, 0x11, TCP4, tlv(1, b"h2"), tlv(2, b"a.example"), TLS_PARTS),
+            (FROM4, TO4, ((1, b"h2"), (2, b"a.example"), (0x20, TLS_PARTS[3:]))),
+        ),
+        (
+            v2(0x21, 0x21, TCP6, tls_tlv(0, 0)),
+            (FROM6, TO6, ((0x20, bytes(5)),)),
+        ),
+        (
+            v2(0x21, 0x00, tls_tlv(0xFF, 18, tlv(0x21, b""), tlv(0xFF, b"x"))),
+            (None, None, ((0x20, bytes.fromhex("ff00000012 210000 ff000178")),)),
+        ),
     ]
 }
 
@@ -154,6 +174,11 @@ INVALID = {
     v2(0x21, 0x11, TCP4, tlv(3, bytes(3))): "checksum of its PROXY header is wrong",
     v2(0x21, 0x00, tlv(3, bytes(4))): "checksum of its PROXY header is wrong",
     v2(0x20, 0x00, tlv(3, bytes(4))): "checksum of its PROXY header is wrong",
+    v2(0x21, 0x11, TCP4, tlv(0x20, b"")): "the SSL field of its PROXY header is not",
+    v2(0x21, 0x11, TCP4, tlv(0x20, bytes(4))): "the SSL field of its PROXY header is",
+    v2(0x21, 0x11, TCP4, tls_tlv(1, 0, b"\x21\0")): "the SSL field of its PROXY heade",
+    v2(0x21, 0x11, TCP4, tls_tlv(1, 0, b"\x21\0\2x")): "the SSL field of its PROXY he",
+    v2(0x21, 0x11, TCP4, tls_tlv(1, 0) + b"x"): "a TLV of its PROXY header has a wron",
 }
 
 _SEEDS = [*VALID, *INVALID]
@@ -161,6 +186,7 @@ _SEEDS = [*VALID, *INVALID]
 _PIECES = [
     b"\r\n", b"\r", b"\n", b" ", b"\0", b"0", b":", b".", b"-", b"\xff", b"PROXY ",
     b"TCP4", b"TCP6", b"UNKNOWN", SIGNATURE, b"\x20", b"\x21", b"\x11", b"\x31",
+    b"\x20\0\5", b"\x20\0\x0c",
 ]  # fmt: skip
 
 

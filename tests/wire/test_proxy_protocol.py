@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import random
 
 import pytest
@@ -17,17 +18,27 @@ from trioserve.wire._proxy_protocol import (
     build_v2,
     crc32c,
     parse_header,
-    unique_id_tlv,
+)
+from trioserve.wire._proxy_tlvs import (
+    ALPN,
+    AUTHORITY,
+    SSL,
+    UNIQUE_ID,
+    ClientTls,
+    join_tlvs,
+    split_tlvs,
 )
 from wire.headers import (
     FROM4,
     FROM6,
     INVALID,
+    TCP4,
     TO4,
     TO6,
     VALID,
     addresses,
     mutated,
+    tls_tlv,
     tlv,
     v2,
 )
@@ -194,11 +205,77 @@ def test_headers_are_made_as_haproxy_makes_them() -> None:
     assert build_v1(zone, TO6) == b"PROXY TCP6 fe80::1 2001:db8::2 1 443\r\n"
 
 
-def test_a_unique_id_is_passed_on() -> None:
-    header = parse_header(build_v2(FROM4, TO4, [unique_id_tlv(b"abc")]))
+def test_fields_are_found_by_their_type() -> None:
+    """The first one counts."""
+    tlvs = [(UNIQUE_ID, b"abc"), (ALPN, b""), (UNIQUE_ID, b"d")]
+    header = parse_header(build_v2(FROM4, TO4, tlvs))
     assert header is not None
-    assert header.unique_id == b"abc"
-    assert ProxyHeader(1).unique_id is None
+    assert header.tlvs == tuple(tlvs)
+    assert (header.find(UNIQUE_ID), header.find(ALPN)) == (b"abc", b"")
+    assert header.find(AUTHORITY) is None
+    assert header.tls is None
+
+
+# -- the client's TLS. Section 2.2.6
+
+texts = st.none() | st.binary(max_size=40)
+client_tls = st.builds(
+    ClientTls,
+    is_tls=st.booleans(),
+    shows_certificate=st.booleans(),
+    shows_it_now=st.just(False),
+    error=st.integers(0, 2**32 - 1),
+    version=texts,
+    cipher=texts,
+    common_name=texts,
+)
+
+
+@given(client_tls, st.booleans())
+def test_what_is_said_of_tls_is_read(tls: ClientTls, now: bool) -> None:
+    if tls.shows_certificate and now:
+        tls = dataclasses.replace(tls, shows_it_now=True)
+    kind, value = tls.tlv()
+    assert kind == SSL
+    assert ClientTls.read(value) == tls
+    header = parse_header(build_v2(FROM4, TO4, [tls.tlv()]))
+    assert header is not None
+    assert header.tls == tls
+    verified = tls.is_tls and tls.shows_certificate and tls.error == 0
+    assert tls.is_verified is verified
+
+
+@given(st.binary(max_size=60))
+def test_any_bytes_are_fields_or_have_a_wrong_length(data: bytes) -> None:
+    """Nothing is read beyond the end, and what was read makes the same bytes again."""
+    found = split_tlvs(data)
+    if found is not None:
+        assert join_tlvs((kind, value) for kind, value, _ in found) == data
+        assert all(data[at : at + len(value)] == value for _, value, at in found)
+    inner = split_tlvs(data[5:])
+    is_valid = len(data) >= 5 and inner is not None
+    assert (ClientTls.read(data) is not None) is is_valid
+    said = verdict(v2(0x21, 0x11, TCP4, tlv(SSL, data)))
+    assert isinstance(said, ProxyHeader) is is_valid
+
+
+def test_a_field_about_tls_as_haproxy_sends_it() -> None:
+    """make_proxy_line_v2(): version, common name and cipher, in this order."""
+    parts = tlv(0x21, b"TLSv1.2"), tlv(0x22, b"web"), tlv(0x23, b"AES")
+    tls = ClientTls(
+        is_tls=True,
+        shows_certificate=True,
+        shows_it_now=True,
+        error=0,
+        version=b"TLSv1.2",
+        cipher=b"AES",
+        common_name=b"web",
+    )
+    assert tlv(*tls.tlv()) == tls_tlv(7, 0, *parts)
+    again = ClientTls.read(tls_tlv(7, 0, *parts, tlv(0x21, b"x"))[3:])
+    assert again == tls  # the first one counts
+    odd = dataclasses.replace(tls, common_name=bytes(256))
+    assert tlv(*odd.tlv()) == tls_tlv(7, 0, parts[0], parts[2])
 
 
 @pytest.mark.parametrize(

@@ -123,7 +123,7 @@ def dialing_options() -> Callable[[Command], Command]:
             "--send-proxy",
             type=click.Choice(["v1", "v2"]),
             help="Send TARGET a PROXY header of this version first, which declares the"
-            " client.",
+            " client, and in v2 its TLS.",
         )(command)
 
     return decorate

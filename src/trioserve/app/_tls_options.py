@@ -25,6 +25,7 @@ _OPTIONS: Final = {
     "allow_san": "--tls-allow-san",
     "allow_uri": "--tls-allow-uri",
     "min_version": "--tls-min",
+    "alpn": "--tls-alpn",
     "allow_truncation": "--tls-allow-truncation",
 }
 
@@ -77,6 +78,13 @@ def tls_options() -> list[Callable[[Command], Command]]:
             default="1.2",
             show_default=True,
             help="The lowest version of TLS.",
+        ),
+        option(
+            "--tls-alpn",
+            multiple=True,
+            metavar="PROTOCOL",
+            help="Agree on this protocol with clients that offer it (ALPN), like h2;"
+            " may be repeated, the best one first.",
         ),
         option(
             "--tls-allow-truncation",

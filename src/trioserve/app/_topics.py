@@ -44,7 +44,9 @@ A TARGET may have options behind a '?', with '&' between them:
     ca=FILE               trust these authorities (default: the system's)
     sni=NAME              ask for this name and verify it (default: the host)
     cert=FILE, key=FILE   the proxy's own certificate, if the target wants one
+    alpn=NAME,NAME        offer these protocols, or that of the client (ALPN)
     verify=no             accept every certificate; anybody may be the target
+    allow-truncation      take its FIN for its end, without a close_notify before
 
 A connection gets a TARGET by --balance, and another one if that does not
 answer. While another one is up, it is waited for no longer than connecting

@@ -15,12 +15,19 @@ from collections.abc import Iterable
 from socket import AF_INET, AF_INET6, inet_ntop, inet_pton
 from typing import Final, TypeAlias
 
+from ._proxy_tlvs import (
+    CRC32C,
+    SSL,
+    UNIQUE_ID,
+    ClientTls,
+    Tlv,
+    join_tlvs,
+    split_tlvs,
+)
+
 #: An endpoint, as ``getpeername`` returns it: an IPv4 or IPv6 address with a port, or
 #: the path (str) or abstract name (bytes) of a Unix socket.
 Endpoint: TypeAlias = tuple[str, int] | tuple[str, int, int, int] | str | bytes
-
-#: A type, and its value. Section 2.2
-Tlv: TypeAlias = tuple[int, bytes]
 
 #: The longest header, in bytes. The specification allows 65,551 with its TLVs, and has
 #: 536 in mind; nginx takes 4,096, too.
@@ -52,11 +59,7 @@ _ADDRESSES: Final = {
 _SIZES: Final = (0, 12, 36, 216)
 _LAST_TRANSPORT: Final = 2
 
-_CRC32C: Final = 3
-_UNIQUE_ID: Final = 5
 _LONGEST_UNIQUE_ID: Final = 128
-#: A TLV's type and length.
-_TLV: Final = struct.Struct("!BH")
 
 _PORT: Final = re.compile(rb"0|[1-9]\d{0,4}")
 _MAPPED: Final = bytes(10) + b"\xff\xff"
@@ -83,10 +86,15 @@ class ProxyHeader:
     destination: Endpoint | None = None
     tlvs: tuple[Tlv, ...] = ()
 
+    def find(self, kind: int) -> bytes | None:
+        """The value of the first field of a type; None without one."""
+        return next((value for each, value in self.tlvs if each == kind), None)
+
     @property
-    def unique_id(self) -> bytes | None:
-        """The sender's identification of the connection. Section 2.2.5"""
-        return next((value for kind, value in self.tlvs if kind == _UNIQUE_ID), None)
+    def tls(self) -> ClientTls | None:
+        """The client's TLS; None if the header does not say."""
+        value = self.find(SSL)
+        return None if value is None else ClientTls.read(value)
 
 
 # -- reading
@@ -180,7 +188,7 @@ def _parse_v2(data: bytes) -> ProxyHeader | None:
     if len(data) < size:
         return None
     header = data[:size]
-    tlvs = _split_tlvs(header, _FIXED.size + needed)
+    tlvs = split_tlvs(header, _FIXED.size + needed)
     if tlvs is None:
         if kind >> 4:
             raise ProxyHeaderError("a TLV of its PROXY header has a wrong length")
@@ -211,27 +219,16 @@ def _unix(field: bytes) -> Endpoint:
     return field.rstrip(b"\0") or ""
 
 
-def _split_tlvs(header: bytes, at: int) -> list[tuple[int, bytes, int]] | None:
-    """The type, value and place of each TLV; None if a length is wrong."""
-    found = []
-    while at < len(header):
-        if at + _TLV.size > len(header):
-            return None
-        kind, length = _TLV.unpack_from(header, at)
-        at += _TLV.size
-        found.append((kind, header[at : at + length], at))
-        at += length
-    return found if at <= len(header) else None
-
-
 def _check_tlvs(header: bytes, tlvs: Iterable[tuple[int, bytes, int]]) -> None:
     for kind, value, at in tlvs:
-        if kind == _UNIQUE_ID and len(value) > _LONGEST_UNIQUE_ID:
+        if kind == UNIQUE_ID and len(value) > _LONGEST_UNIQUE_ID:
             raise ProxyHeaderError("the unique id of its PROXY header is too long")
-        if kind == _CRC32C:
+        if kind == CRC32C:
             without = header[:at] + bytes(len(value)) + header[at + len(value) :]
             if value != crc32c(without).to_bytes(4, "big"):
                 raise ProxyHeaderError("the checksum of its PROXY header is wrong")
+        if kind == SSL and ClientTls.read(value) is None:
+            raise ProxyHeaderError("the SSL field of its PROXY header is not valid")
 
 
 def crc32c(data: bytes) -> int:
@@ -284,14 +281,8 @@ def build_v2(
     if (packed := _packed(source, destination)) is not None:
         command, kind = _PROXIED, _TCP4 if len(packed[0]) == 4 else _TCP6
         block = _ADDRESSES[kind].pack(*packed)
-    for type_, value in tlvs:
-        block += _TLV.pack(type_, len(value)) + value
+    block += join_tlvs(tlvs)
     return _FIXED.pack(_SIGNATURE, command, kind, len(block)) + block
-
-
-def unique_id_tlv(value: bytes) -> Tlv:
-    """The field with a connection's identification, of at most 128 bytes."""
-    return _UNIQUE_ID, value
 
 
 def _packed(

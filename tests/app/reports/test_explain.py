@@ -354,6 +354,19 @@ def test_the_advice_for_a_failure_of_tls_is_about_tls(reason: Reason) -> None:
     assert "speak TLS" not in _advice(reason=Reason.CLIENT_RESET, error=error)
 
 
+@pytest.mark.parametrize(
+    ("reason", "said"),
+    [
+        (Reason.CLIENT_RESET, "--tls-allow-truncation makes it a good end."),
+        (Reason.SERVER_RESET, "tls://HOST:PORT?allow-truncation makes it a good end."),
+        (Reason.CONNECT_FAILED, "-showcerts`."),
+    ],
+)
+def test_the_advice_for_a_missing_close_notify(reason: Reason, said: str) -> None:
+    error = "TlsError: it ended without close_notify: bytes may be missing"
+    assert _advice(reason=reason, target="db:5432", error=error).endswith(said)
+
+
 def test_the_advice_for_a_unix_socket_lists_unix_sockets() -> None:
     advice = _advice(reason=Reason.CONNECT_REFUSED, target="unix:/run/a")
     assert advice.endswith("listening on unix:/run/a? see `ss -lx`.")

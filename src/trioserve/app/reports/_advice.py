@@ -33,6 +33,18 @@ TLS_ADVICE: Final = (
     " -showcerts`"
 )
 
+#: If TLS has ended without a close_notify: by the reason.
+TRUNCATED: Final = {
+    "client_reset": (
+        "it was cut off on the way, or its program always closes so, as redis-cli does:"
+        " then --tls-allow-truncation makes it a good end"
+    ),
+    "server_reset": (
+        "{target} was cut off on the way, or its program always closes so, as Redis"
+        " does: then tls://HOST:PORT?allow-truncation makes it a good end"
+    ),
+}
+
 _ENDED_WELL: Final = "nothing, it ended well"
 
 #: By the name of the reason.

@@ -23,7 +23,7 @@ from trioserve.app._values import (
 from trioserve.app.output._formats import as_logfmt
 from trioserve.app.output._log import sentence_of
 
-from ._advice import ADVICE, TLS_ADVICE
+from ._advice import ADVICE, TLS_ADVICE, TRUNCATED
 from ._records import Record
 
 #: The limits of these reasons are numbers of connections; others are seconds.
@@ -280,15 +280,19 @@ def _advice(record: Record) -> str:
             f"{_LOST_SIDES[record.reason]} did not answer any more (--keepalive,"
             " --user-timeout): it was switched off, or the network to it is broken"
         )
-    advice = TLS_ADVICE if _failed_in_tls(record) else ADVICE[record.reason].next
+    advice = _tls_advice(record) or ADVICE[record.reason].next
     return advice.format_map(_values_of(record))
 
 
-def _failed_in_tls(record: Record) -> bool:
+def _tls_advice(record: Record) -> str | None:
+    error = record.error or ""
+    if not error.startswith("TlsError: "):
+        return None
+    if "without close_notify" in error and record.reason in TRUNCATED:
+        return TRUNCATED[record.reason]
     # The handshake with the target; or, in TLS 1.3, its verdict on the certificate.
     targets = (Reason.CONNECT_FAILED, Reason.SERVER_RESET)
-    error = record.error or ""
-    return record.reason in targets and error.startswith("TlsError: ")
+    return TLS_ADVICE if record.reason in targets else None
 
 
 def _values_of(record: Record) -> dict[str, str]:

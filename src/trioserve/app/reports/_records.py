@@ -52,6 +52,7 @@ class Record(NamedTuple):
     peer: str | None = None
     local: str | None = None
     direct_peer: str | None = None
+    declared: Mapping[str, object] | None = None
     server_name: str | None = None
     target: str | None = None
     attempts: tuple[Attempt, ...] = ()
@@ -244,7 +245,7 @@ _NAMES: Final[dict[Callable[[Any], object], str]] = {
     _truth: "draining",
     _attempts: "attempts",
     _texts: "faults",
-    _object: "notes tls upstream_tls",
+    _object: "notes tls declared upstream_tls",
 }
 
 _READERS: Final = {
