@@ -217,7 +217,7 @@ async def test_an_error_right_after_bytes_does_not_wait_for_an_event(
         bad = b"\x17\x03\x03\x00\x20" + bytes(32)
         await peer.below.send(peer.session.output() + bad)
         await trio.testing.wait_all_tasks_blocked(0.01)
-        assert (other.received, other.tail) == (b"x" * 1000, "reset")
+        assert (bytes(other.received), other.tail) == (b"x" * 1000, "reset")
         one.read_on()
 
 

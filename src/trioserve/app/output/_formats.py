@@ -38,12 +38,11 @@ def _add_pairs(pairs: list[str], prefix: str, record: Mapping[str, Any]) -> None
     add = pairs.append
     for name, value in record.items():
         key = _key(prefix + name)
-        kind = type(value)
         if value is None:
             add(key + "null")
-        elif kind is int or (isinstance(value, str) and _is_bare(value)):
+        elif type(value) is int or (isinstance(value, str) and _is_bare(value)):
             add(f"{key}{value}")
-        elif kind is float and isfinite(value):
+        elif isinstance(value, float) and isfinite(value):
             add(f"{key}{value!r}")
         elif isinstance(value, dict):
             _add_pairs(pairs, f"{prefix}{name}.", value)
