@@ -29,6 +29,7 @@ class RunState:
       unserved: connections that ended before the server accepted them.
       violations: the broken laws.
       timeline: what has happened, as rows.
+      cancels_handlers: whether handlers are cancelled, also those that begin now.
       is_told: whether the timeline is complete: a handler raised what it must not.
     """
 
@@ -44,6 +45,7 @@ class RunState:
         self.unserved = 0
         self.violations: list[Violation] = []
         self.timeline = Timeline()
+        self.cancels_handlers = False
         self.is_told = False
         self._ended = trio.Event()
 
