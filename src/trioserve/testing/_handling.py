@@ -48,8 +48,15 @@ class Handling:
             return None
         state = self._state
         handler = HandlerRun(
-            ObservedCoroutine(coroutine), self._setting.memory, state.round
+            ObservedCoroutine(coroutine),
+            self._setting.memory,
+            state.round,
+            (lambda: (stream.bytes_received, stream.bytes_sent))
+            if stream.tls
+            else None,
         )
+        if stream.tls is not None:
+            handler.traffic.begin(stream.tls.bytes_received, stream.tls.bytes_sent)
         state.handlers[stream.id] = handler
         state.watchdog.family[handler.task] = None
         if state.cancels_handlers:
@@ -67,7 +74,7 @@ class Handling:
                 return None  # noqa: ASYNC104 - the test goes on
             raise
         finally:
-            handler.is_over = True
+            handler.note_end()
             state.watchdog.family.pop(handler.task, None)
             state.record(f"handler {stream.id}", handler.end, handler.end_line)
             expected = (trio.Cancelled, *MAY_RAISE, *self._setting.raises)

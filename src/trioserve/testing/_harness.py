@@ -17,9 +17,10 @@ from typing import Final
 import trio
 import trio.testing
 
-from trioserve import ConnectionReport, Limits, Server, Timeouts, serve
+from trioserve import ConnectionReport, Layers, Limits, Server, Timeouts, serve
 
 from ._case import HOSTILE, Case, Handler, Setting, own_name
+from ._certificates import contexts
 from ._disturber import Disturber
 from ._handling import Handling
 from ._invariants import Invariants
@@ -130,6 +131,7 @@ class Harness:
             violations=self._state.violations,
             timeline=self._state.timeline,
             opened=self._servers.opened,
+            begun=self._state.begun,
         )
 
     def _on_hang(self, how: str) -> None:
@@ -143,10 +145,11 @@ class Harness:
     async def _main(self) -> None:
         # Seeded like the faults of `trioserve proxy`: a saved case does the same to
         # the n-th connection there.
+        observer = Observer(self._state, encrypted=self._setting.tls)
         network = MemoryNetwork(
             buffer=self._case.buffer,
             seed=self._case.seed,
-            on_event=Observer(self._state).on_event,
+            on_event=observer.on_event,
         )
         listener = network.listen()
         with self._state.scope:
@@ -159,10 +162,13 @@ class Harness:
                     [listener],
                     limits=self._setting.limits or _NO_LIMITS,
                     timeouts=self._setting.timeouts or self._timeouts(),
+                    layers=Layers(tls=contexts().server) if self._setting.tls else None,
                     collector=self._collect,
                 )
                 server = await nursery.start(serving)
-                talks = Talks(self._state, self._setting, network, listener)
+                talks = Talks(
+                    self._state, self._setting, network, listener, observer.on_plain
+                )
                 for number in range(self._case.rounds):
                     self._state.round = number
                     self._state.cancels_handlers = False

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Final
 
 import trio
+
+from trioserve.faults import Impairment
 
 from ._case import HOSTILE, Setting
 from ._code_player import CodePlayer
@@ -15,7 +18,8 @@ from ._player import Meetings, MismatchError, Player
 from ._plays import flooding, played
 from ._result import Received
 from ._state import RunState
-from .network import MemoryListener, MemoryNetwork, MemoryStream
+from ._tls_client import Records, TlsClient
+from .network import Event, MemoryListener, MemoryNetwork, MemoryStream
 
 #: Seconds that a disturbed peer has for its script, plus its own waits.
 _SCRIPT: Final = 200.0
@@ -28,6 +32,7 @@ class Talks:
       state: the state of the run.
       setting: what is the same in all runs.
       network, listener: where the server is.
+      on_event: called with each event of plain bytes over TLS.
     """
 
     def __init__(
@@ -36,11 +41,13 @@ class Talks:
         setting: Setting,
         network: MemoryNetwork,
         listener: MemoryListener,
+        on_event: Callable[[Event], None],
     ) -> None:
         self._state = state
         self._setting = setting
         self._network = network
         self._listener = listener
+        self._on_event = on_event
 
     async def connect(self) -> list[Player | None]:
         """Connect all peers of the round; None stands for a refused one."""
@@ -64,11 +71,24 @@ class Talks:
         if is_disturbed:
             peer = played(peer, case.play)
             peer = flooding(peer, case.flood) if case.flood else peer
+        tls = self._tls(client) if self._setting.tls else None
         if is_disturbed and case.play in HOSTILE and peer.sends:
-            return HostilePlayer(peer, client, meetings, self._setting, self._state)
+            return HostilePlayer(
+                peer, client, meetings, self._setting, self._state, tls
+            )
         if peer.is_code and (code := self._setting.client) is not None:
-            return CodePlayer(code, peer, client, meetings, self._on_mismatch)
-        return Player(peer, client, meetings, self._on_mismatch)
+            return CodePlayer(code, peer, client, meetings, self._on_mismatch, tls)
+        return Player(peer, client, meetings, self._on_mismatch, tls)
+
+    def _tls(self, client: MemoryStream) -> TlsClient:
+        case, is_disturbed = self._state.case, self._state.is_disturbed
+        faults = case.faults.up if is_disturbed else Impairment()
+        records = Records(faults, f"{case.seed} {client.name} records", case.buffer)
+
+        def on_begin() -> None:
+            self._state.note_begin(client.name.replace("client", "peer"))
+
+        return TlsClient(client, records, self._on_event, on_begin)
 
     async def talk(self, player: Player, received: list[Received], index: int) -> None:
         """Play a peer's script, and note what it has received at this index."""
@@ -83,9 +103,14 @@ class Talks:
                 )
             except MismatchError as error:
                 mismatch = str(error)
-        data = bytes(player.received)
         received[index] = Received(
-            data, player.tail, player.consumed, mismatch, player.sent
+            bytes(player.received),
+            player.tail,
+            player.consumed,
+            mismatch,
+            player.sent,
+            player.wire,
+            (0, 0) if player.tls is None else player.tls.handshake,
         )
 
     def _on_mismatch(
