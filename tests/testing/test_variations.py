@@ -46,7 +46,7 @@ def test_each_kind_of_case_varies_only_its_own_fields() -> None:
 
 
 def test_bytes_of_a_long_conversation_are_cut_into_pieces() -> None:
-    long = Variations(PLAIN, CROWD, rounds=1).with_grain_for(up=6400, down=10)
+    long = Variations(PLAIN, CROWD, rounds=1).with_grain_for(6400, 10, 6400)
     assert str(long.byte_by_byte().faults) == "up:slice=100"
     assert next(long.slow()).buffer == 200
 

@@ -5,12 +5,14 @@ checks laws after each of them.
 
 The map, from the bottom up; a module imports only from rows above its own here:
 
-    _arguments   _kept   _pristine   _progress   _session   _timeline   network   runs
-    _peer   _traffic
+    _arguments   _certificates   _kept   _pristine   _progress   _session   _timeline
+    network   runs
+    _peer   _tls_client   _traffic
     _case   _player   _strategies
     _handler_run   _plays   _result   _token   serving
     _code_player   _settings   _state   _variations
     _hostile   _invariants   _judge   _liveness   _observer   _servers
+    _disturber   _handling   _talks
     _harness
     _regression   _trial
     _blame   _failure

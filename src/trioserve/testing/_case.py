@@ -194,7 +194,7 @@ def _breaks(faults: Faults) -> bool:
 _DISTURBANCES: Final = get_args(Disturbance)
 _PLAYS: Final = get_args(Play)
 _ORDERS: Final = get_args(Order)
-_BOUNDS: Final = ("cleanup", "patience", "memory", "deadline", "longest")
+_VALUES: Final = ("cleanup", "patience", "memory", "deadline", "longest", "tls")
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -220,6 +220,7 @@ class Setting:
       deadline: seconds in which the handler must have a whole message, or end; None if
         it has no such bound.
       longest: bytes of the longest message that it takes; None if it has no such bound.
+      tls: whether the peers speak TLS, which the server ends.
     """
 
     raises: tuple[type[BaseException], ...] = ()
@@ -238,6 +239,7 @@ class Setting:
     )
     deadline: float | None = None
     longest: int | None = None
+    tls: bool = False
 
     def arguments(self) -> list[str]:
         """These arguments as Python; functions and classes by their own names."""
@@ -257,7 +259,7 @@ class Setting:
             written.append(f"timeouts={_changed(self.timeouts, Timeouts())}")
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
-            if field.name in _BOUNDS and value != field.default:
+            if field.name in _VALUES and value != field.default:
                 written.append(f"{field.name}={value!r}")
         for field_name, default in (
             ("servers", "server"),

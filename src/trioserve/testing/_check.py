@@ -59,6 +59,7 @@ def run_conversation(
     eventually: Mapping[str, Callable[[], object]] | None = None,
     deadline: float | None = None,
     longest: int | None = None,
+    tls: bool = False,
 ) -> Run:
     """Play one conversation with a handler, once, in a server of its own.
 
@@ -118,6 +119,9 @@ def run_conversation(
         end. None, the default, is no bound.
       longest: bytes of the longest message that the handler takes; of a longer one it
         may keep twice that, and 32 KiB. None, the default, is no bound.
+      tls: whether the peers speak TLS, which the server ends before the handler
+        begins. Their scripts, and the laws, are about plain bytes; faults and
+        disturbances are about those of TLS, handshakes among them. It needs trustme.
 
     Returns:
       what the peers received, the reports and the timeline.
@@ -125,6 +129,7 @@ def run_conversation(
     Raises:
       HandlerFailure: a law is broken.
       TypeError, ValueError: an argument is wrong.
+      ImportError: ``tls`` is true, and trustme is not installed.
     """
     setting = setting_of(locals())  # before there are other names
     __tracebackhide__ = True
@@ -170,6 +175,7 @@ def check_handler(
     eventually: Mapping[str, Callable[[], object]] | None = None,
     deadline: float | None = None,
     longest: int | None = None,
+    tls: bool = False,
 ) -> Checked:
     """Check all laws of a handler in many variations of a conversation.
 
@@ -196,8 +202,8 @@ def check_handler(
       peers: scripts; or functions that make one from the number of a copy, counted
         from 0, so that the connections of a crowd send different data.
       handler, raises, without, before_run, limits, timeouts, cleanup,
-        patience, memory, servers, client, always, eventually, deadline, longest: as
-        for :func:`run_conversation`.
+        patience, memory, servers, client, always, eventually, deadline, longest, tls:
+        as for :func:`run_conversation`.
 
     Returns:
       what was tried: how many runs of each kind, and what was left out.
@@ -206,6 +212,7 @@ def check_handler(
       HandlerFailure: a law is broken. The message names the law, says how it was
         broken, lists what happened, and has a test that fails alike.
       TypeError, ValueError: an argument is wrong.
+      ImportError: ``tls`` is true, and trustme is not installed.
     """
     setting = setting_of(locals())  # before there are other names
     __tracebackhide__ = True
@@ -295,6 +302,7 @@ def sweep_cancellations(
     client: Handler | None = None,
     always: Mapping[str, Callable[[], object]] | None = None,
     eventually: Mapping[str, Callable[[], object]] | None = None,
+    tls: bool = False,
 ) -> int:
     """Cancel the handler after every scheduler step, one run for each.
 
@@ -303,7 +311,7 @@ def sweep_cancellations(
 
     Args:
       handler, peers, raises, without, before_run, limits, timeouts, cleanup,
-        patience, memory, servers, client, always, eventually: as for
+        patience, memory, servers, client, always, eventually, tls: as for
         :func:`run_conversation`.
 
     Returns:
@@ -312,6 +320,7 @@ def sweep_cancellations(
     Raises:
       HandlerFailure: a law is broken.
       TypeError, ValueError: an argument is wrong.
+      ImportError: ``tls`` is true, and trustme is not installed.
     """
     setting = setting_of(locals())  # before there are other names
     __tracebackhide__ = True
@@ -338,6 +347,7 @@ def sweep_faults(
     client: Handler | None = None,
     always: Mapping[str, Callable[[], object]] | None = None,
     eventually: Mapping[str, Callable[[], object]] | None = None,
+    tls: bool = False,
 ) -> int:
     """Let the peers send EOF, reset, stall and vanish after every step and byte.
 
@@ -345,7 +355,7 @@ def sweep_faults(
 
     Args:
       handler, peers, raises, without, before_run, limits, timeouts, cleanup,
-        patience, memory, servers, client, always, eventually: as for
+        patience, memory, servers, client, always, eventually, tls: as for
         :func:`run_conversation`.
 
     Returns:
@@ -354,6 +364,7 @@ def sweep_faults(
     Raises:
       HandlerFailure: a law is broken.
       TypeError, ValueError: an argument is wrong.
+      ImportError: ``tls`` is true, and trustme is not installed.
     """
     setting = setting_of(locals())  # before there are other names
     __tracebackhide__ = True

@@ -28,6 +28,9 @@ _DIFFER: Final = (
     " the script only, not with each other"
 )
 
+#: Of places within TLS handshakes, fewer are tried by this factor.
+_FEWER: Final = 3
+
 #: The note of a check whose handler does not use its servers.
 _UNUSED: Final = "the plain conversation connects to none of the servers"
 
@@ -63,6 +66,7 @@ class Checker:
         name = own_name(handler, "handler")
         client = "" if setting.client is None else own_name(setting.client, "client")
         scripts = plain.peers + crowd.peers
+        client += " over TLS" if setting.tls else ""
         self._tokens = Tokens(name, plain, scripts, client)
         self.checked = Checked()
         self._plain = plain
@@ -152,10 +156,12 @@ class Checker:
             self.checked.notes.append(_DIFFER)
         self._earlier(kept)
         up, down = self.lengths(base)
-        self.variations = kinds = self.variations.with_grain_for(up, down)
+        plain = max(max(each.sent, len(each.data)) for each in base.received[0])
+        self.variations = kinds = self.variations.with_grain_for(up, down, plain)
         effort = effort.for_runs_of(base.steps + (up + down) / 1000)
         self.all_of("the order of tasks", kinds.schedules(effort))
-        cuts = self._sample("chunks", range(1, up), effort.cuts, draw)
+        begin_up, begin_down = handshake_of(base)
+        cuts = self._places("chunks", 1, begin_up + 1, up, effort.cuts, draw)
         self.all_of("chunks", kinds.chunkings(cuts, effort))
         self.all_of("how scripts are played", kinds.plays(effort))
         self.all_of("slow peers", kinds.slow())
@@ -163,8 +169,9 @@ class Checker:
         self._servers(base, effort, draw)
         self._disturb(base, effort, draw)
         what = "a broken network"
-        up_to = self._sample(what, range(up + 1), effort.offsets, draw)
-        down_to = self._sample(what, range(down + 1), effort.offsets, draw)
+        most = effort.offsets
+        up_to = self._places(what, 0, begin_up, up + 1, most, draw)
+        down_to = self._places(what, 0, begin_down, down + 1, most, draw)
         self.all_of(what, kinds.broken(up_to, down_to))
         self.all_of("many broken ones in a row", kinds.many(base.steps))
         self.all_of("a flood", kinds.floods(base))
@@ -198,11 +205,9 @@ class Checker:
         return case, compares
 
     def lengths(self, base: Run) -> tuple[int, int]:
-        """The most bytes that a peer sends, and that one receives."""
-        return (
-            max(received.sent for received in base.received[0]),
-            max(len(received.data) for received in base.received[0]),
-        )
+        """The most bytes that a peer sends, and that one receives, on the network."""
+        sent, received = zip(*(each.wire for each in base.received[0]), strict=True)
+        return max(sent), max(received)
 
     def _one(self, case: Case, kind: str) -> Run:
         __tracebackhide__ = True
@@ -218,23 +223,24 @@ class Checker:
 
     def _disturb(self, base: Run, effort: Effort, draw: random.Random) -> None:
         __tracebackhide__ = True
-        kinds, every = self.variations, range(base.steps + 1)
-        steps = self._sample("a cancel", every, effort.steps, draw)
+        kinds, every = self.variations, (0, base.begun, base.steps + 1)
+        steps = self._places("a cancel", *every, effort.steps, draw)
         self.all_of("a cancel", kinds.disturbed("cancel", steps))
         if "drain" not in self._setting.without:
-            self._drain(every, effort, draw)
+            self._drain(base, effort, draw)
         for what in PEER_DISTURBANCES:
-            steps = self._sample(f"a peer's {what}", every, effort.offsets, draw)
+            steps = self._places(f"a peer's {what}", *every, effort.offsets, draw)
             self.all_of(f"a peer's {what}", kinds.disturbed(what, steps))
 
-    def _drain(self, every: range, effort: Effort, draw: random.Random) -> None:
+    def _drain(self, base: Run, effort: Effort, draw: random.Random) -> None:
         __tracebackhide__ = True
-        kinds = self.variations
-        steps = self._sample("a drain", every, effort.steps, draw)
+        kinds, every = self.variations, (0, base.begun, base.steps + 1)
+        steps = self._places("a drain", *every, effort.steps, draw)
         self.all_of("a drain", kinds.disturbed("drain", steps))
         cut = self._one(kinds.byte_by_byte(), "chunks")
         within = "a drain within a message"
-        between = self._sample(within, range(cut.steps + 1), effort.offsets, draw)
+        every = (0, cut.begun, cut.steps + 1)
+        between = self._places(within, *every, effort.offsets, draw)
         self.all_of(within, kinds.drained_byte_by_byte(between))
 
     def _servers(self, base: Run, effort: Effort, draw: random.Random) -> None:
@@ -253,6 +259,26 @@ class Checker:
         down_to = self._sample(what, range(down + 1), few, draw)
         self.all_of(what, kinds.broken_servers(up_to, down_to))
 
+    def _places(
+        self,
+        kind: str,
+        begin: int,
+        begun: int,
+        end: int,
+        most: int,
+        draw: random.Random,
+    ) -> list[int]:
+        """Some of the places after the TLS handshakes, and a few within these.
+
+        Args:
+          begin, begun, end: the first place; the first after the handshakes; the first
+            that is none.
+        """
+        return [
+            *self._sample(kind, range(begin, begun), max(3, most // _FEWER), draw),
+            *self._sample(kind, range(begun, end), most, draw),
+        ]
+
     def _sample(
         self, kind: str, numbers: range, most: int, draw: random.Random
     ) -> list[int]:
@@ -260,6 +286,12 @@ class Checker:
         chosen = sample(numbers, most, draw)
         self.checked.note_places(kind, len(chosen), len(numbers))
         return chosen
+
+
+def handshake_of(base: Run) -> tuple[int, int]:
+    """The most bytes that a peer sends and receives in its TLS handshake."""
+    sent, received = zip(*(each.handshake for each in base.received[0]), strict=True)
+    return max(sent), max(received)
 
 
 def lengths_of(opened: Sequence[Opened]) -> tuple[int, int]:

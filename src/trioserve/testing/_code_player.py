@@ -10,6 +10,7 @@ from ._case import Handler
 from ._handler_run import single_errors
 from ._peer import Peer
 from ._player import Meetings, MismatchError, Player
+from ._tls_client import TlsClient
 from .network import Event, MemoryStream
 from .runs import line_of_error, line_of_task
 
@@ -28,8 +29,9 @@ class CodePlayer(Player):
         stream: MemoryStream,
         meetings: Meetings,
         on_mismatch: Callable[[Player, str, BaseException], None],
+        tls: TlsClient | None = None,
     ) -> None:
-        super().__init__(peer, stream, meetings)
+        super().__init__(peer, stream, meetings, tls=tls)
         self._function = function
         self._on_error = on_mismatch
         self._task: trio.lowlevel.Task | None = None
@@ -70,8 +72,11 @@ class CodePlayer(Player):
         """
         self._task = trio.lowlevel.current_task()
         try:
+            await self.shake_hands()
             await trio.sleep(read_delay)
-            await self._function(self.stream)
+            await self._function(self.talk)
+            if self.tls is not None:
+                await self.tls.aclose()
         except BaseException as error:  # noqa: ASYNC103 - it is the test's function
             told = [
                 e for e in single_errors(error) if not isinstance(e, trio.Cancelled)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import trio
 
@@ -18,6 +18,8 @@ class HandlerRun:
       coroutine: the handler's coroutine, to be awaited.
       memory: bytes that it may receive while its own send waits.
       in_round: the round of its connection.
+      plain: returns the plain bytes that its connection has received and sent so far;
+        None if these are the bytes of the events.
 
     Attributes:
       coroutine, memory, in_round: as above.
@@ -31,7 +33,11 @@ class HandlerRun:
     """
 
     def __init__(
-        self, coroutine: ObservedCoroutine, memory: int, in_round: int
+        self,
+        coroutine: ObservedCoroutine,
+        memory: int,
+        in_round: int,
+        plain: Callable[[], tuple[int, int]] | None = None,
     ) -> None:
         self.in_round = in_round
         self.coroutine = coroutine
@@ -44,6 +50,8 @@ class HandlerRun:
         self.unanswered = 0
         self.memory = memory
         self._taken_while_blocked = 0
+        self._plain = plain
+        self._counted = 0, 0
 
     @property
     def line(self) -> str:
@@ -67,20 +75,41 @@ class HandlerRun:
 
         Returns whether it has received more than it may while its send waits.
         """
-        size = len(event.data) if isinstance(event.data, bytes) else 0
-        if event.kind == "receive" and not self.is_over:
-            self.unanswered += size
-        if event.kind == "receive" and self.traffic.is_blocked:
-            self._taken_while_blocked += size
+        if self._plain is None:
+            size = len(event.data or b"")
+            received = size if event.kind == "receive" else 0
+            sent = size if event.kind == "send" else 0
+        else:
+            received, sent = self._moved()
+        if self.traffic.is_blocked:
+            self._taken_while_blocked += received
         self.traffic.count(event)
-        if event.kind == "send":
-            self.unanswered = 0
+        self._note_plain(received, sent)
         if not self.traffic.is_blocked:
             self._taken_while_blocked = 0
         takes_too_much = self._taken_while_blocked > self.memory
         if takes_too_much:
             self._taken_while_blocked = 0
         return takes_too_much
+
+    def note_end(self) -> None:
+        """Note that it has ended."""
+        if self._plain is not None:
+            self._note_plain(*self._moved())
+        self.is_over = True
+
+    def _moved(self) -> tuple[int, int]:
+        """The plain bytes that were received and sent since the last call."""
+        assert self._plain is not None
+        before, self._counted = self._counted, self._plain()
+        return self._counted[0] - before[0], self._counted[1] - before[1]
+
+    def _note_plain(self, received: int, sent: int) -> None:
+        # A send begins with an event, so what was received before it is counted then.
+        if sent:
+            self.unanswered = 0
+        if not self.is_over:
+            self.unanswered += received
 
 
 def single_errors(error: BaseException | None) -> Sequence[BaseException]:

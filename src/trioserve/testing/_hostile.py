@@ -20,6 +20,7 @@ from ._case import Setting
 from ._peer import Peer
 from ._player import Meetings, Player
 from ._state import RunState
+from ._tls_client import TlsClient
 from .network import MemoryStream
 
 #: A message that trickles has so many bytes in the time of its deadline, and trickles
@@ -75,8 +76,9 @@ class HostilePlayer(Player):
         meetings: Meetings,
         setting: Setting,
         state: RunState,
+        tls: TlsClient | None = None,
     ) -> None:
-        super().__init__(peer, stream, meetings)
+        super().__init__(peer, stream, meetings, tls=tls)
         self._deadline = setting.deadline or 0.0
         self._longest = setting.longest or 0
         self._state = state

@@ -10,6 +10,7 @@ from trioserve import ConnectionReport, Outcome, Reason, Server
 
 from ._case import Setting
 from ._handler_run import HandlerRun, single_errors
+from ._result import Received
 from ._state import RunState
 from .runs import line_of_error, line_of_task
 
@@ -71,14 +72,28 @@ def _judge_report(
     traffic = handler.traffic
     if not traffic.is_closed:
         state.violated("nothing_left", f"connection {report.id} is not closed")
-    if not traffic.counts_are_right(
-        received=report.bytes_received, sent=report.bytes_sent
-    ):
+    counts = report if report.tls is None else report.tls
+    received, sent = counts.bytes_received, counts.bytes_sent
+    if not traffic.counts_are_right(received=received, sent=sent):
         state.violated(
             "record",
             f"{traffic.received} bytes were received and {traffic.sent} sent, but the"
-            f" report says {report.bytes_received} and {report.bytes_sent}",
+            f" report says {received} and {sent}",
         )
+    if report.tls is not None and (peer := _peer_of(state, report)) is not None:
+        is_short = report.bytes_sent < len(peer.data) and not traffic.is_inexact
+        if is_short or report.bytes_received > peer.sent:
+            state.violated(
+                "record",
+                f"its peer has sent {peer.sent} bytes and received {len(peer.data)},"
+                f" but the report says {report.bytes_received} and {report.bytes_sent}",
+            )
+
+
+def _peer_of(state: RunState, report: ConnectionReport) -> Received | None:
+    """What the peer of a connection has received; None if it is not known which."""
+    heard = [each for in_round in state.received for each in in_round]
+    return heard[report.id - 1] if len(heard) == len(state.reports) else None
 
 
 def _judge_drained(

@@ -2,12 +2,44 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
+
+import trio
+
 from ._case import Law
 from ._state import RunState
 from .runs import line_of_task
 
 
-def require_ended(state: RunState, when: str) -> None:
+class Bounds:
+    """What has to happen within some time of a round.
+
+    Args:
+      state: the state of the run.
+      nursery: of the round; when it is cancelled, nothing more is due.
+    """
+
+    def __init__(self, state: RunState, nursery: trio.Nursery) -> None:
+        self._state = state
+        self._nursery = nursery
+
+    def after(self, seconds: float, call: Callable[[], None]) -> None:
+        """Call ``call`` after so many seconds, unless the round ends before that."""
+
+        async def wait() -> None:
+            await trio.sleep(seconds)
+            call()
+
+        self._nursery.start_soon(wait)
+
+    def require_ended(self, within: float, since: str, *, late: float = 0) -> None:
+        """Require that all handlers end within ``late + within`` seconds from now."""
+        when = f"{within:g} seconds {since}"
+        self.after(late + within, functools.partial(_require_ended, self._state, when))
+
+
+def _require_ended(state: RunState, when: str) -> None:
     """Require that all handlers have ended. If one still runs, stop the run.
 
     Args:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 import trio
 
 from ._peer import Peer, brief, difference
+from ._tls_client import TlsClient
 from .network import Event, MemoryStream, Tail
 
 #: Steps that wait for bytes, and steps that wait for EOF or a reset.
@@ -51,8 +53,11 @@ class Player:
     Args:
       on_mismatch: called with this player and what did not match, in the step in
         which that is seen.
+      tls: TLS over the stream; None talks without TLS.
 
     Attributes:
+      peer, stream, tls: as above.
+      talk: the stream of plain bytes, which is one of these two.
       received: all bytes received so far.
       tail: how the handler has ended its side so far.
       consumed: how many of the received bytes its steps have waited for.
@@ -67,9 +72,12 @@ class Player:
         stream: MemoryStream,
         meetings: Meetings,
         on_mismatch: Callable[[Player, str], None] = lambda player, how: None,
+        tls: TlsClient | None = None,
     ) -> None:
         self.peer = peer
         self.stream = stream
+        self.tls = tls
+        self.talk: trio.abc.HalfCloseableStream = tls or stream
         self.name = stream.name.replace("client", "peer")
         self.received = bytearray()
         self.tail: Tail = "open"
@@ -96,9 +104,20 @@ class Player:
         return any(step.name in _ANSWERS for step in steps)
 
     def note(self, event: Event) -> None:
-        """Note an event of its stream."""
+        """Note an event of plain bytes."""
         if event.kind == "send" and isinstance(event.data, bytes):
             self.sent += len(event.data)
+
+    @property
+    def wire(self) -> tuple[int, int]:
+        """The bytes that it has sent and received on the network."""
+        return (self.sent, len(self.received)) if self.tls is None else self.tls.wire
+
+    async def shake_hands(self) -> None:
+        """Begin TLS, if there is TLS. If that fails, its stream is broken."""
+        if self.tls is not None:
+            with contextlib.suppress(trio.BrokenResourceError):
+                await self.tls.shake_hands()
 
     def pause_reading(self) -> None:
         self._may_read = trio.Event()
@@ -115,6 +134,7 @@ class Player:
         """
         mismatch: MismatchError | None = None
         try:
+            await self.shake_hands()
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._read)
                 if read_delay:
@@ -131,6 +151,8 @@ class Player:
             pass  # the harness has closed the stream: the script is over
         finally:
             self.is_over = True
+            if self.tls is not None and self.tls.is_over:
+                self.stream.close_now()  # as after EOF in both directions without TLS
             await trio.aclose_forcefully(self.stream)
         if mismatch is not None:
             raise mismatch
@@ -163,7 +185,7 @@ class Player:
                 if not self._may_read.is_set():
                     continue  # reading was paused again meanwhile
                 with trio.CancelScope() as self._receiving:
-                    if data := await self.stream.receive_some():
+                    if data := await self.talk.receive_some():
                         self.received += data
                         self._wake()
                     else:
@@ -196,7 +218,7 @@ class Player:
 
     async def _send(self, data: bytes) -> None:
         try:
-            await self.stream.send_all(data)
+            await self.talk.send_all(data)
         except trio.BrokenResourceError:
             # The next steps check what was received before that.
             await trio.lowlevel.checkpoint()
@@ -255,12 +277,12 @@ class Player:
 
     async def _half_close(self, _: None) -> None:
         try:
-            await self.stream.send_eof()
+            await self.talk.send_eof()
         except trio.BrokenResourceError:
             await trio.lowlevel.checkpoint()
 
     async def _close(self, _: None) -> None:
-        await self.stream.aclose()
+        await self.talk.aclose()
 
     async def _reset(self, _: None) -> None:
         self.stream.reset()

@@ -23,6 +23,9 @@ class Received:
       mismatch: how these bytes differ from its script, or what its code raised; or
         None.
       sent: how many bytes it has sent.
+      wire: how many bytes it has sent and received on the network; with TLS, these are
+        encrypted, and those of the handshake are among them.
+      handshake: how many of these its TLS handshake had; (0, 0) without TLS.
     """
 
     data: bytes
@@ -30,6 +33,8 @@ class Received:
     consumed: int
     mismatch: str | None = None
     sent: int = 0
+    wire: tuple[int, int] = (0, 0)
+    handshake: tuple[int, int] = (0, 0)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -73,6 +78,8 @@ class Run:
         peers of the first copy come first.
       reports: the server's reports, in the order in which the connections ended.
       steps: scheduler steps of the first round.
+      begun: how many of these it took until all TLS handshakes were over; 0 without
+        TLS.
       seconds: virtual seconds that the run took.
       violations: the broken laws.
       timeline: what happened.
@@ -87,6 +94,7 @@ class Run:
     violations: Sequence[Violation]
     timeline: Timeline
     opened: Sequence[Opened] = ()
+    begun: int = 0
 
     def without_errors(self) -> Run:
         """The same run without what can't be pickled: errors, and handlers' results."""

@@ -13,6 +13,7 @@ from trioserve import Limits, TcpAddress, Timeouts, parse_address
 
 from ._arguments import check_count, check_seconds, check_type
 from ._case import LAWS, Case, Handler, Law, Setting
+from ._certificates import contexts
 
 
 def setting_of(arguments: Mapping[str, Any]) -> Setting:
@@ -20,6 +21,7 @@ def setting_of(arguments: Mapping[str, Any]) -> Setting:
 
     Raises:
       TypeError, ValueError: one of them is wrong.
+      ImportError: TLS needs a package that is not installed.
     """
     names = [field.name for field in dataclasses.fields(Setting)]
     given = {name: arguments[name] for name in names if name in arguments}
@@ -44,6 +46,9 @@ def setting_of(arguments: Mapping[str, Any]) -> Setting:
             raise ValueError("deadline must be more than 0 seconds, or None")
     if given.get("longest") is not None:
         check_count("longest", given["longest"], least=1)
+    check_type("tls", given["tls"], bool, "True or False")
+    if given["tls"]:
+        contexts()  # once, before the process is copied
     if client is not None and not callable(client):
         raise TypeError(f"client must be an async function or None, not {client!r}")
     given |= {

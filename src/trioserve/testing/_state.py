@@ -29,6 +29,8 @@ class RunState:
       unserved: connections that ended before the server accepted them.
       violations: the broken laws.
       timeline: what has happened, as rows.
+      begun: scheduler steps until all TLS handshakes of the first round were over.
+      cancels_handlers: whether handlers are cancelled, also those that begin now.
       is_told: whether the timeline is complete: a handler raised what it must not.
     """
 
@@ -44,6 +46,8 @@ class RunState:
         self.unserved = 0
         self.violations: list[Violation] = []
         self.timeline = Timeline()
+        self.begun = 0
+        self.cancels_handlers = False
         self.is_told = False
         self._ended = trio.Event()
 
@@ -71,6 +75,12 @@ class RunState:
         self.unserved += not is_served
         self._ended.set()
         self._ended = trio.Event()
+
+    def note_begin(self, who: str) -> None:
+        """Note that the TLS handshake of a peer is over."""
+        self.record(who, "has shaken hands")
+        if not self.round:
+            self.begun = self.watchdog.steps
 
     async def all_ended(self, connections: int) -> None:
         """Wait until so many connections of the run have ended."""

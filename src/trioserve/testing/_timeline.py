@@ -54,9 +54,16 @@ class Timeline:
         return "\n".join(["  seconds  step  who         what", *rows])
 
 
-def shown(data: bytes) -> str:
-    """The number of bytes, and the bytes; of many, only the first."""
-    count = f"{len(data)} byte{'s' if len(data) != 1 else ''}"
+def shown(data: bytes, *, encrypted: bool = False) -> str:
+    """The number of bytes, and the bytes; of many, only the first.
+
+    Args:
+      encrypted: whether the bytes say nothing; then they are left out.
+    """
+    plural = "s" if len(data) != 1 else ""
+    if encrypted:
+        return f"{len(data)} encrypted byte{plural}"
+    count = f"{len(data)} byte{plural}"
     if len(data) > _MOST_BYTES:
         return f"{count}: {data[:_MOST_BYTES]!r}…"
     return f"{count}: {data!r}"

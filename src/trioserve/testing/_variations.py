@@ -43,6 +43,9 @@ _PIECES: Final = 64
 #: The network's buffer in a flood.
 _FLOOD_BUFFER: Final = 64
 
+#: Bytes of a TLS record that has two plain ones. RFC 8446, section 5.2
+_RECORD: Final = 24
+
 #: A handler that leaks a place of a pool is found if the pool has less than these.
 _MANY: Final = 10
 
@@ -97,7 +100,8 @@ class Variations:
       crowd: several of its peers at once.
       rounds: rounds of a case whose first round is disturbed or broken.
       memory: bytes that a handler may receive while its own send waits.
-      grain: bytes of the smallest piece.
+      grain: bytes of the smallest piece that the network holds.
+      piece: bytes of the smallest slice.
       room: bytes that the network holds for a peer that writes all before it reads.
       up: the most bytes that a peer sends; by default as its script says.
     """
@@ -110,6 +114,7 @@ class Variations:
         rounds: int,
         memory: int = 65_536,
         grain: int = 1,
+        piece: int = 1,
         room: int | None = None,
         up: int | None = None,
     ) -> None:
@@ -118,12 +123,19 @@ class Variations:
         self._plain = plain
         self._rounds = rounds
         self._grain = grain
+        self._piece = piece
+        # A handler that sends first must find no room for it, also over TLS.
+        self._narrow = max(2 * piece, min(2 * grain, _RECORD))
         self._room = plain.buffer if room is None else room
         scripts = max(len(peer.sends) for peer in plain.peers)
         self._up = scripts if up is None else up
 
-    def with_grain_for(self, up: int, down: int) -> Variations:
-        """The same variations for a conversation of this many bytes."""
+    def with_grain_for(self, up: int, down: int, plain: int) -> Variations:
+        """The same variations for a conversation of this many bytes.
+
+        Args:
+          plain: the most of them in one direction that are not TLS.
+        """
         size = max(up, down)
         return Variations(
             self._plain,
@@ -131,6 +143,7 @@ class Variations:
             rounds=self._rounds,
             memory=self._memory,
             grain=max(1, size // _PIECES),
+            piece=max(1, plain // _PIECES),
             # A handler that answers while it receives passes if a peer writes all
             # before it reads: it has taken half of it when its own half of the answers
             # is full.
@@ -160,9 +173,8 @@ class Variations:
                 continue
             yield self._with(play=play)
             if play == "pipelined":
-                narrow = 2 * self._grain
                 for seed in seeds:
-                    yield self._with(play=play, buffer=narrow, seed=seed)
+                    yield self._with(play=play, buffer=self._narrow, seed=seed)
 
     def chunkings(self, cuts: Iterable[int], effort: Effort) -> Iterator[Case]:
         """A cut at each of these bytes, single bytes, random pieces."""
@@ -177,10 +189,9 @@ class Variations:
 
     def slow(self) -> Iterator[Case]:
         """Peers that read late, a small buffer, and latency."""
-        narrow = 2 * self._grain
-        yield self._with(buffer=narrow)
+        yield self._with(buffer=self._narrow)
         yield self._with(read_delay=1.0)
-        yield self._with(read_delay=1.0, buffer=narrow)
+        yield self._with(read_delay=1.0, buffer=self._narrow)
         yield self._with(faults=parse_faults("latency=0.1s"))
 
     def crowd(self) -> Iterator[Case]:
@@ -276,7 +287,7 @@ class Variations:
         return dataclasses.replace(self._plain, **changes)  # type: ignore[arg-type]
 
     def _slices(self, least: int, most: int) -> str:
-        return f"up:slice={least * self._grain}..{most * self._grain}"
+        return f"up:slice={least * self._piece}..{most * self._piece}"
 
 
 def sample(numbers: range | list[int], most: int, draw: random.Random) -> list[int]:

@@ -32,7 +32,8 @@ class Event:
         and ``wait_send`` begin a wait; ``cancelled`` ends a call.
       stream: the stream.
       data: the bytes of ``send`` (those that the network has taken) and
-        ``receive``; the reason of ``cancelled``, if it has one; otherwise None.
+        ``receive``; the reason of ``cancelled``, if it has one; over TLS, the error
+        of a ``receive_reset`` that is no RST; otherwise None.
     """
 
     kind: EventKind
