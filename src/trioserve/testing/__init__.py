@@ -16,6 +16,7 @@ The map, from the bottom up; a module imports only from rows above its own here:
     _harness
     _regression   _trial
     _blame   _failure
+    _contrast
     _explain
     _checker
     _check

@@ -122,7 +122,7 @@ class Blame:
         return None
 
     def _without_a_part(self, case: Case, seen: Seen) -> tuple[Case, Seen] | None:
-        for smaller in _simpler(case):
+        for smaller in simpler(case):
             if smaller.seed != case.seed:
                 now = self._try(smaller) if self._may_try else None
                 if now is not None and seen.is_like(now):
@@ -169,7 +169,7 @@ def _meets(case: Case) -> bool:
     return any(step.name == "meet" for peer in case.peers for step in peer.steps)
 
 
-def _simpler(case: Case) -> Iterator[Case]:
+def simpler(case: Case) -> Iterator[Case]:
     """The case without each of its parts, or with one that is simpler."""
     if len(case.peers) > 1 and not _meets(case):
         for at in range(len(case.peers)):

@@ -1,0 +1,205 @@
+"""The catalogue: all handlers that the kit is tried with, with and without mistakes.
+
+``PYTHONPATH=tests python tests/testing/catalogue.py`` prints the tables of
+docs/testing-evidence.md, as Markdown; with one of these words, only that one:
+
+- ``mistakes``: the law that a quick check finds each mistake by, the CPU seconds of
+  that, and whether the printed test breaks the same law in a fresh interpreter;
+- ``correct``: the correct handlers that a quick check accuses;
+- ``thorough``: the mistakes that only ``explore="thorough"`` finds;
+- ``costs``: the CPU time of checks that pass, by what their runs vary.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from testing import dialing, hostile, natural, zoo
+from testing.zoo import Handler
+from trioserve.testing import Case, Checked, HandlerFailure, Run, _checker
+
+TESTS = Path(__file__).parents[1]
+
+
+@dataclasses.dataclass(frozen=True)
+class Item:
+    """A handler of the catalogue.
+
+    Args:
+      make: returns the handler, with fresh state.
+      title: what it does, in words.
+      law: the law that it breaks; "" if it is correct.
+      check: checks a handler with its conversation; it takes ``explore`` by name.
+    """
+
+    make: Callable[[], Handler]
+    title: str
+    law: str
+    check: Callable[..., Checked]
+
+    def found(self, **options: Any) -> HandlerFailure | None:
+        """The failure of a check, or None."""
+        try:
+            self.check(self.make(), **options)
+        except HandlerFailure as failure:
+            return failure
+        return None
+
+
+def _items() -> Iterator[Item]:
+    for each in natural.MISTAKES + natural.CORRECT + zoo.MISTAKES + zoo.CORRECT:
+        yield Item(each.make, each.title, each.law or "", each.check_of)
+    for one in hostile.ENTRIES:
+        yield Item(one.make, one.title, one.law or "", one.check_of)
+    for law, make in [*dialing.MISTAKES, *(("", make) for make in dialing.CORRECT)]:
+        yield Item(make, f"database: {dialing.title(make)}", law, dialing.check)
+
+
+CATALOGUE = {item.title: item for item in _items()}
+MISTAKES = [item for item in CATALOGUE.values() if item.law]
+CORRECT = [item for item in CATALOGUE.values() if not item.law]
+
+#: No run of a quick check repeats all messages: see the law ``growth``.
+ONLY_THOROUGH = ("growth",)
+
+_PROGRAM = """
+import sys
+sys.path.insert(0, {tests!r})
+from testing import catalogue, dialing
+from trioserve.testing import HandlerFailure
+made = catalogue.CATALOGUE[{title!r}].make()
+forget = getattr(made, "forget", len)
+scope = {{"database": dialing.database, forget.__name__: forget}}
+exec({text!r}, scope)
+scope[made.__name__] = made
+test = next(value for name, value in scope.items() if name.startswith("test_"))
+try:
+    test()
+except HandlerFailure as failure:
+    print(failure.law)
+"""
+
+
+def law_when_fresh(title: str, failure: HandlerFailure) -> str:
+    """The law that the printed test breaks in a fresh interpreter, or what it says."""
+    text = failure.as_test()
+    code = _PROGRAM.format(tests=str(TESTS), title=title, text=text)
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    return ran.stdout.strip() or ran.stderr.strip()[-300:]
+
+
+def cpu() -> float:
+    """CPU seconds of this process and of those that it has waited for."""
+    return sum(os.times()[:4])
+
+
+# -- the tables
+
+
+def mistakes() -> Iterator[str]:
+    """What a quick check says of each mistake."""
+    yield "| mistake | law | lines | seconds | alike |"
+    yield "|---|---|---|---|---|"
+    taken, counted = list[float](), Counter[str]()
+    items = [item for item in MISTAKES if item.law not in ONLY_THOROUGH]
+    for item in items:
+        began = cpu()
+        failure = item.found()
+        taken.append(cpu() - began)
+        if failure is None:
+            yield f"| {item.title} | not found | | {taken[-1]:.1f} | |"
+            continue
+        fresh = law_when_fresh(item.title, failure)
+        alike = "yes" if fresh == failure.law else f"no: {fresh!r}"
+        law = f"`{failure.law}`" + ("" if failure.law == item.law else " (!)")
+        lines = len(str(failure).splitlines())
+        counted.update(
+            found=1,
+            right=failure.law == item.law,
+            alike=fresh == failure.law,
+            long=lines > 40,
+        )
+        yield f"| {item.title} | {law} | {lines} | {taken[-1]:.1f} | {alike} |"
+    yield (
+        f"\n{counted['found']} of {len(items)} found, {counted['right']} by their law;"
+        f" {counted['alike']} fail alike in a fresh interpreter; {counted['long']} have"
+        f" over 40 lines; median {statistics.median(taken):.2f} s"
+    )
+
+
+def correct() -> Iterator[str]:
+    """The correct handlers that a quick check accuses."""
+    accused = 0
+    for item in CORRECT:
+        if (failure := item.found()) is not None:
+            accused += 1
+            yield f"- {item.title}: {failure}"
+    yield f"{accused} of {len(CORRECT)} correct handlers accused"
+
+
+def thorough() -> Iterator[str]:
+    """The mistakes that only a thorough check finds."""
+    yield "| mistake | quick | thorough | seconds |"
+    yield "|---|---|---|---|"
+    for item in MISTAKES:
+        if item.law not in ONLY_THOROUGH and item.found() is not None:
+            continue
+        quick = item.found()
+        began = cpu()
+        failure = item.found(explore="thorough")
+        told = [f"`{each.law}`" if each else "not found" for each in (quick, failure)]
+        yield f"| {item.title} | {' | '.join(told)} | {cpu() - began:.1f} |"
+
+
+def costs() -> Iterator[str]:
+    """The CPU time of quick checks that pass, by what their runs vary."""
+    spent, runs = defaultdict[str, float](float), Counter[str]()
+    each_one = list[float]()
+    one = _checker.Checker._one
+
+    @functools.wraps(one)
+    def timed(self: _checker.Checker, case: Case, kind: str) -> Run:
+        began = time.process_time()
+        try:
+            return one(self, case, kind)
+        finally:
+            spent[kind] += time.process_time() - began
+            runs[kind] += 1
+
+    _checker.Checker._one = timed  # type: ignore[method-assign]
+    try:
+        for item in CORRECT:
+            began = cpu()
+            item.found()
+            each_one.append(cpu() - began)
+    finally:
+        _checker.Checker._one = one  # type: ignore[method-assign]
+    checks = len(CORRECT)
+    yield "| what is varied | runs | milliseconds a run | seconds a check |"
+    yield "|---|---|---|---|"
+    for kind, seconds in sorted(spent.items(), key=lambda pair: -pair[1]):
+        a_run, a_check = 1000 * seconds / runs[kind], seconds / checks
+        yield f"| {kind} | {runs[kind] / checks:.1f} | {a_run:.1f} | {a_check:.2f} |"
+    least, *_, most = sorted(each_one)
+    middle = statistics.median(each_one)
+    yield f"\n{checks} checks: {least:.1f} to {most:.1f} s, median {middle:.2f} s"
+
+
+TABLES = {table.__name__: table for table in (mistakes, correct, thorough, costs)}
+
+
+if __name__ == "__main__":
+    for word in sys.argv[1:] or TABLES:
+        for line in TABLES[word]():
+            print(line, flush=True)
+        print()
