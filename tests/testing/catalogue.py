@@ -24,7 +24,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from testing import dialing, hostile, natural, zoo
+from testing import dialing, hostile, natural, sized, zoo
 from testing.zoo import Handler
 from trioserve.testing import Case, Checked, HandlerFailure, Run, _checker
 
@@ -59,7 +59,7 @@ class Item:
 def _items() -> Iterator[Item]:
     for each in natural.MISTAKES + natural.CORRECT + zoo.MISTAKES + zoo.CORRECT:
         yield Item(each.make, each.title, each.law or "", each.check_of)
-    for one in hostile.ENTRIES:
+    for one in hostile.ENTRIES + sized.ENTRIES:
         yield Item(one.make, one.title, one.law or "", one.check_of)
     for law, make in [*dialing.MISTAKES, *(("", make) for make in dialing.CORRECT)]:
         yield Item(make, f"database: {dialing.title(make)}", law, dialing.check)

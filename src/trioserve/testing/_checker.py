@@ -6,9 +6,10 @@ The first failure ends the check. The explainer finds out what it needs.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import random
 import time
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from typing import Final
 
 from ._case import Case, Handler, Law, Play, Setting, own_name
@@ -46,6 +47,7 @@ class Checker:
       crowd: several connections of each peer at once.
       setting: what is the same in all runs.
       budget: seconds of real time, after which no further case is begun.
+      derived: more cases, by what they vary; they have other scripts.
     """
 
     def __init__(
@@ -55,6 +57,7 @@ class Checker:
         crowd: Case,
         setting: Setting,
         budget: float | None = None,
+        derived: Mapping[str, Sequence[Case]] | None = None,
     ) -> None:
         self.variations = Variations(
             plain,
@@ -65,9 +68,11 @@ class Checker:
         )
         name = own_name(handler, "handler")
         client = "" if setting.client is None else own_name(setting.client, "client")
-        scripts = plain.peers + crowd.peers
         client += " over TLS" if setting.tls else ""
-        self._tokens = Tokens(name, plain, scripts, client)
+        self._derived = derived or {}
+        others = itertools.chain.from_iterable(self._derived.values())
+        scripts = [peer for each in (plain, crowd, *others) for peer in each.peers]
+        self._tokens = Tokens(name, plain, tuple(dict.fromkeys(scripts)), client)
         self.checked = Checked()
         self._plain = plain
         self._setting = setting
@@ -166,6 +171,8 @@ class Checker:
         self.all_of("how scripts are played", kinds.plays(effort))
         self.all_of("slow peers", kinds.slow())
         self.all_of("several peers at once", kinds.crowd())
+        for kind, cases in self._derived.items():
+            self.all_of(kind, cases)
         self._servers(base, effort, draw)
         self._disturb(base, effort, draw)
         what = "a broken network"

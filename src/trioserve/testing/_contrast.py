@@ -13,6 +13,7 @@ from typing import Final
 
 from ._blame import simpler
 from ._case import Case
+from ._plays import without_waits
 from ._result import Run
 from ._timeline import Passed, Row, Timeline
 from ._trial import Trial
@@ -57,6 +58,9 @@ def _neighbours(case: Case) -> Iterator[tuple[str, Case]]:
     for other in simpler(case):
         if _connections(other) == _connections(case):
             yield _how(case, other), other
+    hasty = tuple(without_waits(peer) for peer in case.peers)
+    if hasty != case.peers:
+        yield "without waits", dataclasses.replace(case, peers=hasty)
     if case.at_step is not None:
         for step in (case.at_step - 1, case.at_step + 1):
             if step >= 0:
