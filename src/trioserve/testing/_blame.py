@@ -19,6 +19,7 @@ from ._case import Case, Law
 from ._peer import Peer
 from ._plays import without_waits
 from ._trial import Seen, Trial
+from .runs import preemptions_of, seed_of
 
 Attempt: TypeAlias = Callable[[Case], Trial]
 
@@ -187,6 +188,9 @@ def simpler(case: Case) -> Iterator[Case]:
         yield dataclasses.replace(case, buffer=_DEFAULT_BUFFER, faults=pieces)
         pieces = parse_faults(f"down:slice=1..{case.buffer}")
         yield dataclasses.replace(case, buffer=_DEFAULT_BUFFER, server_faults=pieces)
+    if case.order == "preempted" and len(places := preemptions_of(case.seed)) > 1:
+        for one in places:
+            yield dataclasses.replace(case, seed=seed_of([one]))
     if case.play == "all_at_once":
         yield from [dataclasses.replace(case, play=play) for play in _SMALLER_PLAYS]
     for name in ("faults", "server_faults"):

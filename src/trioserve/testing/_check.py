@@ -82,7 +82,7 @@ def run_conversation(
         ``"all_at_once"``, ``"writes_first"``, ``"trickled"``, ``"endless"`` or
         ``"repeated"``; see :class:`Case`. As they are written by default.
       order: which of the tasks that are ready run next: ``"shuffled"``,
-        ``"held_back"`` or ``"priorities"``; see :class:`Case`.
+        ``"held_back"``, ``"priorities"`` or ``"preempted"``; see :class:`Case`.
       copies: connections of each peer at the same time.
       rounds: how many times the conversation is played, one after the other, in the
         same server.

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import math
 import random
 import time
 from collections.abc import Generator, Iterable, Mapping, Sequence
@@ -21,7 +22,14 @@ from ._result import Checked, Opened, Run
 from ._settings import check_bounds
 from ._token import Tokens
 from ._trial import base_of
-from ._variations import PEER_DISTURBANCES, Effort, Variations, sample
+from ._variations import (
+    PEER_DISTURBANCES,
+    Effort,
+    Variations,
+    pairs_of,
+    preemptions,
+    sample,
+)
 
 #: The note of a check whose peers are not compared.
 _DIFFER: Final = (
@@ -165,6 +173,7 @@ class Checker:
         self.variations = kinds = self.variations.with_grain_for(up, down, plain)
         effort = effort.for_runs_of(base.steps + (up + down) / 1000)
         self.all_of("the order of tasks", kinds.schedules(effort))
+        self._preempt(effort, draw)
         begin_up, begin_down = handshake_of(base)
         cuts = self._places("chunks", 1, begin_up + 1, up, effort.cuts, draw)
         self.all_of("chunks", kinds.chunkings(cuts, effort))
@@ -183,6 +192,20 @@ class Checker:
         self.all_of("many broken ones in a row", kinds.many(base.steps))
         self.all_of("a flood", kinds.floods(base))
         self.all_of("hostile peers", kinds.hostile(base, self._harm(effort)))
+
+    def _preempt(self, effort: Effort, draw: random.Random) -> None:
+        """Preempt tasks at each place, and at as many pairs of places as there may."""
+        __tracebackhide__ = True
+        if not effort.preemptions:
+            return
+        kind, kinds, most = "preempted tasks", self.variations, effort.preemptions
+        (never,) = kinds.preempted([[]])
+        each = preemptions(self._one(never, kind).places)
+        one = self._sample(kind, range(len(each)), most, draw)
+        self.all_of(kind, kinds.preempted([each[number]] for number in one))
+        left = max(2, most - len(one))
+        two = self._sample(kind, range(math.comb(len(each), 2)), left, draw)
+        self.all_of(kind, kinds.preempted(pairs_of(each, two)))
 
     def _harm(self, effort: Effort) -> list[Play]:
         """The hostile plays that are asked for, and whose law is not off."""
