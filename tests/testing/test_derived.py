@@ -105,7 +105,7 @@ def test_a_size_needs_a_default() -> None:
     def asks(size: int) -> Peer:
         return Peer().send(b"x" * size)
 
-    with pytest.raises(TypeError, match="size must have a default, such as 10, in <"):
+    with pytest.raises(TypeError, match="size must have a default in asks, such as"):
         check_handler(echo, asks)
 
 

@@ -408,15 +408,15 @@ def _checker(
         check_seconds("think", think)
         if setting.client is not None:
             raise ValueError("think must be None if the client is code")
-    others = derived(
-        peers, think=think, deadline=setting.deadline, longest=setting.longest
-    )
     peers = _or_code(peers, setting.client)
     plain = Case(numbered(peers, 0))
     crowd = dataclasses.replace(plain, copies=_CROWD)
     copies = [numbered(peers, number) for number in range(_CROWD)]
     if len(set(copies)) > 1:
         crowd = Case(tuple(itertools.chain.from_iterable(copies)))
+    others = derived(
+        peers, think=think, deadline=setting.deadline, longest=setting.longest
+    )
     return Checker(handler, plain, crowd, setting, budget, others)
 
 

@@ -9,7 +9,7 @@ import inspect
 from collections.abc import Callable, Iterator
 from typing import Final, TypeAlias
 
-from ._case import Case
+from ._case import Case, own_name
 from ._peer import Peer
 from ._plays import hesitating, thinking
 
@@ -107,6 +107,7 @@ def _made(peer: AnyPeer, number: int, size: int | None) -> Peer:
     if not _has_size(peer):
         return peer(number)
     if parameters["size"].default is inspect.Parameter.empty:
-        raise TypeError(f"size must have a default, such as 10, in {peer!r}")
+        name = own_name(peer, "the function")
+        raise TypeError(f"size must have a default in {name}, such as size=10")
     numbers = [number][: len(parameters) - 1]
     return peer(*numbers) if size is None else peer(*numbers, size=size)
