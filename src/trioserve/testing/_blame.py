@@ -189,8 +189,8 @@ def simpler(case: Case) -> Iterator[Case]:
         pieces = parse_faults(f"down:slice=1..{case.buffer}")
         yield dataclasses.replace(case, buffer=_DEFAULT_BUFFER, server_faults=pieces)
     if case.order == "preempted" and len(places := preemptions_of(case.seed)) > 1:
-        for one in places:
-            yield dataclasses.replace(case, seed=seed_of([one]))
+        for place in places:
+            yield dataclasses.replace(case, seed=seed_of([place]))
     if case.play == "all_at_once":
         yield from [dataclasses.replace(case, play=play) for play in _SMALLER_PLAYS]
     for name in ("faults", "server_faults"):

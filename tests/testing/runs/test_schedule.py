@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from support import one_of_each
-from testing.natural import ASK, RARE, the_30th_and_the_5th_step, within
+from testing.natural import ASK, RARE, within
 from testing.zoo import Entry, Lines
 from trioserve import Connection, echo
 from trioserve.testing import (
@@ -169,7 +169,7 @@ def test_a_thorough_check_preempts_tasks(
 ) -> None:
     """A quick one does not, and the mistake is too rare for it."""
     assert not EFFORTS["quick"].preemptions
-    monkeypatch.setitem(EFFORTS, "thorough", PREEMPTS)  # type: ignore[arg-type]
+    monkeypatch.setitem(EFFORTS, "thorough", PREEMPTS)
     with pytest.raises(HandlerFailure) as failed:
         check_handler(entry.make(), ASK, explore="thorough")
     assert failed.value.law == "schedule"
@@ -187,7 +187,7 @@ def test_a_thorough_check_tells_how_many_pairs_it_has_tried(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     few = dataclasses.replace(PREEMPTS, preemptions=40)
-    monkeypatch.setitem(EFFORTS, "thorough", few)  # type: ignore[arg-type]
+    monkeypatch.setitem(EFFORTS, "thorough", few)
     checked = check_handler(echo, Peer().send(b"hi").expect(b"hi"), explore="thorough")
     tried, of = checked.sampled["preempted tasks"]
     assert tried == 42 < of  # two of the pairs in any case
@@ -195,7 +195,7 @@ def test_a_thorough_check_tells_how_many_pairs_it_has_tried(
 
 
 def test_a_preemption_that_is_not_needed_is_left_out() -> None:
-    handler = the_30th_and_the_5th_step()
+    handler = RARE[0].make()
 
     def attempt(case: Case) -> Trial:
         run, seen = try_case(handler, case, Setting())
