@@ -81,8 +81,9 @@ def test_a_deadlock_is_contrasted_with_a_run_that_goes_on() -> None:
     assert "without faults: handler 1 receives 6 bytes" in passed
 
 
-def test_there_is_a_bound_of_steps(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_contrast, "_MOST_STEPS", -1)
+@pytest.mark.parametrize("bound", ["_MOST_STEPS", "_MOST_ROWS"])
+def test_there_are_bounds(monkeypatch: pytest.MonkeyPatch, bound: str) -> None:
+    monkeypatch.setattr(_contrast, bound, -1)
     assert told(one_receive, faults="up:cut@2") == ("", "")
 
 

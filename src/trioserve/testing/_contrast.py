@@ -21,8 +21,13 @@ from ._trial import Trial
 #: Orders of tasks that are tried.
 _SEEDS: Final = range(1, 6)
 
-#: Scheduler steps that all runs together may take.
+#: Scheduler steps that all runs together may take. One that was stopped has no number,
+#: and counts as so many.
 _MOST_STEPS: Final = 2_000
+_STOPPED: Final = 1_000
+
+#: Rows of a failing run that takes too long to look for others.
+_MOST_ROWS: Final = 1_000
 
 #: The rows of what a test does to a run.
 _TEST: Final = "test"
@@ -39,12 +44,14 @@ def nearest(failed: Run, attempt: Callable[[Case], Trial]) -> Passed | None:
       attempt: runs a case.
     """
     found: Passed | None = None
+    if len(failed.timeline.rows) > _MOST_ROWS:
+        return found
     steps = 0
     for how, case in _neighbours(failed.case):
         if steps > _MOST_STEPS:
             break
         trial = attempt(case)
-        steps += trial.steps
+        steps += trial.steps or _STOPPED
         if trial.seen is not None or trial.run is None:
             continue
         differs = _difference(failed.timeline, trial.run.timeline)
