@@ -21,7 +21,7 @@ from trioserve.testing import (
     run_conversation,
 )
 from trioserve.testing._timeline import Passed
-from trioserve.testing._trial import Trial
+from trioserve.testing._trial import Seen, Trial
 
 HELLO = Peer().send(b"hello\n").expect(b"HELLO\n")
 
@@ -81,10 +81,26 @@ def test_a_deadlock_is_contrasted_with_a_run_that_goes_on() -> None:
     assert "without faults: handler 1 receives 6 bytes" in passed
 
 
-@pytest.mark.parametrize("bound", ["_MOST_STEPS", "_MOST_ROWS"])
-def test_there_are_bounds(monkeypatch: pytest.MonkeyPatch, bound: str) -> None:
-    monkeypatch.setattr(_contrast, bound, -1)
+@pytest.mark.parametrize("bound", [{"_MOST_STEPS": -1}, {"_MOST_ROWS": 0}])
+def test_a_run_that_takes_long_has_no_contrast(
+    monkeypatch: pytest.MonkeyPatch, bound: dict[str, int]
+) -> None:
+    for name, number in bound.items():
+        monkeypatch.setattr(_contrast, name, number)
     assert told(one_receive, faults="up:cut@2") == ("", "")
+
+
+def test_other_runs_are_looked_for_until_they_have_taken_long() -> None:
+    """One that was stopped does not say how long it took."""
+    tried = list[Case]()
+    run = run_conversation(one_receive, HELLO)
+
+    def attempt(case: Case) -> Trial:
+        tried.append(case)
+        return Trial(Seen("ends", "it does not end", 0), 0)
+
+    assert _contrast.nearest(run, attempt) is None
+    assert len(tried) == 3
 
 
 def test_a_run_that_does_the_same_is_no_contrast() -> None:

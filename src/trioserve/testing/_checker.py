@@ -194,7 +194,7 @@ class Checker:
         self.all_of("hostile peers", kinds.hostile(base, self._harm(effort)))
 
     def _preempt(self, effort: Effort, draw: random.Random) -> None:
-        """Preempt tasks at each place, and at as many pairs of places as there may."""
+        """Preempt tasks at each place, and then at some pairs of places."""
         __tracebackhide__ = True
         if not effort.preemptions:
             return

@@ -21,12 +21,12 @@ from ._trial import Trial
 #: Orders of tasks that are tried.
 _SEEDS: Final = range(1, 6)
 
-#: Scheduler steps that all runs together may take. One that was stopped has no number,
-#: and counts as so many.
+#: Scheduler steps that all runs together may take, and the failing one. One that was
+#: stopped has no number, and counts as so many.
 _MOST_STEPS: Final = 2_000
 _STOPPED: Final = 1_000
 
-#: Rows of a failing run that takes too long to look for others.
+#: Rows that the failing run may have.
 _MOST_ROWS: Final = 1_000
 
 #: The rows of what a test does to a run.
@@ -43,9 +43,9 @@ def nearest(failed: Run, attempt: Callable[[Case], Trial]) -> Passed | None:
       failed: the run that fails.
       attempt: runs a case.
     """
+    if failed.steps > _MOST_STEPS or len(failed.timeline.rows) > _MOST_ROWS:
+        return None
     found: Passed | None = None
-    if len(failed.timeline.rows) > _MOST_ROWS:
-        return found
     steps = 0
     for how, case in _neighbours(failed.case):
         if steps > _MOST_STEPS:

@@ -168,9 +168,9 @@ class _Priorities(random.Random):
 class _Preempted(random.Random):
     """A task runs until it waits, but for a few places where another one goes on.
 
-    The others are tried in the order in which they have become ready. With at most two
-    preemptions all orders can be tried: Musuvathi and Qadeer, "Iterative Context
-    Bounding for Systematic Testing of Multithreaded Programs", PLDI 2007.
+    The others are numbered in the order in which they have become ready. All orders
+    with few preemptions can be tried: Musuvathi and Qadeer, "Iterative Context Bounding
+    for Systematic Testing of Multithreaded Programs", PLDI 2007.
     """
 
     def __init__(self, seed: int) -> None:
