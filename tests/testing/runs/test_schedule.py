@@ -25,7 +25,7 @@ from trioserve.testing import (
     check_handler,
     run_conversation,
 )
-from trioserve.testing._blame import Blame
+from trioserve.testing._blame import Blame, simpler
 from trioserve.testing._case import Setting
 from trioserve.testing._trial import Trial, try_case
 from trioserve.testing._variations import (
@@ -212,3 +212,10 @@ def test_a_preemption_that_is_not_needed_is_left_out() -> None:
             assert preemptions_of(smallest.seed) == [one]
             return
     pytest.fail("no preemption shows the mistake")
+
+
+def test_each_of_two_preemptions_is_left_out_in_turn() -> None:
+    pair = [Preemption(3, 0), Preemption(9, 1)]
+    case = Case((ASK,), order="preempted", seed=seed_of(pair))
+    seeds = {smaller.seed for smaller in simpler(case)}
+    assert seeds >= {seed_of([one]) for one in pair}
