@@ -79,8 +79,8 @@ class Checker:
         client += " over TLS" if setting.tls else ""
         self._derived = derived or {}
         others = itertools.chain.from_iterable(self._derived.values())
-        scripts = [peer for each in (plain, crowd, *others) for peer in each.peers]
-        self._tokens = Tokens(name, plain, tuple(dict.fromkeys(scripts)), client)
+        scripts = (peer for each in (plain, crowd, *others) for peer in each.peers)
+        self._tokens = Tokens(name, plain, tuple(scripts), client)
         self.checked = Checked()
         self._plain = plain
         self._setting = setting
