@@ -47,11 +47,11 @@ async def database(stream: Stream) -> None:
         await stream.send_all(b"row " + line + b"\n")
 
 
-def check(handler: Any) -> Checked:
+def check(handler: Any, **options: Any) -> Checked:
     """Connections of another run are closed: a handler that keeps some forgets them."""
     forget = getattr(handler, "forget", None)
     return check_handler(
-        handler, ASKS, servers={"db:5432": database}, before_run=forget
+        handler, ASKS, servers={"db:5432": database}, before_run=forget, **options
     )
 
 

@@ -36,7 +36,10 @@ class Entry:
         return self.make.__name__
 
     def check(self, repeat: str | None = None) -> Checked:
-        return check_handler(self.make(), self.peer, repeat=repeat, **self.bounds)
+        return self.check_of(self.make(), repeat=repeat)
+
+    def check_of(self, handler: Handler, **options: Any) -> Checked:
+        return check_handler(handler, self.peer, **options, **self.bounds)
 
 
 ENTRIES: list[Entry] = []

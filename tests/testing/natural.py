@@ -23,11 +23,18 @@ from trioserve.testing import Peer
 MISTAKES: list[Entry] = []
 CORRECT: list[Entry] = []
 
+#: Mistakes that are too rare for a quick check.
+RARE: list[Entry] = []
+
 
 def mistake(
     title: str, law: str, *peers: Any, without: dict[Any, str] | None = None
 ) -> Callable[[Registered], Registered]:
     return register(MISTAKES, title, peers, law, without)
+
+
+def rare(title: str, law: str, *peers: Any) -> Callable[[Registered], Registered]:
+    return register(RARE, title, peers, law, None)
 
 
 def correct(
@@ -363,6 +370,41 @@ def five_steps_within_one() -> Handler:
 @mistake("it fails if a task makes eight steps within one of another", "schedule", ASK)
 def eight_steps_within_one() -> Handler:
     return within(8)
+
+
+def at_one_place(first: int, second: int) -> Handler:
+    """Fails if two tasks are at one place each, in the same moment."""
+
+    async def handle(stream: Stream) -> None:
+        async for _ in Lines(stream):
+            moments = [0, 0]
+
+            async def work(which: int, moments: list[int]) -> None:
+                for _ in range(40):
+                    moments[which] += 1
+                    assert moments != [first, second]
+                    await trio.lowlevel.checkpoint()
+
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(work, 0, moments)
+                nursery.start_soon(work, 1, moments)
+            await stream.send_all(b"fine\n")
+
+    return handle
+
+
+@rare(
+    "it fails if one task is at its 30th step and another at its 5th", "schedule", ASK
+)
+def the_30th_and_the_5th_step() -> Handler:
+    return at_one_place(30, 5)
+
+
+@rare(
+    "it fails if one task is at its 7th step and another at its 38th", "schedule", ASK
+)
+def the_7th_and_the_38th_step() -> Handler:
+    return at_one_place(7, 38)
 
 
 @mistake(

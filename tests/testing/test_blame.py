@@ -19,7 +19,7 @@ import trio
 
 from support import one_of_each
 from testing import natural
-from testing.fresh import law_when_fresh
+from testing.catalogue import law_when_fresh
 from testing.zoo import Entry, Lines, found
 from trioserve import Connection, Limits, Timeouts
 from trioserve.testing import (
@@ -64,7 +64,7 @@ def test_a_natural_conversation_finds_a_mistake_by_its_law(entry: Entry) -> None
     assert failure is not None
     assert failure.law == entry.law, failure
     assert len(str(failure).splitlines()) <= 40, failure
-    assert law_when_fresh(entry, failure) == entry.law
+    assert law_when_fresh(entry.title, failure) == entry.law
 
 
 @pytest.mark.long("a whole check of each")

@@ -30,7 +30,7 @@ from trioserve.testing import (
     run_conversation,
 )
 from trioserve.testing._case import Handler
-from trioserve.testing._check import AnyPeer
+from trioserve.testing._derived import AnyPeer
 from trioserve.testing._explain import Explainer
 from trioserve.testing._kept import Kept
 from trioserve.testing._plays import without_farewell

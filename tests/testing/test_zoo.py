@@ -53,7 +53,7 @@ def test_a_mistake_is_found_by_its_law_in_a_small_case(kind: str, entry: Entry) 
     assert failure.law == entry.law, failure
     assert len(variations(failure.case)) <= 2
     assert str(failure.case.faults).count("@") <= 1
-    assert len(str(failure).splitlines()) <= 80
+    assert len(str(failure).splitlines()) <= 40
     page = table(ROOT / "docs" / "testing-evidence.md", "mistake")
     assert row(entry, failure) in [cells[:3] for cells in page]
     if entry.name in PILES_UP:

@@ -23,7 +23,7 @@ from typing import Any, Self, TypeAlias, cast
 import trio
 
 from trioserve import Connection, relay
-from trioserve.testing import HandlerFailure, Peer, check_handler
+from trioserve.testing import Checked, HandlerFailure, Peer, check_handler
 
 Handler: TypeAlias = Callable[[Any], Coroutine[Any, Any, object]]
 Stream: TypeAlias = trio.abc.HalfCloseableStream
@@ -53,7 +53,10 @@ class Entry:
         return self.name
 
     def check(self, repeat: str | None = None) -> None:
-        check_handler(self.make(), *self.peers, without=self.without, repeat=repeat)
+        self.check_of(self.make(), repeat=repeat)
+
+    def check_of(self, handler: Handler, **options: Any) -> Checked:
+        return check_handler(handler, *self.peers, without=self.without, **options)
 
 
 MISTAKES: list[Entry] = []

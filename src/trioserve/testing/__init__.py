@@ -10,12 +10,13 @@ The map, from the bottom up; a module imports only from rows above its own here:
     _peer   _tls_client   _traffic
     _case   _player   _strategies
     _handler_run   _plays   _result   _token   serving
-    _code_player   _settings   _state   _variations
+    _code_player   _derived   _settings   _state   _variations
     _hostile   _invariants   _judge   _liveness   _observer   _servers
     _disturber   _handling   _talks
     _harness
     _regression   _trial
     _blame   _failure
+    _contrast
     _explain
     _checker
     _check

@@ -9,6 +9,7 @@ order of tasks.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final, TypeAlias
 
@@ -16,7 +17,9 @@ from trioserve.faults import Faults, parse_faults
 
 from ._case import Case, Law
 from ._peer import Peer
+from ._plays import without_waits
 from ._trial import Seen, Trial
+from .runs import preemptions_of, seed_of
 
 Attempt: TypeAlias = Callable[[Case], Trial]
 
@@ -122,7 +125,7 @@ class Blame:
         return None
 
     def _without_a_part(self, case: Case, seen: Seen) -> tuple[Case, Seen] | None:
-        for smaller in _simpler(case):
+        for smaller in simpler(case):
             if smaller.seed != case.seed:
                 now = self._try(smaller) if self._may_try else None
                 if now is not None and seen.is_like(now):
@@ -146,7 +149,7 @@ class Blame:
         if len(case.peers) != 1:
             return None
         for peer, left_out in _shorter(case.peers[0]):
-            plain = Case((peer,))
+            plain = Case((without_waits(peer),))
             faults = _with_earlier_cuts(case.faults, left_out)
             smaller = dataclasses.replace(case, peers=(peer,), faults=faults)
             if smaller == plain or not self._may_try or self._try(plain):
@@ -169,7 +172,7 @@ def _meets(case: Case) -> bool:
     return any(step.name == "meet" for peer in case.peers for step in peer.steps)
 
 
-def _simpler(case: Case) -> Iterator[Case]:
+def simpler(case: Case) -> Iterator[Case]:
     """The case without each of its parts, or with one that is simpler."""
     if len(case.peers) > 1 and not _meets(case):
         for at in range(len(case.peers)):
@@ -185,6 +188,9 @@ def _simpler(case: Case) -> Iterator[Case]:
         yield dataclasses.replace(case, buffer=_DEFAULT_BUFFER, faults=pieces)
         pieces = parse_faults(f"down:slice=1..{case.buffer}")
         yield dataclasses.replace(case, buffer=_DEFAULT_BUFFER, server_faults=pieces)
+    if case.order == "preempted" and len(places := preemptions_of(case.seed)) > 1:
+        for place in places:
+            yield dataclasses.replace(case, seed=seed_of([place]))
     if case.play == "all_at_once":
         yield from [dataclasses.replace(case, play=play) for play in _SMALLER_PLAYS]
     for name in ("faults", "server_faults"):
@@ -196,16 +202,39 @@ def _simpler(case: Case) -> Iterator[Case]:
 
 
 def _shorter(peer: Peer) -> Iterator[tuple[Peer, range]]:
-    """The script without each of its messages, and which bytes that leaves out."""
-    sends = [at for at, step in enumerate(peer.steps) if step.name == "send"]
-    if len(sends) < 2:
+    """The script without each of its messages, and which bytes that leaves out.
+
+    Also without each of its waits, which leaves out no bytes.
+    """
+    for at, step in enumerate(peer.steps):
+        if step.name == "wait":
+            yield Peer(peer.steps[:at] + peer.steps[at + 1 :]), range(0)
+    # The parts of a message that is sent in parts are left out together, too.
+    done = [
+        (at, step.name) for at, step in enumerate(peer.steps) if step.name != "wait"
+    ]
+    sends = [at for at, name in done if name == "send"]
+    after_a_send = {
+        b for (_, name), (b, _) in itertools.pairwise(done) if name == "send"
+    }
+    begins = [at for at in sends if at not in after_a_send]
+    yield from _without_each(peer, begins)
+    if begins != sends:
+        yield from _without_each(peer, sends)
+
+
+def _without_each(peer: Peer, begins: list[int]) -> Iterator[tuple[Peer, range]]:
+    """The script without what begins at each of these steps, of which there are two."""
+    if len(begins) < 2:
         return
     tail = len(peer.steps)
     while peer.steps[tail - 1].name not in _ANSWERS:
         tail -= 1
     sent = 0
-    for begin, end in zip(sends, [*sends[1:], max(tail, sends[-1] + 1)], strict=True):
-        size = len(peer.steps[begin].value)
+    for begin, end in zip(
+        begins, [*begins[1:], max(tail, begins[-1] + 1)], strict=True
+    ):
+        size = len(Peer(peer.steps[begin:end]).sends)
         left_out = range(sent, sent := sent + size)
         yield Peer(peer.steps[:begin] + peer.steps[end:]), left_out
 

@@ -40,7 +40,7 @@ Play = Literal[
 HOSTILE: Final[tuple[Play, ...]] = ("trickled", "endless", "repeated")
 
 #: Which of the tasks that are ready run next.
-Order = Literal["shuffled", "held_back", "priorities"]
+Order = Literal["shuffled", "held_back", "priorities", "preempted"]
 
 #: What each law asks for, in one sentence.
 LAWS: Final[dict[Law, str]] = {
@@ -98,7 +98,9 @@ class Case:
         - ``"repeated"``: each sends all its messages, again and again.
       order: which of the tasks that are ready run next: ``"shuffled"``, as Trio does
         it; ``"held_back"``, where some wait while others make several steps;
-        ``"priorities"``, where each has a priority that changes a few times.
+        ``"priorities"``, where each has a priority that changes a few times;
+        ``"preempted"``, where each runs until it waits, but for the places that the
+        seed stands for.
       copies: connections of each peer at the same time.
       rounds: how many times the conversation is played, one after the other.
       disturbed: the number of these rounds that the faults, disturbance, read delay,

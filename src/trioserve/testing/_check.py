@@ -6,7 +6,7 @@ import dataclasses
 import itertools
 import random
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Final, TypeAlias, get_args
+from typing import Any, Final, get_args
 
 from trioserve import Limits, Timeouts
 from trioserve.faults import Faults, parse_faults
@@ -14,15 +14,13 @@ from trioserve.faults import Faults, parse_faults
 from ._arguments import check_seconds, check_type
 from ._case import Case, Disturbance, Handler, Law, Order, Play, Setting, own_name
 from ._checker import Checker, lengths_of
+from ._derived import AnyPeer, derived, numbered
 from ._kept import Kept
 from ._peer import CODE, Peer
 from ._result import Checked, Run
 from ._session import folder_of_failures, report, session
 from ._settings import check_bounds, checked_laws, setting_of
 from ._variations import EFFORTS, PEER_DISTURBANCES, Explore
-
-#: A script; or a function that makes one from the number of a copy, counted from 0.
-AnyPeer: TypeAlias = Peer | Callable[[int], Peer]
 
 #: Connections of each peer at the same time, in a check.
 _CROWD: Final = 3
@@ -84,7 +82,7 @@ def run_conversation(
         ``"all_at_once"``, ``"writes_first"``, ``"trickled"``, ``"endless"`` or
         ``"repeated"``; see :class:`Case`. As they are written by default.
       order: which of the tasks that are ready run next: ``"shuffled"``,
-        ``"held_back"`` or ``"priorities"``; see :class:`Case`.
+        ``"held_back"``, ``"priorities"`` or ``"preempted"``; see :class:`Case`.
       copies: connections of each peer at the same time.
       rounds: how many times the conversation is played, one after the other, in the
         same server.
@@ -176,6 +174,7 @@ def check_handler(
     deadline: float | None = None,
     longest: int | None = None,
     tls: bool = False,
+    think: float | None = None,
 ) -> Checked:
     """Check all laws of a handler in many variations of a conversation.
 
@@ -199,8 +198,12 @@ def check_handler(
         there is no bound.
       repeat: the token of a failure of this handler and these peers; its case is run
         alone.
-      peers: scripts; or functions that make one from the number of a copy, counted
-        from 0, so that the connections of a crowd send different data.
+      peers: scripts; or functions that make one. A parameter ``size`` is the size of
+        a message, in bytes; it needs a default, and those around the sizes of buffers
+        are tried. Another parameter is the number of a copy, counted from 0, so that
+        the connections of a crowd send different data.
+      think: seconds that a peer may think: before a message, and within it, unless
+        that takes the ``deadline``. None, the default, is not at all.
       handler, raises, without, before_run, limits, timeouts, cleanup,
         patience, memory, servers, client, always, eventually, deadline, longest, tls:
         as for :func:`run_conversation`.
@@ -220,7 +223,7 @@ def check_handler(
         explore = explore if asked.explore is None else asked.explore
         seed = seed if asked.seed is None else asked.seed
         budget = budget if asked.budget is None else asked.budget
-    check = _checker(handler, peers, setting, budget)
+    check = _checker(handler, peers, setting, budget, think)
     if explore not in EFFORTS:
         raise ValueError(f"explore must be one of {get_args(Explore)}, not {explore!r}")
     check_type("seed", seed, int, "an int")
@@ -390,6 +393,7 @@ def _checker(
     peers: tuple[AnyPeer, ...],
     setting: Setting,
     budget: float | None = None,
+    think: float | None = None,
 ) -> Checker:
     """A checker for these arguments.
 
@@ -400,13 +404,20 @@ def _checker(
         raise TypeError(f"handler must be an async function, not {handler!r}")
     if budget is not None:
         check_seconds("budget", budget)
+    if think is not None:
+        check_seconds("think", think)
+        if setting.client is not None:
+            raise ValueError("think must be None if the client is code")
     peers = _or_code(peers, setting.client)
-    plain = Case(_numbered(peers, 0))
+    plain = Case(numbered(peers, 0))
     crowd = dataclasses.replace(plain, copies=_CROWD)
-    if any(not isinstance(peer, Peer) for peer in peers):
-        numbered = (_numbered(peers, number) for number in range(_CROWD))
-        crowd = Case(tuple(itertools.chain.from_iterable(numbered)))
-    return Checker(handler, plain, crowd, setting, budget)
+    copies = [numbered(peers, number) for number in range(_CROWD)]
+    if len(set(copies)) > 1:
+        crowd = Case(tuple(itertools.chain.from_iterable(copies)))
+    others = derived(
+        peers, think=think, deadline=setting.deadline, longest=setting.longest
+    )
+    return Checker(handler, plain, crowd, setting, budget, others)
 
 
 def _or_code(peers: tuple[AnyPeer, ...], client: Handler | None) -> tuple[Any, ...]:
@@ -420,10 +431,3 @@ def _or_code(peers: tuple[AnyPeer, ...], client: Handler | None) -> tuple[Any, .
 
 def _parsed(faults: Faults | str) -> Faults:
     return parse_faults(faults) if isinstance(faults, str) else faults
-
-
-def _numbered(peers: tuple[AnyPeer, ...], number: int) -> tuple[Peer, ...]:
-    """The scripts of the connections with this number."""
-    return tuple(
-        p if isinstance(p, Peer) or not callable(p) else p(number) for p in peers
-    )

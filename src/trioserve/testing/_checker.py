@@ -6,9 +6,11 @@ The first failure ends the check. The explainer finds out what it needs.
 from __future__ import annotations
 
 import contextlib
+import itertools
+import math
 import random
 import time
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from typing import Final
 
 from ._case import Case, Handler, Law, Play, Setting, own_name
@@ -20,7 +22,14 @@ from ._result import Checked, Opened, Run
 from ._settings import check_bounds
 from ._token import Tokens
 from ._trial import base_of
-from ._variations import PEER_DISTURBANCES, Effort, Variations, sample
+from ._variations import (
+    PEER_DISTURBANCES,
+    Effort,
+    Variations,
+    pairs_of,
+    preemptions,
+    sample,
+)
 
 #: The note of a check whose peers are not compared.
 _DIFFER: Final = (
@@ -46,6 +55,7 @@ class Checker:
       crowd: several connections of each peer at once.
       setting: what is the same in all runs.
       budget: seconds of real time, after which no further case is begun.
+      derived: more cases, by what they vary; they have other scripts.
     """
 
     def __init__(
@@ -55,6 +65,7 @@ class Checker:
         crowd: Case,
         setting: Setting,
         budget: float | None = None,
+        derived: Mapping[str, Sequence[Case]] | None = None,
     ) -> None:
         self.variations = Variations(
             plain,
@@ -65,9 +76,11 @@ class Checker:
         )
         name = own_name(handler, "handler")
         client = "" if setting.client is None else own_name(setting.client, "client")
-        scripts = plain.peers + crowd.peers
         client += " over TLS" if setting.tls else ""
-        self._tokens = Tokens(name, plain, scripts, client)
+        self._derived = derived or {}
+        others = itertools.chain.from_iterable(self._derived.values())
+        scripts = (peer for each in (plain, crowd, *others) for peer in each.peers)
+        self._tokens = Tokens(name, plain, tuple(scripts), client)
         self.checked = Checked()
         self._plain = plain
         self._setting = setting
@@ -160,12 +173,15 @@ class Checker:
         self.variations = kinds = self.variations.with_grain_for(up, down, plain)
         effort = effort.for_runs_of(base.steps + (up + down) / 1000)
         self.all_of("the order of tasks", kinds.schedules(effort))
+        self._preempt(effort, draw)
         begin_up, begin_down = handshake_of(base)
         cuts = self._places("chunks", 1, begin_up + 1, up, effort.cuts, draw)
         self.all_of("chunks", kinds.chunkings(cuts, effort))
         self.all_of("how scripts are played", kinds.plays(effort))
         self.all_of("slow peers", kinds.slow())
         self.all_of("several peers at once", kinds.crowd())
+        for kind, cases in self._derived.items():
+            self.all_of(kind, cases)
         self._servers(base, effort, draw)
         self._disturb(base, effort, draw)
         what = "a broken network"
@@ -176,6 +192,20 @@ class Checker:
         self.all_of("many broken ones in a row", kinds.many(base.steps))
         self.all_of("a flood", kinds.floods(base))
         self.all_of("hostile peers", kinds.hostile(base, self._harm(effort)))
+
+    def _preempt(self, effort: Effort, draw: random.Random) -> None:
+        """Preempt tasks at each place, and then at some pairs of places."""
+        __tracebackhide__ = True
+        if not effort.preemptions:
+            return
+        kind, kinds, most = "preempted tasks", self.variations, effort.preemptions
+        (never,) = kinds.preempted([[]])
+        each = preemptions(self._one(never, kind).places)
+        one = self._sample(kind, range(len(each)), most, draw)
+        self.all_of(kind, kinds.preempted([each[number]] for number in one))
+        left = max(2, most - len(one))
+        two = self._sample(kind, range(math.comb(len(each), 2)), left, draw)
+        self.all_of(kind, kinds.preempted(pairs_of(each, two)))
 
     def _harm(self, effort: Effort) -> list[Play]:
         """The hostile plays that are asked for, and whose law is not off."""

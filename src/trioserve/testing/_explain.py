@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 from collections.abc import Generator
 from typing import Final
 
 from ._blame import Blame
 from ._case import Case, Handler, Law, Setting
+from ._contrast import nearest
 from ._failure import HandlerFailure
 from ._pristine import Pristine
 from ._result import Run
@@ -137,6 +139,7 @@ class Explainer:
     ) -> HandlerFailure | None:
         if law in self._setting.without:
             return None
+        run.timeline.passed = nearest(run, functools.partial(self._ask, with_run=True))
         return HandlerFailure(law, how, run, seen, self._setting, self._handler, token)
 
 

@@ -132,6 +132,7 @@ class Harness:
             timeline=self._state.timeline,
             opened=self._servers.opened,
             begun=self._state.begun,
+            places=run.places,
         )
 
     def _on_hang(self, how: str) -> None:

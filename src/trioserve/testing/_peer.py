@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
+import re
 from typing import Any, Final, Self
 
 from ._arguments import check_seconds, check_type
@@ -20,10 +21,29 @@ _LAST_STEPS: Final = ("close", "reset")
 _MOST_BYTES: Final = 100
 
 
+#: As many equal bytes in a row are written as a product.
+_RUN: Final = re.compile(rb"(.)\1{63,}", re.DOTALL)
+
+
+def literal(data: bytes) -> str:
+    """Bytes as Python, where many equal ones are written as ``b'x' * 4096``."""
+    parts, begin = list[str](), 0
+    for run in _RUN.finditer(data):
+        if begin < run.start():
+            parts.append(repr(data[begin : run.start()]))
+        begin = run.end()
+        parts.append(f"{run[1]!r} * {len(run[0])}")
+    if begin < len(data):
+        parts.append(repr(data[begin:]))
+    return " + ".join(parts) or repr(data)
+
+
 def brief(data: bytes) -> str:
     """Bytes as Python writes them; of many, only the first, and their number."""
     if len(data) <= _MOST_BYTES:
         return repr(data)
+    if len(short := literal(data)) <= _MOST_BYTES:
+        return short
     return f"{data[:_MOST_BYTES]!r}… ({len(data)} bytes)"
 
 
@@ -44,9 +64,12 @@ class Step:
     value: Any = None
 
     def __str__(self) -> str:
-        if isinstance(self.value, tuple):
-            return f"{self.name}({', '.join(map(repr, self.value))})"
-        return f"{self.name}({'' if self.value is None else repr(self.value)})"
+        value = self.value
+        if isinstance(value, bytes):
+            value = (value,)
+        if isinstance(value, tuple):
+            return f"{self.name}({', '.join(map(literal, value))})"
+        return f"{self.name}({'' if value is None else repr(value)})"
 
     @property
     def brief(self) -> str:

@@ -16,6 +16,9 @@ from ._peer import Peer, Step
 #: Steps that wait for bytes; a peer that pipelines need not wait before it sends.
 _ANSWERS: Final = ("expect", "expect_in_any_order", "receive", "receive_until")
 
+#: Steps in which a peer says something.
+_SAYS: Final = ("send", "half_close")
+
 #: Steps that may be between two messages that are sent at once.
 _PASSED: Final = (*_ANSWERS, "send", "wait")
 
@@ -46,6 +49,35 @@ def without_farewell(peer: Peer) -> Peer:
     """The messages of a peer but for the last one, which ends the conversation."""
     sends = tuple(step for step in peer.steps if step.name == "send")
     return Peer(sends[:-1]) if len(sends) > 1 else peer
+
+
+def thinking(peer: Peer, seconds: float) -> Peer:
+    """A peer that waits before each message and before its EOF."""
+    steps = list[Step]()
+    for step in peer.steps:
+        if step.name in _SAYS:
+            steps.append(Step("wait", seconds))
+        steps.append(step)
+    return Peer(tuple(steps))
+
+
+def hesitating(peer: Peer, seconds: float, share: float) -> Peer:
+    """A peer that waits within each message, after this share of it, or one byte."""
+    steps = list[Step]()
+    for step in peer.steps:
+        if step.name != "send" or len(step.value) < 2:
+            steps.append(step)
+            continue
+        at = max(1, int(len(step.value) * share))
+        parts = (step.value[:at], step.value[at:])
+        first, rest = (Step("send", part) for part in parts)
+        steps += [first, Step("wait", seconds), rest]
+    return Peer(tuple(steps))
+
+
+def without_waits(peer: Peer) -> Peer:
+    """The same script without its waits."""
+    return Peer(tuple(step for step in peer.steps if step.name != "wait"))
 
 
 def flooding(peer: Peer, size: int) -> Peer:

@@ -84,6 +84,8 @@ class Run:
       violations: the broken laws.
       timeline: what happened.
       opened: the connections that the handlers have opened, in that order.
+      places: with ``order="preempted"``, how many other tasks could have run, at each
+        place where there were some.
     """
 
     case: Case
@@ -95,6 +97,7 @@ class Run:
     timeline: Timeline
     opened: Sequence[Opened] = ()
     begun: int = 0
+    places: Sequence[int] = ()
 
     def without_errors(self) -> Run:
         """The same run without what can't be pickled: errors, and handlers' results."""

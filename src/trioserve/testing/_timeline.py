@@ -5,7 +5,8 @@ from __future__ import annotations
 import itertools
 from typing import Final, NamedTuple
 
-_MOST_ROWS: Final = 16
+_FIRST_ROWS: Final = 4
+_LAST_ROWS: Final = 12
 _MOST_BYTES: Final = 40
 
 
@@ -30,28 +31,74 @@ class Row(NamedTuple):
         return f"{row:<70}  {self.where}".rstrip()
 
 
+class Passed(NamedTuple):
+    """What a run that passed did where this one differs from it.
+
+    Attributes:
+      at: the index of the first row that differs.
+      row: the row of the run that passed there; None if it was over.
+      how: how its case differs, such as ``"with seed=1"``.
+    """
+
+    at: int
+    row: Row | None
+    how: str
+
+    def __str__(self) -> str:
+        did = "it was over" if self.row is None else f"{self.row.who} {self.row.what}"
+        where = self.row.where if self.row else ""
+        line = f"{'':15}  … a run that passed, {self.how}: {did}"
+        return f"{line:<70}  {where}".rstrip()
+
+
 class Timeline:
     """Rows in the order in which they happened. ``str()`` makes a table of them.
 
     The table shows repeated rows once, with their number. If it would be long, it
-    shows the first and the last rows only.
+    shows the first and the last rows only, and where it differs from a run that passed.
+
+    Attributes:
+      rows: what has happened.
+      passed: where a run that passed differs, or None.
     """
 
     def __init__(self) -> None:
         self.rows: list[Row] = []
+        self.passed: Passed | None = None
 
     def __str__(self) -> str:
-        rows = list[str]()
-        for _, same in itertools.groupby(self.rows, lambda row: row[2:]):
-            first, *more = same
-            rows.append(str(first))
+        lines, told = list[str](), None
+        rows = enumerate(self.rows)
+        for _, same in itertools.groupby(rows, lambda each: each[1][2:]):
+            (at, first), *more = same
+            lines.append(str(first))
             if more:
-                rows.append(f"{'':15}  … {len(more)} times more")
-        if len(rows) > _MOST_ROWS:
-            head, tail = rows[: _MOST_ROWS // 4], rows[-_MOST_ROWS * 3 // 4 :]
-            left_out = len(rows) - len(head) - len(tail)
-            rows = [*head, f"{'':15}  … {left_out} rows more", *tail]
-        return "\n".join(["  seconds  step  who         what", *rows])
+                lines.append(f"{'':15}  … {len(more)} times more")
+            if self.passed is not None and at <= self.passed.at <= at + len(more):
+                told = len(lines)
+                lines.append(str(self.passed))
+        if self.passed is not None and told is None:
+            lines.append(str(self.passed))
+        table = _without_the_middle(lines, told)
+        return "\n".join(["  seconds  step  who         what", *table])
+
+
+def _without_the_middle(lines: list[str], told: int | None) -> list[str]:
+    """The first lines, the last ones, and those that end with line ``told``."""
+    last = len(lines) - _LAST_ROWS
+    shown = {*range(_FIRST_ROWS), *range(last, len(lines))}
+    if told is not None and not {told - 1, told} <= shown:
+        shown -= {*range(last, last + 3)}
+        shown |= {told - 1, told}
+    table, begin = list[str](), 0
+    for at in sorted(at for at in shown if at >= 0):
+        if at - begin > 1:
+            table.append(f"{'':15}  … {at - begin} rows more")
+        else:
+            table += lines[begin:at]
+        table += lines[at : at + 1]
+        begin = at + 1
+    return table
 
 
 def shown(data: bytes, *, encrypted: bool = False) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import random
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Final, Literal, get_args
 
 from trioserve import Reason
@@ -19,6 +19,7 @@ from ._case import HOSTILE, Case, Disturbance, Order, Play
 from ._peer import Peer
 from ._plays import played, without_farewell
 from ._result import Run
+from .runs import WAYS, Preemption, seed_of
 
 Explore = Literal["quick", "thorough"]
 
@@ -49,6 +50,9 @@ _RECORD: Final = 24
 #: A handler that leaks a place of a pool is found if the pool has less than these.
 _MANY: Final = 10
 
+#: Tasks are not preempted at a later place than this.
+_MOST_PLACES: Final = 2000
+
 #: The orders of tasks are tried in turn.
 _ORDERS: Final[tuple[Order, ...]] = ("shuffled", "priorities", "held_back")
 
@@ -59,7 +63,8 @@ class Effort:
 
     ``cost`` is the cost of a run for which these numbers hold, in scheduler steps; a
     thousand bytes count as one step. If a run costs more, there are fewer cases.
-    ``repeats`` says whether all messages are sent again and again.
+    ``repeats`` says whether all messages are sent again and again, and
+    ``preemptions`` is the largest number of orders in which tasks are preempted.
     """
 
     cuts: int
@@ -68,6 +73,7 @@ class Effort:
     offsets: int
     cost: float
     repeats: bool = False
+    preemptions: int = 0
 
     def for_runs_of(self, cost: float) -> Effort:
         """The effort for runs of this cost."""
@@ -88,6 +94,7 @@ EFFORTS: Final[Mapping[Explore, Effort]] = {
         offsets=5000,
         cost=math.inf,
         repeats=True,
+        preemptions=2000,
     ),
 }
 
@@ -160,6 +167,11 @@ class Variations:
         for number in range(effort.schedules):
             seed, kind = divmod(number, len(_ORDERS))
             yield self._with(seed=seed + 1, order=_ORDERS[kind])
+
+    def preempted(self, choices: Iterable[Iterable[Preemption]]) -> Iterator[Case]:
+        """Orders of tasks with these preemptions."""
+        for preemptions in choices:
+            yield self._with(order="preempted", seed=seed_of(preemptions))
 
     def plays(self, effort: Effort) -> Iterator[Case]:
         """Other ways to play the scripts, also in a network that holds little."""
@@ -288,6 +300,30 @@ class Variations:
 
     def _slices(self, least: int, most: int) -> str:
         return f"up:slice={least * self._piece}..{most * self._piece}"
+
+
+def preemptions(places: Sequence[int]) -> list[Preemption]:
+    """All that one preemption can be.
+
+    Args:
+      places: how many other tasks can run, at each place where there are some.
+    """
+    return [
+        Preemption(place, way)
+        for place, others in enumerate(places[:_MOST_PLACES])
+        for way in range(min(others, WAYS))
+    ]
+
+
+def pairs_of(
+    preemptions: Sequence[Preemption], numbers: Iterable[int]
+) -> Iterator[list[Preemption]]:
+    """The pairs with these numbers, of all pairs of them, at two places."""
+    for number in numbers:
+        later = (1 + math.isqrt(8 * number + 1)) // 2
+        pair = [preemptions[number - math.comb(later, 2)], preemptions[later]]
+        if pair[0].place != pair[1].place:
+            yield pair
 
 
 def sample(numbers: range | list[int], most: int, draw: random.Random) -> list[int]:

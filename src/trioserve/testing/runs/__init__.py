@@ -21,20 +21,25 @@ from ._lines import (
     line_of_task,
     with_own_traceback,
 )
+from ._schedule import WAYS, Preemption, preemptions_of, seed_of
 from ._watchdog import Watchdog
 
 __all__ = [
+    "WAYS",
     "Driver",
     "GuestRun",
     "HangAlarm",
     "HangError",
     "ObservedCoroutine",
+    "Preemption",
     "StuckError",
     "Watchdog",
     "innermost_line",
     "line_of_caller",
     "line_of_error",
     "line_of_task",
+    "preemptions_of",
+    "seed_of",
     "task_lines",
     "with_own_traceback",
 ]

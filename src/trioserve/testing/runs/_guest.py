@@ -28,12 +28,14 @@ class GuestRun:
       main: the async function that is run.
       seed: decides the order in which ready tasks run.
       order: ``"shuffled"``, as Trio does it, or with tasks that wait while others make
-        several steps: ``"held_back"`` or ``"priorities"``.
+        several steps: ``"held_back"``, ``"priorities"`` or ``"preempted"``.
       clock, instruments: as for :func:`trio.run`.
 
     Attributes:
       outcome: what ``main`` returned or raised, once the run is over.
       is_closed: whether :meth:`close` was called.
+      places: with the order ``"preempted"``, how many other tasks could have run, at
+        each place where there were some.
     """
 
     def __init__(
@@ -49,7 +51,7 @@ class GuestRun:
         self.is_closed = False
         self._callbacks = queue.SimpleQueue[Callable[[], object]]()
         self._after = contextlib.ExitStack()
-        self._after.enter_context(schedule(seed, order))
+        self.places = self._after.enter_context(schedule(seed, order))
         self._after.callback(sys.set_asyncgen_hooks, *sys.get_asyncgen_hooks())
         try:
             trio.lowlevel.start_guest_run(

@@ -7,7 +7,7 @@ and pytest-trio set the same two names for the same reason.
 
 Trio runs all tasks that are ready in one batch, so none waits while another makes
 several steps. It does not promise that, and a wait that takes a little longer has the
-same effect: a read from a real socket, or a thread. Two of the orders put tasks back
+same effect: a read from a real socket, or a thread. Three of the orders put tasks back
 into the queue, so that some wait for several batches.
 """
 
@@ -15,12 +15,12 @@ from __future__ import annotations
 
 import contextlib
 import random
-from collections.abc import Generator
-from typing import Any, Final, Literal, TypeAlias
+from collections.abc import Generator, Iterable
+from typing import Any, Final, Literal, NamedTuple, TypeAlias
 
 import trio._core._run
 
-Order: TypeAlias = Literal["shuffled", "held_back", "priorities"]
+Order: TypeAlias = Literal["shuffled", "held_back", "priorities", "preempted"]
 
 Task: TypeAlias = trio.lowlevel.Task
 
@@ -37,15 +37,55 @@ _DEMOTIONS: Final = 3
 _HORIZON: Final = 60
 _PATIENCE: Final = 40
 
+#: A preemption is written with so many digits, of which a fourth are places.
+_RADIX: Final = 10_000
+
+#: Of so many tasks that wait, one can go on.
+WAYS: Final = 4
+
+
+class Preemption(NamedTuple):
+    """At a place where several tasks could run, another one than the last goes on.
+
+    Attributes:
+      place: the number of the place, counted from 0.
+      way: which of the others: 0 is the one that waits for longest.
+    """
+
+    place: int
+    way: int
+
+
+def seed_of(preemptions: Iterable[Preemption]) -> int:
+    """The seed of an order with these preemptions; the default order has seed 0."""
+    seed = 0
+    for place, way in sorted(preemptions, reverse=True):
+        seed = seed * _RADIX + place * WAYS + way + 1
+    return seed
+
+
+def preemptions_of(seed: int) -> list[Preemption]:
+    """The preemptions that a seed stands for, in order."""
+    found, rest = list[Preemption](), abs(seed)
+    while rest:
+        rest, code = divmod(rest, _RADIX)
+        if code:
+            found.append(Preemption(*divmod(code - 1, WAYS)))
+    return sorted(found)
+
 
 @contextlib.contextmanager
-def schedule(seed: int, order: Order = "shuffled") -> Generator[None]:
-    """Within the block, ``seed`` decides the order in which ready tasks run."""
+def schedule(seed: int, order: Order = "shuffled") -> Generator[list[int]]:
+    """Within the block, ``seed`` decides the order in which ready tasks run.
+
+    Yields a list that the order ``"preempted"`` fills: how many tasks could run instead
+    of the last one, at each place where there were some.
+    """
     before = _run._r, _run._ALLOW_DETERMINISTIC_SCHEDULING
-    _run._r = _ORDERS[order](seed)
+    _run._r = chosen = _ORDERS[order](seed)
     _run._ALLOW_DETERMINISTIC_SCHEDULING = True
     try:
-        yield
+        yield chosen.places if isinstance(chosen, _Preempted) else []
     finally:
         _run._r, _run._ALLOW_DETERMINISTIC_SCHEDULING = before
 
@@ -125,8 +165,53 @@ class _Priorities(random.Random):
         return is_late, self._priorities[task]
 
 
-_ORDERS: Final = {
+class _Preempted(random.Random):
+    """A task runs until it waits, but for a few places where another one goes on.
+
+    The others are numbered in the order in which they have become ready. All orders
+    with few preemptions can be tried: Musuvathi and Qadeer, "Iterative Context Bounding
+    for Systematic Testing of Multithreaded Programs", PLDI 2007.
+    """
+
+    def __init__(self, seed: int) -> None:
+        super().__init__(seed)
+        self.places: list[int] = []
+        self._ways = dict(preemptions_of(seed))
+        self._since: dict[Task, int] = {}
+        self._last: Task | None = None
+        self._alone = self._batches = 0
+
+    def shuffle(self, batch: list[Task]) -> None:  # type: ignore[override]
+        if not batch:
+            return
+        self._batches += 1
+        for task in batch:
+            self._since.setdefault(task, self._batches)
+        batch.sort(key=self._rank)
+        chosen = 0
+        if len(batch) > 1:
+            others = len(batch) - 1
+            way = self._ways.get(len(self.places))
+            self.places.append(others)
+            if way is not None:
+                chosen = 1 + way % others
+            elif self._alone >= _PATIENCE:
+                chosen = 1
+        task = batch.pop(chosen)
+        for other in batch:
+            _put_back(other)
+        batch[:] = [task]
+        self._alone = self._alone + 1 if task is self._last else 0
+        self._last = task
+        del self._since[task]
+
+    def _rank(self, task: Task) -> tuple[bool, int]:
+        return task is not self._last, self._since[task]
+
+
+_ORDERS: Final[dict[Order, type[random.Random]]] = {
     "shuffled": random.Random,
     "held_back": _HeldBack,
     "priorities": _Priorities,
+    "preempted": _Preempted,
 }
