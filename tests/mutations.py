@@ -321,7 +321,7 @@ MUTATIONS: Sequence[Mutation] = (
     Mutation(
         law=1,
         breaks="a loop through a proxy that declares its clients is not detected",
-        file="_proxy.py",
+        file="_proxy_handler.py",
         old="origin_of(*(life.direct or (life.peer, life.local)))",
         new="origin_of(life.peer, life.local)",
         tests=("test_send_proxy.py", "test_a_loop_is_detected_behind_headers"),

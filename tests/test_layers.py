@@ -18,6 +18,7 @@ __main__
 app testing
 __init__
 _echo _proxy _by_server_name
+_proxy_handler
 faults
 _serve _relay
 _serving _relay_engine _relay_tasks
@@ -25,7 +26,7 @@ _accept_loops
 _socket_acceptor _stream_acceptor _dispatch _relay_rules _engine_run
 _acceptor _ledger _relay_deadlines _layered_pump
 _connection _handshake _record _refusals _relay_options _relay_mirror _engine_pump
-_checks _proxy_header _tls_layer _polled_pump
+_checks _proxy_header _tls_layer _polled_pump _watched_dial
 _lifecycle _engine _dial
 _attempts _upstream
 _lifecycle_state _blame _closing _deadlines _listeners _pump _race _factory
@@ -265,7 +266,7 @@ def test_a_wrong_arrow_is_found(module: str, source: str, complaint: str) -> Non
         ("app.__init__", "from ._cli import main"),
         ("app._cli", "from trioserve.faults import Faults"),
         ("__init__", "from . import faults"),
-        ("_proxy", "from .faults._relay import FaultyRelay"),
+        ("_proxy_handler", "from .faults._relay import FaultyRelay"),
         ("faults._relay", "from trioserve._relay import TaskRelay"),
         ("__main__", "from trioserve.app import main"),
     ],

@@ -27,7 +27,7 @@ The modules, from the bottom up; each imports only from rows below its own:
                 _pump   _race   _factory
                 _attempts   _upstream
                 _lifecycle   _engine   _dial
-                _checks   _proxy_header   _tls_layer   _polled_pump
+                _checks   _proxy_header   _tls_layer   _polled_pump   _watched_dial
     connections _connection   _handshake   _record   _refusals   _relay_options
                 _relay_mirror   _engine_pump
                 _acceptor   _ledger   _relay_deadlines   _layered_pump
@@ -37,6 +37,7 @@ The modules, from the bottom up; each imports only from rows below its own:
     engines     _serving   _relay_engine   _relay_tasks
     public      _serve   _relay
                 faults
+                _proxy_handler
     handlers    _echo   _proxy   _by_server_name
 
 ``app`` is the command and uses only the names below. ``faults`` has public names and
