@@ -1325,6 +1325,14 @@ MUTATIONS: Sequence[Mutation] = (
             "test_a_drained_target_gets_no_new_connections",
         ),
     ),
+    Mutation(
+        law=15,
+        breaks="why a list of targets can't be used is logged each second",
+        file="_discovery.py",
+        old="        if is_asked or self.error != before:\n",
+        new="        if True:\n",
+        tests=("test_target_files.py", "test_a_bad_file_changes_nothing"),
+    ),
     # 16. Layers are invisible
     Mutation(
         law=16,

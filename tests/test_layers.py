@@ -30,13 +30,15 @@ _checks _proxy_header _tls_layer _polled_pump _watched_dial
 _lifecycle _engine _dial
 _attempts _upstream
 _lifecycle_state _blame _closing _deadlines _listeners _pump _race _factory
-_admission _idle _shared_socket _stream_transport _timers _collector _drain _connect
+_admission _idle _shared_socket _stream_transport _timers _collector _drain \
+_connect _discovery
 _socket_transport _origins _endpoints _tls_transport
 _socket_state _attachments _balance _tls_state
-_transport _layers _pipes _accept_errors _handlers _names _endpoint _tls_facts
+_transport _layers _pipes _accept_errors _handlers _names _endpoint _tls_facts \
+_target_lists
 _transport_state _access _targets _certificates _tls_client
-_server_names _tls_options _proxy_facts
-_address _complaints _options _rates _report _results _tasks _tcp _handshakes
+_server_names _tls_options _proxy_facts _file_state _name_servers
+_address _complaints _options _rates _report _results _tasks _tcp _handshakes _task_set
 _arguments _describe _reason wire
 _errors
 """

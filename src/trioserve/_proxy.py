@@ -9,25 +9,20 @@ import socket
 from collections.abc import Callable, Sequence
 from typing import Protocol, get_args
 
-from ._address import Address, is_numeric
+from ._address import Address, TcpAddress, UnixAddress, is_numeric
 from ._arguments import check_count, check_sync, check_type
 from ._connect import Outgoing
 from ._connection import Connection
 from ._dial import Dialing
+from ._discovery import Discovery
 from ._endpoints import Endpoints
 from ._options import SocketOptions, Timeouts
-from ._proxy_handler import ProxyHandler, check_target
+from ._proxy_handler import ProxyHandler
 from ._proxy_header import Version
 from ._relay import Relay
 from ._report import Attempt
-from ._targets import (
-    Balance,
-    Health,
-    Target,
-    TargetState,
-    check_balance,
-    parse_target,
-)
+from ._target_lists import Given, TargetList, parse_target
+from ._targets import Balance, Health, Target, TargetState, check_balance
 from ._tcp import keepalive_settings, user_timeout_settings
 from .faults import Faults, parse_faults
 
@@ -46,20 +41,28 @@ class Proxy(Protocol):
         """
         ...
 
-    async def run_checks(self) -> None:
-        """Check the targets until cancelled, if ``Health.check`` is set.
+    async def run_beside(self) -> None:
+        """Check the targets, follow files and names that list them, until cancelled.
 
         A server does this by itself if its handler is this one, or one that
         :func:`by_server_name` has made with it. Call it for a handler of your own that
-        calls this one: ``nursery.start_soon(handler.run_checks)``. If the checks run
-        already, it waits until that has ended.
-
-        Raises:
-          RuntimeError: ``Health.check`` is not set.
+        calls this one: ``nursery.start_soon(handler.run_beside)``. If it runs already,
+        it waits until that has ended. It returns at once if there is nothing to do.
         """
         ...
 
-    def drain(self, target: str | Address | Target) -> None:
+    def reload_targets(self) -> bool:
+        """Read all files that list targets now, and ask name servers for all records.
+
+        The logger ``trioserve.targets`` tells what came of it. Call it in the Trio run
+        that serves.
+
+        Returns:
+          False if the handler has neither.
+        """
+        ...
+
+    def drain(self, target: str | Address | Target | TargetList) -> None:
         """Give a target no new connections, until :meth:`revive`.
 
         Connections that it has go on, those included that are being dialed;
@@ -69,8 +72,10 @@ class Proxy(Protocol):
         ``target_full``. Idempotent. Call it in the Trio run that serves.
 
         Args:
-          target: one that was given to :func:`proxy`, as a text, an address or a
-            :class:`Target`. An address is that of all targets that have it.
+          target: one that was given to :func:`proxy`, or that a list has now, as a
+            text, an address or a :class:`Target`. An address is that of all targets
+            that have it. A name, or a list, is all its targets, and those that come
+            later.
 
         Raises:
           TypeError, ValueError: it is none of the handler's targets; the message names
@@ -78,7 +83,7 @@ class Proxy(Protocol):
         """
         ...
 
-    def revive(self, target: str | Address | Target) -> None:
+    def revive(self, target: str | Address | Target | TargetList) -> None:
         """Give a target connections again, if it is up; the opposite of :meth:`drain`.
 
         Idempotent. Its arguments and errors are those of :meth:`drain`.
@@ -87,8 +92,8 @@ class Proxy(Protocol):
 
 
 def proxy(
-    target: str | Address | Target,
-    *others: str | Address | Target,
+    target: str | Address | Target | TargetList,
+    *others: str | Address | Target | TargetList,
     balance: Balance = "first",
     health: Health | None = None,
     max_per_target: int | None = None,
@@ -118,14 +123,25 @@ def proxy(
     Names are looked up in threads, one per name. An answer is used for 10 seconds; the
     last good one is used for longer if a new look-up fails.
 
+    A file that lists targets is read now, and again within a second after it has
+    changed, while a server serves. A name of which each address is a target is looked
+    up again when its answer is 8 seconds old, and records when their TTL is over;
+    as long as a proxy knows of no target at all, connections wait. A target that stays
+    in a list keeps its state; one that is gone gets no new connections, and those that
+    it has go on. If a list can't be used, it stays as it was, and the logger
+    ``trioserve.targets`` says why.
+
     A loop is detected: a connection that this handler has dialed, directly or through
     other proxies of this run, is reset. A loop over several processes is not detected;
     ``Limits`` bound it.
 
     Args:
-      target, others: texts for :func:`parse_address`, which may have options behind it
-        (``db1:5432?weight=3``, ``db2:5432?backup``), addresses, or :class:`Target`;
-        each with a host and a port, or with the path of a Unix socket.
+      target, others: texts for :func:`parse_target` (``db1:5432``,
+        ``db1:5432?weight=3``, ``db2:5432?backup``, ``file:/etc/targets``,
+        ``dns://db:5432``, ``srv://_postgresql._tcp.example.org``), addresses,
+        :class:`Target`, or lists of targets, :class:`TargetFile`,
+        :class:`AddressRecords` and :class:`SrvRecords`. Each target has a host and a
+        port, or the path of a Unix socket.
       balance: which target a connection gets, of those that are up: ``"first"``
         (default), in the order in which they are given; ``"round-robin"``, in turn;
         ``"least-connections"``, the one with the fewest; ``"random"``, the one of two
@@ -159,14 +175,15 @@ def proxy(
         can't be dialed then. Default: the system chooses.
 
     Raises:
-      TypeError, ValueError: an argument is invalid, or a target can't be dialed; the
-        message names it.
+      TypeError, ValueError: an argument is invalid, a target can't be dialed, or a file
+        can't be used; the message names it.
 
     If the handler is cancelled, it closes the sockets that it dials; a relay is reset
     if it holds bytes.
     """
+    kinds = (str, TcpAddress, UnixAddress, Target, *get_args(TargetList))
     for name, each in (("target", target), *(("others", other) for other in others)):
-        check_target(name, each)
+        check_type(name, each, kinds, "a text, an address, a Target or a list of them")
     check_balance(balance)
     if health is not None:
         check_type("health", health, Health, "a Health or None")
@@ -186,16 +203,24 @@ def proxy(
         check_type("sockets", sockets, SocketOptions, "a SocketOptions or None")
     if source is not None:
         check_type("source", source, str, "a str or None")
-    targets = [_as_target(each) for each in (target, *others)]
+    given = [_as_given(each) for each in (target, *others)]
+    discovery = Discovery(given)
     parsed = parse_faults(faults) if isinstance(faults, str) else faults
     health = health or Health()
     dialing = Dialing(
-        Endpoints(targets, balance, health, max_per_target),
+        Endpoints(
+            discovery.targets,
+            balance,
+            health,
+            max_per_target,
+            given=given[0],
+            origins=discovery.origins,
+        ),
         _outgoing(sockets or SocketOptions(), source),
         on_attempt,
         on_target,
     )
-    return ProxyHandler(dialing, health, timeouts, parsed, seed, send_proxy)
+    return ProxyHandler(discovery, dialing, health, timeouts, parsed, seed, send_proxy)
 
 
 def _outgoing(sockets: SocketOptions, source: str | None) -> Outgoing:
@@ -209,7 +234,7 @@ def _outgoing(sockets: SocketOptions, source: str | None) -> Outgoing:
     return Outgoing(settings, later, (family, source))
 
 
-def _as_target(target: str | Address | Target) -> Target:
+def _as_given(target: str | Address | Target | TargetList) -> Given:
     if isinstance(target, str):
         return parse_target(target)
-    return target if isinstance(target, Target) else Target(target)
+    return Target(target) if isinstance(target, Address) else target

@@ -7,6 +7,7 @@ how one is dialed.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import get_args
 
 import trio
 
@@ -15,6 +16,7 @@ from ._arguments import check_type
 from ._checks import Checks
 from ._connection import Connection, lifecycle_of
 from ._dial import Dialer, Dialing
+from ._discovery import Discovery
 from ._dispatch import PromptHandler
 from ._errors import is_ours
 from ._handlers import Companion
@@ -24,7 +26,8 @@ from ._origins import origin_of
 from ._proxy_header import Version, header_for, header_for_check
 from ._reason import Phase, Reason
 from ._relay import Relay, no_relay, relay_to_target
-from ._targets import Health, Target, TargetState, parse_target
+from ._target_lists import TargetList, parse_target
+from ._targets import Health, Target, TargetState
 from ._tls_layer import agreed_alpn
 from ._transport import Transport
 from ._watched_dial import dial_for
@@ -37,6 +40,7 @@ class ProxyHandler(PromptHandler, Companion):
 
     def __init__(
         self,
+        discovery: Discovery,
         dialing: Dialing,
         health: Health,
         timeouts: Timeouts | None,
@@ -44,6 +48,7 @@ class ProxyHandler(PromptHandler, Companion):
         seed: int,
         send_proxy: Version | None,
     ) -> None:
+        self._discovery = discovery
         self._dialing = dialing
         self._outgoing = dialing.outgoing
         #: Its identity in the origins of the sockets that it dials.
@@ -53,6 +58,8 @@ class ProxyHandler(PromptHandler, Companion):
         self._faults = faults or None  # asked once: that takes 3 us
         self._seed = seed
         self._send_proxy: Version | None = send_proxy
+        # Several servers may serve the same proxy; what runs beside is that of one.
+        self._turn = trio.Lock()
         self._checks: Checks | None = None
         if health.check is not None:
             header = b"" if send_proxy is None else header_for_check(send_proxy)
@@ -61,24 +68,28 @@ class ProxyHandler(PromptHandler, Companion):
     def targets(self) -> Sequence[TargetState]:
         return self._dialing.endpoints.states(trio.current_time())
 
-    def drain(self, target: str | Address | Target) -> None:
-        found = given_target(target)
+    def drain(self, target: str | Address | Target | TargetList) -> None:
+        found = _given_target(target)
         if not self._dialing.endpoints.drain(found):
             raise self._unknown(target)
 
-    def revive(self, target: str | Address | Target) -> None:
-        found = given_target(target)
+    def revive(self, target: str | Address | Target | TargetList) -> None:
+        found = _given_target(target)
         if not self._dialing.endpoints.revive(found):
             raise self._unknown(target)
 
-    async def run_checks(self) -> None:
-        if self._checks is None:
-            raise RuntimeError("this proxy has no checks: its Health has no check")
-        await self._checks.run()
+    def reload_targets(self) -> bool:
+        self._discovery.reload(self._dialing.endpoints)
+        return self._discovery.has_lists
 
     async def run_beside(self) -> None:
-        if self._checks is not None:
-            await self._checks.run()
+        endpoints = self._dialing.endpoints
+        async with self._turn, trio.open_nursery() as nursery:
+            if self._checks is not None:
+                nursery.start_soon(self._checks.run, name="trioserve checks")
+            if self._discovery.can_change:
+                follow = self._discovery.run
+                nursery.start_soon(follow, endpoints, name="trioserve targets")
 
     def _unknown(self, target: object) -> ValueError:
         known = ", ".join(str(each.target) for each in self._dialing.endpoints.all)
@@ -161,15 +172,13 @@ def _refuse(
     return no_relay(life)
 
 
-def check_target(name: str, target: object) -> None:
-    kinds = (str, TcpAddress, UnixAddress, Target)
-    check_type(name, target, kinds, "a text, an address or a Target")
-
-
-def given_target(target: str | Address | Target) -> Address | Target:
+def _given_target(target: str | Address | Target | TargetList) -> object:
     """What an argument means; the address, if it is a text without options."""
-    check_target("target", target)
+    kinds = (str, TcpAddress, UnixAddress, Target, *get_args(TargetList))
+    check_type("target", target, kinds, "a text, an address or a Target")
     if not isinstance(target, str):
         return target
     found = parse_target(target)
-    return found if "?" in target or found.tls is not None else found.address
+    if isinstance(found, Target) and "?" not in target and found.tls is None:
+        return found.address
+    return found
