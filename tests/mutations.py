@@ -321,7 +321,7 @@ MUTATIONS: Sequence[Mutation] = (
     Mutation(
         law=1,
         breaks="a loop through a proxy that declares its clients is not detected",
-        file="_proxy.py",
+        file="_proxy_handler.py",
         old="origin_of(*(life.direct or (life.peer, life.local)))",
         new="origin_of(life.peer, life.local)",
         tests=("test_send_proxy.py", "test_a_loop_is_detected_behind_headers"),
@@ -1324,6 +1324,14 @@ MUTATIONS: Sequence[Mutation] = (
             "test_draining_targets.py",
             "test_a_drained_target_gets_no_new_connections",
         ),
+    ),
+    Mutation(
+        law=15,
+        breaks="why a list of targets can't be used is logged each second",
+        file="_discovery.py",
+        old="        if is_asked or self.error != before:\n",
+        new="        if True:\n",
+        tests=("test_target_files.py", "test_a_bad_file_changes_nothing"),
     ),
     # 16. Layers are invisible
     Mutation(

@@ -163,7 +163,15 @@ TABLE: dict[str, dict[str, tuple[Any, ...]]] = {
         "weight": ("5", None, True, 0, 1001, 1.5),
         "backup": (None, 1, "yes"),
         "tls": (True, "tls", {}),
+        "each_address": (None, 1, "yes"),
+        "priority": ("5", None, True, -1, 65_536, 1.5),
     },
+    "AddressRecords": {
+        "host": (None, 5, b"a", "", "127.0.0.1", "a b"),
+        "port": ("5", None, -1, 0, 65_536),
+    },
+    "SrvRecords": {"name": (None, 5, b"a", "", "127.0.0.1", "a b")},
+    "TargetFile": {"path": (None, 5, b"a", "", "a?backup")},
     "TlsClientOptions": {
         "ca": (5, b"a", "none.pem"),
         "sni": (5, b"a", "", "a b", "b\xfccher.example", "a" * 64),
@@ -326,6 +334,9 @@ class _World:
                 trioserve.Target,
                 {"address": trioserve.TcpAddress("a", 1)},
             ),
+            "TargetFile": (trioserve.TargetFile, {}),
+            "SrvRecords": (trioserve.SrvRecords, {}),
+            "AddressRecords": (trioserve.AddressRecords, {"host": "a", "port": 1}),
             "UnixListener": (
                 trioserve.UnixListener,
                 {"sock": self.listener.socket, "path": "/"},

@@ -445,7 +445,7 @@ async def test_checks_run_whatever_calls_the_proxy(
             "twice": [made, made],
         }
         if way == "by itself":
-            nursery.start_soon(made.run_checks)
+            nursery.start_soon(made.run_beside)
         async with contextlib.AsyncExitStack() as stack:
             for each in handlers[way]:
                 await stack.enter_async_context(serving(each))
@@ -498,9 +498,8 @@ async def test_checks_end_with_a_server_in_a_lent_nursery(
                     await trio.lowlevel.checkpoint()
 
 
-async def test_without_checks_there_are_none_to_run() -> None:
-    with pytest.raises(RuntimeError, match="its Health has no check"):
-        await proxy("127.0.0.1:1").run_checks()
+async def test_without_checks_there_is_nothing_to_run() -> None:
+    await proxy("127.0.0.1:1").run_beside()
 
 
 @pytest.mark.parametrize("how", ["cancel", "drain"])

@@ -108,6 +108,7 @@ def folder() -> Iterator[Path]:
         lines = [json.dumps(make_report(id=n).as_dict()) + "\n" for n in range(1, 10)]
         for reports in REPORTS:
             (folder / reports).write_text("".join(lines))
+        (folder / "targets").write_text("127.0.0.1:9000\n127.0.0.1:9001?backup\n")
         case = {"faults": "down:slice=1..7, reset@311", "seed": 7}
         (folder / "case.json").write_text(json.dumps(case))
         authority = trustme.CA()

@@ -6,6 +6,7 @@ All of it is pure, so time is a number here.
 from __future__ import annotations
 
 import collections
+import dataclasses
 import ipaddress
 import math
 import random
@@ -13,7 +14,7 @@ from collections.abc import Sequence
 from typing import Any, get_args
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
@@ -56,6 +57,11 @@ def number(endpoint: Endpoint) -> int:
     return int(endpoint.text.partition(":")[0].rpartition(".")[2])
 
 
+def number_of(target: Target) -> int:
+    """The same, of a target."""
+    return int(str(target).partition(":")[0].rpartition(".")[2])
+
+
 def fail(
     among: Endpoints,
     endpoint: Endpoint,
@@ -71,6 +77,13 @@ def serve(among: Endpoints, endpoint: Endpoint, now: float = 0) -> None:
     """A connection that is over at once."""
     among.connected(endpoint, 0.001, now)
     among.closed(endpoint)
+
+
+def serve_in(among: Endpoints, seconds: float) -> None:
+    """A connection that took so long to connect."""
+    chosen = pick(among)
+    among.connected(chosen, seconds, 0)
+    among.closed(chosen)
 
 
 def take_down(among: Endpoints, which: int, now: float = 0) -> Endpoint:
@@ -395,7 +408,7 @@ def test_one_that_goes_down_while_it_warms_up_begins_anew() -> None:
     down = take_down(among, 2, now=105)
     assert shares(among, 105)[2] == 0
     assert down.weight == 1
-    pick(among, 120, PEER, [among.first])
+    pick(among, 120, PEER, [among.all[0]])
     among.connected(down, 0.001, 120)
     assert shares(among, 125)[2] == pytest.approx(1 / 3, abs=0.01)
 
@@ -409,6 +422,79 @@ def test_in_another_run_it_is_warm() -> None:
 def test_when_serving_begins_all_are_warm() -> None:
     among = endpoints(1, 1, balance="round-robin", health=Health(slow_start=10))
     assert shares(among, 0)[2] == 0.5
+
+
+# -- another list
+
+
+@given(WEIGHTS, WEIGHTS, st.integers(0, 9))
+def test_round_robin_is_exact_with_a_new_list(
+    weights: list[int], others: list[int], turns: int
+) -> None:
+    """From then on, whatever the turns before."""
+    among = endpoints(*weights, balance="round-robin")
+    for _ in range(turns):
+        pick(among)
+    among.replace(targets(*others), 0)
+    got = collections.Counter(number(pick(among)) for _ in range(sum(others)))
+    assert [got[which] for which in range(1, len(others) + 1)] == others
+
+
+@given(WEIGHTS, st.data())
+def test_source_moves_only_the_peers_of_what_has_changed(
+    weights: list[int], data: st.DataObject
+) -> None:
+    """Those of one that is gone; and some to one that is new."""
+    among = endpoints(*weights, 1, balance="source")
+    before = {peer: number(pick(among, peer=peer)) for peer in PEERS[:50]}
+    gone = data.draw(st.integers(1, len(weights)))
+    new = Target(TcpAddress("10.0.0.99", 80))
+    stay = [each for each in targets(*weights, 1) if number_of(each) != gone]
+    among.replace([*stay, new], 0)
+    for peer, which in before.items():
+        assert number(pick(among, peer=peer)) in (which, 99) or which == gone
+
+
+def test_a_new_one_warms_up_beside_the_others() -> None:
+    """Of a list in which all are new, each has its weight at once."""
+    options: dict[str, Any] = {"health": Health(slow_start=10)}
+    among = endpoints(1, balance="round-robin", **options)
+    among.replace(targets(1, 1), 100)
+    assert shares(among, 105)[2] == pytest.approx(1 / 3, abs=0.01)
+    assert shares(among, 110)[2] == pytest.approx(1 / 2, abs=0.01)
+    among.replace([Target(TcpAddress(f"10.0.0.{n}", 80)) for n in (3, 4)], 120)
+    assert [number(pick(among, 120)) for _ in range(4)] == [3, 4, 3, 4]
+
+
+def test_the_same_address_twice_is_two() -> None:
+    """Each with its own state, also when one of them is gone."""
+    twice = targets(1) * 2
+    among = Endpoints(twice, max_open=1)
+    taken = [pick(among), pick(among)]
+    assert taken[0] is not taken[1]
+    assert among.replace(twice, 0) == (0, 0)
+    assert among.pick(0, PEER) is None
+    assert among.replace(targets(1), 0) == (0, 1)
+    assert [state.open for state in among.states(0)] == [1, 1]
+    assert among.replace(targets(1), 0) == (0, 0)
+    assert among.replace(twice, 0) == (1, 0)
+
+
+def test_what_is_heard_of_one_that_is_gone_changes_nothing() -> None:
+    """It is not said to be up or down."""
+    among = endpoints(1, 1, health=Health(fall=1, check=1, rise=1))
+    one, two = among.all
+    for _ in range(2):
+        one_again = pick(among)
+        assert one_again is one
+    among.replace(targets(1, 1)[1:], 0)
+    assert not fail(among, one, 0)
+    assert not among.check_passed(one, 0)
+    assert not among.check_failed(one, "refused", 0)
+    assert not among.connected(one, 0.1, 1)
+    assert pick(among) is two
+    among.closed(one)
+    assert [state.target for state in among.states(0)] == [two.target]
 
 
 # -- room
@@ -617,6 +703,24 @@ def test_the_usual_time_follows_what_is_measured() -> None:
     assert state.connect == pytest.approx(0.1125)
 
 
+@given(st.lists(st.floats(0, 10)))
+@example([float(number) for number in range(1500)])
+def test_percentiles_are_those_of_the_last_thousand(times: list[float]) -> None:
+    """By nearest rank: the smallest one that so many don't exceed."""
+    among = endpoints(1)
+    for seconds in times:
+        serve_in(among, seconds)
+    (state,) = among.states(0)
+    last = times[-1000:]
+    for percent, found in ((50, state.connect_p50), (99, state.connect_p99)):
+        if found is None:
+            assert not times
+            continue
+        assert found in last
+        assert 100 * sum(time <= found for time in last) >= percent * len(last)
+        assert 100 * sum(time < found for time in last) < percent * len(last)
+
+
 # -- state
 
 
@@ -630,7 +734,7 @@ def test_the_state_says_what_is_known() -> None:
     assert (two.up, two.seconds, two.open, two.failed) == (False, 2, 0, 3)
     assert (two.connect, two.error, two.retry) == (None, "refused", 0)
     assert among.states(10)[1].retry == down.retry_at - 10
-    pick(among, 12, PEER, [among.first])
+    pick(among, 12, PEER, [among.all[0]])
     among.connected(down, 0.5, 13)
     two = among.states(14)[1]
     assert (two.up, two.seconds, two.open, two.connected) == (True, 1, 1, 1)
@@ -678,7 +782,8 @@ class Schedule(RuleBasedStateMachine):
     @rule(peer=st.sampled_from(PEERS))
     @precondition(lambda self: hasattr(self, "among"))
     def connect(self, peer: str) -> None:
-        before = self.among.states(self.now)
+        states = self.among.states(self.now)
+        before = [state for state in states if not state.gone]
         chosen = self.among.pick(self.now, peer)
         if chosen is None:
             assert self.among.must_wait([])
@@ -687,7 +792,7 @@ class Schedule(RuleBasedStateMachine):
                 full
             ) == len(before)
             return
-        state = before[number(chosen) - 1]
+        (state,) = (each for each in before if each.target is chosen.target)
         assert state.open < self.most
         if not state.up and state.retry:
             # Only if all others are down, too.
@@ -702,15 +807,48 @@ class Schedule(RuleBasedStateMachine):
         was_up = endpoint.down_since is None
         match how:
             case "connected":
-                assert self.among.connected(endpoint, 0.01, self.now) is not was_up
+                is_up_again = self.among.connected(endpoint, 0.01, self.now)
+                assert is_up_again is (not was_up and not endpoint.is_gone)
                 assert endpoint.down_since is None
                 self.open.append(endpoint)
             case "failed":
                 is_down = fail(self.among, endpoint, self.now, began)
-                assert is_down is (was_up and endpoint.down_since is not None)
+                went_down = was_up and endpoint.down_since is not None
+                assert is_down is (went_down and not endpoint.is_gone)
             case _:
                 self.among.given_up(endpoint)
                 assert (endpoint.down_since is None) is was_up
+
+    @rule(
+        weights=st.dictionaries(st.integers(1, 8), st.integers(1, 7), min_size=1),
+        backups=st.sets(st.integers(1, 8)),
+        data=st.data(),
+    )
+    @precondition(lambda self: hasattr(self, "among"))
+    def replace(
+        self, weights: dict[int, int], backups: set[int], data: st.DataObject
+    ) -> None:
+        """Those that stay keep all that is known of them."""
+        numbers = data.draw(st.permutations(sorted(weights)))
+        listed = [
+            Target(TcpAddress(f"10.0.0.{which}", 80), weights[which], which in backups)
+            for which in numbers
+        ]
+        before = {state.target.address: state for state in self.among.states(self.now)}
+        new, gone = self.among.replace(listed, self.now)
+        after = self.among.states(self.now)[: len(listed)]
+        assert [state.target for state in after] == listed
+        addresses = {target.address for target in listed}
+        were = {address for address, state in before.items() if not state.gone}
+        assert gone == len(were - addresses)
+        assert new == len(addresses - were)
+        for state in after:
+            old = before.get(state.target.address)
+            if old is not None:
+                kept = dataclasses.replace(old, target=state.target, gone=False)
+                assert state == kept
+            else:
+                assert (state.up, state.seconds, state.open) == (True, 0, 0)
 
     @rule(data=st.data())
     @precondition(lambda self: self.open)
@@ -720,11 +858,16 @@ class Schedule(RuleBasedStateMachine):
 
     @invariant()
     def everything_is_counted(self) -> None:
+        """Also of those that are gone."""
         if not hasattr(self, "among"):
             return
-        for which, state in enumerate(self.among.states(self.now), 1):
-            held = [number(each) for each in self.open].count(which)
-            held += [number(each) for each, _ in self.dialing].count(which)
+        everyone = [*self.open, *(each for each, _ in self.dialing)]
+        states = self.among.states(self.now)
+        assert len({state.target.address for state in states}) == len(states)
+        assert sum(state.open for state in states) == len(everyone)
+        for state in states:
+            held = sum(each.address == state.target.address for each in everyone)
+            assert held or not state.gone
             assert state.open == held <= self.most
             assert (state.retry is None) is state.up
             assert state.up or (state.error is not None and state.failed)

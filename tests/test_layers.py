@@ -18,6 +18,7 @@ __main__
 app testing
 __init__
 _echo _proxy _by_server_name
+_proxy_handler
 faults
 _serve _relay
 _serving _relay_engine _relay_tasks
@@ -25,17 +26,19 @@ _accept_loops
 _socket_acceptor _stream_acceptor _dispatch _relay_rules _engine_run
 _acceptor _ledger _relay_deadlines _layered_pump
 _connection _handshake _record _refusals _relay_options _relay_mirror _engine_pump
-_checks _proxy_header _tls_layer _polled_pump
+_checks _proxy_header _tls_layer _polled_pump _watched_dial
 _lifecycle _engine _dial
 _attempts _upstream
 _lifecycle_state _blame _closing _deadlines _listeners _pump _race _factory
-_admission _idle _shared_socket _stream_transport _timers _collector _drain _connect
+_admission _idle _shared_socket _stream_transport _timers _collector _drain \
+_connect _discovery
 _socket_transport _origins _endpoints _tls_transport
 _socket_state _attachments _balance _tls_state
-_transport _layers _pipes _accept_errors _handlers _names _endpoint _tls_facts
+_transport _layers _pipes _accept_errors _handlers _names _endpoint _tls_facts \
+_target_lists
 _transport_state _access _targets _certificates _tls_client
-_server_names _tls_options _proxy_facts
-_address _complaints _options _rates _report _results _tasks _tcp _handshakes
+_server_names _tls_options _proxy_facts _file_state _name_servers
+_address _complaints _options _rates _report _results _tasks _tcp _handshakes _task_set
 _arguments _describe _reason wire
 _errors
 """
@@ -265,7 +268,7 @@ def test_a_wrong_arrow_is_found(module: str, source: str, complaint: str) -> Non
         ("app.__init__", "from ._cli import main"),
         ("app._cli", "from trioserve.faults import Faults"),
         ("__init__", "from . import faults"),
-        ("_proxy", "from .faults._relay import FaultyRelay"),
+        ("_proxy_handler", "from .faults._relay import FaultyRelay"),
         ("faults._relay", "from trioserve._relay import TaskRelay"),
         ("__main__", "from trioserve.app import main"),
     ],

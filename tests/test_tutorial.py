@@ -22,6 +22,7 @@ from shell import Shell, free_ports, replaced
 from test_docs import ROOT, blocks
 
 PAGES = [
+    "balancing.md",
     "tutorial.md",
     "explaining.md",
     pytest.param("load-balancer.md", marks=needs("openssl")),

@@ -14,20 +14,21 @@ The modules, from the bottom up; each imports only from rows below its own:
                 _errors
                 _arguments   _describe   _reason   wire
     words       _address   _complaints   _options   _rates   _report   _results   _tasks
-                _tcp   _handshakes
-                _server_names   _tls_options   _proxy_facts
+                _tcp   _handshakes   _task_set
+                _server_names   _tls_options   _proxy_facts   _file_state
+                _name_servers
                 _transport_state   _access   _targets   _certificates   _tls_client
                 _transport   _layers   _pipes   _accept_errors   _handlers   _names
-                _endpoint   _tls_facts
+                _endpoint   _tls_facts   _target_lists
                 _socket_state   _attachments   _balance   _tls_state
                 _socket_transport   _origins   _endpoints   _tls_transport
                 _admission   _idle   _shared_socket   _stream_transport   _timers
-                _collector   _drain   _connect
+                _collector   _drain   _connect   _discovery
     mechanisms  _lifecycle_state   _blame   _closing   _deadlines   _listeners
                 _pump   _race   _factory
                 _attempts   _upstream
                 _lifecycle   _engine   _dial
-                _checks   _proxy_header   _tls_layer   _polled_pump
+                _checks   _proxy_header   _tls_layer   _polled_pump   _watched_dial
     connections _connection   _handshake   _record   _refusals   _relay_options
                 _relay_mirror   _engine_pump
                 _acceptor   _ledger   _relay_deadlines   _layered_pump
@@ -37,6 +38,7 @@ The modules, from the bottom up; each imports only from rows below its own:
     engines     _serving   _relay_engine   _relay_tasks
     public      _serve   _relay
                 faults
+                _proxy_handler
     handlers    _echo   _proxy   _by_server_name
 
 ``app`` is the command and uses only the names below. ``faults`` has public names and
@@ -59,11 +61,19 @@ from ._relay import Relay, hand_over, relay
 from ._report import Attempt, ConnectionReport, ProxyFacts, TlsFacts, Upstream
 from ._results import DrainSummary, Flow, RelayResult, Statistics
 from ._serve import Handler, Server, serve, serve_tcp
-from ._targets import Health, Target, TargetState, parse_target
+from ._target_lists import (
+    AddressRecords,
+    SrvRecords,
+    TargetFile,
+    TargetList,
+    parse_target,
+)
+from ._targets import Health, Target, TargetState
 from ._tls_options import TlsClientOptions, TlsOptions
 
 __all__ = [
     "Address",
+    "AddressRecords",
     "Attempt",
     "Certificate",
     "Collector",
@@ -85,8 +95,11 @@ __all__ = [
     "RelayResult",
     "Server",
     "SocketOptions",
+    "SrvRecords",
     "Statistics",
     "Target",
+    "TargetFile",
+    "TargetList",
     "TargetState",
     "TcpAddress",
     "Timeouts",

@@ -16,6 +16,7 @@ from typing import Final
 import trio
 
 from ._describe import escape
+from ._file_state import FileState, state_of
 from ._server_names import ServerNames, parse_server_name
 from ._tls_options import TlsOptions, load_server
 from .wire._certificate import CertificateFacts
@@ -178,7 +179,7 @@ class _Pair:
         else:
             self.error = None
 
-    def _load(self) -> tuple[_State, ssl.SSLContext, CertificateFacts]:
+    def _load(self) -> tuple[list[FileState], ssl.SSLContext, CertificateFacts]:
         # Files that are just being replaced may be of two pairs, or written halfway.
         for _ in range(_ATTEMPTS):
             state = self._state_now()
@@ -192,18 +193,5 @@ class _Pair:
                     return state, context, facts
         raise ValueError(f"cert: {self.cert!r} or its key changes while it is read")
 
-    def _state_now(self) -> _State:
-        return tuple(map(_state_of, self._files))
-
-
-#: What of each file changes when it is written, or replaced, or its permissions are.
-_State = tuple[tuple[int, ...] | str, ...]
-
-
-def _state_of(file: Path) -> tuple[int, ...] | str:
-    try:
-        found = file.stat()
-    except OSError as error:
-        return str(error.strerror)
-    numbers = found.st_dev, found.st_ino, found.st_size
-    return *numbers, found.st_mtime_ns, found.st_ctime_ns
+    def _state_now(self) -> list[FileState]:
+        return [state_of(file) for file in self._files]

@@ -24,6 +24,7 @@ from ._endpoints import Endpoints
 from ._errors import PROGRAM_ENDS, log_error
 from ._origins import Origin
 from ._targets import Health
+from ._task_set import TaskSet
 from ._transport import Transport
 
 logger = logging.getLogger("trioserve")
@@ -73,36 +74,29 @@ class Checks:
         self._origin = origin
         self._header = header
         self._random = random or Random()
-        # Each is dialed by itself, so that a check counts in no other way.
-        self._dialings = [
-            Dialing(Endpoints([each.target], health=Health(pause=0)), dialing.outgoing)
-            for each in dialing.endpoints.all
-        ]
-        # Several servers may serve the same proxy; the checks are those of one.
-        self._turn = trio.Lock()
+        self._outgoing = dialing.outgoing
 
-    async def run(self) -> NoReturn:
-        """Check until cancelled. If it runs already, wait until that has ended."""
-        async with self._turn:
-            self._endpoints.set_checked(True)
-            try:
-                async with trio.open_nursery() as nursery:
-                    among = self._endpoints.all
-                    for number, endpoint in enumerate(among):
-                        # Spread over the time between two checks.
-                        part = (number + self._random.random()) / len(among)
-                        wait, dialing = part * self._every, self._dialings[number]
-                        name = f"trioserve check of {endpoint.text}"
-                        run = self._repeat
-                        nursery.start_soon(run, endpoint, dialing, wait, name=name)
-            finally:
-                self._endpoints.set_checked(False)
-        raise AssertionError("a check ends only by cancellation")  # pragma: no cover
+    async def run(self) -> None:
+        """Check until cancelled, those that come later included."""
+        endpoints = self._endpoints
+        endpoints.set_checked(True)
+        try:
+            async with trio.open_nursery() as nursery:
+                tasks = TaskSet(nursery, self._repeat, _task_name)
+                endpoints.on_replaced = lambda: tasks.follow(endpoints.all)
+                tasks.follow(endpoints.all)
+                await trio.sleep_forever()
+        finally:
+            endpoints.on_replaced = lambda: None
+            endpoints.set_checked(False)
 
-    async def _repeat(
-        self, endpoint: Endpoint, dialing: Dialing, wait: float
-    ) -> NoReturn:
-        await trio.sleep(wait)
+    async def _repeat(self, endpoint: Endpoint) -> NoReturn:
+        # It is dialed by itself, so that a check counts in no other way.
+        alone = Endpoints([endpoint.target], health=Health(pause=0))
+        dialing, among = Dialing(alone, self._outgoing), self._endpoints.all
+        # Spread over the time between two checks.
+        part = (among.index(endpoint) + self._random.random()) / len(among)
+        await trio.sleep(part * self._every)
         while True:
             began = trio.current_time()
             await self._check(endpoint, dialing)
@@ -163,6 +157,10 @@ async def _talk(transport: Transport, send: bytes, expect: bytes) -> None:
             raise _WrongAnswerError(
                 f"it sent {_shown(answer)} instead of {_shown(expect)}"
             )
+
+
+def _task_name(endpoint: Endpoint) -> str:
+    return f"trioserve check of {endpoint.text}"
 
 
 def _shown(data: bytes) -> str:

@@ -101,7 +101,7 @@ class Dialer(AttemptLog):
         alpn: str | None = None,
     ) -> None:
         super().__init__()
-        self.target = dialing.endpoints.first.address
+        self.target = dialing.endpoints.shown
         self.on_wait: Callable[[], None] | None = None
         self._dialing = dialing
         self._origin = origin
@@ -263,7 +263,10 @@ class Dialer(AttemptLog):
         if self._is_cancelled:
             raise DialCancelledError
         if endpoints.must_wait(self._tried) and self._endpoint is None:
-            late = f"no target had room within {deadline - now:.4g} s"
+            waited = f"within {deadline - now:.4g} s"
+            if not endpoints.all:
+                raise TimeoutError(errno.ETIMEDOUT, f"no target was known {waited}")
+            late = f"no target had room {waited}"
             late += ": all are drained" if endpoints.are_drained() else ""
             raise NoRoomError(errno.ETIMEDOUT, late)
         return self._endpoint
@@ -301,6 +304,7 @@ class Dialer(AttemptLog):
                     self._note_failed(endpoint, None if says_nothing else failed, began)
                 if self._callback_error is not None:
                     raise DialCancelledError
+            failed = failed or endpoints.missing
             assert failed is not None
             raise self.why_all_failed() or failed
         finally:

@@ -6,11 +6,12 @@ It knows nothing of the other targets, of sockets or of a clock: callers pass th
 
 from __future__ import annotations
 
+import collections
 import math
 from typing import Final
 
-from ._address import TcpAddress, is_numeric
-from ._targets import Health, Target, TargetState
+from ._address import TcpAddress
+from ._targets import Health, Target, TargetState, is_name
 from ._tls_client import TlsClient
 
 #: Seconds to wait for a target of which nothing is known, while another one could
@@ -27,6 +28,9 @@ _LEAST_DOWN: Final = 0.05
 #: At least this part of its weight has a target that has just come up.
 _COLDEST: Final = 0.01
 
+#: Percentiles are of so many connects.
+_MOST_TIMES: Final = 1000
+
 #: The longest pause is made longer by up to this part of it.
 _JITTER: Final = 0.1
 
@@ -35,13 +39,16 @@ class Endpoint:
     """The state of one target.
 
     Attributes:
+      origin: what lists it; the target itself if it was given alone.
       open: connections that have it, those that dial it included.
       dialing: connections that dial it now.
+      rank: those of a rank get a connection only if all lower ones are down.
       weight: its share now, which grows while it warms up.
       credit: of the round robin; see :mod:`._balance`.
       turn: the number of the choice by which it was last chosen.
       down_since: since when it is down; None if it is up.
       is_drained: whether it gets no new connections, because somebody said so.
+      is_gone: whether it gets none, because it is in its list no more.
       is_checked: whether checks run, so that only these say that it is up again.
       retry_at: when its pause is over, if it is down.
       tls: what TLS with it begins with; None without TLS.
@@ -51,16 +58,17 @@ class Endpoint:
         "_changed_at", "_checks", "_checks_failed", "_checks_failed_in_row",
         "_checks_passed_in_row", "_connected", "_deviation", "_error", "_failed",
         "_failed_in_row", "_has_passed", "_is_name", "_mean", "_patience",
-        "_patience_since", "_pause", "address", "backup", "credit", "dialing",
-        "down_since", "is_checked", "is_drained", "open", "retry_at", "target",
-        "text", "tls", "turn", "weight",
+        "_patience_since", "_pause", "_times", "address", "credit", "dialing",
+        "down_since", "is_checked", "is_drained", "is_gone", "open", "origin", "rank",
+        "retry_at", "target", "text", "tls", "turn", "weight",
     )  # fmt: skip
 
-    def __init__(self, target: Target) -> None:
+    def __init__(self, target: Target, origin: object) -> None:
         self.target = target
+        self.origin = origin
         self.address = address = target.address
         self.weight: float = target.weight
-        self.backup = target.backup
+        self.rank = target.backup, target.priority
         self.text = str(address)
         self.tls: TlsClient | None = None
         if target.tls is not None:
@@ -73,8 +81,9 @@ class Endpoint:
         self.down_since: float | None = None
         self.is_drained = False
         self.is_checked = False
+        self.is_gone = False
         self.retry_at = -math.inf
-        self._is_name = isinstance(address, TcpAddress) and not is_numeric(address.host)
+        self._is_name = is_name(address)
         self._changed_at: float | None = None
         self._connected = 0
         self._failed = 0
@@ -89,10 +98,21 @@ class Endpoint:
         # Of the time that a connect takes; RFC 6298, section 2.
         self._mean = -1.0
         self._deviation = 0.0
+        self._times = collections.deque[float](maxlen=_MOST_TIMES)
         # Doubled by an attempt that is late, like the timeout in RFC 6298, unless it
         # began before the last change.
         self._patience = 1
         self._patience_since = -math.inf
+
+    def listed_as(self, target: Target, origin: object) -> None:
+        """Take what a list says now: maybe another weight or rank."""
+        self.origin = origin
+        self.target, self.weight = target, target.weight
+        self.rank = target.backup, target.priority
+
+    def begin(self, now: float) -> None:
+        """Note that it is up from now on, and not from the start."""
+        self._changed_at = now
 
     def is_ready(self, now: float) -> bool:
         """Whether it may get a connection.
@@ -111,6 +131,7 @@ class Endpoint:
     def has_connected(self, seconds: float, now: float) -> bool:
         """Note an attempt that has connected; whether that changes it to up."""
         self._connected += 1
+        self._times.append(seconds)
         if self._mean < 0:
             self._mean, self._deviation = seconds, seconds / 2
         else:
@@ -253,6 +274,11 @@ class Endpoint:
         self.weight *= max(part, _COLDEST)
         return True
 
+    def _percentile(self, percent: int) -> float | None:
+        """By nearest rank."""
+        times = sorted(self._times)
+        return times[-(-len(times) * percent // 100) - 1] if times else None
+
     def state(self, now: float) -> TargetState:
         """All of it, for people."""
         is_up, changed_at = self.down_since is None, self._changed_at
@@ -260,11 +286,14 @@ class Endpoint:
             target=self.target,
             up=is_up,
             drained=self.is_drained,
+            gone=self.is_gone,
             seconds=None if changed_at is None else now - changed_at,
             open=self.open,
             connected=self._connected,
             failed=self._failed,
             connect=self._mean if self._mean >= 0 else None,
+            connect_p50=self._percentile(50),
+            connect_p99=self._percentile(99),
             error=self._error,
             retry=None if is_up or self.is_checked else max(0.0, self.retry_at - now),
             checks=self._checks,

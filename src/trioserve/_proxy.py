@@ -1,52 +1,30 @@
-"""Proxy: a handler that relays each connection to a target, with optional faults."""
+"""Proxy: the function that makes a handler which relays, and what that can do.
+
+It checks its arguments. How a connection is relayed is in :mod:`._proxy_handler`.
+"""
 
 from __future__ import annotations
 
-import math
 import socket
 from collections.abc import Callable, Sequence
-from typing import Final, Protocol, get_args
-
-import trio
+from typing import Protocol, get_args
 
 from ._address import Address, TcpAddress, UnixAddress, is_numeric
 from ._arguments import check_count, check_sync, check_type
-from ._checks import Checks
-from ._connect import Outgoing, is_local_shortage
-from ._connection import Connection, lifecycle_of
-from ._dial import DialCancelledError, Dialer, Dialing, NoRoomError
-from ._dispatch import PromptHandler
+from ._connect import Outgoing
+from ._connection import Connection
+from ._dial import Dialing
+from ._discovery import Discovery
 from ._endpoints import Endpoints
-from ._errors import is_ours, isolated
-from ._handlers import Companion
-from ._lifecycle import Lifecycle
 from ._options import SocketOptions, Timeouts
-from ._origins import origin_of
-from ._proxy_header import Version, header_for, header_for_check
-from ._reason import Phase, Reason
-from ._relay import Relay, no_relay, relay_to_target
+from ._proxy_handler import ProxyHandler
+from ._proxy_header import Version
+from ._relay import Relay
 from ._report import Attempt
-from ._targets import (
-    Balance,
-    Health,
-    Target,
-    TargetState,
-    check_balance,
-    parse_target,
-)
+from ._target_lists import Given, TargetList, parse_target
+from ._targets import Balance, Health, Target, TargetState, check_balance
 from ._tcp import keepalive_settings, user_timeout_settings
-from ._tls_layer import agreed_alpn
-from ._transport import Transport
 from .faults import Faults, parse_faults
-from .faults._relay import ActiveFaults, FaultyRelay
-
-#: Dialing ends so many seconds after the EOF of a client that has sent no byte. It may
-#: have closed only its own direction; HAProxy ends such a session at once.
-_PATIENCE: Final = 1.0
-
-#: Don't watch the client in the first so many seconds of dialing: most targets answer
-#: within them, and watching costs as much as connecting.
-_UNWATCHED: Final = 0.05
 
 
 class Proxy(Protocol):
@@ -63,20 +41,28 @@ class Proxy(Protocol):
         """
         ...
 
-    async def run_checks(self) -> None:
-        """Check the targets until cancelled, if ``Health.check`` is set.
+    async def run_beside(self) -> None:
+        """Check the targets, follow files and names that list them, until cancelled.
 
         A server does this by itself if its handler is this one, or one that
         :func:`by_server_name` has made with it. Call it for a handler of your own that
-        calls this one: ``nursery.start_soon(handler.run_checks)``. If the checks run
-        already, it waits until that has ended.
-
-        Raises:
-          RuntimeError: ``Health.check`` is not set.
+        calls this one: ``nursery.start_soon(handler.run_beside)``. If it runs already,
+        it waits until that has ended. It returns at once if there is nothing to do.
         """
         ...
 
-    def drain(self, target: str | Address | Target) -> None:
+    def reload_targets(self) -> bool:
+        """Read all files that list targets now, and ask name servers for all records.
+
+        The logger ``trioserve.targets`` tells what came of it. Call it in the Trio run
+        that serves.
+
+        Returns:
+          False if the handler has neither.
+        """
+        ...
+
+    def drain(self, target: str | Address | Target | TargetList) -> None:
         """Give a target no new connections, until :meth:`revive`.
 
         Connections that it has go on, those included that are being dialed;
@@ -86,8 +72,10 @@ class Proxy(Protocol):
         ``target_full``. Idempotent. Call it in the Trio run that serves.
 
         Args:
-          target: one that was given to :func:`proxy`, as a text, an address or a
-            :class:`Target`. An address is that of all targets that have it.
+          target: one that was given to :func:`proxy`, or that a list has now, as a
+            text, an address or a :class:`Target`. An address is that of all targets
+            that have it. A name, or a list, is all its targets, and those that come
+            later.
 
         Raises:
           TypeError, ValueError: it is none of the handler's targets; the message names
@@ -95,7 +83,7 @@ class Proxy(Protocol):
         """
         ...
 
-    def revive(self, target: str | Address | Target) -> None:
+    def revive(self, target: str | Address | Target | TargetList) -> None:
         """Give a target connections again, if it is up; the opposite of :meth:`drain`.
 
         Idempotent. Its arguments and errors are those of :meth:`drain`.
@@ -104,8 +92,8 @@ class Proxy(Protocol):
 
 
 def proxy(
-    target: str | Address | Target,
-    *others: str | Address | Target,
+    target: str | Address | Target | TargetList,
+    *others: str | Address | Target | TargetList,
     balance: Balance = "first",
     health: Health | None = None,
     max_per_target: int | None = None,
@@ -135,14 +123,25 @@ def proxy(
     Names are looked up in threads, one per name. An answer is used for 10 seconds; the
     last good one is used for longer if a new look-up fails.
 
+    A file that lists targets is read now, and again within a second after it has
+    changed, while a server serves. A name of which each address is a target is looked
+    up again when its answer is 8 seconds old, and records when their TTL is over;
+    as long as a proxy knows of no target at all, connections wait. A target that stays
+    in a list keeps its state; one that is gone gets no new connections, and those that
+    it has go on. If a list can't be used, it stays as it was, and the logger
+    ``trioserve.targets`` says why.
+
     A loop is detected: a connection that this handler has dialed, directly or through
     other proxies of this run, is reset. A loop over several processes is not detected;
     ``Limits`` bound it.
 
     Args:
-      target, others: texts for :func:`parse_address`, which may have options behind it
-        (``db1:5432?weight=3``, ``db2:5432?backup``), addresses, or :class:`Target`;
-        each with a host and a port, or with the path of a Unix socket.
+      target, others: texts for :func:`parse_target` (``db1:5432``,
+        ``db1:5432?weight=3``, ``db2:5432?backup``, ``file:/etc/targets``,
+        ``dns://db:5432``, ``srv://_postgresql._tcp.example.org``), addresses,
+        :class:`Target`, or lists of targets, :class:`TargetFile`,
+        :class:`AddressRecords` and :class:`SrvRecords`. Each target has a host and a
+        port, or the path of a Unix socket.
       balance: which target a connection gets, of those that are up: ``"first"``
         (default), in the order in which they are given; ``"round-robin"``, in turn;
         ``"least-connections"``, the one with the fewest; ``"random"``, the one of two
@@ -176,14 +175,15 @@ def proxy(
         can't be dialed then. Default: the system chooses.
 
     Raises:
-      TypeError, ValueError: an argument is invalid, or a target can't be dialed; the
-        message names it.
+      TypeError, ValueError: an argument is invalid, a target can't be dialed, or a file
+        can't be used; the message names it.
 
     If the handler is cancelled, it closes the sockets that it dials; a relay is reset
     if it holds bytes.
     """
+    kinds = (str, TcpAddress, UnixAddress, Target, *get_args(TargetList))
     for name, each in (("target", target), *(("others", other) for other in others)):
-        _check_target(name, each)
+        check_type(name, each, kinds, "a text, an address, a Target or a list of them")
     check_balance(balance)
     if health is not None:
         check_type("health", health, Health, "a Health or None")
@@ -203,207 +203,24 @@ def proxy(
         check_type("sockets", sockets, SocketOptions, "a SocketOptions or None")
     if source is not None:
         check_type("source", source, str, "a str or None")
-    targets = [_as_target(each) for each in (target, *others)]
+    given = [_as_given(each) for each in (target, *others)]
+    discovery = Discovery(given)
     parsed = parse_faults(faults) if isinstance(faults, str) else faults
     health = health or Health()
     dialing = Dialing(
-        Endpoints(targets, balance, health, max_per_target),
+        Endpoints(
+            discovery.targets,
+            balance,
+            health,
+            max_per_target,
+            given=given[0],
+            origins=discovery.origins,
+        ),
         _outgoing(sockets or SocketOptions(), source),
         on_attempt,
         on_target,
     )
-    return _Proxy(dialing, health, timeouts, parsed, seed, send_proxy)
-
-
-class _Proxy(PromptHandler, Companion):
-    """The handler; see :func:`proxy`."""
-
-    def __init__(
-        self,
-        dialing: Dialing,
-        health: Health,
-        timeouts: Timeouts | None,
-        faults: Faults | None,
-        seed: int,
-        send_proxy: Version | None,
-    ) -> None:
-        self._dialing = dialing
-        self._outgoing = dialing.outgoing
-        #: Its identity in the origins of the sockets that it dials.
-        self._mark = object()
-        self._first = (self._mark,)
-        self._timeouts = timeouts
-        self._faults = faults or None  # asked once: that takes 3 us
-        self._seed = seed
-        self._send_proxy: Version | None = send_proxy
-        self._checks: Checks | None = None
-        if health.check is not None:
-            header = b"" if send_proxy is None else header_for_check(send_proxy)
-            self._checks = Checks(dialing, health, self._first, header)
-
-    def targets(self) -> Sequence[TargetState]:
-        return self._dialing.endpoints.states(trio.current_time())
-
-    def drain(self, target: str | Address | Target) -> None:
-        found = _given(target)
-        if not self._dialing.endpoints.drain(found):
-            raise self._unknown(target)
-
-    def revive(self, target: str | Address | Target) -> None:
-        found = _given(target)
-        if not self._dialing.endpoints.revive(found):
-            raise self._unknown(target)
-
-    async def run_checks(self) -> None:
-        if self._checks is None:
-            raise RuntimeError("this proxy has no checks: its Health has no check")
-        await self._checks.run()
-
-    async def run_beside(self) -> None:
-        if self._checks is not None:
-            await self._checks.run()
-
-    def _unknown(self, target: object) -> ValueError:
-        known = ", ".join(str(each.target) for each in self._dialing.endpoints.all)
-        return ValueError(
-            f"target must be a target of this proxy ({known}), not {str(target)!r}"
-        )
-
-    async def __call__(self, conn: Connection) -> Relay:
-        check_type("conn", conn, Connection, "a Connection")
-        await trio.lowlevel.checkpoint_if_cancelled()
-        return self.begin(conn) or await self.go_on(conn)
-
-    def begin(self, conn: Connection) -> Relay | None:
-        life = lifecycle_of(conn)
-        life.check_not_handed_over()
-        life.transport.check_open()
-        if self._faults is not None:
-            active = ActiveFaults(self._faults, self._seed, life.id)
-            life.active_faults = active
-            if active.refuse:
-                return _refuse(life, Reason.FAULT)
-        life.phase = Phase.CONNECT
-        origin = origin_of(*(life.direct or (life.peer, life.local)))
-        if life.dialer is not None:  # a relay before this one is over
-            life.dialer.release()
-        version = self._send_proxy
-        dialer = life.dialer = Dialer(
-            self._dialing,
-            (*origin, self._mark) if origin else self._first,
-            life.peer,
-            b"" if version is None else header_for(life, version),
-            agreed_alpn(life),
-        )
-        if self._mark in origin:
-            return _refuse(life, Reason.LOOP)
-        if life.transport.is_reset():
-            # The client is gone: don't dial. Proxies that lead to each other would
-            # pass on a reset without end.
-            return _refuse(life, Reason.CLIENT_RESET, life.transport.error)
-        if life.transport.for_engine() is None:
-            # The relay needs a task in any case. And the client may be one of a test's
-            # network, in which the target is: dial() asks for that, which takes 2 us.
-            return None
-        upstream = dialer.connect_now()
-        return None if upstream is None else self._relay_to(upstream, life)
-
-    async def go_on(self, conn: Connection) -> Relay:
-        life = lifecycle_of(conn)
-        assert isinstance(life.dialer, Dialer)
-        upstream = await _dial(life, life.dialer, self._timeouts_for(life).connect)
-        if upstream is None:
-            life.transport.abort()
-            return no_relay(life)
-        return self._relay_to(upstream, life)
-
-    def _relay_to(self, upstream: Transport, life: Lifecycle) -> Relay:
-        if self._send_proxy is not None and is_ours(upstream.error):
-            upstream.abort()  # the header was not sent
-            return _refuse(life, Reason.RESOURCE, upstream.error)
-        life.phase = Phase.DATA
-        life.connected_at = upstream.moved_at  # the transport is new: this is now
-        timeouts = self._timeouts_for(life)
-        if self._faults is not None:
-            assert isinstance(life.active_faults, ActiveFaults)
-            upstream.apply(self._outgoing.later)
-            faulty = FaultyRelay(life.active_faults, life, upstream, timeouts)
-            return Relay(faulty, life)
-        return relay_to_target(life, upstream, timeouts, self._outgoing.later)
-
-    def _timeouts_for(self, life: Lifecycle) -> Timeouts:
-        return self._timeouts or life.timeouts
-
-
-def _refuse(
-    life: Lifecycle, reason: Reason, error: BaseException | None = None
-) -> Relay:
-    """Reset a client for which no target is dialed."""
-    life.close_as(reason, exception=error)
-    life.transport.abort()
-    return no_relay(life)
-
-
-class _ClientWatch:
-    """Ends the dialing when the client is gone."""
-
-    __slots__ = ("_dialer", "_life", "_scope", "timer_due")
-
-    def __init__(self, life: Lifecycle, dialer: Dialer) -> None:
-        self.timer_due = math.inf
-        self._life = life
-        self._dialer = dialer
-        self._scope: trio.CancelScope | None = None
-
-    def begin(self) -> None:
-        """Start the watch after :data:`_UNWATCHED` seconds."""
-        self._life.timers.watch(self, trio.current_time() + _UNWATCHED)
-
-    def end(self) -> None:
-        self._life.timers.forget(self)
-        if self._scope is not None:
-            self._scope.cancel(reason="dialed")
-
-    def on_timer(self, now: float) -> None:
-        if self._scope is None:
-            self._scope = trio.CancelScope()
-            name = f"trioserve watch of conn-{self._life.id} {self._life.peer}"
-            trio.lowlevel.spawn_system_task(self._run, self._scope, name=name)
-
-    async def _run(self, scope: trio.CancelScope) -> None:
-        # Without descriptors or memory for the watch, dialing goes on unwatched.
-        with scope, isolated():
-            await self._life.transport.wait_peer_gone(_PATIENCE)
-            self._dialer.cancel()
-
-
-async def _dial(life: Lifecycle, dialer: Dialer, seconds: float) -> Transport | None:
-    """Connect; if that fails, keep the reason and return None."""
-    watch = _ClientWatch(life, dialer)
-    dialer.on_wait = watch.begin
-    try:
-        return await dialer.dial(seconds)
-    except OSError as failed:
-        reason = _reason(failed)
-        limit: float | None = None
-        if reason is Reason.CONNECT_TIMEOUT:
-            limit = seconds
-        elif reason is Reason.TARGET_FULL:
-            limit = dialer.max_open
-        life.close_as(reason, limit=limit, exception=failed)
-    except DialCancelledError:
-        pass
-    finally:
-        dialer.on_wait = None
-        watch.end()
-    dialer.raise_callback_error()
-    if life.close_reason is None:
-        reset = life.transport.error
-        life.close_as(
-            Reason.CLIENT_GONE if reset is None else Reason.CLIENT_RESET,
-            exception=reset,
-        )
-    return None
+    return ProxyHandler(discovery, dialing, health, timeouts, parsed, seed, send_proxy)
 
 
 def _outgoing(sockets: SocketOptions, source: str | None) -> Outgoing:
@@ -417,33 +234,7 @@ def _outgoing(sockets: SocketOptions, source: str | None) -> Outgoing:
     return Outgoing(settings, later, (family, source))
 
 
-def _check_target(name: str, target: object) -> None:
-    kinds = (str, TcpAddress, UnixAddress, Target)
-    check_type(name, target, kinds, "a text, an address or a Target")
-
-
-def _given(target: str | Address | Target) -> Address | Target:
-    """What an argument means; the address, if it is a text without options."""
-    _check_target("target", target)
-    if not isinstance(target, str):
-        return target
-    found = parse_target(target)
-    return found if "?" in target or found.tls is not None else found.address
-
-
-def _as_target(target: str | Address | Target) -> Target:
+def _as_given(target: str | Address | Target | TargetList) -> Given:
     if isinstance(target, str):
         return parse_target(target)
-    return target if isinstance(target, Target) else Target(target)
-
-
-def _reason(error: OSError) -> Reason:
-    if is_local_shortage(error):
-        return Reason.RESOURCE
-    if isinstance(error, NoRoomError):
-        return Reason.TARGET_FULL
-    if isinstance(error, TimeoutError):
-        return Reason.CONNECT_TIMEOUT
-    if isinstance(error, ConnectionRefusedError):
-        return Reason.CONNECT_REFUSED
-    return Reason.CONNECT_FAILED
+    return Target(target) if isinstance(target, Address) else target

@@ -6,13 +6,14 @@ Values, and the text of a target. Nothing is dialed or looked up here.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 import re
 import ssl
 from typing import Any, Final, Literal, TypeAlias, get_args
 from urllib.parse import quote, unquote
 
-from ._address import Address, TcpAddress, UnixAddress, parse_address
+from ._address import Address, TcpAddress, UnixAddress, is_numeric, parse_address
 from ._arguments import check_count, check_seconds, check_type
 from ._tls_options import TlsClientOptions
 from .wire._tls_session import TlsSession
@@ -22,7 +23,10 @@ Balance: TypeAlias = Literal[
     "first", "round-robin", "least-connections", "random", "source"
 ]
 
-_MOST_WEIGHT: Final = 1000
+MOST_WEIGHT: Final = 1000
+
+#: As in SRV records. RFC 2782
+_MOST_PRIORITY: Final = 65_535
 
 _TLS: Final = "tls://"
 _TLS_TEXTS: Final = ("ca", "sni", "cert", "key")
@@ -43,6 +47,12 @@ class Target:
         1 to 1000, default 1. The balance ``first`` does not use it.
       backup: whether it gets a connection only if all targets that are no backups are
         down, or have failed for this connection. Default False.
+      priority: it gets a connection only if all targets with a lower number are down,
+        or have failed for this connection; 0 to 65535, default 0. Backups come after
+        all others.
+      each_address: whether each address of its name is a target of its own, with its
+        own state and the same weight; they are looked up again as the answers age.
+        Default False: the name is one target, at the address that answers first.
       tls: begin TLS with it: :class:`TlsClientOptions`, or an ``ssl.SSLContext`` of
         your own, which is used as it is, with the address's host as the name. Default
         None: plain bytes.
@@ -56,16 +66,25 @@ class Target:
     weight: int = 1
     backup: bool = False
     tls: TlsClientOptions | ssl.SSLContext | None = None
+    each_address: bool = False
+    priority: int = 0
 
     def __post_init__(self) -> None:
         check_type("address", self.address, (TcpAddress, UnixAddress), "an address")
         check_count("weight", self.weight, least=1)
-        if self.weight > _MOST_WEIGHT:
-            raise ValueError(f"weight must be 1 to {_MOST_WEIGHT}, not {self.weight}")
+        if self.weight > MOST_WEIGHT:
+            raise ValueError(f"weight must be 1 to {MOST_WEIGHT}, not {self.weight}")
         check_type("backup", self.backup, bool, "a bool")
+        check_count("priority", self.priority, least=0)
+        if self.priority > _MOST_PRIORITY:
+            raise ValueError(
+                f"priority must be 0 to {_MOST_PRIORITY}, not {self.priority}"
+            )
         kinds = (TlsClientOptions, ssl.SSLContext, type(None))
         check_type("tls", self.tls, kinds, "a TlsClientOptions or an SSLContext")
+        check_type("each_address", self.each_address, bool, "a bool")
         _check_dialable(self.address)
+        self._check_each_address()
         if self.tls is None:
             return
         if isinstance(self.address, UnixAddress):
@@ -81,10 +100,26 @@ class Target:
                     "tls is a context for servers; use ssl.PROTOCOL_TLS_CLIENT"
                 ) from None
 
+    def _check_each_address(self) -> None:
+        if not self.each_address:
+            return
+        if not is_name(self.address):
+            raise ValueError(
+                f"the target {str(self.address)!r} is one address; each-address is for"
+                " names, which may have several"
+            )
+        if isinstance(self.tls, ssl.SSLContext):
+            raise ValueError(
+                "each_address needs TlsClientOptions in place of an SSLContext, for the"
+                " name that certificates have to be for"
+            )
+
     def __str__(self) -> str:
         scheme = "" if self.tls is None else _TLS
         options = [f"weight={self.weight}"] if self.weight != 1 else []
+        options += [f"priority={self.priority}"] if self.priority else []
         options += ["backup"] if self.backup else []
+        options += ["each-address"] if self.each_address else []
         if isinstance(tls := self.tls, TlsClientOptions):
             options += [
                 f"{name}={quote(value, safe='/:', errors='surrogateescape')}"
@@ -99,41 +134,44 @@ class Target:
         return f"{text}?{'&'.join(options)}" if options else text
 
 
-def parse_target(text: str) -> Target:
-    """Parse the text of a target.
+def is_name(address: Address) -> bool:
+    """Whether it has a host that has to be looked up."""
+    return isinstance(address, TcpAddress) and not is_numeric(address.host)
 
-    It is that of an address, as for :func:`parse_address`, or ``tls://HOST:PORT`` to
-    begin TLS with it; then ``?`` and the options, with ``&`` between them: ``weight=N``
-    and ``backup``, and for TLS the arguments of :class:`TlsClientOptions`: ``ca=FILE``,
-    ``sni=NAME``, ``cert=FILE``, ``key=FILE``, ``alpn=NAME,NAME``, ``verify=no`` and
-    ``allow-truncation``. For example ``db1:5432?weight=3``,
-    ``tls://db2:5432?ca=/etc/db.pem``. In a value, ``%26`` is ``&``, ``%25`` is ``%``,
-    ``%20`` is a space.
+
+def target_at(address: Address, name: Target) -> Target:
+    """The target at one of the addresses of a name.
 
     Raises:
-      TypeError: ``text`` is not a str.
-      ValueError: it is not a target, or a file can't be used; one line says what is
-        wrong and what to write instead.
+      ValueError: a file of TLS can't be used any more.
     """
-    check_type("text", text, str, "a str")
+    tls = name.tls
+    if isinstance(tls, TlsClientOptions) and tls.sni is None:
+        assert isinstance(name.address, TcpAddress)
+        host = name.address.host_bytes.decode().removesuffix(".")
+        tls = dataclasses.replace(tls, sni=host)
+    return dataclasses.replace(name, address=address, tls=tls, each_address=False)
+
+
+def parse_address_with_options(text: str) -> Target:
+    """Parse the text of one target; see :func:`parse_target`.
+
+    Raises:
+      ValueError: it is not a target, or a file can't be used.
+    """
     place, _, options = text.strip().partition("?")
     is_tls = place[: len(_TLS)].lower() == _TLS
     if not is_tls and (not options or options.startswith("mode=")):
         return Target(parse_address(text))
-    weight, backup = 1, False
+    numbers = {"weight": 1, "priority": 0}
+    words = {"backup": False, "each-address": False}
     tls: dict[str, Any] = {}
     for option in options.split("&") if options else ():
         name, _, value = option.partition("=")
-        number = re.fullmatch(r"weight=([1-9]\d{0,3})", option, re.ASCII)
-        if number and int(number[1]) <= _MOST_WEIGHT:
-            weight = int(number[1])
-        elif option == "backup":
-            backup = True
-        elif name == "weight":
-            raise ValueError(
-                f"{option!r} in {text!r} is not a weight; use weight=1 to"
-                f" weight={_MOST_WEIGHT}"
-            )
+        if name in numbers:
+            numbers[name] = _number(option, text)
+        elif option in words:
+            words[option] = True
         elif option == "verify=no":
             tls["verify"] = False
         elif option == _TRUNCATED:
@@ -144,23 +182,40 @@ def parse_target(text: str) -> Target:
             tls[name] = unquote(value, errors="surrogateescape")
         else:
             raise ValueError(
-                f"{option!r} in {text!r} is not an option of a target; use weight=N or"
-                " backup, or after tls:// ca=FILE, sni=NAME, cert=FILE, key=FILE,"
-                " alpn=NAME,NAME, verify=no or allow-truncation, with & between two of"
-                " them"
+                f"{option!r} in {text!r} is not an option of a target; use"
+                " weight=N, priority=N, backup or each-address, or after tls://"
+                " ca=FILE, sni=NAME, cert=FILE, key=FILE, alpn=NAME,NAME, verify=no"
+                " or allow-truncation, with & between two of them"
             )
+    made = functools.partial(
+        Target,
+        weight=numbers["weight"],
+        priority=numbers["priority"],
+        backup=words["backup"],
+        each_address=words["each-address"],
+    )
     if not is_tls:
         if tls:
             raise ValueError(
                 f"{next(iter(tls)).replace('_', '-')} in {text!r} is for TLS; did you"
                 f" mean {_TLS}{place}?"
             )
-        return Target(parse_address(place), weight, backup)
+        return made(parse_address(place))
     place = place[len(_TLS) :]
     try:
-        return Target(parse_address(place), weight, backup, TlsClientOptions(**tls))
+        return made(parse_address(place), tls=TlsClientOptions(**tls))
     except ValueError as error:
         raise ValueError(f"{text!r}: {error}") from None
+
+
+def _number(option: str, text: str) -> int:
+    name, _, value = option.partition("=")
+    least, most = (1, MOST_WEIGHT) if name == "weight" else (0, _MOST_PRIORITY)
+    if re.fullmatch(r"\d{1,5}", value, re.ASCII) and least <= int(value) <= most:
+        return int(value)
+    raise ValueError(
+        f"{option!r} in {text!r} is not a {name}; use {name}={least} to {name}={most}"
+    )
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -244,14 +299,18 @@ class TargetState:
       target: the target.
       up: whether it counts as up.
       drained: whether it gets no new connections, after :meth:`Proxy.drain`.
+      gone: whether it gets no new connections, because it is in its list no more.
       seconds: for how long it has been up or down; None if it has been up from the
-        start.
+        start. One that a list has added later is up from then on.
       open: connections that it has, those that are being dialed included.
       connected: attempts that have connected; an attempt is the whole dialing of the
         target, with a look-up and all addresses of its name.
       failed: attempts that have failed.
       connect: how long an attempt that connects usually takes, a moving average; None
         before the first one.
+      connect_p50, connect_p99: how long half of the last 1000 attempts that have
+        connected took at most, and 99 % of them (by nearest rank); None before the
+        first one.
       error: why it failed last, in one line of printable ASCII; None if it has not
         failed since it last connected, and since a check last passed.
       retry: until its pause is over; 0 if it is over; None if the target is up, or if
@@ -263,11 +322,14 @@ class TargetState:
     target: Target
     up: bool
     drained: bool
+    gone: bool
     seconds: float | None
     open: int
     connected: int
     failed: int
     connect: float | None
+    connect_p50: float | None
+    connect_p99: float | None
     error: str | None
     retry: float | None
     checks: int

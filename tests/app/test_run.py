@@ -81,7 +81,9 @@ async def test_a_signal_drains_and_open_connections_end_well(
             "draining: 1 connection, up to 25s; a second signal cuts"
         )
         scene.signal(signal.SIGHUP)
-        await scene.lines.until("SIGHUP: no reports to reopen, and no certificates")
+        await scene.lines.until(
+            "SIGHUP: no reports to reopen, and no certificates or targets"
+        )
         await client.send_eof()
         assert await client.receive_some() == b""
     assert scene.code == 0

@@ -12,11 +12,22 @@ from pathlib import Path
 import pytest
 
 from app.invoked import error_of, invoke
-from app.process import Start
+from app.process import Start, say_hello
 from app.sample_reports import make_report
+from app.scene import service as make_service
 from app.test_network_options import service_of
 from support import run, serving
-from trioserve import Attempt, Health, Reason, Target, TargetState, TcpAddress, echo
+from trioserve import (
+    Attempt,
+    Health,
+    Reason,
+    SrvRecords,
+    Target,
+    TargetFile,
+    TargetState,
+    TcpAddress,
+    echo,
+)
 from trioserve.app import _run
 from trioserve.app._service import Service
 from trioserve.app._target_options import take_health
@@ -31,11 +42,14 @@ DOWN = TargetState(
     target=Target(TcpAddress("db", 5432), weight=3),
     up=False,
     drained=True,
+    gone=True,
     seconds=12.5,
     open=2,
     connected=7,
     failed=3,
     connect=0.004,
+    connect_p50=0.003,
+    connect_p99=0.0214,
     error="ConnectionRefusedError: [Errno 111] Connection refused",
     retry=3.25,
     checks=0,
@@ -45,11 +59,14 @@ UP = TargetState(
     target=Target(TcpAddress("db", 5433), backup=True),
     up=True,
     drained=False,
+    gone=False,
     seconds=None,
     open=0,
     connected=0,
     failed=0,
     connect=None,
+    connect_p50=None,
+    connect_p99=None,
     error=None,
     retry=None,
     checks=9,
@@ -106,11 +123,75 @@ def test_echo_has_no_targets(monkeypatch: pytest.MonkeyPatch) -> None:
             ["a:1", "--check-send", r"a\qb"],
             r"--check-send: '\\q' in 'a\\qb' is not a byte; use \r, \n, \t, \0, \xHH,",
         ),
+        (["file:none"], "file:none: can't read it: No such file or directory"),
+        (["file:"], "'' is not the path of a file: use file:PATH"),
+        (["file:{bad}"], "line 2: 'db' has no port"),
+        (["file:{local}"], "needs the name of an interface, like [fe80::1%eth0]:1"),
+        (["--sni", "a.test=file:{bad}"], "line 2: 'db' has no port"),
+        (["dns://10.0.0.1:80"], "host '10.0.0.1' is not a name; leave dns:// out"),
+        (["srv://a b"], "'srv://a b' is not the name of a service; use one like srv:"),
+        (["a:1?priority=x"], "'priority=x' in 'a:1?priority=x' is not a priority; use"),
         (["a:1", "--max-per-target", "0"], "--max-per-target: '0' is not a whole"),
     ],
 )
-def test_a_mistake_is_one_line(words: list[str], message: str) -> None:
+def test_a_mistake_is_one_line(words: list[str], message: str, tmp_path: Path) -> None:
+    files = {"bad": "db:1\ndb\n", "local": "[fe80::1]:1?backup\n"}
+    paths = {name: tmp_path / name for name in files}
+    for name, content in files.items():
+        paths[name].write_text(content)
+    words = [re.sub(r"{(\w+)}", lambda m: str(paths[m[1]]), word) for word in words]
     assert message in error_of(invoke("proxy", ":0", *words))
+
+
+def test_a_service_has_the_targets_of_its_files(tmp_path: Path) -> None:
+    """In words, it is the file."""
+    path = tmp_path / "targets"
+    path.write_text("a:1\nb:2\n")
+    file = TargetFile(str(path))
+    made = make_service(targets=(file,), named_targets=(("c.test", file),))
+    assert made.route == f"file:{path}"
+    assert [str(target) for target in made.all_targets] == ["a:1", "b:2"] * 2
+    path.unlink()
+    assert made.all_targets == ()
+    assert make_service(targets=(SrvRecords("a.test"),)).all_targets == ()
+
+
+def test_a_file_of_targets_is_replaced_under_load(start: Start, tmp_path: Path) -> None:
+    """Law 1: no client fails, old connections go on, and SIGHUP reads it at once."""
+    path = tmp_path / "targets"
+
+    def write(*ports: int) -> None:
+        new = tmp_path / "new"
+        new.write_text("".join(f"127.0.0.1:{port}\n" for port in ports))
+        new.replace(path)
+
+    ports = [start("echo", "127.0.0.1:0").port() for _ in range(2)]
+    write(ports[0])
+    proxy = start("proxy", "127.0.0.1:0", f"file:{path}", "--log", "json")
+    ready = json.loads(proxy.err.until('"event":"listening"'))
+    assert ready["target"] == f"file:{path}"
+    port = int(ready["addresses"].rpartition(":")[2])
+    with proxy.connect(port) as old:
+        say_hello(old)
+        for number in range(1, 21):
+            write(ports[number % 2])
+            proxy.signal(signal.SIGHUP)
+            for _ in range(5):
+                with proxy.connect(port) as client:
+                    say_hello(client)
+            proxy.err.until('has 1 target now: 1 new, 1 gone"')
+        say_hello(old)
+        write(ports[1])
+        proxy.err.until('1 new, 1 gone"')  # without a signal
+        path.write_text("nonsense")
+        proxy.signal(signal.SIGHUP)
+        proxy.err.until("'nonsense' has no port")
+        proxy.signal(signal.SIGUSR1)
+        status = json.loads(proxy.err.until('"event":"status"'))
+        gone = {each["target"]: each["gone"] for each in status["targets"]}
+        assert gone == {f"127.0.0.1:{ports[0]}": True, f"127.0.0.1:{ports[1]}": False}
+    proxy.signal(signal.SIGTERM)
+    assert proxy.code() == 0
 
 
 def test_a_long_pause_is_the_longest_one() -> None:
@@ -196,20 +277,24 @@ def test_the_status_has_the_targets() -> None:
             "  db:5433?backup: up, 0 open, 0 connected, 0 failed; 9 checks, 2 failed"
         )
         assert down == (
-            "  db:5432?weight=3: down for 12.5s, drained, 2 open, 7 connected, 3"
-            " failed, usually in 4.0ms; tried again in 3.2s; last error:"
-            " ConnectionRefusedError: [Errno 111] Connection refused"
+            "  db:5432?weight=3: down for 12.5s, drained, gone from its list, 2 open, 7"
+            " connected, 3 failed, usually in 4.0ms, p50 3.0ms, p99 21ms; tried again"
+            " in 3.2s; last error: ConnectionRefusedError: [Errno 111] Connection"
+            " refused"
         )
         assert json.loads(json.dumps(fields)) == fields
         assert fields["targets"][1] == {
             "target": "db:5432?weight=3",
             "up": False,
             "drained": True,
+            "gone": True,
             "seconds": 12.5,
             "open": 2,
             "connected": 7,
             "failed": 3,
             "connect": 0.004,
+            "connect_p50": 0.003,
+            "connect_p99": 0.0214,
             "error": DOWN.error,
             "retry": 3.25,
             "checks": 0,

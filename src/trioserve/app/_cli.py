@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from trioserve import Address, Target, TcpAddress
+from trioserve import Address, TcpAddress
 
 from ._access_options import ServingCommand
 from ._environment import settings_text
@@ -19,6 +19,7 @@ from ._fault_options import fault_options
 from ._network_options import count, dialing_options
 from ._options import address, serving_options
 from ._program import Program, WrongUsage, no_such, say
+from ._service import Given
 from ._sni_options import RoutingCommand, sni_option
 from ._target_options import balancing_options, target
 from ._topics import TOPICS
@@ -83,7 +84,7 @@ def cli(ctx: click.Context) -> None:
 @balancing_options()
 @dialing_options()
 @fault_options()
-def proxy_command(first: Address, targets: tuple[Target, ...], **options: Any) -> int:
+def proxy_command(first: Address, targets: tuple[Given, ...], **options: Any) -> int:
     """Accept connections on LISTEN and relay each to a TARGET that answers.
 
     \b
@@ -280,7 +281,10 @@ def _print_settings(parent: click.Context, command_line: Sequence[str]) -> None:
 
 
 def _serve(
-    name: str, first: Address | None, targets: tuple[Target, ...], **options: Any
+    name: str,
+    first: Address | None,
+    targets: tuple[Given, ...],
+    **options: Any,
 ) -> int:
     # Handle signals before the slow imports below.
     from ._signals import Signals

@@ -86,7 +86,7 @@ async def run(
             )
         )
         log_ready(output.log, service, server)
-        stop = Stop(server, output, leave, service.states)
+        stop = Stop(server, output, leave, service.states, service.reload)
         nursery.start_soon(stop.obey, signals)
         nursery.start_soon(output.watch, server)
         if port_file is not None:

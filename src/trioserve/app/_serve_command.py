@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import gc
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any, Literal
 
 import click
@@ -18,6 +18,7 @@ from trioserve import (
     Attempt,
     Handler,
     Layers,
+    Proxy,
     SocketOptions,
     Target,
     TargetState,
@@ -32,7 +33,7 @@ from ._environment import misspelt_variables
 from ._fault_options import SeededFaults
 from ._options import limits_of
 from ._program import WrongUsage
-from ._service import Service
+from ._service import Given, Service
 from ._signals import Signals
 from ._sni_options import NamedTarget, by_name
 from ._target_options import take_health
@@ -50,7 +51,7 @@ def serve_command(
     commands: Iterable[click.Command],
     name: str,
     first: Address | None,
-    targets: tuple[Target, ...],
+    targets: tuple[Given, ...],
     *,
     listen: tuple[Address, ...],
     max_connections: int | None,
@@ -114,9 +115,15 @@ def serve_command(
         seed = fault.seed if fault and fault.seed else 0
     sockets = SocketOptions(keepalive=keepalive, user_timeout=user_timeout)
     handler: Handler = echo
-    targets_of: list[Callable[[], Sequence[TargetState]]] = []
+    proxies: list[Proxy] = []
 
-    def proxy_to(*several: Target) -> Handler:
+    def proxy_to(*several: Given) -> Handler:
+        match several:
+            case [Target(each_address=False)]:
+                # It is never left out, but a check may say that it is down.
+                tells = health.check is not None
+            case _:
+                tells = True
         made = proxy(
             *several,
             balance=balance,
@@ -126,13 +133,12 @@ def serve_command(
             faults=faults,
             seed=seed,
             on_attempt=on_attempt,
-            # An only one is never left out, but a check may say that it is down.
-            on_target=on_target if len(several) > 1 or health.check else None,
+            on_target=on_target if tells else None,
             send_proxy=send_proxy,
             sockets=sockets,
             source=source,
         )
-        targets_of.append(made.targets)
+        proxies.append(made)
         return made
 
     try:
@@ -149,7 +155,8 @@ def serve_command(
         named_targets=tuple((each.name, each.target) for each in sni),
         balance=balance,
         handler=handler,
-        states=lambda: [state for states in targets_of for state in states()],
+        states=lambda: [state for each in proxies for state in each.targets()],
+        reload=lambda: sum(each.reload_targets() for each in proxies) > 0,
         limits=limits_of(
             max_connections, per_peer, per_peer_prefix, rate, max_handshakes, when_full
         ),

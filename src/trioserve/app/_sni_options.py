@@ -10,10 +10,11 @@ from collections.abc import Callable, Iterable
 
 import click
 
-from trioserve import Handler, Target, by_server_name, echo
+from trioserve import Handler, by_server_name, echo
 
 from ._access_options import ServingCommand
 from ._environment import Command, option
+from ._service import Given
 from ._target_options import target
 
 
@@ -26,7 +27,7 @@ class NamedTarget:
     """
 
     name: str
-    target: Target
+    target: Given
 
     def __str__(self) -> str:
         return f"{self.name}={self.target}"
@@ -78,7 +79,7 @@ class RoutingCommand(ServingCommand):
 def by_name(
     named: Iterable[NamedTarget],
     proxy_to: Callable[..., Handler],
-    others: Iterable[Target],
+    others: Iterable[Given],
 ) -> Handler:
     """The handler of a proxy that relays by server name.
 
@@ -89,7 +90,7 @@ def by_name(
     Raises:
       ValueError: a target can't be dialed, or two spellings of a name have targets.
     """
-    targets: dict[str, list[Target]] = {}
+    targets: dict[str, list[Given]] = {}
     for each in named:
         targets.setdefault(each.name, []).append(each.target)
     handlers = {name: proxy_to(*here) for name, here in targets.items()}

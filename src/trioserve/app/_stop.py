@@ -33,6 +33,7 @@ class Stop:
     Args:
       leave: ends the process with an exit code, without unwinding.
       states: returns the state of each target, for the status.
+      reload: reads the files that list targets; False if there are none.
 
     Attributes:
       asked: set by the first stop signal.
@@ -45,6 +46,7 @@ class Stop:
         output: Output,
         leave: Callable[[int], None],
         states: Callable[[], Sequence[TargetState]] = tuple,
+        reload: Callable[[], bool] = lambda: False,
     ) -> None:
         self.asked = trio.Event()
         self.cutting = False
@@ -53,6 +55,7 @@ class Stop:
         self._log = output.log
         self._leave = leave
         self._states = states
+        self._reload = reload
         self._last: tuple[int, float] = (0, -math.inf)
 
     async def obey(self, signals: AsyncIterable[int]) -> None:
@@ -86,8 +89,8 @@ class Stop:
             self._drain(number.name)
 
     def _read_files_again(self) -> None:
-        has_reports = self._output.reopen()
-        if not (self._server.reload_certificates() or has_reports):
+        has_files = self._output.reopen(), self._reload()
+        if not (self._server.reload_certificates() or any(has_files)):
             log_nothing_to_reopen(self._log)
 
     def _log_status(self) -> None:

@@ -12,22 +12,25 @@ from typing import Any
 
 import click
 
-from trioserve import Health, Target, parse_target
+from trioserve import Health, Target, TargetFile, parse_target
 
 from ._environment import Command, option
 from ._network_options import count, duration
 from ._options import check_zone
 from ._program import WrongUsage
+from ._service import Given
 from ._values import ByteText, format_duration, parse_bytes
 
 
-def target(text: str) -> Target:
-    """The type of an argument that is a target."""
+def target(text: str) -> Given:
+    """The type of an argument that is a target, or a file that lists targets."""
     try:
         found = parse_target(text)
+        targets = found.read() if isinstance(found, TargetFile) else ()
     except ValueError as error:
         raise WrongUsage(str(error)) from None
-    check_zone(found.address, text)
+    for each in (found,) if isinstance(found, Target) else targets:
+        check_zone(each.address, str(each))
     return found
 
 

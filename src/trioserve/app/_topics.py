@@ -39,14 +39,34 @@ interfaces.
 A TARGET may have options behind a '?', with '&' between them:
 
   db1:5432?weight=3     gets three times as many connections as one without
+  db2:5432?priority=1   is used only if all with a lower number (0 without one)
+                        are down or have failed
   db2:5432?backup       is used only if all others are down or have failed
-  tls://db3:5432        gets TLS, and its certificate is verified; more options:
+  db3:5432?each-address each address of this name is a TARGET of its own; they
+                        are looked up again all the time
+  tls://db4:5432        gets TLS, and its certificate is verified; more options:
     ca=FILE               trust these authorities (default: the system's)
     sni=NAME              ask for this name and verify it (default: the host)
     cert=FILE, key=FILE   the proxy's own certificate, if the target wants one
     alpn=NAME,NAME        offer these protocols, or that of the client (ALPN)
     verify=no             accept every certificate; anybody may be the target
-    allow-truncation      take its FIN for its end, without a close_notify before
+    allow-truncation      take its FIN for its end, with no close_notify before
+
+Several TARGETs may be given as one word:
+
+  file:PATH             a file has one per line, with its options; what follows
+                        a '#' is a comment. It is read again within a second
+                        after it has changed, and on HUP. If it can't be used,
+                        the list stays as it was. To replace it, write another
+                        file and rename it
+  dns://HOST:PORT       the A and AAAA records of a name, asked of its name
+                        servers again when their TTL is over; it needs
+                        dnspython: pip install 'trioserve[dns]'
+  srv://NAME            the same of the SRV records of a service, with their
+                        priorities and weights
+
+When a TARGET is in its list no more, connections to it go on, and new ones
+don't go there.
 
 A connection gets a TARGET by --balance, and another one if that does not
 answer. While another one is up, it is waited for no longer than connecting
@@ -126,9 +146,9 @@ that command line, and where each value came from. Without a command line:""",
   a third one          end the process at once
   QUIT (Ctrl-\\)        print the status, as USR1 does, and cut
   HUP                  reopen the file of --reports, read the files of
-                       --tls-cert, --tls-key and --tls-client-ca again, and
-                       log that; neither HUP nor closing the terminal ends the
-                       process
+                       --tls-cert, --tls-key, --tls-client-ca and of TARGETs
+                       again, and log that; neither HUP nor closing the
+                       terminal ends the process
   USR1                 print the status: counters, until when certificates are
                        valid, the connections that hold tokens, and the line at
                        which each task waits

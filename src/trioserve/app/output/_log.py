@@ -132,7 +132,10 @@ def level_of(report: ConnectionReport) -> Level:
 
 
 #: The event for what a logger of the library logs; for others it is ``server``.
-_EVENTS: Final = {"trioserve.certificates": "certificate"}
+EVENTS: Final = {
+    "trioserve.certificates": "certificate",
+    "trioserve.targets": "targets",
+}
 
 
 class LogHandler(logging.Handler):
@@ -150,7 +153,7 @@ class LogHandler(logging.Handler):
         level: Level = "info"
         if record.levelno > logging.INFO:
             level = "error" if record.levelno >= logging.ERROR else "warning"
-        event = _EVENTS.get(record.name, "server")
+        event = EVENTS.get(record.name, "server")
         self._log.say(event, text, level=level, logger=record.name, message=text)
 
 

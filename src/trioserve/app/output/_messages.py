@@ -161,7 +161,8 @@ def log_expiry(log: Log, certificate: Certificate, left: float) -> None:
 
 def log_nothing_to_reopen(log: Log) -> None:
     """Log that SIGHUP came, and that there is nothing for it to do."""
-    log.say("sighup", "SIGHUP: no reports to reopen, and no certificates to read")
+    text = "SIGHUP: no reports to reopen, and no certificates or targets to read"
+    log.say("sighup", text)
 
 
 def log_draining(log: Log, server: Server, reason: str) -> None:

@@ -17,7 +17,7 @@ import click
 from trioserve.app._standard_files import STDERR, STDOUT, is_writable
 
 from ._descriptors import open_to_append
-from ._log import Format, Log, LogHandler, wants_colour
+from ._log import EVENTS, Format, Log, LogHandler, wants_colour
 from ._messages import log_reports_failed, log_reports_reopened
 from ._output import Output
 from ._screen import open_screen
@@ -48,14 +48,16 @@ def open_output(
     reports_fd = None if reports_file is None else _open_reports(reports_file)
     output = _make_output(name, form, reports_fd, reports_file, connections)
     handler, root = LogHandler(output.log), logging.getLogger()
-    certificates = logging.getLogger("trioserve.certificates")
-    before = certificates.level
+    told = [logging.getLogger(name) for name in EVENTS]
+    before = [logger.level for logger in told]
     root.addHandler(handler)
-    certificates.setLevel(logging.INFO)
+    for logger in told:
+        logger.setLevel(logging.INFO)
     try:
         yield output
     finally:
-        certificates.setLevel(before)
+        for logger, level in zip(told, before, strict=True):
+            logger.setLevel(level)
         root.removeHandler(handler)
         output.flush()
 

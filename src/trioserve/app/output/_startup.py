@@ -178,7 +178,7 @@ def _allows_some(rules: Iterable[str]) -> bool:
 def _log_open_files(log: Log, service: Service) -> None:
     # A connection of a proxy has two sockets.
     most = service.limits.max_connections
-    needed = most * (2 if service.all_targets else 1)
+    needed = most * (2 if service.targets or service.named_targets else 1)
     allowed = open_files_allowed()
     if needed > allowed:
         log.say(

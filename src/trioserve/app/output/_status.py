@@ -87,10 +87,13 @@ def _target_text(state: TargetState) -> str:
     since = "" if state.seconds is None else f" for {format_duration(state.seconds)}"
     word = "up" if state.up else "down"
     drained = ", drained" if state.drained else ""
+    drained += ", gone from its list" if state.gone else ""
     text = f"{state.target}: {word}{since}{drained}, {state.open} open"
     text += f", {state.connected} connected, {state.failed} failed"
     if state.connect is not None:
         text += f", usually in {format_duration(state.connect)}"
+    for name, seconds in (("p50", state.connect_p50), ("p99", state.connect_p99)):
+        text += "" if seconds is None else f", {name} {format_duration(seconds)}"
     if state.retry is not None:
         text += f"; tried again in {format_duration(state.retry)}"
     if state.checks:
@@ -103,11 +106,14 @@ def _target_fields(state: TargetState) -> dict[str, Any]:
         "target": str(state.target),
         "up": state.up,
         "drained": state.drained,
+        "gone": state.gone,
         "seconds": _rounded(state.seconds),
         "open": state.open,
         "connected": state.connected,
         "failed": state.failed,
         "connect": _rounded(state.connect),
+        "connect_p50": _rounded(state.connect_p50),
+        "connect_p99": _rounded(state.connect_p99),
         "error": state.error,
         "retry": _rounded(state.retry),
         "checks": state.checks,
