@@ -209,7 +209,7 @@ def check_handler(
         as for :func:`run_conversation`.
 
     Returns:
-      what was tried: how many runs of each kind, and what was left out.
+      what was tried, by the numbers of runs of each kind, and what was left out.
 
     Raises:
       HandlerFailure: a law is broken. The message names the law, says how it was
