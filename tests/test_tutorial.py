@@ -21,6 +21,8 @@ from real.tools import needs
 from shell import Shell, free_ports, replaced
 from test_docs import ROOT, blocks
 
+pytestmark = pytest.mark.long("a shell, and processes")
+
 PAGES = [
     "balancing.md",
     "tutorial.md",

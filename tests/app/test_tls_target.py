@@ -142,7 +142,7 @@ def test_each_side_ends_its_own_direction(
     [
         ("tls://db:1?ca=none.pem", "ca: can't read 'none.pem': No such file or dir"),
         ("tls://db:1?cert={ca}", "has no private key in it, in PEM"),
-        ("tls://db:1?verify=maybe", "is not an option of a target; use weight=N or"),
+        ("tls://db:1?verify=maybe", "is not an option of a target; use weight=N, prio"),
         ("tls://[fe80::1]:1", "needs the name of an interface"),
     ],
 )

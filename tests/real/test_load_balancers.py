@@ -39,6 +39,8 @@ from real.tools import (
 from shell import free_port
 from test_deployment import FILES
 
+pytestmark = pytest.mark.long("other programs")
+
 #: A client's socket, and the target's end of the same connection.
 Pair = tuple[socket.socket, socket.socket]
 

@@ -32,6 +32,8 @@ from support import one_of_each
 from trioserve.wire._proxy_protocol import build_v1, build_v2, parse_header
 from wire.headers import FROM4, FROM6, TCP4, TO4, TO6, VALID, tlv, v2
 
+pytestmark = pytest.mark.long("other programs")
+
 _TIMES = "timeout connect 60s\n timeout client 60s\n timeout server 60s"
 
 

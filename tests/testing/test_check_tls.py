@@ -411,7 +411,7 @@ OTHER_LAWS = {
 
 
 @pytest.mark.long("a whole check of each")
-@pytest.mark.parametrize("entry", natural.MISTAKES, ids=str)
+@pytest.mark.parametrize("entry", natural.MISTAKES[::3], ids=str)
 def test_a_mistake_is_found_by_the_same_law(entry: Entry) -> None:
     with pytest.raises(HandlerFailure) as failed:
         checked(entry)
@@ -420,7 +420,7 @@ def test_a_mistake_is_found_by_the_same_law(entry: Entry) -> None:
 
 
 @pytest.mark.long("a whole check of each")
-@pytest.mark.parametrize("entry", natural.CORRECT, ids=str)
+@pytest.mark.parametrize("entry", natural.CORRECT[::4], ids=str)
 def test_a_correct_handler_is_not_accused(entry: Entry) -> None:
     checked(entry)
 

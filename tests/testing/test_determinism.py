@@ -31,8 +31,8 @@ for order in ("shuffled", "held_back", "priorities"):
     [
         ["news are sent to a client that has said goodbye"],
         pytest.param(
-            list({entry.law: entry.title for entry in natural.MISTAKES}.values()),
-            marks=pytest.mark.long("one of each law, three times"),
+            list({entry.law: entry.title for entry in natural.MISTAKES}.values())[::2],
+            marks=pytest.mark.long("several laws, three times"),
         ),
     ],
     ids=len,

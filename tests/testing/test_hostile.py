@@ -11,6 +11,7 @@ import trio
 from hypothesis import given
 from hypothesis import strategies as st
 
+from support import one_of_each
 from test_docs import ROOT, table
 from testing.hostile import ENTRIES, QUIT, Entry, found
 from testing.natural import SHOUTS
@@ -53,9 +54,16 @@ def asked(entry: Entry) -> list[str]:
 
 @pytest.mark.usefixtures("few_rounds")
 @pytest.mark.parametrize(
-    "entry", [each for each in ENTRIES if str(each) not in NEEDS_ALL_ROUNDS], ids=str
+    ("law", "entry"),
+    one_of_each(
+        [(each.law, each) for each in ENTRIES if str(each) not in NEEDS_ALL_ROUNDS],
+        by=0,
+    ),
+    ids=str,
 )
-def test_a_hostile_peer_finds_the_mistake_and_accuses_no_other(entry: Entry) -> None:
+def test_a_hostile_peer_finds_the_mistake_and_accuses_no_other(
+    law: str | None, entry: Entry
+) -> None:
     peer = SHOUTS if entry.peer == QUIT else entry.peer
     broken = set[str]()
     for play in asked(entry):
@@ -65,7 +73,7 @@ def test_a_hostile_peer_finds_the_mistake_and_accuses_no_other(entry: Entry) -> 
         except HandlerFailure as failure:
             broken.add(failure.law)
             assert f"play={play!r}" in failure.again
-    assert broken == ({entry.law} if entry.law else set())
+    assert broken == ({law} if law else set())
 
 
 def test_the_page_has_the_mistakes_and_their_laws() -> None:
@@ -163,7 +171,7 @@ def test_a_process_that_collects_no_garbage_still_collects_none() -> None:
 
 
 @pytest.mark.usefixtures("few_rounds")
-@pytest.mark.parametrize("threshold", [100, 130, 160, 400])
+@pytest.mark.parametrize("threshold", [100, 400])
 def test_garbage_that_is_collected_meanwhile_hides_nothing(threshold: int) -> None:
     seen: list[bytes] = []
 
