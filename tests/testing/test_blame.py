@@ -55,7 +55,6 @@ def failure_of(handler: Any, *peers: Any, **options: Any) -> HandlerFailure:
 
 
 # Each takes seconds: a check plays the conversation hundreds of times.
-@pytest.mark.long("a whole check, and more")
 @pytest.mark.parametrize(
     "entry", one_of_each([(e,) for e in natural.MISTAKES]), ids=str
 )
@@ -113,7 +112,6 @@ def test_a_law_that_is_off_stays_off() -> None:
     check_handler(says_something_else, HELLO, without=off)
 
 
-@pytest.mark.long("a whole check, and more")
 def test_a_law_that_a_failure_is_named_by_can_be_off() -> None:
     """Peers see something else; only taking parts away shows that it is this law."""
     here = list[Connection]()
@@ -144,7 +142,6 @@ def test_a_law_about_what_is_varied_stays_off(law: Any) -> None:
     assert failure_of(entry.make(), *entry.peers, without=without).law != law
 
 
-@pytest.mark.long("a whole check, and more")
 @pytest.mark.parametrize(
     "name", one_of_each([("quick_ones_overtake",), ("a_dot_after_the_answer",)])
 )
@@ -226,7 +223,6 @@ def test_a_failure_is_told_even_if_there_is_no_time_to_explain_it(
         run_conversation(entry.make(), *entry.peers, faults="up:slice=1", buffer=9)
 
 
-@pytest.mark.long("a whole check, and more")
 def test_only_the_peers_that_are_needed_are_printed() -> None:
     entry = next(e for e in natural.MISTAKES if e.law == "alone")
     failure = found(entry)
@@ -234,7 +230,6 @@ def test_only_the_peers_that_are_needed_are_printed() -> None:
     assert len(failure.case.peers) == 2
 
 
-@pytest.mark.long("a whole check, and more")
 def test_a_failure_that_needs_earlier_runs_says_so() -> None:
     calls = list[Connection]()
 
@@ -249,7 +244,6 @@ def test_a_failure_that_needs_earlier_runs_says_so() -> None:
     assert "passes in a fresh process: one of the" in failure.how
 
 
-@pytest.mark.long("a whole check, and more")
 def test_a_failure_that_earlier_runs_explain_has_a_case_with_many_rounds() -> None:
     calls = list[Connection]()
 

@@ -160,7 +160,6 @@ def test_a_token_of_what_is_compared_with_the_plain_conversation() -> None:
     assert str(again) == str(failure)
 
 
-@pytest.mark.long("several whole checks")
 def test_a_token_of_scripts_that_are_made_from_a_number() -> None:
     (entry,) = [one for one in natural.MISTAKES if one.name == "one_user_for_all"]
     failure = zoo.found(entry)
@@ -327,7 +326,6 @@ def test_pytest_keeps_a_failure_until_the_test_passes(
     assert not list(cache.glob("*"))
 
 
-@pytest.mark.long("several whole checks")
 def test_pytest_keeps_nothing_in_ci_and_without_a_cache(
     run_pytest: Callable[..., pytest.RunResult],
     pytester: pytest.Pytester,

@@ -260,7 +260,6 @@ def test_a_failure_prints_the_servers_and_their_imports() -> None:
     assert "from testing.dialing import database" in text
 
 
-@pytest.mark.long("a break at each byte")
 def test_a_sweep_breaks_connections_to_servers_at_every_byte() -> None:
     async def connects_and_leaves(stream: Connection) -> None:
         db = await trio.open_tcp_stream("db", 5432)

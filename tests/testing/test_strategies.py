@@ -96,7 +96,6 @@ def test_a_chunking_shrinks_to_few_cuts_and_then_to_early_ones(
     assert smallest(chunkings(DIGITS), condition) == chunks
 
 
-@pytest.mark.long("Hypothesis shrinks a failure")
 def test_a_late_cut_is_found_and_is_the_only_one() -> None:
     def is_late(chunks: list[bytes]) -> bool:
         return any(at > 900 for at in itertools.accumulate(map(len, chunks[:-1])))
@@ -227,7 +226,6 @@ def test_an_unknown_kind_is_an_error_at_once() -> None:
 # -- how they are printed
 
 
-@pytest.mark.long("Hypothesis shrinks a failure")
 def test_a_failure_prints_values_as_python() -> None:
     @settings(MANY, phases=[Phase.generate, Phase.shrink])
     @given(drawn=faults(), script=scripts(LINES), chunks=chunkings(b"hello"))
