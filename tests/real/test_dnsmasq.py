@@ -120,6 +120,13 @@ class Clients:
             while self.hosts() != set(hosts):
                 await trio.sleep(0.05)
 
+    async def are_served(self) -> None:
+        """Wait until some were served: then the names of the targets are known."""
+        most = self.count + 10
+        with trio.fail_after(_PATIENCE):
+            while self.count < most:
+                await trio.sleep(0.05)
+
     def check(self) -> None:
         """None has failed, or has waited for a name server."""
         assert self.failed == 0
@@ -199,6 +206,7 @@ async def _of_a_service(
         clients = Clients(handler, running)
         await clients.until("a.test")
         nursery.start_soon(clients.run)
+        await clients.are_served()
         names.tell([*addresses, srv(1, "b"), srv(2, "c")])
         await clients.until("b.test", "c.test")
         ranks = {str(s.target)[0]: s.target.priority for s in handler.targets()}
@@ -209,6 +217,7 @@ async def _of_a_service(
         assert clients.hosts() == {"b.test", "c.test"}
         names.tell([*addresses, *(srv(1, name) for name in "abcd")])
         await clients.until("a.test", "b.test", "c.test", "d.test")
+        await clients.are_served()
         names.signal(signal.SIGSTOP)
         await trio.sleep(15)
         assert len(clients.hosts()) == 4
