@@ -44,8 +44,8 @@ def tlvs_for(
 ) -> Iterator[Tlv]:
     """The fields for a target, in HAProxy's order.
 
-    What the client's own header says goes first: then it is the sender of that header
-    who has spoken with the client.
+    A field of the client's own header comes before ours: the sender of that header has
+    the connection to the client itself.
 
     Args:
       header: the client's own header, or an empty one.

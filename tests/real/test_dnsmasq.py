@@ -16,7 +16,7 @@ from typing import Final
 import pytest
 import trio
 
-from real.tools import needs, needs_linux, program
+from real.tools import needs, needs_linux, needs_namespace, program
 from support import Running, serving
 from trioserve import Proxy, echo, proxy
 
@@ -30,18 +30,9 @@ _HOSTS: Final = ["127.0.0.1", "127.0.0.2", "127.0.0.3", "::1"]
 _PATIENCE: Final = 60.0
 
 
-def _may() -> bool:
-    """Whether this user may have such namespaces."""
-    try:
-        tried = subprocess.run([*_NAMESPACE, "true"], capture_output=True, check=False)
-    except OSError:
-        return False
-    return tried.returncode == 0
-
-
 @needs_linux
 @needs("dnsmasq", "ip", "mount", "unshare")
-@pytest.mark.skipif(not _may(), reason="no right to make namespaces")
+@needs_namespace(*_NAMESPACE)
 @pytest.mark.long("answers age")
 def test_no_client_fails_whatever_a_name_server_does(tmp_path: Path) -> None:
     """Law 1: A, AAAA and SRV records change, the name is gone, the server is silent."""

@@ -7,10 +7,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
 import trio
 
-from real.tools import needs, needs_linux
+from real.tools import needs, needs_linux, needs_namespace
 from trioserve import (
     ConnectionReport,
     Limits,
@@ -24,18 +23,9 @@ from trioserve import (
 _NAMESPACE = ("unshare", "--map-root-user", "--net")
 
 
-def _may() -> bool:
-    """Whether this user may have a network namespace."""
-    try:
-        tried = subprocess.run([*_NAMESPACE, "true"], capture_output=True, check=False)
-    except OSError:
-        return False
-    return tried.returncode == 0
-
-
 @needs_linux
 @needs("ip", "unshare")
-@pytest.mark.skipif(not _may(), reason="no right to make a network namespace")
+@needs_namespace(*_NAMESPACE)
 def test_zones_of_interfaces() -> None:
     """In another process, which has only the interfaces that it makes."""
     tests = str(Path(__file__).parents[1])

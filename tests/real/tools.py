@@ -65,6 +65,21 @@ def needs(*tools: str) -> pytest.MarkDecorator:
     )
 
 
+def needs_namespace(*unshare: str) -> pytest.MarkDecorator:
+    """Skip a test where this user may not have such namespaces.
+
+    Args:
+      unshare: the command that makes them, which another command follows.
+    """
+    try:
+        tried = subprocess.run([*unshare, "true"], capture_output=True, check=False)
+    except OSError:
+        has = False
+    else:
+        has = tried.returncode == 0
+    return pytest.mark.skipif(not has, reason="no right to make namespaces")
+
+
 needs_linux = pytest.mark.skipif(
     sys.platform != "linux", reason="looks into Linux's /proc, or at its sockets"
 )
