@@ -29,6 +29,9 @@ async def shout(stream: Connection) -> None:
         await stream.send_all(data.upper())
 
 
+SPEECH = b"a line that is longer than a small network holds\n"
+
+
 async def says_hello(stream: MemoryStream) -> None:
     await stream.send_all(b"hello\n")
     async for line in Lines(stream):
@@ -75,6 +78,38 @@ def test_real_protocol_code_keeps_all_laws(
     assert checked.runs["a drain"] > 5
     checked = check_client(client, server, raises=[raises])
     assert "a drain" not in checked.runs
+
+
+async def speaks_first(stream: trio.abc.HalfCloseableStream) -> None:
+    """Most clients receive nothing while they send."""
+    await stream.send_all(SPEECH)
+    await stream.send_eof()
+    heard = b""
+    while data := await stream.receive_some():
+        heard += data
+    assert heard == SPEECH.upper()
+
+
+@pytest.mark.parametrize("options", [{"buffer": 2}, {"buffer": 24, "tls": True}])
+def test_a_client_may_send_all_before_it_receives(options: dict[str, Any]) -> None:
+    """In a small network, only what the handler sends waits for room."""
+    run = run_conversation(shout, client=speaks_first, **options)
+    sends = [row for row in run.timeline.rows if row.what.startswith("sends")]
+    assert sum(row.who == "handler 1" for row in sends) > 2
+
+
+@pytest.mark.long("a whole check")
+def test_a_client_that_sends_all_before_it_receives_keeps_all_laws() -> None:
+    check_client(speaks_first, shout, raises=[AssertionError])
+
+
+def test_a_client_that_sends_more_than_a_network_holds_must_receive_meanwhile() -> None:
+    async def sends_much(stream: MemoryStream) -> None:
+        await stream.send_all(bytes(60_000))
+
+    with pytest.raises(HandlerFailure, match="deadlock"):
+        run_conversation(shout, client=sends_much)
+    run_conversation(shout, client=sends_much, buffer=60_000)
 
 
 def test_a_client_that_raises_is_a_broken_expectation() -> None:

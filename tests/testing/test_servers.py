@@ -57,6 +57,20 @@ def test_the_page_has_the_table_of_these_mistakes() -> None:
     assert [cells[:2] for cells in page] == mistakes
 
 
+def test_a_handler_may_send_all_before_it_receives_from_a_server() -> None:
+    """In a small network, only what the handler sends waits for room."""
+    line = b"a line that is longer than a small network holds\n"
+
+    async def asks(stream: Connection) -> None:
+        async for each in Lines(stream):
+            async with await trio.open_tcp_stream("shout", 7) as server:
+                await server.send_all(each + b"\n")
+                await stream.send_all(await anext(aiter(Lines(server))) + b"\n")
+
+    peer = Peer().send(line).expect(line.upper())
+    run_conversation(asks, peer, servers={"shout:7": shout}, buffer=2)
+
+
 def test_a_connection_that_is_left_open_and_not_used_again_is_found() -> None:
     handler = dialing.closes_only_if_all_is_well()
     how = "handler 1 has left its connection to db:5432 open"
@@ -65,9 +79,10 @@ def test_a_connection_that_is_left_open_and_not_used_again_is_found() -> None:
     assert failed.value.law == "nothing_left"
 
 
-def test_a_small_buffer_is_about_chunks_of_servers_too() -> None:
+def test_pieces_of_an_answer_of_a_server_are_chunks() -> None:
+    options: dict[str, Any] = {"servers": DATABASE, "server_faults": "down:slice=1..2"}
     with pytest.raises(HandlerFailure) as failed:
-        run_conversation(dialing.receives_once(), ASK, servers=DATABASE, buffer=2)
+        run_conversation(dialing.receives_once(), ASK, **options)
     assert failed.value.law == "chunking"
 
 

@@ -15,7 +15,7 @@ from typing import Any, Final, TypeAlias
 
 from trioserve.faults import Faults, parse_faults
 
-from ._case import Case, Law
+from ._case import DEFAULT_BUFFER, Case, Law
 from ._peer import Peer
 from ._plays import without_waits
 from ._trial import Seen, Trial
@@ -32,8 +32,6 @@ _MOST_STEPS: Final = 25_000
 #: Laws that peers see. A failure names the law about what is varied instead.
 _VISIBLE: Final[tuple[Law, ...]] = ("answer", "ends", "errors")
 
-_DEFAULT_BUFFER: Final = 16384
-
 #: Parts of a case that can be taken away, and what the case then has instead.
 _PARTS: Final[Sequence[dict[str, Any]]] = (
     {"play": None},
@@ -44,7 +42,7 @@ _PARTS: Final[Sequence[dict[str, Any]]] = (
     {"disturbance": None, "at_step": None},
     {"rounds": 1, "disturbed": 1},
     {"read_delay": 0.0},
-    {"buffer": _DEFAULT_BUFFER},
+    {"buffer": DEFAULT_BUFFER},
     {"order": "shuffled"},
     {"seed": 0},
 )
@@ -183,11 +181,9 @@ def simpler(case: Case) -> Iterator[Case]:
         if smaller != case:
             yield smaller
     # In a flood, a small buffer is about room, not about pieces.
-    if case.buffer < _DEFAULT_BUFFER and not (case.faults or case.flood):
+    if case.buffer < DEFAULT_BUFFER and not (case.faults or case.flood):
         pieces = parse_faults(f"up:slice=1..{case.buffer}")
-        yield dataclasses.replace(case, buffer=_DEFAULT_BUFFER, faults=pieces)
-        pieces = parse_faults(f"down:slice=1..{case.buffer}")
-        yield dataclasses.replace(case, buffer=_DEFAULT_BUFFER, server_faults=pieces)
+        yield dataclasses.replace(case, buffer=DEFAULT_BUFFER, faults=pieces)
     if case.order == "preempted" and len(places := preemptions_of(case.seed)) > 1:
         for place in places:
             yield dataclasses.replace(case, seed=seed_of([place]))

@@ -39,6 +39,9 @@ Play = Literal[
 #: The plays of peers that do harm, whatever they receive.
 HOSTILE: Final[tuple[Play, ...]] = ("trickled", "endless", "repeated")
 
+#: Bytes that a network holds in each direction.
+DEFAULT_BUFFER: Final = 16384
+
 #: Which of the tasks that are ready run next.
 Order = Literal["shuffled", "held_back", "priorities", "preempted"]
 
@@ -105,7 +108,9 @@ class Case:
       rounds: how many times the conversation is played, one after the other.
       disturbed: the number of these rounds that the faults, disturbance, read delay,
         ``play`` and flood apply to; the rounds after them are plain.
-      buffer: bytes that the network holds in each direction.
+      buffer: bytes that the network holds in each direction. It holds 16384 or more
+        of what a client or a server sends that is code, because code seldom receives
+        while it sends.
       read_delay: seconds until the peers begin to read.
       flood: if not 0, the peers send at least this many bytes, by repeating what
         their scripts send, and read nothing.
@@ -125,7 +130,7 @@ class Case:
     copies: int = 1
     rounds: int = 1
     disturbed: int = 1
-    buffer: int = 16384
+    buffer: int = DEFAULT_BUFFER
     read_delay: float = 0.0
     flood: int = 0
 
@@ -164,6 +169,21 @@ class Case:
         harmless = not (_breaks(self.faults) or self.breaks_servers)
         harmless = harmless and self.play not in HOSTILE
         return self.disturbance is None and not self.flood and harmless
+
+    @property
+    def room_for_code(self) -> int:
+        """Bytes that the network holds of what a client or a server that is code sends.
+
+        Two programs that both wait for room wait for ever. Between programs that is a
+        mistake, but not with the few bytes of a small network.
+        """
+        return max(self.buffer, DEFAULT_BUFFER)
+
+    @property
+    def room_for_peers(self) -> int:
+        """Bytes that the network holds of what the peers send."""
+        is_code = any(peer.is_code for peer in self.peers)
+        return self.room_for_code if is_code else self.buffer
 
     @property
     def breaks_servers(self) -> bool:

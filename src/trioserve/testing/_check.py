@@ -12,7 +12,17 @@ from trioserve import Limits, Timeouts
 from trioserve.faults import Faults, parse_faults
 
 from ._arguments import check_seconds, check_type
-from ._case import Case, Disturbance, Handler, Law, Order, Play, Setting, own_name
+from ._case import (
+    DEFAULT_BUFFER,
+    Case,
+    Disturbance,
+    Handler,
+    Law,
+    Order,
+    Play,
+    Setting,
+    own_name,
+)
 from ._checker import Checker, lengths_of
 from ._derived import AnyPeer, derived, numbered
 from ._kept import Kept
@@ -39,7 +49,7 @@ def run_conversation(
     copies: int = 1,
     rounds: int = 1,
     disturbed: int = 1,
-    buffer: int = 16384,
+    buffer: int = DEFAULT_BUFFER,
     read_delay: float = 0.0,
     flood: int = 0,
     compare: bool = False,
@@ -87,7 +97,8 @@ def run_conversation(
       rounds: how many times the conversation is played, one after the other, in the
         same server.
       disturbed: the number of these rounds that are not plain.
-      buffer: bytes that the network holds in each direction.
+      buffer: bytes that the network holds in each direction; 16384 or more of what
+        a client or a server sends that is code.
       read_delay: seconds until the peers begin to read.
       flood: if not 0, the peers send at least this many bytes, by repeating what
         their scripts send, and read nothing.

@@ -148,7 +148,7 @@ class Harness:
         # the n-th connection there.
         observer = Observer(self._state, encrypted=self._setting.tls)
         network = MemoryNetwork(
-            buffer=self._case.buffer,
+            buffer=(self._case.room_for_peers, self._case.buffer),
             seed=self._case.seed,
             on_event=observer.on_event,
         )

@@ -92,7 +92,7 @@ class Servers:
         self._state = state
         self._functions = setting.servers
         self._network = MemoryNetwork(
-            buffer=state.case.buffer,
+            buffer=(state.case.buffer, state.case.room_for_code),
             seed=f"{state.case.seed} servers",
             on_event=self._on_event,
         )

@@ -83,7 +83,8 @@ class Talks:
     def _tls(self, client: MemoryStream) -> TlsClient:
         case, is_disturbed = self._state.case, self._state.is_disturbed
         faults = case.faults.up if is_disturbed else Impairment()
-        records = Records(faults, f"{case.seed} {client.name} records", case.buffer)
+        seed = f"{case.seed} {client.name} records"
+        records = Records(faults, seed, case.room_for_peers)
 
         def on_begin() -> None:
             self._state.note_begin(client.name.replace("client", "peer"))

@@ -19,8 +19,8 @@ from ._stream import (
     Event,
     MemoryStream,
     OnEvent,
+    as_buffers,
     as_faults,
-    check_buffer,
     make_pair,
 )
 
@@ -116,7 +116,8 @@ class MemoryNetwork:
 
     Args:
       buffer: how many bytes each direction of a connection holds, sent and not yet
-        received.
+        received; or two numbers, for those that the client sends and for those that
+        the server sends.
       faults: the faults of each connection, as a value or as text for
         :func:`trioserve.faults.parse_faults`; none by default.
       seed: decides what is random in these faults; each connection draws from a
@@ -131,13 +132,12 @@ class MemoryNetwork:
     def __init__(
         self,
         *,
-        buffer: int = 16384,
+        buffer: int | tuple[int, int] = 16384,
         faults: Faults | str = "",
         seed: int | str = 0,
         on_event: OnEvent | None = None,
     ) -> None:
-        check_buffer(buffer)
-        self._buffer = buffer
+        self._buffers = as_buffers(buffer)
         self._faults = as_faults(faults)
         self._seed = seed
         self._on_event = on_event
@@ -183,7 +183,7 @@ class MemoryNetwork:
             raise os_error(errno.ECONNREFUSED)
         client, server = make_pair(
             (f"client {number}", f"{listener.name} {number}"),
-            self._buffer,
+            self._buffers,
             applied,
             f"{self._seed} {number}" if seed is None else seed,
             self._on_event,

@@ -212,14 +212,15 @@ class MemoryStream(trio.abc.HalfCloseableStream):
 
 def make_pair(
     names: tuple[str, str],
-    buffer: int,
+    buffer: tuple[int, int],
     faults: Faults,
     seed: int | str,
     on_event: OnEvent | None,
 ) -> tuple[MemoryStream, MemoryStream]:
     """The client's and the server's end of a new connection."""
-    client = Endpoint(Wire(buffer, faults.down, f"{seed} down"))
-    server = Endpoint(Wire(buffer, faults.up, f"{seed} up"))
+    up, down = buffer
+    client = Endpoint(Wire(down, faults.down, f"{seed} down"))
+    server = Endpoint(Wire(up, faults.up, f"{seed} up"))
     connect_ends(client, server)
     if faults.refuse:
         client.apply_fault("reset")
@@ -230,12 +231,16 @@ def make_pair(
 
 
 def stream_pair(
-    *, buffer: int = 16384, faults: Faults | str = "", seed: int | str = 0
+    *,
+    buffer: int | tuple[int, int] = 16384,
+    faults: Faults | str = "",
+    seed: int | str = 0,
 ) -> tuple[MemoryStream, MemoryStream]:
     """The client's and the server's end of one connection.
 
     Args:
-      buffer: how many bytes each direction holds, sent and not yet received.
+      buffer: how many bytes each direction holds, sent and not yet received; or two
+        numbers, for those that the client sends and for those that the server sends.
       faults: the faults of the connection, as a value or as text for
         :func:`trioserve.faults.parse_faults`; none by default. ``refuse`` resets the
         connection at once.
@@ -244,13 +249,15 @@ def stream_pair(
     Raises:
       ValueError: an argument is wrong.
     """
-    check_buffer(buffer)
-    return make_pair(("client 1", "server 1"), buffer, as_faults(faults), seed, None)
+    names = ("client 1", "server 1")
+    return make_pair(names, as_buffers(buffer), as_faults(faults), seed, None)
 
 
-def check_buffer(buffer: int) -> None:
-    if buffer < 1:
+def as_buffers(buffer: int | tuple[int, int]) -> tuple[int, int]:
+    up, down = buffer if isinstance(buffer, tuple) else (buffer, buffer)
+    if min(up, down) < 1:
         raise ValueError(f"buffer must be 1 byte or more, not {buffer}")
+    return up, down
 
 
 def as_faults(faults: Faults | str) -> Faults:
