@@ -206,6 +206,13 @@ PEERS = [
         _script("uvloop_protocol.py"),
     ),
     Peer(
+        "python-loop",
+        "asyncio",
+        "bench/servers/python_loop.py: one epoll, no deadlines, no backpressure",
+        _script("python_loop.py"),
+        most=_FEW,
+    ),
+    Peer(
         "uvloop-streams",
         "uvloop",
         "bench/servers/streams.py uvloop",
