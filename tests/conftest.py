@@ -24,6 +24,7 @@ TESTS = str(Path(__file__).parent)
 settings.register_profile(
     "patient",
     settings.default,
+    max_examples=50,
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow],
 )
