@@ -38,7 +38,21 @@ def test_durations_are_read(text: str, seconds: float) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "s", "1x", "1 s", "1s 2", "nan", "1e3", "\u0661s", "1h1h", "1s2m1s"]
+    "text",
+    [
+        "",
+        "s",
+        "1x",
+        "1 s",
+        "1s 2",
+        "nan",
+        "1e3",
+        "\u0661s",
+        "1h1h",
+        "1s2m1s",
+        "--2",
+        "-s",
+    ],
 )
 def test_a_wrong_duration_is_an_error_with_examples(text: str) -> None:
     with pytest.raises(ValueError, match="use 500ms, 10s, 2m, 1h") as caught:

@@ -34,6 +34,19 @@ class _Option(click.Option):
         value = super().resolve_envvar_value(ctx)
         return value.rstrip("\r\n") or None if value else value
 
+    def type_cast_value(self, ctx: click.Context, value: Any) -> Any:
+        # Click takes what follows an option for its value, also the next option.
+        for text in value if isinstance(value, tuple | list) else (value,):
+            name = text.partition("=")[0] if isinstance(text, str) else ""
+            if self.metavar and name.startswith("--") and _is_option(name, ctx):
+                said = f"needs {self.metavar}; {text!r} is the next option"
+                raise click.BadParameter(said, ctx, self)
+        return super().type_cast_value(ctx, value)
+
+
+def _is_option(name: str, ctx: click.Context) -> bool:
+    return any(name in each.opts for each in ctx.command.get_params(ctx))
+
 
 def misspelt_variables(
     commands: Iterable[click.Command], environ: Mapping[str, str]

@@ -18,6 +18,7 @@ from trioserve import faults
 DURATIONS = "500ms, 10s, 2m, 1h30m, 1d, a number of seconds, or 'never'"
 
 _NUMBER = re.compile(r"\d+\.?\d*|\.\d+", re.ASCII)
+_NEGATIVE = re.compile(r"-\.?\d", re.ASCII)
 _NEVER = frozenset({"never", "inf"})
 
 
@@ -38,7 +39,7 @@ def parse_duration(text: str) -> float:
     try:
         return faults.parse_duration(plain)
     except ValueError:
-        if plain.startswith("-"):
+        if _NEGATIVE.match(plain):
             text = f"{text!r} is negative; use 0 or more, or 'never'"
             raise ValueError(text) from None
         raise ValueError(f"{text!r} is not a duration; use {DURATIONS}") from None
