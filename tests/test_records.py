@@ -129,6 +129,8 @@ def test_a_name_of_name_servers_is_a_text(text: str) -> None:
         ("dns://a.test:0", "the target 'a.test:0' has port 0"),
         ("dns://unix:/a", "'dns://unix:/a' has no name; use dns://HOST:PORT"),
         ("dns://a.test", "'a.test' has no port"),
+        ("dns+tls://a.test?sni=b", "'a.test' has no port"),
+        ("srv+tls://?sni=b", "'srv+tls://?sni=b' is not the name of a"),
     ],
 )
 def test_a_wrong_name_of_name_servers_is_an_error(text: str, message: str) -> None:
@@ -142,7 +144,6 @@ def test_a_wrong_name_of_name_servers_is_an_error(text: str, message: str) -> No
         "srv://",
         "srv://127.0.0.1",
         "srv://a b",
-        "srv://a?backup",
     ],
 )
 def test_a_wrong_name_is_an_error(text: str) -> None:

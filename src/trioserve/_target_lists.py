@@ -12,16 +12,32 @@ import socket
 import stat
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Final, TypeAlias
+from typing import Any, Final, TypeAlias
 
 from ._address import TcpAddress, is_numeric, parse_address
 from ._arguments import check_type
 from ._name_servers import SrvRecord, ask_addresses, ask_srv, check_installed
-from ._targets import MOST_WEIGHT, Target, is_name, parse_address_with_options
+from ._targets import (
+    MOST_WEIGHT,
+    TLS_WORDS,
+    Target,
+    is_name,
+    parse_address_with_options,
+    tls_argument,
+    tls_for,
+    tls_words,
+)
+from ._tls_options import TlsClientOptions
 
 _FILE: Final = "file:"
-_SRV: Final = "srv://"
-_DNS: Final = "dns://"
+_SRV: Final = "srv"
+_DNS: Final = "dns"
+_TLS: Final = "+tls"
+
+#: The text of records: which, whether for TLS, and the rest.
+_RECORDS: Final = re.compile(
+    rf"({_SRV}|{_DNS})({re.escape(_TLS)})?://(.*)", re.IGNORECASE | re.DOTALL
+)
 
 #: A file may have so many bytes: some ten thousand targets.
 _MOST_BYTES: Final = 2**20
@@ -104,15 +120,21 @@ class SrvRecords:
     Args:
       name: of the service, like ``_postgresql._tcp.example.org``; without search
         domains.
+      tls: begin TLS with each target. Its certificate must be for the host that the
+        record names, or for ``sni``; whoever can forge the answer of a name server
+        chooses that host. Default None: plain bytes.
 
     Raises:
-      TypeError, ValueError: it is not a name, or dnspython is not installed.
+      TypeError, ValueError: it is not a name, ``tls`` is invalid, or dnspython is not
+        installed.
     """
 
     name: str
+    tls: TlsClientOptions | None = dataclasses.field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
         check_type("name", self.name, str, "a str")
+        _check_tls(self.tls)
         try:
             TcpAddress(self.name, 0)
             is_name = self.name and not is_numeric(self.name)
@@ -121,12 +143,12 @@ class SrvRecords:
         if not is_name:
             raise ValueError(
                 f"{str(self)!r} is not the name of a service; use one like"
-                f" {_SRV}_postgresql._tcp.example.org, without options"
+                f" {_SRV}://_postgresql._tcp.example.org"
             )
         check_installed(str(self))
 
     def __str__(self) -> str:
-        return f"{_SRV}{self.name}"
+        return _text(_SRV, self.name, self.tls)
 
     async def look_up(self) -> tuple[Sequence[Target], float]:
         """Ask the name servers of this system for the targets.
@@ -139,13 +161,18 @@ class SrvRecords:
         """
         records, seconds = await ask_srv(TcpAddress(self.name, 0).host_bytes.decode())
         try:
-            return targets_of(records), seconds
+            return targets_of(records, self.tls), seconds
         except ValueError as error:
             raise socket.gaierror(socket.EAI_FAIL, str(error)) from None
 
 
-def targets_of(records: Sequence[SrvRecord]) -> Sequence[Target]:
+def targets_of(
+    records: Sequence[SrvRecord], tls: TlsClientOptions | None = None
+) -> Sequence[Target]:
     """The targets that records list.
+
+    Args:
+      tls: of each of them.
 
     Raises:
       ValueError: one of them can't be dialed.
@@ -160,6 +187,7 @@ def targets_of(records: Sequence[SrvRecord]) -> Sequence[Target]:
             TcpAddress(each.host, each.port),
             weight=max(1, round(each.weight * scale)),
             priority=ranks.index(each.priority),
+            tls=tls,
         )
         for each in records
     ]
@@ -177,6 +205,8 @@ class AddressRecords:
     Args:
       host: the name, without search domains.
       port: of all targets.
+      tls: begin TLS with each target. Its certificate must be for the name, or for
+        ``sni``. Default None: plain bytes.
 
     Raises:
       TypeError, ValueError: an argument is invalid, or dnspython is not installed.
@@ -184,15 +214,20 @@ class AddressRecords:
 
     host: str
     port: int
+    tls: TlsClientOptions | None = dataclasses.field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
-        if not is_name(TcpAddress(self.host, self.port)) or not self.host:
-            raise ValueError(f"host {self.host!r} is not a name; leave {_DNS} out")
-        Target(TcpAddress(self.host, self.port))  # the port can be dialed
+        address = TcpAddress(self.host, self.port)
+        if not is_name(address) or not self.host:
+            raise ValueError(f"host {self.host!r} is not a name; leave {_DNS}:// out")
+        Target(address)  # the port can be dialed
+        _check_tls(self.tls)
+        if self.tls is not None:
+            tls_for(address, self.tls)  # the host may be in a certificate
         check_installed(str(self))
 
     def __str__(self) -> str:
-        return f"{_DNS}{self.host}:{self.port}"
+        return _text(_DNS, str(TcpAddress(self.host, self.port)), self.tls)
 
     async def look_up(self) -> tuple[Sequence[Target], float]:
         """Ask the name servers of this system for the targets.
@@ -201,11 +236,28 @@ class AddressRecords:
           the targets, at least one, and for how many seconds they hold.
 
         Raises:
-          OSError: there are none, or there is no answer.
+          OSError: there are none, there is no answer, or a file of TLS can't be used
+            any more.
         """
-        host = TcpAddress(self.host, self.port).host_bytes.decode()
-        addresses, seconds = await ask_addresses(host)
-        return [Target(TcpAddress(each, self.port)) for each in addresses], seconds
+        name, tls = TcpAddress(self.host, self.port), self.tls
+        addresses, seconds = await ask_addresses(name.host_bytes.decode())
+        try:
+            tls = None if tls is None else tls_for(name, tls)
+        except ValueError as error:
+            raise socket.gaierror(socket.EAI_FAIL, str(error)) from None
+        places = [TcpAddress(each, self.port) for each in addresses]
+        return [Target(each, tls=tls) for each in places], seconds
+
+
+def _check_tls(tls: object) -> None:
+    check_type("tls", tls, (TlsClientOptions, type(None)), "a TlsClientOptions or None")
+
+
+def _text(kind: str, place: str, tls: TlsClientOptions | None) -> str:
+    if tls is None:
+        return f"{kind}://{place}"
+    words = tls_words(tls)
+    return f"{kind}{_TLS}://{place}" + (f"?{'&'.join(words)}" if words else "")
 
 
 #: What lists targets for a proxy, and may change.
@@ -228,7 +280,9 @@ def parse_target(text: str) -> Given:
     ``&``, ``%25`` is ``%``, ``%20`` is a space.
 
     ``file:PATH`` is a :class:`TargetFile`, which is not read here, ``srv://NAME`` is
-    :class:`SrvRecords`, and ``dns://HOST:PORT`` is :class:`AddressRecords`.
+    :class:`SrvRecords`, and ``dns://HOST:PORT`` is :class:`AddressRecords`. To begin
+    TLS with their targets, write ``srv+tls://NAME`` and ``dns+tls://HOST:PORT``, which
+    have the same options of TLS.
 
     Raises:
       TypeError: ``text`` is not a str.
@@ -237,17 +291,39 @@ def parse_target(text: str) -> Given:
     """
     check_type("text", text, str, "a str")
     place = text.strip()
-    if place[: len(_SRV)].lower() == _SRV:
-        return SrvRecords(place[len(_SRV) :])
-    if place[: len(_DNS)].lower() == _DNS:
-        return _parse_dns(place)
+    if (found := _RECORDS.fullmatch(place)) is not None:
+        kind, tls, rest = found.groups()
+        return _parse_records(place, kind.lower(), rest, is_tls=tls is not None)
     if place[: len(_FILE)].lower() == _FILE:
         return TargetFile(re.sub("^//(?=/)", "", place[len(_FILE) :]))
     return parse_address_with_options(text)
 
 
-def _parse_dns(text: str) -> AddressRecords:
-    address = parse_address(text[len(_DNS) :])
+def _parse_records(
+    text: str, kind: str, rest: str, *, is_tls: bool
+) -> SrvRecords | AddressRecords:
+    place, has_options, options = rest.partition("?")
+    arguments: dict[str, Any] = {}
+    for option in options.split("&") if has_options else ():
+        argument = tls_argument(option)
+        if not argument:
+            raise ValueError(
+                f"{option!r} in {text!r} is not an option of records; use {TLS_WORDS},"
+                f" after {kind}{_TLS}://, with & between two of them"
+            )
+        if not is_tls:
+            raise ValueError(
+                f"{option.partition('=')[0]} in {text!r} is for TLS; did you mean"
+                f" {kind}{_TLS}://{place}?"
+            )
+        arguments |= argument
+    try:
+        tls = TlsClientOptions(**arguments) if is_tls else None
+    except ValueError as error:
+        raise ValueError(f"{text!r}: {error}") from None
+    if kind == _SRV:
+        return SrvRecords(place, tls=tls)
+    address = parse_address(place)
     if not isinstance(address, TcpAddress):
-        raise ValueError(f"{text!r} has no name; use {_DNS}HOST:PORT")
-    return AddressRecords(address.host, address.port)
+        raise ValueError(f"{text!r} has no name; use {kind}://HOST:PORT")
+    return AddressRecords(address.host, address.port, tls=tls)

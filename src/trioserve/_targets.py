@@ -32,6 +32,12 @@ _TLS: Final = "tls://"
 _TLS_TEXTS: Final = ("ca", "sni", "cert", "key")
 _TRUNCATED: Final = "allow-truncation"
 
+#: The options of TLS, for messages.
+TLS_WORDS: Final = (
+    "ca=FILE, sni=NAME, cert=FILE, key=FILE, alpn=NAME,NAME, verify=no or"
+    " allow-truncation"
+)
+
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Target:
@@ -120,16 +126,8 @@ class Target:
         options += [f"priority={self.priority}"] if self.priority else []
         options += ["backup"] if self.backup else []
         options += ["each-address"] if self.each_address else []
-        if isinstance(tls := self.tls, TlsClientOptions):
-            options += [
-                f"{name}={quote(value, safe='/:', errors='surrogateescape')}"
-                for name in _TLS_TEXTS
-                if (value := getattr(tls, name)) is not None
-            ]
-            options += [] if tls.verify else ["verify=no"]
-            alpn = ",".join(quote(each, safe="/:") for each in tls.alpn)
-            options += [f"alpn={alpn}"] if alpn else []
-            options += [_TRUNCATED] if tls.allow_truncation else []
+        if isinstance(self.tls, TlsClientOptions):
+            options += tls_words(self.tls)
         text = f"{scheme}{self.address}"
         return f"{text}?{'&'.join(options)}" if options else text
 
@@ -146,11 +144,49 @@ def target_at(address: Address, name: Target) -> Target:
       ValueError: a file of TLS can't be used any more.
     """
     tls = name.tls
-    if isinstance(tls, TlsClientOptions) and tls.sni is None:
+    if isinstance(tls, TlsClientOptions):
         assert isinstance(name.address, TcpAddress)
-        host = name.address.host_bytes.decode().removesuffix(".")
-        tls = dataclasses.replace(tls, sni=host)
+        tls = tls_for(name.address, tls)
     return dataclasses.replace(name, address=address, tls=tls, each_address=False)
+
+
+def tls_for(name: TcpAddress, tls: TlsClientOptions) -> TlsClientOptions:
+    """The options for the addresses of a name: their certificates are for the name.
+
+    Raises:
+      ValueError: a file can't be used any more, or this is no name for a certificate.
+    """
+    if tls.sni is not None:
+        return tls
+    host = name.host_bytes.decode().removesuffix(".")
+    return dataclasses.replace(tls, sni=host)
+
+
+def tls_words(tls: TlsClientOptions) -> list[str]:
+    """The options of TLS in the text of a target."""
+    words = [
+        f"{name}={quote(value, safe='/:', errors='surrogateescape')}"
+        for name in _TLS_TEXTS
+        if (value := getattr(tls, name)) is not None
+    ]
+    words += [] if tls.verify else ["verify=no"]
+    alpn = ",".join(quote(each, safe="/:") for each in tls.alpn)
+    words += [f"alpn={alpn}"] if alpn else []
+    return words + ([_TRUNCATED] if tls.allow_truncation else [])
+
+
+def tls_argument(option: str) -> dict[str, Any]:
+    """What an option in a text says to :class:`TlsClientOptions`; {}: it is none."""
+    name, _, value = option.partition("=")
+    if option == "verify=no":
+        return {"verify": False}
+    if option == _TRUNCATED:
+        return {"allow_truncation": True}
+    if name == "alpn" and value:
+        return {"alpn": [unquote(each) for each in value.split(",")]}
+    if name in _TLS_TEXTS and value:
+        return {name: unquote(value, errors="surrogateescape")}
+    return {}
 
 
 def parse_address_with_options(text: str) -> Target:
@@ -167,25 +203,18 @@ def parse_address_with_options(text: str) -> Target:
     words = {"backup": False, "each-address": False}
     tls: dict[str, Any] = {}
     for option in options.split("&") if options else ():
-        name, _, value = option.partition("=")
+        name = option.partition("=")[0]
         if name in numbers:
             numbers[name] = _number(option, text)
         elif option in words:
             words[option] = True
-        elif option == "verify=no":
-            tls["verify"] = False
-        elif option == _TRUNCATED:
-            tls["allow_truncation"] = True
-        elif name == "alpn" and value:
-            tls["alpn"] = [unquote(each) for each in value.split(",")]
-        elif name in _TLS_TEXTS and value:
-            tls[name] = unquote(value, errors="surrogateescape")
+        elif found := tls_argument(option):
+            tls |= found
         else:
             raise ValueError(
                 f"{option!r} in {text!r} is not an option of a target; use"
-                " weight=N, priority=N, backup or each-address, or after tls://"
-                " ca=FILE, sni=NAME, cert=FILE, key=FILE, alpn=NAME,NAME, verify=no"
-                " or allow-truncation, with & between two of them"
+                f" weight=N, priority=N, backup or each-address, or after {_TLS}"
+                f" {TLS_WORDS}, with & between two of them"
             )
     made = functools.partial(
         Target,

@@ -65,9 +65,14 @@ class Service:
     seed: int = 0
 
     @property
+    def all_given(self) -> tuple[Given, ...]:
+        """All targets and lists, those of server names included."""
+        return (*self.targets, *(target for _, target in self.named_targets))
+
+    @property
     def all_targets(self) -> tuple[Target, ...]:
         """All targets that are listed now, those of server names included."""
-        given = (*self.targets, *(target for _, target in self.named_targets))
+        given = self.all_given
         return tuple(target for each in given for target in _targets_of(each))
 
     @property

@@ -175,6 +175,7 @@ async def test_a_target_that_is_not_verified_is_a_warning() -> None:
         targets=(
             parse_target("tls://a:1?verify=no"),
             parse_target("tls://b:1"),
+            parse_target("srv+tls://e.test?verify=no"),
             Target(TcpAddress("c", 1)),
         ),
         named_targets=(
@@ -189,6 +190,8 @@ async def test_a_target_that_is_not_verified_is_a_warning() -> None:
             log_ready(Log(lines.append, form), service, running.server)
     (found,) = [line for line in lines if "event=unverified" in line]
     assert " level=warning " in found
-    assert 'targets="tls://a:1?verify=no,tls://d:1?verify=no"' in found
-    said = "tls://a:1?verify=no and tls://d:1?verify=no: every certificate is accepted"
+    unverified = "tls://a:1?verify=no", "srv+tls://e.test?verify=no"
+    unverified = (*unverified, "tls://d:1?verify=no")
+    assert f'targets="{",".join(unverified)}"' in found
+    said = f"{' and '.join(unverified)}: every certificate is accepted"
     assert said in "\n".join(lines)

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator
 from trioserve import (
     Address,
     Server,
+    TargetFile,
     TcpAddress,
     TlsClientOptions,
     TlsOptions,
@@ -147,7 +148,8 @@ def _log_trusting(log: Log, service: Service) -> None:
 
 
 def _log_unverified(log: Log, service: Service) -> None:
-    found = {str(each): each.tls for each in service.all_targets}
+    known = (*service.all_given, *service.all_targets)
+    found = {str(each): each.tls for each in known if not isinstance(each, TargetFile)}
     unverified = [
         text
         for text, tls in found.items()
