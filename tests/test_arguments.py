@@ -169,8 +169,12 @@ TABLE: dict[str, dict[str, tuple[Any, ...]]] = {
     "AddressRecords": {
         "host": (None, 5, b"a", "", "127.0.0.1", "a b"),
         "port": ("5", None, -1, 0, 65_536),
+        "tls": (True, "tls", {}),
     },
-    "SrvRecords": {"name": (None, 5, b"a", "", "127.0.0.1", "a b")},
+    "SrvRecords": {
+        "name": (None, 5, b"a", "", "127.0.0.1", "a b"),
+        "tls": (True, "tls", {}),
+    },
     "TargetFile": {"path": (None, 5, b"a", "", "a?backup")},
     "TlsClientOptions": {
         "ca": (5, b"a", "none.pem"),
@@ -335,7 +339,7 @@ class _World:
                 {"address": trioserve.TcpAddress("a", 1)},
             ),
             "TargetFile": (trioserve.TargetFile, {}),
-            "SrvRecords": (trioserve.SrvRecords, {}),
+            "SrvRecords": (trioserve.SrvRecords, {"name": "a.test"}),
             "AddressRecords": (trioserve.AddressRecords, {"host": "a", "port": 1}),
             "UnixListener": (
                 trioserve.UnixListener,
