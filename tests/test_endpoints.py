@@ -238,6 +238,30 @@ def test_it_is_down_after_so_many_failures_in_a_row() -> None:
     assert number(pick(among)) == 2
 
 
+def test_one_that_connects_others_meanwhile_is_not_silent() -> None:
+    """Its queue was full for a moment: all that waited for it are late at once."""
+    among = endpoints(1, 1, health=Health(fall=3))
+    waiting = [pick(among) for _ in range(9)]
+    serve(among, pick(among), 0.2)
+    for each in waiting:
+        assert not fail(among, each, 0.25, began=0, late=True)
+    assert number(chosen := pick(among)) == 1
+    assert among.patience(chosen, 0.25, [], 10) == 0.25
+    state = among.states(0.25)[0]
+    assert (state.up, state.failed, state.error) == (True, 9, None)
+    # Those that began later are late without such an excuse; a refusal has none.
+    assert not fail(among, chosen, 0.5, began=0.21, late=True)
+    assert not fail(among, pick(among), 0.5, began=0.21, late=True)
+    assert fail(among, pick(among), 0.5, began=0)
+
+
+def test_what_it_connected_in_another_run_is_no_excuse() -> None:
+    """Its clock may be behind."""
+    among = endpoints(1, 1, health=Health(fall=1))
+    serve(among, pick(among), 1e6)
+    assert fail(among, pick(among), 1000.25, began=1000, late=True)
+
+
 def test_when_its_pause_is_over_one_connection_tries_it() -> None:
     """Nobody else, until that is known."""
     among = endpoints(1, 1, health=Health(pause=1))

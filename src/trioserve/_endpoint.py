@@ -55,7 +55,7 @@ class Endpoint:
     """
 
     __slots__ = (
-        "_changed_at", "_checks", "_checks_failed", "_checks_failed_in_row",
+        "_answered_at", "_changed_at", "_checks", "_checks_failed", "_checks_failed_in_row",
         "_checks_passed_in_row", "_connected", "_deviation", "_error", "_failed",
         "_failed_in_row", "_has_passed", "_is_name", "_mean", "_patience",
         "_patience_since", "_pause", "_times", "address", "credit", "dialing",
@@ -84,6 +84,7 @@ class Endpoint:
         self.is_gone = False
         self.retry_at = -math.inf
         self._is_name = is_name(address)
+        self._answered_at = -math.inf
         self._changed_at: float | None = None
         self._connected = 0
         self._failed = 0
@@ -131,6 +132,7 @@ class Endpoint:
     def has_connected(self, seconds: float, now: float) -> bool:
         """Note an attempt that has connected; whether that changes it to up."""
         self._connected += 1
+        self._answered_at = now
         self._times.append(seconds)
         if self._mean < 0:
             self._mean, self._deviation = seconds, seconds / 2
@@ -162,10 +164,14 @@ class Endpoint:
         Args:
           began: when the attempt began. One that began before the pause was over is no
             trial: it does not make the pause longer.
-          late: whether it has failed because it took too long.
+          late: whether it has failed because it took too long. If it has connected
+            another one meanwhile, it is alive, and only its queue was full.
           luck: a random number from 0 to 1, for the length of the pause.
         """
         self._failed += 1
+        # A handler may serve in a second Trio run, whose clock is another one.
+        if late and began <= self._answered_at <= now:
+            return False
         self._failed_in_row += 1
         self._error = error
         if late and began >= self._patience_since:
