@@ -55,12 +55,12 @@ class Endpoint:
     """
 
     __slots__ = (
-        "_answered_at", "_changed_at", "_checks", "_checks_failed", "_checks_failed_in_row",
-        "_checks_passed_in_row", "_connected", "_deviation", "_error", "_failed",
-        "_failed_in_row", "_has_passed", "_is_name", "_mean", "_patience",
-        "_patience_since", "_pause", "_times", "address", "credit", "dialing",
-        "down_since", "is_checked", "is_drained", "is_gone", "open", "origin", "rank",
-        "retry_at", "target", "text", "tls", "turn", "weight",
+        "_answered_at", "_changed_at", "_checks", "_checks_failed",
+        "_checks_failed_in_row", "_checks_passed_in_row", "_connected", "_deviation",
+        "_error", "_failed", "_failed_in_row", "_has_passed", "_is_name", "_mean",
+        "_patience", "_patience_since", "_pause", "_times", "address", "credit",
+        "dialing", "down_since", "is_checked", "is_drained", "is_gone", "open",
+        "origin", "rank", "retry_at", "target", "text", "tls", "turn", "weight",
     )  # fmt: skip
 
     def __init__(self, target: Target, origin: object) -> None:

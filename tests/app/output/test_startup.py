@@ -190,8 +190,11 @@ async def test_a_target_that_is_not_verified_is_a_warning() -> None:
             log_ready(Log(lines.append, form), service, running.server)
     (found,) = [line for line in lines if "event=unverified" in line]
     assert " level=warning " in found
-    unverified = "tls://a:1?verify=no", "srv+tls://e.test?verify=no"
-    unverified = (*unverified, "tls://d:1?verify=no")
+    unverified = [
+        "tls://a:1?verify=no",
+        "srv+tls://e.test?verify=no",
+        "tls://d:1?verify=no",
+    ]
     assert f'targets="{",".join(unverified)}"' in found
     said = f"{' and '.join(unverified)}: every certificate is accepted"
     assert said in "\n".join(lines)
