@@ -1049,6 +1049,28 @@ MUTATIONS: Sequence[Mutation] = (
     ),
     Mutation(
         law=12,
+        breaks="a target whose queue is full for a moment is left out",
+        file="_endpoint.py",
+        old="if late and began <= self._answered_at <= now:",
+        new="if False:",
+        tests=(
+            "test_endpoints.py",
+            "test_one_that_connects_others_meanwhile_is_not_silent",
+        ),
+    ),
+    Mutation(
+        law=12,
+        breaks="in another run, a target that falls silent is never left out",
+        file="_endpoint.py",
+        old="if late and began <= self._answered_at <= now:",
+        new="if late and began <= self._answered_at:",
+        tests=(
+            "test_endpoints.py",
+            "test_what_it_connected_in_another_run_is_no_excuse",
+        ),
+    ),
+    Mutation(
+        law=12,
         breaks="a client may take any time for its ClientHello",
         file="_by_server_name.py",
         old="trio.CancelScope(deadline=deadline):",
