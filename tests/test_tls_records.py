@@ -40,9 +40,9 @@ def authority(tmp_path: Path) -> Authority:
 def test_records_with_tls_are_a_text(authority: Authority) -> None:
     ca, cert = authority.path, authority.issue("web")
     cases: list[tuple[str, dict[str, Any]]] = [
-        ("", {}),
+        (f"?ca={ca}", {"ca": ca}),
         (f"?ca={ca}&sni=db.example", {"ca": ca, "sni": "db.example"}),
-        (f"?cert={cert}&key={cert}", {"cert": cert, "key": cert}),
+        (f"?sni=a&cert={cert}&key={cert}", {"sni": "a", "cert": cert, "key": cert}),
         (
             "?verify=no&alpn=h2,a%26b&allow-truncation",
             {
@@ -60,6 +60,9 @@ def test_records_with_tls_are_a_text(authority: Authority) -> None:
         ):
             assert parse_target(text) == records
             assert str(records) == text
+    of_a_name = AddressRecords("db.test", 80, tls=TlsClientOptions())
+    assert parse_target("dns+tls://db.test:80") == of_a_name
+    assert str(of_a_name) == "dns+tls://db.test:80"
     mixed = parse_target(" SRV+TLS://a.test?sni=b ")
     assert mixed == SrvRecords("a.test", tls=TlsClientOptions(sni="b"))
 
@@ -76,6 +79,8 @@ def test_records_with_tls_are_a_text(authority: Authority) -> None:
         ("srv+tls://a?", "'' in 'srv+tls://a?' is not an option of records"),
         ("srv://a?ca=b", "ca in 'srv://a?ca=b' is for TLS; did you mean srv+tls://a?"),
         ("dns://a:1?verify=no", "is for TLS; did you mean dns+tls://a:1?"),
+        ("srv+tls://a", "'srv+tls://a' would trust any host that a forged answer of"),
+        ("srv+tls://a?alpn=h2", "add sni=NAME, or ca=FILE of an authority of your own"),
         ("srv+tls://a?ca=none", "'srv+tls://a?ca=none': ca: can't read 'none': No su"),
         ("dns+tls://a:1?key=none", "'dns+tls://a:1?key=none': key needs cert, the cer"),
         ("dns+tls://unix:/a", "'dns+tls://unix:/a' has no name; use dns://HOST:PORT"),

@@ -120,9 +120,10 @@ class SrvRecords:
     Args:
       name: of the service, like ``_postgresql._tcp.example.org``; without search
         domains.
-      tls: begin TLS with each target. Its certificate must be for the host that the
-        record names, or for ``sni``; whoever can forge the answer of a name server
-        chooses that host. Default None: plain bytes.
+      tls: begin TLS with each target. Its certificate must be for ``sni``, or for the
+        host that the record names. Whoever can forge the answer of a name server
+        chooses that host, so without ``sni`` it takes a ``ca`` of your own. RFC 9525,
+        section 6.1. Default None: plain bytes.
 
     Raises:
       TypeError, ValueError: it is not a name, ``tls`` is invalid, or dnspython is not
@@ -144,6 +145,11 @@ class SrvRecords:
             raise ValueError(
                 f"{str(self)!r} is not the name of a service; use one like"
                 f" {_SRV}://_postgresql._tcp.example.org"
+            )
+        if (tls := self.tls) is not None and tls.verify and not (tls.sni or tls.ca):
+            raise ValueError(
+                f"{str(self)!r} would trust any host that a forged answer of a name"
+                " server names; add sni=NAME, or ca=FILE of an authority of your own"
             )
         check_installed(str(self))
 
