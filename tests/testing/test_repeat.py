@@ -47,10 +47,13 @@ TOKENS = Tokens("shout", PLAIN, PLAIN.peers + CROWD)
 FAULTS = ["", "up:cut@1", "up:slice=1..3", "down:reset@0; up:eof@9", "latency=0.1s"]
 
 
+PARTS = slice(2, None), slice(1), slice(0)
+
+
 @st.composite
 def cases(draw: st.DrawFn) -> Case:
     """Cases of all fields; their scripts are those of PLAIN and CROWD, or shorter."""
-    shorter = without_farewell(SHOUTS), Peer(SHOUTS.steps[2:]), Peer(SHOUTS.steps[:1])
+    shorter = without_farewell(SHOUTS), *(Peer(SHOUTS.steps[at]) for at in PARTS)
     some = [*PLAIN.peers, *CROWD, *shorter]
     peers = st.lists(st.sampled_from(some), min_size=1, max_size=4)
     disturbance = draw(st.sampled_from([None, "cancel", "drain", "eof", "vanish"]))
