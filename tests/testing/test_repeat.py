@@ -329,6 +329,20 @@ def test_pytest_keeps_a_failure_until_the_test_passes(
     assert not list(cache.glob("*"))
 
 
+@pytest.mark.long("two more processes for each of two runs of pytest")
+def test_processes_of_pytest_keep_failures_of_the_same_test_at_once(
+    run_pytest: Callable[..., pytest.RunResult], pytester: pytest.Pytester
+) -> None:
+    """Each process of pytest-xdist runs each test here."""
+    at_once = "--dist=each", "--tx=2*popen", "-p", "xdist"
+    cache = pytester.path / ".pytest_cache" / "d" / "trioserve"
+    run_pytest(WRONG, *at_once).assert_outcomes(failed=2)
+    (kept,) = cache.glob("*/*")
+    assert kept.read_bytes() == b""
+    run_pytest(RIGHT, *at_once, "--trioserve-budget=0").assert_outcomes(passed=2)
+    assert not list(cache.glob("*"))
+
+
 def test_pytest_keeps_nothing_in_ci_and_without_a_cache(
     run_pytest: Callable[..., pytest.RunResult],
     pytester: pytest.Pytester,
