@@ -259,7 +259,7 @@ def _messages(peer: Peer) -> int:
 
 
 def _with_earlier_cuts(faults: Faults, begin: int, size: int) -> Faults:
-    """The faults, with cuts ``size`` bytes earlier if they are at ``begin`` or later."""
+    """The faults, with cuts ``size`` bytes earlier if not before ``begin``."""
     cuts = tuple(cut - size if cut >= begin else cut for cut in faults.up.cuts)
     return dataclasses.replace(faults, up=dataclasses.replace(faults.up, cuts=cuts))
 
