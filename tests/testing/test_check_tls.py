@@ -27,6 +27,7 @@ from trioserve import (
 from trioserve._lifecycle import Lifecycle
 from trioserve.faults import parse_faults
 from trioserve.testing import (
+    Case,
     Event,
     HandlerFailure,
     MemoryNetwork,
@@ -37,8 +38,11 @@ from trioserve.testing import (
     run_conversation,
     sweep_cancellations,
 )
+from trioserve.testing._blame import Blame
+from trioserve.testing._case import Setting
 from trioserve.testing._certificates import SERVER_NAME, contexts
-from trioserve.testing._tls_client import Records, TlsClient
+from trioserve.testing._tls_client import OVERHEAD, Records, TlsClient
+from trioserve.testing._trial import Trial, try_case
 
 HELLO = Peer().send(b"hello\n").expect(b"HELLO\n")
 
@@ -317,6 +321,35 @@ def test_a_fin_is_no_eof_for_the_peer() -> None:
 @pytest.mark.long("a cancel at each step")
 def test_a_sweep_is_one_of_encrypted_bytes() -> None:
     assert sweep_cancellations(shout, HELLO, tls=True) > talk().begun
+
+
+async def fails_on_a_cut_word(stream: Stream) -> None:
+    async for data in stream:
+        assert data != b"W"
+        await stream.send_all(data)
+
+
+@pytest.mark.parametrize("number", [0, 1, 2])
+def test_a_script_is_shortened_to_the_message_that_is_cut(number: int) -> None:
+    """A cut counts encrypted bytes, so it moves by those of the messages before it."""
+    messages = [b"a", b"b", b"c"]
+    messages[number] = b"Word"
+    peer, begin = Peer(), handshake()[0]
+    for message in messages:
+        peer = peer.send(message).receive(len(message))
+    setting = Setting(tls=True)
+
+    def attempt(case: Case) -> Trial:
+        run, seen = try_case(fails_on_a_cut_word, case, setting)
+        return Trial(seen, run.steps)
+
+    cut = begin + 23 * number + 22 + 1
+    case = Case((peer,), faults=parse_faults(f"up:cut@{cut}"))
+    seen = attempt(case).seen
+    assert seen is not None
+    shortest, _ = Blame(attempt, overhead=OVERHEAD).shortest(case, seen)
+    assert [step.value for step in shortest.peers[0].steps] == [b"Word", 4]
+    assert str(shortest.faults) == f"up:cut@{begin + 23}"
 
 
 # -- laws

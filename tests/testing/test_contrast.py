@@ -138,11 +138,13 @@ def test_nothing_is_told_if_no_other_run_passes(case: dict[str, Any]) -> None:
     assert told(shouts_wrongly, **case) == ("", "")
 
 
-def timeline_of(count: int, passed: Passed | None) -> list[str]:
+def timeline_of(count: int, passed: Passed | None, *, shorter: int = 0) -> list[str]:
     timeline = Timeline()
     timeline.rows = [Row(0, n, "peer 1", f"row {n}", "") for n in range(count)]
     timeline.passed = passed
-    return str(timeline).splitlines()[1:]
+    if not shorter:
+        assert timeline.table() == str(timeline)
+    return timeline.table(shorter).splitlines()[1:]
 
 
 def test_a_run_that_was_over_is_told_of_at_the_end() -> None:
@@ -158,9 +160,18 @@ def test_a_long_timeline_keeps_the_row_that_differs(at: int) -> None:
     assert lines[0].endswith("row 0")
     assert lines[-1].endswith("row 39") or at == 39
     assert len(lines) <= 19
+    shorter = timeline_of(40, Passed(at, None, "with seed=1"), shorter=6)
+    assert lines[told_at] in shorter
+    assert len(shorter) <= 13
 
 
 def test_one_row_is_not_left_out() -> None:
     assert len(timeline_of(17, None)) == 17
     assert len(timeline_of(18, None)) == 17
     assert timeline_of(18, None)[4].strip() == "… 2 rows more"
+
+
+def test_a_table_is_made_shorter_where_a_failure_has_a_long_test() -> None:
+    for shorter, rows in [(-3, 17), (0, 17), (2, 15), (6, 11), (90, 11)]:
+        assert len(timeline_of(40, None, shorter=shorter)) == rows
+    assert len(timeline_of(10, None, shorter=4)) == 10

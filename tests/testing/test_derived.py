@@ -43,7 +43,8 @@ def test_a_correct_handler_is_not_accused(entry: Entry) -> None:
 
 def test_the_page_has_the_table_of_these_mistakes() -> None:
     page = table(ROOT / "docs" / "testing-evidence.md", "mistake with sizes or time")
-    assert page == [(entry.title, f"`{entry.law}`") for entry in MISTAKES]
+    mistakes = [(entry.title, f"`{entry.law}`") for entry in MISTAKES]
+    assert [cells[:2] for cells in page] == mistakes
     assert len(CORRECT) == 6
 
 

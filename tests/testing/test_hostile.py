@@ -78,8 +78,8 @@ def test_a_hostile_peer_finds_the_mistake_and_accuses_no_other(
 
 def test_the_page_has_the_mistakes_and_their_laws() -> None:
     page = table(ROOT / "docs" / "testing-evidence.md", "mistake with hostile peers")
-    mistakes = [[each.title, f"`{each.law}`"] for each in ENTRIES if each.law]
-    assert [list(cells) for cells in page] == mistakes
+    mistakes = [(each.title, f"`{each.law}`") for each in ENTRIES if each.law]
+    assert [cells[:2] for cells in page] == mistakes
 
 
 @pytest.mark.long("a whole check of each")

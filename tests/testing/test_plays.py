@@ -86,8 +86,13 @@ def test_a_script_is_played_in_another_way(
 
 def test_a_farewell_is_left_out() -> None:
     assert without_farewell(TWO) == Peer().send(b"a")
-    assert without_farewell(ONE) == ONE
+    assert without_farewell(ONE) == Peer()
     assert without_farewell(Peer()) == Peer()
+
+
+def test_the_farewell_of_a_peer_with_one_message_may_be_its_eof() -> None:
+    assert without_farewell(ONE.half_close()) == Peer().send(b"a")
+    assert without_farewell(TWO.half_close()) == Peer().send(b"a")
 
 
 async def says_b_before_a(stream: Connection) -> None:

@@ -47,10 +47,13 @@ TOKENS = Tokens("shout", PLAIN, PLAIN.peers + CROWD)
 FAULTS = ["", "up:cut@1", "up:slice=1..3", "down:reset@0; up:eof@9", "latency=0.1s"]
 
 
+PARTS = slice(2, None), slice(1), slice(0)
+
+
 @st.composite
 def cases(draw: st.DrawFn) -> Case:
     """Cases of all fields; their scripts are those of PLAIN and CROWD, or shorter."""
-    shorter = without_farewell(SHOUTS), Peer(SHOUTS.steps[2:]), Peer(SHOUTS.steps[:1])
+    shorter = without_farewell(SHOUTS), *(Peer(SHOUTS.steps[at]) for at in PARTS)
     some = [*PLAIN.peers, *CROWD, *shorter]
     peers = st.lists(st.sampled_from(some), min_size=1, max_size=4)
     disturbance = draw(st.sampled_from([None, "cancel", "drain", "eof", "vanish"]))
@@ -323,6 +326,20 @@ def test_pytest_keeps_a_failure_until_the_test_passes(
     assert list(cache.glob("*/*")) == [kept]
     said = run_pytest(RIGHT, "-rA", "--trioserve-budget=0")
     said.stdout.fnmatch_lines(["    1 runs: what has failed before"])
+    assert not list(cache.glob("*"))
+
+
+@pytest.mark.long("two more processes for each of two runs of pytest")
+def test_processes_of_pytest_keep_failures_of_the_same_test_at_once(
+    run_pytest: Callable[..., pytest.RunResult], pytester: pytest.Pytester
+) -> None:
+    """Each process of pytest-xdist runs each test here."""
+    at_once = "--dist=each", "--tx=2*popen", "-p", "xdist"
+    cache = pytester.path / ".pytest_cache" / "d" / "trioserve"
+    run_pytest(WRONG, *at_once).assert_outcomes(failed=2)
+    (kept,) = cache.glob("*/*")
+    assert kept.read_bytes() == b""
+    run_pytest(RIGHT, *at_once, "--trioserve-budget=0").assert_outcomes(passed=2)
     assert not list(cache.glob("*"))
 
 

@@ -47,7 +47,7 @@ def test_a_mistake_is_found_by_its_law(law: str, make: Callable[[], Any]) -> Non
     with pytest.raises(HandlerFailure) as failed:
         dialing.check(make())
     assert failed.value.law == law, failed.value
-    assert len(str(failed.value).splitlines()) <= 50
+    assert len(str(failed.value).splitlines()) <= 40
 
 
 def test_the_page_has_the_table_of_these_mistakes() -> None:

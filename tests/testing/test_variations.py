@@ -7,7 +7,7 @@ import random
 
 import pytest
 
-from trioserve import echo
+from trioserve import Connection, echo
 from trioserve.testing import Case, Peer, run_conversation
 from trioserve.testing._variations import EFFORTS, Variations, sample
 
@@ -43,6 +43,20 @@ def test_each_kind_of_case_varies_only_its_own_fields() -> None:
         assert varied(case) == {"disturbance", "at_step", "rounds", "disturbed"}
     for case in kinds.floods(run_conversation(echo, *PLAIN.peers)):
         assert varied(case) == {"flood", "buffer"}
+
+
+async def answers_once(stream: Connection) -> None:
+    await stream.send_all(await stream.receive_some())
+
+
+def test_a_message_after_which_the_handler_closes_is_not_repeated() -> None:
+    """No client sends it twice, so an error about the second one is no mistake."""
+    plain = Case((Peer().send(b"hello").expect(b"hello").expect_eof(),))
+    kinds = Variations(plain, plain, rounds=2)
+    run = run_conversation(answers_once, *plain.peers)
+    assert list(kinds.floods(run)) == []
+    assert list(kinds.hostile(run, ["repeated"])) == []
+    assert [case.play for case in kinds.hostile(run, ["endless"])] == ["endless"]
 
 
 def test_bytes_of_a_long_conversation_are_cut_into_pieces() -> None:

@@ -56,10 +56,12 @@ class Blame:
 
     Args:
       attempt: runs a case, and returns what is seen.
+      overhead: bytes that each message has on the network besides its own, over TLS.
     """
 
-    def __init__(self, attempt: Attempt) -> None:
+    def __init__(self, attempt: Attempt, *, overhead: int = 0) -> None:
         self._attempt = attempt
+        self._overhead = overhead
         self._steps = 0
 
     def smallest(self, case: Case, seen: Seen) -> tuple[Case, Seen]:
@@ -148,13 +150,30 @@ class Blame:
             return None
         for peer, left_out in _shorter(case.peers[0]):
             plain = Case((without_waits(peer),))
-            faults = _with_earlier_cuts(case.faults, left_out)
-            smaller = dataclasses.replace(case, peers=(peer,), faults=faults)
-            if smaller == plain or not self._may_try or self._try(plain):
-                continue
-            if found := self._like(smaller, seen):
-                return found
+            for faults in self._without_bytes(case, peer, left_out):
+                smaller = dataclasses.replace(case, peers=(peer,), faults=faults)
+                if smaller == plain or not self._may_try or self._try(plain):
+                    continue
+                if found := self._like(smaller, seen):
+                    return found
         return None
+
+    def _without_bytes(
+        self, case: Case, peer: Peer, left_out: range
+    ) -> Iterator[Faults]:
+        """Faults with cuts at the same bytes, after some are left out of the script.
+
+        Over TLS cuts count the bytes of the handshake, too. How many there are is not
+        known here, so the cuts may be before what is left out, or after it.
+        """
+        if not self._overhead:
+            yield _with_earlier_cuts(case.faults, left_out.stop, len(left_out))
+            return
+        yield case.faults
+        messages = _messages(case.peers[0]) - _messages(peer)
+        size = len(left_out) + messages * self._overhead
+        if (earlier := _with_earlier_cuts(case.faults, size, size)) != case.faults:
+            yield earlier
 
     def _each_passes_alone(self, case: Case) -> bool:
         alone = [dataclasses.replace(case, peers=(peer,)) for peer in case.peers]
@@ -235,11 +254,13 @@ def _without_each(peer: Peer, begins: list[int]) -> Iterator[tuple[Peer, range]]
         yield Peer(peer.steps[:begin] + peer.steps[end:]), left_out
 
 
-def _with_earlier_cuts(faults: Faults, left_out: range) -> Faults:
-    """The faults, with cuts at the same bytes after some bytes are left out."""
-    cuts = tuple(
-        cut - len(left_out) if cut >= left_out.stop else cut for cut in faults.up.cuts
-    )
+def _messages(peer: Peer) -> int:
+    return sum(step.name == "send" for step in peer.steps)
+
+
+def _with_earlier_cuts(faults: Faults, begin: int, size: int) -> Faults:
+    """The faults, with cuts ``size`` bytes earlier if not before ``begin``."""
+    cuts = tuple(cut - size if cut >= begin else cut for cut in faults.up.cuts)
     return dataclasses.replace(faults, up=dataclasses.replace(faults.up, cuts=cuts))
 
 

@@ -18,6 +18,7 @@ from ._contrast import nearest
 from ._failure import HandlerFailure
 from ._pristine import Pristine
 from ._result import Run
+from ._tls_client import OVERHEAD
 from ._token import Tokens
 from ._trial import Base, Question, Seen, Trial, try_case
 from .runs import HangAlarm
@@ -79,7 +80,7 @@ class Explainer:
 
     def name(self, run: Run, seen: Seen) -> HandlerFailure | None:
         """The failure of this case; None if its law is switched off."""
-        blame, found = Blame(self._attempt), (run.case, seen)
+        blame, found = self._blame(), (run.case, seen)
         if seen.round < run.case.disturbed:  # before what it has left behind shows
             found = blame.smallest(*found)
         law, _ = blame.law(*found)
@@ -87,7 +88,7 @@ class Explainer:
 
     def explain(self, run: Run, seen: Seen) -> HandlerFailure | None:
         """The failure of the smallest case; None if its law is switched off."""
-        blame = Blame(self._attempt)
+        blame = self._blame()
         if seen.is_like(now := self._attempt(run.case).seen) and now is not None:
             found = blame.shortest(*blame.smallest(run.case, now))
             return self._played_again(blame, *found)
@@ -119,6 +120,9 @@ class Explainer:
                 if (seen := self._attempt(many).seen) is not None:
                     return many, seen
         return None
+
+    def _blame(self) -> Blame:
+        return Blame(self._attempt, overhead=OVERHEAD if self._setting.tls else 0)
 
     def _attempt(self, case: Case) -> Trial:
         return self._ask(case, with_run=False)

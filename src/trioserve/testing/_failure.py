@@ -11,6 +11,10 @@ from ._result import Run
 from ._trial import Seen
 from .runs import with_own_traceback
 
+#: A message leaves out more rows of the timeline if its test has more lines than this,
+#: so that it has forty lines or fewer.
+_USUAL_TEST: Final = 13
+
 #: Bytes of a test with more characters than this are abbreviated in a message.
 _MOST_TEXT: Final = 1000
 
@@ -47,12 +51,14 @@ class HandlerFailure(AssertionError):  # noqa: N818 - the handler has failed
         self._test = Regression(law, run.case, setting, handler, seen.compares)
         self.again = self._test.call
         self.repeat = repeat
+        test = _brief(self.as_test())
+        timeline = run.timeline.table(shorter=len(test.splitlines()) - _USUAL_TEST)
         or_alone = f", or as check_handler(..., repeat={repeat!r})" if repeat else ""
         super().__init__(
             f"{self._test.name} breaks law {law!r}: {how}\n\n"
             f"The law: {LAWS[law]}.\n\n"
-            f"What happened:\n\n{run.timeline}\n\n"
-            f"As a test{or_alone}:\n\n{_indented(_brief(self.as_test()))}"
+            f"What happened:\n\n{timeline}\n\n"
+            f"As a test{or_alone}:\n\n{_indented(test)}"
         )
 
     def as_test(self) -> str:

@@ -46,9 +46,13 @@ def played(peer: Peer, play: Play | None) -> Peer:
 
 
 def without_farewell(peer: Peer) -> Peer:
-    """The messages of a peer but for the last one, which ends the conversation."""
+    """The messages of a peer but for the last one, which ends the conversation.
+
+    If there is one message and then EOF, the EOF ends it.
+    """
     sends = tuple(step for step in peer.steps if step.name == "send")
-    return Peer(sends[:-1]) if len(sends) > 1 else peer
+    ends_it = len(sends) > 1 or all(step.name != "half_close" for step in peer.steps)
+    return Peer(sends[:-1] if ends_it else sends)
 
 
 def thinking(peer: Peer, seconds: float) -> Peer:

@@ -7,6 +7,10 @@ from typing import Final, NamedTuple
 
 _FIRST_ROWS: Final = 4
 _LAST_ROWS: Final = 12
+
+#: The fewest of the last rows that a table shows, however short it is to be.
+_FEWEST_LAST_ROWS: Final = 6
+
 _MOST_BYTES: Final = 40
 
 
@@ -67,6 +71,15 @@ class Timeline:
         self.passed: Passed | None = None
 
     def __str__(self) -> str:
+        return self.table()
+
+    def table(self, shorter: int = 0) -> str:
+        """The table.
+
+        Args:
+          shorter: how many of the last rows to leave out, if it is long. Six of them
+            are shown in any case.
+        """
         lines, told = list[str](), None
         rows = enumerate(self.rows)
         for _, same in itertools.groupby(rows, lambda each: each[1][2:]):
@@ -79,13 +92,14 @@ class Timeline:
                 lines.append(str(self.passed))
         if self.passed is not None and told is None:
             lines.append(str(self.passed))
-        table = _without_the_middle(lines, told)
+        most = max(_FEWEST_LAST_ROWS, _LAST_ROWS - max(0, shorter))
+        table = _without_the_middle(lines, told, most)
         return "\n".join(["  seconds  step  who         what", *table])
 
 
-def _without_the_middle(lines: list[str], told: int | None) -> list[str]:
-    """The first lines, the last ones, and those that end with line ``told``."""
-    last = len(lines) - _LAST_ROWS
+def _without_the_middle(lines: list[str], told: int | None, most: int) -> list[str]:
+    """The first lines, at most these last ones, and those that end with ``told``."""
+    last = len(lines) - most
     shown = {*range(_FIRST_ROWS), *range(last, len(lines))}
     if told is not None and not {told - 1, told} <= shown:
         shown -= {*range(last, last + 3)}

@@ -17,10 +17,10 @@ from ._certificates import SERVER_NAME, contexts
 from .network import Event, EventKind, MemoryStream, Operation
 
 #: Bytes of a record besides the plain ones, in TLS 1.3: RFC 8446, section 5.2
-_OVERHEAD: Final = 22
+OVERHEAD: Final = 22
 
 #: Bytes of a close_notify: a record with an alert of two bytes.
-_CLOSE_NOTIFY: Final = _OVERHEAD + 2
+_CLOSE_NOTIFY: Final = OVERHEAD + 2
 
 #: The default ``max_bytes`` of a receive. Trio has the same.
 _CHUNK: Final = 65536
@@ -41,7 +41,7 @@ class Records:
     """
 
     def __init__(self, impairment: Impairment, seed: str, buffer: int = RECORD) -> None:
-        self._most = max(1, min(RECORD, buffer - _OVERHEAD))
+        self._most = max(1, min(RECORD, buffer - OVERHEAD))
         self._cuts = impairment.cuts
         self._slice = impairment.slice
         ends = (t.bytes for t in impairment.terminations if t.kind == "eof")
@@ -58,10 +58,10 @@ class Records:
         size = min(left, self._most)
         if self._slice is not None:
             size = min(size, self._draw.randint(*self._slice))
-        begin = at + _OVERHEAD
+        begin = at + OVERHEAD
         room = self._end - at - _CLOSE_NOTIFY
-        if 0 <= room < _OVERHEAD + size:
-            size = max(0, int(room) - _OVERHEAD)
+        if 0 <= room < OVERHEAD + size:
+            size = max(0, int(room) - OVERHEAD)
         inside = (cut - begin for cut in self._cuts if begin < cut < begin + size)
         return next(inside, size)
 

@@ -275,7 +275,9 @@ class Variations:
         if any(peer.is_code for peer in self._plain.peers):
             return  # code decides itself what it sends
         peers = self._without_farewells(base)
-        yield self._with(peers=peers, flood=2 * self._memory, buffer=_FLOOD_BUFFER)
+        if any(peer.sends for peer in peers):
+            much = 2 * self._memory
+            yield self._with(peers=peers, flood=much, buffer=_FLOOD_BUFFER)
 
     def hostile(self, base: Run, plays: Iterable[Play]) -> Iterator[Case]:
         """Peers that do harm, if there is one peer, and its messages are known."""
@@ -285,7 +287,8 @@ class Variations:
         for play in plays:
             ends = play == "repeated"  # the farewell would
             peers = self._without_farewells(base) if ends else self._plain.peers
-            yield self._with(peers=peers, play=play)
+            if any(peer.sends for peer in peers):
+                yield self._with(peers=peers, play=play)
 
     def _without_farewells(self, base: Run) -> tuple[Peer, ...]:
         """The peers, which do not send the message after which the handler closes."""
