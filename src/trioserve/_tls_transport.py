@@ -18,6 +18,7 @@ from ._tls_facts import facts_of
 from ._tls_state import KeepingErrors, TlsState
 from ._transport import CHUNK, FAILURES, Transport
 from .wire._tls_errors import TlsError
+from .wire._tls_records import RecordEnds
 from .wire._tls_session import TlsSession
 
 #: Seconds that an alert has to leave this machine, if there is no room for it.
@@ -49,7 +50,7 @@ class TlsTransport(TlsState):
       session: the TLS session.
     """
 
-    __slots__ = ("_allows_truncation", "_closing_over", "_grace", "_is_discarding")
+    __slots__ = ("_closing_over", "_grace", "_is_discarding", "_record_ends")
 
     def __init__(
         self,
@@ -60,7 +61,8 @@ class TlsTransport(TlsState):
         grace: float = 2.0,
     ) -> None:
         super().__init__(below, session)
-        self._allows_truncation = allow_truncation
+        # What is cut off within a record is never complete.
+        self._record_ends = RecordEnds() if allow_truncation else None
         self._grace = grace
         self._is_discarding = False
         self._closing_over: trio.Event | None = None
@@ -84,7 +86,7 @@ class TlsTransport(TlsState):
                     data = await self.below.receive()
                 if not data:
                     raise TlsError("it closed the connection within the TLS handshake")
-                self.session.feed(data)
+                self._feed(data)
             await self._flush()
         except TlsError as error:
             self._fail(error)
@@ -120,8 +122,11 @@ class TlsTransport(TlsState):
             raise
 
     def receive_now(self) -> bytes | None:
-        with KeepingErrors(self):
+        try:
             encrypted = self._below_for_engine().receive_now()
+        except FAILURES:
+            with KeepingErrors(self):
+                raise
         if encrypted is None:
             return None
         self._feed(encrypted)
@@ -144,10 +149,12 @@ class TlsTransport(TlsState):
 
     def _feed(self, data: bytes) -> None:
         """Take encrypted bytes; an end without a close_notify is an error."""
-        may_end = self._allows_truncation and not self.session.is_within_record
+        ends = self._record_ends
         if data:
             self.session.feed(data)
-        elif may_end or self._is_discarding:
+            if ends is not None:
+                ends.feed(data)
+        elif self._is_discarding or (ends is not None and not ends.is_within_record):
             self.session.has_ended = True
         else:
             self._fail(TlsError("it ended without close_notify: bytes may be missing"))

@@ -17,6 +17,7 @@ from links import some_bytes, tls_contexts, tls_sessions
 from trioserve import TlsOptions
 from trioserve._tls_options import load_server
 from trioserve.wire._tls_errors import TlsError, alert_in, tls_error
+from trioserve.wire._tls_records import RecordEnds
 from trioserve.wire._tls_session import TlsSession
 from wire.hellos import from_python
 
@@ -35,6 +36,7 @@ class _Ends:
 
     def __init__(self, version: ssl.TLSVersion) -> None:
         self.sessions = tls_sessions(version)
+        self.records = RecordEnds(), RecordEnds()
         self.on_the_way = [b"", b""]
         self.written = [0, 0]
         self.read = [b"", b""]
@@ -59,6 +61,7 @@ class _Ends:
             self.on_the_way[who][count:],
         )
         self.sessions[1 - who].feed(data)
+        self.records[1 - who].feed(data)
 
     def read_some(self, who: int, count: int) -> bytes | None:
         data = self.sessions[who].read(count)
@@ -74,7 +77,7 @@ class _Ends:
                 pass
             assert self.read[1 - who] == some_bytes(0, self.written[who])
             assert (data == b"") is self.closed[who]
-            assert not self.sessions[1 - who].is_within_record
+            assert not self.records[1 - who].is_within_record
 
 
 def _play(version: ssl.TLSVersion, script: Sequence[tuple[str, int, int]]) -> None:
