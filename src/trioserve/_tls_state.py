@@ -87,8 +87,8 @@ class TlsState(EngineTransport):
     @property
     def closes_at_once(self) -> bool:  # type: ignore[override]
         """If the transport below does, and nothing has to be sent before."""
-        if self._is_unreadable or self.holds_sent:
-            return False
+        if self.holds_sent or (self._is_unreadable and not self._has_ended_below()):
+            return False  # an alert may be on its way
         sends_nothing = self.sent_eof or self.error is not None
         return sends_nothing and self.below.closes_at_once
 
@@ -138,6 +138,11 @@ class TlsState(EngineTransport):
         return dataclasses.replace(
             self._facts, bytes_received=received, bytes_sent=sent
         )
+
+    def _has_ended_below(self) -> bool:
+        """Whether a direction below has ended: no close waits for an alert any more."""
+        below = self.below
+        return below.eof or below.sent_eof or below.closed or below.error is not None
 
     # -- its errors and its end
 

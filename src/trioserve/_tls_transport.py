@@ -81,13 +81,13 @@ class TlsTransport(TlsState):
         began = self.clock.current_time()
         try:
             while not self.session.handshake():
-                await self._flush()
+                await self._flush_soon()
                 with KeepingErrors(self):
                     data = await self.below.receive()
                 if not data:
                     raise TlsError("it closed the connection within the TLS handshake")
                 self._feed(data)
-            await self._flush()
+            await self._flush_soon()
         except TlsError as error:
             self._fail(error)
         if self._is_unreadable:
@@ -259,6 +259,12 @@ class TlsTransport(TlsState):
         if held:
             self._held = held[self.below.send_now(held) :]
 
+    async def _flush_soon(self) -> None:
+        """:meth:`_flush`, without a checkpoint if there is room for all bytes."""
+        self._flush_now()
+        if self._held:
+            await self._flush()
+
     async def _flush(self) -> None:
         """Send all bytes that are encrypted. One task at a time may call this."""
         self._is_flushing = True
@@ -410,8 +416,7 @@ class TlsTransport(TlsState):
         if not self._is_unreadable or self.sending_since < math.inf or self._held:
             return False
         if self._closing_over is None:
-            below = self.below
-            if below.eof or below.sent_eof or below.closed or below.error is not None:
+            if self._has_ended_below():
                 return False
             self._closing_over = trio.Event()
             trio.lowlevel.spawn_system_task(self._linger_below, self._closing_over)
