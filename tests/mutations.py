@@ -118,8 +118,16 @@ MUTATIONS: Sequence[Mutation] = (
         law=1,
         breaks="all clients in the queue are accepted before another task runs",
         file="_socket_acceptor.py",
-        old="            if len(self._batch) == _BATCH:\n                return\n",
+        old="            if len(self._batch) == self._batch_size:\n                return\n",
         new="",
+        tests=("test_acceptors.py", "test_a_crowd_is_accepted_in_batches"),
+    ),
+    Mutation(
+        law=1,
+        breaks="while many clients of TLS arrive, all others wait for their handshakes",
+        file="_socket_acceptor.py",
+        old="_BATCH_WITH_LAYERS if layers else _BATCH",
+        new="_BATCH",
         tests=("test_acceptors.py", "test_a_crowd_is_accepted_in_batches"),
     ),
     Mutation(

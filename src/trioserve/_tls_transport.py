@@ -122,8 +122,9 @@ class TlsTransport(TlsState):
             raise
 
     def receive_now(self) -> bytes | None:
+        assert self._below_for_engine is not None
         try:
-            encrypted = self._below_for_engine().receive_now()
+            encrypted = self._below_for_engine.receive_now()
         except FAILURES:
             with KeepingErrors(self):
                 raise

@@ -40,8 +40,8 @@ class TlsSession:
     """
 
     __slots__ = (
-        "_began_with", "_context_for", "_error", "_hello", "_incoming", "_outgoing",
-        "_plain", "has_ended", "object", "server_name",
+        "_began_with", "_context_for", "_error", "_hello", "_incoming", "_is_drained",
+        "_outgoing", "_plain", "has_ended", "object", "server_name",
     )  # fmt: skip
 
     def __init__(
@@ -69,12 +69,15 @@ class TlsSession:
         self._plain = b""
         # An error that came after bytes, which are read first.
         self._error: TlsError | None = None
+        # Whether a read has found less than a record, and nothing was fed since.
+        self._is_drained = False
 
     # -- cipher bytes
 
     def feed(self, data: bytes) -> None:
         """Take cipher bytes that the peer has sent."""
         self._incoming.write(data)
+        self._is_drained = False
         if self._hello is not None:
             self._read_name(self._hello, data)
 
@@ -147,14 +150,15 @@ class TlsSession:
         try:
             # Without the question, each read would end with an exception.
             while (incoming.pending or tls.pending()) and left and not self.has_ended:
-                data = tls.read(left if left < RECORD else RECORD)
+                data = tls.read(min(left, RECORD))
                 if not data:
                     self.has_ended = True
                     break
                 parts.append(data)
                 left -= len(data)
+            self._is_drained = bool(left)
         except ssl.SSLWantReadError:
-            pass
+            self._is_drained = True
         except ssl.SSLZeroReturnError:
             self.has_ended = True
         except ssl.SSLError as error:
@@ -176,7 +180,7 @@ class TlsSession:
 
         A part of a record counts.
         """
-        return self.has_ended or self._error is not None or self.holds_bytes
+        return not self._is_drained or self.has_ended
 
     def write(self, data: bytes | bytearray | memoryview) -> int:
         """Encrypt ``data``, which is not empty; return its length.
@@ -195,6 +199,7 @@ class TlsSession:
         # bytes. So it must find none.
         while self.object.pending():
             self._plain += self.object.read(RECORD)
+            self._is_drained = False
         held = self._incoming.read()
         with contextlib.suppress(ssl.SSLError):
             self.object.unwrap()
