@@ -118,7 +118,10 @@ MUTATIONS: Sequence[Mutation] = (
         law=1,
         breaks="all clients in the queue are accepted before another task runs",
         file="_socket_acceptor.py",
-        old="            if len(self._batch) == self._batch_size:\n                return\n",
+        old=(
+            "            if len(self._batch) == self._batch_size:\n"
+            "                return\n"
+        ),
         new="",
         tests=("test_acceptors.py", "test_a_crowd_is_accepted_in_batches"),
     ),
