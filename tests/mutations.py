@@ -887,8 +887,8 @@ MUTATIONS: Sequence[Mutation] = (
         law=8,
         breaks="a TLS client that ends without close_notify has ended well",
         file="_tls_transport.py",
-        old="        elif may_end or self._is_discarding:\n",
-        new="        elif True:\n",
+        old="        if may_end or self._is_discarding:\n",
+        new="        if True:\n",
         tests=(
             "test_tls_transport.py",
             "test_a_fin_at_any_byte_is_not_eof",

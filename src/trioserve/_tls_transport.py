@@ -155,7 +155,9 @@ class TlsTransport(TlsState):
             self.session.feed(data)
             if ends is not None:
                 ends.feed(data)
-        elif self._is_discarding or (ends is not None and not ends.is_within_record):
+            return
+        may_end = ends is not None and not ends.is_within_record
+        if may_end or self._is_discarding:
             self.session.has_ended = True
         else:
             self._fail(TlsError("it ended without close_notify: bytes may be missing"))
