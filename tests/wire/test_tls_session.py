@@ -250,3 +250,15 @@ def test_without_a_client_hello_there_is_no_name() -> None:
     with pytest.raises(TlsError, match="it sent plain HTTP, without TLS"):
         session.handshake()
     assert session.server_name is None
+
+
+@pytest.mark.parametrize("step", [1, 2, 7, 100])
+def test_where_records_end(step: int) -> None:
+    """Wherever the bytes are cut, within a head too."""
+    records = [bytes([23, 3, 3, 0, size]) + bytes(size) for size in (1, 0, 20, 7)]
+    whole, ends, at = b"".join(records), RecordEnds(), 0
+    last = {len(b"".join(records[:count])) for count in range(1, 5)}
+    while at < len(whole):
+        ends.feed(whole[at : at + step])
+        at = min(at + step, len(whole))
+        assert ends.is_within_record is (at not in last)
