@@ -30,7 +30,7 @@ _BATCH: Final = 64
 
 #: The same, if each of them goes through layers. A task of each begins in the next pass
 #: of the scheduler, and a handshake is a millisecond of work. With 64, open connections
-#: wait five times as long while a thousand clients arrive.
+#: wait more than twice as long while a thousand clients arrive.
 _BATCH_WITH_LAYERS: Final = 8
 
 #: Errors in a row of connections that were gone before accept(2). After so many it is
