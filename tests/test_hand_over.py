@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import Any, Self
 
 import pytest
 import trio
 import trio.testing
 
+from certificates import Authority
 from links import memory, sockets
 from support import (
     Running,
@@ -20,12 +22,15 @@ from support import (
     reset,
     serving,
 )
+from test_tls import secure
 from trioserve import (
     Connection,
+    Layers,
     Reason,
     Relay,
     RelayResult,
     Timeouts,
+    TlsOptions,
     echo,
     hand_over,
     proxy,
@@ -187,6 +192,29 @@ async def test_a_proxy_that_connects_at_once_needs_no_task(
                         assert await receive_all(served) == b""
                 await running.closed(1)
             assert len(spawned.names) == tasks
+
+
+async def test_a_tls_client_that_just_closes_needs_no_task_to_end(
+    tmp_path: Path,
+) -> None:
+    """No alert waits for it to read: it has sent FIN."""
+    authority = Authority(tmp_path)
+    layers = Layers(tls=TlsOptions(cert=authority.issue("localhost")))
+    listener = await trio.open_tcp_listeners(0, host="127.0.0.1")
+    async with listener[0] as target:
+        host, port = target.socket.getsockname()
+        async with serving(proxy(f"{host}:{port}"), layers=layers) as running:
+            client = await secure(running, authority.client_context())
+            async with await target.accept() as served:
+                await client.send(b"hello")
+                assert await receive_exactly(served, 5) == b"hello"
+                with _Spawned() as spawned:
+                    await client.below.send_eof()
+                    await running.closed(1)
+                assert spawned.names == []
+                assert await is_reset(served)
+            client.abort()
+        assert running.reports[0].reason is Reason.CLIENT_RESET
 
 
 def _tasks() -> list[trio.lowlevel.Task]:

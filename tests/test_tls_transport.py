@@ -545,6 +545,24 @@ async def test_a_handshake_that_fails_says_why_at_both_ends(
     client.abort()
 
 
+@pytest.mark.parametrize("version", VERSIONS)
+async def test_a_handshake_over_streams_without_a_socket(
+    version: ssl.TLSVersion, autojump_clock: trio.testing.MockClock
+) -> None:
+    """They can't send without waiting."""
+    one, other = trio.testing.memory_stream_pair()
+    ours, theirs = tls_contexts(version)
+    server = TlsTransport(StreamTransport(one), TlsSession(ours, server_side=True))
+    session = TlsSession(theirs, server_side=False, server_hostname="localhost")
+    client = TlsTransport(StreamTransport(other), session)
+    ended = await _shake_hands(server, client)
+    assert ended == {"server": None, "client": None}
+    await client.send(b"hello")
+    assert await server.receive() == b"hello"
+    server.abort()
+    client.abort()
+
+
 @pytest.mark.parametrize("ends", ["eof", "reset"])
 async def test_a_handshake_that_the_peer_ends(ends: str) -> None:
     server, client = _new_pair(*tls_contexts(VERSIONS[1]))

@@ -188,7 +188,14 @@ class SocketTransport(SocketState):
 
     def receive_now(self) -> bytes | None:
         data = self._try_to_receive(CHUNK)
-        return None if data is None else self.count_received(data, None)
+        if not data:
+            return None if data is None else self.count_received(data, None)
+        # As count_received() does, which would be another call for each message.
+        self.moved_at = self.clock.current_time()
+        if not self.received:
+            self.first_byte_at = self.moved_at
+        self.received += len(data)
+        return data
 
     def send_now(self, data: bytes | memoryview) -> int:
         try:

@@ -57,8 +57,8 @@ class TlsState(EngineTransport):
     """
 
     __slots__ = (
-        "_encrypted", "_facts", "_held", "_is_flushing", "_is_unreadable", "below",
-        "session",
+        "_below_for_engine", "_encrypted", "_facts", "_held", "_is_flushing",
+        "_is_unreadable", "below", "session",
     )  # fmt: skip
 
     can_half_close = True
@@ -67,6 +67,8 @@ class TlsState(EngineTransport):
         super().__init__()
         self.below = below
         self.session = session
+        #: The same; asked for once, because each message needs it.
+        self._below_for_engine = below.for_engine()
         #: Encrypted bytes that the transport below has not taken, and how many plain
         #: bytes are in them and not yet counted as sent.
         self._held = b""
@@ -87,8 +89,8 @@ class TlsState(EngineTransport):
     @property
     def closes_at_once(self) -> bool:  # type: ignore[override]
         """If the transport below does, and nothing has to be sent before."""
-        if self._is_unreadable or self.holds_sent:
-            return False
+        if self.holds_sent or (self._is_unreadable and not self._has_ended_below()):
+            return False  # an alert may be on its way
         sends_nothing = self.sent_eof or self.error is not None
         return sends_nothing and self.below.closes_at_once
 
@@ -106,27 +108,26 @@ class TlsState(EngineTransport):
         self.below.apply(settings)
 
     def for_engine(self) -> EngineTransport | None:
-        return None if self.below.for_engine() is None else self
+        return None if self._below_for_engine is None else self
 
     @property
     def carrier(self) -> PollableTransport:
-        return self._below_for_engine().carrier
+        return self._engine_below().carrier
 
     @property
     def is_relayed(self) -> bool:
-        return self._below_for_engine().is_relayed
+        return self._engine_below().is_relayed
 
     def notify_on_close(self, observer: CloseObserver | None) -> None:
-        self._below_for_engine().notify_on_close(observer)
+        self._engine_below().notify_on_close(observer)
 
     def tell_closing(self) -> None:
-        if (below := self.below.for_engine()) is not None:
-            below.tell_closing()
+        if self._below_for_engine is not None:
+            self._below_for_engine.tell_closing()
 
-    def _below_for_engine(self) -> EngineTransport:
-        below = self.below.for_engine()
-        assert below is not None
-        return below
+    def _engine_below(self) -> EngineTransport:
+        assert self._below_for_engine is not None
+        return self._below_for_engine
 
     def wraps(self, thing: object) -> bool:
         return thing is self or self.below.wraps(thing)
@@ -138,6 +139,11 @@ class TlsState(EngineTransport):
         return dataclasses.replace(
             self._facts, bytes_received=received, bytes_sent=sent
         )
+
+    def _has_ended_below(self) -> bool:
+        """Whether a direction below has ended: no close waits for an alert any more."""
+        below = self.below
+        return below.eof or below.sent_eof or below.closed or below.error is not None
 
     # -- its errors and its end
 

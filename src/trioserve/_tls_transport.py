@@ -18,6 +18,7 @@ from ._tls_facts import facts_of
 from ._tls_state import KeepingErrors, TlsState
 from ._transport import CHUNK, FAILURES, Transport
 from .wire._tls_errors import TlsError
+from .wire._tls_records import RecordEnds
 from .wire._tls_session import TlsSession
 
 #: Seconds that an alert has to leave this machine, if there is no room for it.
@@ -49,7 +50,7 @@ class TlsTransport(TlsState):
       session: the TLS session.
     """
 
-    __slots__ = ("_allows_truncation", "_closing_over", "_grace", "_is_discarding")
+    __slots__ = ("_closing_over", "_grace", "_is_discarding", "_record_ends")
 
     def __init__(
         self,
@@ -60,7 +61,8 @@ class TlsTransport(TlsState):
         grace: float = 2.0,
     ) -> None:
         super().__init__(below, session)
-        self._allows_truncation = allow_truncation
+        # What is cut off within a record is never complete.
+        self._record_ends = RecordEnds() if allow_truncation else None
         self._grace = grace
         self._is_discarding = False
         self._closing_over: trio.Event | None = None
@@ -79,13 +81,13 @@ class TlsTransport(TlsState):
         began = self.clock.current_time()
         try:
             while not self.session.handshake():
-                await self._flush()
+                await self._flush_soon()
                 with KeepingErrors(self):
                     data = await self.below.receive()
                 if not data:
                     raise TlsError("it closed the connection within the TLS handshake")
-                self.session.feed(data)
-            await self._flush()
+                self._feed(data)
+            await self._flush_soon()
         except TlsError as error:
             self._fail(error)
         if self._is_unreadable:
@@ -120,8 +122,12 @@ class TlsTransport(TlsState):
             raise
 
     def receive_now(self) -> bytes | None:
-        with KeepingErrors(self):
-            encrypted = self._below_for_engine().receive_now()
+        assert self._below_for_engine is not None
+        try:
+            encrypted = self._below_for_engine.receive_now()
+        except FAILURES:
+            with KeepingErrors(self):
+                raise
         if encrypted is None:
             return None
         self._feed(encrypted)
@@ -144,10 +150,14 @@ class TlsTransport(TlsState):
 
     def _feed(self, data: bytes) -> None:
         """Take encrypted bytes; an end without a close_notify is an error."""
-        may_end = self._allows_truncation and not self.session.is_within_record
+        ends = self._record_ends
         if data:
             self.session.feed(data)
-        elif may_end or self._is_discarding:
+            if ends is not None:
+                ends.feed(data)
+            return
+        may_end = ends is not None and not ends.is_within_record
+        if may_end or self._is_discarding:
             self.session.has_ended = True
         else:
             self._fail(TlsError("it ended without close_notify: bytes may be missing"))
@@ -251,6 +261,12 @@ class TlsTransport(TlsState):
         held = self._held + self.session.output()
         if held:
             self._held = held[self.below.send_now(held) :]
+
+    async def _flush_soon(self) -> None:
+        """:meth:`_flush`, without a checkpoint if there is room for all bytes."""
+        self._flush_now()
+        if self._held:
+            await self._flush()
 
     async def _flush(self) -> None:
         """Send all bytes that are encrypted. One task at a time may call this."""
@@ -403,8 +419,7 @@ class TlsTransport(TlsState):
         if not self._is_unreadable or self.sending_since < math.inf or self._held:
             return False
         if self._closing_over is None:
-            below = self.below
-            if below.eof or below.sent_eof or below.closed or below.error is not None:
+            if self._has_ended_below():
                 return False
             self._closing_over = trio.Event()
             trio.lowlevel.spawn_system_task(self._linger_below, self._closing_over)

@@ -17,6 +17,7 @@ from links import some_bytes, tls_contexts, tls_sessions
 from trioserve import TlsOptions
 from trioserve._tls_options import load_server
 from trioserve.wire._tls_errors import TlsError, alert_in, tls_error
+from trioserve.wire._tls_records import RecordEnds
 from trioserve.wire._tls_session import TlsSession
 from wire.hellos import from_python
 
@@ -35,6 +36,7 @@ class _Ends:
 
     def __init__(self, version: ssl.TLSVersion) -> None:
         self.sessions = tls_sessions(version)
+        self.records = RecordEnds(), RecordEnds()
         self.on_the_way = [b"", b""]
         self.written = [0, 0]
         self.read = [b"", b""]
@@ -59,6 +61,7 @@ class _Ends:
             self.on_the_way[who][count:],
         )
         self.sessions[1 - who].feed(data)
+        self.records[1 - who].feed(data)
 
     def read_some(self, who: int, count: int) -> bytes | None:
         data = self.sessions[who].read(count)
@@ -74,7 +77,7 @@ class _Ends:
                 pass
             assert self.read[1 - who] == some_bytes(0, self.written[who])
             assert (data == b"") is self.closed[who]
-            assert not self.sessions[1 - who].is_within_record
+            assert not self.records[1 - who].is_within_record
 
 
 def _play(version: ssl.TLSVersion, script: Sequence[tuple[str, int, int]]) -> None:
@@ -247,3 +250,15 @@ def test_without_a_client_hello_there_is_no_name() -> None:
     with pytest.raises(TlsError, match="it sent plain HTTP, without TLS"):
         session.handshake()
     assert session.server_name is None
+
+
+@pytest.mark.parametrize("step", [1, 2, 7, 100])
+def test_where_records_end(step: int) -> None:
+    """Wherever the bytes are cut, within a head too."""
+    records = [bytes([23, 3, 3, 0, size]) + bytes(size) for size in (1, 0, 20, 7)]
+    whole, ends, at = b"".join(records), RecordEnds(), 0
+    last = {len(b"".join(records[:count])) for count in range(1, 5)}
+    while at < len(whole):
+        ends.feed(whole[at : at + step])
+        at = min(at + step, len(whole))
+        assert ends.is_within_record is (at not in last)

@@ -240,7 +240,12 @@ class _Fields:
 
     def vector(self, size: int) -> bytes:
         """A field that begins with its own length, a number of ``size`` bytes."""
-        return self.take(self.number(size))
+        data, begin = self._data, self._at + size
+        end = begin + int.from_bytes(data[self._at : begin], "big")
+        if end > len(data):
+            raise _wrong_length()
+        self._at = end
+        return data[begin:end]
 
     def end(self) -> None:
         """Check that nothing follows."""

@@ -19,9 +19,6 @@ from ._tls_errors import NO_TLS, TlsError, tls_error
 #: The longest plain text of a record. RFC 8446, section 5.1
 RECORD: Final = 16384
 
-#: The head of a record: its type, its version, and the length of its body.
-_HEAD: Final = 5
-
 
 class TlsSession:
     """One end of a TLS connection.
@@ -43,8 +40,8 @@ class TlsSession:
     """
 
     __slots__ = (
-        "_began_with", "_context_for", "_error", "_head", "_hello", "_incoming",
-        "_missing", "_outgoing", "_plain", "has_ended", "object", "server_name",
+        "_began_with", "_context_for", "_error", "_hello", "_incoming", "_is_drained",
+        "_outgoing", "_plain", "has_ended", "object", "server_name",
     )  # fmt: skip
 
     def __init__(
@@ -72,27 +69,17 @@ class TlsSession:
         self._plain = b""
         # An error that came after bytes, which are read first.
         self._error: TlsError | None = None
-        # Of the record that was fed last: its head, if that is not complete, or how
-        # many bytes of its body are missing.
-        self._head = b""
-        self._missing = 0
+        # Whether a read has found less than a record, and nothing was fed since.
+        self._is_drained = False
 
     # -- cipher bytes
 
     def feed(self, data: bytes) -> None:
         """Take cipher bytes that the peer has sent."""
         self._incoming.write(data)
+        self._is_drained = False
         if self._hello is not None:
             self._read_name(self._hello, data)
-        # Where the next record begins, in ``data``.
-        at = self._missing
-        if self._head:
-            data = self._head + data
-        size = len(data)
-        while at + _HEAD <= size:
-            at += _HEAD + (data[at + 3] << 8 | data[at + 4])
-        self._head = data[at:]
-        self._missing = at - size if at > size else 0
 
     def _read_name(self, reader: ClientHelloReader, data: bytes) -> None:
         """Read the server name. If that fails, OpenSSL says what is wrong, if it is."""
@@ -110,11 +97,6 @@ class TlsSession:
         if choose is not None and name is not None:
             # OpenSSL has not read the ClientHello yet: its end has just come.
             self.object.context = choose(name)
-
-    @property
-    def is_within_record(self) -> bool:
-        """Whether the last byte that was fed is not the last one of its record."""
-        return bool(self._missing or self._head)
 
     def output(self) -> bytes:
         """Take the cipher bytes for the peer that were written since the last call."""
@@ -164,18 +146,19 @@ class TlsSession:
             parts.append(self._plain[:max_bytes])
             self._plain = self._plain[max_bytes:]
             left -= len(parts[0])
-        incoming, pending = self._incoming, self.object.pending
+        incoming, tls = self._incoming, self.object
         try:
             # Without the question, each read would end with an exception.
-            while left and (incoming.pending or pending()) and not self.has_ended:
-                data = self.object.read(min(left, RECORD))
+            while (incoming.pending or tls.pending()) and left and not self.has_ended:
+                data = tls.read(min(left, RECORD))
                 if not data:
                     self.has_ended = True
                     break
                 parts.append(data)
                 left -= len(data)
+            self._is_drained = bool(left)
         except ssl.SSLWantReadError:
-            pass
+            self._is_drained = True
         except ssl.SSLZeroReturnError:
             self.has_ended = True
         except ssl.SSLError as error:
@@ -189,7 +172,7 @@ class TlsSession:
     @property
     def holds_bytes(self) -> bool:
         """Whether the peer's bytes are here that were not read, or a part of them."""
-        return bool(self._plain or self._incoming.pending or self.object.pending())
+        return bool(self._incoming.pending or self._plain or self.object.pending())
 
     @property
     def has_more(self) -> bool:
@@ -197,7 +180,7 @@ class TlsSession:
 
         A part of a record counts.
         """
-        return self.has_ended or self._error is not None or self.holds_bytes
+        return not self._is_drained or self.has_ended
 
     def write(self, data: bytes | bytearray | memoryview) -> int:
         """Encrypt ``data``, which is not empty; return its length.
@@ -216,6 +199,7 @@ class TlsSession:
         # bytes. So it must find none.
         while self.object.pending():
             self._plain += self.object.read(RECORD)
+            self._is_drained = False
         held = self._incoming.read()
         with contextlib.suppress(ssl.SSLError):
             self.object.unwrap()
