@@ -9,6 +9,7 @@ Trio are left out.
 from __future__ import annotations
 
 import contextlib
+import http.client
 import re
 import sys
 import urllib.request
@@ -81,10 +82,12 @@ def inventories(folder: Path, seconds: float = 3) -> dict[str, tuple[str, str]]:
         kept = folder / f"{name}.inv"
         if not kept.exists():
             with (
-                contextlib.suppress(OSError),
+                contextlib.suppress(OSError, http.client.HTTPException),
                 urllib.request.urlopen(f"{url}/objects.inv", timeout=seconds) as read,
             ):
-                kept.write_bytes(read.read())
+                inventory = read.read()
+                if inventory.startswith(b"# Sphinx inventory"):  # no login page
+                    kept.write_bytes(inventory)
         if kept.exists():
             found[name] = (url, str(kept))
     return found

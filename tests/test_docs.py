@@ -242,6 +242,16 @@ def test_every_page_is_in_the_index() -> None:
     assert sorted(linked) == sorted(pages - {"index.md"})
 
 
+def test_the_index_calls_each_page_by_its_title() -> None:
+    """The navigation of the site has the words of the index."""
+    index = (ROOT / "docs" / "index.md").read_text()
+    links = re.findall(r"^- \[([^]]+)\]\(([\w/-]+\.md)\)", index, re.MULTILINE)
+    titles = [
+        (ROOT / "docs" / page).read_text().partition("\n")[0][2:] for _, page in links
+    ]
+    assert [text for text, _ in links] == titles
+
+
 def test_a_link_leads_to_a_file() -> None:
     others = ["CONTRIBUTING.md", "newsfragments/README.md"]
     for page in [*PAGES, *(ROOT / name for name in others)]:
