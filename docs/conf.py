@@ -16,6 +16,8 @@ import urllib.request
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from docutils import nodes
+
 if TYPE_CHECKING:
     from sphinx.application import Sphinx
 
@@ -67,6 +69,9 @@ nitpick_ignore_regex = [
     (r"py:class", r"tuple\[int"),  # Sphinx cuts a tuple within a sequence
 ]
 
+#: Characters of a name that may go on in the next line.
+LONG = 24
+
 #: What the documentation of others has; it is linked if an inventory could be had.
 OTHERS = {
     "python": "https://docs.python.org/3",
@@ -113,6 +118,13 @@ def prepare_page(app: Sphinx, name: str, source: list[str]) -> None:
         pages = [f"{text} <{page}>" for text, page in links]
         lines = ["", "```{toctree}", ":hidden:", f":caption: {caption}", "", *pages]
         source[0] += "\n".join([*lines, "```", ""])
+
+
+def mark_long_names(app: Sphinx, page: nodes.document) -> None:
+    """Let site.css break names that are too long for a column."""
+    for literal in page.findall(nodes.literal):
+        if max(map(len, literal.astext().split()), default=0) > LONG:
+            literal["classes"].append("long")
 
 
 def keep_first_paragraph(
@@ -169,6 +181,7 @@ def leave_out_private_arguments(
 
 def setup(app: Sphinx) -> None:
     app.connect("source-read", prepare_page)
+    app.connect("doctree-read", mark_long_names)
     app.connect("autodoc-process-docstring", keep_first_paragraph)
     app.connect("autodoc-process-docstring", hide_colons, priority=1)
     app.connect("autodoc-process-docstring", show_colons, priority=900)

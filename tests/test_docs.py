@@ -229,6 +229,12 @@ def test_a_command_has_the_options_it_is_given(words: list[str]) -> None:
     assert set(given) <= set(known)
 
 
+def test_the_options_for_settings_of_haproxy_exist() -> None:
+    rows = table(ROOT / "docs" / "proxying.md", "HAProxy, `mode tcp`")
+    given = {option for row in rows for option in re.findall("--[a-z-]+", row[1])}
+    assert given <= set(re.findall("--[a-z-]+", help_of("proxy")))
+
+
 @pytest.mark.parametrize("block", all_blocks("mermaid"), ids=str)
 def test_a_diagram_can_be_drawn_for_the_site(block: Block) -> None:
     site = runpy.run_path(str(ROOT / "docs" / "_ext" / "mermaid_dot.py"))

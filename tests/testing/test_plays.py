@@ -8,7 +8,7 @@ import pytest
 
 from trioserve import Connection
 from trioserve.testing import HandlerFailure, Peer, run_conversation
-from trioserve.testing._plays import played, without_farewell
+from trioserve.testing._plays import played, without_closing_message
 
 ONE = Peer().send(b"a").expect(b"A")
 TWO = ONE.send(b"b").receive_until(b"B")
@@ -84,10 +84,10 @@ def test_a_script_is_played_in_another_way(
     assert played(peer, play) == becomes
 
 
-def test_a_farewell_is_left_out() -> None:
-    assert without_farewell(TWO) == Peer().send(b"a")
-    assert without_farewell(ONE) == ONE
-    assert without_farewell(Peer()) == Peer()
+def test_a_closing_message_is_left_out() -> None:
+    assert without_closing_message(TWO) == Peer().send(b"a")
+    assert without_closing_message(ONE) == ONE
+    assert without_closing_message(Peer()) == Peer()
 
 
 async def says_b_before_a(stream: Connection) -> None:
