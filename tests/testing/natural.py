@@ -324,7 +324,7 @@ async def a_lost_update(stream: Stream) -> None:
 
 
 def within(steps: int) -> Handler:
-    """Fails if one task makes so many steps while another makes one."""
+    """Fails if one task makes this many steps while another makes one."""
 
     async def handle(stream: Stream) -> None:
         async for _ in Lines(stream):

@@ -65,7 +65,7 @@ Several TARGETs may be given as one word:
   srv://NAME            the same of the SRV records of a service, with their
                         priorities and weights
 
-When a TARGET is in its list no more, connections to it go on, and new ones
+When its list no longer has a TARGET, its connections go on, and new ones
 don't go there.
 
 A connection gets a TARGET by --balance, and another one if that does not
