@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import http.client
+import inspect
 import re
 import sys
 import urllib.request
@@ -158,10 +159,17 @@ def show_colons(
 def skip(
     app: Sphinx, what: str, name: str, thing: object, skips: bool, options: object
 ) -> bool | None:
-    """Show all of a module's `__all__`, and properties that need no docstring."""
+    """Show all of a module's `__all__`, and properties that need no docstring.
+
+    The fields of a named tuple are in the docstring of its class.
+    """
     if what == "module" or (isinstance(thing, property) and name[0] != "_"):
         return False
-    return None
+    return (
+        True
+        if inspect.isdatadescriptor(thing) and "Alias for" in str(thing.__doc__)
+        else None
+    )
 
 
 def leave_out_private_arguments(
