@@ -165,11 +165,8 @@ def skip(
     """
     if what == "module" or (isinstance(thing, property) and name[0] != "_"):
         return False
-    return (
-        True
-        if inspect.isdatadescriptor(thing) and "Alias for" in str(thing.__doc__)
-        else None
-    )
+    is_field = inspect.isdatadescriptor(thing) and "Alias for" in str(thing.__doc__)
+    return True if is_field else None
 
 
 def leave_out_private_arguments(
