@@ -58,7 +58,7 @@ def _echo(sock: socket.socket) -> bool:
 
 
 class _Churn:
-    """Makes connections until it has made so many."""
+    """Makes connections until it has made this many."""
 
     def __init__(self, port: int, count: int, *, resets: bool) -> None:
         self._port = port

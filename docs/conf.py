@@ -9,11 +9,15 @@ Trio are left out.
 from __future__ import annotations
 
 import contextlib
+import http.client
+import inspect
 import re
 import sys
 import urllib.request
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from docutils import nodes
 
 if TYPE_CHECKING:
     from sphinx.application import Sphinx
@@ -66,6 +70,9 @@ nitpick_ignore_regex = [
     (r"py:class", r"tuple\[int"),  # Sphinx cuts a tuple within a sequence
 ]
 
+#: Characters of a name that may go on in the next line.
+LONG = 24
+
 #: What the documentation of others has; it is linked if an inventory could be had.
 OTHERS = {
     "python": "https://docs.python.org/3",
@@ -81,10 +88,12 @@ def inventories(folder: Path, seconds: float = 3) -> dict[str, tuple[str, str]]:
         kept = folder / f"{name}.inv"
         if not kept.exists():
             with (
-                contextlib.suppress(OSError),
+                contextlib.suppress(OSError, http.client.HTTPException),
                 urllib.request.urlopen(f"{url}/objects.inv", timeout=seconds) as read,
             ):
-                kept.write_bytes(read.read())
+                inventory = read.read()
+                if inventory.startswith(b"# Sphinx inventory"):  # no login page
+                    kept.write_bytes(inventory)
         if kept.exists():
             found[name] = (url, str(kept))
     return found
@@ -110,6 +119,13 @@ def prepare_page(app: Sphinx, name: str, source: list[str]) -> None:
         pages = [f"{text} <{page}>" for text, page in links]
         lines = ["", "```{toctree}", ":hidden:", f":caption: {caption}", "", *pages]
         source[0] += "\n".join([*lines, "```", ""])
+
+
+def mark_long_names(app: Sphinx, page: nodes.document) -> None:
+    """Let site.css break names that are too long for a column."""
+    for literal in page.findall(nodes.literal):
+        if max(map(len, literal.astext().split()), default=0) > LONG:
+            literal["classes"].append("long")
 
 
 def keep_first_paragraph(
@@ -143,10 +159,14 @@ def show_colons(
 def skip(
     app: Sphinx, what: str, name: str, thing: object, skips: bool, options: object
 ) -> bool | None:
-    """Show all of a module's `__all__`, and properties that need no docstring."""
+    """Show all of a module's `__all__`, and properties that need no docstring.
+
+    The fields of a named tuple are in the docstring of its class.
+    """
     if what == "module" or (isinstance(thing, property) and name[0] != "_"):
         return False
-    return None
+    is_field = inspect.isdatadescriptor(thing) and "Alias for" in str(thing.__doc__)
+    return True if is_field else None
 
 
 def leave_out_private_arguments(
@@ -166,6 +186,7 @@ def leave_out_private_arguments(
 
 def setup(app: Sphinx) -> None:
     app.connect("source-read", prepare_page)
+    app.connect("doctree-read", mark_long_names)
     app.connect("autodoc-process-docstring", keep_first_paragraph)
     app.connect("autodoc-process-docstring", hide_colons, priority=1)
     app.connect("autodoc-process-docstring", show_colons, priority=900)

@@ -185,7 +185,7 @@ class Running:
         return int(self.address.rpartition(":")[2])
 
     async def closed(self, count: int) -> None:
-        """Wait until so many connections are closed."""
+        """Wait until this many connections are closed."""
         while self.server.statistics().closed < count:
             await trio.lowlevel.checkpoint()
 

@@ -62,7 +62,7 @@ def reports_log(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
 
 
 async def _log(*batches: list[ConnectionReport], seconds: float = 0.0) -> None:
-    # Reports for `log_reports`, with so many seconds between two batches.
+    # Reports for `log_reports`, with this many seconds between two batches.
     send, receive = trio.open_memory_channel[ConnectionReport](10_000)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(log_reports, receive)

@@ -229,6 +229,12 @@ def test_a_command_has_the_options_it_is_given(words: list[str]) -> None:
     assert set(given) <= set(known)
 
 
+def test_the_options_for_settings_of_haproxy_exist() -> None:
+    rows = table(ROOT / "docs" / "proxying.md", "HAProxy, `mode tcp`")
+    given = {option for row in rows for option in re.findall("--[a-z-]+", row[1])}
+    assert given <= set(re.findall("--[a-z-]+", help_of("proxy")))
+
+
 @pytest.mark.parametrize("block", all_blocks("mermaid"), ids=str)
 def test_a_diagram_can_be_drawn_for_the_site(block: Block) -> None:
     site = runpy.run_path(str(ROOT / "docs" / "_ext" / "mermaid_dot.py"))
@@ -240,6 +246,16 @@ def test_every_page_is_in_the_index() -> None:
     pages = {page.name for page in PAGES if page.parent.name == "docs"}
     linked = re.findall(r"\]\(([\w-]+\.md)\)", index)
     assert sorted(linked) == sorted(pages - {"index.md"})
+
+
+def test_the_index_calls_each_page_by_its_title() -> None:
+    """The navigation of the site has the words of the index."""
+    index = (ROOT / "docs" / "index.md").read_text()
+    links = re.findall(r"^- \[([^]]+)\]\(([\w/-]+\.md)\)", index, re.MULTILINE)
+    titles = [
+        (ROOT / "docs" / page).read_text().partition("\n")[0][2:] for _, page in links
+    ]
+    assert [text for text, _ in links] == titles
 
 
 def test_a_link_leads_to_a_file() -> None:

@@ -80,7 +80,7 @@ def serve(among: Endpoints, endpoint: Endpoint, now: float = 0) -> None:
 
 
 def serve_in(among: Endpoints, seconds: float) -> None:
-    """A connection that took so long to connect."""
+    """A connection that took this long to connect."""
     chosen = pick(among)
     among.connected(chosen, seconds, 0)
     among.closed(chosen)
@@ -381,7 +381,7 @@ def test_only_backups() -> None:
 
 
 def up_again(balance: Balance, *weights: int, seconds: float = 10) -> Endpoints:
-    """The second of these has come up at 100, and warms up so long."""
+    """The second of these has come up at 100, and warms up for this time."""
     among = endpoints(*weights, balance=balance, health=Health(slow_start=seconds))
     down = take_down(among, 2, now=50)
     down.open += 1
@@ -730,7 +730,7 @@ def test_the_usual_time_follows_what_is_measured() -> None:
 @given(st.lists(st.floats(0, 10)))
 @example([float(number) for number in range(1500)])
 def test_percentiles_are_those_of_the_last_thousand(times: list[float]) -> None:
-    """By nearest rank: the smallest one that so many don't exceed."""
+    """By nearest rank: the smallest one that this many don't exceed."""
     among = endpoints(1)
     for seconds in times:
         serve_in(among, seconds)
@@ -899,7 +899,9 @@ class Schedule(RuleBasedStateMachine):
 
 TestSchedule = Schedule.TestCase
 TestSchedule.settings = settings(max_examples=40, stateful_step_count=40)
-TestSchedule.__doc__ = "Law 2: a target has at most so many; what was taken is counted."
+TestSchedule.__doc__ = (
+    "Law 2: a target has at most its limit of connections; what was taken is counted."
+)
 
 
 # -- values

@@ -1,4 +1,4 @@
-"""What a PROXY header says beside addresses: made for targets, and read of clients."""
+"""What a PROXY header says besides addresses: made for targets, and read of clients."""
 
 from __future__ import annotations
 

@@ -109,7 +109,7 @@ def _by_source(endpoints: Sequence[Endpoint], peer: str) -> Endpoint:
 def _log_of_hash(host: str, target: str) -> float:
     text = f"{host} {target}".encode("utf-8", "surrogateescape")
     digest = hashlib.blake2b(text, digest_size=6).digest()
-    return math.log((int.from_bytes(digest, "big") + 0.5) / 2**48)  # less than 0
+    return math.log((int.from_bytes(digest, "big") + 0.5) / 2**48)  # negative
 
 
 _BY_NAME: Final[dict[str, Choose]] = {

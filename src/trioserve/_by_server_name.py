@@ -1,7 +1,7 @@
 """By server name: a handler that passes each connection on to the handler of a name.
 
-TLS is not ended: this module reads the ClientHello, and gives it back. How its bytes
-are read is in :mod:`.wire`.
+TLS is not terminated: this module reads the ClientHello, and gives it back. How its
+bytes are read is in :mod:`.wire`.
 """
 
 from __future__ import annotations

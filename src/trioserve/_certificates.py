@@ -38,9 +38,8 @@ class Certificate:
       cert: the path of its file.
       names: the host names (DNS names among its SANs) that it is for.
       expires: when its validity ends, in seconds since the epoch.
-      error: why its files could not be read the last time, in one line of printable
-        ASCII; then the certificate that was read before is in use. None if they were
-        read.
+      error: why the last read of its files failed, in one line of printable ASCII; the
+        certificate from before stays in use. None if the read succeeded.
     """
 
     cert: str
@@ -160,7 +159,7 @@ class _Pair:
         """The names that clients can ask for, in lower case."""
         found = list[str]()
         for name in self.facts.dns_names:
-            # What is not ASCII has no place there. RFC 5280, section 4.2.1.6
+            # Skip names that are not ASCII: RFC 5280, section 4.2.1.6, forbids them.
             with contextlib.suppress(ValueError):
                 found.append(parse_server_name(name.encode("ascii").decode()))
         return found

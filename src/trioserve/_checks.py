@@ -29,16 +29,16 @@ from ._transport import Transport
 
 logger = logging.getLogger("trioserve")
 
-#: A check gets at most so many seconds, even if there is more time between two.
+#: A check gets at most this many seconds, even if there is more time between two.
 _LONGEST: Final = 5.0
 
 #: The time between two checks is longer or shorter by up to this part of it.
 _JITTER: Final = 0.1
 
-#: A check that ends so many seconds too late says nothing: this process was stopped.
+#: A check that ends this many seconds too late says nothing: this process was stopped.
 _LATE: Final = 1.0
 
-#: A wrong answer is shown with so many characters.
+#: A wrong answer is shown with this many characters.
 _SHOWN: Final = 64
 
 

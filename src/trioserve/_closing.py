@@ -14,7 +14,7 @@ import trio
 
 from ._transport import FAILURES, Transport
 
-#: A close that waits for the peer's EOF discards at most so many bytes.
+#: A close that waits for the peer's EOF discards at most this many bytes.
 LINGER_BYTES: Final = 65536
 
 

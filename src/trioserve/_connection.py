@@ -110,18 +110,18 @@ class Connection(trio.abc.HalfCloseableStream):
 
     @property
     def direct_peer(self) -> Address | None:
-        """Where the connection comes from, if a PROXY header has declared another peer.
+        """The load balancer's address, if a PROXY header declares another peer.
 
-        It is the address of the load balancer; None without such a header.
+        None without such a header.
         """
         direct = self._lifecycle.direct
         return None if direct is None else address_in(direct[0])
 
     @property
     def declared(self) -> ProxyFacts | None:
-        """What its PROXY header says beside addresses, such as the client's TLS.
+        """What its PROXY header says besides addresses, such as the client's TLS.
 
-        None if it says no more, or without one.
+        None without a header, or if it has only addresses.
         """
         return facts_declared(self._lifecycle.header)
 
@@ -134,7 +134,7 @@ class Connection(trio.abc.HalfCloseableStream):
     def server_name(self) -> str | None:
         """The name that the client asks for by TLS (SNI), in lower case.
 
-        :func:`by_server_name` reads it; before that, and if there is none, it is None.
+        :func:`by_server_name` reads it; None before that, and without a name.
         """
         return self._lifecycle.server_name
 

@@ -110,10 +110,10 @@ class Dialer(AttemptLog):
         self._alpn = alpn
         # What TLS with the target has begun with.
         self._tls: TlsBeginning | None = None
-        # The endpoint that it has, and whether it is connected to it or dials it.
+        # The endpoint in use, and whether the dial to it is still under way.
         self._endpoint: Endpoint | None = None
         self._is_dialing = False
-        # The endpoints that it has given back.
+        # Endpoints that were tried and released.
         self._tried: tuple[Endpoint, ...] = ()
         # The attempt that was started to the first target.
         self._connecting: Connecting | None = None

@@ -29,8 +29,8 @@ logger = logging.getLogger("trioserve.targets")
 #: anew when it is 8 seconds old; see :mod:`._names`.
 _INTERVAL: Final = 1.0
 
-#: Records are asked for again after at least so many seconds, whatever their TTL
-#: is, and after so many seconds if there were none.
+#: Records are asked for again after at least this many seconds, whatever their TTL
+#: is, and after this many seconds if there were none.
 _LEAST_TTL: Final = 1.0
 _RETRY: Final = 5.0
 

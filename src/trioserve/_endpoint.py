@@ -28,7 +28,7 @@ _LEAST_DOWN: Final = 0.05
 #: At least this part of its weight has a target that has just come up.
 _COLDEST: Final = 0.01
 
-#: Percentiles are of so many connects.
+#: Percentiles are of this many connects.
 _MOST_TIMES: Final = 1000
 
 #: The longest pause is made longer by up to this part of it.
@@ -48,7 +48,7 @@ class Endpoint:
       turn: the number of the choice by which it was last chosen.
       down_since: since when it is down; None if it is up.
       is_drained: whether it gets no new connections, because somebody said so.
-      is_gone: whether it gets none, because it is in its list no more.
+      is_gone: whether its list no longer has it; then it gets none.
       is_checked: whether checks run, so that only these say that it is up again.
       retry_at: when its pause is over, if it is down.
       tls: what TLS with it begins with; None without TLS.
@@ -240,7 +240,7 @@ class Endpoint:
 
     @property
     def usual(self) -> float | None:
-        """At most so many seconds it usually takes to connect; None: not known."""
+        """At most this many seconds it usually takes to connect; None: not known."""
         return self._mean + 4 * self._deviation if self._mean >= 0 else None
 
     def patience(self, others: float | None) -> float:
@@ -257,7 +257,7 @@ class Endpoint:
         return min(max(usual, least) * self._patience, max(usual, _UNKNOWN))
 
     def is_late_after(self, seconds: float) -> bool:
-        """Whether it is to blame if it has not answered after so many seconds.
+        """Whether it is to blame if it has not answered after this many seconds.
 
         It is not if these are the rest of a connection's time, which has waited before.
         """

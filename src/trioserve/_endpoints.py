@@ -370,7 +370,7 @@ class Endpoints:
             self._let_in(1)
 
     def _let_in(self, most: float) -> None:
-        """Let those that wait pick again, until so many wait no longer."""
+        """Let those that wait pick again, until this many wait no longer."""
         for waiter in list(self._waiting):
             if most <= 0:
                 return

@@ -44,7 +44,7 @@ _EVENTS: Final = 128
 _POLLS: Final = 16
 
 #: Bytes that the events of one poll may splice in all, and the least that each may:
-#: among many flows at full speed, a message waits for so many bytes and no more.
+#: among many flows at full speed, a message waits for this many bytes and no more.
 _SPLICED: Final = 16_777_216
 _LEAST: Final = 65_536
 

@@ -25,12 +25,12 @@ from ._transport import CHUNK, PollableTransport
 #: full speed, each read brings 46 KiB.
 _LARGE: Final = CHUNK // 4
 
-#: A pump splices after so many large reads in a row, and copies again after so many
+#: A pump splices after this many large reads in a row, and copies again after this many
 #: small ones.
 _BULK: Final = 4
 _NO_BULK: Final = 8
 
-#: After so many bytes were spliced, the sink's TCP_NOTSENT_LOWAT is raised, and to
+#: After this many bytes were spliced, the sink's TCP_NOTSENT_LOWAT is raised, and to
 #: which value. If it were raised earlier, the kernel would hold as much for a receiver
 #: that stops reading; a larger value makes no flow faster.
 UNCAP_AFTER: Final = 1_048_576

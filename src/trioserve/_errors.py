@@ -152,8 +152,8 @@ def copy_of(error: OSError) -> OSError:
     return kind(*_args(error))
 
 
-#: Of an error's text and traceback, so many characters at the beginning and at the end
-#: are logged. They may have bytes from a client.
+#: Of an error's text and traceback, this many characters at each end are logged.
+#: They may have bytes from a client.
 _MAX_LOGGED: Final = 32_768
 
 

@@ -40,7 +40,7 @@ class Layers:
         matching rule decides. If none matches, a client is denied if there is an
         ``allow``, and served otherwise. A denied client gets ``Limits.refusal``, and
         its report has the reason ``denied``. Default: no rules; every client is served.
-      tls: end TLS, so that the handler and the counts have plain bytes: a
+      tls: terminate TLS, so that the handler and the counts have plain bytes: a
         :class:`TlsOptions`, or an ``ssl.SSLContext`` of your own, which is used as it
         is. A handshake that fails ends the connection as ``tls_failed``. Default: no
         TLS.

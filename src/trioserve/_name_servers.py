@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from dns.asyncresolver import Resolver
     from dns.resolver import Answer
 
-#: A question gets so many seconds, for all name servers and repetitions.
+#: A question gets this many seconds, for all name servers and repetitions.
 _LIFETIME: Final = 5.0
 
 

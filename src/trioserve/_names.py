@@ -24,12 +24,12 @@ from ._errors import copy_of, must_propagate
 #: a valid answer for as long ("hold valid").
 _FRESH: Final = 10.0
 
-#: An answer that is used after so many seconds is renewed meanwhile: nobody waits for
+#: An answer that is used after this many seconds is renewed meanwhile: nobody waits for
 #: that if a name is used often.
 _AHEAD: Final = 8.0
 
-#: A look-up that renews an answer gets so many seconds, then the old one is used, and
-#: at once until there is a new one (RFC 8767, "Serving Stale Data"). So many seconds
+#: A look-up that renews an answer gets this many seconds, then the old one is used, and
+#: at once until there is a new one (RFC 8767, "Serving Stale Data"). This many seconds
 #: are at least between two of them.
 _RENEWAL: Final = 1.0
 

@@ -186,14 +186,14 @@ _LONGEST_USER_TIMEOUT: Final = 2_147_483
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class SocketOptions:
-    """When the kernel gives up a TCP connection whose peer does not answer any more.
+    """When the kernel gives up a TCP connection whose peer no longer answers.
 
     Such a connection ends as ``client_reset`` or ``server_reset``, and its error is
     *Connection timed out*. Times are in seconds.
 
     Args:
-      keepalive: after so long without a packet, the kernel asks the peer for a sign of
-        life, six times within the same time again; so a peer that is gone is noticed
+      keepalive: after this time without a packet, the kernel asks the peer for a sign
+        of life, six times within the same time again; so a peer that is gone is noticed
         after twice that time. It counts whole seconds. Default 60. ``math.inf``: leave
         the socket as it is, which is without keepalive, unless other code has switched
         it on.

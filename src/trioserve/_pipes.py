@@ -29,7 +29,7 @@ SIZE: Final = 262_144
 #: A smaller pipe is not worth its system calls.
 _MIN_SIZE: Final = 65_536
 
-#: After so many seconds without a byte, another flow may get the pipe.
+#: After this many seconds without a byte, another flow may get the pipe.
 _STALE: Final = 1.0
 
 #: os.splice came with Python 3.10 and is Linux's own.

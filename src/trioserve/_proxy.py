@@ -42,23 +42,23 @@ class Proxy(Protocol):
         ...
 
     async def run_beside(self) -> None:
-        """Check the targets, follow files and names that list them, until cancelled.
+        """Check the targets and follow lists of targets, until cancelled.
 
-        A server does this by itself if its handler is this one, or one that
-        :func:`by_server_name` has made with it. Call it for a handler of your own that
-        calls this one: ``nursery.start_soon(handler.run_beside)``. If it runs already,
-        it waits until that has ended. It returns at once if there is nothing to do.
+        A server does this itself if its handler is this one, or comes from
+        :func:`by_server_name` with it. If your own handler calls this one, start it:
+        ``nursery.start_soon(handler.run_beside)``. A second call waits until the first
+        one ends. It returns at once without checks and lists.
         """
         ...
 
     def reload_targets(self) -> bool:
         """Read all files that list targets now, and ask name servers for all records.
 
-        The logger ``trioserve.targets`` tells what came of it. Call it in the Trio run
-        that serves.
+        The logger ``trioserve.targets`` has the results. Call it in the Trio run that
+        serves.
 
         Returns:
-          False if the handler has neither.
+          whether the handler has such files or records.
         """
         ...
 

@@ -1,4 +1,4 @@
-"""Proxy facts: what a PROXY header says of a client beside its addresses.
+"""Proxy facts: what a PROXY header says of a client besides its addresses.
 
 This module reads and makes the fields of a header. It does not know connections.
 """

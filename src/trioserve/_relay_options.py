@@ -17,7 +17,7 @@ class RelayOptions(NamedTuple):
     Attributes:
       timeouts: of these, ``idle``, ``half_closed``, ``write_stall`` and
         ``first_byte``.
-      drain_idle: the relay ends after so many seconds without a byte during a drain.
+      drain_idle: the relay ends after this many seconds without a byte during a drain.
       timers: they call its ``on_timer``.
       began: when it began, on Trio's clock.
       closes_b: whether it closes ``b`` at its end, which saves a system call; the

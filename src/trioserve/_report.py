@@ -19,7 +19,7 @@ GIVEN_UP: Final = "given up"
 #: The error of an attempt that took too long.
 NO_ANSWER: Final = "no answer"
 
-#: So many fields of a PROXY header are in JSON: it may have more than a thousand.
+#: This many fields of a PROXY header are in JSON: it may have more than a thousand.
 _MOST_TLVS: Final = 16
 
 
@@ -32,8 +32,8 @@ class Attempt:
         could not be looked up.
       seconds: how long it took, with its TLS handshake.
       error: why it failed, in one line of printable ASCII; None if it succeeded.
-      ours: whether it failed because this machine lacked something, such as
-        descriptors or local ports; then it says nothing about the target.
+      ours: whether this machine made it fail, for example without descriptors or
+        local ports. Such a failure does not count against the target.
     """
 
     address: str
@@ -92,10 +92,10 @@ class TlsFacts:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class ProxyFacts:
-    """What a PROXY header of version 2 says of a client, beside its addresses.
+    """What a PROXY header of version 2 says of a client, besides its addresses.
 
-    Its sender has said so, and not the client; texts are escaped. The specification is
-    HAProxy's ``proxy-protocol.txt``, section 2.2.
+    The load balancer vouches for it, not the client; texts are escaped. The
+    specification is HAProxy's ``proxy-protocol.txt``, section 2.2.
 
     Attributes:
       alpn: the protocol that ALPN has chosen; None if the header does not say.
@@ -168,12 +168,12 @@ class ConnectionReport:
 
     Attributes:
       id: the connection's number; a server counts from 1, in the order of accept.
-      listener, peer, local: addresses, as text; those of the client and of what it has
-        connected to, as its PROXY header has declared them, if there is one.
-      direct_peer: where the connection came from, if a PROXY header has declared
-        another peer: the load balancer's address; else None.
-      declared: what its PROXY header says beside addresses; None if it says no more, or
-        without one.
+      listener, peer, local: addresses as text: of the listener, of the client, and the
+        one that the client connected to. A PROXY header replaces the last two.
+      direct_peer: the load balancer's address, if a PROXY header has declared another
+        peer; else None.
+      declared: what its PROXY header says besides addresses; None without a header, or
+        if it has only addresses.
       server_name: the name that the client has asked for by TLS (SNI), if
         :func:`by_server_name` has read it; else None.
       target: the target that it was relayed to or was meant for; None without one.

@@ -150,12 +150,11 @@ class Server(Sequence[trio.SocketListener]):
     def reload_certificates(self) -> tuple[Certificate, ...]:
         """Read the files of its :class:`TlsOptions` again, now; return what is in use.
 
-        They are also read when a handshake begins and they have changed; that is looked
-        at once a minute at most. Handshakes and connections under way keep the
-        certificate that they have. If a file can't be used, its certificate stays as it
-        was; that is logged to the logger ``trioserve.certificates``, and is the
-        ``error`` of the :class:`Certificate`. An ``ssl.SSLContext`` of your own is left
-        alone.
+        Without this call, a handshake reads files that have changed, at most once a
+        minute. Connections that are open keep their certificate. If a file can't be
+        used, the certificate from before stays in use; the logger
+        ``trioserve.certificates`` and the ``error`` of the :class:`Certificate` say
+        why. An ``ssl.SSLContext`` of your own is left alone.
         """
         found = self._serving.loops.certificates
         for each in found:

@@ -33,11 +33,11 @@ _BATCH: Final = 64
 #: wait more than twice as long while a thousand clients arrive.
 _BATCH_WITH_LAYERS: Final = 8
 
-#: Errors in a row of connections that were gone before accept(2). After so many it is
+#: Errors in a row of connections that were gone before accept(2). After this many it is
 #: probably another error: back off, and log it.
 _MAX_GONE: Final = 16
 
-#: After so many errors the final emptying of the kernel's queue stops.
+#: After this many errors the final emptying of the kernel's queue stops.
 _MAX_ERRORS: Final = 16
 
 
@@ -120,7 +120,7 @@ class SocketAcceptor(Acceptor):
                 # refuse only after a first wait.
                 if error.errno in NO_FDS:
                     if waited and self._refuse_without_fd(Reason.NO_FDS):
-                        self.pause = FIRST_PAUSE  # refuse the next one as soon
+                        self.pause = FIRST_PAUSE  # the next refusal waits as little
                     waited = not waited
                 self.report_error(error)
                 if not self._batch:

@@ -39,7 +39,7 @@ _RECORDS: Final = re.compile(
     rf"({_SRV}|{_DNS})({re.escape(_TLS)})?://(.*)", re.IGNORECASE | re.DOTALL
 )
 
-#: A file may have so many bytes: some ten thousand targets.
+#: A file may have this many bytes: some ten thousand targets.
 _MOST_BYTES: Final = 2**20
 
 
@@ -201,11 +201,11 @@ def targets_of(
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class AddressRecords:
-    """A name in the DNS, whose A and AAAA records list the targets.
+    """A DNS name; each of its A and AAAA records is a target.
 
-    It differs from a :class:`Target` with ``each_address`` in that the name servers are
-    asked, and not the system's resolver, and asked again when the TTL of an answer is
-    over. It needs the extra ``dns`` (dnspython). ``str(records)`` is the text that
+    Unlike a :class:`Target` with ``each_address``, it asks the name servers instead of
+    the system's resolver, and asks again when the TTL of an answer is over. It needs
+    the extra ``dns`` (dnspython). ``str(records)`` is the text that
     :func:`parse_target` reads.
 
     Args:
@@ -277,7 +277,7 @@ def parse_target(text: str) -> Given:
     """Parse the text of a target, or of a list of targets.
 
     A target is an address, as for :func:`parse_address`, or ``tls://HOST:PORT`` to
-    begin TLS with it; then ``?`` and the options, with ``&`` between them:
+    speak TLS to it; then ``?`` and the options, with ``&`` between them:
     ``weight=N``, ``priority=N``, ``backup`` and ``each-address``, and for TLS the
     arguments of :class:`TlsClientOptions`: ``ca=FILE``, ``sni=NAME``, ``cert=FILE``,
     ``key=FILE``, ``alpn=NAME,NAME``, ``verify=no`` and ``allow-truncation``. For

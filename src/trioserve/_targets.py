@@ -59,7 +59,7 @@ class Target:
       each_address: whether each address of its name is a target of its own, with its
         own state and the same weight; they are looked up again as the answers age.
         Default False: the name is one target, at the address that answers first.
-      tls: begin TLS with it: :class:`TlsClientOptions`, or an ``ssl.SSLContext`` of
+      tls: speak TLS to it: :class:`TlsClientOptions`, or an ``ssl.SSLContext`` of
         your own, which is used as it is, with the address's host as the name. Default
         None: plain bytes.
 
@@ -141,7 +141,7 @@ def target_at(address: Address, name: Target) -> Target:
     """The target at one of the addresses of a name.
 
     Raises:
-      ValueError: a file of TLS can't be used any more.
+      ValueError: a file of TLS can no longer be used.
     """
     tls = name.tls
     if isinstance(tls, TlsClientOptions):
@@ -329,7 +329,7 @@ class TargetState:
       target: the target.
       up: whether it counts as up.
       drained: whether it gets no new connections, after :meth:`Proxy.drain`.
-      gone: whether it gets no new connections, because it is in its list no more.
+      gone: whether its list no longer has it; then it gets no new connections.
       seconds: for how long it has been up or down; None if it has been up from the
         start. One that a list has added later is up from then on.
       open: connections that it has, those that are being dialed included.

@@ -16,7 +16,7 @@ import trio
 
 logger = logging.getLogger("trioserve")
 
-#: A deadline that is met so many seconds late is logged.
+#: A deadline that is met this many seconds late is logged.
 _LATE: Final = 1.0
 
 

@@ -25,7 +25,7 @@ class TlsClient:
       host: the target's host, as it is encoded for a resolver.
 
     Raises:
-      ValueError: a file can't be used any more.
+      ValueError: a file can no longer be used.
 
     Attributes:
       allow_truncation: whether the target's FIN is EOF, also without a close_notify.

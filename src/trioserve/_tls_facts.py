@@ -23,7 +23,7 @@ _SHORT: Final = {
 
 
 def facts_of(session: TlsSession, seconds: float) -> TlsFacts:
-    """What a handshake that took so many seconds has agreed on; bytes are not counted.
+    """What a handshake of this many seconds has agreed on; bytes are not counted.
 
     Call it at the end of the handshake: after an error OpenSSL does not tell.
     """

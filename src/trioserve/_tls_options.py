@@ -34,7 +34,7 @@ _HOST_NAME: Final = re.compile(r"(?!.{254})[\w-]{1,63}(\.[\w-]{1,63})*", re.ASCI
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class TlsOptions:
-    """How a listener ends TLS: with which certificate, for which clients.
+    """How a listener terminates TLS: with which certificate, for which clients.
 
     It speaks TLS 1.2 and 1.3, with ciphers that have forward secrecy, and without
     compression and renegotiation. The files are PEM. A server reads them again when
@@ -151,7 +151,7 @@ def _several(paths: str | Sequence[str]) -> Sequence[str]:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class TlsClientOptions:
-    """How a proxy begins TLS with a target: whom it trusts, and who it is.
+    """How a proxy speaks TLS to a target: whom it trusts, and who it is.
 
     It speaks TLS 1.2 and 1.3, with ciphers that have forward secrecy, and without
     compression and renegotiation. The target's certificate must be of an authority that

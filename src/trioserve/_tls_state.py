@@ -184,7 +184,7 @@ class TlsState(EngineTransport):
         below = self.below
         holds = below.observe_acks(now)
         self.acked_at = below.acked_at
-        # Parts of a record are no plain bytes yet, but they move.
+        # A part of a record is progress, although no plain bytes come of it yet.
         self.moved_at = max(self.moved_at, below.moved_at)
         if self.sending_since < math.inf > below.sending_since:
             self.sending_since = max(self.sending_since, below.sending_since)

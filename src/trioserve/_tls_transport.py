@@ -24,7 +24,7 @@ from .wire._tls_session import TlsSession
 #: Seconds that an alert has to leave this machine, if there is no room for it.
 _LAST_WORDS: Final = 1.0
 
-#: Answers to key updates that the peer does not take end the connection at so many
+#: Answers to key updates that the peer does not take end the connection at this many
 #: bytes, what a send may hold included. RFC 8446, section 4.6.3
 _MAX_HELD: Final = 2 * CHUNK
 

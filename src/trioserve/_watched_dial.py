@@ -18,12 +18,12 @@ from ._lifecycle import Lifecycle
 from ._reason import Reason
 from ._transport import Transport
 
-#: Dialing ends so many seconds after the EOF of a client that has sent no byte. It may
-#: have closed only its own direction; HAProxy ends such a session at once.
+#: Dialing ends this many seconds after the EOF of a client that has sent no byte. It
+#: may have closed only its own direction; HAProxy ends such a session at once.
 _PATIENCE: Final = 1.0
 
-#: Don't watch the client in the first so many seconds of dialing: most targets answer
-#: within them, and watching costs as much as connecting.
+#: Don't watch the client for this long at first: most targets answer within it,
+#: and watching costs as much as connecting.
 _UNWATCHED: Final = 0.05
 
 

@@ -42,7 +42,7 @@ def on_a_port(start: Start, folder: Path) -> tuple[Process, int]:
 
 
 def ask(proxy: Trioserve, count: int) -> None:
-    """So many clients, one after the other; each gets its answer."""
+    """This many clients, one after the other; each gets its answer."""
     for _ in range(count):
         with connect(proxy.port) as client:
             send(client, b"PING\r\n")

@@ -25,7 +25,7 @@ _NAMESPACE: Final = ("unshare", "--map-root-user", "--net", "--mount")
 #: Addresses of servers; their names are a.test to d.test.
 _HOSTS: Final = ["127.0.0.1", "127.0.0.2", "127.0.0.3", "::1"]
 
-#: An answer has to be followed within so many seconds: it is used for 10, and a busy
+#: An answer has to be followed within this many seconds: it is used for 10, and a busy
 #: machine takes its time.
 _PATIENCE: Final = 60.0
 

@@ -277,7 +277,7 @@ async def sends_a_list_first(stream: Stream) -> None:
         await stream.send_all(b"thank you\n")
 
 
-@mistake("a queue without bound, and a farewell", "memory", QUIT)
+@mistake("a queue without bound, and a closing message", "memory", QUIT)
 async def reads_ahead_without_bound(stream: Stream) -> None:
     to_writer, answers = trio.open_memory_channel[bytes](math.inf)
 
@@ -324,7 +324,7 @@ async def a_lost_update(stream: Stream) -> None:
 
 
 def within(steps: int) -> Handler:
-    """Fails if one task makes so many steps while another makes one."""
+    """Fails if one task makes this many steps while another makes one."""
 
     async def handle(stream: Stream) -> None:
         async for _ in Lines(stream):
@@ -711,7 +711,7 @@ async def one_message_a_second(stream: Stream) -> None:
         await trio.sleep(1)
 
 
-@correct("a farewell, and what is left is read", QUIT)
+@correct("a closing message, and what is left is read", QUIT)
 async def reads_what_is_left(stream: Stream) -> None:
     async for line in Lines(stream):
         if line == b"quit":

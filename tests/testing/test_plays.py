@@ -8,7 +8,7 @@ import pytest
 
 from trioserve import Connection
 from trioserve.testing import HandlerFailure, Peer, run_conversation
-from trioserve.testing._plays import played, without_farewell
+from trioserve.testing._plays import played, without_closing_message
 
 ONE = Peer().send(b"a").expect(b"A")
 TWO = ONE.send(b"b").receive_until(b"B")
@@ -84,15 +84,15 @@ def test_a_script_is_played_in_another_way(
     assert played(peer, play) == becomes
 
 
-def test_a_farewell_is_left_out() -> None:
-    assert without_farewell(TWO) == Peer().send(b"a")
-    assert without_farewell(ONE) == Peer()
-    assert without_farewell(Peer()) == Peer()
+def test_a_closing_message_is_left_out() -> None:
+    assert without_closing_message(TWO) == Peer().send(b"a")
+    assert without_closing_message(ONE) == Peer()
+    assert without_closing_message(Peer()) == Peer()
 
 
-def test_the_farewell_of_a_peer_with_one_message_may_be_its_eof() -> None:
-    assert without_farewell(ONE.half_close()) == Peer().send(b"a")
-    assert without_farewell(TWO.half_close()) == Peer().send(b"a")
+def test_the_end_of_a_peer_with_one_message_may_be_its_eof() -> None:
+    assert without_closing_message(ONE.half_close()) == Peer().send(b"a")
+    assert without_closing_message(TWO.half_close()) == Peer().send(b"a")
 
 
 async def says_b_before_a(stream: Connection) -> None:

@@ -33,7 +33,7 @@ from trioserve.testing._case import Handler
 from trioserve.testing._derived import AnyPeer
 from trioserve.testing._explain import Explainer
 from trioserve.testing._kept import Kept
-from trioserve.testing._plays import without_farewell
+from trioserve.testing._plays import without_closing_message
 from trioserve.testing._token import Tokens
 
 pytest_plugins = ["pytester"]
@@ -53,7 +53,7 @@ PARTS = slice(2, None), slice(1), slice(0)
 @st.composite
 def cases(draw: st.DrawFn) -> Case:
     """Cases of all fields; their scripts are those of PLAIN and CROWD, or shorter."""
-    shorter = without_farewell(SHOUTS), *(Peer(SHOUTS.steps[at]) for at in PARTS)
+    shorter = without_closing_message(SHOUTS), *(Peer(SHOUTS.steps[at]) for at in PARTS)
     some = [*PLAIN.peers, *CROWD, *shorter]
     peers = st.lists(st.sampled_from(some), min_size=1, max_size=4)
     disturbance = draw(st.sampled_from([None, "cancel", "drain", "eof", "vanish"]))

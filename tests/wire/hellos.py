@@ -90,7 +90,7 @@ def from_python(name: str | None = "git.example.org", *protocols: str) -> bytes:
 
 
 def of_size(size: int) -> bytes:
-    """A ClientHello of so many bytes, in one record."""
+    """A ClientHello of this many bytes, in one record."""
     rest = size - len(hello(named(), extension(21)))
     return hello(named(), extension(21, bytes(rest)))
 

@@ -59,8 +59,8 @@ def sni_option() -> Callable[[Command], Command]:
         multiple=True,
         metavar="NAME=TARGET",
         help="Relay TLS clients that ask for the server NAME to this TARGET, without"
-        " ending TLS; may be repeated. '*.example.org' is for names with one label in"
-        " place of '*'. The other TARGETs are for all other names.",
+        " terminating TLS; may be repeated. '*.example.org' is for names with one"
+        " label in place of '*'. The other TARGETs are for all other names.",
     )
 
 

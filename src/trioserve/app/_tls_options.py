@@ -38,8 +38,9 @@ def tls_options() -> list[Callable[[Command], Command]]:
             "--tls-cert",
             multiple=True,
             metavar="FILE",
-            help="End TLS, with the certificate in this PEM file; may be repeated: a"
-            " client gets the one for the name that it asks for, else the first.",
+            help="Terminate TLS, with the certificate in this PEM file; may be"
+            " repeated: a client gets the one for the name that it asks for, else the"
+            " first.",
         ),
         option(
             "--tls-key",

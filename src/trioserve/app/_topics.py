@@ -68,7 +68,7 @@ Several TARGETs may be given as one word:
   srv+tls://NAME        has to be for HOST, or for sni=NAME; with ca=FILE of your
                         own authority, for the host of the SRV record
 
-When a TARGET is in its list no more, connections to it go on, and new ones
+When its list no longer has a TARGET, its connections go on, and new ones
 don't go there.
 
 A connection gets a TARGET by --balance, and another one if that does not

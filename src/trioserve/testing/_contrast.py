@@ -22,7 +22,7 @@ from ._trial import Trial
 _SEEDS: Final = range(1, 6)
 
 #: Scheduler steps that all runs together may take, and the failing one. One that was
-#: stopped has no number, and counts as so many.
+#: stopped has no number, and counts as this many.
 _MOST_STEPS: Final = 2_000
 _STOPPED: Final = 1_000
 

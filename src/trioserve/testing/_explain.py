@@ -23,10 +23,10 @@ from ._token import Tokens
 from ._trial import Base, Question, Seen, Trial, try_case
 from .runs import HangAlarm
 
-#: If only earlier runs explain a failure, so many of them are played in a row.
+#: If only earlier runs explain a failure, this many of them are played in a row.
 _OFTEN: Final = (8, 40)
 
-#: At most so many kinds of earlier runs are played.
+#: At most this many kinds of earlier runs are played.
 _MOST_KINDS: Final = 12
 
 _AGAIN: Final = (

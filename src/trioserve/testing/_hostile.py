@@ -23,11 +23,11 @@ from ._state import RunState
 from ._tls_client import TlsClient
 from .network import MemoryStream
 
-#: A message that trickles has so many bytes in the time of its deadline, and trickles
+#: A message that trickles has this many bytes in the time of its deadline, and trickles
 #: for twice as long.
 _PARTS: Final = 10
 
-#: Seconds in which a handler answers, and takes what is sent.
+#: Seconds that a handler gets to answer, and to receive what was sent.
 _PAUSE: Final = 5.0
 _PATIENCE: Final = 60.0
 
@@ -198,7 +198,7 @@ def _traced() -> Generator[None]:
     was_tracing, was_collecting = tracemalloc.is_tracing(), gc.isenabled()
     gc.disable()
     tracemalloc.start()
-    tracemalloc.take_snapshot().filter_traces(_NOT_COUNTED)  # it compiles the patterns
+    tracemalloc.take_snapshot().filter_traces(_NOT_COUNTED)  # compile its patterns now
     try:
         yield
     finally:

@@ -25,7 +25,7 @@ class Bounds:
         self._nursery = nursery
 
     def after(self, seconds: float, call: Callable[[], None]) -> None:
-        """Call ``call`` after so many seconds, unless the round ends before that."""
+        """Call ``call`` after this many seconds, unless the round ends before that."""
 
         async def wait() -> None:
             await trio.sleep(seconds)

@@ -45,7 +45,7 @@ def played(peer: Peer, play: Play | None) -> Peer:
             return peer  # a hostile one plays it in a way of its own
 
 
-def without_farewell(peer: Peer) -> Peer:
+def without_closing_message(peer: Peer) -> Peer:
     """The messages of a peer but for the last one, which ends the conversation.
 
     If there is one message and then EOF, the EOF ends it.

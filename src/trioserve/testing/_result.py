@@ -122,7 +122,7 @@ class Checked:
         self._places: dict[str, tuple[int, int]] = {}
 
     def note_places(self, kind: str, tried: int, of: int) -> None:
-        """Note that so many more places were to be varied, and how many are tried."""
+        """Note that this many more places were to be varied, and how many are tried."""
         before = self._places.get(kind, (0, 0))
         self._places[kind] = places = before[0] + tried, before[1] + of
         if places[0] < places[1]:

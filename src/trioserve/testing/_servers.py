@@ -52,7 +52,7 @@ _WORDS: Final = {
     "close": "closes its connection to",
 }
 
-#: Events that happen only so many times.
+#: Events that happen only this many times.
 _PROGRESS: Final = (
     "accept",
     "connect",

@@ -83,7 +83,7 @@ class RunState:
             self.begun = self.watchdog.steps
 
     async def all_ended(self, connections: int) -> None:
-        """Wait until so many connections of the run have ended."""
+        """Wait until this many connections of the run have ended."""
         while len(self.reports) + self.unserved < connections:
             await self._ended.wait()
 

@@ -17,7 +17,7 @@ from trioserve.faults import parse_faults
 
 from ._case import HOSTILE, Case, Disturbance, Order, Play
 from ._peer import Peer
-from ._plays import played, without_farewell
+from ._plays import played, without_closing_message
 from ._result import Run
 from .runs import WAYS, Preemption, seed_of
 
@@ -274,7 +274,7 @@ class Variations:
         """Peers that send much and read nothing."""
         if any(peer.is_code for peer in self._plain.peers):
             return  # code decides itself what it sends
-        peers = self._without_farewells(base)
+        peers = self._without_closing_messages(base)
         if any(peer.sends for peer in peers):
             much = 2 * self._memory
             yield self._with(peers=peers, flood=much, buffer=_FLOOD_BUFFER)
@@ -285,16 +285,16 @@ class Variations:
         if others or not peer.sends or any(s.name == "meet" for s in peer.steps):
             return
         for play in plays:
-            ends = play == "repeated"  # the farewell would
-            peers = self._without_farewells(base) if ends else self._plain.peers
+            ends = play == "repeated"  # the closing message would
+            peers = self._without_closing_messages(base) if ends else self._plain.peers
             if any(peer.sends for peer in peers):
                 yield self._with(peers=peers, play=play)
 
-    def _without_farewells(self, base: Run) -> tuple[Peer, ...]:
+    def _without_closing_messages(self, base: Run) -> tuple[Peer, ...]:
         """The peers, which do not send the message after which the handler closes."""
         closed = {r.id for r in base.reports if r.reason is Reason.SERVER_CLOSED}
         return tuple(
-            without_farewell(peer) if number in closed else peer
+            without_closing_message(peer) if number in closed else peer
             for number, peer in enumerate(self._plain.peers, 1)
         )
 

@@ -52,7 +52,7 @@ _LONGEST_NAME: Final = 253
 _NAME: Final = re.compile(r"[a-z0-9_-]{1,63}(\.[a-z0-9_-]{1,63})*", re.ASCII)
 _IP_ADDRESS: Final = re.compile(r"\d+(\.\d+){3}|[0-9a-f.]*:[0-9a-f:.]*", re.ASCII)
 
-#: What other protocols begin with.
+#: First bytes of other protocols, for the error message.
 _OTHERS: Final = {
     **{
         f"{method} ".encode(): "HTTP without TLS"

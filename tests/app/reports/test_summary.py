@@ -219,7 +219,7 @@ def test_the_slowest_are_those_that_took_longest() -> None:
     st.sampled_from([50, 90, 99]),
 )
 def test_a_percentile_is_by_nearest_rank(values: list[float], percent: int) -> None:
-    """The smallest value that so many percent of the values do not exceed."""
+    """The smallest value that this many percent of the values do not exceed."""
     found = percentiles(values)
     assert found["count"] == len(values)
     assert found["max"] == max(values, default=None)

@@ -29,7 +29,7 @@ class LimitReached:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LimitCleared:
-    """No client waits any more.
+    """No client waits any longer.
 
     Args:
       tokens_used: connections that count against the limit now.

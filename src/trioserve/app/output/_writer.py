@@ -114,7 +114,7 @@ class LineWriter:
         """Write what is queued and stop, waiting ``within`` seconds at most.
 
         Returns whether that was enough. If not, lines that are not yet written
-        whole count as lost, and are not written any more.
+        whole count as lost, and are no longer written.
         """
         with self._wake:
             if self._over:

@@ -90,7 +90,7 @@ class Endpoint:
         self.catch_up()
         self.check_open()
         self._check_intact()
-        if self.has_sent_eof:  # while this send waited
+        if self.has_sent_eof:  # by another task, while this one waited
             raise broken(os_error(errno.EPIPE))
         wire = self.peer.incoming
         if not wire.room:

@@ -27,17 +27,17 @@ Task: TypeAlias = trio.lowlevel.Task
 #: Typed as Any, because mypy does not let its attributes be set.
 _run: Any = trio._core._run
 
-#: In each batch, this share of the tasks begins to wait, for at most so many batches.
+#: In each batch, this share of the tasks begins to wait, for at most this many batches.
 _HELD_SHARE: Final = 0.1
 _MOST_HELD: Final = 12
 
 #: How many times the task of the highest priority gets the lowest one, in the first
-#: so many batches; and batches after which a task that waits runs in any case.
+#: this many batches; and batches after which a task that waits runs in any case.
 _DEMOTIONS: Final = 3
 _HORIZON: Final = 60
 _PATIENCE: Final = 40
 
-#: A preemption is written with so many digits, of which a fourth are places.
+#: A preemption is written with this many digits, of which a fourth are places.
 _RADIX: Final = 10_000
 
 #: Of so many tasks that wait, one can go on.

@@ -59,7 +59,7 @@ class Watchdog(trio.abc.Instrument):
         self._last_steps = _LAST_STEPS // share
         self.steps = 0
         self.passes = 0
-        # In the order of their begin: messages name the first one.
+        # In the order in which they started: messages name the first.
         self.family: dict[trio.lowlevel.Task, None] = {}
         self._on_endless = on_endless
         self._on_hopeless = on_hopeless
@@ -132,7 +132,7 @@ class Watchdog(trio.abc.Instrument):
             self._has_stepped = False
             return
         run = trio.lowlevel.current_statistics()
-        # Until something was cancelled, the end of the run is a deadline.
+        # The run's own deadline counts, too, until something is cancelled.
         waits = not run.tasks_runnable and run.seconds_to_next_deadline == math.inf
         if waits and not self._thread_works:
             self._on_hopeless()
