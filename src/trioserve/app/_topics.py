@@ -65,8 +65,8 @@ Several TARGETs may be given as one word:
   srv://NAME            the same of the SRV records of a service, with their
                         priorities and weights
   dns+tls://HOST:PORT,  the same with TLS, and with its options; a certificate
-  srv+tls://NAME        has to be for HOST, or for sni=NAME; with ca=FILE of your
-                        own authority, for the host of the SRV record
+  srv+tls://NAME        has to be for HOST, or for sni=NAME; with ca=FILE of
+                        your own authority, for the host of the SRV record
 
 When its list no longer has a TARGET, its connections go on, and new ones
 don't go there.

@@ -169,11 +169,10 @@ class Blame:
         if not self._overhead:
             yield _with_earlier_cuts(case.faults, left_out.stop, len(left_out))
             return
-        yield case.faults
         messages = _messages(case.peers[0]) - _messages(peer)
         size = len(left_out) + messages * self._overhead
-        if (earlier := _with_earlier_cuts(case.faults, size, size)) != case.faults:
-            yield earlier
+        earlier = _with_earlier_cuts(case.faults, size, size)
+        yield from dict.fromkeys([case.faults, earlier])  # they may be equal
 
     def _each_passes_alone(self, case: Case) -> bool:
         alone = [dataclasses.replace(case, peers=(peer,)) for peer in case.peers]
