@@ -320,7 +320,7 @@ def _parse_records(
         if not is_tls:
             raise ValueError(
                 f"{option.partition('=')[0]} in {text!r} is for TLS; did you mean"
-                f" {kind}{_TLS}://{place}?"
+                f" {kind}{_TLS}://{rest}?"
             )
         arguments |= argument
     try:

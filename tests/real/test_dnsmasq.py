@@ -203,6 +203,7 @@ async def _of_a_service(
         ranks = {str(s.target)[0]: s.target.priority for s in handler.targets()}
         assert ranks["b"] == 0
         assert ranks["c"] == 1
+        await clients.are_served()
         names.tell(addresses)
         await trio.sleep(5)
         assert clients.hosts() == {"b.test", "c.test"}
