@@ -17,7 +17,7 @@ PYPROJECT = nox.project.load_toml("pyproject.toml")
 # Polling is for tests under a virtual clock; handlers of tests may have no await;
 # task_status is passed on.
 ASYNC_RULES = ["--enable=ASYNC1", "--disable=ASYNC110,ASYNC114,ASYNC124,ASYNC128"]
-QUICK = "not long and not fuzz"
+QUICK = "not long and not catalogue and not fuzz"
 # Most tests wait for something most of the time: more than there are cores.
 PYTEST = ["pytest", "-n", "4", "--dist", "worksteal", "--durations", "25"]
 CODE = ["src", "tests", "examples", "bench", "noxfile.py"]
@@ -149,9 +149,16 @@ def tests(session: nox.Session) -> None:
 
 @nox.session(default=False)
 def proofs(session: nox.Session) -> None:
-    """The long tests: all handlers of the catalogue, real programs, benchmarks."""
+    """The long tests: handlers of the catalogue, real programs, benchmarks."""
     session.install(*group("test"), ".")
     session.run(*PYTEST, "-m", "long", *session.posargs)
+
+
+@nox.session(default=False)
+def catalogue(session: nox.Session) -> None:
+    """The handlers of the catalogue that the long tests leave out, also over TLS."""
+    session.install(*group("test"), ".")
+    session.run(*PYTEST, "-m", "catalogue", *session.posargs)
 
 
 @nox.session(default=False)

@@ -12,7 +12,14 @@ import os
 import resource
 import socket
 import struct
-from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Generator
+from collections.abc import (
+    AsyncGenerator,
+    Awaitable,
+    Callable,
+    Collection,
+    Generator,
+    Iterable,
+)
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -60,6 +67,18 @@ def one_of_each(
         is_first = first.setdefault(kind, case) is case
         made.append(pytest.param(*case, marks=[] if is_first else pytest.mark.long))
     return made
+
+
+def one_in(number: int, cases: Iterable[Any]) -> list[object]:
+    """Cases for `parametrize`, of which one in so many is `long`.
+
+    The others are `catalogue`.
+    """
+    marks = pytest.mark.long, pytest.mark.catalogue
+    return [
+        pytest.param(case, marks=marks[at % number > 0])
+        for at, case in enumerate(cases)
+    ]
 
 
 def virtual_clock() -> trio.testing.MockClock:
