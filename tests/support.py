@@ -70,7 +70,7 @@ def one_of_each(
 
 
 def one_in(number: int, cases: Iterable[Any]) -> list[object]:
-    """Cases for `parametrize`, of which one in so many is `long`.
+    """Cases for `parametrize`: the first in each ``number`` is `long`.
 
     The others are `catalogue`.
     """
