@@ -24,8 +24,8 @@ from ._errors import copy_of, must_propagate
 #: a valid answer for as long ("hold valid").
 _FRESH: Final = 10.0
 
-#: An answer that is used after this many seconds is renewed meanwhile: nobody waits for
-#: that if a name is used often.
+#: After this many seconds, a connection uses the answer, and starts a look-up that
+#: renews it. So no connection waits for a name that is used often.
 _AHEAD: Final = 8.0
 
 #: A look-up that renews an answer gets this many seconds, then the old one is used, and

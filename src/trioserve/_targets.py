@@ -154,7 +154,7 @@ def tls_for(name: TcpAddress, tls: TlsClientOptions) -> TlsClientOptions:
     """The options for the addresses of a name: their certificates are for the name.
 
     Raises:
-      ValueError: a file can't be used any more, or this is no name for a certificate.
+      ValueError: a file can no longer be used, or no certificate can have this name.
     """
     if tls.sni is not None:
         return tls
@@ -254,7 +254,7 @@ class Health:
     A target is down after ``fall`` attempts in a row have failed. Then it gets no
     connection for ``pause``; after that one connection tries it. If that fails, the
     next pause is twice as long, up to ``max_pause``; if it connects, the target is up.
-    An attempt that is late is no failure if the target has connected one meanwhile.
+    A late attempt is no failure if the target has connected another one since it began.
     Each pause is made longer by up to a tenth, at random, so that several proxies don't
     try at the same time.
 
