@@ -17,9 +17,8 @@ PYPROJECT = nox.project.load_toml("pyproject.toml")
 # Polling is for tests under a virtual clock; handlers of tests may have no await;
 # task_status is passed on.
 ASYNC_RULES = ["--enable=ASYNC1", "--disable=ASYNC110,ASYNC114,ASYNC124,ASYNC128"]
-QUICK = "not long and not catalogue and not fuzz"
-# Most tests wait for something most of the time: more than there are cores.
-PYTEST = ["pytest", "-n", "4", "--dist", "worksteal", "--durations", "25"]
+NONE_SELECTED = 5  # an exit code of pytest
+QUICK = "not long and not nightly and not fuzz"
 CODE = ["src", "tests", "examples", "bench", "noxfile.py"]
 SITE = ["docs/conf.py", "docs/_ext"]
 # flake8-async takes half a second for a file; ruff has many of its rules, for all.
@@ -75,13 +74,31 @@ def group(name: str) -> list[str]:
     return list(nox.project.dependency_groups(PYPROJECT, name))
 
 
+def pytest(
+    session: nox.Session,
+    marks: str,
+    *files: str,
+    under: tuple[str, ...] = (),
+    codes: tuple[int, ...] = (0,),
+) -> None:
+    """Run the tests with these marks, in all files or in these."""
+    # Most tests wait for something most of the time: more processes than cores. What
+    # they have rewritten of the tests is kept, because each needs 13 s for that.
+    session.run(
+        *(*under, "pytest", "-n", "4", "--dist", "worksteal", "--durations", "25"),
+        *("-m", marks, *(session.posargs or files)),
+        env={"PYTHONDONTWRITEBYTECODE": ""},
+        success_codes=codes,
+    )
+
+
 @nox.session
 def lint(session: nox.Session) -> None:
     """Style, the Trio rules of flake8-async, and whether the newsfragments build."""
     session.install(*group("lint"))
     session.run("ruff", "check", *CODE, *SITE)
     session.run("ruff", "format", "--check", *CODE, *SITE)
-    find = f"find {' '.join(SERVING)} -name '*.py' -print0"
+    find = f"grep -rlZ --include='*.py' -E 'async |await ' {' '.join(SERVING)}"
     check = f"xargs -0 -n 30 -P 2 flake8-async {' '.join(ASYNC_RULES)}"
     session.run("sh", "-c", f"{find} | {check}", external=True)
     version = PYPROJECT["project"]["version"]
@@ -91,7 +108,7 @@ def lint(session: nox.Session) -> None:
 @nox.session
 def types(session: nox.Session) -> None:
     """Two strict type checkers."""
-    session.install(*group("types"), ".")
+    session.install("--no-compile", *group("types"), ".")
     both = f"printf '%s\\0' 'mypy {' '.join(CODE)}' pyright | xargs -0 -n 1 -P 2 sh -c"
     session.run("sh", "-c", both, external=True)
 
@@ -110,7 +127,7 @@ def lowest(session: nox.Session) -> None:
     """Tests of what can depend on them, with the lowest versions that are allowed."""
     lowest = [d.replace(">=", "==") for d in PYPROJECT["project"]["dependencies"]]
     session.install(*group("test"), ".", *lowest)
-    session.run(*PYTEST, "-m", QUICK, *(session.posargs or DEPENDENT))
+    pytest(session, QUICK, *DEPENDENT)
 
 
 @nox.session(default=False)
@@ -142,7 +159,11 @@ def tests(session: nox.Session) -> None:
     """The tests but for the long ones, and whether they run every branch."""
     session.install(*group("test"), ".")
     session.run("coverage", "erase")
-    session.run("coverage", "run", "-m", *PYTEST, "-m", QUICK, *session.posargs)
+    # Properties run no line that examples don't: without coverage, which takes as long
+    # again.
+    codes = (0, NONE_SELECTED) if session.posargs else (0,)
+    pytest(session, f"{QUICK} and hypothesis", codes=codes)
+    pytest(session, f"{QUICK} and not hypothesis", under=("coverage", "run", "-m"))
     session.run("coverage", "combine", "--quiet")
     session.run("coverage", "report")
 
@@ -151,25 +172,25 @@ def tests(session: nox.Session) -> None:
 def proofs(session: nox.Session) -> None:
     """The long tests: handlers of the catalogue, real programs, benchmarks."""
     session.install(*group("test"), ".")
-    session.run(*PYTEST, "-m", "long", *session.posargs)
+    pytest(session, "long and not nightly")
 
 
 @nox.session(default=False)
-def catalogue(session: nox.Session) -> None:
-    """The handlers of the catalogue that the long tests leave out, also over TLS."""
+def nightly(session: nox.Session) -> None:
+    """The cases of the long tests that CI has no time for."""
     session.install(*group("test"), ".")
-    session.run(*PYTEST, "-m", "catalogue", *session.posargs)
+    pytest(session, "nightly")
 
 
 @nox.session(default=False)
 def fuzz(session: nox.Session) -> None:
     """A million examples for each reader of what peers send before all else."""
     session.install(*group("test"), ".")
-    session.run(*PYTEST, "-m", "fuzz", *session.posargs)
+    pytest(session, "fuzz")
 
 
 @nox.session(default=False, python=["3.11", "3.12", "3.13", "3.14"])
 def versions(session: nox.Session) -> None:
     """The tests but for the long ones, with each Python that is found."""
     session.install(*group("test"), ".")
-    session.run(*PYTEST, "-m", QUICK, *session.posargs)
+    pytest(session, QUICK)

@@ -16,7 +16,6 @@ from collections.abc import (
     AsyncGenerator,
     Awaitable,
     Callable,
-    Collection,
     Generator,
     Iterable,
 )
@@ -54,29 +53,33 @@ class PanicError(BaseException):
 
 
 def one_of_each(
-    cases: Collection[tuple[Any, ...]], *, by: int | None = None
+    cases: Iterable[tuple[Any, ...]], *, by: int | None = None, then_one_in: int = 1
 ) -> list[object]:
-    """Cases for `parametrize`, of which all but the first of each kind are `long`.
+    """Cases for `parametrize`: the first of each kind stays in each run.
 
-    The kind is the value at the index ``by``; without it, all are of one kind.
+    The kind is the value at the index ``by``; without it, all are of one kind. The
+    others are shared out by :func:`one_in`.
     """
-    first = dict[object, tuple[Any, ...]]()
-    made = list[object]()
+    seen = set[str]()
+    made, others = list[object](), list[tuple[Any, ...]]()
     for case in cases:
-        kind = None if by is None else str(case[by])
-        is_first = first.setdefault(kind, case) is case
-        made.append(pytest.param(*case, marks=[] if is_first else pytest.mark.long))
-    return made
+        kind = "" if by is None else str(case[by])
+        if kind in seen:
+            others.append(case)
+        else:
+            made.append(pytest.param(*case))
+        seen.add(kind)
+    return made + one_in(then_one_in, others)
 
 
-def one_in(number: int, cases: Iterable[Any]) -> list[object]:
+def one_in(number: int, cases: Iterable[tuple[Any, ...]]) -> list[object]:
     """Cases for `parametrize`: the first in each ``number`` is `long`.
 
-    The others are `catalogue`.
+    The others are `nightly`.
     """
-    marks = pytest.mark.long, pytest.mark.catalogue
+    marks = pytest.mark.long, pytest.mark.nightly
     return [
-        pytest.param(case, marks=marks[at % number > 0])
+        pytest.param(*case, marks=marks[at % number > 0])
         for at, case in enumerate(cases)
     ]
 

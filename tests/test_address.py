@@ -195,6 +195,7 @@ def test_a_port_out_of_range(port: int) -> None:
     ("text", "address", "sockaddr"),
     [
         ("unix:/run/a.sock", UnixAddress("/run/a.sock"), "/run/a.sock"),
+        ("unix:///run/a.sock", UnixAddress("/run/a.sock"), "/run/a.sock"),
         ("unix:a b?mode=7", UnixAddress("a b", 0o007), "a b"),
         ("unix:@name", UnixAddress("@name"), b"\0name"),
     ],

@@ -71,6 +71,17 @@ def test_the_limit_is_exact_after_any_churn(
     run(main)
 
 
+async def test_a_token_is_released_once() -> None:
+    """Law 2: whatever asks for it twice, a place is free once."""
+    tokens = Tokens(2)
+    first, second = await tokens.take(), await tokens.take()
+    first.release()
+    first.release()
+    assert tokens.used == 1
+    second.release()
+    assert tokens.used == 0
+
+
 async def test_waiters_get_tokens_in_order() -> None:
     """Law 2: no waiter starves."""
     tokens = Tokens(1)

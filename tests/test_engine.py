@@ -465,7 +465,7 @@ def test_both_ways_do_the_same_at_the_same_time(
     ),
     schedule=st.random_module(),
 )
-@settings(deadline=None, max_examples=30)
+@settings(deadline=None, max_examples=15)
 def test_both_ways_do_the_same_when_peers_do_not_read(
     first: int, parts: list[list[Act]], schedule: object
 ) -> None:

@@ -90,6 +90,27 @@ def test_two_that_connect_at_once_leave_one_socket(
     run(main)
 
 
+def test_the_oldest_of_six_makes_way_for_the_next_address() -> None:
+    """It has had its time."""
+
+    async def main() -> None:
+        silent = [f"127.0.1.{number}" for number in range(1, 8)]
+        with contextlib.ExitStack() as stack:
+            port = stack.enter_context(listening("127.0.1.8")).port
+            for host in silent:
+                stack.enter_context(black_hole(host, port))
+            trio.socket.set_custom_hostname_resolver(Resolver([*silent, "127.0.1.8"]))
+            dialer = dialer_of([TcpAddress("target.test", port)])
+            (await dialer.dial(60)).close()
+        assert trio.current_time() == 7 * 0.25
+        assert dialer.attempts[0] == Attempt(
+            address=f"127.0.1.1:{port}", seconds=1.5, error="no answer"
+        )
+        assert [each.error for each in dialer.attempts].count("no answer") == 1
+
+    run(main)
+
+
 @given(
     st.lists(st.sampled_from(["answers", "refuses", "drops"]), min_size=2, max_size=12)
 )

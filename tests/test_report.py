@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 import json
+import math
 from typing import Any
 
 import pytest
@@ -95,6 +96,21 @@ def test_a_report_can_be_written_as_json(notes: dict[str, object]) -> None:
     assert "result" not in fields
     assert "exception" not in fields
     assert set(fields["notes"]) == set(notes)
+
+
+@pytest.mark.parametrize(
+    ("value", "written"),
+    [
+        ((1 << 64) - 1, (1 << 64) - 1),
+        (1 << 64, str(1 << 64)),
+        (0.5, 0.5),
+        (math.inf, "inf"),
+        (b"a", "b'a'"),
+    ],
+)
+def test_a_note_that_json_has_no_value_for_is_text(value: object, written: str) -> None:
+    """Nor has every reader of JSON integers of more than 64 bits."""
+    assert _report(notes={"value": value}).as_dict()["notes"] == {"value": written}
 
 
 def test_what_tls_has_agreed_on_is_told_for_each_side() -> None:

@@ -21,6 +21,7 @@ import trioserve
 from support import (
     Running,
     is_reset,
+    one_of_each,
     open_fds,
     receive_all,
     receive_exactly,
@@ -910,7 +911,9 @@ async def test_invalid_deadlines_raise() -> None:
 # -- Law 13, and cancel everywhere
 
 
-@pytest.mark.parametrize("kind", ["echo", "proxy", "wrapped proxy"])
+@pytest.mark.parametrize(
+    "kind", one_of_each([("proxy",), ("echo",), ("wrapped proxy",)])
+)
 @pytest.mark.parametrize("how", ["cancel", "drain", "cut", "abort"])
 @pytest.mark.parametrize("end", ["fin", "rst"])
 def test_stopped_at_every_step_nothing_is_left(kind: str, how: str, end: str) -> None:

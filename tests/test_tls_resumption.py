@@ -195,6 +195,22 @@ def test_a_clock_that_goes_back_ends_it() -> None:
     assert [is_resumed(now) for now in (1e6, 1e6, 10, 11)] == [False, True, False, True]
 
 
+def test_after_a_failed_handshake_none_is_resumed_for_an_hour() -> None:
+    """The session may be why it has failed."""
+    tls, context = _client(), _server(ssl.TLSVersion.TLSv1_3)
+
+    def is_resumed(now: float) -> bool:
+        beginning = tls.begin(None, now)
+        _shake_hands(beginning.session, context)
+        beginning.is_over()
+        return bool(beginning.session.object.session_reused)
+
+    assert [is_resumed(0), is_resumed(1)] == [False, True]
+    tls.begin(None, 2).has_failed(2)
+    found = [is_resumed(now) for now in (3, 1 + HOUR, 2 + HOUR)]
+    assert found == [False, False, True]
+
+
 def test_a_session_that_has_failed_is_not_resumed() -> None:
     tls, context = _client(), _server(ssl.TLSVersion.TLSv1_3)
     beginning = tls.begin(None, 0)

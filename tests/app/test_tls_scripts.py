@@ -94,7 +94,7 @@ class Proxy:
 
 def through_each(examples: int, long: int) -> pytest.MarkDecorator:
     """The ends that speak TLS, and how many examples: few of one kind, many of all."""
-    many = pytest.mark.long("the same with more examples, and with other ends")
+    many = pytest.mark.nightly
     return pytest.mark.parametrize(
         ("secure", "examples"),
         [

@@ -131,6 +131,7 @@ def test_bytes_are_read_as_python_writes_them(data: bytes) -> None:
 )
 def test_bytes_are_read(text: str, data: bytes) -> None:
     assert parse_bytes(text).data == data
+    assert str(parse_bytes(text)) == text
 
 
 @pytest.mark.parametrize("wrong", ["\\q", "\\", "\\x", "\\x4", "\\xg0"])

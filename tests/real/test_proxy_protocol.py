@@ -186,6 +186,8 @@ def test_haproxys_checks_are_welcome(
     balancer = haproxy(f"127.0.0.1:{free_port()}", server, tmp_path, start)
     balancer.during(1)
     assert not any("DOWN" in line for line in balancer.lines)
+    # A check that still waits when the server stops is refused, header and all.
+    balancer.kill()
     reports = echo.stop()
     assert len(reports) > 2
     assert {(r["reason"], r["bytes_received"]) for r in reports} <= {

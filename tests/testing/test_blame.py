@@ -55,9 +55,7 @@ def failure_of(handler: Any, *peers: Any, **options: Any) -> HandlerFailure:
 
 
 # Each takes seconds: a check plays the conversation hundreds of times.
-@pytest.mark.parametrize(
-    "entry", [natural.MISTAKES[0], *one_in(3, natural.MISTAKES[1:])], ids=str
-)
+@pytest.mark.parametrize("entry", one_in(6, [(e,) for e in natural.MISTAKES]), ids=str)
 def test_a_natural_conversation_finds_a_mistake_by_its_law(entry: Entry) -> None:
     """In at most forty lines, and the test that they end with fails alike elsewhere."""
     failure = found(entry)
@@ -67,7 +65,7 @@ def test_a_natural_conversation_finds_a_mistake_by_its_law(entry: Entry) -> None
     assert law_when_fresh(entry.title, failure) == entry.law
 
 
-@pytest.mark.parametrize("entry", one_in(3, natural.CORRECT), ids=str)
+@pytest.mark.parametrize("entry", one_in(12, [(e,) for e in natural.CORRECT]), ids=str)
 def test_a_correct_handler_with_ugly_habits_is_not_accused(entry: Entry) -> None:
     entry.check()
 
@@ -130,8 +128,9 @@ def test_a_law_that_a_failure_is_named_by_can_be_off() -> None:
         sweep_cancellations(counts, *peers)
 
 
-@pytest.mark.long("a whole check of each")
-@pytest.mark.parametrize("law", ["pipelining", "half_close", "alone"])
+@pytest.mark.parametrize(
+    "law", one_in(3, [("half_close",), ("pipelining",), ("alone",)])
+)
 def test_a_law_about_what_is_varied_stays_off(law: Any) -> None:
     entry = next(each for each in natural.MISTAKES if each.law == law)
     without = {**entry.without, law: "this test switches it off"}
@@ -183,6 +182,7 @@ def test_a_part_may_be_replaced_by_a_simpler_one(
 # -- the case
 
 
+@pytest.mark.long("a whole check")
 def test_scripts_and_faults_are_shortened_until_each_part_is_needed() -> None:
     peer = Peer()
     for line in (b"one\n", b"two or more\n", b"three\n", b"four\n"):
@@ -406,7 +406,7 @@ for name in ("one_user_for_all", "a_system_task"):
 """
 
 
-@pytest.mark.long("three processes make the same check")
+@pytest.mark.nightly
 def test_a_failure_is_the_same_in_each_process() -> None:
     """Whatever the hash seed, to the last character."""
     code = _SAME.format(tests=str(Path(__file__).parents[1]))
@@ -440,6 +440,7 @@ async def works_on_for_20_minutes(stream: Connection) -> None:
     await trio.sleep(1200)
 
 
+@pytest.mark.long("whole checks")
 @pytest.mark.parametrize(
     ("handler", "bound"),
     [

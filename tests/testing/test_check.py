@@ -322,11 +322,12 @@ def test_a_peer_that_sends_nothing_floods_nothing() -> None:
     assert run.reports[0].bytes_received == 0
 
 
-@pytest.mark.long("all cases")
+@pytest.mark.nightly
 def test_a_thorough_check_passes() -> None:
     check_handler(shout, Peer().reset(), explore="thorough")
 
 
+@pytest.mark.long("whole sweeps")
 def test_sweeps_return_how_much_they_tried() -> None:
     short = Peer().send(b"a").expect(b"A").close()
     steps = sweep_cancellations(shout, short)
@@ -478,6 +479,7 @@ def test_a_shield_that_is_never_left_is_found() -> None:
         run_conversation(cleans_up, HELLO, disturbance="cancel", at_step=5)
 
 
+@pytest.mark.long("a task is given up after seconds")
 def test_a_task_that_cannot_be_stopped_is_abandoned(impatient: None) -> None:
     """The rest of it does not keep the interpreter from exiting."""
 
@@ -499,6 +501,7 @@ def test_a_task_that_cannot_be_stopped_is_abandoned(impatient: None) -> None:
             run_conversation(handler, HELLO)
 
 
+@pytest.mark.long("whole checks")
 def test_tasks_of_a_disturbance_do_not_count_as_the_handlers(impatient: None) -> None:
     async def spins(stream: Connection) -> None:
         while True:
@@ -757,7 +760,7 @@ def test_much_data_does_not_make_a_message_long() -> None:
     assert "which differ from byte " in str(failed.value)
 
 
-@pytest.mark.long("a whole check of much data")
+@pytest.mark.nightly
 def test_much_data_does_not_make_a_check_long() -> None:
     checked = check_handler(trioserve.echo, Peer().send(MUCH).expect(MUCH))
     tried, of = checked.sampled["a broken network"]

@@ -26,13 +26,14 @@ for order in ("shuffled", "held_back", "priorities"):
 """
 
 
+@pytest.mark.long("three processes")
 @pytest.mark.parametrize(
     "titles",
     [
         ["news are sent to a client that has said goodbye"],
         pytest.param(
             list({entry.law: entry.title for entry in natural.MISTAKES}.values())[::4],
-            marks=pytest.mark.long("several laws, three times"),
+            marks=pytest.mark.nightly,
         ),
     ],
     ids=len,

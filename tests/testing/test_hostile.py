@@ -11,7 +11,7 @@ import trio
 from hypothesis import given
 from hypothesis import strategies as st
 
-from support import one_of_each
+from support import one_in, one_of_each
 from test_docs import ROOT, table
 from testing.hostile import ENTRIES, QUIT, Entry, found
 from testing.natural import SHOUTS
@@ -58,6 +58,7 @@ def asked(entry: Entry) -> list[str]:
     one_of_each(
         [(each.law, each) for each in ENTRIES if str(each) not in NEEDS_ALL_ROUNDS],
         by=0,
+        then_one_in=3,
     ),
     ids=str,
 )
@@ -82,8 +83,9 @@ def test_the_page_has_the_mistakes_and_their_laws() -> None:
     assert [cells[:2] for cells in page] == mistakes
 
 
-@pytest.mark.long("a whole check of each")
-@pytest.mark.parametrize("entry", [each for each in ENTRIES if each.bounds], ids=str)
+@pytest.mark.parametrize(
+    "entry", one_in(5, [(each,) for each in ENTRIES if each.bounds]), ids=str
+)
 def test_a_check_finds_the_mistake_by_its_law(entry: Entry) -> None:
     failure = found(entry)
     assert (failure and failure.law) == entry.law, failure
@@ -171,7 +173,7 @@ def test_a_process_that_collects_no_garbage_still_collects_none() -> None:
 
 
 @pytest.mark.usefixtures("few_rounds")
-@pytest.mark.parametrize("threshold", [100, 400])
+@pytest.mark.parametrize("threshold", one_of_each([(100,), (400,)]))
 def test_garbage_that_is_collected_meanwhile_hides_nothing(threshold: int) -> None:
     seen: list[bytes] = []
 

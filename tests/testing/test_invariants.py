@@ -70,6 +70,7 @@ def test_what_must_always_hold_is_checked_after_every_step() -> None:
     assert "test_invariants import nothing_is_sold_twice" in text
 
 
+@pytest.mark.long("a whole check")
 def test_what_must_hold_in_the_end_is_checked_after_each_round() -> None:
     """A function that asserts it is one too."""
     with pytest.raises(HandlerFailure, match="'no basket is left' does not") as failed:

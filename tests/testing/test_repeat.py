@@ -163,6 +163,7 @@ def test_a_token_of_what_is_compared_with_the_plain_conversation() -> None:
     assert str(again) == str(failure)
 
 
+@pytest.mark.long("a whole check")
 def test_a_token_of_scripts_that_are_made_from_a_number() -> None:
     (entry,) = [one for one in natural.MISTAKES if one.name == "one_user_for_all"]
     failure = zoo.found(entry)
@@ -173,6 +174,7 @@ def test_a_token_of_scripts_that_are_made_from_a_number() -> None:
     assert len(again.value.case.peers) > 1
 
 
+@pytest.mark.long("a whole check")
 def test_a_token_of_a_client_that_is_checked() -> None:
     async def client(stream: Connection) -> None:
         await stream.send_all(b"hello")

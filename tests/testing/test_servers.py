@@ -11,7 +11,7 @@ import pytest
 import trio
 
 import trioserve
-from support import one_of_each
+from support import one_in, one_of_each
 from test_docs import ROOT, table
 from testing import dialing
 from testing.dialing import ASKS, connects_each_time, database, look_up
@@ -42,7 +42,7 @@ async def shout(stream: Connection) -> None:
 # -- handlers and their mistakes
 
 
-@pytest.mark.parametrize(("law", "make"), one_of_each(dialing.MISTAKES))
+@pytest.mark.parametrize(("law", "make"), one_of_each(dialing.MISTAKES, then_one_in=3))
 def test_a_mistake_is_found_by_its_law(law: str, make: Callable[[], Any]) -> None:
     with pytest.raises(HandlerFailure) as failed:
         dialing.check(make())
@@ -86,8 +86,7 @@ def test_pieces_of_an_answer_of_a_server_are_chunks() -> None:
     assert failed.value.law == "chunking"
 
 
-@pytest.mark.long("a whole check of each")
-@pytest.mark.parametrize("make", dialing.CORRECT)
+@pytest.mark.parametrize("make", one_in(6, [(make,) for make in dialing.CORRECT]))
 def test_a_correct_handler_is_not_accused(make: Callable[[], Any]) -> None:
     checked = dialing.check(make())
     assert checked.runs["chunks of servers"] > 5
@@ -96,17 +95,19 @@ def test_a_correct_handler_is_not_accused(make: Callable[[], Any]) -> None:
     assert not checked.notes
 
 
-@pytest.mark.long("whole checks of proxies")
 @pytest.mark.parametrize(
     ("handler", "servers"),
-    [
-        (trioserve.proxy("app:80"), {"app:80": shout}),
-        (trioserve.proxy("192.0.2.7:80"), {"192.0.2.7:80": shout}),
-        (trioserve.proxy("[2001:db8::7]:80"), {"[2001:db8::7]:80": shout}),
-        (trioserve.proxy("unix:/run/app"), {"unix:/run/app": shout}),
-        (trioserve.proxy("no:1", "app:80"), {"no:1": None, "app:80": shout}),
-        (trioserve.proxy("app:80", faults="latency=1ms"), {"app:80": shout}),
-    ],
+    one_in(
+        6,
+        [
+            (trioserve.proxy("app:80"), {"app:80": shout}),
+            (trioserve.proxy("192.0.2.7:80"), {"192.0.2.7:80": shout}),
+            (trioserve.proxy("[2001:db8::7]:80"), {"[2001:db8::7]:80": shout}),
+            (trioserve.proxy("unix:/run/app"), {"unix:/run/app": shout}),
+            (trioserve.proxy("no:1", "app:80"), {"no:1": None, "app:80": shout}),
+            (trioserve.proxy("app:80", faults="latency=1ms"), {"app:80": shout}),
+        ],
+    ),
 )
 def test_our_own_proxy_keeps_all_laws(handler: Any, servers: dict[str, Any]) -> None:
     hello = Peer().send(b"hello\n").expect(b"HELLO\n").send(b"you\n").expect(b"YOU\n")

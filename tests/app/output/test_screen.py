@@ -139,6 +139,23 @@ def test_a_line_that_is_too_wide_is_cut(line: str, columns: int) -> None:
     assert terminal.screen.buffer[1][0].fg == "default"
 
 
+@pytest.mark.parametrize(
+    ("line", "shown"),
+    [
+        ("abcdefg", "abcde"),
+        ("ab字字", "ab字"),
+        ("abcde\N{COMBINING ACUTE ACCENT}f", "abcdé"),
+        ("\x1b[32mabcdefg\x1b[0m", "\x1b[32mabcde\x1b[0m"),
+        ("\x1b[32mabc", "\x1b[32mabc\x1b[0m"),
+    ],
+)
+def test_a_line_has_as_many_characters_as_fit(line: str, shown: str) -> None:
+    terminal = Terminal(6, 5)
+    Screen(terminal.write, terminal.size).show([line])
+    (written,) = terminal.taken
+    assert unicodedata.normalize("NFC", shown) in unicodedata.normalize("NFC", written)
+
+
 def test_a_terminal_that_got_narrower_has_wrapped_the_view() -> None:
     terminal = Terminal(40, 10)
     columns = 40

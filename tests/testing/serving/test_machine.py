@@ -321,6 +321,7 @@ MACHINES: dict[Callable[[pytest.MonkeyPatch], None], type[ServeMachine]] = {
                 ("nothing left", leaves_a_task_behind),
             ],
             by=0,
+            then_one_in=3,
         ),
     ],
 )
