@@ -262,6 +262,22 @@ async def test_an_event_without_room_is_no_progress(
         source.release()
 
 
+async def test_bytes_for_a_side_whose_eof_other_code_has_sent_end_the_relay(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    with sockets() as a, tls13() as b:
+        source, sink = transport_of(a.ours), transport(b)
+        assert isinstance(source, EngineTransport)
+        heard = Heard()
+        with started(heard, LayeredPump(source, sink), LayeredPump(sink, source)):
+            await sink.send_eof()
+            assert not heard.told
+            await a.peer.send_all(b"x")
+            await acknowledged()
+            assert heard.told == ["closed"]
+        source.release()
+
+
 @pytest.mark.parametrize("which", ["client", "target"])
 async def test_a_side_that_is_gone_while_bytes_go_there(
     which: str, autojump_clock: trio.testing.MockClock
