@@ -91,6 +91,16 @@ def test_works_over_tls_have_figures_of_every_peer(
 
 
 @needs("curl")
+def test_runs_of_the_kit_are_measured() -> None:
+    lines = bench("--rounds", "1", module="bench.kit").splitlines()
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines[2:-2]]
+    assert len(rows) == 11
+    for _, milliseconds, ratio in rows:
+        assert float(milliseconds) > 0
+        assert float(ratio) > 0
+    assert lines[-1].startswith("A whole check: ")
+
+
 def test_faults_are_measured() -> None:
     heading, _, *lines = bench("--quick", module="bench.faults").splitlines()
     assert heading == "| faults | unit | asked | seen | seen / asked |"
