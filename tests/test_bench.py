@@ -66,13 +66,14 @@ def test_a_quick_run_has_figures_of_every_peer_and_its_report_can_be_repeated(
             {"tls-messages-64": "CPU us per round trip"},
             ["haproxy-tls", "asyncio-tls", "trio-tls", "trioserve-tls"],
         ),
-        (
+        pytest.param(
             {
                 "tls-down-8": "CPU ms per GB",
                 "tls-full": "CPU us per connection",
                 "tls-resumed": "CPU us per connection",
             },
             ["haproxy-tls", "trioserve-tls"],
+            marks=pytest.mark.nightly,
         ),
     ],
 )

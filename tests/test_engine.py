@@ -456,7 +456,7 @@ def test_both_ways_do_the_same_at_the_same_time(
         assert abs(story.at - portable.at) <= late
 
 
-@pytest.mark.long("megabytes in each example, on three data paths")
+@pytest.mark.nightly
 @given(
     first=st.just(0) | st.integers(1, 300) | st.integers(1, 2 * BULK),
     parts=st.lists(
@@ -465,7 +465,7 @@ def test_both_ways_do_the_same_at_the_same_time(
     ),
     schedule=st.random_module(),
 )
-@settings(deadline=None, max_examples=15)
+@settings(deadline=None, max_examples=30)
 def test_both_ways_do_the_same_when_peers_do_not_read(
     first: int, parts: list[list[Act]], schedule: object
 ) -> None:

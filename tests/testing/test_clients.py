@@ -8,7 +8,6 @@ import h11
 import pytest
 import trio
 
-from support import one_in
 from testing import protocols
 from testing.zoo import Lines, Stream
 from trioserve import Connection, Reason
@@ -63,15 +62,13 @@ def test_real_protocol_code_talks_in_pieces(server: Any, client: Any) -> None:
     run_conversation(server, client=client, faults="slice=1..2000", buffer=3000)
 
 
+@pytest.mark.nightly
 @pytest.mark.parametrize(
     ("server", "client", "raises"),
-    one_in(
-        2,
-        [
-            (protocols.http_server, protocols.http_client, h11.RemoteProtocolError),
-            (protocols.http2_server, protocols.http2_client, AssertionError),
-        ],
-    ),
+    [
+        (protocols.http_server, protocols.http_client, h11.RemoteProtocolError),
+        (protocols.http2_server, protocols.http2_client, AssertionError),
+    ],
 )
 def test_real_protocol_code_keeps_all_laws(
     server: Any, client: Any, raises: type[Exception]

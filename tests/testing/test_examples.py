@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import trio
 
+from support import one_in
 from test_docs import ROOT
 from trioserve import Reason
 from trioserve.testing import Law, Peer, check_handler, run_conversation
@@ -22,8 +23,9 @@ def example(name: str) -> dict[str, Any]:
     return runpy.run_path(str(ROOT / "examples" / f"{name}.py"))
 
 
-@pytest.mark.long("every law, with several peers")
-@pytest.mark.parametrize("name", ["chat", "keyvalue", "rpc", "upgrade"])
+@pytest.mark.parametrize(
+    "name", one_in(2, [("keyvalue",), ("chat",), ("rpc",), ("upgrade",)])
+)
 def test_an_example_keeps_every_law(name: str) -> None:
     names = example(name)
     check_handler(names["handler"], *names["PEERS"], without=EXCEPTIONS.get(name))

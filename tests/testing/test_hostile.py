@@ -84,7 +84,7 @@ def test_the_page_has_the_mistakes_and_their_laws() -> None:
 
 
 @pytest.mark.parametrize(
-    "entry", one_in(5, [(each,) for each in ENTRIES if each.bounds]), ids=str
+    "entry", one_in(12, [(each,) for each in ENTRIES if each.bounds]), ids=str
 )
 def test_a_check_finds_the_mistake_by_its_law(entry: Entry) -> None:
     failure = found(entry)

@@ -42,7 +42,7 @@ async def shout(stream: Connection) -> None:
 # -- handlers and their mistakes
 
 
-@pytest.mark.parametrize(("law", "make"), one_of_each(dialing.MISTAKES, then_one_in=3))
+@pytest.mark.parametrize(("law", "make"), one_of_each(dialing.MISTAKES, then_one_in=9))
 def test_a_mistake_is_found_by_its_law(law: str, make: Callable[[], Any]) -> None:
     with pytest.raises(HandlerFailure) as failed:
         dialing.check(make())
