@@ -106,7 +106,6 @@ def test_the_oldest_of_six_makes_way_for_the_next_address() -> None:
         assert dialer.attempts[0] == Attempt(
             address=f"127.0.1.1:{port}", seconds=1.5, error="no answer"
         )
-        assert [each.error for each in dialer.attempts].count("no answer") == 1
 
     run(main)
 
