@@ -5,6 +5,7 @@ That they keep the same rules is in test_relay.py.
 
 from __future__ import annotations
 
+import os
 import socket
 import ssl
 from collections.abc import AsyncGenerator
@@ -27,7 +28,7 @@ from links import (
     tls13,
     tls_sessions,
 )
-from support import Result, acknowledged, run
+from support import Result, acknowledged, reset, run
 from test_engine import Heard, started
 from trioserve import Reason, Timeouts, relay
 from trioserve._engine import Engine
@@ -155,6 +156,22 @@ async def test_an_echo_of_itself(autojump_clock: trio.testing.MockClock) -> None
             await peer.send(MUCH)
             await peer.send_eof()
         assert (peer.received, peer.tail) == (peer.sent, "eof")
+
+
+async def test_an_echo_to_a_client_that_is_gone(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """Its bytes have come, and the next send says that it has reset the connection."""
+    with tls13() as a:
+        ours, peer, heard = transport(a), tls_peer(a), Heard()
+        with started(heard, LayeredPump(ours, ours)):
+            peer.transport.session.write(b"hello")
+            os.write(peer.socket.fileno(), peer.transport.session.output())
+            reset(peer)
+            await trio.testing.wait_all_tasks_blocked(0.01)
+        assert heard.told == ["error"]
+        assert ours.received == 5
+        assert ours.error is not None
 
 
 @pytest.mark.parametrize("medium", TLS_MEDIA)
