@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import trio
 
-from support import one_in, one_of_each
+from support import one_in
 from testing import natural, protocols
 from testing.natural import SHOUTS
 from testing.zoo import Entry, Lines, Stream
@@ -222,7 +222,7 @@ def test_a_record_ends_at_the_first_cut_within_it() -> None:
 
 
 #: Some of the places of a conversation, and all of them.
-STEPS = one_of_each([(29,), (1,)])
+STEPS = [29, pytest.param(1, marks=pytest.mark.nightly)]
 
 
 @pytest.mark.parametrize("step", STEPS)
@@ -248,7 +248,7 @@ def test_a_truncation_at_any_byte_is_no_eof_for_the_handler(step: int) -> None:
             assert ends == ["eof" if at == whole else "broken"]
 
 
-@pytest.mark.parametrize("step", [29, pytest.param(1, marks=pytest.mark.nightly)])
+@pytest.mark.parametrize("step", STEPS)
 @pytest.mark.parametrize("way", ["up", "down"])
 def test_a_handshake_may_be_cut_at_any_byte(way: str, step: int) -> None:
     plain = talk().received

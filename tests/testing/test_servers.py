@@ -86,7 +86,8 @@ def test_pieces_of_an_answer_of_a_server_are_chunks() -> None:
     assert failed.value.law == "chunking"
 
 
-@pytest.mark.parametrize("make", one_in(6, [(make,) for make in dialing.CORRECT]))
+@pytest.mark.nightly
+@pytest.mark.parametrize("make", dialing.CORRECT)
 def test_a_correct_handler_is_not_accused(make: Callable[[], Any]) -> None:
     checked = dialing.check(make())
     assert checked.runs["chunks of servers"] > 5

@@ -40,10 +40,13 @@ QUICK = {
 
 
 def shared_out(entries: list[Entry]) -> list[object]:
-    """Some stay in each run; of the others, the first of each law is `long`."""
+    """Some stay in each run; of the others, the first of each law is `long`.
+
+    But for the law of memory: a flood is tried for half a minute.
+    """
     quick = [pytest.param(entry) for entry in entries if entry.name in QUICK]
     first = {entry.law: entry for entry in entries[::-1] if entry.name not in QUICK}
-    long = list(first.values())
+    long = [entry for law, entry in first.items() if law != "memory"]
     others = [e for e in entries if e.name not in QUICK and e not in long]
     return [
         *quick,
