@@ -6,6 +6,7 @@ Nor does a test fail because the machine is slow.
 from __future__ import annotations
 
 import gc
+import os
 import signal
 import sys
 from collections.abc import Coroutine, Iterator
@@ -64,6 +65,24 @@ def hangups_are_heard() -> Iterator[None]:
     before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
     yield
     signal.signal(signal.SIGHUP, before)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def coverage_of_processes() -> Iterator[dict[str, str]]:
+    """What turns it on. It is off, because it takes as long as the process itself."""
+    names = [name for name in os.environ if name.startswith("COVERAGE_PROCESS_")]
+    variables = {name: os.environ.pop(name) for name in names}
+    yield variables
+    os.environ.update(variables)
+
+
+@pytest.fixture
+def traced(
+    coverage_of_processes: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For a test whose processes run lines that no other test runs."""
+    for name, value in coverage_of_processes.items():
+        monkeypatch.setenv(name, value)
 
 
 @pytest.fixture

@@ -222,6 +222,7 @@ def test_reports_are_explained_and_summed_up(tmp_path: Path) -> None:
     assert summed_up["connections"] == 2
 
 
+@pytest.mark.usefixtures("traced")
 @pytest.mark.parametrize("command", ["explain", "reports"])
 def test_a_file_that_cannot_be_read_or_written_is_an_error(
     command: str, tmp_path: Path
@@ -356,6 +357,7 @@ def test_python_m_trioserve_is_the_command(
     assert "Commands:" in capsys.readouterr().out
 
 
+@pytest.mark.usefixtures("traced")
 def test_importing_main_runs_nothing() -> None:
     code = "import trioserve.__main__; print('imported')"
     done = subprocess.run(

@@ -196,6 +196,7 @@ def test_a_second_signal_cuts_at_once(start: Start, number: signal.Signals) -> N
     assert proxy.code() == 3
 
 
+@pytest.mark.usefixtures("traced")
 def test_many_signals_do_not_change_the_exit_code(start: Start) -> None:
     command = start("echo", "127.0.0.1:0")
     command.port()
@@ -276,6 +277,7 @@ def _wait_until_gone(path: Path) -> None:
         assert time.monotonic() < deadline
 
 
+@pytest.mark.usefixtures("traced")
 def test_a_lame_duck_keeps_its_port_file_while_it_accepts(
     start: Start, tmp_path: Path
 ) -> None:
@@ -327,6 +329,7 @@ def test_options_come_from_the_environment(start: Start) -> None:
     assert " max_connections=7 " in command.err.until("event=listening")
 
 
+@pytest.mark.usefixtures("traced")
 def test_a_misspelt_variable_is_a_warning(start: Start) -> None:
     command = start("echo", "127.0.0.1:0", TRIOSERVE_IDEL="5")
     assert "did you mean TRIOSERVE_IDLE?" in command.err.until("event=unknown-setting")

@@ -12,6 +12,8 @@ import sys
 from pathlib import Path
 from typing import IO
 
+import pytest
+
 from app.process import HELD, PATIENCE, Command, Start, fill, say_hello, spawned
 
 
@@ -31,6 +33,7 @@ def test_reports_are_appended_to_a_file(start: Start, tmp_path: Path) -> None:
     assert [json.loads(report)["id"] for report in reports] == [1, 2, 3]
 
 
+@pytest.mark.usefixtures("traced")
 def test_a_pipe_without_a_reader_does_not_block_serving(
     start: Start, tmp_path: Path
 ) -> None:
@@ -73,6 +76,7 @@ def test_a_full_pipe_does_not_block_the_exit(start: Start, tmp_path: Path) -> No
     os.close(writer)
 
 
+@pytest.mark.usefixtures("traced")
 def test_a_file_that_can_never_take_reports_is_refused(
     start: Start, tmp_path: Path
 ) -> None:
@@ -92,6 +96,7 @@ def test_a_file_that_can_never_take_reports_is_refused(
     ]
 
 
+@pytest.mark.usefixtures("traced")
 def test_sighup_reopens_the_reports_and_ends_nothing(
     start: Start, tmp_path: Path
 ) -> None:
@@ -156,9 +161,7 @@ def test_reports_over_the_file_size_limit_are_counted_as_lost(
 ) -> None:
     """Law 15: and no signal (SIGXFSZ) ends the command."""
     path = tmp_path / "reports"
-    # Coverage could not write its file, either.
-    unmeasured = {"COVERAGE_PROCESS_CONFIG": ""}
-    command = start("echo", "127.0.0.1:0", "--reports", str(path), **unmeasured)
+    command = start("echo", "127.0.0.1:0", "--reports", str(path))
     port = command.port()
     resource.prlimit(command.process.pid, resource.RLIMIT_FSIZE, (1000, 1000))
     for _ in range(3):
@@ -262,6 +265,7 @@ def test_closed_standard_files_are_replaced() -> None:
     subprocess.run(["sh", "-c", closed, sys.executable, code], check=True)
 
 
+@pytest.mark.usefixtures("traced")
 def test_reports_for_a_closed_stdout_are_refused() -> None:
     words = f"{sys.executable} -m trioserve echo 127.0.0.1:0 --reports - >&-"
     done = subprocess.run(

@@ -51,6 +51,7 @@ def run(path: str, *argv: str, **env: str) -> str:
     return done.stdout
 
 
+@pytest.mark.usefixtures("traced")
 @needs("bash")
 @pytest.mark.parametrize(("line", "proposal"), one_of_each(LINES))
 def test_bash_completes(path: str, line: str, proposal: str) -> None:

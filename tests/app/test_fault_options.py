@@ -105,6 +105,7 @@ def test_settings_show_faults_and_seed() -> None:
     assert "0, or the seed in the file" in shown
 
 
+@pytest.mark.usefixtures("traced")
 def test_a_proxy_warns_of_its_faults_and_reports_list_those_applied(
     start: Start,
 ) -> None:

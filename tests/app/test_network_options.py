@@ -149,6 +149,7 @@ def exchanged(port: int, data: bytes, **options: Any) -> bytes:
         return received
 
 
+@pytest.mark.usefixtures("traced")
 def test_a_client_is_known_through_two_proxies(start: Start, tmp_path: Path) -> None:
     """Declared to the second by the first, which a header has declared it to."""
     reports = tmp_path / "reports.jsonl"
@@ -173,6 +174,7 @@ def test_a_client_is_known_through_two_proxies(start: Start, tmp_path: Path) -> 
     assert f"through {report['direct_peer']}," in result.stdout
 
 
+@pytest.mark.usefixtures("traced")
 def test_a_missing_header_is_explained(start: Start, tmp_path: Path) -> None:
     reports = tmp_path / "reports.jsonl"
     echo = start(
@@ -191,6 +193,7 @@ def test_a_missing_header_is_explained(start: Start, tmp_path: Path) -> None:
     assert "HAProxy: send-proxy; nginx: proxy_protocol on" in result.stdout
 
 
+@pytest.mark.usefixtures("traced")
 def test_the_text_at_the_start_says_what_is_expected(start: Start) -> None:
     options = ("--accept-proxy", "10.0.0.5", "--deny-direct", "10.0.0.9")
     echo = start("echo", "127.0.0.1:0", *options, "--rate", "9/m", "--log", "text")

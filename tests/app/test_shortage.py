@@ -191,6 +191,7 @@ def test_a_default_limit_that_is_low_is_a_warning(few_files: Any) -> None:
     assert not any("event=open-files" in line for line in asked_for.err.seen)
 
 
+@pytest.mark.usefixtures("traced")
 @pytest.mark.parametrize("kind", ["device", "pipe", "folder", "huge", "stdin"])
 def test_faults_are_read_from_regular_files_of_limited_size_only(
     kind: str, tmp_path: Path

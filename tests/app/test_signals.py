@@ -72,6 +72,7 @@ def test_it_can_be_stopped_if_its_parent_has_blocked_signals(
     assert command.code() == code
 
 
+@pytest.mark.usefixtures("traced")
 @pytest.mark.parametrize("number", sorted(_signals.STOPS), ids=str)
 def test_a_pending_stop_signal_ends_it(
     number: signal.Signals,
@@ -141,6 +142,7 @@ def test_a_crash_is_still_a_crash(start: Start) -> None:
     assert command.code() == -signal.SIGABRT
 
 
+@pytest.mark.usefixtures("traced")
 @pytest.mark.parametrize("number", sorted(_signals.STOPS), ids=str)
 @pytest.mark.parametrize("command", ["echo", "proxy"])
 def test_a_signal_while_names_are_looked_up_ends_it_and_leaves_nothing_behind(
@@ -211,6 +213,7 @@ def test_process_1_drains(tmp_path: Path) -> None:
         assert process.wait(30) == 0
 
 
+@pytest.mark.usefixtures("traced")
 @pytest.mark.parametrize("number", sorted(_signals.STOPS), ids=str)
 def test_a_signal_ends_the_demo(start: Start, number: signal.Signals) -> None:
     demo = start("demo", "--seconds", "1000", "--clients", "10")

@@ -138,6 +138,7 @@ class TlsServer:
         self._listener.close()
 
 
+@pytest.mark.usefixtures("traced")
 def test_tls_servers_behind_one_proxy(start: Start, tmp_path: Path) -> None:
     """The client verifies each by its name."""
     authority = trustme.CA()

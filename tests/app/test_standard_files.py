@@ -30,6 +30,7 @@ def printed(words: str, to: str, *, buffered: bool = False) -> tuple[int, str]:
     return done.returncode, done.stderr
 
 
+@pytest.mark.usefixtures("traced")
 @pytest.mark.parametrize("words", PRINTING)
 def test_a_full_stdout_is_an_error_of_one_line(words: str) -> None:
     code, said = printed(words, "> /dev/full", buffered=len(words) % 2 == 0)
@@ -37,6 +38,7 @@ def test_a_full_stdout_is_an_error_of_one_line(words: str) -> None:
     assert code == 1
 
 
+@pytest.mark.usefixtures("traced")
 @pytest.mark.parametrize("words", ["--version", "help logs", "reports -"])
 def test_a_closed_stdout_is_an_error_of_one_line(words: str) -> None:
     code, said = printed(words, ">&-")
@@ -56,6 +58,7 @@ def test_a_reader_may_close_the_pipe_early(words: str) -> None:
     assert said == ""
 
 
+@pytest.mark.usefixtures("traced")
 @pytest.mark.parametrize("to", ["2> /dev/full", "2>&-"])
 @pytest.mark.parametrize(("words", "code"), [("ecoh", 2), ("explain /no", 1)])
 def test_without_stderr_the_exit_code_is_right(words: str, code: int, to: str) -> None:

@@ -156,6 +156,7 @@ def test_a_service_has_the_targets_of_its_files(tmp_path: Path) -> None:
     assert make_service(targets=(SrvRecords("a.test"),)).all_targets == ()
 
 
+@pytest.mark.usefixtures("traced")
 def test_a_file_of_targets_is_replaced_under_load(start: Start, tmp_path: Path) -> None:
     """Law 1: no client fails, old connections go on, and SIGHUP reads it at once."""
     path = tmp_path / "targets"
@@ -382,6 +383,7 @@ def test_a_command_that_checks(start: Start) -> None:
         assert proxy.code() == 0
 
 
+@pytest.mark.usefixtures("traced")
 def test_a_target_whose_checks_pass_again_is_logged(start: Start) -> None:
     with socket.socket() as bound:
         bound.bind(("127.0.0.1", 0))

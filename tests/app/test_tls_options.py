@@ -104,6 +104,7 @@ def test_tls_is_ended_or_passed_on(authority: Authority) -> None:
     assert "leave one of them out" in error_of(invoke("proxy", ":0", *options))
 
 
+@pytest.mark.usefixtures("traced")
 def test_sighup_reads_certificates_again(start: Start, authority: Authority) -> None:
     """Twice at once, and during a drain; a bad file ends nothing."""
     path = Path(authority.issue("localhost", common_name="first"))

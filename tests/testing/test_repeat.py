@@ -371,6 +371,7 @@ def test_options_of_pytest_are_those_of_each_check(
     said.stderr.fnmatch_lines(["*--trioserve-explore: invalid choice: 'slow'*"])
 
 
+@pytest.mark.usefixtures("traced")
 def test_the_plugin_imports_nothing_of_trioserve() -> None:
     """It is loaded at the start of each pytest, whatever is tested."""
     code = "import sys, pytest_trioserve; print('trioserve' in sys.modules)"

@@ -261,6 +261,7 @@ def test_importing_the_test_kit_does_not_import_hypothesis() -> None:
     assert python(program).stdout == "False\n"
 
 
+@pytest.mark.usefixtures("traced")
 @pytest.mark.parametrize("name", one_of_each([("ServeMachine",), ("chunkings",)]))
 def test_without_hypothesis_it_says_what_to_install(name: str) -> None:
     ran = python(WITHOUT.format(f"from trioserve.testing import {name}"))
