@@ -81,8 +81,8 @@ def pytest(
     codes: tuple[int, ...] = (0,),
 ) -> None:
     """Run the tests with these marks, in all files or in these."""
-    # Most tests wait for something most of the time: more processes than cores. What
-    # they have rewritten of the tests is kept, because each needs 13 s for that.
+    # Most tests wait for something most of the time: more processes than cores. pytest
+    # keeps the asserts that it has rewritten, which takes each process 13 s.
     session.run(
         *(*under, "pytest", "-n", "4", "--dist", "worksteal", "--durations", "25"),
         *("-m", marks, *(session.posargs or files)),
@@ -158,8 +158,8 @@ def tests(session: nox.Session) -> None:
     """The tests but for the long ones, and whether they run every branch."""
     session.install(*group("test"), ".")
     session.run("coverage", "erase")
-    # Properties run no line that examples don't: without coverage, which takes as long
-    # again.
+    # Property tests run no line that examples don't. So they run without coverage,
+    # which would double their time.
     codes = (0, NONE_SELECTED) if session.posargs else (0,)
     pytest(session, f"{QUICK} and hypothesis", codes=codes)
     pytest(session, f"{QUICK} and not hypothesis", under=("coverage", "run", "-m"))

@@ -37,9 +37,7 @@ def _bare() -> None:
         ours, theirs = trio.testing.memory_stream_pair()
         async with trio.open_nursery() as nursery:
             nursery.start_soon(shout, theirs)
-            for line in _ASKS:
-                await ours.send_all(line)
-                assert await ours.receive_some() == line.upper()
+            await _client(ours)
             await ours.send_eof()
 
     trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0))
@@ -83,6 +81,8 @@ def main() -> None:
     parser = argparse.ArgumentParser("python -m bench.kit", description=__doc__)
     parser.add_argument("--rounds", type=int, default=100, metavar="N")
     rounds: int = parser.parse_args().rounds
+    if rounds < 1:
+        parser.error(f"--rounds must be 1 or more, not {rounds}")
     seconds: dict[str, list[float]] = {name: [] for name in _RUNS}
     for act in _RUNS.values():
         act()  # imports, and certificates

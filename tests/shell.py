@@ -35,8 +35,7 @@ def environment(folder: Path) -> dict[str, str]:
     kept = {
         name: value
         for name, value in os.environ.items()
-        if not name.startswith(("TRIOSERVE_", "COVERAGE_"))
-        and name not in ("FORCE_COLOR", "NO_COLOR")
+        if not name.startswith("TRIOSERVE_") and name not in ("FORCE_COLOR", "NO_COLOR")
     }
     path = f"{command.parent}:{kept['PATH']}"
     return {

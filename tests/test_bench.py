@@ -91,7 +91,6 @@ def test_works_over_tls_have_figures_of_every_peer(
     assert "## Failed" not in printed
 
 
-@needs("curl")
 def test_runs_of_the_kit_are_measured() -> None:
     lines = bench("--rounds", "1", module="bench.kit").splitlines()
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines[2:-2]]
@@ -102,6 +101,7 @@ def test_runs_of_the_kit_are_measured() -> None:
     assert lines[-1].startswith("A whole check: ")
 
 
+@needs("curl")
 def test_faults_are_measured() -> None:
     heading, _, *lines = bench("--quick", module="bench.faults").splitlines()
     assert heading == "| faults | unit | asked | seen | seen / asked |"

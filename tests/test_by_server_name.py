@@ -375,7 +375,7 @@ def test_an_alert_that_nobody_reads_holds_no_connection() -> None:
     run_conversation(refusing, peer, faults=f"up:vanish@{len(HELLO)}", buffer=2)
 
 
-@pytest.mark.nightly
+@pytest.mark.nightly("some hundred conversations")
 @pytest.mark.parametrize(
     ("name", "answer"),
     [("git.example.org", HELLO + b"?"), ("other.example.org", UNRECOGNIZED_NAME)],

@@ -29,7 +29,6 @@ from trioserve.app._values import parse_duration
 SYSTEMD = ROOT / "docs" / "systemd.md"
 
 #: What measures the tests would itself need files and rights.
-UNMEASURED = ["env", "-u", "COVERAGE_PROCESS_START", "-u", "COVERAGE_PROCESS_CONFIG"]
 
 
 def files() -> dict[str, Block]:
@@ -149,7 +148,7 @@ def as_nobody(*words: str, capability: str = "") -> list[str]:
         kept = f"-all,+{capability}"
         user += [f"--{kind}={kept}" for kind in ("inh-caps", "ambient-caps")]
         user += [f"--bounding-set={kept}"]
-    argv = [*UNMEASURED, "unshare", "--net", "setpriv", *user]
+    argv = ["unshare", "--net", "setpriv", *user]
     return [*argv, sys.executable, *words]
 
 

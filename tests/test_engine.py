@@ -456,7 +456,7 @@ def test_both_ways_do_the_same_at_the_same_time(
         assert abs(story.at - portable.at) <= late
 
 
-@pytest.mark.nightly
+@pytest.mark.nightly("megabytes in each example, on three data paths")
 @given(
     first=st.just(0) | st.integers(1, 300) | st.integers(1, 2 * BULK),
     parts=st.lists(

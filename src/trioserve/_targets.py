@@ -254,7 +254,7 @@ class Health:
     A target is down after ``fall`` attempts in a row have failed. Then it gets no
     connection for ``pause``; after that one connection tries it. If that fails, the
     next pause is twice as long, up to ``max_pause``; if it connects, the target is up.
-    A late attempt is no failure if the target has connected another one since it began.
+    An attempt that fails late does not count if another one has connected meanwhile.
     Each pause is made longer by up to a tenth, at random, so that several proxies don't
     try at the same time.
 

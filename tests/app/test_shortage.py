@@ -22,7 +22,6 @@ from app.process import Command, Lines, Start, spawned
 #: A user that runs nothing else, so that the limit counts only our threads.
 USER = str(61_000 + os.getpid() % 4000)
 #: Without coverage, which would need files and permissions of its own.
-UNMEASURED = ["env", "-u", "COVERAGE_PROCESS_START", "-u", "COVERAGE_PROCESS_CONFIG"]
 NO_THREAD = (
     "trioserve: error: can't start a thread: the limit of threads is reached"
     " (ulimit -u, TasksMax= in systemd, the pids limit of a container)\n"
@@ -33,7 +32,7 @@ def limited(threads: int, *words: str) -> list[str]:
     """A command line that runs Python with a limit of threads."""
     user = ["setpriv", f"--reuid={USER}", f"--regid={USER}", "--clear-groups"]
     limit = ["prlimit", f"--nproc={threads}"]
-    return [*UNMEASURED, *limit, *user, sys.executable, *words]
+    return [*limit, *user, sys.executable, *words]
 
 
 def _can_be_limited() -> bool:
@@ -151,7 +150,6 @@ def few_files() -> Iterator[Any]:
 
         def start(count: int, *words: str) -> Command:
             argv = [
-                *(UNMEASURED if count < 64 else []),
                 "sh",
                 "-c",
                 f'ulimit -n {count}; exec "$0" -m trioserve "$@"',
@@ -269,7 +267,7 @@ def test_a_port_file_on_a_full_disk_is_an_error_of_one_line(
     # A limit of the file size stands in for a full disk.
     script = 'ulimit -f 0; exec "$0" -m trioserve echo 127.0.0.1:0 --port-file "$1"'
     done = subprocess.run(
-        [*UNMEASURED, "sh", "-c", script, sys.executable, str(tmp_path / "port")],
+        ["sh", "-c", script, sys.executable, str(tmp_path / "port")],
         capture_output=True,
         text=True,
         timeout=60,

@@ -94,7 +94,7 @@ class Proxy:
 
 def through_each(examples: int, long: int) -> pytest.MarkDecorator:
     """The ends that speak TLS, and how many examples: few of one kind, many of all."""
-    many = pytest.mark.nightly
+    many = pytest.mark.nightly("more examples, and other ends")
     return pytest.mark.parametrize(
         ("secure", "examples"),
         [

@@ -141,7 +141,7 @@ async def test_a_client_that_vanishes_is_reported_and_the_others_are_told(
     assert running.reports[0].reason is Reason.CLIENT_RESET
 
 
-@pytest.mark.nightly
+@pytest.mark.nightly("every law, with two peers")
 def test_it_keeps_every_law_but_one() -> None:
     room = Room()
 

@@ -252,7 +252,7 @@ async def test_a_client_that_vanishes_is_reported_and_affects_no_other(
     assert reasons[1] is Reason.CLIENT_RESET
 
 
-@pytest.mark.nightly
+@pytest.mark.nightly("every law, with a long conversation")
 def test_it_keeps_every_law() -> None:
     answers = _HELLO + _HEAD + _CHUNKED + chunked(b"abc")
     pipelined = Peer().send(_GET + post(b"abc")).expect(answers)

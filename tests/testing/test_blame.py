@@ -406,7 +406,7 @@ for name in ("one_user_for_all", "a_system_task"):
 """
 
 
-@pytest.mark.nightly
+@pytest.mark.nightly("three processes make the same check")
 def test_a_failure_is_the_same_in_each_process() -> None:
     """Whatever the hash seed, to the last character."""
     code = _SAME.format(tests=str(Path(__file__).parents[1]))

@@ -322,7 +322,7 @@ def test_a_peer_that_sends_nothing_floods_nothing() -> None:
     assert run.reports[0].bytes_received == 0
 
 
-@pytest.mark.nightly
+@pytest.mark.nightly("all cases")
 def test_a_thorough_check_passes() -> None:
     check_handler(shout, Peer().reset(), explore="thorough")
 
@@ -760,7 +760,7 @@ def test_much_data_does_not_make_a_message_long() -> None:
     assert "which differ from byte " in str(failed.value)
 
 
-@pytest.mark.nightly
+@pytest.mark.nightly("a whole check of much data")
 def test_much_data_does_not_make_a_check_long() -> None:
     checked = check_handler(trioserve.echo, Peer().send(MUCH).expect(MUCH))
     tried, of = checked.sampled["a broken network"]

@@ -461,7 +461,7 @@ def test_a_mistake_is_found_by_the_same_law(entry: Entry) -> None:
     assert "tls=True" in failed.value.again
 
 
-@pytest.mark.nightly
+@pytest.mark.nightly("whole checks")
 @pytest.mark.parametrize("entry", natural.CORRECT[::4], ids=str)
 def test_a_correct_handler_is_not_accused(entry: Entry) -> None:
     checked(entry)
@@ -538,7 +538,7 @@ def test_real_protocol_code_talks_in_pieces() -> None:
     )
 
 
-@pytest.mark.nightly
+@pytest.mark.nightly("a whole check")
 def test_real_protocol_code_keeps_all_laws() -> None:
     check_handler(protocols.http_server, client=protocols.http_client, tls=True)
 

@@ -62,7 +62,7 @@ def test_real_protocol_code_talks_in_pieces(server: Any, client: Any) -> None:
     run_conversation(server, client=client, faults="slice=1..2000", buffer=3000)
 
 
-@pytest.mark.nightly
+@pytest.mark.nightly("whole checks")
 @pytest.mark.parametrize(
     ("server", "client", "raises"),
     [

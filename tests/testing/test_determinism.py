@@ -33,7 +33,7 @@ for order in ("shuffled", "held_back", "priorities"):
         ["news are sent to a client that has said goodbye"],
         pytest.param(
             list({entry.law: entry.title for entry in natural.MISTAKES}.values())[::4],
-            marks=pytest.mark.nightly,
+            marks=pytest.mark.nightly("several laws, three times"),
         ),
     ],
     ids=len,

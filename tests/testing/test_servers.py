@@ -86,7 +86,7 @@ def test_pieces_of_an_answer_of_a_server_are_chunks() -> None:
     assert failed.value.law == "chunking"
 
 
-@pytest.mark.nightly
+@pytest.mark.nightly("whole checks")
 @pytest.mark.parametrize("make", dialing.CORRECT)
 def test_a_correct_handler_is_not_accused(make: Callable[[], Any]) -> None:
     checked = dialing.check(make())

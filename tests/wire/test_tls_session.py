@@ -101,7 +101,7 @@ def test_each_end_closes_its_own_direction(
     _play(version, script)
 
 
-@pytest.mark.nightly
+@pytest.mark.nightly("the same with more examples")
 @pytest.mark.parametrize("version", VERSIONS)
 @given(script=st.lists(_step, max_size=40))
 @settings(deadline=None, max_examples=1000)

@@ -177,7 +177,7 @@ def test_a_thorough_check_preempts_tasks(
     assert len(preemptions_of(failed.value.case.seed)) == 1
 
 
-@pytest.mark.nightly
+@pytest.mark.nightly("a quick check of each takes seconds")
 @pytest.mark.parametrize("entry", RARE, ids=str)
 def test_a_quick_check_misses_what_is_rare(entry: Entry) -> None:
     entry.check()
