@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable
 from typing import Final
 
 import trio
 
-from trioserve.faults import Impairment
+from trioserve.faults import Faults, Impairment
 
 from ._case import HOSTILE, Setting
 from ._code_player import CodePlayer
@@ -18,7 +19,7 @@ from ._player import Meetings, MismatchError, Player
 from ._plays import flooding, played
 from ._result import Received
 from ._state import RunState
-from ._tls_client import Records, TlsClient
+from ._tls_client import OVERHEAD, Records, TlsClient
 from .network import Event, MemoryListener, MemoryNetwork, MemoryStream
 
 #: Seconds that a disturbed peer has for its script, plus its own waits.
@@ -52,7 +53,7 @@ class Talks:
     async def connect(self) -> list[Player | None]:
         """Connect all peers of the round; None stands for a refused one."""
         case, is_disturbed = self._state.case, self._state.is_disturbed
-        faults = case.faults if is_disturbed else None
+        faults = self._below(case.faults) if is_disturbed else None
         players = list[Player | None]()
         for _ in range(case.copies):
             meetings = Meetings(case.peers)
@@ -65,6 +66,18 @@ class Talks:
                     continue
                 players.append(self._player(peer, client, meetings))
         return players
+
+    def _below(self, faults: Faults) -> Faults:
+        """The faults of the network. Over TLS, its slices are as long as a short record.
+
+        So at most one record comes with each of them. Handshakes in single bytes would
+        make a run ten times as long.
+        """
+        if not self._setting.tls or faults.up.slice is None:
+            return faults
+        least = faults.up.slice[0] + OVERHEAD
+        up = dataclasses.replace(faults.up, slice=(least, least))
+        return dataclasses.replace(faults, up=up)
 
     def _player(self, peer: Peer, client: MemoryStream, meetings: Meetings) -> Player:
         case, is_disturbed = self._state.case, self._state.is_disturbed

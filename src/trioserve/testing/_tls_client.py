@@ -31,8 +31,8 @@ class Records:
 
     A handler never sees a part of a record. So a record ends at each cut of its bytes,
     with slices it has as many plain bytes as a slice, and the network has room for it.
-    Before the fault ``eof``, a
-    close_notify follows the last record that there is room for: EOF may come anywhere.
+    Before the fault ``eof``, a close_notify follows the last record that there is room
+    for: EOF may come anywhere.
 
     Args:
       impairment: the faults of the bytes that are sent.
