@@ -9,13 +9,14 @@ import gc
 import os
 import signal
 import sys
-from collections.abc import Coroutine, Iterator
+from collections.abc import Coroutine, Generator, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import trio
 import trio.testing
+from coverage import Coverage
 from hypothesis import HealthCheck, settings
 
 from support import open_fds, virtual_clock
@@ -65,6 +66,19 @@ def hangups_are_heard() -> Iterator[None]:
     before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
     yield
     signal.signal(signal.SIGHUP, before)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    """Property tests run without coverage: it doubles their time, and examples do."""
+    coverage = Coverage.current()
+    if coverage is None or item.get_closest_marker("hypothesis") is None:
+        return (yield)
+    coverage.stop()
+    try:
+        return (yield)
+    finally:
+        coverage.start()
 
 
 @pytest.fixture(scope="session", autouse=True)

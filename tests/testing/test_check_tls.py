@@ -41,6 +41,7 @@ from trioserve.testing import (
 from trioserve.testing._blame import Blame
 from trioserve.testing._case import Setting
 from trioserve.testing._certificates import SERVER_NAME, contexts
+from trioserve.testing._checker import ends_of
 from trioserve.testing._tls_client import OVERHEAD, Records, TlsClient
 from trioserve.testing._trial import Trial, try_case
 
@@ -252,6 +253,31 @@ def test_a_truncation_at_any_byte_is_no_eof_for_the_handler(step: int) -> None:
             assert (ends, run.reports[0].reason) == ([], reason)
         else:
             assert ends == ["eof" if at == whole else "broken"]
+
+
+@pytest.mark.parametrize(
+    "peer",
+    [
+        Peer().send(b"one\n"),
+        Peer().send(b"one\n").send(b"two\n"),
+        Peer().send(bytes(9)),
+    ],
+    ids=str,
+)
+def test_a_check_ends_what_peers_send_after_each_number_of_plain_bytes(
+    peer: Peer,
+) -> None:
+    heard = list[int]()
+
+    async def counts(stream: Stream) -> None:
+        heard.append(len(b"".join(await notes(stream))))
+
+    places = ends_of(talk(counts, peer))
+    (most,) = heard
+    heard.clear()
+    for at in places:
+        talk(counts, peer, faults=f"up:eof@{at}")
+    assert heard == [*range(most)]
 
 
 @pytest.mark.parametrize("step", STEPS)

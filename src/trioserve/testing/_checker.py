@@ -20,6 +20,7 @@ from ._kept import Kept
 from ._progress import Progress
 from ._result import Checked, Opened, Run
 from ._settings import check_bounds
+from ._tls_client import CLOSE_NOTIFY, OVERHEAD
 from ._token import Tokens
 from ._trial import base_of
 from ._variations import (
@@ -185,11 +186,16 @@ class Checker:
         self._servers(base, effort, draw)
         self._disturb(base, effort, draw)
         what = "a broken network"
-        # A handler gets all of a record or nothing: many of its bytes are alike.
-        most = effort.offsets // 2 if self._setting.tls else effort.offsets
+        most = effort.offsets
+        eofs = None
+        if self._setting.tls:
+            # A handler gets all of a record or nothing: many of its bytes are alike.
+            most //= 2
+            eofs = self._sample(what, range(begin_up), max(3, most // _FEWER), draw)
+            eofs += self._sample(what, ends_of(base), effort.offsets, draw)
         up_to = self._places(what, 0, begin_up, up + 1, most, draw)
         down_to = self._places(what, 0, begin_down, down + 1, most, draw)
-        self.all_of(what, kinds.broken(up_to, down_to))
+        self.all_of(what, kinds.broken(up_to, down_to, eofs))
         self.all_of("many broken ones in a row", kinds.many(base.steps))
         self.all_of("a flood", kinds.floods(base))
         self.all_of("hostile peers", kinds.hostile(base, self._harm(effort)))
@@ -311,7 +317,7 @@ class Checker:
         ]
 
     def _sample(
-        self, kind: str, numbers: range, most: int, draw: random.Random
+        self, kind: str, numbers: range | list[int], most: int, draw: random.Random
     ) -> list[int]:
         """Some of the numbers; the check notes of how many."""
         chosen = sample(numbers, most, draw)
@@ -323,6 +329,19 @@ def handshake_of(base: Run) -> tuple[int, int]:
     """The most bytes that a peer sends and receives in its TLS handshake."""
     sent, received = zip(*(each.handshake for each in base.received[0]), strict=True)
     return max(sent), max(received)
+
+
+def ends_of(base: Run) -> list[int]:
+    """The bytes on the network at which a peer that speaks TLS can end, by plain bytes.
+
+    Where a record would be cut, a shorter one and a close_notify are before that byte.
+    """
+    longest = max(base.received[0], key=lambda each: each.sent)
+    return [
+        at + CLOSE_NOTIFY + (OVERHEAD + plain if plain else 0)
+        for at, size in longest.records
+        for plain in range(size)
+    ]
 
 
 def lengths_of(opened: Sequence[Opened]) -> tuple[int, int]:

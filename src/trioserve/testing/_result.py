@@ -26,6 +26,8 @@ class Received:
       wire: how many bytes it has sent and received on the network; with TLS, these are
         encrypted, and those of the handshake are among them.
       handshake: how many of these its TLS handshake had; (0, 0) without TLS.
+      records: of each TLS record with plain bytes that it has sent: how many encrypted
+        bytes it had sent before, and how many plain ones the record has.
     """
 
     data: bytes
@@ -35,6 +37,7 @@ class Received:
     sent: int = 0
     wire: tuple[int, int] = (0, 0)
     handshake: tuple[int, int] = (0, 0)
+    records: tuple[tuple[int, int], ...] = ()
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -68,7 +68,7 @@ class Talks:
         return players
 
     def _below(self, faults: Faults) -> Faults:
-        """The faults of the network. Over TLS, its slices are as long as a short record.
+        """The faults of the network. Over TLS, a slice is as long as a short record.
 
         So at most one record comes with each of them. Handshakes in single bytes would
         make a run ten times as long.
@@ -125,6 +125,7 @@ class Talks:
             player.sent,
             player.wire,
             (0, 0) if player.tls is None else player.tls.handshake,
+            () if player.tls is None else tuple(player.tls.records),
         )
 
     def _on_mismatch(

@@ -20,7 +20,7 @@ from .network import Event, EventKind, MemoryStream, Operation
 OVERHEAD: Final = 22
 
 #: Bytes of a close_notify: a record with an alert of two bytes.
-_CLOSE_NOTIFY: Final = OVERHEAD + 2
+CLOSE_NOTIFY: Final = OVERHEAD + 2
 
 #: The default ``max_bytes`` of a receive. Trio has the same.
 _CHUNK: Final = 65536
@@ -59,7 +59,7 @@ class Records:
         if self._slice is not None:
             size = min(size, self._draw.randint(*self._slice))
         begin = at + OVERHEAD
-        room = self._end - at - _CLOSE_NOTIFY
+        room = self._end - at - CLOSE_NOTIFY
         if 0 <= room < OVERHEAD + size:
             size = max(0, int(room) - OVERHEAD)
         inside = (cut - begin for cut in self._cuts if begin < cut < begin + size)
@@ -81,6 +81,8 @@ class TlsClient(trio.abc.HalfCloseableStream):
     Attributes:
       wire: how many bytes it has sent and received below.
       handshake: the same, at the end of the handshake.
+      records: of each record with plain bytes: how many bytes it had sent below before,
+        and how many plain ones the record has.
     """
 
     def __init__(
@@ -91,6 +93,7 @@ class TlsClient(trio.abc.HalfCloseableStream):
         on_begin: Callable[[], None] = lambda: None,
     ) -> None:
         self.wire = self.handshake = (0, 0)
+        self.records = list[tuple[int, int]]()
         self._stream = stream
         self._records = records
         self._on_event = on_event
@@ -175,6 +178,7 @@ class TlsClient(trio.abc.HalfCloseableStream):
                     self._is_cut_off = True
                     await self._send_close_notify()
                     break
+                self.records.append((self.wire[0], size))
                 plain, rest = rest[:size], rest[size:]
                 self._session.write(plain)
                 await self._flush(plain)

@@ -26,9 +26,9 @@ Explore = Literal["quick", "thorough"]
 #: Disturbances of the network, as opposed to those of the server.
 PEER_DISTURBANCES: Final[tuple[Disturbance, ...]] = ("eof", "reset", "stall", "vanish")
 
-#: Faults that end each direction.
+#: Faults that end each direction, besides an EOF of the peer.
 _ENDINGS: Final = (
-    ("up", ("eof", "reset", "stall", "vanish")),
+    ("up", ("reset", "stall", "vanish")),
     ("down", ("reset", "stall", "vanish")),
 )
 
@@ -229,14 +229,24 @@ class Variations:
         for step in steps:
             yield dataclasses.replace(case, disturbance="drain", at_step=step)
 
-    def broken(self, up: Iterable[int], down: Iterable[int]) -> Iterator[Case]:
-        """A network that breaks at each of these bytes, in either direction."""
+    def broken(
+        self, up: Sequence[int], down: Iterable[int], eofs: Sequence[int] | None = None
+    ) -> Iterator[Case]:
+        """A network that breaks at each of these bytes, in either direction.
+
+        Args:
+          eofs: at which bytes peers end what they send; by default at those of ``up``.
+        """
+        for offset in up if eofs is None else eofs:
+            yield self._broken(f"up:eof@{offset}")
         for (direction, kinds), offsets in zip(_ENDINGS, (up, down), strict=True):
             for offset in offsets:
                 for kind in kinds:
-                    faults = parse_faults(f"{direction}:{kind}@{offset}")
-                    narrow = 2 * self._grain
-                    yield self._with(faults=faults, rounds=self._rounds, buffer=narrow)
+                    yield self._broken(f"{direction}:{kind}@{offset}")
+
+    def _broken(self, text: str) -> Case:
+        faults, narrow = parse_faults(text), 2 * self._grain
+        return self._with(faults=faults, rounds=self._rounds, buffer=narrow)
 
     def served_in_chunks(self, cuts: Iterable[int]) -> Iterator[Case]:
         """Answers of servers that are cut, or come late."""
