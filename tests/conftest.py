@@ -16,7 +16,6 @@ from typing import Any
 import pytest
 import trio
 import trio.testing
-from coverage import Coverage
 from hypothesis import HealthCheck, settings
 
 from support import open_fds, virtual_clock
@@ -71,14 +70,13 @@ def hangups_are_heard() -> Iterator[None]:
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
     """Property tests run without coverage: it doubles their time, and examples do."""
-    coverage = Coverage.current()
-    if coverage is None or item.get_closest_marker("hypothesis") is None:
-        return (yield)
-    coverage.stop()
+    trace = sys.gettrace()
+    if item.get_closest_marker("hypothesis") is not None:
+        sys.settrace(None)
     try:
         return (yield)
     finally:
-        coverage.start()
+        sys.settrace(trace)
 
 
 @pytest.fixture(scope="session", autouse=True)

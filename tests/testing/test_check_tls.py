@@ -41,7 +41,7 @@ from trioserve.testing import (
 from trioserve.testing._blame import Blame
 from trioserve.testing._case import Setting
 from trioserve.testing._certificates import SERVER_NAME, contexts
-from trioserve.testing._checker import ends_of
+from trioserve.testing._checker import cuts_of, ends_of
 from trioserve.testing._tls_client import OVERHEAD, Records, TlsClient
 from trioserve.testing._trial import Trial, try_case
 
@@ -278,6 +278,13 @@ def test_a_check_ends_what_peers_send_after_each_number_of_plain_bytes(
     for at in places:
         talk(counts, peer, faults=f"up:eof@{at}")
     assert heard == [*range(most)]
+
+
+def test_a_check_cuts_messages_between_all_plain_bytes() -> None:
+    data = b"abcdef"
+    places = cuts_of(run_conversation(notes, Peer().send(data), tls=True))
+    seen = [chunks(f"up:cut@{at}", data) for at in places]
+    assert seen == [[data[:at], data[at:]] for at in range(1, 6)]
 
 
 @pytest.mark.parametrize("step", STEPS)

@@ -38,8 +38,8 @@ _DIFFER: Final = (
     " the script only, not with each other"
 )
 
-#: Of places within TLS handshakes, fewer are tried by this factor.
-_FEWER: Final = 3
+#: So many places within TLS handshakes are tried: no handler runs there.
+_FEW: Final = 3
 
 #: The note of a check whose handler does not use its servers.
 _UNUSED: Final = "the plain conversation connects to none of the servers"
@@ -176,7 +176,9 @@ class Checker:
         self.all_of("the order of tasks", kinds.schedules(effort))
         self._preempt(effort, draw)
         begin_up, begin_down = handshake_of(base)
-        cuts = self._places("chunks", 1, begin_up + 1, up, effort.cuts, draw)
+        within_up, within_down = range(begin_up), range(begin_down)
+        seen = cuts_of(base) if self._setting.tls else range(1, up)
+        cuts = self._places("chunks", within_up[1:], seen, effort.cuts, draw)
         self.all_of("chunks", kinds.chunkings(cuts, effort))
         self.all_of("how scripts are played", kinds.plays(effort))
         self.all_of("slow peers", kinds.slow())
@@ -191,10 +193,11 @@ class Checker:
         if self._setting.tls:
             # A handler gets all of a record or nothing: many of its bytes are alike.
             most //= 2
-            eofs = self._sample(what, range(begin_up), max(3, most // _FEWER), draw)
-            eofs += self._sample(what, ends_of(base), effort.offsets, draw)
-        up_to = self._places(what, 0, begin_up, up + 1, most, draw)
-        down_to = self._places(what, 0, begin_down, down + 1, most, draw)
+            eofs = self._places(what, within_up, ends_of(base), effort.offsets, draw)
+        up_to = self._places(what, within_up, range(begin_up, up + 1), most, draw)
+        down_to = self._places(
+            what, within_down, range(begin_down, down + 1), most, draw
+        )
         self.all_of(what, kinds.broken(up_to, down_to, eofs))
         self.all_of("many broken ones in a row", kinds.many(base.steps))
         self.all_of("a flood", kinds.floods(base))
@@ -260,7 +263,7 @@ class Checker:
 
     def _disturb(self, base: Run, effort: Effort, draw: random.Random) -> None:
         __tracebackhide__ = True
-        kinds, every = self.variations, (0, base.begun, base.steps + 1)
+        kinds, every = self.variations, steps_of(base)
         steps = self._places("a cancel", *every, effort.steps, draw)
         self.all_of("a cancel", kinds.disturbed("cancel", steps))
         if "drain" not in self._setting.without:
@@ -271,13 +274,12 @@ class Checker:
 
     def _drain(self, base: Run, effort: Effort, draw: random.Random) -> None:
         __tracebackhide__ = True
-        kinds, every = self.variations, (0, base.begun, base.steps + 1)
+        kinds, every = self.variations, steps_of(base)
         steps = self._places("a drain", *every, effort.steps, draw)
         self.all_of("a drain", kinds.disturbed("drain", steps))
         cut = self._one(kinds.byte_by_byte(), "chunks")
         within = "a drain within a message"
-        every = (0, cut.begun, cut.steps + 1)
-        between = self._places(within, *every, effort.offsets, draw)
+        between = self._places(within, *steps_of(cut), effort.offsets, draw)
         self.all_of(within, kinds.drained_byte_by_byte(between))
 
     def _servers(self, base: Run, effort: Effort, draw: random.Random) -> None:
@@ -299,22 +301,14 @@ class Checker:
     def _places(
         self,
         kind: str,
-        begin: int,
-        begun: int,
-        end: int,
+        within: range,
+        after: range | list[int],
         most: int,
         draw: random.Random,
     ) -> list[int]:
-        """Some of the places after the TLS handshakes, and a few within these.
-
-        Args:
-          begin, begun, end: the first place; the first after the handshakes; the first
-            that is none.
-        """
-        return [
-            *self._sample(kind, range(begin, begun), max(3, most // _FEWER), draw),
-            *self._sample(kind, range(begun, end), most, draw),
-        ]
+        """Some of the places after the TLS handshakes, and a few within these."""
+        few = self._sample(kind, within, _FEW, draw)
+        return few + self._sample(kind, after, most, draw)
 
     def _sample(
         self, kind: str, numbers: range | list[int], most: int, draw: random.Random
@@ -331,17 +325,36 @@ def handshake_of(base: Run) -> tuple[int, int]:
     return max(sent), max(received)
 
 
+def steps_of(base: Run) -> tuple[range, range]:
+    """The steps within the TLS handshakes, and those after them."""
+    return range(base.begun), range(base.begun, base.steps + 1)
+
+
+def cuts_of(base: Run) -> list[int]:
+    """The bytes on the network at which a cut shows in plain bytes over TLS."""
+    return [
+        at + OVERHEAD + plain
+        for at, size in _longest(base)
+        for plain in range(size)
+        if plain
+    ]
+
+
 def ends_of(base: Run) -> list[int]:
     """The bytes on the network at which a peer that speaks TLS can end, by plain bytes.
 
     Where a record would be cut, a shorter one and a close_notify are before that byte.
     """
-    longest = max(base.received[0], key=lambda each: each.sent)
     return [
         at + CLOSE_NOTIFY + (OVERHEAD + plain if plain else 0)
-        for at, size in longest.records
+        for at, size in _longest(base)
         for plain in range(size)
     ]
+
+
+def _longest(base: Run) -> Sequence[tuple[int, int]]:
+    """The records of the peer that sends most."""
+    return max(base.received[0], key=lambda each: each.sent).records
 
 
 def lengths_of(opened: Sequence[Opened]) -> tuple[int, int]:
