@@ -35,7 +35,7 @@ ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 #: Languages of blocks that are files for other programs; each has a file's name.
-CONFIGURATIONS = frozenset({"dockerfile", "ini", "nginx", "none", "yaml"})
+CONFIGURATIONS = frozenset({"dockerfile", "nginx", "none", "systemd", "yaml"})
 
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
 
