@@ -156,6 +156,63 @@ def test_a_client_that_waits_without_end_is_named() -> None:
     assert "peer 1, at test_clients.py" in failed.value.how
 
 
+NEVER_ENDS = (
+    r"^peer 1, at test_clients.py:\d+ in [\w.<>]+, never ends, although its connection"
+    " is disturbed: at EOF, and after an error, the code that plays a peer has to"
+    " return or to raise$"
+)
+
+
+async def reads_on(stream: MemoryStream) -> None:
+    """It takes EOF for nothing."""
+    await stream.send_all(b"hello\n")
+    data = b""
+    while len(data) < 6:
+        data += await stream.receive_some()
+
+
+async def reads_on_whatever_happens(stream: MemoryStream) -> None:
+    while True:
+        try:
+            await reads_on(stream)
+            return
+        except BaseException:  # noqa: ASYNC103 - as users do it
+            pass
+
+
+@pytest.mark.usefixtures("impatient")
+@pytest.mark.parametrize(
+    ("client", "tls"),
+    [
+        (reads_on, False),
+        (reads_on_whatever_happens, False),
+        (reads_on_whatever_happens, True),
+    ],
+)
+def test_no_handler_is_accused_if_a_client_never_ends(client: Any, tls: bool) -> None:
+    """It used to be the handler that broke ``ends``, although it only waited."""
+    run = run_conversation(shout, client=says_hello, tls=tls)
+    at = run.received[0][0].handshake[1] + 3
+    with pytest.raises(ValueError, match=NEVER_ENDS):
+        run_conversation(shout, client=client, tls=tls, faults=f"down:eof@{at}")
+
+
+@pytest.mark.long("a check until the first such case")
+def test_a_check_ends_if_a_client_never_ends() -> None:
+    with pytest.raises(ValueError, match=NEVER_ENDS):
+        check_handler(shout, client=reads_on)
+
+
+@pytest.mark.usefixtures("impatient")
+def test_a_client_that_reads_on_at_the_plain_end_has_no_answer() -> None:
+    async def leaves(stream: Connection) -> None:
+        await stream.receive_some()
+
+    with pytest.raises(HandlerFailure, match="endless loop") as failed:
+        run_conversation(leaves, client=reads_on)
+    assert failed.value.law == "answer"
+
+
 def test_the_end_of_a_connection_is_seen() -> None:
     async def sees_eof(stream: MemoryStream) -> None:
         assert await stream.receive_some() == b""

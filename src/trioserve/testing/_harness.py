@@ -94,7 +94,8 @@ class Harness:
 
         Raises:
           TypeError: the handler is not an async function of one argument.
-          ValueError: the handler connects to something that has no name here.
+          ValueError: the handler connects to something that has no name here, or code
+            that plays a peer never ends.
           Exception: an error of the kit or of the server.
         """
         if self._setting.before_run is not None:
@@ -114,8 +115,8 @@ class Harness:
                 run.tick()
         if run.outcome is not None:
             run.outcome.unwrap()
-        if self._handling.misuse is not None:
-            raise self._handling.misuse
+        if (misuse := self._handling.misuse or self._state.misuse) is not None:
+            raise misuse
         if (name := self._servers.unknown) is not None:
             raise ValueError(
                 f"{own_name(self._handler, 'the handler')} connects to {name}, which"
@@ -139,7 +140,8 @@ class Harness:
         tell_once(how, repr(self._case))
 
     def _abandon(self) -> None:
-        self._is_abandoned = bool(self._watchdog.family)
+        has_tasks = bool(self._watchdog.family)
+        self._is_abandoned = has_tasks or self._state.misuse is not None
 
     # -- playing
 

@@ -64,10 +64,24 @@ def found_deadlock(state: RunState) -> None:
 
 
 def found_endless_loop(state: RunState) -> None:
-    """Record that tasks keep running and no byte moves. Stop the run."""
-    _stuck(
-        state, state.ends_law(), "endless loop: it keeps running, and no byte moves:"
-    )
+    """Record that tasks keep running and no byte moves. Stop the run.
+
+    If only code that plays a peer runs, that is no mistake of a handler, unless it is
+    the handler that has ended too early.
+    """
+    how = "endless loop: it keeps running, and no byte moves:"
+    busy, family = state.watchdog.busy, state.watchdog.family
+    code = next((p for p in state.players if p.peer.is_code and not p.is_over), None)
+    if code is None or any(task in family for task in busy):
+        _stuck(state, state.ends_law(), how)
+    elif not state.may_mismatch:
+        _stuck(state, "answer", how)
+    else:
+        state.misuse = ValueError(
+            f"{code}, never ends, although its connection is disturbed: at EOF, and"
+            " after an error, the code that plays a peer has to return or to raise"
+        )
+        state.stop()
 
 
 def _stuck(state: RunState, law: Law, how: str) -> None:

@@ -31,6 +31,7 @@ class RunState:
       timeline: what has happened, as rows.
       begun: scheduler steps until all TLS handshakes of the first round were over.
       cancels_handlers: whether handlers are cancelled, also those that begin now.
+      misuse: an error of the code that plays a peer, which ends the run; or None.
       is_told: whether the timeline is complete: a handler raised what it must not.
     """
 
@@ -48,6 +49,7 @@ class RunState:
         self.timeline = Timeline()
         self.begun = 0
         self.cancels_handlers = False
+        self.misuse: ValueError | None = None
         self.is_told = False
         self._ended = trio.Event()
 

@@ -21,6 +21,9 @@ _MOST_IN_ALL: Final = 60_000
 #: Steps that cancelled tasks have before the run is abandoned.
 _LAST_STEPS: Final = 3_000
 
+#: The tasks that run in so many steps before that are those that are endless.
+_LOOK: Final = 100
+
 #: In a hurry, the numbers above are divided by this.
 _HURRY: Final = 5
 
@@ -43,6 +46,7 @@ class Watchdog(trio.abc.Instrument):
       on_step: called with the task after each step; None calls nothing.
       family: the handlers' tasks that are alive, and the tasks that they have
         started in any nursery.
+      busy: the tasks that kept running when an endless loop was found.
     """
 
     def __init__(
@@ -61,6 +65,7 @@ class Watchdog(trio.abc.Instrument):
         self.passes = 0
         # In the order in which they started: messages name the first.
         self.family: dict[trio.lowlevel.Task, None] = {}
+        self.busy: set[trio.lowlevel.Task] = set()
         self._on_endless = on_endless
         self._on_hopeless = on_hopeless
         self.on_step: Callable[[trio.lowlevel.Task], object] | None = None
@@ -112,10 +117,10 @@ class Watchdog(trio.abc.Instrument):
         self._idle_at_once += 1
         self._idle_in_all += 1
         if (
-            self._idle_at_once >= self._most_at_once
-            or self._idle_in_all >= self._most_in_all
+            self._idle_at_once >= self._most_at_once - _LOOK
+            or self._idle_in_all >= self._most_in_all - _LOOK
         ):
-            self._find_endless()
+            self._look(task)
         if self.on_step is not None:
             self.on_step(task)
         if self._is_counting:
@@ -149,6 +154,16 @@ class Watchdog(trio.abc.Instrument):
         self._is_disturbing = True
         self._disturb()
         self._is_disturbing = False
+
+    def _look(self, task: trio.lowlevel.Task) -> None:
+        """Note which tasks run, until there were too many steps."""
+        self.busy.add(task)
+        if (
+            self._idle_at_once >= self._most_at_once
+            or self._idle_in_all >= self._most_in_all
+        ):
+            self._find_endless()
+            self.busy.clear()
 
     def _find_endless(self) -> None:
         if self._is_endless:
