@@ -127,6 +127,17 @@ def test_a_client_that_raises_is_a_broken_expectation() -> None:
     assert "run_conversation(shout, client=expects_too_much)" in text
 
 
+def test_an_interrupt_in_a_client_is_raised() -> None:
+    """It used to be a broken law, so Ctrl-C went on with the next test."""
+
+    async def interrupted(stream: MemoryStream) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(BaseExceptionGroup) as raised:
+        run_conversation(shout, client=interrupted)
+    assert raised.group_contains(KeyboardInterrupt)
+
+
 def test_a_law_is_named_by_what_the_case_needs_with_a_client_too() -> None:
     async def answers_each_chunk(stream: Connection) -> None:
         async for _ in stream:
@@ -204,12 +215,13 @@ def test_a_check_ends_if_a_client_never_ends() -> None:
 
 
 @pytest.mark.usefixtures("impatient")
-def test_a_client_that_reads_on_at_the_plain_end_has_no_answer() -> None:
+@pytest.mark.parametrize("client", [reads_on, reads_on_whatever_happens])
+def test_a_client_that_reads_on_at_the_plain_end_has_no_answer(client: Any) -> None:
     async def leaves(stream: Connection) -> None:
         await stream.receive_some()
 
     with pytest.raises(HandlerFailure, match="endless loop") as failed:
-        run_conversation(leaves, client=reads_on)
+        run_conversation(leaves, client=client)
     assert failed.value.law == "answer"
 
 

@@ -69,6 +69,7 @@ class CodePlayer(Player):
 
         Raises:
           MismatchError: the function has raised an error.
+          KeyboardInterrupt: as it is.
         """
         self._task = trio.lowlevel.current_task()
         try:
@@ -81,7 +82,7 @@ class CodePlayer(Player):
             told = [
                 e for e in single_errors(error) if not isinstance(e, trio.Cancelled)
             ]
-            if not told:
+            if not told or any(isinstance(e, KeyboardInterrupt) for e in told):
                 raise
             self.is_over = True
             how = f"it raised {told[0]!r}, at {line_of_error(error)}"

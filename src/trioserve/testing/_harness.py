@@ -140,8 +140,8 @@ class Harness:
         tell_once(how, repr(self._case))
 
     def _abandon(self) -> None:
-        has_tasks = bool(self._watchdog.family)
-        self._is_abandoned = has_tasks or self._state.misuse is not None
+        is_code_left = self._state.code_that_runs is not None
+        self._is_abandoned = is_code_left or bool(self._watchdog.family)
 
     # -- playing
 

@@ -71,7 +71,7 @@ def found_endless_loop(state: RunState) -> None:
     """
     how = "endless loop: it keeps running, and no byte moves:"
     busy, family = state.watchdog.busy, state.watchdog.family
-    code = next((p for p in state.players if p.peer.is_code and not p.is_over), None)
+    code = state.code_that_runs
     if code is None or any(task in family for task in busy):
         _stuck(state, state.ends_law(), how)
     elif not state.may_mismatch:

@@ -64,6 +64,12 @@ class RunState:
         return self.is_disturbed and not self.case.is_undisturbed
 
     @property
+    def code_that_runs(self) -> Player | None:
+        """A peer that is played by code and not over; None if there is none."""
+        running = (p for p in self.players if p.peer.is_code and not p.is_over)
+        return next(running, None)
+
+    @property
     def is_stopped(self) -> bool:
         """Whether the run was stopped before its end."""
         return self.scope.cancel_called
