@@ -168,9 +168,8 @@ def test_a_client_that_waits_without_end_is_named() -> None:
 
 
 NEVER_ENDS = (
-    r"^peer 1, at test_clients.py:\d+ in [\w.<>]+, never ends, although its connection"
-    " is disturbed: at EOF, and after an error, the code that plays a peer has to"
-    " return or to raise$"
+    r"^peer 1 never ends, at test_clients.py:\d+ in [\w.<>]+: at EOF, and after an"
+    " error, a client or a server that is code has to return or to raise$"
 )
 
 
@@ -214,15 +213,51 @@ def test_a_check_ends_if_a_client_never_ends() -> None:
         check_handler(shout, client=reads_on)
 
 
+async def has_a_task_that_reads_on(stream: MemoryStream) -> None:
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(reads_on, stream)
+
+
 @pytest.mark.usefixtures("impatient")
-@pytest.mark.parametrize("client", [reads_on, reads_on_whatever_happens])
-def test_a_client_that_reads_on_at_the_plain_end_has_no_answer(client: Any) -> None:
+@pytest.mark.parametrize(
+    "client", [reads_on, reads_on_whatever_happens, has_a_task_that_reads_on]
+)
+def test_nor_if_nothing_is_disturbed(client: Any) -> None:
     async def leaves(stream: Connection) -> None:
         await stream.receive_some()
 
-    with pytest.raises(HandlerFailure, match="endless loop") as failed:
+    with pytest.raises(ValueError, match=NEVER_ENDS):
         run_conversation(leaves, client=client)
+
+
+@pytest.mark.usefixtures("impatient")
+def test_a_client_may_poll_for_its_answer() -> None:
+    async def polls(stream: MemoryStream) -> None:
+        answers = list[bytes]()
+
+        async def receive() -> None:
+            answers.append(await stream.receive_some())
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(receive)
+            await stream.send_all(b"hello\n")
+            while not answers:
+                await trio.sleep(1)
+
+    async def answers_late(stream: Connection) -> None:
+        await trio.sleep(5)
+        await shout(stream)
+
+    async def swallows(stream: Connection) -> None:
+        async for _ in stream:
+            pass
+
+    run_conversation(answers_late, client=polls)
+    with pytest.raises(HandlerFailure, match="it gets no answer") as failed:
+        run_conversation(swallows, client=polls)
     assert failed.value.law == "answer"
+    assert "handler 1 is at" in failed.value.how
+    assert "peer 1, at" in failed.value.how
 
 
 def test_the_end_of_a_connection_is_seen() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import socket
 from collections.abc import Callable
@@ -77,6 +78,28 @@ def test_a_connection_that_is_left_open_and_not_used_again_is_found() -> None:
     with pytest.raises(HandlerFailure, match=how) as failed:
         sweep_cancellations(handler, ASK, servers=DATABASE)
     assert failed.value.law == "nothing_left"
+
+
+async def reads_on(stream: Connection) -> None:
+    """It takes EOF for nothing."""
+    while True:
+        if line := await stream.receive_some():
+            await stream.send_all(b"row " + line)
+
+
+async def reads_on_whatever_happens(stream: Connection) -> None:
+    while True:
+        with contextlib.suppress(BaseException):
+            await reads_on(stream)
+
+
+@pytest.mark.usefixtures("impatient")
+@pytest.mark.parametrize("server", [reads_on, reads_on_whatever_happens])
+def test_no_handler_is_accused_if_a_server_never_ends(server: Any) -> None:
+    """It used to be the handler that broke ``ends``; or the check did not end."""
+    complaint = r"^the server db:5432 never ends, at test_servers.py:\d+ in reads_on"
+    with pytest.raises(ValueError, match=complaint):
+        run_conversation(shop, ASK, servers={"db:5432": server})
 
 
 def test_pieces_of_an_answer_of_a_server_are_chunks() -> None:

@@ -94,8 +94,8 @@ class Harness:
 
         Raises:
           TypeError: the handler is not an async function of one argument.
-          ValueError: the handler connects to something that has no name here, or code
-            that plays a peer never ends.
+          ValueError: the handler connects to something that has no name here, or a
+            client or server that is code never ends.
           Exception: an error of the kit or of the server.
         """
         if self._setting.before_run is not None:
@@ -140,8 +140,7 @@ class Harness:
         tell_once(how, repr(self._case))
 
     def _abandon(self) -> None:
-        is_code_left = self._state.code_that_runs is not None
-        self._is_abandoned = is_code_left or bool(self._watchdog.family)
+        self._is_abandoned = bool(self._watchdog.family or self._state.code)
 
     # -- playing
 

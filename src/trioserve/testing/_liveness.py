@@ -66,22 +66,30 @@ def found_deadlock(state: RunState) -> None:
 def found_endless_loop(state: RunState) -> None:
     """Record that tasks keep running and no byte moves. Stop the run.
 
-    If only code that plays a peer runs, that is no mistake of a handler, unless it is
-    the handler that has ended too early.
+    If only a client or a server runs that is code of the test, the handler has made no
+    mistake, unless it is asked for an answer by a client that polls.
     """
-    how = "endless loop: it keeps running, and no byte moves:"
-    busy, family = state.watchdog.busy, state.watchdog.family
-    code = state.code_that_runs
-    if code is None or any(task in family for task in busy):
+    watchdog = state.watchdog
+    code = next((c for task in watchdog.busy if (c := state.code_of(task))), None)
+    if code is None or any(task in watchdog.family for task in watchdog.busy):
+        how = "endless loop: it keeps running, and no byte moves:"
         _stuck(state, state.ends_law(), how)
-    elif not state.may_mismatch:
-        _stuck(state, "answer", how)
-    else:
-        state.misuse = ValueError(
-            f"{code}, never ends, although its connection is disturbed: at EOF, and"
-            " after an error, the code that plays a peer has to return or to raise"
-        )
-        state.stop()
+        return
+    task, who = code
+    if not state.may_mismatch and _asks(state, who):
+        _stuck(state, "answer", "endless loop: it gets no answer, and no byte moves:")
+        return
+    state.misuse = ValueError(
+        f"{who} never ends, at {line_of_task(task)}: at EOF, and after an error, a"
+        " client or a server that is code has to return or to raise"
+    )
+    state.stop()
+
+
+def _asks(state: RunState, who: str) -> bool:
+    """Whether this is a client whose connection is not over, nor its handler."""
+    is_open = any(p.name == who and p.tail == "open" for p in state.players)
+    return is_open and any(not each.is_over for each in state.handlers.values())
 
 
 def _stuck(state: RunState, law: Law, how: str) -> None:

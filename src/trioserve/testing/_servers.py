@@ -142,7 +142,8 @@ class Servers:
 
     async def _serve(self, name: str, function: Handler, conn: Connection) -> None:
         try:
-            await function(conn)
+            with self._state.running_code(f"the server {name}"):
+                await function(conn)
         except BaseException as error:  # noqa: ASYNC103 - it is the test's function
             told = [e for e in single_errors(error) if not isinstance(e, _EXPECTED)]
             if told and not self._state.may_mismatch:

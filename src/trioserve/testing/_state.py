@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Generator
+
 import trio
 
 from trioserve import ConnectionReport
@@ -31,7 +34,8 @@ class RunState:
       timeline: what has happened, as rows.
       begun: scheduler steps until all TLS handshakes of the first round were over.
       cancels_handlers: whether handlers are cancelled, also those that begin now.
-      misuse: an error of the code that plays a peer, which ends the run; or None.
+      code: the tasks that run a client or a server of the test, and which one.
+      misuse: an error of such code, which ends the run; or None.
       is_told: whether the timeline is complete: a handler raised what it must not.
     """
 
@@ -49,6 +53,7 @@ class RunState:
         self.timeline = Timeline()
         self.begun = 0
         self.cancels_handlers = False
+        self.code: dict[trio.lowlevel.Task, str] = {}
         self.misuse: ValueError | None = None
         self.is_told = False
         self._ended = trio.Event()
@@ -62,12 +67,6 @@ class RunState:
     def may_mismatch(self) -> bool:
         """Whether peers may receive something else than they expect in this round."""
         return self.is_disturbed and not self.case.is_undisturbed
-
-    @property
-    def code_that_runs(self) -> Player | None:
-        """A peer that is played by code and not over; None if there is none."""
-        running = (p for p in self.players if p.peer.is_code and not p.is_over)
-        return next(running, None)
 
     @property
     def is_stopped(self) -> bool:
@@ -89,6 +88,28 @@ class RunState:
         self.record(who, "has shaken hands")
         if not self.round:
             self.begun = self.watchdog.steps
+
+    @contextlib.contextmanager
+    def running_code(self, who: str) -> Generator[None]:
+        """Note for the block that this task runs a client or a server of the test."""
+        task = trio.lowlevel.current_task()
+        self.code[task] = who
+        try:
+            yield
+        finally:
+            del self.code[task]
+
+    def code_of(
+        self, task: trio.lowlevel.Task
+    ) -> tuple[trio.lowlevel.Task, str] | None:
+        """The task that runs such code, if it is this one or has started it; and whose
+        code that is.
+        """
+        above: trio.lowlevel.Task | None = task
+        while above is not None and above not in self.code:
+            nursery = above.parent_nursery
+            above = None if nursery is None else nursery.parent_task
+        return None if above is None else (above, self.code[above])
 
     async def all_ended(self, connections: int) -> None:
         """Wait until this many connections of the run have ended."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 from collections.abc import Callable
@@ -110,7 +111,7 @@ class Talks:
         mismatch = None
         is_patient = not state.may_mismatch or case.play in HOSTILE
         patience = math.inf if is_patient else _SCRIPT + case.waits
-        with trio.move_on_after(patience):
+        with trio.move_on_after(patience), self._noted(player):
             try:
                 await player.play(
                     read_delay=case.read_delay if state.is_disturbed else 0
@@ -127,6 +128,11 @@ class Talks:
             (0, 0) if player.tls is None else player.tls.handshake,
             () if player.tls is None else tuple(player.tls.records),
         )
+
+    def _noted(self, player: Player) -> contextlib.AbstractContextManager[None]:
+        if player.peer.is_code:
+            return self._state.running_code(player.name)
+        return contextlib.nullcontext()
 
     def _on_mismatch(
         self, player: Player, how: str, cause: BaseException | None = None
