@@ -7,13 +7,13 @@ import functools
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import trio
 
 from support import one_in
-from testing import natural, protocols
+from testing import natural, protocols, zoo
 from testing.natural import SHOUTS
 from testing.zoo import Entry, Lines, Stream
 from trioserve import (
@@ -44,6 +44,7 @@ from trioserve.testing._certificates import SERVER_NAME, contexts
 from trioserve.testing._checker import cuts_of, ends_of
 from trioserve.testing._tls_client import OVERHEAD, Records, TlsClient
 from trioserve.testing._trial import Trial, try_case
+from trioserve.testing._variations import EFFORTS, Effort
 
 HELLO = Peer().send(b"hello\n").expect(b"HELLO\n")
 
@@ -278,6 +279,17 @@ def test_a_check_ends_what_peers_send_after_each_number_of_plain_bytes(
     for at in places:
         talk(counts, peer, faults=f"up:eof@{at}")
     assert heard == [*range(most)]
+
+
+def test_a_check_finds_what_only_an_eof_within_a_message_shows(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    few = Effort(cuts=3, schedules=3, steps=3, offsets=6, cost=150)
+    monkeypatch.setitem(cast(dict[str, Effort], EFFORTS), "quick", few)
+    (entry,) = (e for e in zoo.MISTAKES if e.name == "unpacks_a_short_header")
+    with pytest.raises(HandlerFailure, match="breaks law 'errors'") as failed:
+        check_handler(entry.make(), *entry.peers, tls=True)
+    assert "up:eof@" in str(failed.value.case.faults)
 
 
 def test_a_check_cuts_messages_between_all_plain_bytes() -> None:
