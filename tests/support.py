@@ -94,14 +94,22 @@ def virtual_clock() -> trio.testing.MockClock:
     jump = clock._autojump
 
     def jump_unless_something_is_under_way() -> None:
-        if not trio.testing.active_thread_count() and not _packets_under_way():
+        if not trio.testing.active_thread_count() and not packets_under_way():
             jump()
 
     clock._autojump = jump_unless_something_is_under_way  # type: ignore[method-assign]
     return clock
 
 
-def _packets_under_way() -> bool:
+def let_packets_arrive() -> None:
+    """Block until the kernel has delivered what is under way; on a busy machine too."""
+    for _ in range(10_000):
+        if not packets_under_way():
+            return
+        os.sched_yield()
+
+
+def packets_under_way() -> bool:
     """Whether the kernel has packets of any process that it has not delivered yet.
 
     Column 12 of each processor's line has their number, since Linux 5.10.

@@ -27,7 +27,7 @@ from links import (
     some_bytes,
     trio_stream,
 )
-from support import Result, receive_all, reset, run, serving
+from support import Result, let_packets_arrive, receive_all, reset, run, serving
 from trioserve import Connection, Reason, Timeouts, _relay, relay
 from trioserve._connection import lifecycle_of
 from trioserve._relay_rules import RelayRules
@@ -72,8 +72,11 @@ def deep_on_this_machine() -> Sockets:
 def take(stream: trio.SocketStream, most: int = 10 * _THEIRS) -> bytes | None:
     """Take all bytes that its kernel has, without waiting; None at EOF.
 
-    All of them, because TCP announces a window only when there is much room.
+    All of them, because TCP announces a window only when there is much room. The other
+    side knows of it when this returns: a stop of the process is longer than packets
+    take, even if the machine is busy.
     """
+    let_packets_arrive()
     # By the descriptor: Trio's socket can't receive without waiting.
     with socket.socket(fileno=stream.socket.fileno()) as sock:
         try:
@@ -82,6 +85,7 @@ def take(stream: trio.SocketStream, most: int = 10 * _THEIRS) -> bytes | None:
             return b""
         finally:
             sock.detach()
+            let_packets_arrive()
 
 
 _T = 5.0

@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, cast
 
@@ -41,7 +42,7 @@ from trioserve.testing import (
 from trioserve.testing._blame import Blame
 from trioserve.testing._case import Setting
 from trioserve.testing._certificates import SERVER_NAME, contexts
-from trioserve.testing._checker import cuts_of, ends_of
+from trioserve.testing._checker import Checker, cuts_of, ends_of
 from trioserve.testing._tls_client import OVERHEAD, Records, TlsClient
 from trioserve.testing._trial import Trial, try_case
 from trioserve.testing._variations import EFFORTS, Effort
@@ -281,6 +282,26 @@ def test_a_check_ends_what_peers_send_after_each_number_of_plain_bytes(
     assert heard == [*range(most)]
 
 
+def test_a_check_cuts_and_ends_messages_where_it_shows(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    varied = dict[str, list[Case]]()
+
+    def note(_: Checker, kind: str, cases: Iterable[Case]) -> int:
+        varied[kind] = list(cases)
+        return 0
+
+    base, (begin, _) = talk(shout, HELLO), handshake()
+    monkeypatch.setattr(Checker, "all_of", note)
+    check_handler(shout, HELLO, tls=True)
+    ups = [case.faults.up for case in varied["a broken network"]]
+    eofs = [t.bytes for up in ups for t in up.terminations if t.kind == "eof"]
+    assert [at for at in eofs if at is not None and at >= begin] == ends_of(base)
+    cuts = [at for case in varied["chunks"] for at in case.faults.up.cuts]
+    assert [at for at in cuts if at >= begin] == cuts_of(base)
+
+
+@pytest.mark.long("most of a check")
 def test_a_check_finds_what_only_an_eof_within_a_message_shows(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -21,7 +21,7 @@ _MOST_IN_ALL: Final = 60_000
 #: Steps that cancelled tasks have before the run is abandoned.
 _LAST_STEPS: Final = 3_000
 
-#: The tasks that run in so many steps before that are those that are endless.
+#: Tasks that run in the last so many of these steps are those that are endless.
 _LOOK: Final = 100
 
 #: In a hurry, the numbers above are divided by this.
@@ -46,7 +46,7 @@ class Watchdog(trio.abc.Instrument):
       on_step: called with the task after each step; None calls nothing.
       family: the handlers' tasks that are alive, and the tasks that they have
         started in any nursery.
-      busy: the tasks that kept running when an endless loop was found.
+      busy: while ``on_endless`` is called: the tasks that keep running.
     """
 
     def __init__(
@@ -65,7 +65,7 @@ class Watchdog(trio.abc.Instrument):
         self.passes = 0
         # In the order in which they started: messages name the first.
         self.family: dict[trio.lowlevel.Task, None] = {}
-        self.busy: set[trio.lowlevel.Task] = set()
+        self.busy: dict[trio.lowlevel.Task, None] = {}
         self._on_endless = on_endless
         self._on_hopeless = on_hopeless
         self.on_step: Callable[[trio.lowlevel.Task], object] | None = None
@@ -94,6 +94,7 @@ class Watchdog(trio.abc.Instrument):
     def note_progress(self) -> None:
         """Note that a byte has moved, or that a connection has begun or ended."""
         self._idle_at_once = self._idle_in_all = 0
+        self.busy.clear()
 
     # -- what Trio calls
 
@@ -157,7 +158,7 @@ class Watchdog(trio.abc.Instrument):
 
     def _look(self, task: trio.lowlevel.Task) -> None:
         """Note which tasks run, until there were too many steps."""
-        self.busy.add(task)
+        self.busy[task] = None
         if (
             self._idle_at_once >= self._most_at_once
             or self._idle_in_all >= self._most_in_all
