@@ -502,6 +502,7 @@ async def test_without_checks_there_is_nothing_to_run() -> None:
     await proxy("127.0.0.1:1").run_beside()
 
 
+@pytest.mark.untraced
 @pytest.mark.parametrize("how", ["cancel", "drain"])
 def test_stopped_at_every_step_nothing_is_left(how: str) -> None:
     """Law 13: neither a task nor a descriptor, whatever a check is doing."""

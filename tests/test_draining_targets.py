@@ -202,6 +202,7 @@ def test_a_target_that_it_does_not_have_is_an_error(
         getattr(handler, method)(target)
 
 
+@pytest.mark.untraced
 def test_drained_and_revived_at_every_step() -> None:
     """Law 2: whoever waits, dials or relays then, every place is given back."""
 

@@ -716,6 +716,7 @@ async def test_a_descriptor_closed_by_other_code_harms_only_its_relay(
 # -- Cancelling
 
 
+@pytest.mark.untraced
 @pytest.mark.parametrize("shielded", [False, True])
 def test_cancelled_at_any_step_it_leaves_nothing(shielded: bool) -> None:
     """Laws 4 and 13: with bulk in pipes; if it is shielded, it is not cancelled."""

@@ -679,6 +679,7 @@ def _only(running: Running, number: int = 2) -> Any:
     return next(report for report in running.reports if report.id == number)
 
 
+@pytest.mark.untraced
 @any_times
 @any_errno
 @pytest.mark.parametrize("call", ["recv", "send", "shutdown"])

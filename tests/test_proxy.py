@@ -666,6 +666,7 @@ async def test_the_reason_stays_while_the_close_lingers(
     assert report.duration == 25
 
 
+@pytest.mark.untraced
 def test_stopped_when_a_slow_target_answers_nothing_is_left(tmp_path: Path) -> None:
     """Laws 3 and 13: just before or just after the target has accepted."""
     path = tmp_path / "socket"

@@ -911,6 +911,7 @@ async def test_invalid_deadlines_raise() -> None:
 # -- Law 13, and cancel everywhere
 
 
+@pytest.mark.untraced
 @pytest.mark.parametrize(
     "kind", one_of_each([("proxy",), ("echo",), ("wrapped proxy",)])
 )

@@ -388,6 +388,7 @@ async def test_no_client_fails_while_the_file_is_replaced(
         assert min(used) > 10
 
 
+@pytest.mark.untraced
 def test_replaced_at_every_step(path: Path) -> None:
     """Law 2: whoever waits, dials or relays then, every place is given back."""
 

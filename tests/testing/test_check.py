@@ -479,6 +479,7 @@ def test_a_shield_that_is_never_left_is_found() -> None:
         run_conversation(cleans_up, HELLO, disturbance="cancel", at_step=5)
 
 
+@pytest.mark.untraced
 @pytest.mark.long("a task is given up after seconds")
 def test_a_task_that_cannot_be_stopped_is_abandoned(impatient: None) -> None:
     """The rest of it does not keep the interpreter from exiting."""

@@ -172,6 +172,7 @@ def test_a_process_that_collects_no_garbage_still_collects_none() -> None:
         gc.enable()
 
 
+@pytest.mark.untraced
 @pytest.mark.usefixtures("few_rounds")
 @pytest.mark.parametrize("threshold", one_of_each([(100,), (400,)]))
 def test_garbage_that_is_collected_meanwhile_hides_nothing(threshold: int) -> None:

@@ -54,6 +54,7 @@ def fails(steps: int, case: Case) -> bool:
     return False
 
 
+@pytest.mark.untraced
 @pytest.mark.parametrize("steps", one_of_each([(3,), (2,), (5,), (8,)]))
 def test_several_steps_within_one_of_another_task_are_found(steps: int) -> None:
     """Trio's own order lets no task wait for more than one step of another."""
