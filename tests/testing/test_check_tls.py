@@ -301,11 +301,34 @@ def test_a_check_cuts_and_ends_messages_where_it_shows(
     assert [at for at in cuts if at >= begin] == cuts_of(base)
 
 
+@pytest.mark.parametrize(("explore", "some"), [("quick", 3), ("thorough", None)])
+def test_how_much_of_a_handshake_is_tried(
+    explore: Any, some: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No handler runs there, so a few places are enough; a thorough check tries all."""
+    places = dict[str, int]()
+
+    def note(_: Checker, kind: str, cases: Iterable[Case]) -> int:
+        resets = [
+            t.bytes
+            for case in cases
+            for t in case.faults.down.terminations
+            if t.kind == "reset"
+        ]
+        places[kind] = sum(at is not None and at < begin for at in resets)
+        return 0
+
+    _, begin = handshake()
+    monkeypatch.setattr(Checker, "all_of", note)
+    check_handler(shout, HELLO, tls=True, explore=explore)
+    assert places["a broken network"] == (begin if some is None else some)
+
+
 @pytest.mark.long("most of a check")
 def test_a_check_finds_what_only_an_eof_within_a_message_shows(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    few = Effort(cuts=3, schedules=3, steps=3, offsets=6, cost=150)
+    few = Effort(cuts=3, schedules=3, steps=3, offsets=6, handshake=3, cost=150)
     monkeypatch.setitem(cast(dict[str, Effort], EFFORTS), "quick", few)
     (entry,) = (e for e in zoo.MISTAKES if e.name == "unpacks_a_short_header")
     with pytest.raises(HandlerFailure, match="breaks law 'errors'") as failed:

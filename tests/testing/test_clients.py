@@ -222,7 +222,7 @@ async def has_a_task_that_reads_on(stream: MemoryStream) -> None:
 @pytest.mark.parametrize(
     "client", [reads_on, reads_on_whatever_happens, has_a_task_that_reads_on]
 )
-def test_nor_if_nothing_is_disturbed(client: Any) -> None:
+def test_a_client_that_never_ends_is_named_if_nothing_is_disturbed(client: Any) -> None:
     async def leaves(stream: Connection) -> None:
         await stream.receive_some()
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import tracemalloc
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import trio
@@ -132,7 +132,10 @@ def test_a_handler_that_answers_at_eof_is_not_asked_what_it_keeps() -> None:
     run_conversation(collects, Peer().send(b"a" * 100), play="repeated")
 
 
-def test_a_handler_that_takes_no_more_is_not_waited_for() -> None:
+@pytest.mark.parametrize("buffer", [1000, 16_384, 60_000])
+def test_a_handler_that_takes_no_more_is_not_waited_for(buffer: int) -> None:
+    """Nor does it keep what the network holds for it, which used to count."""
+
     async def takes_one(stream: Connection) -> None:
         await stream.receive_some(1)
         await stream.send_all(b"thanks")
@@ -140,8 +143,22 @@ def test_a_handler_that_takes_no_more_is_not_waited_for() -> None:
             await trio.sleep_forever()
 
     for play in ("endless", "repeated"):
-        case: Any = {"play": play, "longest": 10}
+        case: Any = {"play": play, "longest": 10, "buffer": buffer}
         run_conversation(takes_one, Peer().send(b"a" * 10_000).receive(6), **case)
+
+
+@pytest.mark.parametrize("buffer", [1000, 16_384, 60_000])
+def test_a_handler_that_takes_all_keeps_it_whatever_the_network_holds(
+    buffer: int,
+) -> None:
+    async def takes_all(stream: Connection) -> None:
+        data = bytearray()
+        async for each in stream:
+            data += each
+
+    peer, case = Peer().send(b"a"), {"play": "endless", "longest": 10}
+    with pytest.raises(HandlerFailure, match="it keeps over 32788 bytes"):
+        run_conversation(takes_all, peer, buffer=buffer, **cast(Any, case))
 
 
 def test_a_play_needs_its_bound() -> None:

@@ -102,6 +102,19 @@ def test_no_handler_is_accused_if_a_server_never_ends(server: Any) -> None:
         run_conversation(shop, ASK, servers={"db:5432": server})
 
 
+@pytest.mark.parametrize("faults", ["", "down:reset@1"])
+def test_an_interrupt_in_a_server_is_raised(faults: str) -> None:
+    """It used to be a broken law, or nothing at all if its connection was disturbed."""
+
+    async def interrupted(stream: Connection) -> None:
+        raise KeyboardInterrupt
+
+    servers = {"db:5432": interrupted}
+    with pytest.raises(BaseExceptionGroup) as raised:
+        run_conversation(shop, ASK, servers=servers, server_faults=faults)
+    assert raised.group_contains(KeyboardInterrupt)
+
+
 def test_pieces_of_an_answer_of_a_server_are_chunks() -> None:
     options: dict[str, Any] = {"servers": DATABASE, "server_faults": "down:slice=1..2"}
     with pytest.raises(HandlerFailure) as failed:

@@ -137,7 +137,8 @@ def run_conversation(
 
     Raises:
       HandlerFailure: a law is broken.
-      TypeError, ValueError: an argument is wrong.
+      TypeError, ValueError: an argument is wrong, or code that plays a client or a
+        server never ends.
       ImportError: ``tls`` is true, and trustme is not installed.
     """
     setting = setting_of(locals())  # before there are other names
@@ -225,7 +226,8 @@ def check_handler(
     Raises:
       HandlerFailure: a law is broken. The message names the law, says how it was
         broken, lists what happened, and has a test that fails alike.
-      TypeError, ValueError: an argument is wrong.
+      TypeError, ValueError: an argument is wrong, or code that plays a client or a
+        server never ends.
       ImportError: ``tls`` is true, and trustme is not installed.
     """
     setting = setting_of(locals())  # before there are other names
@@ -281,7 +283,8 @@ def check_client(
 
     Raises:
       HandlerFailure: a law is broken.
-      TypeError, ValueError: an argument is wrong.
+      TypeError, ValueError: an argument is wrong, or code that plays a client or a
+        server never ends.
     """
     __tracebackhide__ = True
     off: dict[Law, str] = {"drain": "a client is not drained"}
@@ -333,7 +336,8 @@ def sweep_cancellations(
 
     Raises:
       HandlerFailure: a law is broken.
-      TypeError, ValueError: an argument is wrong.
+      TypeError, ValueError: an argument is wrong, or code that plays a client or a
+        server never ends.
       ImportError: ``tls`` is true, and trustme is not installed.
     """
     setting = setting_of(locals())  # before there are other names
@@ -377,7 +381,8 @@ def sweep_faults(
 
     Raises:
       HandlerFailure: a law is broken.
-      TypeError, ValueError: an argument is wrong.
+      TypeError, ValueError: an argument is wrong, or code that plays a client or a
+        server never ends.
       ImportError: ``tls`` is true, and trustme is not installed.
     """
     setting = setting_of(locals())  # before there are other names

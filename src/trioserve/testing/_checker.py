@@ -38,9 +38,6 @@ _DIFFER: Final = (
     " the script only, not with each other"
 )
 
-#: So many places within TLS handshakes are tried: no handler runs there.
-_FEW: Final = 3
-
 #: The note of a check whose handler does not use its servers.
 _UNUSED: Final = "the plain conversation connects to none of the servers"
 
@@ -178,7 +175,8 @@ class Checker:
         begin_up, begin_down = handshake_of(base)
         within_up, within_down = range(begin_up), range(begin_down)
         seen = cuts_of(base) if self._setting.tls else range(1, up)
-        cuts = self._places("chunks", within_up[1:], seen, effort.cuts, draw)
+        few = effort.handshake
+        cuts = self._places("chunks", within_up[1:], few, seen, effort.cuts, draw)
         self.all_of("chunks", kinds.chunkings(cuts, effort))
         self.all_of("how scripts are played", kinds.plays(effort))
         self.all_of("slow peers", kinds.slow())
@@ -188,16 +186,15 @@ class Checker:
         self._servers(base, effort, draw)
         self._disturb(base, effort, draw)
         what = "a broken network"
+        after_up, after_down = range(begin_up, up + 1), range(begin_down, down + 1)
         most = effort.offsets
         eofs = None
         if self._setting.tls:
+            eofs = self._places(what, within_up, few, ends_of(base), most, draw)
             # A handler gets all of a record or nothing: many of its bytes are alike.
             most //= 2
-            eofs = self._places(what, within_up, ends_of(base), effort.offsets, draw)
-        up_to = self._places(what, within_up, range(begin_up, up + 1), most, draw)
-        down_to = self._places(
-            what, within_down, range(begin_down, down + 1), most, draw
-        )
+        up_to = self._places(what, within_up, few, after_up, most, draw)
+        down_to = self._places(what, within_down, few, after_down, most, draw)
         self.all_of(what, kinds.broken(up_to, down_to, eofs))
         self.all_of("many broken ones in a row", kinds.many(base.steps))
         self.all_of("a flood", kinds.floods(base))
@@ -263,23 +260,24 @@ class Checker:
 
     def _disturb(self, base: Run, effort: Effort, draw: random.Random) -> None:
         __tracebackhide__ = True
-        kinds, every = self.variations, steps_of(base)
-        steps = self._places("a cancel", *every, effort.steps, draw)
+        kinds = self.variations
+        steps = self._steps("a cancel", base, effort.steps, effort, draw)
         self.all_of("a cancel", kinds.disturbed("cancel", steps))
         if "drain" not in self._setting.without:
             self._drain(base, effort, draw)
         for what in PEER_DISTURBANCES:
-            steps = self._places(f"a peer's {what}", *every, effort.offsets, draw)
-            self.all_of(f"a peer's {what}", kinds.disturbed(what, steps))
+            kind = f"a peer's {what}"
+            steps = self._steps(kind, base, effort.offsets, effort, draw)
+            self.all_of(kind, kinds.disturbed(what, steps))
 
     def _drain(self, base: Run, effort: Effort, draw: random.Random) -> None:
         __tracebackhide__ = True
-        kinds, every = self.variations, steps_of(base)
-        steps = self._places("a drain", *every, effort.steps, draw)
+        kinds = self.variations
+        steps = self._steps("a drain", base, effort.steps, effort, draw)
         self.all_of("a drain", kinds.disturbed("drain", steps))
         cut = self._one(kinds.byte_by_byte(), "chunks")
         within = "a drain within a message"
-        between = self._places(within, *steps_of(cut), effort.offsets, draw)
+        between = self._steps(within, cut, effort.offsets, effort, draw)
         self.all_of(within, kinds.drained_byte_by_byte(between))
 
     def _servers(self, base: Run, effort: Effort, draw: random.Random) -> None:
@@ -302,13 +300,21 @@ class Checker:
         self,
         kind: str,
         within: range,
+        few: int,
         after: range | list[int],
         most: int,
         draw: random.Random,
     ) -> list[int]:
-        """Some of the places after the TLS handshakes, and a few within these."""
-        few = self._sample(kind, within, _FEW, draw)
-        return few + self._sample(kind, after, most, draw)
+        """At most ``few`` places within TLS handshakes, and ``most`` after these."""
+        begin = self._sample(kind, within, few, draw)
+        return begin + self._sample(kind, after, most, draw)
+
+    def _steps(
+        self, kind: str, run: Run, most: int, effort: Effort, draw: random.Random
+    ) -> list[int]:
+        """Some of the steps of a run."""
+        within, after = range(run.begun), range(run.begun, run.steps + 1)
+        return self._places(kind, within, effort.handshake, after, most, draw)
 
     def _sample(
         self, kind: str, numbers: range | list[int], most: int, draw: random.Random
@@ -323,11 +329,6 @@ def handshake_of(base: Run) -> tuple[int, int]:
     """The most bytes that a peer sends and receives in its TLS handshake."""
     sent, received = zip(*(each.handshake for each in base.received[0]), strict=True)
     return max(sent), max(received)
-
-
-def steps_of(base: Run) -> tuple[range, range]:
-    """The steps within the TLS handshakes, and those after them."""
-    return range(base.begun), range(base.begun, base.steps + 1)
 
 
 def cuts_of(base: Run) -> list[int]:

@@ -71,7 +71,7 @@ class Talks:
     def _below(self, faults: Faults) -> Faults:
         """The faults of the network. Over TLS, a slice is as long as a short record.
 
-        So at most one record comes with each of them. Handshakes in single bytes would
+        So no two records of a message come at once. Handshakes in single bytes would
         make a run ten times as long.
         """
         if not self._setting.tls or faults.up.slice is None:

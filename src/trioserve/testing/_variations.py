@@ -63,6 +63,8 @@ class Effort:
 
     ``cost`` is the cost of a run for which these numbers hold, in scheduler steps; a
     thousand bytes count as one step. If a run costs more, there are fewer cases.
+    ``handshake`` is the largest number of steps or bytes of each kind within TLS
+    handshakes, where no handler runs.
     ``repeats`` says whether all messages are sent again and again, and
     ``preemptions`` is the largest number of orders in which tasks are preempted.
     """
@@ -71,6 +73,7 @@ class Effort:
     schedules: int
     steps: int
     offsets: int
+    handshake: int
     cost: float
     repeats: bool = False
     preemptions: int = 0
@@ -86,12 +89,13 @@ class Effort:
 
 
 EFFORTS: Final[Mapping[Explore, Effort]] = {
-    "quick": Effort(cuts=40, schedules=20, steps=60, offsets=16, cost=150),
+    "quick": Effort(cuts=40, schedules=20, steps=60, offsets=16, handshake=3, cost=150),
     "thorough": Effort(
         cuts=2000,
         schedules=500,
         steps=5000,
         offsets=5000,
+        handshake=5000,
         cost=math.inf,
         repeats=True,
         preemptions=2000,

@@ -160,7 +160,7 @@ def test_all_pairs_of_places_are_tried_once() -> None:
 
 #: A thorough check that tries little else.
 PREEMPTS = Effort(
-    cuts=3, schedules=0, steps=3, offsets=3, cost=math.inf, preemptions=300
+    cuts=3, schedules=0, steps=3, offsets=3, handshake=3, cost=math.inf, preemptions=300
 )
 
 
