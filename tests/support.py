@@ -101,6 +101,22 @@ def virtual_clock() -> trio.testing.MockClock:
     return clock
 
 
+@contextlib.contextmanager
+def time_stands_still() -> Generator[None]:
+    """Let no virtual time pass in the block, however long the kernel is silent.
+
+    During a transfer TCP may wait some ten real milliseconds, for a delayed ACK or a
+    window. To a virtual clock these are many seconds in which nothing moves.
+    """
+    clock = trio.lowlevel.current_clock()
+    assert isinstance(clock, trio.testing.MockClock)
+    before, clock.autojump_threshold = clock.autojump_threshold, math.inf
+    try:
+        yield
+    finally:
+        clock.autojump_threshold = before
+
+
 def let_packets_arrive() -> None:
     """Block until the kernel has delivered what is under way; on a busy machine too."""
     for _ in range(10_000):
