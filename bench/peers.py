@@ -163,6 +163,11 @@ def _secure_streams(loop: str) -> Command:
     return command
 
 
+def _secure_loop(port: int, target: int, folder: Path) -> Sequence[str]:
+    path = str(_SERVERS / "python_loop.py")
+    return [sys.executable, path, str(port), str(target), str(certificate())]
+
+
 def _secure_trio(port: int, target: int, folder: Path) -> Sequence[str]:
     path = str(_SERVERS / "secure_trio.py")
     return [sys.executable, path, str(certificate()), str(port), str(target)]
@@ -300,6 +305,13 @@ PEERS = [
             serves="tls",
         )
         for loop in ("uvloop", "asyncio")
+    ),
+    Peer(
+        "python-loop-tls",
+        "asyncio",
+        "bench/servers/python_loop.py, with a certificate",
+        _secure_loop,
+        serves="tls",
     ),
     Peer(
         "trio-tls",
