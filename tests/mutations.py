@@ -331,6 +331,25 @@ MUTATIONS: Sequence[Mutation] = (
     ),
     Mutation(
         law=1,
+        breaks="a client that a certificate does not allow is relayed",
+        file="_handshake.py",
+        old="            layer.check(life, transport.session)\n",
+        new="            life.server_name = transport.session.server_name\n",
+        tests=("test_engine_handshake.py", "test_a_name_that_is_not_allowed"),
+    ),
+    Mutation(
+        law=1,
+        breaks="a handshake whose epoll has failed goes on nowhere",
+        file="_handshake_pump.py",
+        old="    def on_lost(self, error: OSError) -> None:\n        self.give_up()\n",
+        new="    def on_lost(self, error: OSError) -> None:\n        pass\n",
+        tests=(
+            "test_engine_handshake.py",
+            "test_an_epoll_that_is_lost_leaves_it_to_a_task",
+        ),
+    ),
+    Mutation(
+        law=1,
         breaks="a loop through a proxy that declares its clients is not detected",
         file="_proxy_handler.py",
         old="origin_of(*(life.direct or (life.peer, life.local)))",
@@ -469,6 +488,14 @@ MUTATIONS: Sequence[Mutation] = (
             "test_each_balance_serves",
             "test_connections_wait_for_room",
         ),
+    ),
+    Mutation(
+        law=2,
+        breaks="clients that are past their handshakes count as if they were in them",
+        file="_handshake.py",
+        old="    life.handshakes.end(life)\n",
+        new="",
+        tests=("test_engine_handshake.py", "test_a_client_past_it_does_not_count"),
     ),
     # 3. One record
     Mutation(

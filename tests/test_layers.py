@@ -26,7 +26,7 @@ _accept_loops
 _socket_acceptor _stream_acceptor _dispatch _relay_rules _engine_run
 _acceptor _ledger _relay_deadlines _layered_pump
 _connection _handshake _record _refusals _relay_options _relay_mirror _engine_pump
-_checks _proxy_header _tls_layer _polled_pump _watched_dial
+_checks _proxy_header _tls_layer _polled_pump _handshake_pump _watched_dial
 _lifecycle _engine _dial
 _attempts _upstream
 _lifecycle_state _blame _closing _deadlines _listeners _pump _race _factory

@@ -28,6 +28,13 @@ class RelaySide(Protocol):
         """Called when the server's drain begins."""
 
 
+class EngineHandshake(Protocol):
+    """A handshake that the engine runs, without a task."""
+
+    def give_up(self) -> None:
+        """Leave the rest to a task. Idempotent."""
+
+
 class RelayHandle:
     """Returned by a handler that has handed over a relay; not a result for a report."""
 

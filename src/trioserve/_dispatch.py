@@ -1,15 +1,17 @@
 """Dispatch: give each accepted connection a task, or begin its relay without one.
 
 A connection has a task while something of it has to wait: a layer, its handler, a relay
-of streams that are not sockets, a close that lingers. A relay between two sockets goes
-on without one, because the engine moves its bytes and the timers watch it. When that
-relay is over, it is finished at the end of the engine's turn, or in a task if that has
-to wait. This module does not know how a connection is accepted, or what is reported.
+of streams that are not sockets, a close that lingers. A TLS handshake before a relay,
+and a relay between two sockets, go on without one: the engine moves their bytes, and
+the timers watch them. When one of these is over, the rest is done at the end of the
+engine's turn, or in a task if that has to wait. This module does not know how a
+connection is accepted, or what is reported.
 """
 
 from __future__ import annotations
 
 import abc
+import functools
 import math
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -27,7 +29,7 @@ from ._connection import (
 from ._engine import Engine
 from ._errors import PROGRAM_ENDS, is_a, only, without
 from ._handlers import Handlers, awaitable, check_not_async
-from ._handshake import Layer
+from ._handshake import Layer, begin_at_engine, passed_at_engine
 from ._ledger import Ledger
 from ._lifecycle import Lifecycle
 from ._reason import Phase, Reason
@@ -102,9 +104,55 @@ class Dispatcher:
         life = lifecycle_of(connection)
         if life.timeouts.lifetime < math.inf:
             life.watch()  # the only timer that runs before it waits
-        if self._prompt is None or layers:
+        if self._prompt is None:
             self._start_task(connection, self._handle, layers)
-            return
+        elif not layers:
+            self._begin(connection)
+        else:
+            self._shake_hands(connection, layers)
+
+    def _shake_hands(self, connection: Connection, layers: tuple[Layer, ...]) -> None:
+        """Pass the layers at the engine, or in a task."""
+        over = functools.partial(self._handshake_over, connection, layers)
+        work: tuple[Any, ...] = (self._handle, layers)
+        try:
+            if begin_at_engine(lifecycle_of(connection), layers, over):
+                return
+        except BaseException as error:  # noqa: ASYNC103 - raised in the task
+            work = self._raise, error
+        self._start_task(connection, *work)
+
+    def _handshake_over(
+        self,
+        connection: Connection,
+        layers: tuple[Layer, ...],
+        result: bool | BaseException,
+    ) -> None:
+        assert self._engine is not None
+        go_on = functools.partial(self._after_handshake, connection, layers)
+        # Not now, like the end of a relay. Outside a turn, it is a task that goes on.
+        if not self._engine.after_turn(go_on, result):
+            go_on(result)
+
+    def _after_handshake(
+        self,
+        connection: Connection,
+        layers: tuple[Layer, ...],
+        result: bool | BaseException,
+    ) -> None:
+        is_over = result is True
+        if passed_at_engine(lifecycle_of(connection), layers, is_over=is_over):
+            adopt_transport(connection)
+            self._begin(connection)
+        elif isinstance(result, BaseException):
+            self._start_task(connection, self._raise, result)
+        else:
+            self._start_task(connection, self._handle, layers)
+
+    def _begin(self, connection: Connection) -> None:
+        """Let the handler begin without a task, and start one if that has to wait."""
+        assert self._prompt is not None
+        life = lifecycle_of(connection)
         life.phase = Phase.DATA
         work: tuple[Any, ...]
         try:

@@ -1,12 +1,14 @@
 """Handshake: run the layers of a connection between accept and its handler.
 
 A layer looks at a connection, may wait for its bytes, and may refuse it. The layers run
-in the connection's own task, under one deadline. This module does not know how a
-refused connection is closed.
+in the connection's own task, under one deadline. If the only one is TLS, the engine
+can shake hands without a task. This module does not know how a refused connection is
+closed.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Callable, Iterable, Iterator
 from typing import Protocol
@@ -17,12 +19,17 @@ from ._access import Access, parse_rule
 from ._address import address_in
 from ._admission import Admission
 from ._certificates import Certificates
+from ._engine import SUPPORTED as HAS_ENGINE
+from ._engine import Engine
+from ._handshake_pump import HandshakePump, Over
 from ._layers import Layers
 from ._lifecycle import Lifecycle
 from ._proxy_header import ProxyHeaderLayer
 from ._reason import Phase, Reason
 from ._tls_layer import TlsLayer
 from ._tls_options import TlsOptions
+from ._tls_transport import TlsTransport
+from .wire._tls_errors import TlsError
 
 
 class Layer(Protocol):
@@ -95,6 +102,48 @@ def certificates_in(layers: Iterable[Layer]) -> Iterator[Certificates]:
     for layer in layers:
         if isinstance(layer, TlsLayer) and layer.certificates is not None:
             yield layer.certificates
+
+
+def begin_at_engine(life: Lifecycle, layers: tuple[Layer, ...], over: Over) -> bool:
+    """Let the engine shake hands, if TLS is the only layer; False if it can't.
+
+    Args:
+      over: called once if this returns True; see :class:`HandshakePump`. Then call
+        :func:`passed_at_engine`.
+    """
+    below = life.transport.pollable() if HAS_ENGINE else None
+    if below is None or len(layers) != 1 or not isinstance(layers[0], TlsLayer):
+        return False
+    life.phase = Phase.HANDSHAKE
+    pump = HandshakePump(layers[0].begin(life), over)
+    try:
+        pump.start(Engine.of_this_run())
+    except OSError:
+        return False
+    life.handshake = pump
+    life.watch()
+    life.handshakes.begin(life)
+    return True
+
+
+def passed_at_engine(
+    life: Lifecycle, layers: tuple[Layer, ...], *, is_over: bool
+) -> bool:
+    """Whether a connection has passed its layer; if not, :func:`pass_layers` goes on.
+
+    Args:
+      is_over: what ``over`` was called with.
+    """
+    life.handshake = None
+    life.handshakes.end(life)
+    layer, transport = layers[0], life.transport
+    assert isinstance(layer, TlsLayer)
+    assert isinstance(transport, TlsTransport)
+    if is_over:
+        with contextlib.suppress(TlsError):
+            layer.check(life, transport.session)
+            return True
+    return False
 
 
 async def pass_layers(life: Lifecycle, layers: Iterable[Layer]) -> Reason | None:

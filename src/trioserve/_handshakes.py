@@ -38,16 +38,24 @@ class Handshakes:
     @contextlib.contextmanager
     def under_way(self, connection: _Connection) -> Generator[None]:
         """Count a connection for the block; above the limit, reset the oldest."""
+        try:
+            self.begin(connection)
+            yield
+        finally:
+            self.end(connection)
+
+    def begin(self, connection: _Connection) -> None:
+        """Count a connection until :meth:`end`; above the limit, reset the oldest."""
         here = self._under_way.setdefault(connection.listener, {})
         here[connection.id] = connection
         most = len(here) if self.most is None else self.most
-        try:
-            while len(here) > most:
-                # By number: tasks that start together start in any order.
-                oldest = here.pop(min(here))
-                oldest.stop(
-                    Reason.HANDSHAKE, error=f"more than {most} handshakes at a time"
-                )
-            yield
-        finally:
-            here.pop(connection.id, None)
+        while len(here) > most:
+            # By number: tasks that start together start in any order.
+            oldest = here.pop(min(here))
+            oldest.stop(
+                Reason.HANDSHAKE, error=f"more than {most} handshakes at a time"
+            )
+
+    def end(self, connection: _Connection) -> None:
+        """Stop counting it. Idempotent."""
+        self._under_way[connection.listener].pop(connection.id, None)

@@ -21,8 +21,9 @@ _CLIENT: Final = ssl.PROTOCOL_TLS_CLIENT
 class Layers:
     """What is done to a connection between accept and its handler.
 
-    Layers run in the connection's own task, which holds a token, before ``on_start``,
-    so they don't block other clients. They share ``Timeouts.handshake``. This is the
+    Layers run when the connection has a token, before ``on_start``, and they don't
+    block other clients: they have the connection's own task, or none if the only one is
+    TLS and the handler is :func:`proxy`. They share ``Timeouts.handshake``. This is the
     order in which they run, whatever the order of the arguments:
 
     Args:

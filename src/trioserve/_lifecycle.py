@@ -276,9 +276,12 @@ class Lifecycle(LifecycleState):
     def _due(self) -> tuple[float, Reason]:
         # A relay and a lingering close have timers of their own.
         only_total = self.relay is not None or self._lingers
-        return next_deadline(
+        due = next_deadline(
             self.timeouts, self.transport, self.accepted_at, only_total=only_total
         )
+        if self.handshake is None:
+            return due
+        return min(due, (self.handshake_ends_at, Reason.HANDSHAKE))
 
     def _on_wait(self) -> None:
         """Start a timer: the transport begins to wait."""
@@ -302,6 +305,10 @@ class Lifecycle(LifecycleState):
         holds = self.relay is None and self.transport.observe_acks(now)
         due, reason = self._due()
         if due <= now:
+            if reason is Reason.HANDSHAKE:
+                assert self.handshake is not None
+                self.handshake.give_up()  # a task finds that the time has run out
+                return
             if not can_move_now(self.transport, reason):
                 limit = getattr(self.timeouts, reason)
                 self.stop(reason, limit=limit, by_fin=reason in _BY_FIN)

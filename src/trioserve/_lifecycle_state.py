@@ -15,7 +15,13 @@ from typing import Protocol
 import trio
 
 from ._admission import Token
-from ._attachments import ActiveFaults, Dialer, HandedOver, RelaySide
+from ._attachments import (
+    ActiveFaults,
+    Dialer,
+    EngineHandshake,
+    HandedOver,
+    RelaySide,
+)
 from ._handshakes import Handshakes
 from ._idle import Idle
 from ._options import Timeouts
@@ -51,6 +57,7 @@ class LifecycleState(abc.ABC):
       header: its PROXY header, if it had one.
       server_name: the name that its client asks for by TLS, if that is known.
       handshakes: those under way in its server.
+      handshake: its own, while the engine runs it.
       phase: its phase, as in the report.
       scope: around its task, if it has one or is stopped; the server cancels it.
       task: its task, while it has one.
@@ -70,10 +77,10 @@ class LifecycleState(abc.ABC):
         "_drained", "_eof_first", "_idle", "_is_moving", "_is_quiet", "_lingers",
         "_relay_closed", "_sends_fin", "_upstream_discarded", "accepted_at",
         "active_faults", "close_reason", "connected_at", "dialer", "direct", "draining",
-        "exception", "goodbye", "handed_over", "handshakes", "header", "id", "listener",
-        "local", "notes", "peer", "peer_key", "phase", "queued", "relay", "relay_host",
-        "result", "scope", "server_name", "task", "timeouts", "timer_due", "timers",
-        "token", "transport", "upstream", "wall_clock",
+        "exception", "goodbye", "handed_over", "handshake", "handshakes", "header",
+        "id", "listener", "local", "notes", "peer", "peer_key", "phase", "queued",
+        "relay", "relay_host", "result", "scope", "server_name", "task", "timeouts",
+        "timer_due", "timers", "token", "transport", "upstream", "wall_clock",
     )  # fmt: skip
 
     def __init__(
@@ -100,6 +107,7 @@ class LifecycleState(abc.ABC):
         self.header: ProxyHeader | None = None
         self.server_name: str | None = None
         self.handshakes = handshakes
+        self.handshake: EngineHandshake | None = None
         self.draining = draining
         self.transport = transport
         self.token = token

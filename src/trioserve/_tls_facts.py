@@ -5,6 +5,8 @@ This module asks OpenSSL. It does not know connections.
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from typing import Any, Final
 
 from ._describe import escape
@@ -22,8 +24,8 @@ _SHORT: Final = {
 }
 
 
-def facts_of(session: TlsSession, seconds: float) -> TlsFacts:
-    """What a handshake of this many seconds has agreed on; bytes are not counted.
+def facts_of(session: TlsSession, seconds: float) -> Callable[..., TlsFacts]:
+    """What a handshake of this many seconds has agreed on; the bytes are missing.
 
     Call it at the end of the handshake: after an error OpenSSL does not tell.
     """
@@ -37,7 +39,8 @@ def facts_of(session: TlsSession, seconds: float) -> TlsFacts:
     names = certificate.get("subjectAltName", ())
     alpn, cipher = tls.selected_alpn_protocol(), tls.cipher()
     assert cipher is not None
-    return TlsFacts(
+    return functools.partial(
+        TlsFacts,
         version=tls.version() or "",
         cipher=cipher[0],
         sni=session.server_name,
@@ -46,6 +49,4 @@ def facts_of(session: TlsSession, seconds: float) -> TlsFacts:
         names=tuple(escape(f"{kind}:{name}") for kind, name in names),
         resumed=bool(tls.session_reused),
         handshake=seconds,
-        bytes_received=0,
-        bytes_sent=0,
     )

@@ -35,6 +35,10 @@ class TlsLayer:
         self.certificates = tls if isinstance(tls, Certificates) else None
         self._tls = tls
 
+    @property
+    def _options(self) -> TlsOptions | None:
+        return None if self.certificates is None else self.certificates.options
+
     def _session(self) -> TlsSession:
         """A new session. A reload during its handshake does not change it."""
         if not isinstance(self._tls, Certificates):
@@ -43,22 +47,36 @@ class TlsLayer:
         now = self._tls.in_use
         return TlsSession(now.default, server_side=True, context_for=now.context_for)
 
-    async def __call__(self, life: Lifecycle) -> Reason | None:
-        below, certificates = life.transport, self.certificates
-        options = None if certificates is None else certificates.options
-        session = self._session()
+    def begin(self, life: Lifecycle) -> TlsTransport:
+        """Put a new TLS transport over the one that a connection has."""
+        options = self._options
         transport = TlsTransport(
-            below,
-            session,
+            life.transport,
+            self._session(),
             allow_truncation=options is not None and options.allow_truncation,
             grace=life.timeouts.linger,
         )
         life.replace_transport(transport)
+        return transport
+
+    def check(self, life: Lifecycle, session: TlsSession) -> None:
+        """Check the names in a client's certificate, after the handshake.
+
+        Raises:
+          TlsError: none of them is allowed.
+        """
+        life.server_name = session.server_name
+        if (options := self._options) is not None:
+            _check_names(session.object, options)
+
+    async def __call__(self, life: Lifecycle) -> Reason | None:
+        # The engine may have begun.
+        begun = life.transport
+        transport = begun if isinstance(begun, TlsTransport) else self.begin(life)
+        below = transport.below
         try:
             await transport.handshake()
-            life.server_name = session.server_name
-            if options is not None:
-                _check_names(session.object.getpeercert() or {}, options)
+            self.check(life, transport.session)
         except TlsError as error:
             if not below.received:
                 return Reason.CLIENT_CLOSED  # a check that only connects
@@ -84,7 +102,7 @@ def agreed_alpn(life: Lifecycle) -> str | None:
     return None
 
 
-def _check_names(certificate: Any, options: TlsOptions) -> None:
+def _check_names(session: ssl.SSLObject, options: TlsOptions) -> None:
     """Check that a client with this certificate may come.
 
     Raises:
@@ -92,6 +110,7 @@ def _check_names(certificate: Any, options: TlsOptions) -> None:
     """
     if not (options.allow_cn or options.allow_san or options.allow_uri):
         return
+    certificate: Any = session.getpeercert() or {}
     found = [
         *(("CN", each) for each in _common_names(certificate)),
         *certificate.get("subjectAltName", ()),

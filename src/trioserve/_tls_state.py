@@ -5,9 +5,8 @@ This module moves no bytes.
 
 from __future__ import annotations
 
-import dataclasses
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import trio
@@ -76,7 +75,7 @@ class TlsState(EngineTransport):
         self._is_flushing = False
         self._is_unreadable = False
         # As it was at the end of the handshake: after an error OpenSSL does not tell.
-        self._facts: TlsFacts | None = None
+        self._facts: Callable[..., TlsFacts] | None = None
         below.on_wait = self._waits
 
     def _waits(self) -> None:
@@ -136,9 +135,7 @@ class TlsState(EngineTransport):
         if self._facts is None:
             return None
         received, sent = self.below.received, self.below.sent
-        return dataclasses.replace(
-            self._facts, bytes_received=received, bytes_sent=sent
-        )
+        return self._facts(bytes_received=received, bytes_sent=sent)
 
     def _has_ended_below(self) -> bool:
         """Whether a direction below has ended: no close waits for an alert any more."""

@@ -50,7 +50,9 @@ class TlsTransport(TlsState):
       session: the TLS session.
     """
 
-    __slots__ = ("_closing_over", "_grace", "_is_discarding", "_record_ends")
+    __slots__ = (
+        "_began_at", "_closing_over", "_grace", "_is_discarding", "_record_ends",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -64,6 +66,8 @@ class TlsTransport(TlsState):
         # What is cut off within a record is never complete.
         self._record_ends = RecordEnds() if allow_truncation else None
         self._grace = grace
+        #: When its handshake began: at once.
+        self._began_at = self.clock.current_time()
         self._is_discarding = False
         self._closing_over: trio.Event | None = None
 
@@ -72,15 +76,16 @@ class TlsTransport(TlsState):
     async def handshake(self) -> None:
         """Shake hands; bytes of the peer that come with its last flight are kept.
 
+        It goes on where :meth:`handshake_now` has stopped.
+
         Raises:
           TlsError: it has failed; the alert was sent. Or the peer has sent EOF.
           trio.BrokenResourceError, trio.ClosedResourceError: as :meth:`receive`.
 
         After it was cancelled the transport is of no use.
         """
-        began = self.clock.current_time()
         try:
-            while not self.session.handshake():
+            while not (self._is_unreadable or self.session.handshake()):
                 await self._flush_soon()
                 with KeepingErrors(self):
                     data = await self.below.receive()
@@ -93,7 +98,37 @@ class TlsTransport(TlsState):
         if self._is_unreadable:
             await self._say_last_words()
             raise TlsError(str(self.error))
-        self._facts = facts_of(self.session, self.clock.current_time() - began)
+        self._handshake_over()
+
+    def handshake_now(self) -> bool | None:
+        """Go on with a server's handshake, without waiting; call it if it is readable.
+
+        Returns:
+          whether the handshake is over; None if it has failed, or if it has to wait
+          for room: then :meth:`handshake` has to go on with it.
+        """
+        assert self._below_for_engine is not None
+        try:
+            data = self._below_for_engine.receive_now()
+            if not data:
+                return False if data is None else None
+            self._feed(data)
+            is_over = self.session.handshake()
+        except FAILURES:
+            return None  # kept below
+        except TlsError as error:
+            self._fail(error)
+            return None
+        self._flush_now()
+        if self._held or self.below.error is not None:
+            return None
+        if is_over:
+            self._handshake_over()
+        return is_over
+
+    def _handshake_over(self) -> None:
+        seconds = self.clock.current_time() - self._began_at
+        self._facts = facts_of(self.session, seconds)
 
     # -- bytes
 

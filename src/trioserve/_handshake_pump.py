@@ -1,0 +1,90 @@
+"""Handshake pump: the TLS handshake of a client at the engine, without a task.
+
+It moves the handshake on while the client's bytes come and ours find room. Whatever
+else may happen (an EOF, a reset, bytes that are not valid, no room, a close by other
+code) it leaves to a task, which goes on where the pump has stopped. This module does
+not know connections, or deadlines.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import trio
+
+from ._engine import Engine
+from ._tls_transport import TlsTransport
+
+Over = Callable[[bool | BaseException], object]
+
+
+class HandshakePump:
+    """Shakes hands at the engine; see :class:`Polled`.
+
+    Args:
+      transport: over a socket, and new.
+      over: called once, in the middle of an event, a close or a timer: with True if the
+        handshake is over, False if a task has to go on with it, or an unexpected error.
+    """
+
+    __slots__ = ("_engine", "_over", "_transport", "fd", "mask")
+
+    def __init__(self, transport: TlsTransport, over: Over) -> None:
+        self._transport = transport
+        self._over: Over | None = over
+        self._engine: Engine
+        self.fd: int = transport.carrier.sock.fileno()
+        self.mask = 0
+
+    @property
+    def relay(self) -> HandshakePump:
+        """What the engine tells of failures."""
+        return self
+
+    def start(self, engine: Engine) -> None:
+        """Let the engine wait for the client's bytes.
+
+        Raises:
+          OSError: out of descriptors, or of epoll watches.
+        """
+        engine.acquire()
+        try:
+            engine.add(self)
+        except BaseException:
+            engine.release()
+            raise
+        self._engine = engine
+        self._transport.notify_on_close(self)
+
+    def give_up(self) -> None:
+        """Leave the rest to a task. Idempotent."""
+        self._end(False)
+
+    def _end(self, result: bool | BaseException) -> None:
+        over, self._over = self._over, None
+        if over is not None:
+            self._transport.notify_on_close(None)
+            self._engine.remove(self)
+            self._engine.release()
+            over(result)
+
+    # -- callbacks of the engine and the transport
+
+    def on_readable(self, engine: Engine, now: float) -> None:
+        is_over = self._transport.handshake_now()
+        if is_over is not False:
+            self._end(bool(is_over))
+
+    def on_event(self, engine: Engine, events: int, now: float) -> None:
+        self.on_readable(engine, now)  # a hang-up: the call tells
+
+    def on_lost(self, error: OSError) -> None:
+        self.give_up()
+
+    def on_failure(self, error: BaseException) -> None:
+        # If it is the epoll that fails, a task can wait for the socket.
+        is_bug = not isinstance(error, OSError | trio.ClosedResourceError)
+        self._end(error if is_bug else False)
+
+    def on_closed(self) -> None:
+        self.give_up()

@@ -1,0 +1,446 @@
+"""TLS handshakes at the engine: the same as in a task, for whatever may happen."""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import ssl
+import tempfile
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import pytest
+import trio
+import trio.testing
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from certificates import Authority
+from support import Running, is_reset, reset, run, serving
+from sweep import Begin, sweep
+from test_tls import ask, client_over, secure
+from trioserve import (
+    Layers,
+    Limits,
+    Reason,
+    Timeouts,
+    TlsOptions,
+    _handshake,
+    echo,
+    proxy,
+)
+from trioserve._engine import Engine
+from trioserve.wire._tls_errors import TlsError
+from trioserve.wire._tls_session import TlsSession
+
+WAYS = ("engine", "task")
+
+#: For tests with many examples.
+_AUTHORITY = Authority(Path(tempfile.mkdtemp()))
+_TLS = TlsOptions(cert=_AUTHORITY.issue("localhost"))
+
+
+@pytest.fixture
+def authority(tmp_path: Path) -> Authority:
+    return Authority(tmp_path)
+
+
+@pytest.fixture(params=WAYS)
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    monkeypatch.setattr(_handshake, "HAS_ENGINE", request.param == "engine")
+    return str(request.param)
+
+
+# -- Clients; each returns how it has ended
+
+
+async def _talks(running: Running, authority: Authority) -> str:
+    client = await secure(running, authority.client_context())
+    assert await ask(client, b"hello") == b"hello"
+    client.close()
+    return "ok"
+
+
+async def _sends_all_at_once(running: Running, authority: Authority) -> str:
+    """Its message comes with its Finished."""
+    client = client_over(await running.connect(), authority.client_context())
+    assert not client.session.handshake()
+    await client.below.send(client.session.output())
+    while not client.session.handshake():
+        client.session.feed(await client.below.receive())
+    client.session.write(b"hello")
+    client.session.close()
+    await client.below.send(client.session.output())
+    received = b""
+    while more := await client.receive():
+        received += more
+    client.close()
+    return received.decode()
+
+
+async def _is_too_old(running: Running, authority: Authority) -> str:
+    context = authority.client_context()
+    context.maximum_version = ssl.TLSVersion.TLSv1_2
+    return await _fails(running, context)
+
+
+async def _does_not_trust(running: Running, authority: Authority) -> str:
+    return await _fails(running, ssl.create_default_context())
+
+
+async def _fails(running: Running, context: ssl.SSLContext) -> str:
+    client = client_over(await running.connect(), context)
+    with pytest.raises(TlsError) as failed:
+        await client.handshake()
+    client.below.close()
+    return str(failed.value)
+
+
+async def _speaks_http(running: Running, authority: Authority) -> str:
+    client = await running.connect()
+    await client.send_all(b"GET / HTTP/1.1\r\n\r\n")
+    return "reset" if await is_reset(client) else "eof"
+
+
+async def _only_connects(running: Running, authority: Authority) -> str:
+    await (await running.connect()).aclose()
+    return ""
+
+
+async def _ends_halfway(running: Running, authority: Authority) -> str:
+    client = client_over(await running.connect(), authority.client_context())
+    client.session.handshake()
+    await client.below.send(client.session.output()[:50])
+    client.below.close()
+    return ""
+
+
+async def _resets_halfway(running: Running, authority: Authority) -> str:
+    client = await running.connect()
+    await client.send_all(b"\x16\x03\x01")
+    await trio.testing.wait_all_tasks_blocked()
+    reset(client)
+    return ""
+
+
+async def _is_silent(running: Running, authority: Authority) -> str:
+    """It is reset when ``Timeouts.handshake`` is over, and not before or after."""
+    client, began = await running.connect(), trio.current_time()
+    assert await is_reset(client)
+    return f"{trio.current_time() - began:.1f}"
+
+
+async def _is_slow(running: Running, authority: Authority) -> str:
+    """No byte extends the time."""
+    client, began = await running.connect(), trio.current_time()
+    for byte in b"\x16\x03\x01":
+        await client.send_all(bytes([byte]))
+        await trio.sleep(2)
+    assert await is_reset(client)
+    return f"{trio.current_time() - began:.1f}"
+
+
+async def _has_to_go(running: Running, authority: Authority) -> str:
+    """Others begin their handshakes, and there are too many."""
+    client = await running.connect()
+    await trio.testing.wait_all_tasks_blocked()
+    others = [await running.connect() for _ in range(3)]
+    assert await is_reset(client)
+    for other in others:
+        await other.aclose()
+    return ""
+
+
+async def _is_cut(running: Running, authority: Authority) -> str:
+    client = await running.connect()
+    await client.send_all(b"\x16\x03\x01")
+    await trio.testing.wait_all_tasks_blocked()
+    running.server.start_draining(within=1)
+    assert await is_reset(client)
+    return ""
+
+
+async def _is_cancelled(running: Running, authority: Authority) -> str:
+    client = await running.connect()
+    await client.send_all(b"\x16\x03\x01")
+    await trio.testing.wait_all_tasks_blocked()
+    running.scope.cancel()
+    assert await is_reset(client)
+    return ""
+
+
+async def _reads_nothing(running: Running, authority: Authority) -> str:
+    """The server's flight is longer than what the kernel takes."""
+    stream = await running.connect()
+    client = client_over(stream, authority.client_context())
+    client.session.handshake()
+    await client.below.send(client.session.output())
+    await trio.sleep(3)
+    while not client.session.handshake():
+        client.session.feed(await client.below.receive())
+    await client.below.send(client.session.output())
+    assert await ask(client, b"hello") == b"hello"
+    client.close()
+    return "ok"
+
+
+_NOT_TRUSTED = (
+    "its certificate is not accepted: unable to get local issuer certificate"
+    " (alert sent: unknown_ca)"
+)
+
+Client = Callable[[Running, Authority], Awaitable[str]]
+
+#: What a client does; how it ends, and the reason and the error in the report.
+CLIENTS: dict[Client, tuple[str, Reason, str | None]] = {
+    _talks: ("ok", Reason.CLIENT_CLOSED, None),
+    _sends_all_at_once: ("hello", Reason.CLIENT_CLOSED, None),
+    _is_too_old: (
+        "it sent the alert protocol_version",
+        Reason.TLS_FAILED,
+        "it offers no version of TLS that is allowed (alert sent: protocol_version)",
+    ),
+    _does_not_trust: (
+        _NOT_TRUSTED,
+        Reason.TLS_FAILED,
+        "it sent the alert unknown_ca",
+    ),
+    _speaks_http: ("eof", Reason.TLS_FAILED, "it sent plain HTTP, without TLS"),
+    _only_connects: ("", Reason.CLIENT_CLOSED, None),
+    _ends_halfway: (
+        "",
+        Reason.TLS_FAILED,
+        "it closed the connection within the TLS handshake",
+    ),
+    _resets_halfway: (
+        "",
+        Reason.CLIENT_RESET,
+        "ConnectionResetError: [Errno 104] Connection reset by peer",
+    ),
+    _is_silent: ("7.0", Reason.HANDSHAKE, None),
+    _is_slow: ("7.0", Reason.HANDSHAKE, None),
+    _has_to_go: ("", Reason.HANDSHAKE, "more than 3 handshakes at a time"),
+    _is_cut: ("", Reason.CUT, None),
+    _is_cancelled: ("", Reason.CANCELLED, None),
+    _reads_nothing: ("ok", Reason.CLIENT_CLOSED, None),
+}
+
+
+@pytest.mark.parametrize("client", CLIENTS, ids=lambda client: client.__name__[1:])
+async def test_each_client_gets_the_same_and_so_does_its_report(
+    client: Client, way: str, authority: Authority, autojump_clock: object
+) -> None:
+    """Laws 1, 2, 3, 12 and 16."""
+    names = ["localhost"]
+    if client is _reads_nothing:
+        names += [f"{number}.example.org" for number in range(5000)]
+    tls = TlsOptions(cert=authority.issue(*names), min_version="1.3")
+    limits = Limits(max_handshakes=3)
+    async with serving(echo) as behind:
+        async with serving(
+            proxy(behind.address),
+            layers=Layers(tls=tls),
+            limits=limits,
+            timeouts=Timeouts(handshake=7),
+        ) as running:
+            running.server[0].socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1)
+            ended = await client(running, authority)
+            if client is _has_to_go:
+                await running.closed(4)
+    report = running.reports[0]
+    assert (ended, report.reason, report.error) == CLIENTS[client]
+    assert report.limit == (7 if client in (_is_silent, _is_slow) else report.limit)
+    assert not any(Engine.of_this_run()._polled)
+
+
+async def test_a_name_that_is_not_allowed(
+    way: str, authority: Authority, autojump_clock: object
+) -> None:
+    """The handshake is over, and the client gets an end that it can read."""
+    clients = Authority(authority.folder)
+    cert = authority.issue("localhost")
+    tls = TlsOptions(cert=cert, client_ca=clients.path, allow_cn=["other"])
+    async with (
+        serving(echo) as behind,
+        serving(proxy(behind.address), layers=Layers(tls=tls)) as running,
+    ):
+        cert = clients.issue("localhost", common_name="web")
+        client = await secure(running, authority.client_context(cert))
+        with pytest.raises(trio.BrokenResourceError):
+            await ask(client, b"hello")
+        client.close()
+    (report,) = running.reports
+    assert report.reason is Reason.TLS_FAILED
+    assert str(report.error).startswith("its certificate has no name that is allowed")
+    assert behind.server.statistics().accepted == 0
+
+
+async def test_a_client_past_it_does_not_count(
+    way: str, authority: Authority, autojump_clock: object
+) -> None:
+    """Law 2: ``max_handshakes`` is about those that are under way."""
+    tls = TlsOptions(cert=authority.issue("localhost"))
+    async with serving(echo) as behind:
+        handler, limits = proxy(behind.address), Limits(max_handshakes=2)
+        async with serving(handler, layers=Layers(tls=tls), limits=limits) as running:
+            context = authority.client_context()
+            clients = [await secure(running, context) for _ in range(5)]
+            for client in clients:
+                assert await ask(client, b"hello") == b"hello"
+                client.close()
+    assert {report.reason for report in running.reports} == {Reason.CLIENT_CLOSED}
+
+
+@given(
+    sizes=st.lists(st.integers(1, 700), max_size=8),
+    version=st.sampled_from([ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3]),
+    schedule=st.random_module(),
+)
+@settings(deadline=None, max_examples=30)
+def test_the_handshake_comes_in_pieces_of_any_size(
+    sizes: list[int], version: ssl.TLSVersion, schedule: object
+) -> None:
+    """Law 10."""
+    context = _AUTHORITY.client_context()
+    context.maximum_version = version
+
+    async def main() -> None:
+        async with (
+            serving(echo) as behind,
+            serving(proxy(behind.address), layers=Layers(tls=_TLS)) as running,
+        ):
+            client = client_over(await running.connect(), context)
+            pieces = iter(sizes)
+            is_over = False
+            while not is_over:
+                is_over = client.session.handshake()
+                flight = client.session.output()
+                while flight:
+                    size = next(pieces, len(flight))
+                    await client.below.send(flight[:size])
+                    flight = flight[size:]
+                    await trio.testing.wait_all_tasks_blocked()
+                if not is_over:
+                    client.session.feed(await client.below.receive())
+            assert await ask(client, b"hello") == b"hello"
+            client.close()
+        (report,) = running.reports
+        assert report.reason is Reason.CLIENT_CLOSED
+        assert report.tls is not None
+        assert (report.bytes_received, report.bytes_sent) == (5, 5)
+
+    run(main)
+
+
+# -- What may be missing here
+
+
+def _no_room(engine: Engine, pump: object) -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+async def test_without_room_in_the_epoll_a_task_does_it(
+    authority: Authority, monkeypatch: pytest.MonkeyPatch, autojump_clock: object
+) -> None:
+    """Law 1: epoll_ctl(2), ENOSPC and ENOMEM."""
+    tls = TlsOptions(cert=authority.issue("localhost"))
+    async with (
+        serving(echo) as behind,
+        serving(proxy(behind.address), layers=Layers(tls=tls)) as running,
+    ):
+        with monkeypatch.context() as patch:
+            patch.setattr(Engine, "add", _no_room)
+            client = await secure(running, authority.client_context())
+        assert await ask(client, b"hello") == b"hello"
+        client.close()
+    assert running.reports[0].reason is Reason.CLIENT_CLOSED
+
+
+async def test_an_epoll_that_is_lost_leaves_it_to_a_task(
+    authority: Authority, monkeypatch: pytest.MonkeyPatch, autojump_clock: object
+) -> None:
+    """Law 1: nothing waits for an event that can't come."""
+    tls = TlsOptions(cert=authority.issue("localhost"))
+    async with (
+        serving(echo) as behind,
+        serving(proxy(behind.address), layers=Layers(tls=tls)) as running,
+    ):
+        clients = []
+        for case in range(3):
+            client = client_over(await running.connect(), authority.client_context())
+            clients.append(client)
+            await trio.testing.wait_all_tasks_blocked()
+            engine = Engine.of_this_run()
+            assert engine._epoll is not None
+            if case == 0:
+                trio.lowlevel.notify_closing(engine._epoll)
+            else:  # as if another one was made, which had no room
+                pump = next(filter(None, engine._polled))
+                engine._epoll.unregister(pump.fd)
+                engine._lose(pump, OSError(errno.ENOMEM, os.strerror(errno.ENOMEM)))
+                if case == 2:
+                    pump.relay.on_failure(OSError())  # told twice
+            await trio.testing.wait_all_tasks_blocked()
+        for client in clients:
+            await client.handshake()
+            assert await ask(client, b"hello") == b"hello"
+            client.close()
+    assert {report.reason for report in running.reports} == {Reason.CLIENT_CLOSED}
+
+
+async def test_a_bug_ends_one_connection_and_is_reported(
+    way: str,
+    authority: Authority,
+    monkeypatch: pytest.MonkeyPatch,
+    autojump_clock: object,
+) -> None:
+    """Law 1: at the beginning, and in the middle."""
+    tls = TlsOptions(cert=authority.issue("localhost"))
+
+    def fails(*_: object, **__: object) -> None:
+        raise RuntimeError("a bug")
+
+    async with (
+        serving(echo) as behind,
+        serving(proxy(behind.address), layers=Layers(tls=tls)) as running,
+    ):
+        with monkeypatch.context() as patch:
+            patch.setattr("trioserve._tls_layer.TlsSession", fails)
+            assert await is_reset(await running.connect())
+        with monkeypatch.context() as patch:
+            client = await running.connect()
+            await trio.testing.wait_all_tasks_blocked()
+            patch.setattr(TlsSession, "feed", fails)
+            await client.send_all(b"?")
+            assert await is_reset(client)
+        assert await _talks(running, authority) == "ok"
+    *failed, good = running.reports
+    assert [report.reason for report in failed] == [Reason.HANDLER_ERROR] * 2
+    assert {report.error for report in failed} == {"RuntimeError: a bug"}
+    assert good.reason is Reason.CLIENT_CLOSED
+
+
+def test_stopped_at_any_step_nothing_is_left() -> None:
+    """Laws 2, 3, 5 and 13: by a cancel, and by a drain."""
+    context = _AUTHORITY.client_context()
+
+    async def scenario(begin: Begin) -> None:
+        async with serving(echo) as behind:
+            async with serving(
+                proxy(behind.address),
+                layers=Layers(tls=_TLS),
+                limits=Limits(max_connections=1),
+            ) as running:
+                begin(running.scope.cancel)
+                client = client_over(await running.connect(), context)
+                try:
+                    await client.handshake()
+                    assert await ask(client, b"hello") in (b"hello", b"")
+                except (TlsError, trio.BrokenResourceError):
+                    pass
+                client.abort()
+            assert len(running.reports) <= 1
+        assert not any(Engine.of_this_run()._polled)
+
+    assert sweep(scenario) >= 10
