@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextvars
+import datetime as dt
 import errno
+import math
 import os
 import socket
 import ssl
@@ -13,6 +16,10 @@ from pathlib import Path
 import pytest
 import trio
 import trio.testing
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import ExtensionOID, NameOID
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -27,6 +34,7 @@ from trioserve import (
     Timeouts,
     TlsOptions,
     _handshake,
+    current_connection,
     echo,
     proxy,
 )
@@ -276,6 +284,172 @@ async def test_a_name_that_is_not_allowed(
     assert behind.server.statistics().accepted == 0
 
 
+async def test_a_lower_limit_applies_when_the_next_one_begins(
+    way: str, authority: Authority, autojump_clock: object
+) -> None:
+    """Law 15: not when a task goes on with one that has begun."""
+    tls = TlsOptions(cert=authority.issue("localhost"))
+    async with serving(echo) as behind:
+        handler, limits = proxy(behind.address), Limits(max_handshakes=3)
+        async with serving(handler, layers=Layers(tls=tls), limits=limits) as running:
+            first, second = await running.connect(), await running.connect()
+            await trio.testing.wait_all_tasks_blocked()
+            running.server.limits = Limits(max_handshakes=1)
+            await first.send_all(b"GET / HTTP/1.1\r\n\r\n")
+            assert not await is_reset(first)
+            await first.aclose()
+            await running.closed(1)
+            third = await running.connect()
+            assert await is_reset(second)
+            await third.aclose()
+    said = {report.id: (report.reason, report.error) for report in running.reports}
+    assert said[1] == (Reason.TLS_FAILED, "it sent plain HTTP, without TLS")
+    assert said[2] == (Reason.HANDSHAKE, "more than 1 handshakes at a time")
+
+
+async def test_it_has_the_context_of_its_caller(
+    way: str, authority: Authority, autojump_clock: object
+) -> None:
+    """What OpenSSL calls, and what a proxy calls, know the connection."""
+    variable = contextvars.ContextVar[str]("variable")
+    seen: list[tuple[int, str]] = []
+
+    def look(*_: object) -> None:
+        seen.append((current_connection().id, variable.get()))
+
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(authority.issue("localhost"))
+    context.sni_callback = look
+    variable.set("caller")
+    async with serving(echo) as behind:
+        handler = proxy(behind.address, on_attempt=look)
+        async with serving(handler, layers=Layers(tls=context)) as running:
+            assert await _talks(running, authority) == "ok"
+    assert seen == [(1, "caller")] * 2
+
+
+async def test_other_tasks_of_the_connection_are_told_that_it_is_busy(
+    way: str, authority: Authority, autojump_clock: object
+) -> None:
+    """The bytes of a handshake are nobody else's; a close ends it at once."""
+    tls = TlsOptions(cert=authority.issue("localhost"))
+    async with serving(echo) as behind:
+        async with serving(proxy(behind.address), layers=Layers(tls=tls)) as running:
+            client = client_over(await running.connect(), authority.client_context())
+            await trio.testing.wait_all_tasks_blocked()
+            (conn,) = running.server.connections
+            with pytest.raises(trio.BusyResourceError):
+                await conn.receive_some()
+            await client.handshake()
+            assert await ask(client, b"hello") == b"hello"
+            client.close()
+            await running.closed(1)
+            silent, began = await running.connect(), trio.current_time()
+            await trio.testing.wait_all_tasks_blocked()
+            (conn,) = running.server.connections
+            await conn.aclose()
+            await is_reset(silent)
+            assert trio.current_time() - began < 1
+
+
+async def test_a_connection_that_is_aborted_in_the_queue(
+    way: str, authority: Authority, autojump_clock: object
+) -> None:
+    """Law 15: before it has its token."""
+    tls = TlsOptions(cert=authority.issue("localhost"))
+    listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
+    async with serving(echo) as behind:
+        async with serving(
+            proxy(behind.address),
+            listeners=[_Streams(listeners[0])],
+            layers=Layers(tls=tls),
+            limits=Limits(max_connections=1),
+        ) as running:
+            port = listeners[0].socket.getsockname()[1]
+            first = await trio.open_tcp_stream("127.0.0.1", port)
+            await trio.testing.wait_all_tasks_blocked()
+            second = await trio.open_tcp_stream("127.0.0.1", port)
+            await trio.testing.wait_all_tasks_blocked()
+            running.server.connections[1].abort("admin")
+            await first.aclose()
+            assert await is_reset(second)
+            await second.aclose()
+    said = {report.id: (report.reason, report.error) for report in running.reports}
+    assert said[2] == (Reason.ABORTED, "admin")
+
+
+class _Streams(trio.abc.Listener[trio.SocketStream]):
+    """A listener of a caller's own: its streams wait for their tokens."""
+
+    def __init__(self, listener: trio.SocketListener) -> None:
+        self._listener = listener
+
+    async def accept(self) -> trio.SocketStream:
+        return await self._listener.accept()
+
+    async def aclose(self) -> None:
+        await self._listener.aclose()
+
+
+async def test_its_timer_ends_with_it(
+    way: str, authority: Authority, autojump_clock: object
+) -> None:
+    """Law 13: the relay has one of its own; with a lifetime, that goes on."""
+    tls = TlsOptions(cert=authority.issue("localhost"))
+    for lifetime, expected in ((math.inf, 1), (100, 2)):
+        timeouts = Timeouts(lifetime=lifetime, handshake=7)
+        async with serving(echo) as behind:
+            handler = proxy(behind.address)
+            async with serving(
+                handler, layers=Layers(tls=tls), timeouts=timeouts
+            ) as running:
+                client = await secure(running, authority.client_context())
+                await client.send(b"hello")
+                assert await client.receive() == b"hello"
+                holders = running.server._serving._timers._holders
+                assert sum(map(len, holders.values())) == expected
+                client.close()
+
+
+async def test_a_certificate_with_a_name_that_is_not_text(
+    way: str, authority: Authority, autojump_clock: object
+) -> None:
+    """Law 15: the client is to blame."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "odd")])
+    now = dt.datetime.now(dt.UTC)
+    day = dt.timedelta(days=1)
+    names = x509.UnrecognizedExtension(
+        ExtensionOID.SUBJECT_ALTERNATIVE_NAME, b"\x30\x04\x82\x02\xff\xfe"
+    )
+    certificate = (
+        x509.CertificateBuilder(name, name, key.public_key(), 1, now - day, now + day)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .add_extension(names, critical=False)
+        .sign(key, hashes.SHA256())
+        .public_bytes(serialization.Encoding.PEM)
+    )
+    path = authority.folder / "odd.pem"
+    path.write_bytes(
+        certificate
+        + key.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.NoEncryption(),
+        )
+    )
+    tls = TlsOptions(cert=authority.issue("localhost"), client_ca=str(path))
+    async with serving(echo) as behind:
+        async with serving(proxy(behind.address), layers=Layers(tls=tls)) as running:
+            client = await secure(running, authority.client_context(str(path)))
+            with pytest.raises(trio.BrokenResourceError):
+                await ask(client, b"hello")
+            client.close()
+    (report,) = running.reports
+    assert report.reason is Reason.TLS_FAILED
+    assert report.error == "its certificate has a name that is not valid UTF-8"
+
+
 async def test_a_client_past_it_does_not_count(
     way: str, authority: Authority, autojump_clock: object
 ) -> None:
@@ -408,15 +582,23 @@ async def test_a_bug_ends_one_connection_and_is_reported(
         with monkeypatch.context() as patch:
             patch.setattr("trioserve._tls_layer.TlsSession", fails)
             assert await is_reset(await running.connect())
+        other = await secure(running, authority.client_context())
         with monkeypatch.context() as patch:
             client = await running.connect()
             await trio.testing.wait_all_tasks_blocked()
             patch.setattr(TlsSession, "feed", fails)
             await client.send_all(b"?")
             assert await is_reset(client)
-        assert await _talks(running, authority) == "ok"
-    *failed, good = running.reports
-    assert [report.reason for report in failed] == [Reason.HANDLER_ERROR] * 2
+        with monkeypatch.context() as patch:
+            patch.setattr("trioserve._tls_layer._check_names", fails)
+            last = await secure(running, authority.client_context())
+            with pytest.raises(trio.BrokenResourceError):
+                await last.receive()
+            last.below.close()
+        assert await ask(other, b"hello") == b"hello"
+        other.close()
+    *failed, good = sorted(running.reports, key=lambda each: each.outcome == "ok")
+    assert [report.reason for report in failed] == [Reason.HANDLER_ERROR] * 3
     assert {report.error for report in failed} == {"RuntimeError: a bug"}
     assert good.reason is Reason.CLIENT_CLOSED
 

@@ -11,6 +11,7 @@ connection is accepted, or what is reported.
 from __future__ import annotations
 
 import abc
+import contextvars
 import functools
 import math
 from collections.abc import Awaitable, Callable
@@ -42,7 +43,7 @@ class PromptHandler(abc.ABC):
     def begin(self, conn: Connection) -> RelayHandle | None:
         """Hand over a relay; None if that has to wait, and :meth:`go_on` has to do it.
 
-        It is called in the task that accepts.
+        It is called in the task that accepts, or by the engine after a handshake.
         """
 
     @abc.abstractmethod
@@ -113,10 +114,13 @@ class Dispatcher:
 
     def _shake_hands(self, connection: Connection, layers: tuple[Layer, ...]) -> None:
         """Pass the layers at the engine, or in a task."""
-        over = functools.partial(self._handshake_over, connection, layers)
+        # As a task would have it: the engine's own knows nothing of the caller.
+        context = contextvars.copy_context()
+        context.run(set_current_connection, connection)
+        over = functools.partial(self._handshake_over, connection, layers, context)
         work: tuple[Any, ...] = (self._handle, layers)
         try:
-            if begin_at_engine(lifecycle_of(connection), layers, over):
+            if begin_at_engine(lifecycle_of(connection), layers, context, over):
                 return
         except BaseException as error:  # noqa: ASYNC103 - raised in the task
             work = self._raise, error
@@ -126,13 +130,24 @@ class Dispatcher:
         self,
         connection: Connection,
         layers: tuple[Layer, ...],
+        context: contextvars.Context,
         result: bool | BaseException,
     ) -> None:
         assert self._engine is not None
-        go_on = functools.partial(self._after_handshake, connection, layers)
-        # Not now, like the end of a relay. Outside a turn, it is a task that goes on.
+        go_on = functools.partial(self._go_on, connection, layers, context)
+        # Not now: the caller is in the middle of a close, a timer or an event. Without
+        # an event the result is False, and all that follows is to start a task.
         if not self._engine.after_turn(go_on, result):
             go_on(result)
+
+    def _go_on(
+        self,
+        connection: Connection,
+        layers: tuple[Layer, ...],
+        context: contextvars.Context,
+        result: bool | BaseException,
+    ) -> None:
+        context.run(self._after_handshake, connection, layers, result)
 
     def _after_handshake(
         self,
@@ -140,14 +155,17 @@ class Dispatcher:
         layers: tuple[Layer, ...],
         result: bool | BaseException,
     ) -> None:
-        is_over = result is True
-        if passed_at_engine(lifecycle_of(connection), layers, is_over=is_over):
-            adopt_transport(connection)
-            self._begin(connection)
-        elif isinstance(result, BaseException):
-            self._start_task(connection, self._raise, result)
-        else:
-            self._start_task(connection, self._handle, layers)
+        work: tuple[Any, ...] = (self._handle, layers)
+        try:
+            if passed_at_engine(lifecycle_of(connection), layers, result):
+                adopt_transport(connection)
+                self._begin(connection)
+                return
+        except BaseException as error:  # noqa: ASYNC103 - raised in the task
+            work = self._raise, error
+        finally:
+            del result  # its traceback refers to this frame: a cycle
+        self._start_task(connection, *work)
 
     def _begin(self, connection: Connection) -> None:
         """Let the handler begin without a task, and start one if that has to wait."""

@@ -8,9 +8,9 @@ closed.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 from collections.abc import Callable, Iterable, Iterator
+from contextvars import Context
 from typing import Protocol
 
 import trio
@@ -104,18 +104,22 @@ def certificates_in(layers: Iterable[Layer]) -> Iterator[Certificates]:
             yield layer.certificates
 
 
-def begin_at_engine(life: Lifecycle, layers: tuple[Layer, ...], over: Over) -> bool:
+def begin_at_engine(
+    life: Lifecycle, layers: tuple[Layer, ...], context: Context, over: Over
+) -> bool:
     """Let the engine shake hands, if TLS is the only layer; False if it can't.
 
     Args:
-      over: called once if this returns True; see :class:`HandshakePump`. Then call
-        :func:`passed_at_engine`.
+      context, over: as for :class:`HandshakePump`. ``over`` is called once if this
+        returns True; then call :func:`passed_at_engine`.
     """
     below = life.transport.pollable() if HAS_ENGINE else None
     if below is None or len(layers) != 1 or not isinstance(layers[0], TlsLayer):
         return False
+    if below.closed or below.sock.fileno() < 0:  # closed while it had no token
+        return False
     life.phase = Phase.HANDSHAKE
-    pump = HandshakePump(layers[0].begin(life), over)
+    pump = HandshakePump(layers[0].begin(life), context, over)
     try:
         pump.start(Engine.of_this_run())
     except OSError:
@@ -127,23 +131,36 @@ def begin_at_engine(life: Lifecycle, layers: tuple[Layer, ...], over: Over) -> b
 
 
 def passed_at_engine(
-    life: Lifecycle, layers: tuple[Layer, ...], *, is_over: bool
+    life: Lifecycle, layers: tuple[Layer, ...], result: bool | BaseException
 ) -> bool:
     """Whether a connection has passed its layer; if not, :func:`pass_layers` goes on.
 
     Args:
-      is_over: what ``over`` was called with.
+      result: what ``over`` was called with.
+
+    Raises:
+      BaseException: the result, or a bug.
     """
     life.handshake = None
-    life.handshakes.end(life)
     layer, transport = layers[0], life.transport
     assert isinstance(layer, TlsLayer)
     assert isinstance(transport, TlsTransport)
-    if is_over:
-        with contextlib.suppress(TlsError):
+    goes_on = False
+    try:
+        if isinstance(result, BaseException):
+            raise result
+        if result:
             layer.check(life, transport.session)
-            return True
-    return False
+        goes_on = not result
+    except TlsError:
+        goes_on = True
+    finally:
+        del result  # its traceback refers to this frame: a cycle
+        if not goes_on:
+            life.handshakes.end(life)
+            life.timers.forget(life)
+            life.watch()
+    return not goes_on
 
 
 async def pass_layers(life: Lifecycle, layers: Iterable[Layer]) -> Reason | None:

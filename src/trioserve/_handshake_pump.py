@@ -8,7 +8,9 @@ not know connections, or deadlines.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
+from contextvars import Context
 
 import trio
 
@@ -23,14 +25,16 @@ class HandshakePump:
 
     Args:
       transport: over a socket, and new.
+      context: in which OpenSSL may call functions of the caller's ``ssl.SSLContext``.
       over: called once, in the middle of an event, a close or a timer: with True if the
         handshake is over, False if a task has to go on with it, or an unexpected error.
     """
 
-    __slots__ = ("_engine", "_over", "_transport", "fd", "mask")
+    __slots__ = ("_context", "_engine", "_over", "_transport", "fd", "mask")
 
-    def __init__(self, transport: TlsTransport, over: Over) -> None:
+    def __init__(self, transport: TlsTransport, context: Context, over: Over) -> None:
         self._transport = transport
+        self._context = context
         self._over: Over | None = over
         self._engine: Engine
         self.fd: int = transport.carrier.sock.fileno()
@@ -46,11 +50,15 @@ class HandshakePump:
 
         Raises:
           OSError: out of descriptors, or of epoll watches.
+          trio.ClosedResourceError: the transport was closed.
         """
+        # For others that try to receive: they are told that it is busy.
+        self._transport.carrier.start_receiving()
         engine.acquire()
         try:
             engine.add(self)
         except BaseException:
+            self._transport.carrier.receiving_since = math.inf
             engine.release()
             raise
         self._engine = engine
@@ -64,6 +72,7 @@ class HandshakePump:
         over, self._over = self._over, None
         if over is not None:
             self._transport.notify_on_close(None)
+            self._transport.carrier.receiving_since = math.inf
             self._engine.remove(self)
             self._engine.release()
             over(result)
@@ -71,12 +80,12 @@ class HandshakePump:
     # -- callbacks of the engine and the transport
 
     def on_readable(self, engine: Engine, now: float) -> None:
-        is_over = self._transport.handshake_now()
+        is_over = self._context.run(self._transport.handshake_now)
         if is_over is not False:
             self._end(bool(is_over))
 
     def on_event(self, engine: Engine, events: int, now: float) -> None:
-        self.on_readable(engine, now)  # a hang-up: the call tells
+        self.on_readable(engine, now)  # recv(2) tells whether it is EOF or an error
 
     def on_lost(self, error: OSError) -> None:
         self.give_up()

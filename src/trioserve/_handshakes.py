@@ -34,6 +34,8 @@ class Handshakes:
         self.most = most
         #: By listener, and by the number of the connection.
         self._under_way: dict[str, dict[int, _Connection]] = {}
+        #: Those that had to go, by their numbers.
+        self._gone = set[int]()
 
     @contextlib.contextmanager
     def under_way(self, connection: _Connection) -> Generator[None]:
@@ -45,13 +47,19 @@ class Handshakes:
             self.end(connection)
 
     def begin(self, connection: _Connection) -> None:
-        """Count a connection until :meth:`end`; above the limit, reset the oldest."""
+        """Count a connection until :meth:`end`; above the limit, reset the oldest.
+
+        For one that is counted already it does nothing.
+        """
         here = self._under_way.setdefault(connection.listener, {})
+        if connection.id in here or connection.id in self._gone:
+            return
         here[connection.id] = connection
         most = len(here) if self.most is None else self.most
         while len(here) > most:
             # By number: tasks that start together start in any order.
             oldest = here.pop(min(here))
+            self._gone.add(oldest.id)
             oldest.stop(
                 Reason.HANDSHAKE, error=f"more than {most} handshakes at a time"
             )
@@ -59,3 +67,4 @@ class Handshakes:
     def end(self, connection: _Connection) -> None:
         """Stop counting it. Idempotent."""
         self._under_way[connection.listener].pop(connection.id, None)
+        self._gone.discard(connection.id)

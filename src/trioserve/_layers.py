@@ -22,9 +22,9 @@ class Layers:
     """What is done to a connection between accept and its handler.
 
     Layers run when the connection has a token, before ``on_start``, and they don't
-    block other clients: they have the connection's own task, or none if the only one is
-    TLS and the handler is :func:`proxy`. They share ``Timeouts.handshake``. This is the
-    order in which they run, whatever the order of the arguments:
+    block other clients: they have the connection's own task, or, if the only one is TLS
+    and the handler is :func:`proxy`, mostly none. They share ``Timeouts.handshake``.
+    This is the order in which they run, whatever the order of the arguments:
 
     Args:
       direct_access: rules as for ``access``, about the address from which the

@@ -57,7 +57,7 @@ class LifecycleState(abc.ABC):
       header: its PROXY header, if it had one.
       server_name: the name that its client asks for by TLS, if that is known.
       handshakes: those under way in its server.
-      handshake: its own, while the engine runs it.
+      handshake: its own, if the engine runs it, until what follows has begun.
       phase: its phase, as in the report.
       scope: around its task, if it has one or is stopped; the server cancels it.
       task: its task, while it has one.

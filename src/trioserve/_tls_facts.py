@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from ._describe import escape
 from ._report import TlsFacts
+from .wire._tls_errors import TlsError
 from .wire._tls_session import TlsSession
 
 #: The usual short names of the parts of a subject. RFC 4514, section 3
@@ -28,9 +29,15 @@ def facts_of(session: TlsSession, seconds: float) -> Callable[..., TlsFacts]:
     """What a handshake of this many seconds has agreed on; the bytes are missing.
 
     Call it at the end of the handshake: after an error OpenSSL does not tell.
+
+    Raises:
+      TlsError: a name in the peer's certificate is not text.
     """
     tls = session.object
-    certificate: Any = tls.getpeercert() or {}
+    try:
+        certificate: Any = tls.getpeercert() or {}
+    except UnicodeDecodeError:
+        raise TlsError("its certificate has a name that is not valid UTF-8") from None
     subject = ",".join(
         f"{_SHORT.get(key, key)}={value}"
         for part in certificate.get("subject", ())

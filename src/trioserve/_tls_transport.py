@@ -66,7 +66,7 @@ class TlsTransport(TlsState):
         # What is cut off within a record is never complete.
         self._record_ends = RecordEnds() if allow_truncation else None
         self._grace = grace
-        #: When its handshake began: at once.
+        #: When its handshake began: it begins when the transport is made.
         self._began_at = self.clock.current_time()
         self._is_discarding = False
         self._closing_over: trio.Event | None = None
@@ -104,8 +104,8 @@ class TlsTransport(TlsState):
         """Go on with a server's handshake, without waiting; call it if it is readable.
 
         Returns:
-          whether the handshake is over; None if it has failed, or if it has to wait
-          for room: then :meth:`handshake` has to go on with it.
+          whether the handshake is over; None after an EOF or an error, or without room
+          for what is to be sent: then :meth:`handshake` has to go on with it.
         """
         assert self._below_for_engine is not None
         try:
@@ -123,7 +123,10 @@ class TlsTransport(TlsState):
         if self._held or self.below.error is not None:
             return None
         if is_over:
-            self._handshake_over()
+            try:
+                self._handshake_over()
+            except TlsError:
+                return None
         return is_over
 
     def _handshake_over(self) -> None:

@@ -136,8 +136,9 @@ def serving_options(
             type=count,
             metavar="N",
             show_default="no limit",
-            help="At most N connections of a listener that have not sent their PROXY"
-            " header, or ClientHello for --sni; the oldest makes room for a new one.",
+            help="At most N connections of a listener that have not ended their TLS"
+            " handshake, or sent their PROXY header, or ClientHello for --sni; the"
+            " oldest makes room for a new one.",
         ),
         option(
             "--when-full",
