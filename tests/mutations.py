@@ -493,7 +493,7 @@ MUTATIONS: Sequence[Mutation] = (
         law=2,
         breaks="clients that are past their handshakes count as if they were in them",
         file="_handshake.py",
-        old="    life.handshakes.end(life)\n",
+        old="            life.handshakes.end(life)\n",
         new="",
         tests=("test_engine_handshake.py", "test_a_client_past_it_does_not_count"),
     ),

@@ -699,6 +699,30 @@ def test_stopped_when_a_slow_target_answers_nothing_is_left(tmp_path: Path) -> N
     assert sweep(scenario) > 5
 
 
+@pytest.mark.parametrize("end", ["idle", "drain"])
+async def test_a_socket_that_other_code_closes_ends_its_relay(
+    end: str, autojump_clock: trio.testing.MockClock
+) -> None:
+    """Laws 5 and 12: no event tells of it, so the next timer does, or the drain."""
+    timeouts = Timeouts(idle=2 if end == "idle" else 1000)
+    async with serving(echo) as behind:
+        async with serving(proxy(behind.address), timeouts=timeouts) as running:
+            client = await running.connect()
+            await client.send_all(b"x")
+            assert await client.receive_some() == b"x"
+            (conn,) = running.server.connections
+            conn.socket.close()
+            if end == "idle":
+                await trio.sleep(4)
+                assert running.server.statistics().open == 0
+            else:
+                summary = await running.server.drain(within=1)
+                assert summary.stuck == ()
+            await client.aclose()
+    (report,) = running.reports
+    assert report.reason is (Reason.ABORTED if end == "idle" else Reason.CUT)
+
+
 def test_stopped_at_any_step_nothing_is_left() -> None:
     """Laws 3, 4 and 13: while it dials, relays or ends."""
 

@@ -365,7 +365,10 @@ class RelayRules(abc.ABC):
         holds = self.b.observe_acks(now) or holds
         due, reason, waited_for = self._next_deadline()
         if due <= now:
-            if relay_can_move_now(self.pumps, reason, waited_for):
+            if self.a.closed or self.b.closed:  # by other code: no event tells of it
+                error = trio.ClosedResourceError("this stream was closed")
+                self.end(Reason.ABORTED, error=error)
+            elif relay_can_move_now(self.pumps, reason, waited_for):
                 timers.watch(self, next_look(now))
             else:
                 for transport in unread_resets(self.pumps):

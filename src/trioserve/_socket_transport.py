@@ -262,17 +262,19 @@ class SocketTransport(SocketState):
             except OSError as error:
                 if is_ours(error):
                     _complain_of_no_reset(error)
-            self.close()
+        self.close()
 
     def close(self) -> None:
         self.notice_closed()
-        if not self.closed:
-            self.mark_closed()
-            self.tell_closing()
-            try:  # noqa: SIM105 - it would cost as much as close(2)
-                self.close_socket()
-            except OSError:
-                pass  # close(2) frees the descriptor even if it fails
+        if self.closed:
+            self.tell_closing()  # if other code has closed it, no event has told of it
+            return
+        self.mark_closed()
+        self.tell_closing()
+        try:  # noqa: SIM105 - it would cost as much as close(2)
+            self.close_socket()
+        except OSError:
+            pass  # close(2) frees the descriptor even if it fails
 
     def tell_closing(self) -> None:
         if (observer := self.observer) is not None:
