@@ -50,17 +50,18 @@ class HandshakePump:
 
         Raises:
           OSError: out of descriptors, or of epoll watches.
+          trio.BusyResourceError: another task is receiving.
           trio.ClosedResourceError: the transport was closed.
         """
-        # For others that try to receive: they are told that it is busy.
-        self._transport.carrier.start_receiving()
+        carrier = self._transport.carrier
+        carrier.check_receivable()
         engine.acquire()
         try:
             engine.add(self)
         except BaseException:
-            self._transport.carrier.receiving_since = math.inf
             engine.release()
             raise
+        carrier.start_receiving()  # so that others are told that it is busy
         self._engine = engine
         self._transport.notify_on_close(self)
 
