@@ -116,13 +116,11 @@ def begin_at_engine(
     below = life.transport.pollable() if HAS_ENGINE else None
     if below is None or len(layers) != 1 or not isinstance(layers[0], TlsLayer):
         return False
-    if below.closed or below.sock.fileno() < 0:  # closed while it had no token
-        return False
     life.phase = Phase.HANDSHAKE
     pump = HandshakePump(layers[0].begin(life), context, over)
     try:
         pump.start(Engine.of_this_run())
-    except OSError:
+    except (OSError, trio.ClosedResourceError):  # perhaps while it had no token
         return False
     life.handshake = pump
     life.watch()
