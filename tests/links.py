@@ -259,6 +259,14 @@ def tls_sessions(version: ssl.TLSVersion) -> tuple[TlsSession, TlsSession]:
     return server, client
 
 
+async def shake_hands_but_for_the_last_flight(client: TlsTransport) -> None:
+    """Leave it in the session's output, so that more can be sent with it."""
+    assert not client.session.handshake()
+    await client.below.send(client.session.output())
+    while not client.session.handshake():
+        client.session.feed(await client.below.receive())
+
+
 def _tls(version: ssl.TLSVersion) -> RealLink:
     one, other = socket_pair()
     server, client = tls_sessions(version)

@@ -106,7 +106,8 @@ def time_stands_still() -> Generator[None]:
     """Let no virtual time pass in the block, however long the kernel is silent.
 
     During a transfer TCP may wait some ten real milliseconds, for a delayed ACK or a
-    window. To a virtual clock these are many seconds in which nothing moves.
+    window. To a virtual clock these are many seconds in which nothing moves. No
+    deadline comes in the block, so wait only for bytes there.
     """
     clock = trio.lowlevel.current_clock()
     assert isinstance(clock, trio.testing.MockClock)

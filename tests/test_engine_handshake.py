@@ -9,9 +9,10 @@ import math
 import os
 import socket
 import ssl
-import tempfile
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
@@ -24,12 +25,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from certificates import Authority
+from links import shake_hands_but_for_the_last_flight, tls_contexts
 from support import Running, is_reset, reset, run, serving
 from sweep import Begin, sweep
 from test_tls import ask, client_over, secure
 from trioserve import (
     Layers,
     Limits,
+    Outcome,
     Reason,
     Timeouts,
     TlsOptions,
@@ -44,14 +47,21 @@ from trioserve.wire._tls_session import TlsSession
 
 WAYS = ("engine", "task")
 
-#: For tests with many examples.
-_AUTHORITY = Authority(Path(tempfile.mkdtemp()))
-_TLS = TlsOptions(cert=_AUTHORITY.issue("localhost"))
-
 
 @pytest.fixture
 def authority(tmp_path: Path) -> Authority:
     return Authority(tmp_path)
+
+
+@asynccontextmanager
+async def before_an_echo(
+    tls: TlsOptions | ssl.SSLContext, **options: Any
+) -> AsyncGenerator[Running]:
+    """A proxy with TLS, and an echo as its target."""
+    async with serving(echo) as behind:
+        handler, layers = proxy(behind.address), Layers(tls=tls)
+        async with serving(handler, layers=layers, **options) as running:
+            yield running
 
 
 @pytest.fixture(params=WAYS)
@@ -73,10 +83,7 @@ async def _talks(running: Running, authority: Authority) -> str:
 async def _sends_all_at_once(running: Running, authority: Authority) -> str:
     """Its message comes with its Finished."""
     client = client_over(await running.connect(), authority.client_context())
-    assert not client.session.handshake()
-    await client.below.send(client.session.output())
-    while not client.session.handshake():
-        client.session.feed(await client.below.receive())
+    await shake_hands_but_for_the_last_flight(client)
     client.session.write(b"hello")
     client.session.close()
     await client.below.send(client.session.output())
@@ -245,20 +252,16 @@ async def test_each_client_gets_the_same_and_so_does_its_report(
         names += [f"{number}.example.org" for number in range(5000)]
     tls = TlsOptions(cert=authority.issue(*names), min_version="1.3")
     limits = Limits(max_handshakes=3)
-    async with serving(echo) as behind:
-        async with serving(
-            proxy(behind.address),
-            layers=Layers(tls=tls),
-            limits=limits,
-            timeouts=Timeouts(handshake=7),
-        ) as running:
-            running.server[0].socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1)
-            ended = await client(running, authority)
-            if client is _has_to_go:
-                await running.closed(4)
+    timeouts = Timeouts(handshake=7)
+    async with before_an_echo(tls, limits=limits, timeouts=timeouts) as running:
+        running.server[0].socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1)
+        ended = await client(running, authority)
+        if client is _has_to_go:
+            await running.closed(4)
     report = running.reports[0]
     assert (ended, report.reason, report.error) == CLIENTS[client]
-    assert report.limit == (7 if client in (_is_silent, _is_slow) else report.limit)
+    ran_out: dict[Client, float] = {_is_silent: 7, _is_slow: 7, _is_cut: 1}
+    assert report.limit == ran_out.get(client)
     assert not any(Engine.of_this_run()._polled)
 
 
@@ -269,10 +272,7 @@ async def test_a_name_that_is_not_allowed(
     clients = Authority(authority.folder)
     cert = authority.issue("localhost")
     tls = TlsOptions(cert=cert, client_ca=clients.path, allow_cn=["other"])
-    async with (
-        serving(echo) as behind,
-        serving(proxy(behind.address), layers=Layers(tls=tls)) as running,
-    ):
+    async with before_an_echo(tls) as running:
         cert = clients.issue("localhost", common_name="web")
         client = await secure(running, authority.client_context(cert))
         with pytest.raises(trio.BrokenResourceError):
@@ -281,7 +281,7 @@ async def test_a_name_that_is_not_allowed(
     (report,) = running.reports
     assert report.reason is Reason.TLS_FAILED
     assert str(report.error).startswith("its certificate has no name that is allowed")
-    assert behind.server.statistics().accepted == 0
+    assert report.target is None
 
 
 async def test_a_lower_limit_applies_when_the_next_one_begins(
@@ -289,19 +289,17 @@ async def test_a_lower_limit_applies_when_the_next_one_begins(
 ) -> None:
     """Law 15: not when a task goes on with one that has begun."""
     tls = TlsOptions(cert=authority.issue("localhost"))
-    async with serving(echo) as behind:
-        handler, limits = proxy(behind.address), Limits(max_handshakes=3)
-        async with serving(handler, layers=Layers(tls=tls), limits=limits) as running:
-            first, second = await running.connect(), await running.connect()
-            await trio.testing.wait_all_tasks_blocked()
-            running.server.limits = Limits(max_handshakes=1)
-            await first.send_all(b"GET / HTTP/1.1\r\n\r\n")
-            assert not await is_reset(first)
-            await first.aclose()
-            await running.closed(1)
-            third = await running.connect()
-            assert await is_reset(second)
-            await third.aclose()
+    async with before_an_echo(tls, limits=Limits(max_handshakes=3)) as running:
+        first, second = await running.connect(), await running.connect()
+        await trio.testing.wait_all_tasks_blocked()
+        running.server.limits = Limits(max_handshakes=1)
+        await first.send_all(b"GET / HTTP/1.1\r\n\r\n")
+        assert not await is_reset(first)
+        await first.aclose()
+        await running.closed(1)
+        third = await running.connect()
+        assert await is_reset(second)
+        await third.aclose()
     said = {report.id: (report.reason, report.error) for report in running.reports}
     assert said[1] == (Reason.TLS_FAILED, "it sent plain HTTP, without TLS")
     assert said[2] == (Reason.HANDSHAKE, "more than 1 handshakes at a time")
@@ -333,23 +331,22 @@ async def test_other_tasks_of_the_connection_are_told_that_it_is_busy(
 ) -> None:
     """The bytes of a handshake are nobody else's; a close ends it at once."""
     tls = TlsOptions(cert=authority.issue("localhost"))
-    async with serving(echo) as behind:
-        async with serving(proxy(behind.address), layers=Layers(tls=tls)) as running:
-            client = client_over(await running.connect(), authority.client_context())
-            await trio.testing.wait_all_tasks_blocked()
-            (conn,) = running.server.connections
-            with pytest.raises(trio.BusyResourceError):
-                await conn.receive_some()
-            await client.handshake()
-            assert await ask(client, b"hello") == b"hello"
-            client.close()
-            await running.closed(1)
-            silent, began = await running.connect(), trio.current_time()
-            await trio.testing.wait_all_tasks_blocked()
-            (conn,) = running.server.connections
-            await conn.aclose()
-            await is_reset(silent)
-            assert trio.current_time() - began < 1
+    async with before_an_echo(tls) as running:
+        client = client_over(await running.connect(), authority.client_context())
+        await trio.testing.wait_all_tasks_blocked()
+        (conn,) = running.server.connections
+        with pytest.raises(trio.BusyResourceError):
+            await conn.receive_some()
+        await client.handshake()
+        assert await ask(client, b"hello") == b"hello"
+        client.close()
+        await running.closed(1)
+        silent, began = await running.connect(), trio.current_time()
+        await trio.testing.wait_all_tasks_blocked()
+        (conn,) = running.server.connections
+        await conn.aclose()
+        await is_reset(silent)
+        assert trio.current_time() - began < 1
 
 
 async def test_a_connection_that_is_aborted_in_the_queue(
@@ -398,29 +395,24 @@ async def test_its_timer_ends_with_it(
     tls = TlsOptions(cert=authority.issue("localhost"))
     for lifetime, expected in ((math.inf, 1), (100, 2)):
         timeouts = Timeouts(lifetime=lifetime, handshake=7)
-        async with serving(echo) as behind:
-            handler = proxy(behind.address)
-            async with serving(
-                handler, layers=Layers(tls=tls), timeouts=timeouts
-            ) as running:
-                client = await secure(running, authority.client_context())
-                await client.send(b"hello")
-                assert await client.receive() == b"hello"
-                holders = running.server._serving._timers._holders
-                assert sum(map(len, holders.values())) == expected
-                client.close()
+        async with before_an_echo(tls, timeouts=timeouts) as running:
+            client = await secure(running, authority.client_context())
+            await client.send(b"hello")
+            assert await client.receive() == b"hello"
+            holders = running.server._serving._timers._holders
+            assert sum(map(len, holders.values())) == expected
+            client.close()
 
 
-async def test_a_certificate_with_a_name_that_is_not_text(
-    way: str, authority: Authority, autojump_clock: object
-) -> None:
-    """Law 15: the client is to blame."""
+def _with_a_name_that_is_not_text(authority: Authority) -> str:
+    """A certificate that signs itself, for localhost and for two bytes more."""
     key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "odd")])
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
     now = dt.datetime.now(dt.UTC)
     day = dt.timedelta(days=1)
     names = x509.UnrecognizedExtension(
-        ExtensionOID.SUBJECT_ALTERNATIVE_NAME, b"\x30\x04\x82\x02\xff\xfe"
+        ExtensionOID.SUBJECT_ALTERNATIVE_NAME,
+        b"\x30\x0f\x82\x09localhost\x82\x02\xff\xfe",
     )
     certificate = (
         x509.CertificateBuilder(name, name, key.public_key(), 1, now - day, now + day)
@@ -438,16 +430,39 @@ async def test_a_certificate_with_a_name_that_is_not_text(
             serialization.NoEncryption(),
         )
     )
-    tls = TlsOptions(cert=authority.issue("localhost"), client_ca=str(path))
-    async with serving(echo) as behind:
-        async with serving(proxy(behind.address), layers=Layers(tls=tls)) as running:
-            client = await secure(running, authority.client_context(str(path)))
-            with pytest.raises(trio.BrokenResourceError):
-                await ask(client, b"hello")
-            client.close()
+    return str(path)
+
+
+async def test_a_certificate_with_a_name_that_is_not_text(
+    way: str, authority: Authority, autojump_clock: object
+) -> None:
+    """Law 15: the client is to blame."""
+    path = _with_a_name_that_is_not_text(authority)
+    tls = TlsOptions(cert=authority.issue("localhost"), client_ca=path)
+    async with before_an_echo(tls) as running:
+        client = await secure(running, authority.client_context(path))
+        with pytest.raises(trio.BrokenResourceError):
+            await ask(client, b"hello")
+        client.close()
     (report,) = running.reports
     assert report.reason is Reason.TLS_FAILED
     assert report.error == "its certificate has a name that is not valid UTF-8"
+
+
+async def test_so_is_that_of_a_target(
+    authority: Authority, autojump_clock: object
+) -> None:
+    """Law 15: it is a failed attempt, with its reason."""
+    path = _with_a_name_that_is_not_text(authority)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(path)
+    async with before_an_echo(context) as behind:
+        target = f"tls://{behind.address}?ca={path}&sni=localhost"
+        async with serving(proxy(target)) as running:
+            assert await is_reset(await running.connect())
+    (report,) = running.reports
+    assert report.outcome is Outcome.TARGET_ERROR
+    assert "a name that is not valid UTF-8" in str(report.attempts[0].error)
 
 
 async def test_a_client_past_it_does_not_count(
@@ -455,14 +470,12 @@ async def test_a_client_past_it_does_not_count(
 ) -> None:
     """Law 2: ``max_handshakes`` is about those that are under way."""
     tls = TlsOptions(cert=authority.issue("localhost"))
-    async with serving(echo) as behind:
-        handler, limits = proxy(behind.address), Limits(max_handshakes=2)
-        async with serving(handler, layers=Layers(tls=tls), limits=limits) as running:
-            context = authority.client_context()
-            clients = [await secure(running, context) for _ in range(5)]
-            for client in clients:
-                assert await ask(client, b"hello") == b"hello"
-                client.close()
+    async with before_an_echo(tls, limits=Limits(max_handshakes=2)) as running:
+        context = authority.client_context()
+        clients = [await secure(running, context) for _ in range(5)]
+        for client in clients:
+            assert await ask(client, b"hello") == b"hello"
+            client.close()
     assert {report.reason for report in running.reports} == {Reason.CLIENT_CLOSED}
 
 
@@ -476,15 +489,11 @@ def test_the_handshake_comes_in_pieces_of_any_size(
     sizes: list[int], version: ssl.TLSVersion, schedule: object
 ) -> None:
     """Law 10."""
-    context = _AUTHORITY.client_context()
-    context.maximum_version = version
+    ours, theirs = tls_contexts(version)
 
     async def main() -> None:
-        async with (
-            serving(echo) as behind,
-            serving(proxy(behind.address), layers=Layers(tls=_TLS)) as running,
-        ):
-            client = client_over(await running.connect(), context)
+        async with before_an_echo(ours) as running:
+            client = client_over(await running.connect(), theirs)
             pieces = iter(sizes)
             is_over = False
             while not is_over:
@@ -519,10 +528,7 @@ async def test_without_room_in_the_epoll_a_task_does_it(
 ) -> None:
     """Law 1: epoll_ctl(2), ENOSPC and ENOMEM."""
     tls = TlsOptions(cert=authority.issue("localhost"))
-    async with (
-        serving(echo) as behind,
-        serving(proxy(behind.address), layers=Layers(tls=tls)) as running,
-    ):
+    async with before_an_echo(tls) as running:
         with monkeypatch.context() as patch:
             patch.setattr(Engine, "add", _no_room)
             client = await secure(running, authority.client_context())
@@ -536,10 +542,7 @@ async def test_an_epoll_that_is_lost_leaves_it_to_a_task(
 ) -> None:
     """Law 1: nothing waits for an event that can't come."""
     tls = TlsOptions(cert=authority.issue("localhost"))
-    async with (
-        serving(echo) as behind,
-        serving(proxy(behind.address), layers=Layers(tls=tls)) as running,
-    ):
+    async with before_an_echo(tls) as running:
         clients = []
         for case in range(3):
             client = client_over(await running.connect(), authority.client_context())
@@ -575,10 +578,7 @@ async def test_a_bug_ends_one_connection_and_is_reported(
     def fails(*_: object, **__: object) -> None:
         raise RuntimeError("a bug")
 
-    async with (
-        serving(echo) as behind,
-        serving(proxy(behind.address), layers=Layers(tls=tls)) as running,
-    ):
+    async with before_an_echo(tls) as running:
         with monkeypatch.context() as patch:
             patch.setattr("trioserve._tls_layer.TlsSession", fails)
             assert await is_reset(await running.connect())
@@ -604,25 +604,20 @@ async def test_a_bug_ends_one_connection_and_is_reported(
 
 
 def test_stopped_at_any_step_nothing_is_left() -> None:
-    """Laws 2, 3, 5 and 13: by a cancel, and by a drain."""
-    context = _AUTHORITY.client_context()
+    """Laws 2, 3, 5 and 13: by a cancel."""
+    ours, theirs = tls_contexts(ssl.TLSVersion.TLSv1_3)
 
     async def scenario(begin: Begin) -> None:
-        async with serving(echo) as behind:
-            async with serving(
-                proxy(behind.address),
-                layers=Layers(tls=_TLS),
-                limits=Limits(max_connections=1),
-            ) as running:
-                begin(running.scope.cancel)
-                client = client_over(await running.connect(), context)
-                try:
-                    await client.handshake()
-                    assert await ask(client, b"hello") in (b"hello", b"")
-                except (TlsError, trio.BrokenResourceError):
-                    pass
-                client.abort()
-            assert len(running.reports) <= 1
+        async with before_an_echo(ours, limits=Limits(max_connections=1)) as running:
+            begin(running.scope.cancel)
+            client = client_over(await running.connect(), theirs)
+            try:
+                await client.handshake()
+                assert await ask(client, b"hello") in (b"hello", b"")
+            except (TlsError, trio.BrokenResourceError):
+                pass
+            client.abort()
+        assert len(running.reports) <= 1
         assert not any(Engine.of_this_run()._polled)
 
     assert sweep(scenario) >= 10

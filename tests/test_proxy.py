@@ -44,6 +44,7 @@ from trioserve import (
     parse_address,
     proxy,
 )
+from trioserve._connection import lifecycle_of
 from trioserve._origins import local_endpoints
 
 
@@ -700,8 +701,9 @@ def test_stopped_when_a_slow_target_answers_nothing_is_left(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("end", ["idle", "drain"])
+@pytest.mark.parametrize("side", ["client", "target"])
 async def test_a_socket_that_other_code_closes_ends_its_relay(
-    end: str, autojump_clock: trio.testing.MockClock
+    side: str, end: str, autojump_clock: trio.testing.MockClock
 ) -> None:
     """Laws 5 and 12: no event tells of it, so the next timer does, or the drain."""
     timeouts = Timeouts(idle=2 if end == "idle" else 1000)
@@ -711,7 +713,14 @@ async def test_a_socket_that_other_code_closes_ends_its_relay(
             await client.send_all(b"x")
             assert await client.receive_some() == b"x"
             (conn,) = running.server.connections
-            conn.socket.close()
+            if side == "client":
+                conn.socket.close()
+            else:
+                upstream = lifecycle_of(conn).upstream
+                assert upstream is not None
+                carrier = upstream.pollable()
+                assert carrier is not None
+                carrier.sock.close()
             if end == "idle":
                 await trio.sleep(4)
                 assert running.server.statistics().open == 0

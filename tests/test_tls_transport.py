@@ -22,6 +22,7 @@ from links import (
     connection_over,
     memory,
     over,
+    shake_hands_but_for_the_last_flight,
     socket_pair,
     some_bytes,
     tls12,
@@ -505,10 +506,7 @@ async def test_bytes_that_come_with_the_last_flight_are_received() -> None:
     server, client = _new_pair(*contexts)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(server.handshake)
-        assert not client.session.handshake()
-        await client.below.send(client.session.output())
-        while not client.session.handshake():
-            client.session.feed(await client.below.receive())
+        await shake_hands_but_for_the_last_flight(client)
         client.session.write(b"hello")
         client.session.close()
         await client.below.send(client.session.output())

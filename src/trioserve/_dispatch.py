@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import abc
 import contextvars
-import functools
 import math
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -117,7 +116,17 @@ class Dispatcher:
         # As a task would have it: the engine's own knows nothing of the caller.
         context = contextvars.copy_context()
         context.run(set_current_connection, connection)
-        over = functools.partial(self._handshake_over, connection, layers, context)
+
+        def go_on(result: bool | BaseException) -> None:
+            context.run(self._after_handshake, connection, layers, result)
+
+        def over(result: bool | BaseException) -> None:
+            # Not now: the caller is in the middle of a close, a timer or an event.
+            # Without an event it is False, and all that follows is to start a task.
+            assert self._engine is not None
+            if not self._engine.after_turn(go_on, result):
+                go_on(result)
+
         work: tuple[Any, ...] = (self._handle, layers)
         try:
             if begin_at_engine(lifecycle_of(connection), layers, context, over):
@@ -125,29 +134,6 @@ class Dispatcher:
         except BaseException as error:  # noqa: ASYNC103 - raised in the task
             work = self._raise, error
         self._start_task(connection, *work)
-
-    def _handshake_over(
-        self,
-        connection: Connection,
-        layers: tuple[Layer, ...],
-        context: contextvars.Context,
-        result: bool | BaseException,
-    ) -> None:
-        assert self._engine is not None
-        go_on = functools.partial(self._go_on, connection, layers, context)
-        # Not now: the caller is in the middle of a close, a timer or an event. Without
-        # an event the result is False, and all that follows is to start a task.
-        if not self._engine.after_turn(go_on, result):
-            go_on(result)
-
-    def _go_on(
-        self,
-        connection: Connection,
-        layers: tuple[Layer, ...],
-        context: contextvars.Context,
-        result: bool | BaseException,
-    ) -> None:
-        context.run(self._after_handshake, connection, layers, result)
 
     def _after_handshake(
         self,

@@ -120,7 +120,7 @@ def begin_at_engine(
     pump = HandshakePump(layers[0].begin(life), context, over)
     try:
         pump.start(Engine.of_this_run())
-    except (OSError, trio.ClosedResourceError):  # perhaps while it had no token
+    except (OSError, trio.ClosedResourceError):  # closed while it had no token
         return False
     life.handshake = pump
     life.watch()
