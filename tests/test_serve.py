@@ -995,7 +995,7 @@ async def test_a_stuck_relay_has_its_byte_counts(
     released = trio.Event()
 
     class Deaf(trio.abc.Stream):
-        """It sends without end, receives nothing, and can't be cancelled."""
+        """It sends more than a kernel takes, receives nothing, can't be cancelled."""
 
         async def wait(self, *_: object) -> None:
             with trio.CancelScope(shield=True):
@@ -1006,7 +1006,7 @@ async def test_a_stuck_relay_has_its_byte_counts(
 
         async def receive_some(self, max_bytes: int | None = None) -> bytes:
             await trio.lowlevel.checkpoint()
-            return bytes(1000)
+            return bytes(2**25)
 
     async def handler(conn: Connection) -> None:
         await trioserve.relay(conn, Deaf())
@@ -1021,8 +1021,8 @@ async def test_a_stuck_relay_has_its_byte_counts(
     assert len(summary.stuck) == 1
     assert report.bytes_discarded == 5
     assert report.upstream is not None
-    assert report.upstream.bytes_received == 1000 * (report.bytes_sent // 1000 + 1)
-    assert report.upstream.bytes_discarded == 1000 - report.bytes_sent % 1000
+    assert report.upstream.bytes_received == 2**25
+    assert report.upstream.bytes_discarded == 2**25 - report.bytes_sent > 0
 
 
 def test_an_ended_connection_leaves_no_garbage() -> None:
