@@ -50,6 +50,8 @@ def describe(error: BaseException) -> str:
         code, message = error.errno, error.strerror
         if type(code) is int and type(message) is str:
             return _reset_text(code, message)
+    if not is_a(error, BaseExceptionGroup):  # saves 3 us
+        return escape(_described(error))
     found = leaves(error)
     text = "; ".join(_described(e) for e in itertools.islice(found, _MAX_DESCRIBED))
     more = sum(1 for _ in found)

@@ -187,10 +187,16 @@ class SocketTransport(SocketState):
         return count
 
     def receive_now(self) -> bytes | None:
-        data = self._try_to_receive(CHUNK)
+        # As _try_to_receive() and count_received() do. They would be two more calls for
+        # each message; so would _try_to_send() below.
+        try:
+            data = self.sock.recv(CHUNK)
+        except (BlockingIOError, InterruptedError):
+            return None
+        except OSError as error:
+            raise self._failure(error) from self.error
         if not data:
-            return None if data is None else self.count_received(data, None)
-        # As count_received() does, which would be another call for each message.
+            return self.count_received(data, None)
         self.moved_at = self.clock.current_time()
         if not self.received:
             self.first_byte_at = self.moved_at
@@ -199,9 +205,17 @@ class SocketTransport(SocketState):
 
     def send_now(self, data: bytes | memoryview) -> int:
         try:
-            return self._try_to_send(data)
-        except FAILURES:
+            count = self.sock.send(data)
+        except (BlockingIOError, InterruptedError):
             return 0
+        except OSError as error:
+            self.keep_os_error(error)
+            return 0
+        self.sent += count
+        self.moved_at = self.clock.current_time()
+        if self.sending_since < math.inf:
+            self.sending_since = self.moved_at
+        return count
 
     def send_preface(self, data: bytes) -> None:
         """Send a few bytes before all others, without waiting; they are not counted.

@@ -173,11 +173,19 @@ class TlsTransport(TlsState):
 
     def receive_held(self) -> bytes | None:
         data = self._read(CHUNK)
-        if self._is_unreadable and data is None:
+        if data:
+            # As count_received() does, which would be another call for each message.
+            self.moved_at = self.clock.current_time()
+            if not self.received:
+                self.first_byte_at = self.moved_at
+            self.received += len(data)
+        elif data is not None:
+            self.count_received(data, None)
+        elif self._is_unreadable:
             if not self._is_flushing:
                 self._flush_now()  # the alert
-            raise self.broken() from self.error
-        return None if data is None else self.count_received(data, None)
+            raise trio.BrokenResourceError from self.error
+        return data
 
     async def _feed_more(self) -> None:
         """Receive more encrypted bytes."""

@@ -148,14 +148,18 @@ class TlsSession:
             left -= len(parts[0])
         incoming, tls = self._incoming, self.object
         try:
-            # Without the question, each read would end with an exception.
-            while (incoming.pending or tls.pending()) and left and not self.has_ended:
-                data = tls.read(min(left, RECORD))
+            # Without the questions, each read would end with an exception.
+            more = incoming.pending or tls.pending()
+            while more and left and not self.has_ended:
+                size = min(left, RECORD)
+                data = tls.read(size)
                 if not data:
                     self.has_ended = True
                     break
                 parts.append(data)
                 left -= len(data)
+                # If it gives less than it could, that was the rest of a record.
+                more = incoming.pending or (len(data) == size and tls.pending())
             self._is_drained = bool(left)
         except ssl.SSLWantReadError:
             self._is_drained = True
