@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import collections
+import contextlib
 import contextvars
 import datetime as dt
 import errno
@@ -388,6 +390,61 @@ class _Streams(trio.abc.Listener[trio.SocketStream]):
         await self._listener.aclose()
 
 
+async def test_its_time_is_from_when_it_waits_for_the_client(
+    way: str, authority: Authority, autojump_clock: object
+) -> None:
+    tls = TlsOptions(cert=authority.issue("localhost"))
+    async with before_an_echo(tls) as running:
+        client = client_over(await running.connect(), authority.client_context())
+        await trio.sleep(3)
+        await client.handshake()
+        client.close()
+    (report,) = running.reports
+    assert report.tls is not None
+    assert report.tls.handshake == pytest.approx(3, abs=0.1)
+
+
+class _Spawned(trio.abc.Instrument):
+    """The names of the tasks that connections have had."""
+
+    def __init__(self) -> None:
+        self.names = list[str]()
+
+    def task_spawned(self, task: trio.lowlevel.Task) -> None:
+        if task.name.startswith("conn-"):
+            self.names.append(task.name.partition(" ")[0])
+
+
+async def test_a_silent_client_costs_no_session_and_no_task(
+    authority: Authority, monkeypatch: pytest.MonkeyPatch, autojump_clock: object
+) -> None:
+    """Whatever ends it; if that is not its own time, it has a task in the end."""
+    made = list[TlsSession]()
+
+    def make(*args: Any, **kwargs: Any) -> TlsSession:
+        made.append(TlsSession(*args, **kwargs))
+        return made[-1]
+
+    monkeypatch.setattr("trioserve._tls_layer.TlsSession", make)
+    tls = TlsOptions(cert=authority.issue("localhost"))
+    limits, timeouts = Limits(max_handshakes=4), Timeouts(handshake=7)
+    async with before_an_echo(tls, limits=limits, timeouts=timeouts) as running:
+        assert await _talks(running, authority) == "ok"
+        await running.closed(1)
+        trio.lowlevel.add_instrument(spawned := _Spawned())
+        silent = [await running.connect() for _ in range(4)]
+        await trio.testing.wait_all_tasks_blocked()
+        running.server.connections[1].abort("admin")
+        silent += [await running.connect() for _ in range(2)]  # one too many
+        for each in silent:
+            assert await is_reset(each)
+    ended = collections.Counter(report.reason for report in running.reports)
+    assert ended == {Reason.CLIENT_CLOSED: 1, Reason.ABORTED: 1, Reason.HANDSHAKE: 5}
+    assert [report.limit for report in running.reports].count(7) == 4
+    assert len(made) == 1
+    assert sorted(spawned.names) == ["conn-2", "conn-3"]
+
+
 async def test_its_timer_ends_with_it(
     way: str, authority: Authority, autojump_clock: object
 ) -> None:
@@ -581,7 +638,10 @@ async def test_a_bug_ends_one_connection_and_is_reported(
     async with before_an_echo(tls) as running:
         with monkeypatch.context() as patch:
             patch.setattr("trioserve._tls_layer.TlsSession", fails)
-            assert await is_reset(await running.connect())
+            first = await running.connect()
+            with contextlib.suppress(trio.BrokenResourceError):  # in a task it is early
+                await first.send_all(b"?")
+            assert await is_reset(first)
         other = await secure(running, authority.client_context())
         with monkeypatch.context() as patch:
             client = await running.connect()

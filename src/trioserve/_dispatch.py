@@ -141,11 +141,18 @@ class Dispatcher:
         layers: tuple[Layer, ...],
         result: bool | BaseException,
     ) -> None:
+        life = lifecycle_of(connection)
         work: tuple[Any, ...] = (self._handle, layers)
         try:
-            if passed_at_engine(lifecycle_of(connection), layers, result):
+            if passed_at_engine(life, layers, result):
                 adopt_transport(connection)
                 self._begin(connection)
+                return
+            if trio.current_time() >= life.handshake_ends_at:
+                # As a task would end it. A thousand silent clients may be late at once.
+                life.handshakes.end(life)
+                life.stop(Reason.HANDSHAKE, limit=life.timeouts.handshake)
+                self._finalize(life.id)
                 return
         except BaseException as error:  # noqa: ASYNC103 - raised in the task
             work = self._raise, error

@@ -9,6 +9,7 @@ closed.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Iterable, Iterator
 from contextvars import Context
 from typing import Protocol
@@ -113,11 +114,13 @@ def begin_at_engine(
       context, over: as for :class:`HandshakePump`. ``over`` is called once if this
         returns True; then call :func:`passed_at_engine`.
     """
-    below = life.transport.pollable() if HAS_ENGINE else None
-    if below is None or len(layers) != 1 or not isinstance(layers[0], TlsLayer):
+    carrier = life.transport.pollable() if HAS_ENGINE else None
+    if carrier is None or len(layers) != 1 or not isinstance(layers[0], TlsLayer):
         return False
     life.phase = Phase.HANDSHAKE
-    pump = HandshakePump(layers[0].begin(life), context, over)
+    begin = functools.partial(layers[0].begin, life, trio.current_time())
+    pump = HandshakePump(carrier, begin, context, over)
+    carrier.on_wait = None  # a handshake has a timer of its own
     try:
         pump.start(Engine.of_this_run())
     except (OSError, trio.ClosedResourceError):  # closed while it had no token
@@ -142,12 +145,12 @@ def passed_at_engine(
     life.handshake = None
     layer, transport = layers[0], life.transport
     assert isinstance(layer, TlsLayer)
-    assert isinstance(transport, TlsTransport)
     goes_on = False
     try:
         if isinstance(result, BaseException):
             raise result
         if result:
+            assert isinstance(transport, TlsTransport)
             layer.check(life, transport.session)
         goes_on = not result
     except TlsError:

@@ -16,6 +16,7 @@ import trio
 
 from ._engine import Engine
 from ._tls_transport import TlsTransport
+from ._transport import PollableTransport
 
 Over = Callable[[bool | BaseException], object]
 
@@ -24,20 +25,33 @@ class HandshakePump:
     """Shakes hands at the engine; see :class:`Polled`.
 
     Args:
-      transport: over a socket, and new.
+      carrier: the transport of the client's socket; new.
+      begin: called when the client's first bytes come: puts TLS over ``carrier``. So a
+        client that says nothing costs no session of OpenSSL.
       context: in which OpenSSL may call functions of the caller's ``ssl.SSLContext``.
       over: called once, in the middle of an event, a close or a timer: with True if the
         handshake is over, False if a task has to go on with it, or an unexpected error.
     """
 
-    __slots__ = ("_context", "_engine", "_over", "_transport", "fd", "mask")
+    __slots__ = (
+        "_begin", "_carrier", "_context", "_engine", "_over", "_transport", "fd",
+        "mask",
+    )  # fmt: skip
 
-    def __init__(self, transport: TlsTransport, context: Context, over: Over) -> None:
-        self._transport = transport
+    def __init__(
+        self,
+        carrier: PollableTransport,
+        begin: Callable[[], TlsTransport],
+        context: Context,
+        over: Over,
+    ) -> None:
+        self._carrier = carrier
+        self._begin = begin
+        self._transport: TlsTransport | None = None
         self._context = context
         self._over: Over | None = over
         self._engine: Engine
-        self.fd: int = transport.carrier.sock.fileno()
+        self.fd: int = carrier.sock.fileno()
         self.mask = 0
 
     @property
@@ -53,7 +67,7 @@ class HandshakePump:
           trio.BusyResourceError: another task is receiving.
           trio.ClosedResourceError: the transport was closed.
         """
-        carrier = self._transport.carrier
+        carrier = self._carrier
         carrier.check_receivable()
         engine.acquire()
         try:
@@ -63,7 +77,7 @@ class HandshakePump:
             raise
         carrier.start_receiving()  # so that others are told that it is busy
         self._engine = engine
-        self._transport.notify_on_close(self)
+        carrier.notify_on_close(self)
 
     def give_up(self) -> None:
         """Leave the rest to a task. Idempotent."""
@@ -72,8 +86,8 @@ class HandshakePump:
     def _end(self, result: bool | BaseException) -> None:
         over, self._over = self._over, None
         if over is not None:
-            self._transport.notify_on_close(None)
-            self._transport.carrier.receiving_since = math.inf
+            self._carrier.notify_on_close(None)
+            self._carrier.receiving_since = math.inf
             self._engine.remove(self)
             self._engine.release()
             over(result)
@@ -81,6 +95,8 @@ class HandshakePump:
     # -- callbacks of the engine and the transport
 
     def on_readable(self, engine: Engine, now: float) -> None:
+        if self._transport is None:
+            self._transport = self._begin()
         is_over = self._context.run(self._transport.handshake_now)
         if is_over is not False:
             self._end(bool(is_over))

@@ -9,6 +9,8 @@ from __future__ import annotations
 import ssl
 from typing import Any
 
+import trio
+
 from ._certificates import Certificates
 from ._closing import linger
 from ._describe import escape
@@ -47,12 +49,17 @@ class TlsLayer:
         now = self._tls.in_use
         return TlsSession(now.default, server_side=True, context_for=now.context_for)
 
-    def begin(self, life: Lifecycle) -> TlsTransport:
-        """Put a new TLS transport over the one that a connection has."""
+    def begin(self, life: Lifecycle, began_at: float) -> TlsTransport:
+        """Put a new TLS transport over the one that a connection has.
+
+        Args:
+          began_at: since when it waits for the client's first bytes, on Trio's clock.
+        """
         options = self._options
         transport = TlsTransport(
             life.transport,
             self._session(),
+            began_at=began_at,
             allow_truncation=options is not None and options.allow_truncation,
             grace=life.timeouts.linger,
         )
@@ -70,9 +77,12 @@ class TlsLayer:
             _check_names(session.object, options)
 
     async def __call__(self, life: Lifecycle) -> Reason | None:
-        # The engine may have begun.
-        begun = life.transport
-        transport = begun if isinstance(begun, TlsTransport) else self.begin(life)
+        # The engine may have begun. And it may have waited for the first bytes in vain.
+        await trio.lowlevel.checkpoint_if_cancelled()
+        transport = life.transport
+        if not isinstance(transport, TlsTransport):
+            transport.check_open()
+            transport = self.begin(life, trio.current_time())
         below = transport.below
         try:
             await transport.handshake()

@@ -41,6 +41,7 @@ class TlsTransport(TlsState):
     Args:
       below: the transport below; this one owns it.
       session: the end of the TLS connection, new or after its handshake.
+      began_at: when its handshake began, on Trio's clock; default: now.
       allow_truncation: take the peer's FIN for EOF, also without a close_notify before
         it. Whoever can send packets can then cut off what the peer sends.
       grace: seconds that :meth:`close` gives the last bytes to be sent.
@@ -59,6 +60,7 @@ class TlsTransport(TlsState):
         below: Transport,
         session: TlsSession,
         *,
+        began_at: float | None = None,
         allow_truncation: bool = False,
         grace: float = 2.0,
     ) -> None:
@@ -66,8 +68,7 @@ class TlsTransport(TlsState):
         # What is cut off within a record is never complete.
         self._record_ends = RecordEnds() if allow_truncation else None
         self._grace = grace
-        #: When its handshake began: it begins when the transport is made.
-        self._began_at = self.clock.current_time()
+        self._began_at = self.clock.current_time() if began_at is None else began_at
         self._is_discarding = False
         self._closing_over: trio.Event | None = None
 
