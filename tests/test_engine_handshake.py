@@ -317,7 +317,12 @@ async def test_it_has_the_context_of_its_caller(
     def look(*_: object) -> None:
         seen.append((current_connection().id, variable.get()))
 
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    class Context(ssl.SSLContext):
+        def wrap_bio(self, *args: Any, **kwargs: Any) -> ssl.SSLObject:
+            look()
+            return super().wrap_bio(*args, **kwargs)
+
+    context = Context(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(authority.issue("localhost"))
     context.sni_callback = look
     variable.set("caller")
@@ -325,7 +330,7 @@ async def test_it_has_the_context_of_its_caller(
         handler = proxy(behind.address, on_attempt=look)
         async with serving(handler, layers=Layers(tls=context)) as running:
             assert await _talks(running, authority) == "ok"
-    assert seen == [(1, "caller")] * 2
+    assert seen == [(1, "caller")] * 3
 
 
 async def test_other_tasks_of_the_connection_are_told_that_it_is_busy(
@@ -402,6 +407,108 @@ async def test_its_time_is_from_when_it_waits_for_the_client(
     (report,) = running.reports
     assert report.tls is not None
     assert report.tls.handshake == pytest.approx(3, abs=0.1)
+
+
+def _send_now(stream: trio.SocketStream, data: bytes) -> None:
+    """Send without a checkpoint, so that the server runs later."""
+    assert os.write(stream.socket.fileno(), data) == len(data)
+
+
+@pytest.mark.parametrize("kind", ["http", "damaged", "name"])
+async def test_what_has_failed_when_its_time_is_over_too_is_not_late(
+    kind: str, way: str, authority: Authority, autojump_clock: trio.testing.MockClock
+) -> None:
+    """Law 14: the process was stopped meanwhile."""
+    clients = Authority(authority.folder)
+    cert = clients.issue("localhost", common_name="web")
+    options: dict[str, Any] = {"client_ca": clients.path, "allow_cn": ["other"]}
+    tls = TlsOptions(
+        cert=authority.issue("localhost"), **(options if kind == "name" else {})
+    )
+    said = {
+        "http": "it sent plain HTTP, without TLS",
+        "damaged": "(alert sent: ",
+        "name": "its certificate has no name that is allowed",
+    }
+    async with before_an_echo(tls, timeouts=Timeouts(handshake=7)) as running:
+        stream = await running.connect()
+        client = client_over(stream, authority.client_context(cert))
+        data = b"GET / HTTP/1.1\r\n\r\n"
+        if kind == "name":
+            await shake_hands_but_for_the_last_flight(client)
+            data = client.session.output()
+        elif kind == "damaged":
+            client.session.handshake()
+            hello = client.session.output()
+            data = hello[:43] + b"\xff" + hello[44:]
+        await trio.testing.wait_all_tasks_blocked()
+        _send_now(stream, data)
+        autojump_clock.jump(8)
+        # Nothing is sent after a handshake that is over.
+        assert await is_reset(stream) == (kind == "name")
+        await stream.aclose()
+    (report,) = running.reports
+    assert report.reason is Reason.TLS_FAILED
+    assert said[kind] in str(report.error)
+
+
+@pytest.mark.parametrize("reason", [Reason.CLIENT_CLOSED, Reason.CLIENT_RESET])
+async def test_a_client_that_is_gone_when_its_time_is_over_is_not_late(
+    reason: Reason,
+    way: str,
+    authority: Authority,
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """Law 14: nor is one that has only connected, for a check."""
+    tls = TlsOptions(cert=authority.issue("localhost"))
+    async with before_an_echo(tls, timeouts=Timeouts(handshake=7)) as running:
+        client = await running.connect()
+        await trio.testing.wait_all_tasks_blocked()
+        if reason is Reason.CLIENT_RESET:
+            reset(client)
+        else:
+            client.socket.close()
+        autojump_clock.jump(8)
+    (report,) = running.reports
+    assert report.reason is reason
+
+
+async def test_a_close_by_other_code_is_not_the_clients(
+    way: str, authority: Authority, autojump_clock: trio.testing.MockClock
+) -> None:
+    """Law 2: if its time is over, too, when that is found."""
+    tls = TlsOptions(cert=authority.issue("localhost"))
+    async with before_an_echo(tls, timeouts=Timeouts(handshake=7)) as running:
+        for jumps in (False, True):
+            client = await running.connect()
+            await trio.testing.wait_all_tasks_blocked()
+            (conn,) = running.server.connections
+            if jumps:
+                autojump_clock.jump(8)
+            conn.socket.close()
+            assert not await is_reset(client)
+            await trio.sleep(8)
+            await client.aclose()
+    assert {report.reason for report in running.reports} == {Reason.HANDLER_ERROR}
+    assert all("ClosedResourceError" in str(each.error) for each in running.reports)
+
+
+async def test_a_session_that_ends_the_program(
+    way: str, authority: Authority, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Law 1: it is raised as it is."""
+
+    def ends(*_: object, **__: object) -> None:
+        raise SystemExit(3)
+
+    monkeypatch.setattr("trioserve._tls_layer.TlsSession", ends)
+    tls = TlsOptions(cert=authority.issue("localhost"))
+    with pytest.RaisesGroup(SystemExit, flatten_subgroups=True):
+        async with before_an_echo(tls) as running:
+            client = await running.connect()
+            with contextlib.suppress(trio.BrokenResourceError):
+                await client.send_all(b"?")
+            await trio.sleep_forever()
 
 
 class _Spawned(trio.abc.Instrument):

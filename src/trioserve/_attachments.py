@@ -31,8 +31,8 @@ class RelaySide(Protocol):
 class EngineHandshake(Protocol):
     """A handshake that the engine runs, without a task."""
 
-    def give_up(self) -> None:
-        """Leave the rest to a task. Idempotent."""
+    def time_is_over(self) -> None:
+        """End it, because ``Timeouts.handshake`` is over. Idempotent."""
 
 
 class RelayHandle:

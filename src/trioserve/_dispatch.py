@@ -29,7 +29,7 @@ from ._connection import (
 from ._engine import Engine
 from ._errors import PROGRAM_ENDS, is_a, only, without
 from ._handlers import Handlers, awaitable, check_not_async
-from ._handshake import Layer, begin_at_engine, passed_at_engine
+from ._handshake import Layer, begin_at_engine, end_late, passed_at_engine
 from ._ledger import Ledger
 from ._lifecycle import Lifecycle
 from ._reason import Phase, Reason
@@ -117,12 +117,13 @@ class Dispatcher:
         context = contextvars.copy_context()
         context.run(set_current_connection, connection)
 
-        def go_on(result: bool | BaseException) -> None:
+        def go_on(result: bool | BaseException | None) -> None:
             context.run(self._after_handshake, connection, layers, result)
 
-        def over(result: bool | BaseException) -> None:
-            # Not now: the caller is in the middle of a close, a timer or an event.
-            # Without an event it is False, and all that follows is to start a task.
+        def over(result: bool | BaseException | None) -> None:
+            # Not now: the caller is in the middle of an event. Else it is in the middle
+            # of a close, and all that follows is to start a task; or it is a timer, in
+            # which a connection may end.
             assert self._engine is not None
             if not self._engine.after_turn(go_on, result):
                 go_on(result)
@@ -139,20 +140,18 @@ class Dispatcher:
         self,
         connection: Connection,
         layers: tuple[Layer, ...],
-        result: bool | BaseException,
+        result: bool | BaseException | None,
     ) -> None:
         life = lifecycle_of(connection)
+        if result is None and end_late(life):
+            # If a thousand clients are late at once, their tasks would hold up others.
+            self._finalize(life.id)
+            return
         work: tuple[Any, ...] = (self._handle, layers)
         try:
             if passed_at_engine(life, layers, result):
                 adopt_transport(connection)
                 self._begin(connection)
-                return
-            if trio.current_time() >= life.handshake_ends_at:
-                # As a task would end it. A thousand silent clients may be late at once.
-                life.handshakes.end(life)
-                life.stop(Reason.HANDSHAKE, limit=life.timeouts.handshake)
-                self._finalize(life.id)
                 return
         except BaseException as error:  # noqa: ASYNC103 - raised in the task
             work = self._raise, error

@@ -120,8 +120,8 @@ def begin_at_engine(
     life.phase = Phase.HANDSHAKE
     begin = functools.partial(layers[0].begin, life, trio.current_time())
     pump = HandshakePump(carrier, begin, context, over)
-    carrier.on_wait = None  # a handshake has a timer of its own
     try:
+        carrier.on_wait = None  # a handshake has a timer of its own
         pump.start(Engine.of_this_run())
     except (OSError, trio.ClosedResourceError):  # closed while it had no token
         return False
@@ -132,7 +132,7 @@ def begin_at_engine(
 
 
 def passed_at_engine(
-    life: Lifecycle, layers: tuple[Layer, ...], result: bool | BaseException
+    life: Lifecycle, layers: tuple[Layer, ...], result: bool | BaseException | None
 ) -> bool:
     """Whether a connection has passed its layer; if not, :func:`pass_layers` goes on.
 
@@ -162,6 +162,25 @@ def passed_at_engine(
             life.timers.forget(life)
             life.watch()
     return not goes_on
+
+
+def end_late(life: Lifecycle) -> bool:
+    """End a connection whose time for the handshake at the engine is over.
+
+    Returns:
+      False if something else has ended it, which a task has to find out.
+    """
+    transport = life.transport
+    try:
+        transport.check_open()
+    except trio.ClosedResourceError:
+        return False
+    if transport.error is not None:
+        return False
+    life.handshake = None
+    life.handshakes.end(life)
+    life.stop(Reason.HANDSHAKE, limit=life.timeouts.handshake)
+    return True
 
 
 async def pass_layers(life: Lifecycle, layers: Iterable[Layer]) -> Reason | None:

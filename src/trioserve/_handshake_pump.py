@@ -18,7 +18,7 @@ from ._engine import Engine
 from ._tls_transport import TlsTransport
 from ._transport import PollableTransport
 
-Over = Callable[[bool | BaseException], object]
+Over = Callable[[bool | BaseException | None], object]
 
 
 class HandshakePump:
@@ -26,11 +26,13 @@ class HandshakePump:
 
     Args:
       carrier: the transport of the client's socket; new.
-      begin: called when the client's first bytes come: puts TLS over ``carrier``. So a
-        client that says nothing costs no session of OpenSSL.
-      context: in which OpenSSL may call functions of the caller's ``ssl.SSLContext``.
+      begin: puts TLS over ``carrier``; called when the client's first bytes or its EOF
+        come. So a client that says nothing costs no session of OpenSSL.
+      context: in which it is called, and in which OpenSSL may call functions of the
+        caller's ``ssl.SSLContext``.
       over: called once, in the middle of an event, a close or a timer: with True if the
-        handshake is over, False if a task has to go on with it, or an unexpected error.
+        handshake is over, False if a task has to go on with it, None if its time is
+        over, or an unexpected error.
     """
 
     __slots__ = (
@@ -79,11 +81,15 @@ class HandshakePump:
         self._engine = engine
         carrier.notify_on_close(self)
 
-    def give_up(self) -> None:
-        """Leave the rest to a task. Idempotent."""
+    def time_is_over(self) -> None:
+        self._end(None)
+
+    def _give_up(self) -> None:
+        """Leave the rest to a task."""
         self._end(False)
 
-    def _end(self, result: bool | BaseException) -> None:
+    def _end(self, result: bool | BaseException | None) -> None:
+        """Stop, and tell why. Idempotent."""
         over, self._over = self._over, None
         if over is not None:
             self._carrier.notify_on_close(None)
@@ -96,7 +102,11 @@ class HandshakePump:
 
     def on_readable(self, engine: Engine, now: float) -> None:
         if self._transport is None:
-            self._transport = self._begin()
+            try:
+                self._transport = self._context.run(self._begin)
+            except BaseException as error:  # noqa: ASYNC103 - raised in the task
+                self._end(error)
+                return  # noqa: ASYNC104
         is_over = self._context.run(self._transport.handshake_now)
         if is_over is not False:
             self._end(bool(is_over))
@@ -105,7 +115,7 @@ class HandshakePump:
         self.on_readable(engine, now)  # recv(2) tells whether it is EOF or an error
 
     def on_lost(self, error: OSError) -> None:
-        self.give_up()
+        self._give_up()
 
     def on_failure(self, error: BaseException) -> None:
         # If it is the epoll that fails, a task can wait for the socket.
@@ -113,4 +123,4 @@ class HandshakePump:
         self._end(error if is_bug else False)
 
     def on_closed(self) -> None:
-        self.give_up()
+        self._give_up()

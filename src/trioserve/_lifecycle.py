@@ -274,11 +274,11 @@ class Lifecycle(LifecycleState):
         self.timers.watch(self, self._due()[0])
 
     def _due(self) -> tuple[float, Reason]:
-        # A relay, a handshake and a lingering close have timers of their own.
-        has_own = self.relay is not None or self.handshake is not None
-        only_total = has_own or self._lingers
+        # A relay, a handshake at the engine and a lingering close have timers of their
+        # own.
+        has_own = self.relay or self.handshake or self._lingers
         due = next_deadline(
-            self.timeouts, self.transport, self.accepted_at, only_total=only_total
+            self.timeouts, self.transport, self.accepted_at, only_total=bool(has_own)
         )
         if self.handshake is None:
             return due
@@ -308,7 +308,7 @@ class Lifecycle(LifecycleState):
         if due <= now:
             if reason is Reason.HANDSHAKE:
                 assert self.handshake is not None
-                self.handshake.give_up()  # what follows finds that it is late
+                self.handshake.time_is_over()
                 return
             if not can_move_now(self.transport, reason):
                 limit = getattr(self.timeouts, reason)

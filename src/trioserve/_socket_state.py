@@ -53,7 +53,7 @@ class SocketState(PollableTransport):
 
     @property
     def can_reset(self) -> bool:
-        # As a plain number: to make the enum takes 2 us.
+        # Not by the property of this class: it makes an enum, which takes 1 us.
         return super(socket.socket, self.sock).family in _INTERNET
 
     def check_open(self) -> None:

@@ -77,11 +77,11 @@ class TlsLayer:
             _check_names(session.object, options)
 
     async def __call__(self, life: Lifecycle) -> Reason | None:
-        # The engine may have begun. And it may have waited for the first bytes in vain.
-        await trio.lowlevel.checkpoint_if_cancelled()
         transport = life.transport
-        if not isinstance(transport, TlsTransport):
+        if not isinstance(transport, TlsTransport):  # else the engine has begun
+            # It may be closed or late already; then it needs no session.
             transport.check_open()
+            await trio.lowlevel.checkpoint_if_cancelled()
             transport = self.begin(life, trio.current_time())
         below = transport.below
         try:

@@ -88,8 +88,12 @@ class TlsTransport(TlsState):
         try:
             while not (self._is_unreadable or self.session.handshake()):
                 await self._flush_soon()
+                below = self.below
                 with KeepingErrors(self):
-                    data = await self.below.receive()
+                    # What handshake_now() has met is known, however late it is.
+                    if below.error is not None:
+                        raise below.broken() from below.error
+                    data = b"" if below.eof else await below.receive()
                 if not data:
                     raise TlsError("it closed the connection within the TLS handshake")
                 self._feed(data)

@@ -27,9 +27,10 @@ _LONGEST_FRAGMENT: Final = 16_384
 _CLIENT_HELLO: Final = 1
 _MESSAGE_HEADER: Final = 4
 
-#: Where the version and the random bytes of a ClientHello end, and the longest session.
+#: Where the version and the random bytes of a ClientHello end; and at the latest, the
+#: number of the session.
 _RANDOM_ENDS: Final = 34
-_SESSION_ENDS: Final = 67
+_LAST_SESSION_ENDS: Final = 67
 
 #: The first byte of all versions: SSL 3.0 is 3.0, TLS 1.0 is 3.1, TLS 1.3 is 3.4.
 _MAJOR: Final = 3
@@ -216,13 +217,13 @@ def _wrong_length() -> ClientHelloError:
     return ClientHelloError("a length in its ClientHello is wrong")
 
 
-def _end_of(data: bytes, at: int, size: int) -> int:
-    """Where a field ends that begins with its length, a number of ``size`` bytes.
+def _end_of(data: bytes, at: int, width: int) -> int:
+    """Where a field ends that begins with its length, a number of ``width`` bytes.
 
     Raises:
       ClientHelloError: the data end before.
     """
-    begin = at + size
+    begin = at + width
     end = begin + int.from_bytes(data[at:begin], "big")
     if end > len(data):
         raise _wrong_length()
@@ -241,16 +242,16 @@ def _read_hello(body: bytes) -> ClientHello:
     session = _end_of(body, _RANDOM_ENDS, 1)
     suites = _end_of(body, session, 2)
     compression = _end_of(body, suites, 1)
-    of_suites = suites - session - 2
+    of_suites, of_compression = suites - session - 2, compression - suites - 1
     has_suites = of_suites and not of_suites % 2
-    if session > _SESSION_ENDS or not has_suites or compression == suites + 1:
+    if session > _LAST_SESSION_ENDS or not (has_suites and of_compression):
         raise _wrong_length()
     if compression == len(body):  # before TLS 1.3 it may have no extensions
         return ClientHello()
     if _end_of(body, compression, 2) != len(body):
         raise _wrong_length()
-    asks_for = _find_server_name(body, compression + 2)
-    return ClientHello(None if asks_for is None else _read_server_name(asks_for))
+    extension = _find_server_name(body, compression + 2)
+    return ClientHello(None if extension is None else _read_server_name(extension))
 
 
 def _find_server_name(body: bytes, at: int) -> bytes | None:
@@ -284,7 +285,7 @@ def _read_server_name(extension: bytes) -> str:
     if extension[2] != _HOST_NAME or end != len(extension):
         text = "it asks for more than one host name, or for another kind of name"
         raise ClientHelloError(text, ILLEGAL_PARAMETER)
-    name = extension[5:]
+    name = extension[5:]  # after two lengths, and its kind between them
     text = name.decode("latin-1").lower()
     if _IP_ADDRESS.fullmatch(text):
         what = "an IP address"
