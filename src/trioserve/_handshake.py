@@ -168,14 +168,11 @@ def end_late(life: Lifecycle) -> bool:
     """End a connection whose time for the handshake at the engine is over.
 
     Returns:
-      False if something else has ended it, which a task has to find out.
+      False if other code has closed it, which a task has to find out.
     """
-    transport = life.transport
     try:
-        transport.check_open()
+        life.transport.check_open()
     except trio.ClosedResourceError:
-        return False
-    if transport.error is not None:
         return False
     life.handshake = None
     life.handshakes.end(life)
