@@ -473,7 +473,7 @@ async def test_a_client_that_is_gone_when_its_time_is_over_is_not_late(
     assert report.reason is reason
 
 
-async def test_a_close_by_other_code_is_not_the_clients(
+async def test_a_close_by_other_code_is_not_the_clients_or_the_handlers(
     way: str, authority: Authority, autojump_clock: trio.testing.MockClock
 ) -> None:
     """Law 2: if its time is over, too, when that is found."""
@@ -489,7 +489,7 @@ async def test_a_close_by_other_code_is_not_the_clients(
             assert not await is_reset(client)
             await trio.sleep(8)
             await client.aclose()
-    assert {report.reason for report in running.reports} == {Reason.HANDLER_ERROR}
+    assert {report.reason for report in running.reports} == {Reason.ABORTED}
     assert all("ClosedResourceError" in str(each.error) for each in running.reports)
 
 

@@ -28,7 +28,7 @@ from ._acceptor import Acceptor
 from ._admission import Admission, Token
 from ._collector import Collector, Reports
 from ._connection import Connection, lifecycle_of
-from ._describe import escape
+from ._describe import describe, escape
 from ._dispatch import Dispatcher
 from ._drain import Drain
 from ._engine import engine_acquired
@@ -208,7 +208,12 @@ class Serving:
 
     async def _passes(self, life: Lifecycle, layers: tuple[Layer, ...]) -> bool:
         """Run the layers; False if they refused the connection or took too long."""
-        refusal = await pass_layers(life, layers)
+        try:
+            refusal = await pass_layers(life, layers)
+        except trio.ClosedResourceError as error:
+            # Other code has closed it. No handler has begun, so it is not its error.
+            life.close_as(Reason.ABORTED, error=describe(error))
+            return False
         if refusal is None:
             return True
         if refusal.outcome is Outcome.REFUSED:
