@@ -189,6 +189,7 @@ class TlsTransport(TlsState):
         elif self._is_unreadable:
             if not self._is_flushing:
                 self._flush_now()  # the alert
+            # Without a text, which takes 6 us: a pump looks at the error itself.
             raise trio.BrokenResourceError from self.error
         return data
 
