@@ -22,7 +22,7 @@ from ._errors import is_closed, is_ours
 from ._tcp import bytes_not_sent, is_dead
 from ._transport import PollableTransport
 
-_INTERNET: Final = (int(socket.AF_INET), int(socket.AF_INET6))
+_INTERNET: Final = (socket.AF_INET, socket.AF_INET6)
 
 #: Events of poll(2) that say how a socket has ended.
 _ENDED: Final = select.POLLERR | select.POLLHUP
@@ -53,8 +53,7 @@ class SocketState(PollableTransport):
 
     @property
     def can_reset(self) -> bool:
-        # Not by the property of this class: it makes an enum, which takes 1 us.
-        return super(socket.socket, self.sock).family in _INTERNET
+        return self.sock.family in _INTERNET
 
     def check_open(self) -> None:
         if self.closed or self.sock.fileno() < 0:
