@@ -341,7 +341,7 @@ MUTATIONS: Sequence[Mutation] = (
         law=1,
         breaks="a handshake whose epoll has failed goes on nowhere",
         file="_handshake_pump.py",
-        old="    def on_lost(self, error: OSError) -> None:\n        self.give_up()\n",
+        old="    def on_lost(self, error: OSError) -> None:\n        self._give_up()\n",
         new="    def on_lost(self, error: OSError) -> None:\n        pass\n",
         tests=(
             "test_engine_handshake.py",
@@ -1002,8 +1002,8 @@ MUTATIONS: Sequence[Mutation] = (
         law=12,
         breaks="a lingering close is ended by other timers than its own",
         file="_lifecycle.py",
-        old="only_total = self.relay is not None or self._lingers",
-        new="only_total = self.relay is not None",
+        old="has_own = self.relay or self.handshake or self._lingers",
+        new="has_own = self.relay or self.handshake",
         tests=("test_connection.py", "test_lingering_takes_a_bounded_time"),
     ),
     Mutation(

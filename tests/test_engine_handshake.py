@@ -32,6 +32,7 @@ from support import Running, is_reset, reset, run, serving
 from sweep import Begin, sweep
 from test_tls import ask, client_over, secure
 from trioserve import (
+    Connection,
     Layers,
     Limits,
     Outcome,
@@ -380,6 +381,38 @@ async def test_a_connection_that_is_aborted_in_the_queue(
             await second.aclose()
     said = {report.id: (report.reason, report.error) for report in running.reports}
     assert said[2] == (Reason.ABORTED, "admin")
+
+
+async def test_a_task_that_receives_since_the_queue(
+    way: str, authority: Authority, autojump_clock: object
+) -> None:
+    """Law 1: the bytes of a handshake are not for two."""
+    tls = TlsOptions(cert=authority.issue("localhost"))
+    listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
+
+    async def receive(conn: Connection) -> None:
+        with pytest.raises((trio.ClosedResourceError, trio.BrokenResourceError)):
+            await conn.receive_some()
+
+    async with serving(echo) as behind, trio.open_nursery() as nursery:
+        async with serving(
+            proxy(behind.address),
+            listeners=[_Streams(listeners[0])],
+            layers=Layers(tls=tls),
+            limits=Limits(max_connections=1),
+        ) as running:
+            port = listeners[0].socket.getsockname()[1]
+            first = await trio.open_tcp_stream("127.0.0.1", port)
+            await trio.testing.wait_all_tasks_blocked()
+            second = await trio.open_tcp_stream("127.0.0.1", port)
+            await trio.testing.wait_all_tasks_blocked()
+            nursery.start_soon(receive, running.server.connections[1])
+            await first.aclose()
+            assert await is_reset(second)
+            await second.aclose()
+    said = {report.id: (report.reason, report.error) for report in running.reports}
+    busy = "BusyResourceError: another task is receiving"
+    assert said[2] == (Reason.HANDLER_ERROR, busy)
 
 
 class _Streams(trio.abc.Listener[trio.SocketStream]):
