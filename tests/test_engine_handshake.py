@@ -357,28 +357,35 @@ async def test_other_tasks_of_the_connection_are_told_that_it_is_busy(
         assert trio.current_time() - began < 1
 
 
+@asynccontextmanager
+async def one_in_the_queue(
+    tls: TlsOptions,
+) -> AsyncGenerator[tuple[Running, trio.SocketStream, trio.SocketStream]]:
+    """A client that has a token, and a second one that waits for that."""
+    listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
+    port = listeners[0].socket.getsockname()[1]
+    async with before_an_echo(
+        tls,
+        listeners=[_Streams(listeners[0])],
+        limits=Limits(max_connections=1),
+    ) as running:
+        first = await trio.open_tcp_stream("127.0.0.1", port)
+        await trio.testing.wait_all_tasks_blocked()
+        second = await trio.open_tcp_stream("127.0.0.1", port)
+        await trio.testing.wait_all_tasks_blocked()
+        yield running, first, second
+        await second.aclose()
+
+
 async def test_a_connection_that_is_aborted_in_the_queue(
     way: str, authority: Authority, autojump_clock: object
 ) -> None:
     """Law 15: before it has its token."""
     tls = TlsOptions(cert=authority.issue("localhost"))
-    listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
-    async with serving(echo) as behind:
-        async with serving(
-            proxy(behind.address),
-            listeners=[_Streams(listeners[0])],
-            layers=Layers(tls=tls),
-            limits=Limits(max_connections=1),
-        ) as running:
-            port = listeners[0].socket.getsockname()[1]
-            first = await trio.open_tcp_stream("127.0.0.1", port)
-            await trio.testing.wait_all_tasks_blocked()
-            second = await trio.open_tcp_stream("127.0.0.1", port)
-            await trio.testing.wait_all_tasks_blocked()
-            running.server.connections[1].abort("admin")
-            await first.aclose()
-            assert await is_reset(second)
-            await second.aclose()
+    async with one_in_the_queue(tls) as (running, first, second):
+        running.server.connections[1].abort("admin")
+        await first.aclose()
+        assert await is_reset(second)
     said = {report.id: (report.reason, report.error) for report in running.reports}
     assert said[2] == (Reason.ABORTED, "admin")
 
@@ -388,28 +395,18 @@ async def test_a_task_that_receives_since_the_queue(
 ) -> None:
     """Law 1: the bytes of a handshake are not for two."""
     tls = TlsOptions(cert=authority.issue("localhost"))
-    listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
 
     async def receive(conn: Connection) -> None:
         with pytest.raises((trio.ClosedResourceError, trio.BrokenResourceError)):
             await conn.receive_some()
 
-    async with serving(echo) as behind, trio.open_nursery() as nursery:
-        async with serving(
-            proxy(behind.address),
-            listeners=[_Streams(listeners[0])],
-            layers=Layers(tls=tls),
-            limits=Limits(max_connections=1),
-        ) as running:
-            port = listeners[0].socket.getsockname()[1]
-            first = await trio.open_tcp_stream("127.0.0.1", port)
-            await trio.testing.wait_all_tasks_blocked()
-            second = await trio.open_tcp_stream("127.0.0.1", port)
-            await trio.testing.wait_all_tasks_blocked()
-            nursery.start_soon(receive, running.server.connections[1])
-            await first.aclose()
-            assert await is_reset(second)
-            await second.aclose()
+    async with (
+        trio.open_nursery() as nursery,
+        one_in_the_queue(tls) as (running, first, second),
+    ):
+        nursery.start_soon(receive, running.server.connections[1])
+        await first.aclose()
+        assert await is_reset(second)
     said = {report.id: (report.reason, report.error) for report in running.reports}
     busy = "BusyResourceError: another task is receiving"
     assert said[2] == (Reason.HANDLER_ERROR, busy)
