@@ -192,6 +192,26 @@ async def test_a_header_has_a_deadline(autojump_clock: object) -> None:
     assert report.bytes_received == report.bytes_discarded
 
 
+@pytest.mark.parametrize("what", ["stream", "socket"])
+async def test_a_close_by_other_code_ends_the_wait_for_a_header(
+    what: str, autojump_clock: object
+) -> None:
+    """Law 2: it is not the handler's error; that has not begun."""
+    async with serving(echo, layers=BEHIND) as running:
+        client = await running.connect()
+        await client.send_all(LINE[:5])
+        await trio.testing.wait_all_tasks_blocked()
+        (conn,) = running.server.connections
+        if what == "stream":
+            await conn.aclose()
+        else:
+            conn.socket.close()
+        await running.closed(1)
+        await client.aclose()
+    (report,) = running.reports
+    assert report.reason is Reason.ABORTED
+
+
 async def test_a_drain_and_a_cancel_end_the_wait_for_a_header(
     autojump_clock: object,
 ) -> None:

@@ -75,6 +75,17 @@ async def ask(transport: TlsTransport, data: bytes) -> bytes:
     return received
 
 
+async def ask_until_stopped(running: Running, context: ssl.SSLContext) -> None:
+    """A client of an echo whose server may stop at any step."""
+    client = client_over(await running.connect(), context)
+    try:
+        await client.handshake()
+        assert await ask(client, b"hello") in (b"hello", b"")
+    except (TlsError, trio.BrokenResourceError):
+        pass
+    client.abort()
+
+
 async def test_a_handler_gets_plain_bytes(
     authority: Authority, autojump_clock: object
 ) -> None:
@@ -387,13 +398,7 @@ def test_stopped_at_any_step_nothing_is_left(tmp_path: Path) -> None:
         limits = Limits(max_connections=1)
         async with serving(echo, layers=Layers(tls=tls), limits=limits) as running:
             begin(running.scope.cancel)
-            client = client_over(await running.connect(), context)
-            try:
-                await client.handshake()
-                assert await ask(client, b"hello") in (b"hello", b"")
-            except (TlsError, trio.BrokenResourceError):
-                pass
-            client.abort()
+            await ask_until_stopped(running, context)
             reports = running.reports
             await running.ended.wait() if running.scope.cancel_called else None
         assert len(reports) <= 1
