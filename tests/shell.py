@@ -6,6 +6,7 @@ This module does not know the commands or their output.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import queue
 import random
@@ -53,33 +54,34 @@ _PORTS = range(10_000, 30_000)
 
 
 def free_ports(numbers: Iterable[str]) -> dict[str, str]:
-    """A free port for each of these port numbers of a text.
-
-    Tests that run at the same time in other processes get other ports.
-    """
-    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:])
-    workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
-    ours = _PORTS[worker::workers]
-    candidates = iter(random.Random().sample(ours, len(ours)))
-    with contextlib.ExitStack() as stack:
-        found: dict[str, str] = {}
-        for number in numbers:
-            probe = stack.enter_context(socket.socket())
-            found[number] = str(_bind_to_one(probe, candidates))
-    return found
+    """A free port for each of these port numbers of a text."""
+    return {number: str(free_port()) for number in numbers}
 
 
 def free_port() -> int:
-    """One free port."""
-    return int(free_ports(["port"])["port"])
+    """A free port.
 
-
-def _bind_to_one(probe: socket.socket, candidates: Iterator[int]) -> int:
-    for port in candidates:
-        with contextlib.suppress(OSError):
+    Tests that run at the same time in other processes get other ports, and so does the
+    next call.
+    """
+    for _ in _PORTS:
+        port = next(_candidates)
+        with contextlib.suppress(OSError), socket.socket() as probe:
             probe.bind(("127.0.0.1", port))
             return port
     raise AssertionError("no port is free")
+
+
+def _ports_of_this_process() -> Iterator[int]:
+    """Those that no other process of this run of tests takes, over and over."""
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:])
+    workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    ours = _PORTS[worker::workers]
+    return itertools.cycle(random.Random().sample(ours, len(ours)))
+
+
+#: One for all tests of this process, so that no port comes twice in one test.
+_candidates = _ports_of_this_process()
 
 
 def replaced(text: str, words: dict[str, str]) -> str:
