@@ -608,8 +608,8 @@ MUTATIONS: Sequence[Mutation] = (
         law=4,
         breaks="what a cancelled TLS send has encrypted is lost",
         file="_tls_transport.py",
-        old="                    self._held = data[self.below.sent - before :]\n",
-        new='                    self._held = b""\n',
+        old="                    self.held = data[self.below.sent - before :]\n",
+        new='                    self.held = b""\n',
         tests=(
             "test_tls_transport.py",
             "test_a_cancelled_send_has_counted_what_the_peer_will_get",
@@ -878,11 +878,22 @@ MUTATIONS: Sequence[Mutation] = (
         ),
     ),
     Mutation(
+        law=4,
+        breaks="a TLS error that came with bytes waits for the next event",
+        file="wire/_tls_session.py",
+        old="            incoming.write(cipher)\n            self.is_drained = False\n",
+        new="            incoming.write(cipher)\n",
+        tests=(
+            "test_layered_pump.py",
+            "test_an_error_right_after_bytes_does_not_wait_for_an_event",
+        ),
+    ),
+    Mutation(
         law=5,
         breaks="a TLS EOF that finds no room is not sent later",
         file="_layered_pump.py",
-        old="                self._block(now)  # until the EOF is sent\n",
-        new="                pass\n",
+        old="            self._block(now)  # until the EOF is sent\n",
+        new="            pass\n",
         tests=(
             "test_layered_pump.py",
             "test_an_eof_for_which_there_is_no_room_comes_later",

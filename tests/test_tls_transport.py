@@ -299,7 +299,7 @@ async def test_a_cancelled_send_has_counted_what_the_peer_will_get(
             await transport.send(some_bytes(0, 30_000_000))
         assert scope.cancelled_caught
         assert 0 < transport.sent < 30_000_000
-        assert transport.holds_sent
+        assert transport.held
         assert not transport.closes_at_once
         assert (transport.unsent() or 0) > 0
         assert transport.observe_acks(trio.current_time())
@@ -313,7 +313,7 @@ async def test_a_cancelled_send_has_counted_what_the_peer_will_get(
         async with trio.open_nursery() as nursery:
             nursery.start_soon(go_on)
             assert await receive_all(link.peer) == expected
-        assert not transport.holds_sent
+        assert not transport.held
 
 
 @pytest.mark.parametrize("medium", BOTH)
@@ -660,7 +660,7 @@ async def test_last_words_for_which_there_is_no_room(
     before = server.sent
     assert server.send_refusal(b"good bye")
     assert server.sent == before
-    assert server.holds_sent
+    assert server.held
     server.abort()
     client.abort()
     server, client, session = _pair(VERSIONS[1])

@@ -107,7 +107,7 @@ class HandshakePump:
             except BaseException as error:  # noqa: ASYNC103 - raised in the task
                 self._end(error)
                 return  # noqa: ASYNC104
-        is_over = self._context.run(self._transport.handshake_now)
+        is_over = self._context.run(self._transport.handshake_now, now)
         if is_over is not False:
             self._end(bool(is_over))
 

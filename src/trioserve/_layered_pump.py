@@ -5,13 +5,16 @@ This module knows neither sockets nor TLS.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from typing import Final
 
 import trio
 
 from ._engine import Engine
 from ._polled_pump import PolledPump
 from ._transport import EngineTransport
+
+#: What a receive raises when the source is broken, or was closed by other code.
+_ENDS: Final = (trio.BrokenResourceError, trio.ClosedResourceError)
 
 
 class LayeredPump(PolledPump[EngineTransport]):
@@ -28,16 +31,28 @@ class LayeredPump(PolledPump[EngineTransport]):
     def on_readable(self, engine: Engine, now: float) -> None:
         if self.relay.quiet:
             self.relay.on_activity(now)
-        if self._move(self.source.receive_now, now) and self.source.holds_received:
+        source = self.source
+        try:
+            data = source.receive_now(now)
+        except _ENDS as error:
+            self._cannot_receive(error)
+            return
+        if self._deliver(data, now) and source.holds_received:
             self._move_held(now)
 
     def on_writable(self, now: float) -> None:
         sink, before = self.sink, self.sink.carrier.sent
-        if not self._send(self._held):
+        # Without bytes, it is the sink's own EOF that has to be sent.
+        if sink.closed or (sink.sent_eof and self._held):
+            self._find_closed()
+            return
+        self._held = self._held[sink.send_now(self._held, now) :]
+        if sink.error is not None:
+            self._cannot_send()
             return
         if sink.carrier.sent != before:
             sink.moved_at = sink.sending_since = now
-        if self._held or sink.holds_sent:
+        if self._held or sink.held:
             return
         self._unblock()
         self.relay.on_backpressure(self, now)
@@ -46,53 +61,61 @@ class LayeredPump(PolledPump[EngineTransport]):
     def _move_held(self, now: float) -> None:
         """Move what the source has read already: no event tells of it."""
         while self._runs and self.reading and not self.blocked:
-            if not self._move(self.source.receive_held, now):
+            try:
+                data = self.source.receive_held(now)
+            except _ENDS as error:
+                self._cannot_receive(error)
+                return
+            if not self._deliver(data, now):
                 return
 
-    def _move(self, receive: Callable[[], bytes | None], now: float) -> bool:
-        """Move the next bytes; False if none was there, or the source has ended."""
-        source, sink = self.source, self.sink
-        try:
-            data = receive()
-        except trio.BrokenResourceError:
-            self._stop_reading()
-            self.update_interest()
-            self.relay.on_error(source)
-            return False
-        except trio.ClosedResourceError:
-            self.relay.on_closed()
-            return False
-        if data is None:
-            return False
+    def _deliver(self, data: bytes | None, now: float) -> bool:
+        """Send what was received; False if it was nothing, or if the sink is broken."""
         if not data:
-            self._stop_reading()
-            self.done = True
-            self.relay.on_eof(self)
-            if self._runs and sink.holds_sent:
-                self._block(now)  # until the EOF is sent
+            if data is not None:
+                self._receive_eof(now)
             return False
-        if not self._send(data):
+        sink = self.sink
+        if sink.closed or sink.sent_eof:
+            self._find_closed()
             return False
-        if self._held or sink.holds_sent:
+        sent = sink.send_now(data, now)
+        if sink.error is not None:
+            self._cannot_send()
+            return False
+        if sent < len(data) or sink.held:
+            self._held = data[sent:]
             self._block(now)
         return True
 
-    def _send(self, data: bytes | memoryview) -> bool:
-        """Send as much as goes, and hold the rest; False if the sink is broken."""
-        sink = self.sink
-        # Without data, it is its own EOF that has to be sent.
-        is_over = sink.closed or (sink.sent_eof and bool(data))
-        if not is_over:
-            self._held = data[sink.send_now(data) :]
-            if sink.error is None:
-                return True
+    # -- ends; callbacks come last, because they may end the relay
+
+    def _receive_eof(self, now: float) -> None:
+        self._stop_reading()
+        self.done = True
+        self.relay.on_eof(self)
+        if self._runs and self.sink.held:
+            self._block(now)  # until the EOF is sent
+
+    def _cannot_receive(self, error: Exception) -> None:
+        if isinstance(error, trio.ClosedResourceError):
+            self.relay.on_closed()
+            return
+        self._stop_reading()
+        self.update_interest()
+        self.relay.on_error(self.source)
+
+    def _find_closed(self) -> None:
+        """Other code has closed the sink, or has sent its EOF."""
         self._stop_reading()
         self._unblock()
-        back = self.back
-        if is_over:
-            self.relay.on_closed()
+        self.relay.on_closed()
+
+    def _cannot_send(self) -> None:
+        self._stop_reading()
+        self._unblock()
         # If bytes of the sink's peer may be left, the other pump receives them and
         # then the error.
-        elif back is self or not (back.reading and sink.end_is_receivable()):
-            self.relay.on_error(sink)
-        return False
+        back = self.back
+        if back is self or not (back.reading and self.sink.end_is_receivable()):
+            self.relay.on_error(self.sink)

@@ -186,7 +186,7 @@ class SocketTransport(SocketState):
             self.sending_since = self.moved_at
         return count
 
-    def receive_now(self) -> bytes | None:
+    def receive_now(self, now: float) -> bytes | None:
         # As _try_to_receive() and count_received() do. They would be two more calls for
         # each message; so would _try_to_send() below.
         try:
@@ -197,13 +197,13 @@ class SocketTransport(SocketState):
             raise self._failure(error) from self.error
         if not data:
             return self.count_received(data, None)
-        self.moved_at = self.clock.current_time()
+        self.moved_at = now
         if not self.received:
-            self.first_byte_at = self.moved_at
+            self.first_byte_at = now
         self.received += len(data)
         return data
 
-    def send_now(self, data: bytes | memoryview) -> int:
+    def send_now(self, data: bytes | memoryview, now: float) -> int:
         try:
             count = self.sock.send(data)
         except (BlockingIOError, InterruptedError):
@@ -212,9 +212,9 @@ class SocketTransport(SocketState):
             self.keep_os_error(error)
             return 0
         self.sent += count
-        self.moved_at = self.clock.current_time()
+        self.moved_at = now
         if self.sending_since < math.inf:
-            self.sending_since = self.moved_at
+            self.sending_since = now
         return count
 
     def send_preface(self, data: bytes) -> None:
@@ -223,7 +223,7 @@ class SocketTransport(SocketState):
         A new connection has room for some KiB. An error is kept, and not raised; if
         there is no room, it is ENOBUFS.
         """
-        count = self.send_now(data)
+        count = self.send_now(data, self.clock.current_time())
         self.sent -= count
         if count < len(data):
             self.keep_error(OSError(errno.ENOBUFS, os.strerror(errno.ENOBUFS)))

@@ -56,8 +56,8 @@ class TlsState(EngineTransport):
     """
 
     __slots__ = (
-        "_below_for_engine", "_encrypted", "_facts", "_held", "_is_flushing",
-        "_is_unreadable", "below", "session",
+        "_below_for_engine", "_encrypted", "_facts", "_is_flushing", "_is_unreadable",
+        "below", "held", "holds_received", "session",
     )  # fmt: skip
 
     can_half_close = True
@@ -68,9 +68,9 @@ class TlsState(EngineTransport):
         self.session = session
         #: The same; asked for once, because each message needs it.
         self._below_for_engine = below.for_engine()
-        #: Encrypted bytes that the transport below has not taken, and how many plain
-        #: bytes are in them and not yet counted as sent.
-        self._held = b""
+        self.held: bytes = b""
+        self.holds_received = False
+        #: How many plain bytes are in what is held, and not yet counted as sent.
         self._encrypted = 0
         self._is_flushing = False
         self._is_unreadable = False
@@ -88,7 +88,7 @@ class TlsState(EngineTransport):
     @property
     def closes_at_once(self) -> bool:  # type: ignore[override]
         """If the transport below does, and nothing has to be sent before."""
-        if self.holds_sent or (self._is_unreadable and not self._has_ended_below()):
+        if self.held or (self._is_unreadable and not self._has_ended_below()):
             return False  # an alert may be on its way
         sends_nothing = self.sent_eof or self.error is not None
         return sends_nothing and self.below.closes_at_once
@@ -153,14 +153,6 @@ class TlsState(EngineTransport):
         super().mark_closed()
         self.below.on_wait = None  # it refers to this transport: a cycle
 
-    @property
-    def holds_sent(self) -> bool:  # type: ignore[override]
-        return bool(self._held)
-
-    @property
-    def holds_received(self) -> bool:  # type: ignore[override]
-        return self._is_unreadable or self.session.has_more
-
     def readable(self) -> bool:
         return (
             self.closed
@@ -174,8 +166,8 @@ class TlsState(EngineTransport):
         return self.below.writable()
 
     def unsent(self) -> int | None:
-        held = self.below.unsent()
-        return None if held is None else held + len(self._held)
+        unsent = self.below.unsent()
+        return None if unsent is None else unsent + len(self.held)
 
     def observe_acks(self, now: float) -> bool:
         below = self.below

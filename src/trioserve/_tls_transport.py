@@ -105,8 +105,11 @@ class TlsTransport(TlsState):
             raise TlsError(str(self.error))
         self._handshake_over()
 
-    def handshake_now(self) -> bool | None:
+    def handshake_now(self, now: float) -> bool | None:
         """Go on with a server's handshake, without waiting; call it if it is readable.
+
+        Args:
+          now: the time, on Trio's clock.
 
         Returns:
           whether the handshake is over; None after an EOF or an error, or without room
@@ -114,7 +117,7 @@ class TlsTransport(TlsState):
         """
         assert self._below_for_engine is not None
         try:
-            data = self._below_for_engine.receive_now()
+            data = self._below_for_engine.receive_now(now)
             if not data:
                 return False if data is None else None
             self._feed(data)
@@ -125,7 +128,7 @@ class TlsTransport(TlsState):
             self._fail(error)
             return None
         self._flush_now()
-        if self._held or self.below.error is not None:
+        if self.held or self.below.error is not None:
             return None
         if is_over:
             try:
@@ -164,25 +167,38 @@ class TlsTransport(TlsState):
             await trio.lowlevel.cancel_shielded_checkpoint()
             raise
 
-    def receive_now(self) -> bytes | None:
+    def receive_now(self, now: float) -> bytes | None:
         assert self._below_for_engine is not None
         try:
-            encrypted = self._below_for_engine.receive_now()
+            encrypted = self._below_for_engine.receive_now(now)
         except FAILURES:
             with KeepingErrors(self):
                 raise
         if encrypted is None:
             return None
+        if encrypted and self._record_ends is None:
+            return self.receive_held(now, encrypted)
         self._feed(encrypted)
-        return self.receive_held()
+        return self.receive_held(now)
 
-    def receive_held(self) -> bytes | None:
-        data = self._read(CHUNK)
+    def receive_held(self, now: float, more: bytes = b"") -> bytes | None:
+        """As for all, and of ``more`` encrypted bytes."""
+        session = self.session
+        data = None
+        if not self._is_unreadable:
+            # As _read() and count_received() do: calls that each message would need.
+            try:
+                data = session.read(CHUNK, more)
+                if session.outgoing.pending:
+                    self._answer()
+            except TlsError as error:
+                data = None
+                self._fail(error)
+            self.holds_received = not session.is_drained or session.has_ended
         if data:
-            # As count_received() does, which would be another call for each message.
-            self.moved_at = self.clock.current_time()
+            self.moved_at = now
             if not self.received:
-                self.first_byte_at = self.moved_at
+                self.first_byte_at = now
             self.received += len(data)
         elif data is not None:
             self.count_received(data, None)
@@ -229,7 +245,7 @@ class TlsTransport(TlsState):
         if not self._is_unreadable:
             try:
                 data = self.session.read(max_bytes)
-                if self.session.output_size:
+                if self.session.outgoing.pending:
                     self._answer()
                 return data
             except TlsError as error:
@@ -243,7 +259,7 @@ class TlsTransport(TlsState):
         """
         if not self._is_flushing:
             self._flush_now()
-        if len(self._held) + self.session.output_size > _MAX_HELD:
+        if len(self.held) + self.session.outgoing.pending > _MAX_HELD:
             raise TlsError("it does not take the answers to its key updates")
 
     def _fail(self, error: TlsError) -> None:
@@ -255,7 +271,7 @@ class TlsTransport(TlsState):
         if self._is_flushing:
             return
         self._flush_now()
-        if self._held:
+        if self.held:
             with contextlib.suppress(*FAILURES), trio.move_on_after(_LAST_WORDS):
                 await self._flush()
 
@@ -265,7 +281,7 @@ class TlsTransport(TlsState):
             await trio.lowlevel.checkpoint_if_cancelled()
             self.sending_since = self.clock.current_time()
             try:
-                if self._held:
+                if self.held:
                     await self._flush()
                 with memoryview(data).cast("B") as view:
                     position = 0
@@ -282,24 +298,29 @@ class TlsTransport(TlsState):
             await trio.lowlevel.cancel_shielded_checkpoint()
             raise
 
-    def send_now(self, data: bytes | memoryview) -> int:
+    def send_now(self, data: bytes | memoryview, now: float) -> int:
         """Encrypt as much as there is room for, which then counts as sent."""
-        if self._held:
+        if self.held:
             self._flush_now()
-        count = 0
-        if data and not self._held and self.error is None:
+        below, count = self.below, 0
+        if data and not self.held and self.error is None:
+            count = len(data)
+            if count > CHUNK:
+                data, count = data[:CHUNK], CHUNK
             try:
-                count = self.session.write(data[:CHUNK])
+                encrypted = self.session.encrypt(data)
             except TlsError as error:
                 self.keep_error(error)
                 return 0
-            self._flush_now()
-        if self.below.error is not None:
-            self.keep_error(self.below.error)
+            sent = below.send_now(encrypted, now)
+            if sent < len(encrypted):
+                self.held = encrypted[sent:]
+        if below.error is not None:
+            self.keep_error(below.error)
             return 0
         if count:
             self.sent += count
-            self.moved_at = self.clock.current_time()
+            self.moved_at = now
         return count
 
     def _encrypt(self, view: memoryview) -> int:
@@ -310,22 +331,23 @@ class TlsTransport(TlsState):
 
     def _flush_now(self) -> None:
         """Send as much of what is encrypted as goes without waiting."""
-        held = self._held + self.session.output()
+        held = self.held + self.session.output()
         if held:
-            self._held = held[self.below.send_now(held) :]
+            sent = self.below.send_now(held, self.clock.current_time())
+            self.held = held[sent:]
 
     async def _flush_soon(self) -> None:
         """:meth:`_flush`, without a checkpoint if there is room for all bytes."""
         self._flush_now()
-        if self._held:
+        if self.held:
             await self._flush()
 
     async def _flush(self) -> None:
         """Send all bytes that are encrypted. One task at a time may call this."""
         self._is_flushing = True
         try:
-            while data := self._held or self.session.output():
-                self._held = data
+            while data := self.held or self.session.output():
+                self.held = data
                 before = self.below.sent
                 try:
                     with KeepingErrors(self):
@@ -335,10 +357,10 @@ class TlsTransport(TlsState):
                         self.keep_error(TlsError("a send was cancelled halfway"))
                         raise
                     # They go out first at the next send.
-                    self._held = data[self.below.sent - before :]
+                    self.held = data[self.below.sent - before :]
                     self._count_sent()
                     raise
-                self._held = b""
+                self.held = b""
             self._count_sent()
         finally:
             self._is_flushing = False
@@ -416,7 +438,7 @@ class TlsTransport(TlsState):
             self.session.close()
             self.mark_eof_sent()
             self._flush_now()
-            if not self._held:
+            if not self.held:
                 self.sent += len(message)
         return True
 
@@ -431,7 +453,7 @@ class TlsTransport(TlsState):
             self.below.abort()
             if (count := self.below.unacknowledged) is not None:
                 # Those that are encrypted are some more than the plain ones.
-                self.unacknowledged = min(self.sent, count + len(self._held))
+                self.unacknowledged = min(self.sent, count + len(self.held))
 
     def close(self) -> None:
         """Close at once: by a close_notify and FIN.
@@ -449,7 +471,7 @@ class TlsTransport(TlsState):
             if not self.sent_eof:
                 self.session.close()
             self._flush_now()
-            if self._held and self.below.error is None:
+            if self.held and self.below.error is None:
                 self._closing_over = trio.Event()
                 trio.lowlevel.spawn_system_task(self._close_below, self._closing_over)
                 return
@@ -468,7 +490,7 @@ class TlsTransport(TlsState):
 
         The peer may still send; with its bytes unread, a close would be a RST.
         """
-        if not self._is_unreadable or self.sending_since < math.inf or self._held:
+        if not self._is_unreadable or self.sending_since < math.inf or self.held:
             return False
         if self._closing_over is None:
             if self._has_ended_below():

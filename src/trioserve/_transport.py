@@ -57,15 +57,14 @@ class Transport(TransportState, abc.ABC):
       can_half_close: whether EOF can be sent while receiving goes on.
       closes_at_once: whether :meth:`close` and :meth:`abort` have closed it when
         they return, so that :meth:`wait_closed` does not wait.
-      holds_sent: whether it holds bytes that count as sent: they are encrypted, and
-        the kernel had no room.
+      held: encrypted bytes for which the kernel had no room.
     """
 
     __slots__ = ()
 
     can_half_close: bool
     closes_at_once: bool
-    holds_sent = False
+    held: bytes = b""
 
     # -- its abilities
 
@@ -178,11 +177,15 @@ class Transport(TransportState, abc.ABC):
         """Discard bytes that have arrived, without waiting for more."""
         self.discarded += len(self.take_unread())
 
-    def send_now(self, data: bytes | memoryview) -> int:
+    def send_now(self, data: bytes | memoryview, now: float) -> int:
         """Send as much of ``data`` as goes without waiting; return how much.
 
         Call it only if no task is sending. An error is kept, and not raised. It is 0
         if this kind of transport can't send without waiting.
+
+        Args:
+          now: the time, on Trio's clock. The engine asks for it once per poll; six times
+            for each round trip over TLS would be a microsecond.
         """
         return 0
 
@@ -296,7 +299,7 @@ class EngineTransport(Transport):
 
     __slots__ = ()
 
-    #: Whether :meth:`receive_held` may have more to give.
+    #: Whether :meth:`receive_held` may have more to give after :meth:`receive_now`.
     holds_received = False
 
     @property
@@ -318,10 +321,13 @@ class EngineTransport(Transport):
         """Call the observer, before the close."""
 
     @abc.abstractmethod
-    def receive_now(self) -> bytes | None:
+    def receive_now(self, now: float) -> bytes | None:
         """Receive from the socket once: ``b""`` at EOF, None if no byte has come.
 
         Call it only after :meth:`receive_held` has returned None.
+
+        Args:
+          now: the time, as for :meth:`send_now`.
 
         Raises:
           trio.BrokenResourceError: the connection is broken, and all bytes that had
@@ -329,7 +335,7 @@ class EngineTransport(Transport):
           trio.ClosedResourceError: this stream was closed.
         """
 
-    def receive_held(self) -> bytes | None:
+    def receive_held(self, now: float) -> bytes | None:
         """:meth:`receive_now`, but of what was read from the socket before."""
         return None
 

@@ -34,14 +34,17 @@ class TlsSession:
 
     Attributes:
       object: the OpenSSL session; for what it tells of the handshake.
+      outgoing: the cipher bytes that :meth:`output` takes.
       has_ended: whether the peer's close_notify was read.
+      is_drained: whether a read has found less than a record, and nothing was fed
+        since. Then :meth:`read` gives None, unless it has ended.
       server_name: the name that the client asks for (SNI), in lower case at a server;
         None before the ClientHello has come, or if it has no valid one.
     """
 
     __slots__ = (
-        "_began_with", "_context_for", "_error", "_hello", "_incoming", "_is_drained",
-        "_outgoing", "_plain", "has_ended", "object", "server_name",
+        "_began_with", "_context_for", "_error", "_hello", "_incoming", "_plain",
+        "has_ended", "is_drained", "object", "outgoing", "server_name",
     )  # fmt: skip
 
     def __init__(
@@ -53,9 +56,9 @@ class TlsSession:
         context_for: Callable[[str], ssl.SSLContext] | None = None,
     ) -> None:
         self._incoming = ssl.MemoryBIO()
-        self._outgoing = ssl.MemoryBIO()
+        self.outgoing = ssl.MemoryBIO()
         self.object = context.wrap_bio(
-            self._incoming, self._outgoing, server_side, server_hostname
+            self._incoming, self.outgoing, server_side, server_hostname
         )
         self.has_ended = False
         self.server_name = server_hostname
@@ -69,15 +72,14 @@ class TlsSession:
         self._plain = b""
         # An error that came after bytes, which are read first.
         self._error: TlsError | None = None
-        # Whether a read has found less than a record, and nothing was fed since.
-        self._is_drained = False
+        self.is_drained = False
 
     # -- cipher bytes
 
     def feed(self, data: bytes) -> None:
         """Take cipher bytes that the peer has sent."""
         self._incoming.write(data)
-        self._is_drained = False
+        self.is_drained = False
         if self._hello is not None:
             self._read_name(self._hello, data)
 
@@ -100,12 +102,7 @@ class TlsSession:
 
     def output(self) -> bytes:
         """Take the cipher bytes for the peer that were written since the last call."""
-        return self._outgoing.read()
-
-    @property
-    def output_size(self) -> int:
-        """How many bytes :meth:`output` would take."""
-        return self._outgoing.pending
+        return self.outgoing.read()
 
     # -- plain bytes
 
@@ -128,8 +125,12 @@ class TlsSession:
             raise failed from error
         return True
 
-    def read(self, max_bytes: int) -> bytes | None:
+    def read(self, max_bytes: int, cipher: bytes = b"") -> bytes | None:
         """Read up to ``max_bytes`` plain bytes; ``b""`` after the peer's close_notify.
+
+        Args:
+          cipher: bytes to :meth:`feed` before, if the handshake is over. That would be
+            another call for each message.
 
         Returns:
           None if it needs more of the peer's bytes.
@@ -138,19 +139,22 @@ class TlsSession:
           TlsError: the peer's bytes are not valid, or are an alert. All plain bytes
             before that were read.
         """
+        incoming, tls = self._incoming, self.object
+        if cipher:
+            incoming.write(cipher)
+            self.is_drained = False
         if self._error is not None:
             raise self._error
+        if self._plain:
+            data, self._plain = self._plain[:max_bytes], self._plain[max_bytes:]
+            return data
+        if self.has_ended:
+            return b""
         parts = []
         left = max_bytes
-        if self._plain:
-            parts.append(self._plain[:max_bytes])
-            self._plain = self._plain[max_bytes:]
-            left -= len(parts[0])
-        incoming, tls = self._incoming, self.object
         try:
             # Without the questions, each read would end with an exception.
-            more = incoming.pending or tls.pending()
-            while more and left and not self.has_ended:
+            while left and (incoming.pending or tls.pending()):
                 size = min(left, RECORD)
                 data = tls.read(size)
                 if not data:
@@ -159,10 +163,13 @@ class TlsSession:
                 parts.append(data)
                 left -= len(data)
                 # If it gives less than it could, that was the rest of a record.
-                more = incoming.pending or (len(data) == size and tls.pending())
-            self._is_drained = bool(left)
+                if len(data) < size and not incoming.pending:
+                    self.is_drained = True
+                    break
+            else:
+                self.is_drained = bool(left)
         except ssl.SSLWantReadError:
-            self._is_drained = True
+            self.is_drained = True
         except ssl.SSLZeroReturnError:
             self.has_ended = True
         except ssl.SSLError as error:
@@ -178,14 +185,6 @@ class TlsSession:
         """Whether the peer's bytes are here that were not read, or a part of them."""
         return bool(self._incoming.pending or self._plain or self.object.pending())
 
-    @property
-    def has_more(self) -> bool:
-        """Whether :meth:`read` may give something else than None: bytes, EOF, an error.
-
-        A part of a record counts.
-        """
-        return not self._is_drained or self.has_ended
-
     def write(self, data: bytes | bytearray | memoryview) -> int:
         """Encrypt ``data``, which is not empty; return its length.
 
@@ -197,13 +196,21 @@ class TlsSession:
         except ssl.SSLError as error:
             raise self._failed(error) from error
 
+    def encrypt(self, data: bytes | memoryview) -> bytes:
+        """:meth:`write` and :meth:`output` in one call, for each message of a relay."""
+        try:
+            self.object.write(data)
+        except ssl.SSLError as error:
+            raise self._failed(error) from error
+        return self.outgoing.read()
+
     def close(self) -> None:
         """Write a close_notify; reading goes on. After an error it writes nothing."""
         # unwrap() writes it and then reads, and fails for good if it finds the peer's
         # bytes. So it must find none.
         while self.object.pending():
             self._plain += self.object.read(RECORD)
-            self._is_drained = False
+            self.is_drained = False
         held = self._incoming.read()
         with contextlib.suppress(ssl.SSLError):
             self.object.unwrap()
@@ -224,6 +231,6 @@ class TlsSession:
 
     def _failed(self, error: ssl.SSLError) -> TlsError:
         # Read and written again, because it can't be looked at.
-        output = self._outgoing.read()
-        self._outgoing.write(output)
+        output = self.outgoing.read()
+        self.outgoing.write(output)
         return tls_error(error, output)
