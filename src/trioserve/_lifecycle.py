@@ -75,9 +75,9 @@ class Lifecycle(LifecycleState):
             by_fin = self.transport.closes_at_once
         self.close_as(reason, waited_for=waited_for, limit=limit, error=error)
         self._sends_fin = by_fin
-        if self.scope is None:
-            self.scope = trio.CancelScope()  # for the task that it may need at the end
-        self.scope.cancel(reason=str(reason))
+        self.stopped = reason  # for a task that it may need at the end
+        if self.scope is not None:
+            self.scope.cancel(reason=str(reason))
         self.close_now()
 
     def close_now(self) -> None:
@@ -303,7 +303,9 @@ class Lifecycle(LifecycleState):
 
     def on_timer(self, now: float) -> None:
         """Called by the server's timers: a deadline may have passed."""
-        holds = self.relay is None and self.transport.observe_acks(now)
+        # A relay observes its own sides, and nobody waits for acks in a handshake.
+        has_own = self.relay is not None or self.handshake is not None
+        holds = not has_own and self.transport.observe_acks(now)
         due, reason = self._due()
         if due <= now:
             if reason is Reason.HANDSHAKE:

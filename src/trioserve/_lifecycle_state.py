@@ -59,7 +59,8 @@ class LifecycleState(abc.ABC):
       handshakes: those under way in its server.
       handshake: its own, if the engine runs it, until what follows has begun.
       phase: its phase, as in the report.
-      scope: around its task, if it has one or is stopped; the server cancels it.
+      scope: around its task, while it has one; the server cancels it.
+      stopped: the reason for which the server has stopped it, if it has.
       task: its task, while it has one.
       dialer, connected_at: the dialer of its target, and when that connected.
       active_faults: the faults that are applied to it, if any.
@@ -79,8 +80,9 @@ class LifecycleState(abc.ABC):
         "active_faults", "close_reason", "connected_at", "dialer", "direct", "draining",
         "exception", "goodbye", "handed_over", "handshake", "handshakes", "header",
         "id", "listener", "local", "notes", "peer", "peer_key", "phase", "queued",
-        "relay", "relay_host", "result", "scope", "server_name", "task", "timeouts",
-        "timer_due", "timers", "token", "transport", "upstream", "wall_clock",
+        "relay", "relay_host", "result", "scope", "server_name", "stopped", "task",
+        "timeouts", "timer_due", "timers", "token", "transport", "upstream",
+        "wall_clock",
     )  # fmt: skip
 
     def __init__(
@@ -120,6 +122,7 @@ class LifecycleState(abc.ABC):
         self.active_faults: ActiveFaults | None = None
         self.phase = Phase.QUEUE
         self.scope: trio.CancelScope | None = None
+        self.stopped: Reason | None = None
         self.task: trio.lowlevel.Task | None = None
         self.relay_host: RelayHost | None = None
         self.handed_over: HandedOver | None = None
@@ -166,6 +169,8 @@ class LifecycleState(abc.ABC):
         """The scope for its next task; it is cancelled already if it was stopped."""
         if self.scope is None:
             self.scope = trio.CancelScope()
+            if self.stopped is not None:
+                self.scope.cancel(reason=str(self.stopped))
         self.scope.shield = shield
         return self.scope
 

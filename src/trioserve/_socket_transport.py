@@ -267,15 +267,17 @@ class SocketTransport(SocketState):
 
     def abort(self) -> None:
         self.notice_closed()
-        if not self.closed:
-            if self.can_reset and (count := self.unsent()) is not None:
-                # Code that used the socket before may have sent some of them.
-                self.unacknowledged = min(count, self.sent)
-            try:
-                self.sock.setsockopt(_SOL_SOCKET, _SO_LINGER, _RESET_ON_CLOSE)
-            except OSError as error:
-                if is_ours(error):
-                    _complain_of_no_reset(error)
+        if self.closed:
+            self.tell_closing()
+            return
+        if self.can_reset and (count := self.unsent()) is not None:
+            # Code that used the socket before may have sent some of them.
+            self.unacknowledged = min(count, self.sent)
+        try:
+            self.sock.setsockopt(_SOL_SOCKET, _SO_LINGER, _RESET_ON_CLOSE)
+        except OSError as error:
+            if is_ours(error):
+                _complain_of_no_reset(error)
         self.close()
 
     def close(self) -> None:

@@ -146,8 +146,11 @@ class TlsState(EngineTransport):
 
     def check_open(self) -> None:
         super().check_open()
-        with KeepingErrors(self):
+        try:
             self.below.check_open()
+        except trio.ClosedResourceError:
+            self.mark_closed()
+            raise
 
     def mark_closed(self) -> None:
         super().mark_closed()

@@ -184,8 +184,8 @@ class Transport(TransportState, abc.ABC):
         if this kind of transport can't send without waiting.
 
         Args:
-          now: the time, on Trio's clock. The engine asks for it once per poll; six times
-            for each round trip over TLS would be a microsecond.
+          now: the time, on Trio's clock. The engine asks for it once per poll: to ask
+            six times for each round trip over TLS would be a microsecond.
         """
         return 0
 
