@@ -61,8 +61,8 @@ def free_ports(numbers: Iterable[str]) -> dict[str, str]:
 def free_port() -> int:
     """A free port.
 
-    Tests that run at the same time in other processes get other ports, and so does the
-    next call.
+    No other call gives the same port, here or in the other processes of this run,
+    until all of them were given.
     """
     for _ in _PORTS:
         port = next(_candidates)
@@ -73,7 +73,7 @@ def free_port() -> int:
 
 
 def _ports_of_this_process() -> Iterator[int]:
-    """Those that no other process of this run of tests takes, over and over."""
+    """Those that no other process of this run takes; after the last the first again."""
     worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:])
     workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
     ours = _PORTS[worker::workers]

@@ -44,7 +44,7 @@ class LayeredPump(PolledPump[EngineTransport]):
         sink, before = self.sink, self.sink.carrier.sent
         # Without bytes, it is the sink's own EOF that has to be sent.
         if sink.closed or (sink.sent_eof and self._held):
-            self._find_closed()
+            self._end_as_closed()
             return
         self._held = self._held[sink.send_now(self._held, now) :]
         if sink.error is not None:
@@ -70,14 +70,17 @@ class LayeredPump(PolledPump[EngineTransport]):
                 return
 
     def _deliver(self, data: bytes | None, now: float) -> bool:
-        """Send what was received; False if it was nothing, or if the sink is broken."""
+        """Pass on bytes or an EOF that was received; whether bytes were sent.
+
+        If the sink is closed or broken, it ends the relay and returns False.
+        """
         if not data:
             if data is not None:
                 self._receive_eof(now)
             return False
         sink = self.sink
         if sink.closed or sink.sent_eof:
-            self._find_closed()
+            self._end_as_closed()
             return False
         sent = sink.send_now(data, now)
         if sink.error is not None:
@@ -88,7 +91,7 @@ class LayeredPump(PolledPump[EngineTransport]):
             self._block(now)
         return True
 
-    # -- ends; callbacks come last, because they may end the relay
+    # -- ends; a callback may end the relay
 
     def _receive_eof(self, now: float) -> None:
         self._stop_reading()
@@ -105,7 +108,7 @@ class LayeredPump(PolledPump[EngineTransport]):
         self.update_interest()
         self.relay.on_error(self.source)
 
-    def _find_closed(self) -> None:
+    def _end_as_closed(self) -> None:
         """Other code has closed the sink, or has sent its EOF."""
         self._stop_reading()
         self._unblock()

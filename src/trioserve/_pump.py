@@ -75,7 +75,7 @@ class Pump:
 
 def hold_bytes(pumps: Iterable[Pump]) -> bool:
     """Whether a pump has received bytes that it or its sink has not delivered."""
-    return any(pump.discarded or bool(pump.sink.held) for pump in pumps)
+    return any(pump.discarded or pump.sink.held for pump in pumps)
 
 
 def will_find_end(pumps: Iterable[Pump], transport: Transport) -> bool:

@@ -178,15 +178,20 @@ class TlsTransport(TlsState):
             return None
         if encrypted and self._record_ends is None:
             return self.receive_held(now, encrypted)
-        self._feed(encrypted)
+        self._feed(encrypted)  # looks at an EOF, and for the ends of records
         return self.receive_held(now)
 
     def receive_held(self, now: float, more: bytes = b"") -> bytes | None:
-        """As for all, and of ``more`` encrypted bytes."""
+        """As :meth:`EngineTransport.receive_held` says.
+
+        :meth:`receive_now` gives it ``more`` encrypted bytes, which saves a call of
+        :meth:`_feed`.
+        """
         session = self.session
         data = None
         if not self._is_unreadable:
-            # As _read() and count_received() do: calls that each message would need.
+            # The same as in _read() and count_received(). To call them would be two
+            # calls more for each message.
             try:
                 data = session.read(CHUNK, more)
                 if session.outgoing.pending:
@@ -301,7 +306,7 @@ class TlsTransport(TlsState):
     def send_now(self, data: bytes | memoryview, now: float) -> int:
         """Encrypt as much as there is room for, which then counts as sent."""
         if self.held:
-            self._flush_now()
+            self._flush_now()  # rarely, so it may ask the clock itself
         below, count = self.below, 0
         if data and not self.held and self.error is None:
             count = len(data)

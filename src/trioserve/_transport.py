@@ -57,7 +57,8 @@ class Transport(TransportState, abc.ABC):
       can_half_close: whether EOF can be sent while receiving goes on.
       closes_at_once: whether :meth:`close` and :meth:`abort` have closed it when
         they return, so that :meth:`wait_closed` does not wait.
-      held: encrypted bytes for which the kernel had no room.
+      held: encrypted bytes that the transport below has not taken yet; those of
+        :meth:`send_now` count as sent already.
     """
 
     __slots__ = ()
@@ -184,8 +185,8 @@ class Transport(TransportState, abc.ABC):
         if this kind of transport can't send without waiting.
 
         Args:
-          now: the time, on Trio's clock. The engine asks for it once per poll: to ask
-            six times for each round trip over TLS would be a microsecond.
+          now: the time, on Trio's clock. The engine asks for it once per poll; to do so
+            six times for each round trip over TLS would take a microsecond.
         """
         return 0
 

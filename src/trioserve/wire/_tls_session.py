@@ -129,8 +129,9 @@ class TlsSession:
         """Read up to ``max_bytes`` plain bytes; ``b""`` after the peer's close_notify.
 
         Args:
-          cipher: bytes to :meth:`feed` before, if the handshake is over. That would be
-            another call for each message.
+          cipher: bytes of the peer that are fed first, which saves a call of
+            :meth:`feed` for each message. Only after the handshake: no server name is
+            read from them.
 
         Returns:
           None if it needs more of the peer's bytes.
@@ -197,7 +198,13 @@ class TlsSession:
             raise self._failed(error) from error
 
     def encrypt(self, data: bytes | memoryview) -> bytes:
-        """:meth:`write` and :meth:`output` in one call, for each message of a relay."""
+        """:meth:`write` and :meth:`output` in one call, for each message of a relay.
+
+        All of ``data`` is encrypted, because memory has room for it.
+
+        Raises:
+          TlsError: as :meth:`write`.
+        """
         try:
             self.object.write(data)
         except ssl.SSLError as error:
