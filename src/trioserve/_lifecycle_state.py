@@ -60,8 +60,8 @@ class LifecycleState(abc.ABC):
       handshake: its own, if the engine runs it, until what follows has begun.
       phase: its phase, as in the report.
       scope: around its task, while it has one; the server cancels it.
-      stopped: the reason that ``stop()`` was given, if it was called; a task that begins
-        later is cancelled for it.
+      stopped: the reason that ``stop()`` was given, if it was called; a task that
+        begins later is cancelled for it.
       task: its task, while it has one.
       dialer, connected_at: the dialer of its target, and when that connected.
       active_faults: the faults that are applied to it, if any.
