@@ -282,6 +282,30 @@ async def test_an_event_without_room_is_no_progress(
         source.release()
 
 
+async def test_a_side_that_other_code_has_closed_gets_no_held_bytes(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """The relay was not told, but another task has noticed it."""
+    with sockets() as a, tls13() as b:
+        narrow(b.peer)
+        source, sink = transport_of(a.ours), transport(b)
+        assert isinstance(source, EngineTransport)
+        pumps = LayeredPump(source, sink), LayeredPump(sink, source)
+        heard = Heard()
+        with started(heard, *pumps):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(Peer(a.peer).send, MUCH)
+                await acknowledged()
+                nursery.cancel_scope.cancel()
+            assert pumps[0].blocked
+            sink.mark_closed()
+            sent = sink.sent
+            pumps[0].on_writable(trio.current_time())
+            assert (heard.told[-1], sink.sent) == ("closed", sent)
+            assert not pumps[0].blocked
+        source.release()
+
+
 async def test_bytes_for_a_side_whose_eof_other_code_has_sent_end_the_relay(
     autojump_clock: trio.testing.MockClock,
 ) -> None:

@@ -168,11 +168,9 @@ class LifecycleState(abc.ABC):
 
     def begin_task(self, *, shield: bool) -> trio.CancelScope:
         """The scope for its next task; it is cancelled already if it was stopped."""
-        if self.scope is None:
-            self.scope = trio.CancelScope()
-            if self.stopped is not None:
-                self.scope.cancel(reason=str(self.stopped))
-        self.scope.shield = shield
+        self.scope = trio.CancelScope(shield=shield)
+        if self.stopped is not None:
+            self.scope.cancel(reason=str(self.stopped))
         return self.scope
 
     def close_as(

@@ -190,8 +190,8 @@ class TlsTransport(TlsState):
         session = self.session
         data = None
         if not self._is_unreadable:
-            # The same as in _read() and count_received(). To call them would be two
-            # calls more for each message.
+            # As _read_now() does, which may wait; and below, as count_received() does,
+            # which would be another call for each message.
             try:
                 data = session.read(CHUNK, more)
                 if session.outgoing.pending:
@@ -239,23 +239,15 @@ class TlsTransport(TlsState):
         """Read what has arrived; None if it is less than a record."""
         if self._is_unreadable:
             raise self.broken() from self.error
-        data = self._read(max_bytes)
-        if self._is_unreadable:
-            await self._say_last_words()
-            raise self.broken() from self.error
-        return data
-
-    def _read(self, max_bytes: int) -> bytes | None:
-        """Read what has arrived; None if it is less than a record, or not valid."""
-        if not self._is_unreadable:
-            try:
-                data = self.session.read(max_bytes)
-                if self.session.outgoing.pending:
-                    self._answer()
-                return data
-            except TlsError as error:
-                self._fail(error)
-        return None
+        try:
+            data = self.session.read(max_bytes)
+            if self.session.outgoing.pending:
+                self._answer()
+            return data
+        except TlsError as error:
+            self._fail(error)
+        await self._say_last_words()
+        raise self.broken() from self.error
 
     def _answer(self) -> None:
         """Send what a read has written, as far as there is room; the rest comes later.
