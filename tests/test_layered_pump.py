@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import socket
 import ssl
+import time
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -304,6 +305,30 @@ async def test_a_side_that_other_code_has_closed_gets_no_held_bytes(
             assert (heard.told[-1], sink.sent) == ("closed", sent)
             assert not pumps[0].blocked
         source.release()
+
+
+@pytest.mark.parametrize("medium", TLS_MEDIA)
+async def test_a_descriptor_that_other_code_has_closed_ends_the_relay(
+    medium: RealMedium, autojump_clock: trio.testing.MockClock
+) -> None:
+    """While a duplicate of it is open, the epoll goes on to tell that it has room."""
+    a, b = sockets(), medium()
+    async with relaying(a, b) as (one, other, result):
+        other.stop_reading()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(one.send, 10 * MUCH)
+            await acknowledged()
+            nursery.cancel_scope.cancel()
+        sock = transport(b).carrier.sock
+        with sock.dup():
+            sock.close()
+            other.read_on()
+            # Not until all tasks are blocked: without its end, the engine never is.
+            patience = time.monotonic() + 20
+            while result.is_pending and time.monotonic() < patience:
+                await trio.lowlevel.checkpoint()
+            assert not result.is_pending
+    assert result.value.reason is Reason.ABORTED
 
 
 async def test_bytes_for_a_side_whose_eof_other_code_has_sent_end_the_relay(

@@ -41,7 +41,8 @@ class LayeredPump(PolledPump[EngineTransport]):
             self._move_held(now)
 
     def on_writable(self, now: float) -> None:
-        sink, before = self.sink, self.sink.carrier.sent
+        sink, carrier = self.sink, self.sink.carrier
+        before = carrier.sent
         # Without bytes, it is the sink's own EOF that has to be sent.
         if sink.closed or (sink.sent_eof and self._held):
             self._end_as_closed()
@@ -50,7 +51,12 @@ class LayeredPump(PolledPump[EngineTransport]):
         if sink.error is not None:
             self._cannot_send()
             return
-        if sink.carrier.sent != before:
+        if (
+            carrier.closed
+        ):  # other code has closed the descriptor, as the send has found
+            self._end_as_closed()
+            return
+        if carrier.sent != before:
             sink.moved_at = sink.sending_since = now
         if self._held or sink.held:
             return
