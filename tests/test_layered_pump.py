@@ -22,6 +22,7 @@ from links import (
     Peer,
     RealLink,
     RealMedium,
+    Sockets,
     TlsPeer,
     narrow,
     sockets,
@@ -257,10 +258,9 @@ async def test_a_record_that_is_not_valid_while_a_task_sends(
     assert result.value.reason is Reason.CLIENT_RESET
 
 
-async def test_an_event_without_room_is_no_progress(
-    autojump_clock: trio.testing.MockClock,
-) -> None:
-    """Law 9: write_stall counts from the last byte, not from the last event."""
+@asynccontextmanager
+async def blocked() -> AsyncGenerator[tuple[Sockets, LayeredPump, Heard]]:
+    """A source's link, and a pump to a TLS side that has no room for its bytes."""
     with sockets() as a, tls13() as b:
         narrow(b.peer)
         source, sink = transport_of(a.ours), transport(b)
@@ -273,38 +273,35 @@ async def test_an_event_without_room_is_no_progress(
                 await acknowledged()
                 nursery.cancel_scope.cancel()
             assert pumps[0].blocked
-            since = sink.sending_since
-            pumps[0].on_writable(since + 5)
-            assert (pumps[0].blocked, sink.sending_since) == (True, since)
-            assert sink.receive_now(trio.current_time()) is None
-            a.ours.socket.close()
-            pumps[0].on_readable(Engine.of_this_run(), 0)
-            assert heard.told[-1] == "closed"
+            yield a, pumps[0], heard
         source.release()
+
+
+async def test_an_event_without_room_is_no_progress(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """Law 9: write_stall counts from the last byte, not from the last event."""
+    async with blocked() as (a, pump, heard):
+        sink = pump.sink
+        since = sink.sending_since
+        pump.on_writable(since + 5)
+        assert (pump.blocked, sink.sending_since) == (True, since)
+        assert sink.receive_now(trio.current_time()) is None
+        a.ours.socket.close()
+        pump.on_readable(Engine.of_this_run(), 0)
+        assert heard.told[-1] == "closed"
 
 
 async def test_a_side_that_other_code_has_closed_gets_no_held_bytes(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
     """The relay was not told, but another task has noticed it."""
-    with sockets() as a, tls13() as b:
-        narrow(b.peer)
-        source, sink = transport_of(a.ours), transport(b)
-        assert isinstance(source, EngineTransport)
-        pumps = LayeredPump(source, sink), LayeredPump(sink, source)
-        heard = Heard()
-        with started(heard, *pumps):
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(Peer(a.peer).send, MUCH)
-                await acknowledged()
-                nursery.cancel_scope.cancel()
-            assert pumps[0].blocked
-            sink.mark_closed()
-            sent = sink.sent
-            pumps[0].on_writable(trio.current_time())
-            assert (heard.told[-1], sink.sent) == ("closed", sent)
-            assert not pumps[0].blocked
-        source.release()
+    async with blocked() as (_, pump, heard):
+        pump.sink.mark_closed()
+        sent = pump.sink.sent
+        pump.on_writable(trio.current_time())
+        assert (heard.told[-1], pump.sink.sent) == ("closed", sent)
+        assert not pump.blocked
 
 
 @pytest.mark.parametrize("medium", TLS_MEDIA)
