@@ -292,15 +292,18 @@ async def test_an_event_without_room_is_no_progress(
         assert heard.told[-1] == "closed"
 
 
+@pytest.mark.parametrize("knows", ["the side", "its socket's transport"])
 async def test_a_side_that_other_code_has_closed_gets_no_held_bytes(
-    autojump_clock: trio.testing.MockClock,
+    knows: str, autojump_clock: trio.testing.MockClock
 ) -> None:
     """The relay was not told, but another task has noticed it."""
     async with blocked() as (_, pump, heard):
-        pump.sink.mark_closed()
-        sent = pump.sink.sent
+        sink = pump.sink
+        closed = sink if knows == "the side" else sink.carrier
+        closed.mark_closed()
+        sent = sink.sent
         pump.on_writable(trio.current_time())
-        assert (heard.told[-1], pump.sink.sent) == ("closed", sent)
+        assert (heard.told[-1], sink.sent) == ("closed", sent)
         assert not pump.blocked
 
 

@@ -51,9 +51,7 @@ class LayeredPump(PolledPump[EngineTransport]):
         if sink.error is not None:
             self._cannot_send()
             return
-        if (
-            carrier.closed
-        ):  # other code has closed the descriptor, as the send has found
+        if carrier.closed:  # other code has closed the descriptor
             self._end_as_closed()
             return
         if carrier.sent != before:
