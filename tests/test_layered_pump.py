@@ -305,6 +305,7 @@ async def test_a_side_that_other_code_has_closed_gets_no_held_bytes(
         pump.on_writable(trio.current_time())
         assert (heard.told[-1], sink.sent) == ("closed", sent)
         assert not pump.blocked
+        closed.closed = False  # so that its socket is closed at the end
 
 
 @pytest.mark.parametrize("medium", TLS_MEDIA)
