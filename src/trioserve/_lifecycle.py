@@ -303,7 +303,8 @@ class Lifecycle(LifecycleState):
 
     def on_timer(self, now: float) -> None:
         """Called by the server's timers: a deadline may have passed."""
-        # A relay observes its own sides, and nobody waits for acks in a handshake.
+        # A relay observes its own sides. During a handshake, no timer counts from the
+        # last byte, so what the peer has acknowledged does not matter.
         has_own = self.relay is not None or self.handshake is not None
         holds = not has_own and self.transport.observe_acks(now)
         due, reason = self._due()
